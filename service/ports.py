@@ -1,0 +1,179 @@
+"""What the core asks of the outside: a store, a clock, a socket.
+
+Each port says in words what an implementation promises; the contract suites under
+tests/ hold every implementation to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from service.errors import StoreError
+from service.model import Appended, Channel, Draft, HistoryPage, Publication
+
+__all__ = [
+    "AppendDone",
+    "Clock",
+    "CommitListener",
+    "Committed",
+    "History",
+    "Send",
+    "Store",
+    "Timer",
+]
+
+
+class Timer(Protocol):
+    """A call that was asked for and can be taken back."""
+
+    def cancel(self) -> None:
+        """Take the call back; harmless when it was made or taken back already."""
+        ...
+
+
+class Clock(Protocol):
+    """Time, as an argument: everything that waits or compares times is given one."""
+
+    def now(self) -> float:
+        """Return monotonic seconds; the zero point means nothing."""
+        ...
+
+    def wall(self) -> float:
+        """Return Unix seconds that never jump while the process lives.
+
+        Read once at start, then advanced by `now`: a corrected system clock must
+        not expire a history.
+        """
+        ...
+
+    def call_at(self, when: float, callback: Callable[[], object]) -> Timer:
+        """Call *callback* on the event loop when `now` reaches *when*."""
+        ...
+
+
+Send = Callable[[str], Coroutine[Any, Any, None]]
+"""Write one text frame. Suspends while the socket takes no more; raises OSError when
+the connection is gone."""
+
+
+class History(NamedTuple):
+    """How long a channel's publications are kept.
+
+    Attributes:
+        size: Publications kept per channel; 0 keeps none and gives no offsets.
+        ttl: Seconds a publication is kept, from its append; 0 keeps none.
+        meta_ttl: Seconds the top offset and epoch outlive the last append.
+    """
+
+    size: int
+    ttl: float
+    meta_ttl: float = 720 * 3600.0
+
+
+class Committed(NamedTuple):
+    """One publication that the store has made durable."""
+
+    channel: Channel
+    publication: Publication
+    epoch: str
+
+
+AppendDone = Callable[[Appended | StoreError], None]
+CommitListener = Callable[[Sequence[Committed]], None]
+
+
+class Store(Protocol):
+    """A durable log per channel.
+
+    Promises (the contract suite checks each):
+
+    * Offsets of a channel are 1, 2, 3, … without holes, in the order of commits,
+      whoever appends at once and whatever crashes.
+    * An `AppendDone` given an `Appended` means the publication survives `kill -9`.
+      Given a `StoreError`, nothing was stored, or the outcome is unknown; a repeat
+      with the same idempotency key settles it.
+    * Appends of one caller to one channel commit in the order of the calls.
+    * The epoch of a channel changes only when its offsets restart. A channel that
+      was never published to has one too, and keeps it.
+    * The listener is told of each commit exactly once, on the event loop, in offset
+      order per channel, before the `AppendDone` of the same batch are called.
+    * What the listener was told of, a later `read` sees.
+    """
+
+    async def start(self, listener: CommitListener) -> None:
+        """Open the store and begin to serve.
+
+        Raises:
+            StartupError: It cannot be opened; nothing was changed.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Commit what was accepted, then release everything. Safe to call twice.
+
+        Appends after this are refused with `StoreUnavailable`.
+        """
+        ...
+
+    def append(
+        self, channel: Channel, draft: Draft, history: History, done: AppendDone
+    ) -> None:
+        """Accept *draft* for commit; never blocks, never raises.
+
+        *done* is called exactly once, on the event loop: soon after the commit, or
+        with a `StoreError`. It is never called from inside this call. When more than
+        the queue's bound is waiting, the error is `StoreBusy`.
+
+        With ``history.size == 0`` nothing is stored but the idempotency key, and the
+        position is ``Position(0, "")``; the listener is told of a publication with
+        offset 0.
+        """
+        ...
+
+    def peek(
+        self, channel: Channel, history: History, since: int, limit: int
+    ) -> HistoryPage | None:
+        """Answer `read` from memory, or return None when that is not possible.
+
+        The same arguments as `read`, forward order only. This is what makes a
+        reconnect storm cost no reads.
+        """
+        ...
+
+    async def read(
+        self,
+        channel: Channel,
+        history: History,
+        since: int | None,
+        limit: int,
+        *,
+        reverse: bool = False,
+    ) -> HistoryPage:
+        """Read kept publications and the top.
+
+        Args:
+            channel: The channel.
+            history: Its present settings; what is older than `ttl` or beyond `size`
+                is not returned even if it is still stored.
+            since: Return those above this offset (below it, in reverse); None
+                starts at the oldest kept (the newest, in reverse).
+            limit: At most so many; 0 reads only the top, -1 all that are kept.
+            reverse: Newest first.
+
+        Raises:
+            StoreError: The read failed; it is transient.
+        """
+        ...
+
+    async def remove(self, channel: Channel) -> None:
+        """Delete a channel's publications; its top and epoch stay.
+
+        Raises:
+            StoreError: Nothing was removed.
+        """
+        ...
+
+    def fault(self) -> str | None:
+        """Return why the store cannot serve, in a few words, or None if it can."""
+        ...
