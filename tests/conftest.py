@@ -1,0 +1,114 @@
+"""Fixtures of the tests that need a running server and real clients."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+# `pytest` alone does not put the repository on the path, `python -m pytest` does.
+_ROOT = str(Path(__file__).resolve().parents[1])
+if _ROOT not in sys.path:
+    sys.path.insert(0, _ROOT)
+
+from tests.harness.js import start_js  # noqa: E402
+from tests.harness.py import start_python  # noqa: E402
+from tests.harness.sdk import Host, SdkClient  # noqa: E402
+from tests.harness.server import Server  # noqa: E402
+
+SDKS = ("js-5.8.0", "python-0.7.0", "js-5.5.3", "python-0.4.4")
+
+_servers: list[Server] = []
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Iterator[None]:
+    """Show what the servers of a failed test wrote."""
+    report: Any = yield
+    if report.when == "call" and report.failed:
+        for server in _servers:
+            report.sections.append((f"server on port {server.port}", server.output()))
+    return report
+
+
+def _close(server: Server) -> None:
+    _servers.remove(server)
+    server.close()
+
+
+@pytest.fixture
+def make_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
+    """Make servers, not started yet; arguments as for `Server`, without directory."""
+    made: list[Server] = []
+
+    def make(*args: Any, **options: Any) -> Server:
+        directory = tmp_path / f"server{len(made)}"
+        directory.mkdir()
+        server = Server(directory, *args, **options)
+        made.append(server)
+        _servers.append(server)
+        return server
+
+    yield make
+    for server in made:
+        _close(server)
+
+
+@pytest.fixture
+def server(make_server: Callable[..., Server]) -> Server:
+    """Return a server of the test's own, with default settings."""
+    return make_server().start_blocking()
+
+
+@pytest.fixture(scope="module")
+def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Return a server that the tests of a module share: use channels of your own."""
+    server = Server(tmp_path_factory.mktemp("server"))
+    _servers.append(server)
+    yield server.start_blocking()
+    _close(server)
+
+
+@pytest.fixture
+async def start_host() -> AsyncIterator[Callable[..., Any]]:
+    """Start hosts of SDK clients by the names in `SDKS`."""
+    hosts: list[Host] = []
+
+    async def start(name: str, *, own_process: bool = False) -> Host:
+        language, _, version = name.partition("-")
+        host: Host
+        if language == "js":
+            host = await start_js(version)
+        else:
+            host = await start_python(version, own_process=own_process)
+        hosts.append(host)
+        return host
+
+    yield start
+    for host in hosts:
+        await host.close()
+
+
+@pytest.fixture(params=SDKS)
+async def make_client(
+    request: pytest.FixtureRequest, start_host: Callable[..., Any]
+) -> Callable[..., Any]:
+    """Make clients of one SDK, not connected yet; once for each SDK."""
+    host = await start_host(request.param)
+
+    async def make(url: str, **options: Any) -> SdkClient:
+        return await SdkClient.create(host, url, **options)
+
+    return make
+
+
+@pytest.fixture
+def channel(request: pytest.FixtureRequest) -> str:
+    """Return a channel name that no other test uses."""
+    name = "".join(c if c.isalnum() else "-" for c in request.node.name)
+    return f"e2e-{name}"

@@ -1,0 +1,113 @@
+// Hosts clients of npm `centrifuge`, driven by JSON lines on stdin; see sdk.py.
+//
+// Usage: node jsclient.mjs TOOLS_DIRECTORY PACKAGE VERSION
+
+import { createRequire } from 'node:module'
+import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { createInterface } from 'node:readline'
+
+const [tools, packageName, version] = process.argv.slice(2)
+const require = createRequire(join(tools, 'package.json'))
+const manifest = join(tools, 'node_modules', packageName, 'package.json')
+const installed = JSON.parse(readFileSync(manifest)).version
+if (installed !== version) {
+    throw new Error(`${packageName} is ${installed}, not ${version}; run tests/tools/install`)
+}
+const { Centrifuge } = require(packageName)
+const WebSocket = require('ws')
+
+const clients = new Map()
+
+function write(message) {
+    process.stdout.write(JSON.stringify(message) + '\n')
+}
+
+function publication(ctx) {
+    return {
+        offset: ctx.offset ?? null,
+        data: ctx.data,
+        tags: ctx.tags ?? {},
+        info: ctx.info ? { user: ctx.info.user, client: ctx.info.client } : null,
+    }
+}
+
+function create(name, { url, min_delay: minDelay, max_delay: maxDelay }) {
+    const state = { socket: null }
+    class Socket extends WebSocket {
+        constructor(...args) {
+            super(...args)
+            state.socket = this
+        }
+    }
+    const client = new Centrifuge(url, {
+        websocket: Socket,
+        minReconnectDelay: minDelay * 1000,
+        maxReconnectDelay: maxDelay * 1000,
+    })
+    const report = (event, fields) => write({ client: name, event, ...fields })
+    client.on('connecting', ({ code, reason }) => report('connecting', { code, reason }))
+    client.on('connected', (ctx) => report('connected', { id: ctx.client }))
+    client.on('disconnected', ({ code, reason }) => report('disconnected', { code, reason }))
+    client.on('error', (ctx) => report('error', ctx.error))
+    clients.set(name, { client, state, report, delays: { minDelay, maxDelay } })
+}
+
+function subscribe({ client, report, delays }, channel) {
+    let sub = client.getSubscription(channel)
+    if (sub === null) {
+        sub = client.newSubscription(channel, {
+            minResubscribeDelay: delays.minDelay * 1000,
+            maxResubscribeDelay: delays.maxDelay * 1000,
+        })
+        sub.on('subscribing', ({ code, reason }) => report('subscribing', { channel, code, reason }))
+        sub.on('unsubscribed', ({ code, reason }) => report('unsubscribed', { channel, code, reason }))
+        sub.on('error', (ctx) => report('sub_error', { channel, ...ctx.error }))
+        sub.on('publication', (ctx) => report('publication', { channel, ...publication(ctx) }))
+        sub.on('subscribed', (ctx) => report('subscribed', {
+            channel,
+            recoverable: ctx.recoverable,
+            positioned: ctx.positioned,
+            was_recovering: ctx.wasRecovering,
+            recovered: ctx.recovered,
+            offset: ctx.streamPosition?.offset ?? null,
+            epoch: ctx.streamPosition?.epoch ?? null,
+        }))
+    }
+    sub.subscribe()
+}
+
+async function carryOut(command) {
+    if (command.do === 'create') {
+        return create(command.client, command)
+    }
+    const entry = clients.get(command.client)
+    const { client } = entry
+    switch (command.do) {
+        case 'connect': return client.connect()
+        case 'disconnect': return client.disconnect()
+        case 'subscribe': return subscribe(entry, command.channel)
+        case 'unsubscribe': return client.getSubscription(command.channel).unsubscribe()
+        case 'publish': await client.publish(command.channel, command.data); return
+        case 'rpc': return (await client.rpc(command.method, command.data)).data
+        case 'cut': entry.state.socket._socket.destroy(); return
+        case 'history': {
+            const { limit, since, reverse } = command
+            const page = await client.history(command.channel, { limit, since, reverse })
+            return { ...page, publications: page.publications.map(publication) }
+        }
+        default: throw new Error(`unknown command ${command.do}`)
+    }
+}
+
+const lines = createInterface({ input: process.stdin })
+lines.on('line', async (line) => {
+    const command = JSON.parse(line)
+    try {
+        write({ id: command.id, result: await carryOut(command) ?? null })
+    } catch (error) {
+        const code = typeof error.code === 'number' ? error.code : -1
+        write({ id: command.id, error: { code, message: error.message ?? String(error) } })
+    }
+})
+lines.on('close', () => process.exit(0))

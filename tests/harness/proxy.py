@@ -1,0 +1,128 @@
+"""A bad network: a TCP proxy on loopback that can cut, stall, swallow and throttle."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import socket
+from typing import Self
+
+from tests.harness.sockets import TcpClient
+
+__all__ = ["Proxy"]
+
+# Kernel buffers of the proxy itself, bytes. Small, so that the server feels a slow
+# or stalled link and not the proxy's buffers.
+_KERNEL_BUFFER = 32 * 1024
+
+
+class Proxy:
+    """Forwards connections to one port of 127.0.0.1.
+
+    Attributes:
+        port: Where it listens.
+        target: Where it forwards to; may be changed for connections to come.
+        accepted: Connections accepted so far.
+    """
+
+    def __init__(self, target: int, *, seed: int = 0) -> None:
+        self.target = target
+        self.port = 0
+        self.accepted = 0
+        self._random = random.Random(seed)
+        self._flowing = asyncio.Event()
+        self._flowing.set()
+        self._swallow = False
+        self._rate: float | None = None
+        self._listener = socket.socket()
+        self._links: set[asyncio.Task[None]] = set()
+        self._accepting: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        self._listener.setblocking(False)
+        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _KERNEL_BUFFER)
+        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _KERNEL_BUFFER)
+        self._listener.bind(("127.0.0.1", 0))
+        self._listener.listen(1024)
+        self.port = self._listener.getsockname()[1]
+        self._accepting = asyncio.create_task(self._accept())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._accepting is not None
+        self._accepting.cancel()
+        tasks = {self._accepting, *self._links}
+        self.cut()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._listener.close()
+
+    def cut(self) -> None:
+        """Reset every connection on both sides; new ones are still accepted."""
+        for link in self._links:
+            link.cancel()
+
+    def stall(self) -> None:
+        """Stop reading both sides: their buffers fill up, then their writes block."""
+        self._flowing.clear()
+
+    def resume(self) -> None:
+        """End a stall or a black hole."""
+        self._swallow = False
+        self._flowing.set()
+
+    def black_hole(self) -> None:
+        """Read everything and pass nothing on, in both directions."""
+        self._swallow = True
+
+    def throttle(self, bytes_per_second: float | None) -> None:
+        """Pass on at most so many bytes per second, in each direction of each link.
+
+        None removes the limit.
+        """
+        self._rate = bytes_per_second
+
+    async def _accept(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            sock, _ = await loop.sock_accept(self._listener)
+            sock.setblocking(False)
+            self.accepted += 1
+            link = asyncio.create_task(self._link(TcpClient(sock)))
+            self._links.add(link)
+            link.add_done_callback(self._links.discard)
+
+    async def _link(self, client: TcpClient) -> None:
+        try:
+            server = await TcpClient.connect(self.target, receive_buffer=_KERNEL_BUFFER)
+        except OSError:
+            client.reset()
+            return
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._pump(client.sock, server.sock))
+                group.create_task(self._pump(server.sock, client.sock))
+        except* OSError:
+            pass
+        finally:
+            client.reset()
+            server.reset()
+
+    async def _pump(self, source: socket.socket, sink: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        due = loop.time()
+        while True:
+            await self._flowing.wait()
+            # Odd sizes, so that frames are split where nobody expects it.
+            data = await loop.sock_recv(source, self._random.randint(1, 16 * 1024))
+            if not data:
+                with contextlib.suppress(OSError):
+                    sink.shutdown(socket.SHUT_WR)
+                return
+            await self._flowing.wait()
+            if self._swallow:
+                continue
+            if self._rate is not None:
+                due = max(due, loop.time()) + len(data) / self._rate
+                await asyncio.sleep(due - loop.time())
+            await loop.sock_sendall(sink, data)

@@ -1,0 +1,256 @@
+"""The real server as a process: started, killed, and started again on its store."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Literal, Self
+
+import psutil
+
+from tests.harness.api import Api
+from tests.harness.process import environment, launched
+from tests.harness.raw import PATH, RawClient
+
+__all__ = ["API_KEY", "Server", "ServerFailed"]
+
+API_KEY = "key-of-the-tests"
+
+# Seconds from the start of the process until it says that it is ready.
+_READY_WITHIN = 30.0
+
+_READY = {
+    "steadwire": re.compile(rf"ws://127\.0\.0\.1:(\d+){PATH}"),
+    "hypercorn": re.compile(r"Running on http://127\.0\.0\.1:(\d+)"),
+}
+
+
+class ServerFailed(AssertionError):
+    """The server did not start, or ended when it should not have."""
+
+
+class Server:
+    """One server, through all its lives: the port and the store stay the same.
+
+    Attributes:
+        port: Where it listens; 0 before the first start.
+        key: Its API key.
+        settings: STEADWIRE_* variables, beside those of `__init__`.
+        starts: How often it has become ready.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        settings: Mapping[str, str] | None = None,
+        *,
+        command: Literal["steadwire", "hypercorn"] = "steadwire",
+    ) -> None:
+        self.port = 0
+        self.key = API_KEY
+        self.settings = {
+            "STEADWIRE_STORE_PATH": str(directory / "steadwire.db"),
+            "STEADWIRE_API_KEY": self.key,
+            **(settings or {}),
+        }
+        self.starts = 0
+        self._directory = directory
+        self._command: Literal["steadwire", "hypercorn"] = command
+        self._process: subprocess.Popen[bytes] | None = None
+        self._pumps: list[threading.Thread] = []
+        self._output: dict[str, bytearray] = {}
+        self._changed = threading.Condition()
+
+    # --- lives
+
+    def spawn(self) -> None:
+        """Start the process and return at once."""
+        assert self._process is None, "it is running"
+        # The working directory has no steadwire.toml, and takes whatever is written.
+        port = {"STEADWIRE_SERVER_PORT": str(self.port)}
+        if self._command == "steadwire":
+            arguments = ["-m", "service", "serve"]
+        else:
+            bind = f"127.0.0.1:{self.port}"
+            arguments = ["-m", "hypercorn", "service.app:app", "--bind", bind]
+        self._output = {"stdout": bytearray(), "stderr": bytearray()}
+        self._process = subprocess.Popen(
+            launched(sys.executable, *arguments),
+            cwd=self._directory,
+            env=environment({**port, **self.settings}),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+        assert self._process.stdout is not None and self._process.stderr is not None
+        self._pumps = [
+            self._pump("stdout", self._process.stdout),
+            self._pump("stderr", self._process.stderr),
+        ]
+
+    def wait_ready(self) -> None:
+        """Block until it says that it serves.
+
+        Raises:
+            ServerFailed: It ended first, or did not say so in time.
+        """
+        deadline = time.monotonic() + _READY_WITHIN
+        with self._changed:
+            while (port := self._announced_port()) is None:
+                left = deadline - time.monotonic()
+                ended = not any(pump.is_alive() for pump in self._pumps)
+                if left <= 0 or ended:
+                    what = "ended before it was" if ended else "took too long to be"
+                    raise ServerFailed(f"the server {what} ready\n{self.output()}")
+                # Bounded: the end of a pump is noticed by looking, not by a call.
+                self._changed.wait(min(left, 0.1))
+        self.port = port
+        self.starts += 1
+
+    def start_blocking(self) -> Self:
+        """Start and return when it serves."""
+        self.spawn()
+        self.wait_ready()
+        return self
+
+    async def start(self) -> Self:
+        """Start and return when it serves; the event loop goes on meanwhile."""
+        # Spawned in this thread: PR_SET_PDEATHSIG means the death of the thread.
+        self.spawn()
+        await asyncio.to_thread(self.wait_ready)
+        return self
+
+    def kill9(self) -> None:
+        """Kill the whole process group with SIGKILL and wait until it is gone."""
+        self._end(signal.SIGKILL, within=10.0)
+
+    async def restart(self) -> Self:
+        """Kill it with SIGKILL if it runs, and start it on the same port and store."""
+        if self._process is not None:
+            self.kill9()
+        return await self.start()
+
+    async def terminate(self, within: float = 20.0) -> int:
+        """Send SIGTERM, wait for the end, and return the exit status."""
+        return await asyncio.to_thread(self._end, signal.SIGTERM, within)
+
+    def close(self) -> None:
+        """Make sure that nothing of it is left."""
+        if self._process is not None:
+            self.kill9()
+
+    def _end(self, number: signal.Signals, within: float) -> int:
+        process = self._process
+        assert process is not None, "it is not running"
+        if process.poll() is None:
+            if number == signal.SIGKILL:
+                os.killpg(process.pid, number)
+            else:
+                process.send_signal(number)
+        try:
+            status = process.wait(within)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            self._forget(process)
+            raise ServerFailed(
+                f"the server did not end within {within} s of {number.name}"
+                f"\n{self.output()}"
+            ) from None
+        self._forget(process)
+        return status
+
+    def _forget(self, process: subprocess.Popen[bytes]) -> None:
+        for pump in self._pumps:
+            pump.join(5.0)
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        process.stderr.close()
+        self._process = None
+
+    # --- looking at it
+
+    @property
+    def running(self) -> bool:
+        """Whether the process is alive."""
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def process(self) -> psutil.Process:
+        """The process that serves."""
+        assert self._process is not None, "it is not running"
+        return psutil.Process(self._process.pid)
+
+    def descriptors(self) -> int:
+        """Return how many file descriptors it has open."""
+        return self.process.num_fds()
+
+    def memory(self) -> int:
+        """Return its resident memory in bytes."""
+        rss: int = self.process.memory_info().rss
+        return rss
+
+    def owns_its_port(self) -> bool:
+        """Return whether the process we would kill is the one that listens."""
+        return any(
+            connection.status == psutil.CONN_LISTEN
+            and connection.laddr.port == self.port
+            for connection in self.process.net_connections("tcp")
+        )
+
+    def output(self) -> str:
+        """Return what it wrote in its present life, for a person to read."""
+        return "\n".join(
+            f"--- {name} of the server ---\n{bytes(text).decode(errors='replace')}"
+            for name, text in self._output.items()
+        )
+
+    def _announced_port(self) -> int | None:
+        text = b"\n".join(bytes(text) for text in self._output.values())
+        found = _READY[self._command].search(text.decode(errors="replace"))
+        return int(found[1]) if found else None
+
+    def _pump(self, name: str, stream: IO[bytes]) -> threading.Thread:
+        output = self._output[name]
+
+        def pump() -> None:
+            while data := os.read(stream.fileno(), 65536):
+                with self._changed:
+                    output.extend(data)
+                    self._changed.notify_all()
+
+        thread = threading.Thread(target=pump, name=f"server {name}", daemon=True)
+        thread.start()
+        return thread
+
+    # --- talking to it
+
+    @property
+    def url(self) -> str:
+        """The address for SDKs."""
+        return f"ws://127.0.0.1:{self.port}{PATH}"
+
+    @property
+    def api_url(self) -> str:
+        """The address for server libraries."""
+        return f"http://127.0.0.1:{self.port}/api"
+
+    def api(self) -> Api:
+        """Return a client of its HTTP API."""
+        return Api(self.port, self.key)
+
+    async def raw(self, *, connected: bool = True, **options: object) -> RawClient:
+        """Open a raw WebSocket, with the connect command done unless told not to."""
+        client = await RawClient.open(self.port, **options)  # type: ignore[arg-type]
+        if connected:
+            await client.connect()
+        return client

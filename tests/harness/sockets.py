@@ -1,0 +1,84 @@
+"""A TCP connection that reads only when it is told to.
+
+asyncio's streams read ahead by themselves. A client that must be seen to stop reading
+cannot be built on them, so this is `loop.sock_recv` and a buffer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import struct
+from typing import Self
+
+__all__ = ["TcpClient"]
+
+_CHUNK = 64 * 1024
+
+
+class TcpClient:
+    """One outgoing connection on loopback.
+
+    Attributes:
+        sock: The non-blocking socket.
+        bytes_read: Bytes taken from the kernel so far.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self.bytes_read = 0
+        self._buffer = bytearray()
+
+    @classmethod
+    async def connect(cls, port: int, *, receive_buffer: int | None = None) -> Self:
+        """Connect to *port*; *receive_buffer* is SO_RCVBUF in bytes (None: default)."""
+        sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        try:
+            sock.setblocking(False)
+            if receive_buffer is not None:  # the window is agreed on in the handshake
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            loop = asyncio.get_running_loop()
+            await loop.sock_connect(sock, ("127.0.0.1", port))
+        except BaseException:
+            sock.close()
+            raise
+        return cls(sock)
+
+    async def send(self, data: bytes) -> None:
+        """Write all of *data*."""
+        await asyncio.get_running_loop().sock_sendall(self.sock, data)
+
+    async def read_exactly(self, size: int) -> bytes:
+        """Return the next *size* bytes; raises EOFError when the peer has closed."""
+        while len(self._buffer) < size:
+            await self._fill()
+        data = bytes(self._buffer[:size])
+        del self._buffer[:size]
+        return data
+
+    async def read_until(self, separator: bytes) -> bytes:
+        """Return everything up to and with *separator*; raises EOFError."""
+        while (found := self._buffer.find(separator)) < 0:
+            await self._fill()
+        return await self.read_exactly(found + len(separator))
+
+    async def _fill(self) -> None:
+        data = await asyncio.get_running_loop().sock_recv(self.sock, _CHUNK)
+        if not data:
+            raise EOFError(f"the peer closed, {len(self._buffer)} bytes unread")
+        self.bytes_read += len(data)
+        self._buffer += data
+
+    def close(self) -> None:
+        """Close in order (FIN)."""
+        self.sock.close()
+
+    def reset(self) -> None:
+        """Close without order (RST), as when a machine or a cable is gone."""
+        with contextlib.suppress(OSError):
+            self.sock.setsockopt(
+                socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+            )
+        self.sock.close()

@@ -1,0 +1,45 @@
+"""Tools that a test needs and that tests/tools/install brings."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+from tests.harness.process import TOOLS
+
+__all__ = ["missing", "node", "old_python"]
+
+
+def missing(what: str, command: str) -> NoReturn:
+    """End the test: a failure under CI=true, otherwise a skip that says what to run."""
+    message = f"{what} is missing; run: {command}"
+    if os.environ.get("CI") == "true":
+        pytest.fail(message, pytrace=False)
+    pytest.skip(message)
+
+
+def node(*packages: str) -> Path:
+    """Return the path of node, with npm *packages* installed beside the tests."""
+    executable = shutil.which("node")
+    if executable is None:
+        missing(
+            "node",
+            "sudo apt-get update && sudo apt-get install -y nodejs npm"
+            " && tests/tools/install",
+        )
+    for package in packages:
+        if not (TOOLS / "node_modules" / package / "package.json").is_file():
+            missing(f"npm package {package}", "tests/tools/install")
+    return Path(executable)
+
+
+def old_python() -> Path:
+    """Return the path of the Python interpreter that has the old SDK."""
+    executable = TOOLS / "old-sdk" / "bin" / "python"
+    if not executable.is_file() or not (TOOLS / "old-sdk.stamp").is_file():
+        missing("centrifuge-python 0.4.4", "tests/tools/install")
+    return executable
