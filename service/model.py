@@ -16,6 +16,7 @@ __all__ = [
     "ClientInfo",
     "Draft",
     "HistoryPage",
+    "Joined",
     "Position",
     "Publication",
     "RawJson",
@@ -149,3 +150,16 @@ class HistoryPage(NamedTuple):
 
     publications: list[Publication]
     top: Position
+
+
+class Joined(NamedTuple):
+    """A subscription that is in place.
+
+    Attributes:
+        top: The newest position; None without history.
+        recovered: The first piece of what was missed, perhaps empty; None when not
+            recovered or when nothing was asked. The rest follows as pushes.
+    """
+
+    top: Position | None
+    recovered: list[Publication] | None

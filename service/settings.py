@@ -147,10 +147,13 @@ class ApiSettings(_Section, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         key: What callers send as X-API-Key. Empty: development makes one up at each
             start and prints it; elsewhere the API refuses everybody.
         request_size: Largest request body; above, status 413.
+        publication_size: Largest payload; above, error 107. Old SDKs close on a
+            message over 1 MiB.
     """
 
     key: str = ""
     request_size: Bytes = 4 * MiB
+    publication_size: Bytes = 512 * KiB
 
 
 class ChannelOptions(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -1,0 +1,245 @@
+"""Composition: settings in, an ASGI application out. Nothing else constructs.
+
+`create_app` gives an application for ``steadwire serve`` or for mounting in another
+ASGI application; ``app`` is for stock servers (``hypercorn service.app:app``) and
+reads its settings from the environment when the server starts it.
+
+The service starts with the lifespan protocol, or with the first request where nobody
+speaks it. Start and drain are each done once, whoever asks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import secrets
+import uuid
+from collections.abc import Awaitable
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import falcon
+import falcon.asgi
+import structlog
+
+from service.clock import SystemClock
+from service.errors import INTERNAL_CLOSE, SHUTDOWN
+from service.hub.fanout import Hub
+from service.model import ClientId
+from service.outbox import Flusher
+from service.permissions import Permissions
+from service.ports import Clock, Store
+from service.server import install
+from service.settings import Settings, load
+from service.stores.sqlite import SqliteStore
+from service.transports.driver import Services
+from service.transports.websocket import WebSocketResource
+from service.web.api.call import ApiContext
+from service.web.api.history import ReadHistory
+from service.web.api.publish import Broadcast, Publish
+from service.web.health import Live, Ready
+
+__all__ = ["Application", "app", "create_app"]
+
+log = structlog.get_logger("steadwire")
+
+CLOSING = 2.0
+"""Seconds a drain waits for clients to take their close frames; then it goes on."""
+
+
+class Application:
+    """The ASGI application and the life of the service behind it.
+
+    Attributes:
+        settings: What it was made of.
+        api_key: The API's key: the one set, or the one made up for development.
+        startup_error: Why it could not start, once it has been tried.
+    """
+
+    def __init__(self, settings: Settings, *, clock: Clock | None = None) -> None:
+        self.settings = settings
+        self.api_key = settings.api.key
+        if not self.api_key and settings.environment == "development":
+            self.api_key = secrets.token_urlsafe(16)
+        self.startup_error: Exception | None = None
+        self._clock = clock or SystemClock()
+        self._permissions = Permissions(settings.channels, insecure=settings.insecure)
+        self._store: Store | None = None
+        self._services: Services | None = None
+        self._starting: asyncio.Task[None] | None = None
+        self._draining: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._falcon = self._routes()
+
+    async def start(self) -> None:
+        """Open the store and begin to serve; done once.
+
+        Raises:
+            StartupError: It cannot start; also kept in `startup_error`.
+        """
+        if self._starting is None:
+            self._starting = asyncio.ensure_future(self._start())
+        await asyncio.shield(self._starting)
+
+    async def drain(self) -> None:
+        """Close every client with 3001, then flush and close the store; done once.
+
+        Takes no longer than `CLOSING` plus what the store needs to commit.
+        """
+        if self._draining is None:
+            self._draining = asyncio.ensure_future(self._drain())
+        await asyncio.shield(self._draining)
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Serve one ASGI scope."""
+        if scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+            return
+        if self._services is None:
+            await self.start()
+        await self._falcon(scope, receive, send)
+
+    # Life.
+
+    async def _lifespan(self, receive: Any, send: Any) -> None:
+        await receive()
+        try:
+            await self.start()
+        except Exception as error:
+            await send({"type": "lifespan.startup.failed", "message": str(error)})
+            return
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await self.drain()
+        await send({"type": "lifespan.shutdown.complete"})
+
+    async def _start(self) -> None:
+        settings = self.settings
+        store = SqliteStore(settings.store, self._clock)
+        loop = asyncio.get_running_loop()
+        hub = Hub(store, settings.client, self._spawn)
+        try:
+            await store.start(hub.committed)
+        except Exception as error:
+            self.startup_error = error
+            raise
+        self._store = store
+        self._services = Services(
+            settings=settings,
+            hub=hub,
+            permissions=self._permissions,
+            clock=self._clock,
+            flusher=Flusher(loop.call_soon),
+            random=random.Random(),
+            new_client=_new_client,
+            spawn=self._spawn,
+            version=_version(),
+            connections=set(),
+        )
+
+    async def _drain(self) -> None:
+        services, store = self._services, self._store
+        if services is None or store is None:
+            return
+        deadline = self._clock.now() + CLOSING
+        for connection in tuple(services.connections):
+            connection.disconnect(SHUTDOWN)
+        while services.connections and self._clock.now() < deadline:
+            await asyncio.sleep(0.01)
+        await store.close()
+
+    def _spawn(self, work: Awaitable[None]) -> None:
+        task = asyncio.ensure_future(_guard(work))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _running(self) -> Services:
+        if self._services is None:
+            raise AssertionError("no request is routed before the start")
+        return self._services
+
+    def _fault(self) -> str | None:
+        if self._draining is not None:
+            return "shutting down"
+        return self._store.fault() if self._store is not None else "starting"
+
+    # Routes.
+
+    def _routes(self) -> falcon.asgi.App[Any, Any]:
+        routes = falcon.asgi.App()
+        # Falcon's own receive queue would cost a task per connection.
+        routes.ws_options.max_receive_queue = 0
+        routes.ws_options.error_close_code = INTERNAL_CLOSE.code
+        routes.ws_options.default_close_reasons[INTERNAL_CLOSE.code] = (
+            INTERNAL_CLOSE.reason
+        )
+        routes.add_route(
+            "/connection/websocket",
+            WebSocketResource(
+                self._running,
+                self.settings.server,
+                draining=lambda: self._draining is not None,
+            ),
+        )
+        api = ApiContext(
+            self.settings.api,
+            self.api_key,
+            lambda: self._running().hub,
+            self._permissions,
+        )
+        routes.add_route("/api/publish", Publish(api))
+        routes.add_route("/api/broadcast", Broadcast(api))
+        routes.add_route("/api/history", ReadHistory(api))
+        routes.add_route("/health/live", Live())
+        routes.add_route("/health/ready", Ready(self._fault))
+        return routes
+
+
+class _FromEnvironment:
+    """An application made when a stock server starts it, not when it is imported."""
+
+    def __init__(self) -> None:
+        self._application: Application | None = None
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if self._application is None:
+            try:
+                self._application = create_app(load(os.environ, {}))
+            except Exception as error:
+                if scope["type"] != "lifespan":
+                    raise
+                await receive()
+                await send({"type": "lifespan.startup.failed", "message": str(error)})
+                return
+            if not self._application.settings.api.key:
+                # `steadwire serve` prints it; a stock server has only the log.
+                log.warning("made up an API key", api_key=self._application.api_key)
+        await self._application(scope, receive, send)
+
+
+def create_app(settings: Settings) -> Application:
+    """Return an application for *settings*; it starts with its first scope."""
+    install(settings.server)
+    return Application(settings)
+
+
+app = _FromEnvironment()
+
+
+async def _guard(work: Awaitable[None]) -> None:
+    try:
+        await work
+    except Exception:
+        log.exception("a background task failed")
+
+
+def _new_client() -> ClientId:
+    return ClientId(str(uuid.uuid4()))
+
+
+def _version() -> str:
+    try:
+        return version("steadwire")
+    except PackageNotFoundError:
+        return "0"  # run from a source tree that was never installed

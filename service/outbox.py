@@ -1,0 +1,303 @@
+"""The one writer of a connection's socket: ordered, bounded, never waited for.
+
+`put` is synchronous and only queues; what was put during one turn of the event loop
+is flushed at its end, joined in one frame: the reply to a publish and its own push, or
+all that a commit brought. The flush drives the send coroutine itself, and only if that
+suspends (the socket takes no more) does a task take over, with a deadline. So a
+delivery to a client that keeps up costs no task, no event and no timeout object.
+
+Invariants:
+
+* One write at a time; messages leave in the order of `put`, pings excepted, which go
+  to the front: they have no order to keep, and must be on schedule.
+* What waits is at most `queue_size` bytes. One message more is overflow: everything
+  waiting is dropped and the connection ends with 3008. The client recovers from its
+  position, so nothing is lost that had an offset.
+* A write not done within `write_timeout` is final: it may be partial, so the
+  connection ends with 3009 and the socket is not used for messages again.
+* After `close`, nothing is accepted; what waited is written first, then `end` is
+  called once. After `drop`, nothing is written at all.
+* `put` calls nothing but `failed`, and that at most once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Coroutine, Generator
+from functools import partial
+from typing import Any
+
+from service.errors import SLOW, WRITE_ERROR, Close
+from service.ports import Clock, Send, Timer
+from service.settings import ClientSettings
+
+__all__ = ["Flusher", "Outbox"]
+
+TURN = 200
+"""Sockets written to in one turn of the loop (count): a publication to 10,000
+subscribers must not keep the others' commands waiting until all are served."""
+
+
+class Flusher:
+    """Flush, at the end of this turn of the loop, every outbox that was put to.
+
+    Args:
+        call_soon: Runs a callback in the next turn, as the loop's method does.
+    """
+
+    __slots__ = ("_call_soon", "_scheduled", "_waiting")
+
+    def __init__(self, call_soon: Callable[[Callable[[], None]], object]) -> None:
+        self._call_soon = call_soon
+        self._waiting: deque[Outbox] = deque()
+        self._scheduled = False
+
+    def add(self, outbox: Outbox) -> None:
+        """Flush *outbox* soon; the caller adds it once at a time."""
+        self._waiting.append(outbox)
+        if not self._scheduled:
+            self._scheduled = True
+            self._call_soon(self._run)
+
+    def _run(self) -> None:
+        waiting = self._waiting
+        for _ in range(min(len(waiting), TURN)):
+            waiting.popleft().flush()
+        self._scheduled = bool(waiting)
+        if waiting:
+            self._call_soon(self._run)
+
+
+class Outbox:
+    """The queue before one socket, and its writer.
+
+    Args:
+        send: Writes one frame.
+        clock: Measures the write deadline.
+        settings: The bounds.
+        flusher: Calls `flush` at the end of the loop's turn.
+        drained: Called when all that was put has been written.
+        failed: Called once when the connection must end, and why. The owner then
+            calls `close` or `drop`.
+    """
+
+    __slots__ = (
+        "_clock",
+        "_closing",
+        "_drained",
+        "_end",
+        "_failed",
+        "_flusher",
+        "_held",
+        "_queue",
+        "_send",
+        "_settings",
+        "_size",
+        "_task",
+        "_timer",
+    )
+
+    def __init__(
+        self,
+        send: Send,
+        clock: Clock,
+        settings: ClientSettings,
+        *,
+        flusher: Flusher,
+        drained: Callable[[], None],
+        failed: Callable[[Close], None],
+    ) -> None:
+        self._send = send
+        self._clock = clock
+        self._settings = settings
+        self._flusher = flusher
+        self._drained = drained
+        self._failed = failed
+        self._queue: deque[str] = deque()
+        self._size = 0  # bytes waiting, not counting the write under way
+        self._held = False
+        self._task: asyncio.Task[None] | None = None
+        self._timer: Timer | None = None
+        self._closing = False
+        self._end: Callable[[], None] | None = None
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing waits and no write is under way."""
+        return not self._queue and self._task is None
+
+    @property
+    def size(self) -> int:
+        """Bytes waiting."""
+        return self._size
+
+    def put(self, text: str, *, first: bool = False) -> None:
+        """Write *text*, now or later; dropped when the connection is ending."""
+        if self._closing:
+            return
+        size = _size(text)
+        queue = self._queue
+        # A message larger than the whole queue is let through alone: refusing it
+        # would close every subscriber again and again.
+        if queue and self._size + size > self._settings.queue_size:
+            self._fail(SLOW)
+            return
+        self._size += size
+        if first:
+            queue.appendleft(text)
+        else:
+            queue.append(text)
+        if self._task is None and not self._held:
+            self._held = True
+            self._flusher.add(self)
+
+    def close(self, end: Callable[[], None]) -> None:
+        """Accept nothing more, write what waits, then call *end*."""
+        self._closing = True
+        self._end = end
+        if self.idle:
+            self._finish()
+
+    def drop(self) -> None:
+        """Forget what waits and stop writing: the socket is gone."""
+        self._closing = True
+        self._end = None
+        self._clear()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._task is not None:
+            self._task.cancel()
+            self._task = None
+
+    # Writing.
+
+    def flush(self) -> None:
+        """Write what waits until the socket takes no more (for the `Flusher`)."""
+        self._held = False
+        while self._queue and self._task is None:
+            writing = self._send(self._take())
+            try:
+                waits = writing.send(None)
+            except StopIteration:
+                continue
+            except OSError:
+                self._fail(WRITE_ERROR)
+                return
+            self._start_timer()
+            self._task = asyncio.get_running_loop().create_task(
+                self._write(_Resumed(writing, waits))
+            )
+            return
+        if self._task is None:
+            self._written()
+
+    async def _write(self, writing: _Resumed) -> None:
+        try:
+            await writing
+            self._stop_timer()
+            while self._queue:
+                self._start_timer()
+                await self._send(self._take())
+                self._stop_timer()
+        except OSError:
+            self._stop_timer()
+            self._task = None
+            self._fail(WRITE_ERROR)
+            return
+        self._task = None
+        self._written()
+
+    def _written(self) -> None:
+        if self._end is not None:
+            self._finish()
+        elif not self._closing:
+            self._drained()
+
+    def _take(self) -> str:
+        """Remove and return the next frame: as many messages as fit into one."""
+        queue = self._queue
+        text = queue.popleft()
+        if not queue:
+            self._size = 0
+            return text
+        taken = [text]
+        size = _size(text)
+        limit = self._settings.frame_size
+        while queue:
+            more = _size(queue[0])
+            if size + 1 + more > limit:
+                break
+            size += 1 + more
+            taken.append(queue.popleft())
+        self._size -= size - len(taken) + 1
+        return "\n".join(taken)
+
+    # Ending.
+
+    def _finish(self) -> None:
+        end, self._end = self._end, None
+        if end is not None:
+            end()
+
+    def _fail(self, close: Close) -> None:
+        if self._closing:
+            # The close frame can still be tried: the owner's deadline bounds that.
+            self._clear()
+            if self._task is None:
+                self._finish()
+            return
+        self._closing = True
+        self._clear()
+        self._failed(close)
+
+    def _late(self) -> None:
+        self._timer = None
+        self._fail(WRITE_ERROR)
+
+    def _clear(self) -> None:
+        self._queue.clear()
+        self._size = 0
+
+    def _start_timer(self) -> None:
+        when = self._clock.now() + self._settings.write_timeout
+        self._timer = self._clock.call_at(when, self._late)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+class _Resumed:
+    """The rest of a coroutine that was started by hand, for a task to await.
+
+    The coroutine has already yielded *waits*, the future that it wants; the task is
+    shown that first, and from then on everything is passed through.
+    """
+
+    __slots__ = ("_coroutine", "_waits")
+
+    def __init__(self, coroutine: Coroutine[Any, Any, None], waits: Any) -> None:
+        self._coroutine = coroutine
+        self._waits = waits
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        waits = self._waits
+        while True:
+            try:
+                value = yield waits
+            except BaseException as error:  # passed on: cancellation above all
+                step = partial(self._coroutine.throw, error)
+            else:
+                step = partial(self._coroutine.send, value)
+            try:
+                waits = step()
+            except StopIteration:
+                return
+
+
+def _size(text: str) -> int:
+    # isascii() reads a flag of the string; only other text has to be measured.
+    return len(text) if text.isascii() else len(text.encode())

@@ -1,0 +1,299 @@
+"""Joins one session to the hub and to the socket: the session's port, made real.
+
+It owns the connection: the session, the outbox, the subscriptions, one timer. All of
+it is freed on one path, `gone`, whatever ended the connection.
+
+Ends, in order: the session is told (it accepts nothing more), subscriptions are left
+(nothing is written for them), what waits is written, the close frame is written, the
+peer answers or the deadline aborts the transport, the receive loop ends, `gone`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
+from functools import partial
+from random import Random
+from typing import Any, Protocol
+
+from service.errors import Close, CodecError, StoreError
+from service.hub.fanout import Hub, Subscription
+from service.model import (
+    Appended,
+    Channel,
+    ClientId,
+    Draft,
+    HistoryPage,
+    Joined,
+    Position,
+)
+from service.outbox import Flusher, Outbox
+from service.permissions import Permissions
+from service.ports import Clock, History, Timer
+from service.protocol import json as wire
+from service.recovery import take_piece
+from service.session.connection import Session
+from service.settings import Settings
+
+__all__ = ["Driver", "Services", "Socket"]
+
+
+class Socket(Protocol):
+    """What a driver needs of a connection's transport."""
+
+    def send(self, text: str) -> Coroutine[Any, Any, None]:
+        """Write one text frame; raises OSError when the connection is gone."""
+        ...
+
+    def close(self, close: Close) -> Coroutine[Any, Any, None]:
+        """Write the close frame; raises OSError when the connection is gone."""
+        ...
+
+    def abort(self) -> None:
+        """Drop the connection at once, whatever is still unwritten."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What all connections share."""
+
+    settings: Settings
+    hub: Hub
+    permissions: Permissions
+    clock: Clock
+    flusher: Flusher
+    random: Random
+    new_client: Callable[[], ClientId]
+    spawn: Callable[[Awaitable[None]], None]
+    version: str
+    connections: set[Driver]
+
+
+class Driver:
+    """One connection: `session.Port` and `hub.Member`.
+
+    Attributes:
+        behind: Subscriptions that are being caught up; kept by the hub.
+    """
+
+    def __init__(self, services: Services, socket: Socket) -> None:
+        self.behind: set[Subscription] = set()
+        self._services = services
+        self._clock = services.clock
+        self._hub = services.hub
+        self._socket = socket
+        self._subscriptions: dict[Channel, Subscription] = {}
+        self._room: asyncio.Future[None] | None = None
+        self._timer: Timer | None = None
+        self._timer_at = float("inf")
+        client = services.settings.client
+        self._outbox = Outbox(
+            socket.send,
+            services.clock,
+            client,
+            flusher=services.flusher,
+            drained=self._drained,
+            failed=self._failed,
+        )
+        self._session = Session(
+            self,
+            client,
+            services.permissions,
+            client=services.new_client(),
+            version=services.version,
+            insecure=services.settings.insecure,
+            random=services.random,
+            now=services.clock.now(),
+        )
+        services.connections.add(self)
+        self._schedule()
+
+    # From the transport.
+
+    def receive(self, frame: str) -> None:
+        """Handle one text frame."""
+        try:
+            commands = wire.decode(frame)
+        except CodecError:
+            self._session.malformed()
+        else:
+            self._session.receive(commands, self._clock.now())
+        self._schedule()
+
+    def refuse(self) -> None:
+        """Handle a frame that cannot be one of ours (a binary one)."""
+        self._session.malformed()
+
+    async def room(self) -> None:
+        """Wait until the session takes more: this is what stops reading the socket."""
+        while self._session.busy:
+            self._room = asyncio.get_running_loop().create_future()
+            await self._room
+
+    def gone(self) -> None:
+        """Free everything: the connection is over. Safe to call twice."""
+        self._session.ended()
+        self._leave_all()
+        self._outbox.drop()
+        self._stop_timer()
+        self._services.connections.discard(self)
+
+    def disconnect(self, close: Close) -> None:
+        """End the connection on behalf of the server."""
+        self._session.disconnect(close)
+
+    # session.Port
+
+    def reply(self, text: str) -> None:
+        """Write one reply or push."""
+        self._outbox.put(text)
+
+    def ping(self) -> None:
+        """Write a ping ahead of what waits."""
+        self._outbox.put(wire.PING, first=True)
+
+    def publish(
+        self, command: int, channel: Channel, draft: Draft, history: History
+    ) -> None:
+        """Publish; the outcome goes to the session."""
+        self._hub.publish(channel, draft, history, partial(self._published, command))
+
+    def subscribe(
+        self, command: int, channel: Channel, history: History, asked: Position | None
+    ) -> None:
+        """Join a channel; the outcome goes to the session."""
+        under_way = True
+
+        def joined(outcome: Joined | StoreError) -> None:
+            if isinstance(outcome, StoreError):
+                self._subscriptions.pop(channel, None)
+            self._session.subscribed(command, channel, outcome)
+            if not under_way:
+                self._resume()
+
+        subscription = self._hub.join(channel, self, history, asked, joined)
+        under_way = False
+        # The outcome may be in: refused by the session, or failed.
+        if not subscription.left:
+            if channel in self._session.channels:
+                self._subscriptions[channel] = subscription
+            else:
+                self._hub.leave(subscription)
+
+    def unsubscribe(self, channel: Channel) -> None:
+        """Leave a channel."""
+        subscription = self._subscriptions.pop(channel, None)
+        if subscription is not None:
+            self._hub.leave(subscription)
+
+    def history(
+        self,
+        command: int,
+        channel: Channel,
+        history: History,
+        since: Position | None,
+        limit: int,
+        *,
+        reverse: bool,
+    ) -> None:
+        """Read publications; the outcome goes to the session."""
+        size = self._services.settings.client.recovery_size
+        under_way = True
+
+        def read(outcome: HistoryPage | StoreError) -> None:
+            if not isinstance(outcome, StoreError):
+                outcome = HistoryPage(
+                    take_piece(outcome.publications, size), outcome.top
+                )
+            self._session.history_read(command, since, outcome)
+            if not under_way:
+                self._resume()
+
+        offset = None if since is None else since.offset
+        self._hub.read(channel, history, offset, limit, read, reverse=reverse)
+        under_way = False
+
+    def close(self, close: Close) -> None:
+        """Write what waits, then the close frame; abort if that takes too long."""
+        self._leave_all()
+        self._stop_timer()
+        self._release()
+        deadline = self._clock.now() + self._services.settings.server.abort_timeout
+        self._timer = self._clock.call_at(deadline, self._socket.abort)
+        self._outbox.close(lambda: self._services.spawn(self._write_close(close)))
+
+    # hub.Member
+
+    @property
+    def idle(self) -> bool:
+        """Whether everything handed over so far has been written."""
+        return self._outbox.idle
+
+    def put(self, text: str) -> None:
+        """Write one push."""
+        self._outbox.put(text)
+
+    def lost(self, channel: Channel) -> None:
+        """Tell the client that a subscription has a gap that cannot be filled."""
+        self._subscriptions.pop(channel, None)
+        self._session.lost(channel)
+
+    # Callbacks.
+
+    def _published(self, command: int, outcome: Appended | StoreError) -> None:
+        self._session.published(command, outcome)
+        self._resume()
+
+    def _resume(self) -> None:
+        session = self._session
+        session.resume(self._clock.now())
+        if not session.busy:
+            self._release()
+        self._schedule()
+
+    def _release(self) -> None:
+        room, self._room = self._room, None
+        if room is not None and not room.done():
+            room.set_result(None)
+
+    def _drained(self) -> None:
+        for subscription in tuple(self.behind):
+            self._hub.advance(subscription)
+
+    def _failed(self, close: Close) -> None:
+        self._session.ended()
+        self.close(close)
+
+    async def _write_close(self, close: Close) -> None:
+        try:
+            await self._socket.close(close)
+        except OSError:
+            self._socket.abort()
+
+    def _leave_all(self) -> None:
+        for subscription in self._subscriptions.values():
+            self._hub.leave(subscription)
+        self._subscriptions.clear()
+
+    # The timer. It is never moved later, only found to be early: a pong costs nothing.
+
+    def _schedule(self) -> None:
+        due = self._session.next_tick
+        if due < self._timer_at:
+            self._stop_timer()
+            self._timer_at = due
+            self._timer = self._clock.call_at(due, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        self._timer_at = float("inf")
+        self._session.tick(self._clock.now())
+        self._schedule()
+
+    def _stop_timer(self) -> None:
+        self._timer_at = float("inf")
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None

@@ -1,0 +1,73 @@
+"""``/api/publish`` and ``/api/broadcast``."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from service.errors import BAD_REQUEST, INTERNAL, ReplyError, StoreError
+from service.model import Channel, Draft, RawJson
+from service.ports import History
+from service.protocol import json as wire
+from service.web.api.call import ApiContext, ApiMethod, channel_of, error_body, tags_of
+
+__all__ = ["Broadcast", "Publish"]
+
+
+class Publish(ApiMethod):
+    """Publish to one channel."""
+
+    async def call(self, fields: dict[str, Any]) -> str:
+        """Return the publication's position."""
+        return await _publish(self._context, channel_of(fields), fields)
+
+
+class Broadcast(ApiMethod):
+    """Publish the same to several channels."""
+
+    async def call(self, fields: dict[str, Any]) -> str:
+        """Return one response a channel, in the order asked for."""
+        channels = fields.get("channels")
+        if type(channels) is not list or not channels:
+            raise ReplyError(BAD_REQUEST)
+        if not all(type(channel) is str and channel for channel in channels):
+            raise ReplyError(BAD_REQUEST)
+        responses = await asyncio.gather(
+            *(self._one(Channel(channel), fields) for channel in channels)
+        )
+        return f'{{"responses":[{",".join(responses)}]}}'
+
+    async def _one(self, channel: Channel, fields: dict[str, Any]) -> str:
+        try:
+            return f'{{"result":{await _publish(self._context, channel, fields)}}}'
+        except ReplyError as refusal:
+            return f'{{"error":{error_body(refusal.error)}}}'
+        except StoreError:
+            return f'{{"error":{error_body(INTERNAL)}}}'
+
+
+async def _publish(
+    context: ApiContext, channel: Channel, fields: dict[str, Any]
+) -> str:
+    rules = context.permissions.rules(channel)
+    history = rules.history
+    if wire.boolean(fields, "skip_history"):
+        history = History(0, 0.0)
+    appended = await context.publish(channel, _draft(context, fields), history)
+    if not appended.position.offset:
+        return "{}"
+    offset, epoch = appended.position
+    return f'{{"offset":{offset},"epoch":{wire.quote(epoch)}}}'
+
+
+def _draft(context: ApiContext, fields: dict[str, Any]) -> Draft:
+    data: RawJson | None = fields.get("data")
+    if data is None or len(data) > context.settings.publication_size:
+        raise ReplyError(BAD_REQUEST)
+    return Draft(
+        data,
+        tags=tags_of(fields),
+        idempotency_key=wire.text(fields, "idempotency_key"),
+        version=wire.integer(fields, "version"),
+        version_epoch=wire.text(fields, "version_epoch"),
+    )
