@@ -1,0 +1,72 @@
+# make run      serve on 127.0.0.1:8000
+# make test     everything that takes no minutes; installs what it needs
+# PYTHON=…      the interpreter to make .venv with (3.11 or newer)
+
+SHELL := /bin/bash
+VENV := .venv
+BIN := $(VENV)/bin
+EXTENSIONS := $(wildcard _speedups/*.py _speedups/*.pyx _speedups/*.pxd)
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+
+# A result of make test in a terminal should say that it is alive.
+PYTEST := $(BIN)/python -m pytest $(ARGS)
+
+.PHONY: install run test test-slow test-tools lint format clean
+
+install: $(VENV)/.installed
+
+run: install
+	@exec $(BIN)/steadwire serve $(ARGS)
+
+test: $(VENV)/.installed-dev test-tools
+	$(PYTEST) -m "not slow"
+
+test-slow: $(VENV)/.installed-dev test-tools
+	$(PYTEST) -m slow
+
+# The npm packages and older SDKs that the tests drive; quick when they are there.
+test-tools: $(VENV)/.installed-dev
+	@if [ -x tests/tools/install ]; then tests/tools/install; fi
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy --strict
+
+format: $(VENV)/.installed-dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# Everything that make made; not the databases.
+clean:
+	rm -rf $(VENV) .tools build dist *.egg-info _speedups/*.so _speedups/*.c
+	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/.made:
+	@python=; \
+	for each in $(PYTHON) python3 python3.14 python3.13 python3.12 python3.11; do \
+	  if $$each -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; \
+	  then python=$$each; break; fi; \
+	done; \
+	if [ -z "$$python" ]; then \
+	  echo "Steadwire needs Python 3.11 or newer, and found none;" \
+	    "install it, or name it: make PYTHON=/path/to/python3" >&2; exit 1; \
+	fi; \
+	echo "making $(VENV) with $$($$python --version)"; \
+	$$python -m venv $(VENV) || { \
+	  echo "venv failed; on Debian and Ubuntu: apt-get install python3-venv" >&2; \
+	  exit 1; }
+	@touch $@
+
+# Editable: the sources are used where they are, and the C extensions are built beside
+# them when a compiler is there (setup.py).
+$(VENV)/.installed: $(VENV)/.made pyproject.toml setup.py $(EXTENSIONS)
+	@echo "installing steadwire into $(VENV)"
+	@$(PIP) -e .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.made pyproject.toml setup.py $(EXTENSIONS)
+	@echo "installing steadwire and its tests' packages into $(VENV)"
+	@$(PIP) -e '.[dev]'
+	@touch $(VENV)/.installed $@

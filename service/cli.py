@@ -1,0 +1,91 @@
+"""The command ``steadwire``."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import click
+import structlog
+
+from service import server
+from service.errors import SteadwireError
+from service.settings import Settings, load
+
+__all__ = ["main"]
+
+_MISCONFIGURED = 2  # exit code, as for a usage error: trying again will not help
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="steadwire")
+def main() -> None:
+    """Real-time messaging for chat products."""
+
+
+@main.command()
+@click.option("--host", help="Address to listen on.  [STEADWIRE_SERVER_HOST]")
+@click.option(
+    "--port", type=int, help="TCP port; 0 takes a free one.  [STEADWIRE_SERVER_PORT]"
+)
+@click.option("--store", help="The SQLite file, or :memory:.  [STEADWIRE_STORE_PATH]")
+def serve(host: str | None, port: int | None, store: str | None) -> None:
+    """Serve clients until SIGTERM or Ctrl-C.
+
+    Settings come from steadwire.toml (or the file that STEADWIRE_CONFIG names), then
+    from STEADWIRE_… variables, then from these options.
+    """
+    # The announcement owns stdout.
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+    overrides = _without_none(
+        {"server": {"host": host, "port": port}, "store": {"path": store}}
+    )
+    try:
+        settings = load(os.environ, overrides)
+        # Not before the settings are known to be right: this imports everything.
+        from service.app import create_app
+
+        app = create_app(settings)
+        ready = _announcement(settings, app.api_key)
+        server.run(server.serve(app, settings, ready=ready, drain=app.drain))
+    except SteadwireError as error:
+        _refuse(error)
+
+
+def _without_none(sections: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    return {
+        name: {key: value for key, value in section.items() if value is not None}
+        for name, section in sections.items()
+    }
+
+
+def _refuse(error: SteadwireError) -> NoReturn:
+    text = " ".join(str(error).split())
+    print(f"steadwire: {text}", file=sys.stderr)
+    raise SystemExit(_MISCONFIGURED)
+
+
+def _announcement(settings: Settings, api_key: str) -> Callable[[list[str]], None]:
+    # A key that somebody chose is a secret; one made up for this run is of no use
+    # unless it is shown.
+    shown = "$STEADWIRE_API_KEY" if settings.api.key else api_key
+
+    def announce(addresses: list[str]) -> None:
+        for address in addresses:
+            websocket = address.replace("http", "ws", 1)
+            print(f"Steadwire, {settings.environment}")
+            print(f"  WebSocket  {websocket}/connection/websocket")
+            print(f"  API        {address}/api")
+            print(f"  health     {address}/health/ready")
+        print("\nPublish a message:\n")
+        print(
+            f"curl -sS {addresses[0]}/api/publish -H 'Content-Type: application/json' "
+            f'-H "X-API-Key: {shown}" '
+            """-d '{"channel":"chat","data":{"text":"hello"}}'"""
+        )
+        # A pipe is read before the process ends.
+        print(flush=True)
+
+    return announce

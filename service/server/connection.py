@@ -1,0 +1,343 @@
+"""One TCP connection: Hypercorn's, with bounded ends and the kernel's own limits.
+
+Hypercorn constructs its classes by name; `install` puts ours in their place. That
+works for ``steadwire serve`` and for the ``hypercorn`` command alike.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import socket
+import struct
+import sys
+import termios
+import traceback
+from contextlib import suppress
+from functools import partial
+from importlib.metadata import version
+from typing import Any, Final
+
+import hypercorn.asyncio.run
+import hypercorn.protocol.h2
+import hypercorn.protocol.h11
+import structlog
+from hypercorn.asyncio.task_group import TaskGroup
+from hypercorn.asyncio.tcp_server import MAX_RECV, TCPServer
+from hypercorn.events import Closed, Event, RawData, Updated
+from hypercorn.protocol import ProtocolWrapper
+from hypercorn.typing import ConnectionState
+from hypercorn.utils import parse_socket_addr
+
+from service.errors import StartupError
+from service.server.stream import LINGER, WebSocketStream
+from service.settings import ServerSettings
+
+__all__ = ["HYPERCORN_VERSIONS", "Seam", "TcpConnection", "describe", "install"]
+
+# The classes below override methods that Hypercorn does not document.
+HYPERCORN_VERSIONS: Final = frozenset({"0.18.0"})
+
+_POLL = 0.05  # seconds between two looks at what the kernel has not delivered
+
+_log = structlog.get_logger("steadwire.server")
+
+
+class Seam:
+    """What the connections of one process share.
+
+    Attributes:
+        settings: Of the listener.
+        connections: Those that are open.
+        draining: True once new connections are turned away.
+    """
+
+    __slots__ = ("connections", "draining", "settings")
+
+    def __init__(self, settings: ServerSettings) -> None:
+        self.settings = settings
+        self.connections: set[TcpConnection] = set()
+        self.draining = False
+
+    def drain(self) -> None:
+        """Turn new connections away and let go of those without a request."""
+        self.draining = True
+        for connection in list(self.connections):
+            if connection.idle:
+                connection.finish(LINGER)
+
+    def abort(self) -> None:
+        """Free every socket that is still open, at once."""
+        for connection in list(self.connections):
+            connection.abort()
+
+
+def install(settings: ServerSettings) -> Seam:
+    """Make Hypercorn construct our connections and streams; the last call counts.
+
+    Raises:
+        StartupError: This version of Hypercorn was never tested with us.
+    """
+    found = version("hypercorn")
+    if found not in HYPERCORN_VERSIONS:
+        raise StartupError(
+            f"hypercorn {found} is not supported, only "
+            + ", ".join(sorted(HYPERCORN_VERSIONS))
+        )
+    seam = Seam(settings)
+    stream = partial(WebSocketStream, settings)
+    # Hypercorn only ever calls these names; they are imported into its modules, so
+    # for a type checker they are not there.
+    hypercorn.asyncio.run.TCPServer = partial(TcpConnection, seam)  # type: ignore[assignment,attr-defined]
+    hypercorn.protocol.h11.WSStream = stream  # type: ignore[assignment,attr-defined]
+    hypercorn.protocol.h2.WSStream = stream  # type: ignore[assignment,attr-defined]
+    return seam
+
+
+def describe(error: BaseException) -> dict[str, str]:
+    """Return an exception's type and place for the log, never its text.
+
+    The text may quote what somebody sent.
+    """
+    frames = "".join(traceback.format_tb(error.__traceback__))
+    if isinstance(error, BaseExceptionGroup):
+        inner = [describe(each) for each in error.exceptions]
+        names = ", ".join(each["error"] for each in inner)
+        return {
+            "error": f"{type(error).__name__}({names})",
+            "stack": frames + "".join(each["stack"] for each in inner),
+        }
+    return {"error": type(error).__name__, "stack": frames}
+
+
+class _State(dict[str, Any]):
+    """The scope's state, and for our streams the connection they run on."""
+
+    connection: TcpConnection
+
+
+class TcpConnection(TCPServer):
+    """One accepted connection, until its descriptor is free.
+
+    The application finds a callable ``steadwire.abort`` in its scope's state: it
+    frees the socket at once, whatever the peer has not read.
+
+    Attributes:
+        stream: The WebSocket that took the connection over, if one did.
+        idle: Whether no request is under way.
+    """
+
+    def __init__(
+        self,
+        seam: Seam,
+        app: Any,
+        loop: asyncio.AbstractEventLoop,
+        config: Any,
+        context: Any,
+        state: Any,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+    ) -> None:
+        shared = _State(state)
+        shared["steadwire.abort"] = self.abort
+        shared.connection = self
+        super().__init__(app, loop, config, context, shared, reader, writer)
+        self.stream: WebSocketStream | None = None
+        self.idle = False
+        self._seam = seam
+        self._transport = writer.transport
+        self._finishing = False
+        self._flushed = False
+        self._deadline = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def run(self) -> None:
+        """Serve the connection; return when its socket is closed."""
+        if self._seam.draining:
+            self.abort()
+            return
+        self._seam.connections.add(self)
+        try:
+            await self._serve()
+        except OSError:
+            pass  # gone before we could ask who it was
+        except Exception as error:
+            # Hypercorn meets some malformed requests with an exception.
+            _log.warning("connection failed", **describe(error))
+            self.abort()
+        except BaseException:
+            self.abort()
+            raise
+        finally:
+            await self._close()
+            self._seam.connections.discard(self)
+            # Else only the garbage collector frees what refers to each other here.
+            self.stream = None
+            self.state.clear()
+            vars(self).pop("protocol", None)
+
+    async def _serve(self) -> None:
+        raw = self.writer.get_extra_info("socket")
+        self._set_options(raw)
+        client = parse_socket_addr(raw.family, raw.getpeername())
+        server = parse_socket_addr(raw.family, raw.getsockname())
+        tls = self.writer.get_extra_info("ssl_object")
+        async with TaskGroup(self.loop) as task_group:
+            self.protocol = ProtocolWrapper(
+                self.app,
+                self.config,
+                self.context,
+                task_group,
+                ConnectionState(self.state),
+                tls is not None,
+                client,
+                server,
+                self.protocol_send,
+                tls.selected_alpn_protocol() if tls is not None else "http/1.1",
+            )
+            await self.protocol.initiate()
+            self._set_idle(idle=True)
+            await self._read_data()
+            # The application may take its time to end; the descriptor does not.
+            self.finish(self._seam.settings.abort_timeout)
+            self.writer.close()
+
+    def _set_options(self, raw: socket.socket) -> None:
+        if raw.family not in (socket.AF_INET, socket.AF_INET6):
+            return
+        settings = self._seam.settings
+        raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        # Without it the kernel takes some 3.8 MB before a write blocks.
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, settings.send_buffer)
+        if sys.platform == "linux":
+            # Also ends a connection whose peer keeps its window at zero.
+            milliseconds = max(1, round(settings.abort_timeout * 1000))
+            raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
+
+    async def _read_data(self) -> None:
+        read = self.reader.read
+        timeout = self.config.read_timeout
+        while True:
+            try:
+                if timeout is None:
+                    data = await read(MAX_RECV)
+                else:
+                    data = await asyncio.wait_for(read(MAX_RECV), timeout)
+            except (OSError, TimeoutError):
+                break
+            if not data:
+                break
+            if self._finishing:
+                continue  # read, so that closing does not destroy what we wrote
+            if self.stream is not None:
+                await self.stream.receive(data)
+            else:
+                await self.protocol.handle(RawData(data))
+        await self.protocol.handle(Closed())
+
+    async def protocol_send(self, event: Event) -> None:
+        """Do what the HTTP protocol above asks for."""
+        if isinstance(event, RawData):
+            # One write is one whole piece of protocol, hence no lock.
+            self.write(event.data)
+            await self.drain()
+        elif isinstance(event, Closed):
+            # Does not wait: the caller may be the one who reads.
+            self.finish(self._seam.settings.abort_timeout)
+        elif isinstance(event, Updated):
+            self._set_idle(idle=event.idle)
+
+    def write(self, data: bytes) -> int:
+        """Write *data*, or nothing once the connection is ending.
+
+        Returns:
+            Bytes that wait in the transport.
+        """
+        if self._finishing or self._transport.is_closing():
+            return 0
+        self._transport.write(data)
+        return self._transport.get_write_buffer_size()
+
+    async def drain(self) -> None:
+        """Wait while the transport is paused; return also when the peer is gone."""
+        # The reader meets a lost connection too, and reports it.
+        with suppress(OSError):
+            await self.writer.drain()
+
+    def finish(self, patience: float) -> None:
+        """Write nothing more, and free the socket once the peer has read.
+
+        What the peer sends is read and thrown away: closing a socket that has unread
+        data resets the connection, and a reset destroys what the peer has not read
+        yet, the close frame too.
+
+        Args:
+            patience: Seconds for the peer's kernel to take what was written; then
+                the connection is aborted. Once it has, the peer has `LINGER`.
+        """
+        if self._finishing:
+            return
+        self._finishing = True
+        self._stop_timer()
+        if self._transport.is_closing():
+            return
+        if self._transport.can_write_eof():
+            self._transport.write_eof()
+        self._deadline = self.loop.time() + patience
+        self._watch()
+
+    def _watch(self) -> None:
+        now = self.loop.time()
+        if not self._flushed and self._undelivered() == 0:
+            self._flushed = True
+            self._deadline = min(self._deadline, now + LINGER)
+        if now >= self._deadline:
+            self.abort()
+            return
+        wait = self._deadline - now
+        if not self._flushed:
+            wait = min(wait, _POLL)
+        self._timer = self.loop.call_later(wait, self._watch)
+
+    def _undelivered(self) -> int:
+        waiting = self._transport.get_write_buffer_size()
+        if waiting == 0 and sys.platform == "linux":
+            raw = self.writer.get_extra_info("socket")
+            try:
+                # SIOCOUTQ: what the peer's kernel has not acknowledged.
+                answer = fcntl.ioctl(raw.fileno(), termios.TIOCOUTQ, bytes(4))
+            except OSError:
+                return 0
+            waiting = struct.unpack("i", answer)[0]
+        return waiting
+
+    def abort(self) -> None:
+        """Free the socket at once; what was not sent is dropped."""
+        self._finishing = True
+        self._stop_timer()
+        self._transport.abort()
+
+    async def _close(self) -> None:
+        self.finish(self._seam.settings.abort_timeout)
+        self.writer.close()
+        try:
+            await self.writer.wait_closed()
+        except OSError:
+            pass  # closed all the same
+        finally:
+            self._stop_timer()
+
+    def _set_idle(self, *, idle: bool) -> None:
+        if self._finishing:
+            return
+        self._stop_timer()
+        self.idle = idle
+        if idle:
+            self._timer = self.loop.call_later(
+                self.config.keep_alive_timeout, self.finish, LINGER
+            )
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None

@@ -1,0 +1,118 @@
+"""Message sizes, counted while they arrive: nothing above the limit is kept.
+
+wsproto hands a frame's payload over piece by piece and asks its extensions about
+each header and each piece, so the limit is such an extension. It counts bytes of
+UTF-8, before they are decoded, and after they are inflated.
+"""
+
+from __future__ import annotations
+
+import zlib
+
+from wsproto.extensions import Extension, PerMessageDeflate
+from wsproto.frame_protocol import (
+    CloseReason,
+    FrameDecoder,
+    FrameProtocol,
+    Opcode,
+    RsvBits,
+)
+
+__all__ = ["BoundedDeflate", "SizeLimit"]
+
+_NO_BITS = RsvBits(False, False, False)
+
+
+class SizeLimit(Extension):
+    """Refuse a message by the lengths that its frames declare.
+
+    Args:
+        limit: Bytes of one message; one more is `CloseReason.MESSAGE_TOO_BIG`.
+    """
+
+    # Never offered or accepted by name: it is not on the wire.
+    name = "steadwire-size-limit"
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._size = 0
+
+    def offer(self) -> bool | str:
+        """Offer nothing: this is between wsproto and us."""
+        return False
+
+    def enabled(self) -> bool:
+        """Say that wsproto should ask it."""
+        return True
+
+    def frame_inbound_header(
+        self,
+        proto: FrameDecoder | FrameProtocol,
+        opcode: Opcode,
+        rsv: RsvBits,
+        payload_length: int,
+    ) -> CloseReason | RsvBits:
+        """Count a frame before its first byte of payload is read."""
+        if opcode < Opcode.CLOSE:
+            if opcode is Opcode.CONTINUATION:
+                self._size += payload_length
+            else:
+                self._size = payload_length
+            if self._size > self._limit:
+                return CloseReason.MESSAGE_TOO_BIG
+        return _NO_BITS
+
+
+class BoundedDeflate(PerMessageDeflate):
+    """permessage-deflate that inflates no more than one message may have.
+
+    Args:
+        limit: Bytes of one message, inflated; one more is
+            `CloseReason.MESSAGE_TOO_BIG`.
+    """
+
+    def __init__(self, limit: int) -> None:
+        super().__init__()
+        self._limit = limit
+        self._size = 0
+        self._control = False
+
+    def frame_inbound_header(
+        self,
+        proto: FrameDecoder | FrameProtocol,
+        opcode: Opcode,
+        rsv: RsvBits,
+        payload_length: int,
+    ) -> CloseReason | RsvBits:
+        """Begin a message; a deflated length says nothing about its size."""
+        self._control = opcode >= Opcode.CLOSE
+        if not self._control and opcode is not Opcode.CONTINUATION:
+            self._size = 0
+        return super().frame_inbound_header(proto, opcode, rsv, payload_length)
+
+    def frame_inbound_payload_data(
+        self, proto: FrameDecoder | FrameProtocol, data: bytes
+    ) -> bytes | CloseReason:
+        """Inflate one piece, at most one byte further than the limit."""
+        if self._control:
+            return data
+        if self._inbound_compressed:
+            assert self._decompressor is not None
+            try:
+                # Zero would mean "no limit", hence one more than what is left.
+                left = self._limit - self._size + 1
+                data = self._decompressor.decompress(data, left)
+            except zlib.error:
+                return CloseReason.INVALID_FRAME_PAYLOAD_DATA
+        return self._count(data)
+
+    def frame_inbound_complete(
+        self, proto: FrameDecoder | FrameProtocol, fin: bool
+    ) -> bytes | CloseReason | None:
+        """Inflate what a message's end sets free: the tail of one back reference."""
+        data = super().frame_inbound_complete(proto, fin)
+        return self._count(data) if isinstance(data, bytes) else data
+
+    def _count(self, data: bytes) -> bytes | CloseReason:
+        self._size += len(data)
+        return CloseReason.MESSAGE_TOO_BIG if self._size > self._limit else data

@@ -1,0 +1,311 @@
+"""The life of the process: bind, start, serve, drain, end in time.
+
+Hypercorn's own command loses a failed start-up, lets clients learn of a shutdown
+from a 1011, and can be kept alive by one of them; hence ours around its `serve`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import resource
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
+from typing import Any, NoReturn, Protocol
+
+import hypercorn.asyncio
+import structlog
+from hypercorn.config import Config
+from hypercorn.logging import Logger
+from hypercorn.utils import LifespanFailureError, LifespanTimeoutError
+
+from service.errors import StartupError, SteadwireError
+from service.server.connection import Seam, describe, install
+from service.settings import ServerSettings, Settings
+
+__all__ = ["Application", "run", "serve"]
+
+_BACKLOG = 16384  # connections; the kernel cuts it to net.core.somaxconn
+
+_log = structlog.get_logger("steadwire.server")
+
+_Message = MutableMapping[str, Any]
+_Receive = Callable[[], Awaitable[_Message]]
+_Send = Callable[[_Message], Awaitable[None]]
+
+
+class Application(Protocol):
+    """What is served: an ASGI application that remembers why it did not start.
+
+    Attributes:
+        startup_error: What its lifespan start-up failed with, if it did.
+    """
+
+    startup_error: BaseException | None
+
+    def __call__(
+        self, scope: _Message, receive: _Receive, send: _Send
+    ) -> Awaitable[None]:
+        """Serve one connection, or the lifespan."""
+
+
+def run(main: Coroutine[Any, Any, None]) -> None:
+    """Run *main* in a new event loop, uvloop's where it is installed."""
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(main)
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        from uvloop import new_event_loop
+    except ImportError:
+        return None
+    return new_event_loop
+
+
+async def serve(
+    app: Application,
+    settings: Settings,
+    *,
+    ready: Callable[[list[str]], None] | None = None,
+    drain: Callable[[], Awaitable[None]],
+) -> None:
+    """Serve until SIGTERM or SIGINT, then drain and return.
+
+    A second signal ends the process at once, with 128 and its number. So does
+    ``shutdown_timeout``, with 1 and a line on stderr.
+
+    Args:
+        app: The application; its lifespan is run around the serving.
+        settings: The listener's, and how long a shutdown may take.
+        ready: Told the addresses, as ``http://127.0.0.1:8000``, once connections are
+            accepted.
+        drain: Ends the clients' connections and flushes the store. The lifespan's
+            shutdown waits for it.
+
+    Raises:
+        StartupError: The port cannot be bound, or the lifespan start-up failed.
+    """
+    seam = install(settings.server)
+    _raise_descriptor_limit()
+    listener = _bind(settings.server)
+    address = _address(listener)
+    config = _configure(settings.server, listener)
+    shutdown = _Shutdown(seam, drain)
+    lifespan = _Lifespan(app, shutdown.finished)
+
+    async def wait_for_shutdown() -> None:
+        # Awaited once the listener accepts; returning makes Hypercorn close it.
+        if lifespan.failure is not None:
+            return
+        if ready is not None and not shutdown.requested.is_set():
+            ready([address])
+        await shutdown.requested.wait()
+
+    shutdown.listen()
+    try:
+        await hypercorn.asyncio.serve(
+            lifespan,  # type: ignore[arg-type]  # typed by its own typed dicts
+            config,
+            shutdown_trigger=wait_for_shutdown,
+            mode="asgi",
+        )
+    except LifespanTimeoutError as error:
+        raise StartupError(str(error)) from error
+    except LifespanFailureError:
+        if lifespan.failure is None:
+            raise
+    if lifespan.failure is not None:
+        raise _startup_error(app.startup_error, lifespan.failure)
+    shutdown.result()
+
+
+class _Lifespan:
+    """The application, with its lifespan looked after.
+
+    Attributes:
+        failure: The text of a failed start-up.
+    """
+
+    def __init__(self, app: Application, drained: asyncio.Event) -> None:
+        self.failure: str | None = None
+        self._app = app
+        self._drained = drained
+
+    def __call__(
+        self, scope: _Message, receive: _Receive, send: _Send
+    ) -> Awaitable[None]:
+        if scope["type"] == "lifespan":
+            return self._run(scope, receive, send)
+        return self._app(scope, receive, send)
+
+    async def _run(self, scope: _Message, receive: _Receive, send: _Send) -> None:
+        started = False
+
+        async def receive_gated() -> _Message:
+            message = await receive()
+            if message["type"] == "lifespan.shutdown":
+                # The store must not close before the drain has flushed it.
+                await self._drained.wait()
+            return message
+
+        async def send_watched(message: _Message) -> None:
+            nonlocal started
+            if message["type"] == "lifespan.startup.complete":
+                started = True
+            elif message["type"] == "lifespan.startup.failed":
+                self.failure = message.get("message", "")
+            await send(message)
+
+        try:
+            await self._app(scope, receive_gated, send_watched)
+        except Exception as error:
+            if not started and self.failure is None:
+                self.failure = f"{type(error).__name__}: {error}"
+            raise
+
+
+class _Shutdown:
+    """What a signal sets off.
+
+    Attributes:
+        requested: Set by the first signal.
+        finished: Set when the drain is over, however it went.
+    """
+
+    def __init__(self, seam: Seam, drain: Callable[[], Awaitable[None]]) -> None:
+        self.requested = asyncio.Event()
+        self.finished = asyncio.Event()
+        self._seam = seam
+        self._drain = drain
+        self._task: asyncio.Task[None] | None = None
+
+    def listen(self) -> None:
+        """Take over SIGTERM and SIGINT."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._begin)
+
+    def result(self) -> None:
+        """Raise what the drain failed with, if it did."""
+        if self._task is not None and self._task.done():
+            self._task.result()
+
+    def _begin(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            # From here on without the event loop, which may be what hangs.
+            loop.remove_signal_handler(number)
+            signal.signal(number, _end_at_once)
+        timeout = self._seam.settings.shutdown_timeout
+        # A thread, for the same reason; never cancelled, for the threads that the
+        # interpreter waits for at its end may hang too.
+        deadline = threading.Timer(timeout, _end_late, [timeout])
+        deadline.daemon = True
+        deadline.start()
+        self._seam.drain()
+        self.requested.set()
+        # Half of the time for the peers, the rest for the store and the lifespan.
+        loop.call_later(timeout / 2, self._seam.abort)
+        self._task = loop.create_task(self._run())
+
+    async def _run(self) -> None:
+        try:
+            await self._drain()
+        finally:
+            self.finished.set()
+
+
+def _end_at_once(number: int, frame: object) -> NoReturn:
+    os._exit(128 + number)
+
+
+def _end_late(timeout: float) -> NoReturn:
+    os.write(2, f"steadwire: shutdown took longer than {timeout:g} s\n".encode())
+    os._exit(1)
+
+
+class _Log(Logger):
+    """Hypercorn's log: structured, without accesses and without texts of errors."""
+
+    def __init__(self, config: Config) -> None:
+        self.access_logger = None
+        self.error_logger = None
+
+    async def access(self, *args: Any) -> None:
+        """Drop it."""
+
+    async def exception(self, message: str, *args: Any, **kwargs: Any) -> None:
+        """Log where the exception being handled was raised."""
+        error = sys.exc_info()[1]
+        _log.error(message, **(describe(error) if error is not None else {}))
+
+    async def warning(self, message: str, *args: Any, **kwargs: Any) -> None:
+        """Drop it: the one there is says that the lifespan failed, as we do."""
+
+
+def _configure(settings: ServerSettings, listener: socket.socket) -> Config:
+    config = Config()
+    # Hypercorn takes the descriptor over.
+    config.bind = [f"fd://{listener.detach()}"]
+    config.backlog = _BACKLOG
+    config.logger_class = _Log
+    config.include_server_header = False
+    config.websocket_max_message_size = settings.message_size
+    config.websocket_ping_interval = None  # the protocol has its own
+    # Stragglers are aborted at half of the time; these only must not be shorter.
+    config.graceful_timeout = settings.shutdown_timeout
+    config.shutdown_timeout = settings.shutdown_timeout
+    return config
+
+
+def _bind(settings: ServerSettings) -> socket.socket:
+    where = f"port {settings.port} on {settings.host}"
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            settings.host, settings.port, type=socket.SOCK_STREAM
+        )[0]
+    except OSError as error:
+        raise StartupError(f"cannot listen on {where}: {error.strerror}") from error
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        # At once: two sockets may be bound to one port until one of them listens.
+        listener.listen(_BACKLOG)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise StartupError(f"{where} is in use") from error
+        raise StartupError(f"cannot listen on {where}: {error.strerror}") from error
+    return listener
+
+
+def _address(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _raise_descriptor_limit() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    except (OSError, ValueError):
+        # macOS reports no limit and refuses it.
+        _log.info("descriptor limit stays", limit=soft)
+
+
+def _startup_error(error: BaseException | None, text: str) -> SteadwireError:
+    if isinstance(error, SteadwireError):
+        return error
+    if error is not None:
+        text = f"{type(error).__name__}: {error}"
+    # Falcon reports a whole traceback; its last line says what happened.
+    lines = text.strip().splitlines() or ["the application gave no reason"]
+    failure = StartupError(f"start-up failed: {lines[-1]}")
+    failure.__cause__ = error
+    return failure

@@ -1,0 +1,283 @@
+"""One WebSocket: Hypercorn's stream, with documented ends and a short way out.
+
+Over HTTP/1.1 the socket belongs to this stream alone. Frames are then written to the
+transport directly and bytes come straight from its reader; over HTTP/2 both go the
+long way round, through Hypercorn's stream multiplexing.
+"""
+
+from __future__ import annotations
+
+import struct
+from asyncio import Queue, QueueEmpty
+from time import time
+from typing import TYPE_CHECKING, Any, Final
+
+from hypercorn.protocol.events import (
+    Body,
+    Data,
+    EndData,
+    Event,
+    Request,
+    Response,
+    StreamClosed,
+)
+from hypercorn.protocol.ws_stream import ASGIWebsocketState, WSStream
+from wsproto.connection import Connection, ConnectionState, ConnectionType
+from wsproto.events import BytesMessage, CloseConnection, Ping, TextMessage
+from wsproto.events import Event as FrameEvent
+from wsproto.extensions import Extension
+from wsproto.handshake import server_extensions_handshake
+from wsproto.utilities import LocalProtocolError
+
+from service.server.limits import BoundedDeflate, SizeLimit
+
+if TYPE_CHECKING:
+    from hypercorn.typing import ASGISendEvent, WebsocketAcceptEvent
+
+    from service.server.connection import TcpConnection
+    from service.settings import ServerSettings
+
+__all__ = ["LINGER", "WebSocketStream", "server_frame"]
+
+# Seconds that a peer has to close after our close frame reached it. Below the 2 s
+# after which the descriptor has to be free.
+LINGER: Final = 1.5
+
+_TEXT = 0x81  # FIN and opcode 1
+_BINARY = 0x82  # FIN and opcode 2
+_HIGH_WATER = 64 * 1024  # bytes; asyncio and uvloop pause a writer above it
+
+_short = struct.Struct("!BB").pack
+_medium = struct.Struct("!BBH").pack
+_large = struct.Struct("!BBQ").pack
+
+# wsproto's texts quote what was received, and a peer that breaks the protocol needs
+# no more than the code.
+_REASONS = {
+    1002: "protocol error",
+    1007: "invalid payload data",
+    1009: "message too big",
+}
+
+
+def server_frame(opcode: int, payload: bytes) -> bytes:
+    """Return an unmasked frame (RFC 6455, 5.2) of *opcode*, FIN bit included."""
+    size = len(payload)
+    if size < 126:
+        return _short(opcode, size) + payload
+    if size < 65536:
+        return _medium(opcode, 126, size) + payload
+    return _large(opcode, 127, size) + payload
+
+
+class WebSocketStream(WSStream):
+    """One WebSocket, from its handshake to its close.
+
+    Invariants of the direct way: there is one event loop, and a frame is one
+    ``write`` of a whole frame, so that frames never interleave and arrive in the
+    order of the calls, pongs and the close frame included. `_direct` is true exactly
+    while wsproto's state is OPEN and frames need no compression; it is wsproto that
+    writes and reads every control frame, so its state is always the true one.
+    """
+
+    def __init__(self, settings: ServerSettings, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.buffer.max_length = settings.message_size
+        self._settings = settings
+        self._tcp: TcpConnection | None = None
+        self._queue: Queue[Any] | None = None
+        self._direct = False
+
+    async def handle(self, event: Event) -> None:
+        """Take an event from the HTTP protocol below."""
+        if isinstance(event, Request):
+            self._tcp = getattr(event.state, "connection", None)
+            if event.http_version == "2":
+                self._tcp = None
+            await super().handle(event)
+            if self.app_put is not None:
+                self._queue = self.app_put.__self__  # type: ignore[attr-defined]  # a bound asyncio.Queue.put
+            elif self._tcp is not None:
+                # Refused: Hypercorn leaves the socket to the peer, for ever.
+                self._tcp.finish(LINGER)
+        elif self.closed:
+            return
+        elif isinstance(event, Body | Data):
+            if self.handshake.accepted:
+                await self.receive(event.data)
+            else:
+                # Frames before our answer. Hypercorn would not tell the application.
+                await self._send_error_response(400)
+                await self._end(1002, "", LINGER)
+        elif isinstance(event, StreamClosed):
+            self._direct = False
+            self.closed = True
+            await self._disconnect(1006, "")
+
+    async def receive(self, data: bytes) -> None:
+        """Take bytes from the peer and hand its messages to the application.
+
+        Suspends while the application has not taken earlier messages, so that the
+        peer is not read meanwhile.
+        """
+        if self.closed:
+            return
+        connection = self.connection
+        connection.receive_data(data)
+        for event in connection.events():
+            kind = type(event)
+            if kind is TextMessage or kind is BytesMessage:
+                await self._receive_message(event)
+            elif kind is Ping:
+                await self._send_frame(event.response())  # type: ignore[attr-defined]  # a Ping
+            elif kind is CloseConnection:
+                await self._receive_close(event)  # type: ignore[arg-type]  # a CloseConnection
+            if self.closed:
+                return
+
+    async def _receive_message(self, event: Any) -> None:
+        if event.message_finished and self.buffer.value is None:
+            data = event.data
+            text = type(event) is TextMessage
+            message = {
+                "type": "websocket.receive",
+                "bytes": None if text else data,
+                "text": data if text else None,
+            }
+        else:
+            self.buffer.extend(event)
+            if not event.message_finished:
+                return
+            message = self.buffer.to_message()
+            self.buffer.clear()
+        assert self._queue is not None
+        await self._queue.put(message)
+
+    async def _receive_close(self, event: CloseConnection) -> None:
+        if self.connection.state is ConnectionState.REMOTE_CLOSING:
+            answer, reason = event.response(), event.reason or ""
+        else:
+            # No close frame came: this is how wsproto reports what it refused.
+            reason = _REASONS.get(event.code, "protocol error")
+            answer = CloseConnection(code=event.code, reason=reason)
+        self._direct = False
+        await self._send_frame(answer, drain=False)
+        await self._end(int(event.code), reason, LINGER)
+
+    async def app_send(self, message: ASGISendEvent | None) -> None:
+        """Send what the application asks for; None is the end of the application.
+
+        May be driven by hand, outside a task: it suspends on nothing but the futures
+        of a paused transport.
+
+        Raises:
+            UnexpectedMessageError: The message does not fit the state.
+        """
+        if self.closed:
+            return
+        if self._direct and message is not None and message["type"] == "websocket.send":
+            text = message.get("text")
+            if text is not None:
+                frame = server_frame(_TEXT, text.encode())
+            else:
+                frame = server_frame(_BINARY, bytes(message["bytes"]))  # type: ignore[arg-type]  # text is None
+            tcp = self._tcp
+            if tcp is not None and tcp.write(frame) > _HIGH_WATER:
+                await tcp.drain()
+        elif message is None:
+            await self._app_ended()
+        elif message["type"] == "websocket.close" and self._is_connected():
+            code, reason = int(message.get("code", 1000)), message.get("reason") or ""
+            self._direct = False
+            await self._send_frame(CloseConnection(code, reason), drain=False)
+            self._empty_queue()
+            await self._end(code, reason, self._settings.abort_timeout)
+        else:
+            await super().app_send(message)
+
+    def _is_connected(self) -> bool:
+        return self.state is ASGIWebsocketState.CONNECTED
+
+    async def _app_ended(self) -> None:
+        if self.state is ASGIWebsocketState.HANDSHAKE:
+            await self._send_error_response(500)
+        elif self._is_connected():
+            self._direct = False
+            await self._send_frame(CloseConnection(1011, ""), drain=False)
+        self._empty_queue()
+        await self._end(1011, "", self._settings.abort_timeout)
+
+    async def _end(self, code: int, reason: str, patience: float) -> None:
+        """Part from both sides: the close frame, if any, is already written."""
+        if self.closed:
+            return
+        self.closed = True
+        self.state = ASGIWebsocketState.CLOSED
+        if self._tcp is not None:
+            self._tcp.finish(patience)
+        else:
+            await self.send(EndData(stream_id=self.stream_id))
+            await self.send(StreamClosed(stream_id=self.stream_id))
+        await self._disconnect(code, reason)
+
+    async def _disconnect(self, code: int, reason: str) -> None:
+        if self._queue is not None:
+            await self._queue.put(
+                {"type": "websocket.disconnect", "code": code, "reason": reason}
+            )
+
+    def _empty_queue(self) -> None:
+        # Nobody will take these, and the reader may be waiting for room.
+        assert self._queue is not None
+        try:
+            while True:
+                self._queue.get_nowait()
+        except QueueEmpty:
+            pass
+
+    async def _send_frame(self, event: FrameEvent, *, drain: bool = True) -> None:
+        try:
+            data = self.connection.send(event)
+        except LocalProtocolError:
+            return  # a pong after our close frame
+        if self._tcp is None:
+            await self.send(Data(stream_id=self.stream_id, data=bytes(data)))
+        elif self._tcp.write(bytes(data)) > _HIGH_WATER and drain:
+            await self._tcp.drain()
+
+    async def _send_wsproto_event(self, event: FrameEvent) -> None:
+        # What Hypercorn's own methods send: compressed messages, pings of its command.
+        await self._send_frame(event)
+
+    async def _accept(self, message: WebsocketAcceptEvent) -> None:
+        offers, self.handshake.extensions = self.handshake.extensions, None
+        status_code, headers, _ = self.handshake.accept(
+            message.get("subprotocol"), message.get("headers", [])
+        )
+        extension: Extension = SizeLimit(self._settings.message_size)
+        if self._settings.deflate and offers:
+            deflate = BoundedDeflate(self._settings.message_size)
+            accepted = _negotiate(offers, deflate)
+            if accepted is not None:
+                extension = deflate
+                headers.append((b"sec-websocket-extensions", accepted))
+        self.connection = Connection(ConnectionType.SERVER, [extension])
+        self.state = ASGIWebsocketState.CONNECTED
+        await self.send(
+            Response(stream_id=self.stream_id, status_code=status_code, headers=headers)
+        )
+        await self.config.log.access(
+            self.scope, {"status": status_code, "headers": []}, time() - self.start_time
+        )
+        if self._tcp is not None and not self.closed:
+            self._tcp.stream = self
+            self._direct = isinstance(extension, SizeLimit)
+        if self.config.websocket_ping_interval is not None:
+            self.task_group.spawn(self._send_pings)
+
+
+def _negotiate(offers: list[str], deflate: BoundedDeflate) -> bytes | None:
+    try:
+        return server_extensions_handshake(offers, [deflate])
+    except (ValueError, IndexError):
+        return None  # a parameter that is no number: decline, as for an unknown one
