@@ -1,8 +1,8 @@
 """Hot functions, compiled when the wheel has them and interpreted when not.
 
-The one place that chooses. Set SERVICE_NO_SPEEDUPS=1 to force the interpreted side.
-This package imports nothing of `service` and refuses malformed input with
-`ValueError`.
+The one place that chooses, for all or none. Set SERVICE_NO_SPEEDUPS=1 to force the
+interpreted side. This package imports nothing of `service` and refuses malformed
+input with `ValueError`.
 """
 
 from __future__ import annotations
@@ -13,42 +13,38 @@ from typing import TYPE_CHECKING
 NO_SPEEDUPS = bool(os.environ.get("SERVICE_NO_SPEEDUPS"))
 
 if TYPE_CHECKING or NO_SPEEDUPS:
-    from .json_py import (
-        check,
-        encode_publication,
-        encode_push,
-        quote,
-        scan_array,
-        scan_commands,
-        scan_object,
-    )
+    from . import backoff_py as _backoff
+    from . import json_py as _json
+    from . import rtt_py as _rtt
 else:
     try:
-        from .json_c import (
-            check,
-            encode_publication,
-            encode_push,
-            quote,
-            scan_array,
-            scan_commands,
-            scan_object,
-        )
+        from . import backoff_c as _backoff
+        from . import json_c as _json
+        from . import rtt_c as _rtt
     except ImportError:
-        from .json_py import (
-            check,
-            encode_publication,
-            encode_push,
-            quote,
-            scan_array,
-            scan_commands,
-            scan_object,
-        )
+        from . import backoff_py as _backoff
+        from . import json_py as _json
+        from . import rtt_py as _rtt
 
-COMPILED = scan_commands.__module__.endswith("_c")
+COMPILED = _json.__name__.endswith("_c")
+
+RttFilter = _rtt.RttFilter
+backoff = _backoff.backoff
+backoff_full_jitter = _backoff.backoff_full_jitter
+check = _json.check
+encode_publication = _json.encode_publication
+encode_push = _json.encode_push
+quote = _json.quote
+scan_array = _json.scan_array
+scan_commands = _json.scan_commands
+scan_object = _json.scan_object
 
 __all__ = [
     "COMPILED",
     "NO_SPEEDUPS",
+    "RttFilter",
+    "backoff",
+    "backoff_full_jitter",
     "check",
     "encode_publication",
     "encode_push",

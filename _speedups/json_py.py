@@ -35,6 +35,7 @@ __all__ = [
     "check",
     "encode_publication",
     "encode_push",
+    "parse",
     "quote",
     "scan_array",
     "scan_commands",
@@ -199,6 +200,18 @@ def quote(text: str) -> str:
         except UnicodeEncodeError:
             return encode_basestring_ascii(text)
     return encode_basestring(text)
+
+
+def parse(text: str) -> Any:
+    """Return the Python object of a text that was found valid.
+
+    The compiled twin hands over here what it does not convert itself.
+
+    Raises:
+        ValueError: If a number in it is too long or out of range, or a string holds
+            a lone surrogate.
+    """
+    return _value(text, 0)[0]
 
 
 def encode_publication(

@@ -1,0 +1,72 @@
+"""Build the optional C extensions; everything static is in pyproject.toml.
+
+SERVICE_BUILD_SPEEDUPS: "no" skips them, "yes" makes a failure an error, unset
+builds them when a compiler is at hand.
+
+SERVICE_DEBUG_SPEEDUPS: not empty for a slow build whose every read is checked
+against its bounds; it ends the process at the first one outside.
+
+SERVICE_ASAN_SPEEDUPS: not empty for a build with AddressSanitizer. Run it with
+libasan preloaded and PYTHONMALLOC=malloc, or it sees no blocks.
+"""
+
+import os
+import platform
+
+from setuptools import Extension, setup
+
+wanted = os.environ.get("SERVICE_BUILD_SPEEDUPS", "")
+checked = bool(os.environ.get("SERVICE_DEBUG_SPEEDUPS"))
+sanitized = bool(os.environ.get("SERVICE_ASAN_SPEEDUPS"))
+extensions = []
+if wanted not in ("", "yes", "no"):
+    raise SystemExit(f"SERVICE_BUILD_SPEEDUPS is yes, no or unset, got {wanted!r}")
+if wanted != "no" and platform.python_implementation() == "CPython":
+    from Cython.Build import cythonize
+
+    # Flags go here: a CFLAGS in the environment would replace Python's own, its -O3
+    # included. Contraction would round a*b+c once where Python rounds it twice.
+    flags = ["-O3", "-g0", "-ffp-contract=off"]
+    links = []
+    if checked or sanitized:
+        flags = ["-O1", "-g", "-ffp-contract=off", "-fno-omit-frame-pointer"]
+    if checked:
+        flags.append("-DSTEADWIRE_CHECKED")
+    if sanitized:
+        flags.append("-fsanitize=address")
+        links.append("-fsanitize=address")
+    if os.name == "nt":
+        flags, links = [], []
+    extensions = cythonize(
+        [
+            Extension(
+                f"_speedups.{name}_c",
+                [f"_speedups/{source}"],
+                depends=[f"_speedups/{name}_c.pxd"],
+                extra_compile_args=flags,
+                extra_link_args=links,
+                optional=wanted != "yes",
+            )
+            for name, source in (
+                ("json", "json_c.pyx"),
+                ("rtt", "rtt_py.py"),
+                ("backoff", "backoff_py.py"),
+            )
+        ],
+        force=True,  # x_c.pxd is not the file Cython would look for
+        compiler_directives={
+            "language_level": 3,
+            "annotation_typing": False,  # types come from the .pxd alone
+            "boundscheck": checked,
+            "wraparound": False,
+            "cdivision": False,  # keep Python's // and %
+            "freethreading_compatible": True,
+        },
+    )
+
+setup(
+    ext_modules=extensions,
+    # The sources are for whoever builds from an sdist; generated C is for nobody.
+    package_data={"_speedups": ["*.pyx", "*.pxd"]},
+    exclude_package_data={"_speedups": ["*.c"]},
+)
