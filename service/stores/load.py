@@ -1,0 +1,117 @@
+"""One read of one channel, for all who want something of it. Blocks.
+
+All statements of a read see the same snapshot. What ends at the top and is not much
+more than was asked for is read as one `Tail`, so that the cache can take it over;
+only a page far below the top is read for itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections.abc import Collection, Iterator
+
+from service.model import Channel, HistoryPage, Position, Publication
+from service.stores.book import unpublished_epoch
+from service.stores.tail import Demand, Tail, milliseconds
+
+__all__ = ["load"]
+
+# Reading up to so many publications more than a page needs, up to the top, is
+# cheaper than reading the next page of the same client again.
+WINDOW = 512  # count
+
+
+def load(
+    connection: sqlite3.Connection,
+    channel: Channel,
+    demands: Collection[Demand],
+    now: int,
+) -> tuple[Tail, dict[Demand, HistoryPage]]:
+    """Read what *demands* ask of *channel* at *now* (Unix ms).
+
+    Returns:
+        The channel's tail, and the answers that it cannot give.
+
+    Raises:
+        sqlite3.Error: The read failed.
+    """
+    with _snapshot(connection):
+        row = connection.execute(
+            "SELECT id, epoch, max(top, coalesce("
+            "(SELECT max(offset) FROM publications WHERE channel_id = c.id), 0))"
+            " FROM channels AS c WHERE name = ?",
+            (channel,),
+        ).fetchone()
+        if row is None:
+            return Tail(unpublished_epoch(connection, channel), 0, 0, []), {}
+        number, epoch, top = row
+        floor = top
+        far: list[Demand] = []
+        for demand in demands:
+            low, high = _range(demand, top)
+            if high <= low:
+                continue
+            if demand.limit < 0 or top - low <= max(WINDOW, demand.limit):
+                floor = min(floor, low)
+            else:
+                far.append(demand)
+        publications: list[Publication] = []
+        if floor < top:
+            publications = _fetch(connection, number, floor, top)
+        tail = Tail(epoch, top, floor, publications)
+        pages: dict[Demand, HistoryPage] = {}
+        for demand in far:
+            page = _page(connection, number, top, demand, now)
+            pages[demand] = HistoryPage(page, Position(top, epoch))
+        return tail, pages
+
+
+def _range(demand: Demand, top: int) -> tuple[int, int]:
+    """Return the offsets, above the first and up to the second, it may ask for."""
+    low, high = max(top - demand.size, 0), top
+    if demand.limit == 0:
+        return top, top
+    if demand.reverse:
+        if demand.since is not None:
+            high = min(high, demand.since - 1)
+        if demand.limit > 0:
+            low = max(low, high - demand.limit)
+    elif demand.since is not None:
+        low = max(low, demand.since)
+    return low, high
+
+
+def _fetch(
+    connection: sqlite3.Connection, number: int, low: int, high: int
+) -> list[Publication]:
+    rows = connection.execute(
+        "SELECT offset, data, info, tags, time FROM publications"
+        " WHERE channel_id = ? AND offset > ? AND offset <= ? ORDER BY offset",
+        (number, low, high),
+    )
+    return [Publication(*row) for row in rows.fetchall()]
+
+
+def _page(
+    connection: sqlite3.Connection, number: int, top: int, demand: Demand, now: int
+) -> list[Publication]:
+    """Read a page that ends far below the top."""
+    low, high = _range(demand, top)
+    rows = connection.execute(
+        "SELECT offset, data, info, tags, time FROM publications"
+        " WHERE channel_id = ? AND offset > ? AND offset <= ? AND time > ?"
+        f" ORDER BY offset {'DESC' if demand.reverse else 'ASC'} LIMIT ?",
+        (number, low, high, now - milliseconds(demand.ttl), demand.limit),
+    )
+    return [Publication(*row) for row in rows.fetchall()]
+
+
+@contextlib.contextmanager
+def _snapshot(connection: sqlite3.Connection) -> Iterator[None]:
+    connection.execute("BEGIN")
+    try:
+        yield
+    finally:
+        with contextlib.suppress(sqlite3.Error):
+            connection.execute("ROLLBACK")

@@ -1,0 +1,383 @@
+"""The embedded store: one SQLite file, one thread that writes, one that reads.
+
+The event loop never touches the database. `append` puts an entry into a queue; the
+writer's thread commits all that wait in one transaction and reports the batch; on the
+loop the tail cache takes note, then the listener is told, then each `AppendDone` is
+called. Reads are answered from the cache or go to the reader's thread, one at a time
+per channel however many wait for it.
+
+Invariants:
+
+* A report is handled in one step of the loop, in the order of commits. So whoever
+  runs after it, the listener first, finds the cache up to date.
+* A read that was launched before a commit was told of is given to nobody who asked
+  after that (see `tail`): such a caller waits for the read to end and asks again.
+* Each `done` is called exactly once: by the report of its batch, by the burial of a
+  thread that died, or by `append` itself, one step of the loop later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from functools import partial
+from sys import getsizeof
+from typing import TypeVar
+
+import structlog
+
+from service.errors import StoreBusy, StoreError, StoreUnavailable
+from service.model import Channel, Draft, HistoryPage, Position
+from service.ports import AppendDone, Clock, CommitListener, History, Timer
+from service.settings import StoreSettings
+from service.stores.batch import Commit, Entry
+from service.stores.book import Book
+from service.stores.load import load
+from service.stores.log import Log
+from service.stores.schema import Files, is_spoilt, open_files, reason
+from service.stores.sweep import Sweep, Swept
+from service.stores.tail import Demand, Flight, Tail, TailCache
+from service.stores.worker import Job, Worker
+
+__all__ = ["SqliteStore"]
+
+# Of one commit. A larger batch costs those who wait more than it saves: at 512 the
+# fixed cost of a commit is 1 % of it.
+BATCH = 512  # count
+
+ENTRY_OVERHEAD = 400  # bytes of a waiting append beside its payload
+
+# While commits fail, one is tried this often even if nobody publishes, so that a
+# server taken out of service by its fault comes back.
+PROBE_INTERVAL = 1.0  # s
+
+T = TypeVar("T")
+Loaded = tuple[Tail, dict[Demand, HistoryPage]]
+_log = structlog.get_logger(__name__)
+
+
+class SqliteStore:
+    """The Store port on a SQLite file, or in memory.
+
+    Args:
+        settings: Path, durability and bounds.
+        clock: Tells when publications expire, and calls the sweep.
+        chance: Makes epochs; the system's by default.
+        batch: Publications per commit at the most.
+    """
+
+    def __init__(
+        self,
+        settings: StoreSettings,
+        clock: Clock,
+        *,
+        chance: random.Random | None = None,
+        batch: int = BATCH,
+    ) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._chance = chance or random.SystemRandom()
+        self._batch = batch
+        self._limit = settings.queue_size
+        self._waiting = 0  # bytes accepted and not yet reported
+        self._tails = TailCache(settings.cache_size)
+        self._reads = 0
+        self._open = False  # takes appends
+        self._refusal = "the store was not started"  # why not, while it does not
+        self._dead = False  # a thread is
+        self._failing: str | None = None  # why the last commit failed
+        self._sweeping = False
+        self._sweep_timer: Timer | None = None
+        self._probe_timer: Timer | None = None
+        self._closing: asyncio.Task[None] | None = None
+
+    @property
+    def reads(self) -> int:
+        """Reads of the database so far; each is one snapshot of one channel."""
+        return self._reads
+
+    async def start(self, listener: CommitListener) -> None:
+        """Open the store and begin to serve.
+
+        Raises:
+            StoreInUse: Another process has it open.
+            StoreCorrupt: The file is damaged, or another program's.
+            StoreVersion: A newer program wrote it.
+            StartupError: It cannot be opened or created.
+        """
+        self._loop = asyncio.get_running_loop()
+        self._listener = listener
+        files = await asyncio.to_thread(open_files, self._settings, self._chance)
+        self._files: Files = files
+        book = Book(files.writer, self._chance)
+        self._log = Log(book)
+        self._sweep = Sweep(book)
+        self._writer = self._work("store-writer")
+        self._reader = self._writer
+        if files.reader is not files.writer:
+            self._reader = self._work("store-reader")
+        self._put = self._writer.put
+        self._open = True
+        self._refusal = "the store is closed"
+        self._wind()
+
+    def _work(self, name: str) -> Worker:
+        return Worker(
+            name,
+            self._loop,
+            commit=self._commit,
+            committed=self._committed,
+            failed=self._failed,
+            died=partial(self._died, name),
+            batch=self._batch,
+        )
+
+    async def close(self) -> None:
+        """Commit what was accepted, then release everything. Safe to call twice."""
+        if self._closing is None:
+            if self._sweep_timer is None:
+                return  # never started
+            self._closing = asyncio.create_task(self._close())
+        await asyncio.shield(self._closing)
+
+    async def _close(self) -> None:
+        self._open = False
+        for timer in (self._sweep_timer, self._probe_timer):
+            if timer is not None:
+                timer.cancel()
+        await self._writer.stop()
+        if self._reader is not self._writer:
+            await self._reader.stop()
+        await asyncio.to_thread(self._files.close)
+
+    def fault(self) -> str | None:
+        """Return why the store cannot serve, in a few words, or None if it can."""
+        return self._failing if self._open else self._refusal
+
+    # Appending
+
+    def append(
+        self, channel: Channel, draft: Draft, history: History, done: AppendDone
+    ) -> None:
+        """Accept *draft* for commit; never blocks, never raises."""
+        cost = ENTRY_OVERHEAD + getsizeof(draft.data)
+        if draft.info is not None:
+            cost += getsizeof(draft.info)
+        if draft.tags is not None:
+            cost += getsizeof(draft.tags)
+        waiting = self._waiting + cost
+        # One is always accepted, or a payload above the limit never could be.
+        if self._open and (waiting <= self._limit or not self._waiting):
+            self._waiting = waiting
+            self._put((channel, draft, history, done, cost))
+            return
+        error: StoreError
+        if self._open:
+            error = StoreBusy(
+                f"{self._waiting} bytes wait for the store, no more than "
+                f"{self._limit} may"
+            )
+        else:
+            error = StoreUnavailable(self._refusal)
+        asyncio.get_running_loop().call_soon(done, error)
+
+    def _commit(self, entries: list[Entry]) -> Commit:
+        """Store a batch. On the writer's thread."""
+        return self._log.commit(entries, self._now())
+
+    def _committed(self, commit: Commit) -> None:
+        if commit.stored:
+            self._failing = None
+        if commit.committed:
+            self._tails.extend(commit.committed, commit.sizes)
+            try:
+                self._listener(commit.committed)
+            except Exception:
+                _log.exception("the listener of the store failed")
+        outcomes = iter(commit.outcomes)
+        for _, _, _, done, cost in commit.entries:
+            self._waiting -= cost
+            try:
+                done(next(outcomes))
+            except Exception:
+                _log.exception("the caller of an append failed")
+
+    def _failed(self, entries: list[Entry], error: BaseException) -> None:
+        spoilt = is_spoilt(error) and not self._dead
+        text = self._refusal if self._dead else _unwritable(error)
+        if self._open and not spoilt:
+            self._fail(error)
+        for _, _, _, done, cost in entries:
+            self._waiting -= cost
+            # One for each: an exception that is raised twice mixes its tracebacks.
+            outcome = (
+                StoreError(f"cannot be stored: {reason(error)}")
+                if spoilt
+                else StoreUnavailable(text)
+            )
+            try:
+                done(outcome)
+            except Exception:
+                _log.exception("the caller of an append failed")
+
+    def _fail(self, error: BaseException) -> None:
+        """Remember that writing does not work, and try again soon."""
+        if self._failing is None:
+            _log.error("the store cannot write", reason=reason(error))
+        self._failing = _unwritable(error)
+        if self._probe_timer is None:
+            when = self._clock.now() + PROBE_INTERVAL
+            self._probe_timer = self._clock.call_at(when, self._probe)
+
+    def _probe(self) -> None:
+        self._probe_timer = None
+        if self._failing is not None and self._open:
+            self._writer.submit(Job(self._log.probe, self._probed))
+
+    def _probed(self, _: None, error: BaseException | None) -> None:
+        if error is None:
+            self._failing = None
+        elif self._open:
+            self._fail(error)
+
+    def _died(self, name: str, error: BaseException) -> None:
+        self._open = False
+        self._dead = True
+        self._refusal = f"thread {name} died: {reason(error)}"
+
+    # Reading
+
+    def peek(
+        self, channel: Channel, history: History, since: int, limit: int
+    ) -> HistoryPage | None:
+        """Answer `read` from memory, or return None when that is not possible."""
+        demand = Demand(history.size, history.ttl, since, limit, False)
+        return self._tails.answer(channel, demand, self._now())
+
+    async def read(
+        self,
+        channel: Channel,
+        history: History,
+        since: int | None,
+        limit: int,
+        *,
+        reverse: bool = False,
+    ) -> HistoryPage:
+        """Read kept publications and the top; see the port.
+
+        Raises:
+            StoreUnavailable: The database cannot be read, or the store is closed.
+        """
+        demand = Demand(history.size, history.ttl, since, limit, reverse)
+        flights = self._tails.flights
+        while True:
+            if not self._open:
+                raise StoreUnavailable(self._refusal)
+            page = self._tails.answer(channel, demand, self._now())
+            if page is not None:
+                return page
+            flight = flights.get(channel)
+            if flight is None:
+                flight = flights[channel] = Flight(self._loop.create_future())
+                # In the next step of the loop, so that all who are about to ask
+                # the same are in it.
+                self._loop.call_soon(self._launch, channel, flight)
+            in_time = not flight.launched
+            if in_time:
+                flight.demands.add(demand)
+            answers = await asyncio.shield(flight.landed)
+            if isinstance(answers, str):
+                raise StoreUnavailable(answers)
+            if in_time:
+                page = answers[demand]
+                return HistoryPage(page.publications.copy(), page.top)
+
+    def _launch(self, channel: Channel, flight: Flight) -> None:
+        flight.launched = True
+        if not self._open:
+            del self._tails.flights[channel]
+            flight.landed.set_result(self._refusal)
+            return
+        self._reads += 1
+        run = partial(load, self._files.reader, channel, flight.demands, self._now())
+        self._reader.submit(Job(run, partial(self._landed, channel, flight)))
+
+    def _landed(
+        self,
+        channel: Channel,
+        flight: Flight,
+        loaded: Loaded | None,
+        error: BaseException | None,
+    ) -> None:
+        del self._tails.flights[channel]
+        if loaded is None:
+            flight.landed.set_result(f"the store cannot read: {reason(error)}")
+            return
+        tail, answers = loaded
+        now = self._now()
+        for demand in flight.demands:
+            if demand not in answers:
+                page = tail.answer(demand, now)
+                if page is None:
+                    raise AssertionError("what a read was asked for, it has")
+                answers[demand] = page
+        self._tails.fill(channel, tail, flight)
+        flight.landed.set_result(answers)
+
+    # Removing and sweeping
+
+    async def remove(self, channel: Channel) -> None:
+        """Delete a channel's publications; its top and epoch stay.
+
+        Raises:
+            StoreUnavailable: Nothing was removed.
+        """
+        if not self._open:
+            raise StoreUnavailable(self._refusal)
+        removed = self._loop.create_future()
+
+        def landed(top: Position | None, error: BaseException | None) -> None:
+            if top is not None:
+                self._tails.clear(channel, top.offset, top.epoch)
+            if removed.done():
+                return  # the caller was cancelled
+            if error is None:
+                removed.set_result(None)
+            else:
+                removed.set_exception(StoreUnavailable(_unwritable(error)))
+
+        self._writer.submit(Job(partial(self._log.remove, channel), landed))
+        await removed
+
+    def _wind(self) -> None:
+        """Set the timer of the next sweep."""
+        when = self._clock.now() + self._settings.sweep_interval
+        self._sweep_timer = self._clock.call_at(when, self._begin_sweep)
+
+    def _begin_sweep(self) -> None:
+        self._wind()
+        if not self._sweeping:
+            self._step_sweep()
+
+    def _step_sweep(self) -> None:
+        self._sweeping = self._open
+        if self._open:
+            self._writer.submit(Job(lambda: self._sweep.step(self._now()), self._swept))
+
+    def _swept(self, swept: Swept | None, error: BaseException | None) -> None:
+        self._sweeping = False
+        if swept is None:
+            _log.warning("the sweep failed", reason=reason(error))
+            return
+        if swept.expired:
+            self._tails.expire(swept.expired)
+        if swept.more:
+            self._step_sweep()
+
+    def _now(self) -> int:
+        """Return Unix milliseconds."""
+        return int(self._clock.wall() * 1000)
+
+
+def _unwritable(error: BaseException | None) -> str:
+    return f"the store cannot write: {reason(error)}"
