@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Self
 
 from tests.harness.sockets import TcpClient
 
-__all__ = ["Api", "ApiError", "Response"]
+__all__ = ["Api", "ApiError", "Response", "Unanswered"]
 
 
 class Response(NamedTuple):
@@ -40,17 +40,23 @@ class ApiError(Exception):
         self.code = code
 
 
+class Unanswered(ConnectionError):
+    """A request was written, and the connection ended before the whole response."""
+
+
 class Api:
     """A client with one kept-alive connection for each request under way.
 
     Attributes:
         in_flight: Requests written and not answered yet.
+        written: Set by each request when it has been written; clear it to wait.
     """
 
     def __init__(self, port: int, key: str) -> None:
         self.port = port
         self.key = key
         self.in_flight = 0
+        self.written = asyncio.Event()
         self._idle: list[TcpClient] = []
 
     async def __aenter__(self) -> Self:
@@ -75,8 +81,8 @@ class Api:
         """Send one request exactly as given and return the response.
 
         Raises:
-            ConnectionError: The connection ended before the response was complete;
-                whether the request was carried out is unknown.
+            Unanswered: Whether the request was carried out is unknown.
+            ConnectionError: It was not sent.
         """
         fields = {
             "Host": f"127.0.0.1:{self.port}",
@@ -90,13 +96,13 @@ class Api:
             async with asyncio.timeout(within):
                 await tcp.send(head + body)
                 self.in_flight += 1
+                self.written.set()
                 try:
                     response = await _read_response(tcp)
+                except (EOFError, ConnectionError) as error:
+                    raise Unanswered(str(error)) from error
                 finally:
                     self.in_flight -= 1
-        except EOFError as error:
-            tcp.close()
-            raise ConnectionResetError(str(error)) from None
         except BaseException:
             tcp.close()
             raise

@@ -60,6 +60,7 @@ def _publication(pub: centrifuge.Publication) -> dict[str, Any]:
 class _ClientEvents(centrifuge.ClientEventHandler):
     def __init__(self, report: Callable[..., None]) -> None:
         self._report = report
+        self.client: centrifuge.Client | None = None
 
     async def on_connecting(self, ctx: Any) -> None:
         self._report("connecting", code=_code(ctx.code), reason=ctx.reason)
@@ -68,7 +69,11 @@ class _ClientEvents(centrifuge.ClientEventHandler):
         self._report("connected", id=ctx.client)
 
     async def on_disconnected(self, ctx: Any) -> None:
-        self._report("disconnected", code=_code(ctx.code), reason=ctx.reason)
+        # 0.4.4 calls this also when it is going to reconnect, newer ones do not.
+        assert self.client is not None
+        reconnects = self.client.state == centrifuge.ClientState.CONNECTING
+        event = "connecting" if reconnects else "disconnected"
+        self._report(event, code=_code(ctx.code), reason=ctx.reason)
 
     async def on_error(self, ctx: Any) -> None:
         self._report("error", code=_code(ctx.code), message=str(ctx.error))
@@ -137,14 +142,16 @@ class _Runner:
             "min_resubscribe_delay": command["min_delay"],
             "max_resubscribe_delay": command["max_delay"],
         }
+        events = _ClientEvents(self._reporter(name))
         client = centrifuge.Client(
             command["url"],
-            events=_ClientEvents(self._reporter(name)),
+            events=events,
             min_reconnect_delay=command["min_delay"],
             max_reconnect_delay=command["max_delay"],
             **options,
         )
         client.harness_name = name
+        events.client = client
         self.clients[name] = client
 
     async def _do_connect(self, client: Any, _: dict[str, Any]) -> None:

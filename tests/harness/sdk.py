@@ -63,6 +63,7 @@ class SdkClient:
         name: Unique in its host.
         events: Everything it reported, in order, by kind.
         log: The same, all kinds together.
+        on_event: Called with each event before it is kept.
     """
 
     _names = itertools.count(1)
@@ -72,6 +73,7 @@ class SdkClient:
         self.name = name
         self.events: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
         self.log: list[dict[str, Any]] = []
+        self.on_event: Callable[[dict[str, Any]], None] | None = None
         self._waiting: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
 
     @classmethod
@@ -176,6 +178,8 @@ class SdkClient:
 
     def report(self, event: dict[str, Any]) -> None:
         """Take an event from the host."""
+        if self.on_event is not None:
+            self.on_event(event)
         self.events[event["event"]].append(event)
         self.log.append(event)
         for condition, future in self._waiting:

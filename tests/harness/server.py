@@ -194,6 +194,14 @@ class Server:
         """Return how many file descriptors it has open."""
         return self.process.num_fds()
 
+    def connections(self) -> int:
+        """Return how many accepted sockets of its port it has open."""
+        return sum(
+            connection.status != psutil.CONN_LISTEN
+            and connection.laddr.port == self.port
+            for connection in self.process.net_connections("tcp")
+        )
+
     def memory(self) -> int:
         """Return its resident memory in bytes."""
         rss: int = self.process.memory_info().rss
