@@ -30,7 +30,7 @@ from service.model import ClientId
 from service.outbox import Flusher
 from service.permissions import Permissions
 from service.ports import Clock, Store
-from service.server import install
+from service.server import describe, install
 from service.settings import Settings, load
 from service.stores.sqlite import SqliteStore
 from service.transports.driver import Services
@@ -62,7 +62,7 @@ class Application:
         self.api_key = settings.api.key
         if not self.api_key and settings.environment == "development":
             self.api_key = secrets.token_urlsafe(16)
-        self.startup_error: Exception | None = None
+        self.startup_error: BaseException | None = None
         self._clock = clock or SystemClock()
         self._permissions = Permissions(settings.channels, insecure=settings.insecure)
         self._store: Store | None = None
@@ -230,8 +230,8 @@ app = _FromEnvironment()
 async def _guard(work: Awaitable[None]) -> None:
     try:
         await work
-    except Exception:
-        log.exception("a background task failed")
+    except Exception as error:
+        log.error("a background task failed", **describe(error))
 
 
 def _new_client() -> ClientId:
