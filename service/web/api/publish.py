@@ -30,7 +30,7 @@ class Broadcast(ApiMethod):
         channels = fields.get("channels")
         if type(channels) is not list or not channels:
             raise ReplyError(BAD_REQUEST)
-        if not all(type(channel) is str and channel for channel in channels):
+        if not all(type(channel) is str for channel in channels):
             raise ReplyError(BAD_REQUEST)
         responses = await asyncio.gather(
             *(self._one(Channel(channel), fields) for channel in channels)
