@@ -1,0 +1,214 @@
+"""How connections end: everything is freed, and the close frame arrives."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import struct
+from typing import Any
+
+import pytest
+
+from tests.harness.raw import CLOSE, TEXT, Closed, HandshakeRefused, RawClient
+from tests.harness.sockets import TcpClient
+from tests.server.conftest import until
+from tests.server.test_server_protocol import close_frame
+
+UPGRADE = (
+    b"GET /echo HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+)
+
+
+async def read_to_the_end(client: RawClient) -> tuple[int, int | None]:
+    """Return how many data frames came, and the close code if there was one."""
+    frames = 0
+    while True:
+        try:
+            frame = await client.frame()
+        except Closed:
+            return frames, None
+        if frame.opcode == CLOSE:
+            return frames, struct.unpack("!H", frame.payload[:2])[0]
+        frames += 1
+
+
+async def test_socket_options(launch: Any) -> None:
+    process = launch(send_buffer=100_000, abort_timeout=12.5)
+    await process.ready()
+    state = await process.state()
+    # Linux doubles what is asked for, for its own bookkeeping.
+    assert state["send_buffer"] == 200_000
+    assert state["user_timeout"] == 12_500
+    assert state["no_delay"] == 1
+
+
+async def closed_by_flood(server: Any, client: RawClient) -> None:
+    """Have the application write until it blocks, then close with 3008."""
+    before = len((await server.state())["codes"])
+    await client.send_text("go")
+
+    async def is_closed() -> bool:
+        return len((await server.state())["codes"]) > before
+
+    await until(is_closed, 20.0, "blocked and closed")
+
+
+async def test_a_peer_that_does_not_read_is_noticed_early(server: Any) -> None:
+    """The kernel takes at most the send buffer, not its own megabytes."""
+    async with await server.open("/flood", receive_buffer=4096) as client:
+        await closed_by_flood(server, client)
+        frames, code = await read_to_the_end(client)
+        assert code == 3008
+        assert frames * 60_000 < 2 << 20
+    await server.freed(2.0)
+
+
+async def test_a_peer_that_never_reads_is_freed(launch: Any) -> None:
+    process = launch(abort_timeout=3.0)
+    await process.ready()
+    tasks = (await process.state())["tasks"]
+    client = await process.open("/flood", receive_buffer=4096)
+    await client.send_text("go")
+    # Not by the linger of a peer that reads: it gets the time to take its close frame.
+    took = await process.freed(10.0)
+    assert took > 1.6
+    state = await process.state()
+    assert (state["open"], state["tasks"]) == (0, tasks)
+    client.reset()
+
+
+async def test_a_writer_that_never_gives_up_is_ended_by_the_kernel(launch: Any) -> None:
+    """TCP_USER_TIMEOUT: the application is stuck in a write for ever."""
+    process = launch(abort_timeout=2.0)
+    await process.ready()
+    tasks = (await process.state())["tasks"]
+    client = await process.open("/flood_for_ever", receive_buffer=4096)
+    await client.send_text("go")
+    await until(lambda: process.sockets() == 1, 5.0, "connected")
+    await process.freed(35.0)
+
+    async def ended() -> bool:
+        state = await process.state()
+        return bool((state["open"], state["tasks"]) == (0, tasks))
+
+    await until(ended, 5.0, "task ended")
+    client.reset()
+
+
+async def test_the_close_frame_survives_data_in_flight(server: Any) -> None:
+    """A reset would destroy it: the peer still sends while we close."""
+    for _ in range(20):
+        async with await server.open("/close") as client:
+            text = bytes([0x81, 0xFE]) + (60_000).to_bytes(2, "big") + bytes(4)
+            frame = text + b"a" * 60_000
+
+            async def send_on(client: RawClient = client, frame: bytes = frame) -> None:
+                with contextlib.suppress(ConnectionError):
+                    for _ in range(20):
+                        await client.tcp.send(frame)
+
+            sending = asyncio.create_task(send_on())
+            # Reads only once everything has been sent: a reset would be here by then.
+            await sending
+            assert await close_frame(client) == (3501, "bad request")
+            with pytest.raises(Closed):
+                await client.frame()
+    await server.freed(2.0)
+
+
+async def test_a_slow_peer_still_gets_its_close_frame(server: Any) -> None:
+    """It has half a megabyte unread, and writes pongs while it does not read on."""
+    async with await server.open("/flood", receive_buffer=16384) as client:
+        await closed_by_flood(server, client)
+        # Longer than the linger: what counts is what the peer has not taken yet.
+        for _ in range(10):
+            await client.send_text("{}")
+            await asyncio.sleep(0.2)
+        frames, code = await read_to_the_end(client)
+        assert code == 3008 and frames > 0
+    await server.freed(2.0)
+
+
+async def test_abort_frees_at_once(server: Any) -> None:
+    async with await server.open("/abort") as client:
+        await client.send_text("now")
+        assert await server.freed(1.0) < 1.0
+        with pytest.raises(Closed) as ended:
+            await client.frame()
+        assert ended.value.code is None
+    assert (await server.state())["codes"][-1] == 1006
+
+
+async def test_an_application_that_returns(server: Any) -> None:
+    async with await server.open("/return") as client:
+        await client.send_text("now")
+        assert await close_frame(client) == (1011, "")
+    await server.freed(2.0)
+
+
+async def test_an_application_that_returns_and_never_read(server: Any) -> None:
+    """More messages wait than its queue takes; the reader must not wait for ever."""
+    async with await server.open("/return") as client:
+        for _ in range(100):
+            await client.send_text("now")
+        assert await close_frame(client) == (1011, "")
+    await server.freed(2.0)
+    assert (await server.state())["open"] == 0
+
+
+async def test_sends_driven_by_hand(server: Any) -> None:
+    """No task runs the send, and it meets a paused transport again and again."""
+    async with await server.open("/driven", receive_buffer=16384) as client:
+        await client.send_text("200")
+        for number in range(200):
+            frame = await client.frame()
+            assert frame.opcode == TEXT
+            assert frame.payload.startswith(b"%d:yyy" % number)
+    await server.freed(2.0)
+
+
+async def test_a_refused_handshake(server: Any) -> None:
+    with pytest.raises(HandshakeRefused) as refused:
+        await server.open("/refuse")
+    assert refused.value.status == 403
+    await server.freed(2.0)
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        UPGRADE.replace(b": 13", b": 12"),
+        UPGRADE.replace(b"Sec-WebSocket-Key", b"X-Key"),
+        UPGRADE.replace(b"/echo", b"/silent") + b"\x81\x80aaaa",
+        UPGRADE.replace(b"/echo", b"/\xff"),
+        b"not HTTP at all\r\n\r\n",
+    ],
+    ids=["version", "key", "frames before the answer", "not ASCII", "no HTTP"],
+)
+async def test_a_handshake_that_is_none(server: Any, request_bytes: bytes) -> None:
+    """Answered 400, and freed although the peer keeps its side open."""
+    tcp = await TcpClient.connect(server.port)
+    await tcp.send(request_bytes)
+    assert (await tcp.read_until(b"\r\n")).startswith(b"HTTP/1.1 400")
+    await server.freed(2.0)
+    tcp.close()
+    tasks = await server.state()
+    assert tasks["open"] == 0
+
+
+async def test_an_upgrade_that_hypercorn_raises_on(launch: Any) -> None:
+    """The connection ends with one line in the log, without what was sent."""
+    server = launch()
+    await server.ready()
+    tcp = await TcpClient.connect(server.port)
+    await tcp.send(
+        b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: h2c\r\nHTTP2-Settings: secret!\r\n"
+        b"Connection: Upgrade, HTTP2-Settings\r\n\r\n"
+    )
+    await server.freed(2.0)
+    tcp.close()
+    assert (await server.state())["open"] == 0
+    log = "\n".join(server.errors)
+    assert "connection failed" in log
+    assert "secret" not in log
