@@ -18,6 +18,7 @@ from tests.harness.js import start_js  # noqa: E402
 from tests.harness.py import start_python  # noqa: E402
 from tests.harness.sdk import Host, SdkClient  # noqa: E402
 from tests.harness.server import Server  # noqa: E402
+from tests.harness.sockets import close_all  # noqa: E402
 
 SDKS = ("js-5.8.0", "python-0.7.0", "js-5.5.3", "python-0.4.4")
 
@@ -39,6 +40,13 @@ def pytest_runtest_makereport(
 def _close(server: Server) -> None:
     _servers.remove(server)
     server.close()
+
+
+@pytest.fixture(autouse=True)
+def no_socket_left() -> Iterator[None]:
+    """Close the sockets of a test that did not get to it."""
+    yield
+    close_all()
 
 
 @pytest.fixture

@@ -12,9 +12,17 @@ import socket
 import struct
 from typing import Self
 
-__all__ = ["TcpClient"]
+__all__ = ["TcpClient", "close_all"]
 
 _CHUNK = 64 * 1024
+
+_open: set[socket.socket] = set()
+
+
+def close_all() -> None:
+    """Close what a test, most likely a failed one, has left open."""
+    while _open:
+        _open.pop().close()
 
 
 class TcpClient:
@@ -29,6 +37,7 @@ class TcpClient:
         self.sock = sock
         self.bytes_read = 0
         self._buffer = bytearray()
+        _open.add(sock)
 
     @classmethod
     async def connect(cls, port: int, *, receive_buffer: int | None = None) -> Self:
@@ -73,6 +82,7 @@ class TcpClient:
 
     def close(self) -> None:
         """Close in order (FIN)."""
+        _open.discard(self.sock)
         self.sock.close()
 
     def reset(self) -> None:
@@ -81,4 +91,4 @@ class TcpClient:
             self.sock.setsockopt(
                 socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
             )
-        self.sock.close()
+        self.close()

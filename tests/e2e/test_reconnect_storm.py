@@ -1,0 +1,65 @@
+"""Everybody loses the connection at once, and comes back at once."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from tests.harness.raw import RawClient
+from tests.harness.server import Server
+
+CLIENTS = 500
+
+
+async def join(
+    server: Server, channel: str, **position: Any
+) -> tuple[RawClient, dict[str, Any]]:
+    """Connect and subscribe with both commands in one frame, as the SDKs do."""
+    client = await server.raw(connected=False, within=60.0)
+    await client.send(
+        {"id": 1001, "connect": {}},
+        {"id": 1002, "subscribe": {"channel": channel, **position}},
+    )
+    connected = await client.message(60.0)
+    subscribed = await client.message(60.0)
+    assert connected["id"] == 1001 and connected["connect"]["client"]
+    assert subscribed["id"] == 1002, subscribed
+    return client, subscribed["subscribe"]
+
+
+async def test_five_hundred_clients_recover_at_once(
+    server: Server, channel: str
+) -> None:
+    clients = await asyncio.gather(*(join(server, channel) for _ in range(CLIENTS)))
+    async with server.api() as api:
+        for n in range(1, 21):
+            assert await api.publish(channel, {"n": n}) == n
+        for client, position in clients:
+            assert position["offset"] == 0
+            publications = await client.publications(channel, 20)
+            assert [pub["offset"] for pub in publications] == list(range(1, 21))
+        epoch = clients[0][1]["epoch"]
+
+        for client, _ in clients:
+            client.reset()
+        for n in range(21, 51):
+            assert await api.publish(channel, {"n": n}) == n
+
+        position = {"recover": True, "offset": 20, "epoch": epoch}
+        async with asyncio.timeout(30.0):
+            clients = await asyncio.gather(
+                *(join(server, channel, **position) for _ in range(CLIENTS))
+            )
+        for n in range(51, 54):
+            assert await api.publish(channel, {"n": n}) == n
+
+    for client, reply in clients:
+        assert reply["was_recovering"] is True
+        assert reply["recovered"] is True
+        assert reply["epoch"] == epoch
+        recovered = reply["publications"]
+        recovered += await client.publications(channel, 33 - len(recovered))
+        assert [(pub["offset"], pub["data"]) for pub in recovered] == [
+            (n, {"n": n}) for n in range(21, 54)
+        ]
+        client.reset()
