@@ -188,13 +188,11 @@ async def test_a_refused_handshake(server: Any) -> None:
 )
 async def test_a_handshake_that_is_none(server: Any, request_bytes: bytes) -> None:
     """Answered 400, and freed although the peer keeps its side open."""
-    tcp = await TcpClient.connect(server.port)
-    await tcp.send(request_bytes)
-    assert (await tcp.read_until(b"\r\n")).startswith(b"HTTP/1.1 400")
-    await server.freed(2.0)
-    tcp.close()
-    tasks = await server.state()
-    assert tasks["open"] == 0
+    with contextlib.closing(await TcpClient.connect(server.port)) as tcp:
+        await tcp.send(request_bytes)
+        assert (await tcp.read_until(b"\r\n")).startswith(b"HTTP/1.1 400")
+        await server.freed(2.0)
+    assert (await server.state())["open"] == 0
 
 
 async def test_an_upgrade_that_hypercorn_raises_on(launch: Any) -> None:

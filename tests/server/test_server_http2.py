@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Any
 
 import h2.config
@@ -16,6 +17,7 @@ from service.server import HYPERCORN_VERSIONS, install
 from service.server import connection as seam
 from service.settings import ServerSettings
 from tests.harness.sockets import TcpClient
+from tests.server.conftest import until
 
 MASKED = bytes(4)
 TOO_BIG = b"\x88\x11\x03\xf1message too big"
@@ -85,30 +87,30 @@ class Stream:
 )
 async def test_websocket(server: Any, frame: bytes, answer: bytes, code: int) -> None:
     stream = Stream(await TcpClient.connect(server.port))
-    await stream.open(server.port, "/echo")
-    assert stream.status == b"200"
-    await stream.send(b"\x81\x82" + MASKED + b"hi")
-    while stream.data != b"\x81\x02hi":
-        await stream.read()
-    await stream.send(frame)
-    while not stream.ended:
-        await stream.read()
-    assert stream.data == b"\x81\x02hi" + answer
-    assert (await server.state())["codes"][-1] == code
-    # Only the stream has ended; the connection could carry others.
-    assert server.sockets() == 1
-    stream.tcp.close()
+    with contextlib.closing(stream.tcp):
+        await stream.open(server.port, "/echo")
+        assert stream.status == b"200"
+        await stream.send(b"\x81\x82" + MASKED + b"hi")
+        while stream.data != b"\x81\x02hi":
+            await stream.read()
+        await stream.send(frame)
+        while not stream.ended:
+            await stream.read()
+        assert stream.data == b"\x81\x02hi" + answer
+        assert (await server.state())["codes"][-1] == code
+        # Only the stream has ended; the connection could carry others.
+        await until(lambda: server.sockets() == 1, 2.0, "only ours is left")
     await server.freed(2.0)
 
 
 async def test_the_application_closes(server: Any) -> None:
     stream = Stream(await TcpClient.connect(server.port))
-    await stream.open(server.port, "/close")
-    await stream.send(b"\x81\x80" + MASKED)
-    while not stream.ended:
-        await stream.read()
-    assert stream.data == b"\x88\x0d\x0d\xadbad request"
-    stream.tcp.close()
+    with contextlib.closing(stream.tcp):
+        await stream.open(server.port, "/close")
+        await stream.send(b"\x81\x80" + MASKED)
+        while not stream.ended:
+            await stream.read()
+        assert stream.data == b"\x88\x0d\x0d\xadbad request"
     await server.freed(2.0)
 
 
