@@ -131,6 +131,8 @@ class ApiMethod:
         body = await _read(req, self._context.settings.request_size)
         if body is None:
             resp.status = falcon.HTTP_413
+            # The rest of the body is not read, so nothing can follow it.
+            resp.set_header("Connection", "close")
             return
         try:
             fields = scan_object(body, RAW)

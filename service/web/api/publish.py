@@ -19,7 +19,9 @@ class Publish(ApiMethod):
 
     async def call(self, fields: dict[str, Any]) -> str:
         """Return the publication's position."""
-        return await _publish(self._context, channel_of(fields), fields)
+        return await _publish(
+            self._context, channel_of(fields), draft_of(self._context, fields), fields
+        )
 
 
 class Broadcast(ApiMethod):
@@ -32,14 +34,16 @@ class Broadcast(ApiMethod):
             raise ReplyError(BAD_REQUEST)
         if not all(type(channel) is str for channel in channels):
             raise ReplyError(BAD_REQUEST)
+        draft = draft_of(self._context, fields)
         responses = await asyncio.gather(
-            *(self._one(Channel(channel), fields) for channel in channels)
+            *(self._one(Channel(channel), draft, fields) for channel in channels)
         )
         return f'{{"responses":[{",".join(responses)}]}}'
 
-    async def _one(self, channel: Channel, fields: dict[str, Any]) -> str:
+    async def _one(self, channel: Channel, draft: Draft, fields: dict[str, Any]) -> str:
         try:
-            return f'{{"result":{await _publish(self._context, channel, fields)}}}'
+            result = await _publish(self._context, channel, draft, fields)
+            return f'{{"result":{result}}}'
         except ReplyError as refusal:
             return f'{{"error":{error_body(refusal.error)}}}'
         except StoreError:
@@ -47,20 +51,25 @@ class Broadcast(ApiMethod):
 
 
 async def _publish(
-    context: ApiContext, channel: Channel, fields: dict[str, Any]
+    context: ApiContext, channel: Channel, draft: Draft, fields: dict[str, Any]
 ) -> str:
     rules = context.permissions.rules(channel)
     history = rules.history
     if wire.boolean(fields, "skip_history"):
         history = History(0, 0.0)
-    appended = await context.publish(channel, _draft(context, fields), history)
+    appended = await context.publish(channel, draft, history)
     if not appended.position.offset:
         return "{}"
     offset, epoch = appended.position
     return f'{{"offset":{offset},"epoch":{wire.quote(epoch)}}}'
 
 
-def _draft(context: ApiContext, fields: dict[str, Any]) -> Draft:
+def draft_of(context: ApiContext, fields: dict[str, Any]) -> Draft:
+    """Return what to publish.
+
+    Raises:
+        ReplyError: 107 when there is no payload, or one that is too large.
+    """
     data: RawJson | None = fields.get("data")
     if data is None or len(data) > context.settings.publication_size:
         raise ReplyError(BAD_REQUEST)
