@@ -306,16 +306,11 @@ class TailCache:
 
     def _evict(self) -> None:
         while self._bytes > self._limit:
-            if len(self._tails) > 1:
-                self.forget(next(iter(self._tails)))
-                continue
-            for tail in self._tails.values():
-                half = (len(tail.publications) + 1) // 2
-                self._bytes -= tail.drop(half)
-                if not half:
-                    return
-            if not self._tails:
-                return
+            channel, tail = next(iter(self._tails.items()))
+            if len(self._tails) == 1 and tail.publications:
+                self._bytes -= tail.drop((len(tail.publications) + 1) // 2)
+            else:
+                self.forget(channel)
 
 
 def _cost(publication: Publication) -> int:
