@@ -1,0 +1,351 @@
+"""A store and members that do nothing until told: for stepping the hub by hand."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from typing import Any
+
+from service.errors import StoreError
+from service.hub.fanout import Hub, Subscription
+from service.model import (
+    Channel,
+    Draft,
+    HistoryPage,
+    Joined,
+    Position,
+    Publication,
+    RawJson,
+)
+from service.ports import AppendDone, CommitListener, Committed, History
+from service.settings import ClientSettings
+
+KEPT = History(1000, 3600.0)
+NOT_KEPT = History(0, 0.0)
+A = Channel("a")
+B = Channel("b")
+
+
+class Stream:
+    """What the store has of one channel."""
+
+    def __init__(self, epoch: str) -> None:
+        self.epoch = epoch
+        self.top = 0
+        self.publications: list[Publication] = []
+
+    @property
+    def position(self) -> Position:
+        return Position(self.top, self.epoch)
+
+    def page(self, since: int | None, limit: int, *, reverse: bool) -> HistoryPage:
+        found = [
+            p
+            for p in self.publications
+            if since is None or (p.offset < since if reverse else p.offset > since)
+        ]
+        if reverse:
+            found.reverse()
+        if limit >= 0:
+            found = found[:limit]
+        return HistoryPage(found, self.position)
+
+
+class Read:
+    """A read under way: it looks at the stream once, and ends when told.
+
+    By the port's promise it sees at least what was committed when it was asked for;
+    `look` makes it see what there is by now.
+    """
+
+    def __init__(self, store: ScriptedStore, channel: Channel, args: Any) -> None:
+        self.channel = channel
+        self._store = store
+        self._args = args
+        self._work: Coroutine[Any, Any, None] | None = None
+        self.look()
+
+    def look(self) -> None:
+        since, limit, reverse = self._args
+        self.page = self._store.stream(self.channel).page(since, limit, reverse=reverse)
+
+    @property
+    def since(self) -> int | None:
+        return self._args[0]
+
+    @property
+    def limit(self) -> int:
+        return self._args[1]
+
+    def finish(self, outcome: HistoryPage | BaseException | None = None) -> None:
+        """Let the read return what it saw, or *outcome*."""
+        self._store.reads.remove(self)
+        assert self._work is not None
+        try:
+            if isinstance(outcome, BaseException):
+                self._work.throw(outcome)
+            else:
+                self._work.send(self.page if outcome is None else outcome)
+        except StopIteration:
+            return
+        raise AssertionError("the reader waits for something else")
+
+    def __await__(self) -> Generator[Read, HistoryPage, HistoryPage]:
+        return (yield self)
+
+
+class ScriptedStore:
+    """`ports.Store` whose commits, tellings and reads happen one by one.
+
+    Attributes:
+        in_memory: Whether `peek` answers.
+        reads: Those under way, oldest first.
+        untold: Commits that the listener was not told of yet.
+        listener: Told by `tell`.
+    """
+
+    def __init__(self, *, in_memory: bool = False) -> None:
+        self.in_memory = in_memory
+        self.reads: list[Read] = []
+        self.untold: list[Committed] = []
+        self.told: list[Committed] = []
+        self.appended: list[tuple[Channel, Draft, History, AppendDone]] = []
+        self.listener: CommitListener = lambda batch: None
+        self._streams: dict[Channel, Stream] = {}
+        self._epochs = 0
+
+    # What tests say.
+
+    def stream(self, channel: Channel) -> Stream:
+        if channel not in self._streams:
+            self.restart(channel)
+        return self._streams[channel]
+
+    def restart(self, channel: Channel) -> None:
+        """Begin the stream again under a new epoch."""
+        self._epochs += 1
+        self._streams[channel] = Stream(f"epoch{self._epochs}")
+
+    def commit(self, channel: Channel, *datas: str, skip_history: bool = False) -> None:
+        """Store publications, without telling the listener."""
+        stream = self.stream(channel)
+        for data in datas:
+            if skip_history:
+                publication = Publication(0, RawJson(data))
+                epoch = ""
+            else:
+                stream.top += 1
+                publication = Publication(stream.top, RawJson(data))
+                stream.publications.append(publication)
+                epoch = stream.epoch
+            self.untold.append(Committed(channel, publication, epoch))
+
+    def tell(self, count: int | None = None) -> None:
+        """Tell the listener of the *count* oldest commits, of all by default."""
+        batch = self.untold[:count]
+        del self.untold[: len(batch)]
+        self.told.extend(batch)
+        self.listener(batch)
+
+    def publish(self, channel: Channel, count: int = 1) -> None:
+        """Commit *count* publications and tell of them."""
+        self.commit(channel, *["1"] * count)
+        self.tell()
+
+    def trim(self, channel: Channel, keep: int) -> None:
+        """Keep the newest *keep* publications."""
+        stream = self.stream(channel)
+        stream.publications = stream.publications[-keep:] if keep else []
+
+    def spawn(self, work: Awaitable[None]) -> None:
+        """Run *work* up to its read: the hub's `spawn`."""
+        assert isinstance(work, Coroutine)
+        read = work.send(None)
+        assert isinstance(read, Read)
+        read._work = work
+        self.reads.append(read)
+
+    # The port.
+
+    async def start(self, listener: CommitListener) -> None:
+        self.listener = listener
+
+    async def close(self) -> None:
+        raise AssertionError("the hub does not close the store")
+
+    def append(
+        self, channel: Channel, draft: Draft, history: History, done: AppendDone
+    ) -> None:
+        self.appended.append((channel, draft, history, done))
+
+    def peek(
+        self, channel: Channel, history: History, since: int, limit: int
+    ) -> HistoryPage | None:
+        if not self.in_memory:
+            return None
+        return self.stream(channel).page(since, limit, reverse=False)
+
+    async def read(
+        self,
+        channel: Channel,
+        history: History,
+        since: int | None,
+        limit: int,
+        *,
+        reverse: bool = False,
+    ) -> HistoryPage:
+        return await Read(self, channel, (since, limit, reverse))
+
+    async def remove(self, channel: Channel) -> None:
+        raise AssertionError("the hub does not remove publications")
+
+    def fault(self) -> str | None:
+        return None
+
+
+class Seat:
+    """What one member has seen of one channel, from its join to its end.
+
+    Checks at once what must hold at every step: offsets dense and increasing from
+    where the reply left off, nothing before the reply, nothing after the end.
+    """
+
+    def __init__(self, channel: Channel, asked: Position | None) -> None:
+        self.channel = channel
+        self.asked = asked
+        self.subscription: Subscription | None = None
+        self.outcome: Joined | StoreError | None = None
+        self.ended = False
+        self.lost = False
+        self.offsets: list[int] = []  # of the reply and of the pushes
+        self.expected = 0
+        self.loose = 0  # pushes without an offset
+
+    def joined(self, outcome: Joined | StoreError) -> None:
+        assert self.outcome is None, "answered twice"
+        assert not self.ended, "answered after the end"
+        self.outcome = outcome
+        if isinstance(outcome, StoreError):
+            self.ended = True
+            return
+        if outcome.top is None:
+            return
+        self.expected = outcome.top.offset + 1
+        if outcome.recovered is not None:
+            assert self.asked is not None, "recovered without being asked"
+            self.expected = self.asked.offset + 1
+            for publication in outcome.recovered:
+                self._take(publication.offset)
+
+    def push(self, offset: int) -> None:
+        assert isinstance(self.outcome, Joined), "a push before the reply"
+        assert not self.ended, "a push after the end"
+        if offset:
+            self._take(offset)
+        else:
+            self.loose += 1
+
+    def _take(self, offset: int) -> None:
+        assert offset == self.expected, (self.channel, offset, self.expected)
+        self.offsets.append(offset)
+        self.expected = offset + 1
+
+
+class ScriptedMember:
+    """`hub.Member` that writes when told.
+
+    Attributes:
+        waiting: Messages handed over since the last `drain`.
+        seats: Every membership it has had, by channel, newest last.
+        on_put: Called with each message, when set.
+    """
+
+    def __init__(self, hub: Hub) -> None:
+        self.behind: set[Subscription] = set()
+        self.waiting: list[str] = []
+        self.seats: dict[Channel, list[Seat]] = {}
+        self.losses: list[Channel] = []
+        self.on_put: Callable[[str], None] | None = None
+        self._hub = hub
+
+    # What tests say.
+
+    def join(
+        self, channel: Channel, asked: Position | None = None, history: History = KEPT
+    ) -> Seat:
+        seat = Seat(channel, asked)
+        self.seats.setdefault(channel, []).append(seat)
+
+        def done(outcome: Joined | StoreError) -> None:
+            self.waiting.append("reply")
+            seat.joined(outcome)
+
+        seat.subscription = self._hub.join(channel, self, history, asked, done)
+        return seat
+
+    def leave(self, seat: Seat) -> None:
+        assert seat.subscription is not None
+        seat.ended = True
+        self._hub.leave(seat.subscription)
+
+    def drain(self) -> None:
+        """Everything handed over has been written."""
+        self.waiting.clear()
+        for subscription in tuple(self.behind):
+            self._hub.advance(subscription)
+
+    def offsets(self, channel: Channel = A) -> list[int]:
+        return self.seats[channel][-1].offsets
+
+    # The port.
+
+    @property
+    def idle(self) -> bool:
+        return not self.waiting
+
+    def put(self, text: str) -> None:
+        push = json.loads(text)["push"]
+        self.waiting.append(text)
+        self.seats[push["channel"]][-1].push(push["pub"].get("offset", 0))
+        if self.on_put is not None:
+            self.on_put(text)
+
+    def lost(self, channel: Channel) -> None:
+        seat = self.seats[channel][-1]
+        assert isinstance(seat.outcome, Joined), "lost before the reply"
+        assert not seat.ended
+        seat.ended = seat.lost = True
+        self.losses.append(channel)
+
+
+class World:
+    """A hub on a scripted store."""
+
+    def __init__(
+        self, *, in_memory: bool = False, settings: ClientSettings | None = None
+    ) -> None:
+        self.store = ScriptedStore(in_memory=in_memory)
+        self.settings = settings or ClientSettings()
+        self.hub = Hub(self.store, self.settings, self.store.spawn)
+        self.store.listener = self.hub.committed
+
+    def member(self) -> ScriptedMember:
+        return ScriptedMember(self.hub)
+
+    def live(self, channel: Channel = A) -> tuple[ScriptedMember, Seat]:
+        """Return a member that follows *channel* from its top."""
+        member = self.member()
+        seat = member.join(channel)
+        if self.store.reads:
+            self.store.reads[-1].finish()
+        member.drain()
+        assert isinstance(seat.outcome, Joined)
+        return member, seat
+
+    def told(self, *committed: Committed) -> None:
+        """Tell the hub of commits again, or in an order of one's own."""
+        self.hub.committed(committed)
+
+
+def committed(stream: Stream, offset: int, channel: Channel = A) -> Committed:
+    return Committed(channel, Publication(offset, RawJson("1")), stream.epoch)
