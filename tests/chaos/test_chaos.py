@@ -197,7 +197,11 @@ async def chaos(
         "history_ttl": 86_400,
         "force_recovery": True,
     }
-    settings = {"STEADWIRE_CHANNELS_WITHOUT_NAMESPACE": json.dumps(options)}
+    settings = {
+        "STEADWIRE_CHANNELS_WITHOUT_NAMESPACE": json.dumps(options),
+        # Two kills in a row, and publishers that catch up, come near the default.
+        "STEADWIRE_CLIENT_RECOVERY_LIMIT": str(HISTORY_SIZE // 10),
+    }
     server = await make_server(settings).start()
 
     clients: list[SdkClient] = []

@@ -127,7 +127,8 @@ async def test_slow_client_that_never_reads(
         # The same load once without, so that the memory compared is of a warm server.
         for round_ in range(2):
             await run_beside(server, api, f"{channel}-warm-{round_}", readers=2)
-        await until(server.connections, 1, 5.0)  # that of the API
+        api.drop_connections()
+        await until(server.connections, 0, 5.0)
         descriptors, memory = server.descriptors(), server.memory()
 
         slow = await server.raw(receive_buffer=SMALL_BUFFER)
@@ -135,8 +136,10 @@ async def test_slow_client_that_never_reads(
         assert server.descriptors() == descriptors + 1
         await run_beside(server, api, channel, readers=2)
         stopped = time.monotonic()
+        api.drop_connections()
 
         await until(server.descriptors, descriptors, 35.0)
+        assert server.connections() == 0
         freed = time.monotonic() - stopped
         assert freed < 35.0
         await until(lambda: server.memory() < memory + 4 * MIB, True, 35.0 - freed)

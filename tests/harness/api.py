@@ -91,7 +91,7 @@ class Api:
         }
         lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
         head = f"{method} {path} HTTP/1.1\r\n{lines}\r\n".encode()
-        tcp = self._idle.pop() if self._idle else await TcpClient.connect(self.port)
+        tcp = self._take_idle() or await TcpClient.connect(self.port)
         try:
             async with asyncio.timeout(within):
                 await tcp.send(head + body)
@@ -111,6 +111,14 @@ class Api:
         else:
             self._idle.append(tcp)
         return response
+
+    def _take_idle(self) -> TcpClient | None:
+        while self._idle:
+            tcp = self._idle.pop()
+            if not tcp.ended():
+                return tcp
+            tcp.close()
+        return None
 
     async def post(
         self, method: str, body: Any, *, key: str | None = None, within: float = 10.0

@@ -17,6 +17,11 @@ if (installed !== version) {
 const { Centrifuge } = require(packageName)
 const WebSocket = require('ws')
 
+// Up to some version between 5.5.3 and 5.8.0 the SDK mixes up the order when a frame of
+// several messages is followed by another frame in the same tick. Browsers never deliver
+// two in one tick, `ws` does unless told not to.
+const allowSynchronousEvents = version !== '5.5.3'
+
 const clients = new Map()
 
 function write(message) {
@@ -35,8 +40,8 @@ function publication(ctx) {
 function create(name, { url, min_delay: minDelay, max_delay: maxDelay }) {
     const state = { socket: null }
     class Socket extends WebSocket {
-        constructor(...args) {
-            super(...args)
+        constructor(address, protocols) {
+            super(address, protocols, { allowSynchronousEvents })
             state.socket = this
         }
     }

@@ -55,6 +55,15 @@ class TcpClient:
             raise
         return cls(sock)
 
+    def ended(self) -> bool:
+        """Tell whether the peer of an idle connection has closed it meanwhile."""
+        try:
+            return not self._buffer and not self.sock.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+        except ConnectionError:
+            return True
+
     async def send(self, data: bytes) -> None:
         """Write all of *data*."""
         await asyncio.get_running_loop().sock_sendall(self.sock, data)
