@@ -165,9 +165,9 @@ class TcpConnection(TCPServer):
             # Hypercorn meets some malformed requests with an exception.
             _log.warning("connection failed", **describe(error))
             self.abort()
-        except BaseException:
-            self.abort()
-            raise
+        except asyncio.CancelledError:
+            # Hypercorn's own command is out of patience; the task ends here anyway.
+            self.finish(LINGER)
         finally:
             await self._close()
             self._seam.connections.discard(self)

@@ -29,6 +29,7 @@ from wsproto.extensions import Extension
 from wsproto.handshake import server_extensions_handshake
 from wsproto.utilities import LocalProtocolError
 
+from service.errors import SHUTDOWN
 from service.server.limits import BoundedDeflate, SizeLimit
 
 if TYPE_CHECKING:
@@ -199,13 +200,16 @@ class WebSocketStream(WSStream):
         return self.state is ASGIWebsocketState.CONNECTED
 
     async def _app_ended(self) -> None:
+        # Hypercorn's own command shuts down by cancelling the application.
+        cancelled = self.context.terminated.is_set()
+        code, reason = (SHUTDOWN.code, SHUTDOWN.reason) if cancelled else (1011, "")
         if self.state is ASGIWebsocketState.HANDSHAKE:
             await self._send_error_response(500)
         elif self._is_connected():
             self._direct = False
-            await self._send_frame(CloseConnection(1011, ""), drain=False)
+            await self._send_frame(CloseConnection(code, reason), drain=False)
         self._empty_queue()
-        await self._end(1011, "", self._settings.abort_timeout)
+        await self._end(code, reason, self._settings.abort_timeout)
 
     async def _end(self, code: int, reason: str, patience: float) -> None:
         """Part from both sides: the close frame, if any, is already written."""
