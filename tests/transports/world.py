@@ -1,0 +1,285 @@
+"""Drivers on the real hub, outbox and store, with sockets that the test holds."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import weakref
+from collections.abc import Awaitable, Callable
+from random import Random
+from typing import Any
+
+from service.errors import Close
+from service.hub.fanout import Hub
+from service.model import Channel, ClientId, Draft, HistoryPage, RawJson
+from service.outbox import Flusher
+from service.permissions import Permissions
+from service.ports import AppendDone, Clock, CommitListener, History, Store
+from service.settings import (
+    ChannelOptions,
+    ChannelSettings,
+    ClientSettings,
+    ServerSettings,
+    Settings,
+    StoreSettings,
+)
+from service.stores.sqlite import SqliteStore
+from service.transports.driver import Driver, Services
+from tests.clock import VirtualClock
+
+PATIENCE = 20.0  # s; a wait that ends in failure, never in success
+
+
+class FakeSocket:
+    """`driver.Socket` whose peer the test is.
+
+    Attributes:
+        frames: Text frames written, in order.
+        closes: Close frames written.
+        aborts: Calls of `abort`.
+        gone: Once set, every write raises OSError.
+    """
+
+    def __init__(self) -> None:
+        self.frames: list[str] = []
+        self.closes: list[int] = []
+        self.aborts = 0
+        self.gone = False
+        self._stuck: asyncio.Future[None] | None = None
+        self._written = asyncio.Event()
+
+    # What the peer does.
+
+    def stop_reading(self) -> None:
+        self._stuck = asyncio.get_running_loop().create_future()
+
+    def read_on(self) -> None:
+        assert self._stuck is not None
+        stuck, self._stuck = self._stuck, None
+        stuck.set_result(None)
+
+    @property
+    def messages(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for frame in self.frames for line in frame.split("\n")]
+
+    def offsets(self, channel: str) -> list[int]:
+        """Return the offsets seen of *channel*, of replies and pushes, in order."""
+        found: list[int] = []
+        for message in self.messages:
+            push = message.get("push", {})
+            if push.get("channel") == channel and "pub" in push:
+                found.append(push["pub"]["offset"])
+            result = message.get("subscribe", {})
+            for publication in result.get("publications", ()):
+                if publication["data"]["ch"] == channel:
+                    found.append(publication["offset"])
+        return found
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        """Wait until *condition* holds; looked at after each write."""
+        async with asyncio.timeout(PATIENCE):
+            while not condition():
+                self._written.clear()
+                await self._written.wait()
+
+    async def reply(self, command: int) -> dict[str, Any]:
+        """Return the reply to *command*, once it is there."""
+
+        def find() -> list[dict[str, Any]]:
+            return [m for m in self.messages if m.get("id") == command]
+
+        await self.until(find)
+        [message] = find()
+        return message
+
+    # The port.
+
+    async def send(self, text: str) -> None:
+        if self._stuck is not None:
+            await self._stuck
+        if self.gone:
+            raise ConnectionResetError("gone")
+        self.frames.append(text)
+        self._written.set()
+
+    async def close(self, close: Close) -> None:
+        if self._stuck is not None:
+            await self._stuck
+        if self.gone:
+            raise ConnectionResetError("gone")
+        self.closes.append(close.code)
+        self._written.set()
+
+    def abort(self) -> None:
+        self.aborts += 1
+        self._written.set()
+
+
+class GatedStore:
+    """A store whose reads wait at a gate while it is shut; the rest passes through."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.waiting = 0
+
+    async def start(self, listener: CommitListener) -> None:
+        await self._store.start(listener)
+
+    async def close(self) -> None:
+        await self._store.close()
+
+    def append(
+        self, channel: Channel, draft: Draft, history: History, done: AppendDone
+    ) -> None:
+        self._store.append(channel, draft, history, done)
+
+    def peek(
+        self, channel: Channel, history: History, since: int, limit: int
+    ) -> HistoryPage | None:
+        if not self.gate.is_set():
+            return None
+        return self._store.peek(channel, history, since, limit)
+
+    async def read(
+        self,
+        channel: Channel,
+        history: History,
+        since: int | None,
+        limit: int,
+        *,
+        reverse: bool = False,
+    ) -> HistoryPage:
+        page = await self._store.read(channel, history, since, limit, reverse=reverse)
+        self.waiting += 1
+        try:
+            await self.gate.wait()
+        finally:
+            self.waiting -= 1
+        return page
+
+    async def remove(self, channel: Channel) -> None:
+        await self._store.remove(channel)
+
+    def fault(self) -> str | None:
+        return self._store.fault()
+
+
+class World:
+    """What all connections share, made as the application makes it."""
+
+    def __init__(self, settings: Settings, clock: Clock) -> None:
+        self.settings = settings
+        self.clock = clock
+        # A clock of its own, so that all timers of *clock* are the connections'.
+        own = VirtualClock() if isinstance(clock, VirtualClock) else clock
+        self.store = GatedStore(SqliteStore(settings.store, own))
+        self.tasks: set[asyncio.Task[None]] = set()
+        self.hub = Hub(self.store, settings.client, self.spawn)
+        self.services = Services(
+            settings=settings,
+            hub=self.hub,
+            permissions=Permissions(settings.channels, insecure=True),
+            clock=clock,
+            flusher=Flusher(asyncio.get_running_loop().call_soon),
+            random=Random(1),
+            new_client=self._new_client,
+            spawn=self.spawn,
+            version="test",
+            connections=set(),
+        )
+        self._clients = 0
+
+    async def start(self) -> None:
+        await self.store.start(self.hub.committed)
+
+    async def stop(self) -> None:
+        self.store.gate.set()
+        for driver in tuple(self.services.connections):
+            driver.gone()
+        await self.store.close()
+        for task in tuple(self.tasks):
+            task.cancel()
+        await self.quiet()
+
+    def spawn(self, work: Awaitable[None]) -> None:
+        task = asyncio.ensure_future(work)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    def _new_client(self) -> ClientId:
+        self._clients += 1
+        return ClientId(f"client{self._clients}")
+
+    def open(self) -> tuple[Driver, FakeSocket]:
+        socket = FakeSocket()
+        return Driver(self.services, socket), socket
+
+    async def connect(self, *channels: str) -> tuple[Driver, FakeSocket]:
+        """Return a connection that has subscribed to *channels* with ids from 2."""
+        driver, socket = self.open()
+        driver.receive(lines({"id": 1, "connect": {}}))
+        await socket.reply(1)
+        for number, channel in enumerate(channels, 2):
+            driver.receive(lines({"id": number, "subscribe": {"channel": channel}}))
+            reply = await socket.reply(number)
+            assert "error" not in reply
+        return driver, socket
+
+    async def publish(self, channel: str, size: int = 10, count: int = 1) -> None:
+        """Publish *count* payloads of some *size* bytes, which name their channel."""
+        data = RawJson(json.dumps({"ch": channel, "x": "x" * size}))
+        rules = self.services.permissions.rules(channel)
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        left = count
+
+        def one(outcome: object) -> None:
+            nonlocal left
+            left -= 1
+            if not left:
+                done.set_result(None)
+
+        for _ in range(count):
+            self.hub.publish(Channel(channel), Draft(data), rules.history, one)
+        async with asyncio.timeout(PATIENCE):
+            await done
+
+    async def quiet(self) -> None:
+        """Wait until no task of ours is left and the loop has turned."""
+        async with asyncio.timeout(PATIENCE):
+            while self.tasks:
+                await asyncio.wait(self.tasks)
+        for _ in range(5):
+            await asyncio.sleep(0)
+
+    async def assert_free(self, driver: weakref.ref[Driver]) -> None:
+        """Check that nothing is left of connections that are gone."""
+        await self.quiet()
+        assert self.services.connections == set()
+        assert (self.hub.channels, self.hub.subscriptions) == (0, 0)
+        if isinstance(self.clock, VirtualClock):
+            assert self.clock.pending == []
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        assert others == set()
+        gc.collect()
+        assert driver() is None, gc.get_referrers(driver())
+
+
+def lines(*commands: dict[str, Any]) -> str:
+    return "\n".join(json.dumps(command) for command in commands)
+
+
+def settings(
+    client: dict[str, Any] | None = None,
+    server: dict[str, Any] | None = None,
+    channels: ChannelSettings | None = None,
+) -> Settings:
+    kept = ChannelOptions(history_size=1000, history_ttl=3600.0)
+    return Settings(
+        client=ClientSettings(**(client or {})),
+        server=ServerSettings(**(server or {})),
+        store=StoreSettings(path=":memory:"),
+        channels=channels or ChannelSettings(without_namespace=kept),
+    )
