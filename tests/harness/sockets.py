@@ -65,8 +65,11 @@ class TcpClient:
             return True
 
     async def send(self, data: bytes) -> None:
-        """Write all of *data*."""
+        """Write all of *data*, and let the other tasks run."""
         await asyncio.get_running_loop().sock_sendall(self.sock, data)
+        # sock_* return at once whenever they can. Against a server that is faster
+        # than we are, a task that writes and reads would have the loop to itself.
+        await asyncio.sleep(0)
 
     async def read_exactly(self, size: int) -> bytes:
         """Return the next *size* bytes; raises EOFError when the peer has closed."""
