@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import struct
 from typing import Any
 
@@ -210,3 +211,37 @@ async def test_an_upgrade_that_hypercorn_raises_on(launch: Any) -> None:
     log = "\n".join(server.errors)
     assert "connection failed" in log
     assert "secret" not in log
+
+
+async def test_one_connection_for_many_requests(server: Any) -> None:
+    request = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+    with contextlib.closing(await TcpClient.connect(server.port)) as tcp:
+        for count in (1, 1, 3):  # the last three without waiting for an answer
+            await tcp.send(request * count)
+            for _ in range(count):
+                head = await tcp.read_until(b"\r\n\r\n")
+                assert head.startswith(b"HTTP/1.1 200 ")
+                length = re.search(rb"content-length: (\d+)", head)
+                assert length is not None
+                await tcp.read_exactly(int(length[1]))
+    await server.freed(2.0)
+
+
+@pytest.mark.parametrize("sent", [b"", UPGRADE[:40], UPGRADE.replace(b"\r\n\r\n", b"")])
+async def test_a_request_that_never_ends(server: Any, sent: bytes) -> None:
+    """Five seconds for a whole head, and what it takes to close."""
+    with contextlib.closing(await TcpClient.connect(server.port)) as tcp:
+        await tcp.send(sent)
+        await server.freed(8.0)
+
+
+async def test_ends_under_hypercorn_s_own_command(make_server: Any) -> None:
+    """It can tell clients of a shutdown only when it is out of patience."""
+    server = await make_server(command="hypercorn").start()
+    async with await server.raw() as client:
+        ending = asyncio.create_task(server.terminate())
+        closed = await client.closed()
+        assert (closed.code, closed.reason) == (3001, "shutdown")
+        client.tcp.close()
+        assert await ending == 0
+    assert "Traceback" not in server.output()
