@@ -21,6 +21,7 @@ error is retried only if it is temporary (or 109); a close code is terminal for
 
 from __future__ import annotations
 
+import traceback
 from typing import Final
 
 __all__ = [
@@ -72,6 +73,7 @@ __all__ = [
     "StoreUnavailable",
     "StoreVersion",
     "Unsubscribe",
+    "describe",
 ]
 
 
@@ -209,3 +211,19 @@ class CloseError(SteadwireError):
     def __init__(self, close: Close) -> None:
         super().__init__(close.reason)
         self.close = close
+
+
+def describe(error: BaseException) -> dict[str, str]:
+    """Return an exception's type and place for the log, never its text.
+
+    The text may quote what somebody sent.
+    """
+    frames = "".join(traceback.format_tb(error.__traceback__))
+    if isinstance(error, BaseExceptionGroup):
+        inner = [describe(each) for each in error.exceptions]
+        names = ", ".join(each["error"] for each in inner)
+        return {
+            "error": f"{type(error).__name__}({names})",
+            "stack": frames + "".join(each["stack"] for each in inner),
+        }
+    return {"error": type(error).__name__, "stack": frames}

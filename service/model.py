@@ -17,10 +17,12 @@ __all__ = [
     "Draft",
     "HistoryPage",
     "Joined",
+    "Listener",
     "Position",
     "Publication",
     "RawJson",
     "UserId",
+    "size_of",
 ]
 
 Channel = NewType("Channel", str)
@@ -28,6 +30,12 @@ ClientId = NewType("ClientId", str)
 UserId = NewType("UserId", str)
 RawJson = NewType("RawJson", str)
 """One JSON value as text: valid by RFC 8259, without raw newlines."""
+
+
+def size_of(text: str) -> int:
+    """Return the bytes of *text* in UTF-8."""
+    # isascii() reads a flag of the string; only other text has to be measured.
+    return len(text) if text.isascii() else len(text.encode())
 
 
 class Position(NamedTuple):
@@ -163,3 +171,47 @@ class Joined(NamedTuple):
 
     top: Position | None
     recovered: list[Publication] | None
+
+
+class Listener:
+    """Who subscribes, and how: what the hub is told with a join.
+
+    Attributes:
+        client: The connection.
+        user: Its user.
+        info: What others see of it in this channel, as JSON text.
+        present: It appears in presence.
+        announced: Others are told of its coming and going.
+        hears_joins: It is told of others' coming and going.
+        positioned: A gap that cannot be filled ends the subscription; else it is
+            skipped.
+    """
+
+    __slots__ = (
+        "announced",
+        "client",
+        "hears_joins",
+        "info",
+        "positioned",
+        "present",
+        "user",
+    )
+
+    def __init__(
+        self,
+        client: ClientId,
+        user: UserId,
+        info: RawJson,
+        *,
+        present: bool = False,
+        announced: bool = False,
+        hears_joins: bool = False,
+        positioned: bool = True,
+    ) -> None:
+        self.client = client
+        self.user = user
+        self.info = info
+        self.present = present
+        self.announced = announced
+        self.hears_joins = hears_joins
+        self.positioned = positioned

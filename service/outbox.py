@@ -28,7 +28,8 @@ from collections.abc import Callable, Coroutine, Generator
 from functools import partial
 from typing import Any
 
-from service.errors import SLOW, WRITE_ERROR, Close
+from service.errors import INTERNAL_CLOSE, SLOW, WRITE_ERROR, Close
+from service.model import size_of
 from service.ports import Clock, Send, Timer
 from service.settings import ClientSettings
 
@@ -62,11 +63,14 @@ class Flusher:
 
     def _run(self) -> None:
         waiting = self._waiting
-        for _ in range(min(len(waiting), TURN)):
-            waiting.popleft().flush()
-        self._scheduled = bool(waiting)
-        if waiting:
-            self._call_soon(self._run)
+        try:
+            for _ in range(min(len(waiting), TURN)):
+                waiting.popleft().flush()
+        finally:
+            # A bug met in one connection must not silence all the others.
+            self._scheduled = bool(waiting)
+            if waiting:
+                self._call_soon(self._run)
 
 
 class Outbox:
@@ -136,7 +140,7 @@ class Outbox:
         """Write *text*, now or later; dropped when the connection is ending."""
         if self._closing:
             return
-        size = _size(text)
+        size = size_of(text)
         queue = self._queue
         # A message larger than the whole queue is let through alone: refusing it
         # would close every subscriber again and again.
@@ -176,15 +180,21 @@ class Outbox:
     def flush(self) -> None:
         """Write what waits until the socket takes no more (for the `Flusher`)."""
         self._held = False
+        try:
+            self._write_now()
+        except OSError:
+            self._fail(WRITE_ERROR)
+        except Exception:
+            self._fail(INTERNAL_CLOSE)
+            raise  # to the loop, which logs it
+
+    def _write_now(self) -> None:
         while self._queue and self._task is None:
             writing = self._send(self._take())
             try:
                 waits = writing.send(None)
             except StopIteration:
                 continue
-            except OSError:
-                self._fail(WRITE_ERROR)
-                return
             self._start_timer()
             self._task = asyncio.get_running_loop().create_task(
                 self._write(_Resumed(writing, waits))
@@ -201,13 +211,16 @@ class Outbox:
                 self._start_timer()
                 await self._send(self._take())
                 self._stop_timer()
-        except OSError:
+            self._task = None
+            self._written()
+        except Exception as error:
             self._stop_timer()
             self._task = None
-            self._fail(WRITE_ERROR)
-            return
-        self._task = None
-        self._written()
+            if isinstance(error, OSError):
+                self._fail(WRITE_ERROR)
+            else:
+                self._fail(INTERNAL_CLOSE)
+                raise  # to the loop, which logs it
 
     def _written(self) -> None:
         if self._end is not None:
@@ -223,10 +236,10 @@ class Outbox:
             self._size = 0
             return text
         taken = [text]
-        size = _size(text)
+        size = size_of(text)
         limit = self._settings.frame_size
         while queue:
-            more = _size(queue[0])
+            more = size_of(queue[0])
             if size + 1 + more > limit:
                 break
             size += 1 + more
@@ -296,8 +309,3 @@ class _Resumed:
                 waits = step()
             except StopIteration:
                 return
-
-
-def _size(text: str) -> int:
-    # isascii() reads a flag of the string; only other text has to be measured.
-    return len(text) if text.isascii() else len(text.encode())

@@ -17,6 +17,7 @@ __all__ = [
     "Clock",
     "CommitListener",
     "Committed",
+    "NO_HISTORY",
     "History",
     "Send",
     "Store",
@@ -69,6 +70,9 @@ class History(NamedTuple):
     size: int
     ttl: float
     meta_ttl: float = 720 * 3600.0
+
+
+NO_HISTORY = History(0, 0.0)
 
 
 class Committed(NamedTuple):

@@ -7,7 +7,7 @@ the whole (PROTOCOL.md, 2.3).
 
 from __future__ import annotations
 
-from service.model import HistoryPage, Position, Publication
+from service.model import HistoryPage, Position, Publication, size_of
 
 __all__ = ["PIECE", "is_recovered", "take_piece"]
 
@@ -41,7 +41,12 @@ def take_piece(publications: list[Publication], size: int) -> list[Publication]:
     """Return the longest prefix whose payloads fit into *size* bytes, at least one."""
     total = 0
     for count, publication in enumerate(publications):
-        total += len(publication.data)
+        total += _size(publication)
         if total > size and count > 0:
             return publications[:count]
     return publications
+
+
+def _size(publication: Publication) -> int:
+    extra = size_of(publication.info or "") + size_of(publication.tags or "")
+    return size_of(publication.data) + extra

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Channels, their listeners, and the way between publisher and listener."""

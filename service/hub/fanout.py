@@ -2,45 +2,29 @@
 
 Whatever feeds the hub may be late, doubled or reordered: per subscription it keeps
 the next expected offset. A lower one is dropped, an equal one is written, and a higher
-one shows a gap, which is filled from the store. A gap that cannot be filled ends the
-subscription with unsubscribe push 2500, and the client recovers or is told.
+one shows a gap, which is filled from the store (`catchup`). A gap that cannot be
+filled ends the subscription: the client recovers, or is told.
 
-A subscription is *live* or *behind*. While it is behind, commits are not written to
-it and not buffered either: they are in the store, and it reads them from there, a
-piece at a time, whenever its connection has written what it had. Joining with
-recovery, a gap, and a slow link during recovery are all this one state; so there is
-no buffer that could overflow.
+Invariants, all on the event loop (`catchup` has the others):
 
-Invariants, all on the event loop:
-
-I1 Nothing is written for a channel before its subscribe reply. (`done` is called
-   before the subscription can become live or be advanced.)
-I2 ``next`` only grows, by one per publication written.
-I3 A live subscription has been handed everything that the listener was told of:
-   it becomes live only in the same step in which a page up to the topic's newest
-   committed offset (`_Topic.seen`) was written, without an await in between.
-I4 After `leave` returns, nothing is written for that subscription: every resumption
-   looks at ``left`` first.
-I5 At most one read is under way per subscription.
-
-Interleavings that could break them, each a test in tests/hub: a commit between a read
-and its arrival (I3); leave during a read (I4); leave and join again during a read (the
-old read belongs to the old object); the store trims what is being read (gap: 2500);
-the stream restarts under a new epoch; the connection drains while a read is under way
-(I5).
+I1 Nothing is written for a channel before its subscribe reply: `done` is called
+   before `release`, and only what is released is written to.
+I2 ``next`` only grows, by one per publication written, while the epoch stays.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
 
 from service.errors import StoreError
+from service.hub.catchup import CatchUp, Spawn
+from service.hub.subscription import Member, Subscription, Topic
 from service.model import (
     Channel,
     Draft,
     HistoryPage,
     Joined,
+    Listener,
     Position,
     Publication,
 )
@@ -49,74 +33,10 @@ from service.protocol import json as wire
 from service.recovery import PIECE, is_recovered, take_piece
 from service.settings import ClientSettings
 
-__all__ = ["Hub", "Member", "Subscription"]
+__all__ = ["Hub", "JoinDone"]
 
-
-class Member(Protocol):
-    """A connection as the hub knows it.
-
-    Attributes:
-        behind: Its subscriptions that are behind; kept by the hub. The member calls
-            `Hub.advance` for each whenever all it was handed has been written.
-    """
-
-    behind: set[Subscription]
-
-    @property
-    def idle(self) -> bool:
-        """Whether everything handed over so far has been written."""
-        ...
-
-    def put(self, text: str) -> None:
-        """Hand over one message; never blocks, never raises."""
-        ...
-
-    def lost(self, channel: Channel) -> None:
-        """Learn that a subscription ended because a gap could not be filled."""
-        ...
-
-
-class Subscription:
-    """One member in one channel."""
-
-    __slots__ = (
-        "epoch",
-        "history",
-        "left",
-        "live",
-        "member",
-        "next",
-        "reading",
-        "topic",
-    )
-
-    def __init__(self, topic: _Topic, member: Member, history: History) -> None:
-        self.topic = topic
-        self.member = member
-        self.history = history
-        self.next = 0  # the offset expected next; 0 without history
-        self.epoch = ""
-        self.live = False
-        self.reading = False
-        self.left = False
-
-
-class _Topic:
-    """A channel that somebody listens to."""
-
-    __slots__ = ("channel", "epoch", "quoted", "seen", "subscriptions")
-
-    def __init__(self, channel: Channel) -> None:
-        self.channel = channel
-        self.quoted = wire.quote(channel)
-        self.seen = 0  # the newest offset that the listener was told of,
-        self.epoch = ""  # in this epoch
-        self.subscriptions: set[Subscription] = set()
-
-
-JoinDone = Callable[[Joined | StoreError], None]
-ReadDone = Callable[[HistoryPage | StoreError], None]
-Spawn = Callable[[Awaitable[None]], None]
+JoinDone = Callable[[Joined | StoreError], bool]
+"""Told of a join's outcome; False refuses it: nobody learns that it was there."""
 
 
 class Hub:
@@ -125,24 +45,16 @@ class Hub:
     Args:
         store: Where publications with history live.
         settings: Limits of each client.
-        spawn: Runs a coroutine in the background, tracked and bounded by its caller.
+        spawn: Runs a coroutine in the background, tracked by its caller.
     """
 
     def __init__(self, store: Store, settings: ClientSettings, spawn: Spawn) -> None:
         self._store = store
         self._settings = settings
-        self._spawn = spawn
-        self._topics: dict[Channel, _Topic] = {}
-
-    @property
-    def channels(self) -> int:
-        """Channels that somebody listens to."""
-        return len(self._topics)
-
-    @property
-    def subscriptions(self) -> int:
-        """Subscriptions of all connections."""
-        return sum(len(topic.subscriptions) for topic in self._topics.values())
+        self._topics: dict[Channel, Topic] = {}
+        self._catchup = CatchUp(store, settings.recovery_size, spawn, self._end)
+        self.advance = self._catchup.advance
+        self.read = self._catchup.read
 
     # Publishing.
 
@@ -160,16 +72,20 @@ class Hub:
             if topic is not None:
                 self._deliver(topic, publication, epoch)
 
-    def _deliver(self, topic: _Topic, publication: Publication, epoch: str) -> None:
+    def _deliver(self, topic: Topic, publication: Publication, epoch: str) -> None:
         offset = publication.offset
         text = wire.publication_push(topic.quoted, publication)
         if offset == 0:
             for subscription in tuple(topic.subscriptions):
-                if subscription.live or subscription.next:
+                if subscription.joined and not subscription.left:
                     subscription.member.put(text)
             return
-        topic.seen = offset
-        topic.epoch = epoch
+        if epoch != topic.epoch:
+            topic.epoch = epoch
+            topic.turn += 1
+            topic.seen = offset
+        elif offset > topic.seen:
+            topic.seen = offset
         # A copy: a member that overflows leaves while we are going round.
         for subscription in tuple(topic.subscriptions):
             if not subscription.live:
@@ -178,9 +94,7 @@ class Hub:
                 subscription.next = offset + 1
                 subscription.member.put(text)
             elif offset > subscription.next or epoch != subscription.epoch:
-                subscription.live = False
-                subscription.member.behind.add(subscription)
-                self.advance(subscription)
+                self._catchup.fall_behind(subscription)
 
     # Joining and leaving.
 
@@ -188,178 +102,140 @@ class Hub:
         self,
         channel: Channel,
         member: Member,
+        listener: Listener,
         history: History,
         asked: Position | None,
         done: JoinDone,
+        *,
+        held: bool = False,
     ) -> Subscription:
         """Add *member* to *channel*.
 
         Args:
             channel: The channel.
             member: The connection.
+            listener: Who it is, and how it listens.
             history: The channel's history settings.
             asked: Recover from here; None starts at the top.
             done: Called once, possibly before this returns, and before anything is
                 written for the channel. Not called if the subscription was left
                 before. With a `StoreError` the subscription is gone.
+            held: Write nothing after *done* either, until `release`: the reply is
+                still waiting for other channels.
 
         Returns:
             The subscription, for `leave`.
         """
         topic = self._topics.get(channel)
         if topic is None:
-            topic = self._topics[channel] = _Topic(channel)
-        subscription = Subscription(topic, member, history)
+            topic = self._topics[channel] = Topic(channel)
+        subscription = Subscription(topic, member, listener, history)
         topic.subscriptions.add(subscription)
-        if history.size == 0:
-            done(Joined(None, None))
-            subscription.live = True
-            return subscription
 
         def joined(page: HistoryPage | StoreError) -> None:
-            if not subscription.left:
-                self._joined(subscription, asked, page, done)
+            if subscription.left:
+                return
+            if isinstance(page, StoreError):
+                self.leave(subscription)
+                done(page)
+            elif not done(self._place(subscription, asked, page)):
+                self.leave(subscription)
+            elif not held:
+                self.release(subscription)
 
-        since = 0 if asked is None else asked.offset
-        limit = 0 if asked is None else PIECE
-        self.read(channel, history, since, limit, joined)
+        if history.size == 0:
+            if not done(Joined(None, None)):
+                self.leave(subscription)
+            elif not held:
+                self.release(subscription)
+        elif asked is None:
+            self.read(channel, history, 0, 0, joined)
+        else:
+            self.read(channel, history, asked.offset, PIECE, joined)
         return subscription
 
-    def _joined(
-        self,
-        subscription: Subscription,
-        asked: Position | None,
-        page: HistoryPage | StoreError,
-        done: JoinDone,
-    ) -> None:
-        if isinstance(page, StoreError):
-            self.leave(subscription)
-            done(page)
-            return
+    def _place(
+        self, subscription: Subscription, asked: Position | None, page: HistoryPage
+    ) -> Joined:
+        """Decide whether the client is recovered, and where it stands."""
         recovered: list[Publication] | None = None
-        if asked is not None and is_recovered(
-            asked, page, self._settings.recovery_limit
-        ):
-            recovered = take_piece(page.publications, self._settings.recovery_size)
+        limit = self._settings.recovery_limit
+        if asked is not None and is_recovered(asked, page, limit):
+            # What does not fit beside other replies that wait follows as pushes.
+            space = min(self._settings.recovery_size, subscription.member.space)
+            recovered = take_piece(page.publications, space) if space > 0 else []
             subscription.next = asked.offset + len(recovered) + 1
         else:
             subscription.next = page.top.offset + 1
         subscription.epoch = page.top.epoch
-        done(Joined(page.top, recovered))
-        if not subscription.left:
-            self._settle(subscription, page.top)
+        subscription.top = page.top
+        return Joined(page.top, recovered)
+
+    def release(self, subscription: Subscription) -> None:
+        """Begin to write to a subscription whose reply is on its way."""
+        if subscription.left:
+            return
+        subscription.joined = True
+        if subscription.history.size == 0:
+            subscription.live = True
+        else:
+            self._catchup.settle(subscription, subscription.top)
+        listener = subscription.listener
+        if listener.announced:
+            topic = subscription.topic
+            self._announce(topic, wire.join_push(topic.quoted, listener.info))
 
     def leave(self, subscription: Subscription) -> None:
         """Take a subscription out; nothing is written for it any more."""
+        if subscription.left:
+            return
         subscription.left = True
         subscription.live = False
-        subscription.member.behind.discard(subscription)
+        subscription.member.behind.pop(subscription, None)
         topic = subscription.topic
         topic.subscriptions.discard(subscription)
         # The same channel may have a newer topic object by now.
         if not topic.subscriptions and self._topics.get(topic.channel) is topic:
             del self._topics[topic.channel]
+        listener = subscription.listener
+        if subscription.joined and listener.announced:
+            self._announce(topic, wire.leave_push(topic.quoted, listener.info))
 
-    # Catching up.
+    def _announce(self, topic: Topic, text: str) -> None:
+        for subscription in tuple(topic.subscriptions):
+            if subscription.joined and subscription.listener.hears_joins:
+                subscription.member.put(text)
 
-    def _settle(self, subscription: Subscription, top: Position) -> None:
-        """Make a subscription live if it has everything, else leave it behind."""
-        topic = subscription.topic
-        newest = top.offset
-        if topic.epoch == top.epoch and topic.seen > newest:
-            newest = topic.seen
-        if subscription.next > newest:
-            subscription.live = True
-            subscription.member.behind.discard(subscription)
-        else:
-            subscription.member.behind.add(subscription)
-
-    def advance(self, subscription: Subscription) -> None:
-        """Hand the next piece to a subscription that is behind, if there is room.
-
-        One piece a call: the member calls again when it has written that.
-        """
-        if subscription.reading or subscription.left or not subscription.member.idle:
-            return
-        subscription.reading = True
-
-        def arrived(page: HistoryPage | StoreError) -> None:
-            subscription.reading = False
-            if not subscription.left:
-                self._arrived(subscription, page)
-
-        self.read(
-            subscription.topic.channel,
-            subscription.history,
-            subscription.next - 1,
-            PIECE,
-            arrived,
-        )
-
-    def _arrived(
-        self, subscription: Subscription, page: HistoryPage | StoreError
-    ) -> None:
-        if (
-            isinstance(page, StoreError)
-            or page.top.epoch != subscription.epoch
-            or page.top.offset < subscription.next - 1
-        ):
-            self._lose(subscription)
-            return
-        piece = take_piece(page.publications, self._settings.recovery_size)
-        topic = subscription.topic
-        for publication in piece:
-            if subscription.left:
-                return  # the member was closed for being slow
-            if publication.offset != subscription.next:
-                self._lose(subscription)
-                return
-            subscription.next = publication.offset + 1
-            subscription.member.put(wire.publication_push(topic.quoted, publication))
-        if not piece and page.top.offset >= subscription.next:
-            self._lose(subscription)  # trimmed: what is missing is gone for good
-            return
-        self._settle(subscription, page.top)
-
-    def _lose(self, subscription: Subscription) -> None:
+    def _end(self, subscription: Subscription) -> None:
         self.leave(subscription)
         subscription.member.lost(subscription.topic.channel)
 
-    # Reading.
+    # Looking.
 
-    def read(
-        self,
-        channel: Channel,
-        history: History,
-        since: int | None,
-        limit: int,
-        done: ReadDone,
-        *,
-        reverse: bool = False,
-    ) -> None:
-        """Read kept publications; *done* is called once, at once if in memory."""
-        if not reverse:
-            page = self._store.peek(channel, history, since or 0, limit)
-            if page is not None:
-                done(page)
-                return
-        self._spawn(self._read(channel, history, since, limit, done, reverse=reverse))
+    def check_positions(self) -> None:
+        """Compare every channel with the top of its stream; catch up where behind.
 
-    async def _read(
-        self,
-        channel: Channel,
-        history: History,
-        since: int | None,
-        limit: int,
-        done: ReadDone,
-        *,
-        reverse: bool,
-    ) -> None:
-        outcome: HistoryPage | StoreError
-        try:
-            outcome = await self._store.read(
-                channel, history, since, limit, reverse=reverse
-            )
-        except StoreError as error:
-            outcome = error
-        done(outcome)
+        Called by a timer. Costs one read a channel, from memory as a rule.
+        """
+        for topic in tuple(self._topics.values()):
+            for subscription in topic.subscriptions:
+                if subscription.history.size:
+                    self._catchup.check(topic, subscription.history)
+                    break
+
+    def present(self, channel: Channel) -> list[Listener]:
+        """Return those who are subscribed to *channel* and shown in presence."""
+        topic = self._topics.get(channel)
+        if topic is None:
+            return []
+        return [
+            subscription.listener
+            for subscription in topic.subscriptions
+            if subscription.joined and subscription.listener.present
+        ]
+
+    def counts(self) -> dict[Channel, int]:
+        """Return how many subscriptions each channel has; none that has none."""
+        return {
+            channel: len(topic.subscriptions) for channel, topic in self._topics.items()
+        }

@@ -1,0 +1,208 @@
+"""Bring a subscription from the offset it is at to the newest one.
+
+A subscription is *live* or *behind*. While it is behind, commits are not written to
+it and not buffered either: they are in the store, and it reads them from there, a
+piece at a time, whenever its connection has written what it had. Joining with
+recovery, a gap, and a slow link during recovery are all this one state; so there is
+no buffer that could overflow.
+
+Invariants, all on the event loop (numbered with those of `fanout`):
+
+I3 A live subscription has been handed everything that the listener was told of:
+   it becomes live only in the same step in which a page up to the topic's newest
+   committed offset (`Topic.seen`) was written, without an await in between.
+I4 After `leave` returns, nothing is written for that subscription: every resumption
+   looks at ``left`` first.
+I5 At most one read is under way per subscription.
+
+Interleavings that could break them, each a test in tests/hub: a commit between a read
+and its arrival (I3); leave during a read (I4); leave and join again during a read (the
+old read belongs to the old object); the store trims what is being read (gap: the
+subscription ends); the stream restarts under a new epoch; the connection drains while
+a read is under way (I5).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from service.errors import StoreError, StoreUnavailable
+from service.hub.subscription import Subscription, Topic
+from service.model import Channel, HistoryPage, Position
+from service.ports import History, Store
+from service.protocol import json as wire
+from service.recovery import PIECE, take_piece
+
+__all__ = ["CatchUp", "Spawn"]
+
+Spawn = Callable[[Awaitable[None]], None]
+
+_ReadDone = Callable[[HistoryPage | StoreError], None]
+
+
+class CatchUp:
+    """Reads of the hub, and what they are for.
+
+    Args:
+        store: What is read.
+        size: Bytes of publications handed over at once.
+        spawn: Runs a coroutine in the background, tracked by its caller.
+        end: Ends a subscription that cannot be brought up to date.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        size: int,
+        spawn: Spawn,
+        end: Callable[[Subscription], None],
+    ) -> None:
+        self._store = store
+        self._size = size
+        self._spawn = spawn
+        self._end = end
+
+    def settle(self, subscription: Subscription, top: Position) -> None:
+        """Make a subscription live if it has everything, else leave it behind."""
+        topic = subscription.topic
+        if subscription.turn != topic.turn and topic.epoch != top.epoch:
+            # The stream restarted while *top* was being read.
+            self._lose(subscription, Position(topic.seen, topic.epoch))
+            return
+        newest = top.offset
+        if topic.epoch == top.epoch and topic.seen > newest:
+            newest = topic.seen
+        behind = subscription.member.behind
+        behind.pop(subscription, None)
+        if subscription.next > newest:
+            subscription.live = True
+        else:
+            behind[subscription] = None  # last: others are served before it again
+
+    def fall_behind(self, subscription: Subscription) -> None:
+        """Take a live subscription that has a gap, and begin to fill it."""
+        subscription.live = False
+        subscription.member.behind[subscription] = None
+        self.advance(subscription)
+
+    def advance(self, subscription: Subscription) -> None:
+        """Hand the next piece to a subscription that is behind, if there is room.
+
+        One piece a call: the member calls again when it has written that.
+        """
+        if subscription.reading or subscription.left or not subscription.member.idle:
+            return
+        subscription.reading = True
+        subscription.turn = subscription.topic.turn
+
+        def arrived(page: HistoryPage | StoreError) -> None:
+            subscription.reading = False
+            if subscription.left:
+                return
+            if isinstance(page, StoreError):
+                self._end(subscription)
+            else:
+                self._arrived(subscription, page)
+
+        self.read(
+            subscription.topic.channel,
+            subscription.history,
+            subscription.next - 1,
+            PIECE,
+            arrived,
+        )
+
+    def _arrived(self, subscription: Subscription, page: HistoryPage) -> None:
+        if (
+            page.top.epoch != subscription.epoch
+            or page.top.offset < subscription.next - 1
+        ):
+            self._lose(subscription, page.top)
+            return
+        space = min(self._size, subscription.member.space)
+        if space <= 0:
+            return  # filled meanwhile; it comes back when that is written
+        piece = take_piece(page.publications, space)
+        quoted = subscription.topic.quoted
+        for publication in piece:
+            if subscription.left:
+                return  # the member was closed for being slow
+            if publication.offset != subscription.next:
+                self._lose(subscription, page.top)
+                return
+            subscription.next = publication.offset + 1
+            subscription.member.put(wire.publication_push(quoted, publication))
+        if subscription.left:
+            return
+        if not piece and page.top.offset >= subscription.next:
+            # Trimmed: what is missing is gone for good.
+            self._lose(subscription, page.top)
+            return
+        self.settle(subscription, page.top)
+
+    def _lose(self, subscription: Subscription, top: Position) -> None:
+        if subscription.listener.positioned:
+            self._end(subscription)
+            return
+        subscription.next = top.offset + 1
+        subscription.epoch = top.epoch
+        subscription.turn = subscription.topic.turn
+        self.settle(subscription, top)
+
+    def check(self, topic: Topic, history: History) -> None:
+        """Compare a channel's live subscriptions with the top of its stream.
+
+        Finds a last publication that the store has and the listener was not told of.
+        """
+
+        def checked(page: HistoryPage | StoreError) -> None:
+            if isinstance(page, StoreError):
+                return  # the next check tries again
+            for subscription in tuple(topic.subscriptions):
+                if subscription.live and (
+                    subscription.next <= page.top.offset
+                    or subscription.epoch != page.top.epoch
+                ):
+                    self.fall_behind(subscription)
+
+        self.read(topic.channel, history, 0, 0, checked)
+
+    def read(
+        self,
+        channel: Channel,
+        history: History,
+        since: int | None,
+        limit: int,
+        done: _ReadDone,
+        *,
+        reverse: bool = False,
+    ) -> None:
+        """Read kept publications; *done* is called once, at once if in memory."""
+        if not reverse:
+            page = self._store.peek(channel, history, since or 0, limit)
+            if page is not None:
+                done(page)
+                return
+        self._spawn(self._read(channel, history, since, limit, done, reverse=reverse))
+
+    async def _read(
+        self,
+        channel: Channel,
+        history: History,
+        since: int | None,
+        limit: int,
+        done: _ReadDone,
+        *,
+        reverse: bool,
+    ) -> None:
+        outcome: HistoryPage | StoreError
+        try:
+            outcome = await self._store.read(
+                channel, history, since, limit, reverse=reverse
+            )
+        except StoreError as error:
+            outcome = error
+        except Exception:
+            done(StoreUnavailable("the read failed"))
+            raise  # to where background tasks are logged
+        done(outcome)
