@@ -1,1 +1,1 @@
-"""TODO."""
+"""Steadwire: real-time messaging for chat products, in one ASGI application."""

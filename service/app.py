@@ -24,13 +24,15 @@ import falcon.asgi
 import structlog
 
 from service.clock import SystemClock
-from service.errors import INTERNAL_CLOSE, SHUTDOWN
+from service.errors import INTERNAL_CLOSE, SHUTDOWN, describe
+from service.handlers import Handlers
 from service.hub.fanout import Hub
 from service.model import ClientId
 from service.outbox import Flusher
 from service.permissions import Permissions
-from service.ports import Clock, Store
-from service.server import describe, install
+from service.ports import Clock, Store, Timer
+from service.registry import Registry
+from service.server import install
 from service.settings import Settings, load
 from service.stores.sqlite import SqliteStore
 from service.transports.driver import Services
@@ -57,8 +59,11 @@ class Application:
         startup_error: Why it could not start, once it has been tried.
     """
 
-    def __init__(self, settings: Settings, *, clock: Clock | None = None) -> None:
+    def __init__(
+        self, settings: Settings, handlers: Handlers, *, clock: Clock | None = None
+    ) -> None:
         self.settings = settings
+        self._handlers = handlers
         self.api_key = settings.api.key
         if not self.api_key and settings.environment == "development":
             self.api_key = secrets.token_urlsafe(16)
@@ -70,6 +75,7 @@ class Application:
         self._starting: asyncio.Task[None] | None = None
         self._draining: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._timer: Timer | None = None
         self._falcon = self._routes()
 
     async def start(self) -> None:
@@ -125,29 +131,41 @@ class Application:
             self.startup_error = error
             raise
         self._store = store
+        self._check_later()
         self._services = Services(
             settings=settings,
             hub=hub,
             permissions=self._permissions,
+            handlers=self._handlers,
             clock=self._clock,
             flusher=Flusher(loop.call_soon),
             random=random.Random(),
             new_client=_new_client,
             spawn=self._spawn,
             version=_version(),
-            connections=set(),
+            connections=Registry(),
         )
 
     async def _drain(self) -> None:
         services, store = self._services, self._store
         if services is None or store is None:
             return
+        if self._timer is not None:
+            self._timer.cancel()
         deadline = self._clock.now() + CLOSING
-        for connection in tuple(services.connections):
-            connection.disconnect(SHUTDOWN)
-        while services.connections and self._clock.now() < deadline:
+        for connection in services.connections:
+            connection.session.disconnect(SHUTDOWN)
+        while len(services.connections) and self._clock.now() < deadline:
             await asyncio.sleep(0.01)
         await store.close()
+
+    def _check_later(self) -> None:
+        when = self._clock.now() + self.settings.client.position_check
+        self._timer = self._clock.call_at(when, self._check)
+
+    def _check(self) -> None:
+        self._running().hub.check_positions()
+        self._check_later()
 
     def _spawn(self, work: Awaitable[None]) -> None:
         task = asyncio.ensure_future(_guard(work))
@@ -218,10 +236,16 @@ class _FromEnvironment:
         await self._application(scope, receive, send)
 
 
-def create_app(settings: Settings) -> Application:
-    """Return an application for *settings*; it starts with its first scope."""
+def create_app(settings: Settings, handlers: Handlers | None = None) -> Application:
+    """Return an application for *settings*; it starts with its first scope.
+
+    Args:
+        settings: From `settings.load`.
+        handlers: Hooks in Python; a hook that is None is asked over HTTP if the
+            settings name an endpoint for it.
+    """
     install(settings.server)
-    return Application(settings)
+    return Application(settings, handlers or Handlers())
 
 
 app = _FromEnvironment()

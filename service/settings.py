@@ -28,6 +28,7 @@ __all__ = [
     "ChannelSettings",
     "ClientSettings",
     "Namespace",
+    "ProxySettings",
     "ServerSettings",
     "Settings",
     "StoreSettings",
@@ -37,13 +38,13 @@ __all__ = [
 KiB = 1024
 MiB = 1024 * KiB
 
-Seconds = Annotated[float, msgspec.Meta(gt=0)]
+Seconds = Annotated[float, msgspec.Meta(gt=0, le=10 * 365 * 86400)]
 Bytes = Annotated[int, msgspec.Meta(gt=0)]
 Count = Annotated[int, msgspec.Meta(ge=0)]
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 
 _PREFIX = "STEADWIRE_"
-_NAMESPACE = re.compile(r"^[-a-zA-Z0-9_]{2,}$")
+_NAMESPACE = re.compile(r"[-a-zA-Z0-9_]{2,}")
 
 
 class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -99,7 +100,8 @@ class ClientSettings(_Section, frozen=True, kw_only=True, forbid_unknown_fields=
         in_flight: Commands of one connection under way; above, we stop reading it.
         recovery_limit: A gap of more publications is not recovered.
         history_limit: Most publications in one history reply; clients page.
-        position_check: Compare a quiet subscription with the stream's top this often.
+        position_check: Compare subscriptions with the top of their stream this often:
+            finds a last message that never arrived.
     """
 
     insecure: bool | None = None
@@ -157,25 +159,92 @@ class ApiSettings(_Section, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class ChannelOptions(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the channels of one namespace can do.
+    """What the channels of one namespace can do, and who may do it.
+
+    *client* is a connection with a user id, *anonymous* one without, *subscriber* one
+    that is subscribed to the channel, whatever its user id.
 
     Attributes:
         history_size: Publications kept per channel; 0 switches history off.
         history_ttl: Seconds each is kept; 0 switches history off.
         history_meta_ttl: Seconds the top offset outlives the last publication.
-        force_recovery: Make every subscription recoverable.
-        allow_subscribe_for_client: Clients with a user id may subscribe.
-        allow_publish_for_client: Clients with a user id may publish.
-        allow_history_for_client: Clients with a user id may read history.
+        force_positioning: Check every subscription's position.
+        allow_positioning: Check it for clients that ask.
+        force_recovery: Make every subscription recoverable, and so positioned.
+        allow_recovery: Make it recoverable for clients that ask.
+        presence: Keep who is subscribed.
+        join_leave: Tell of who comes and goes.
+        force_push_join_leave: Tell every subscriber, not only those who ask.
+        allow_subscribe_for_client: Who may subscribe without a token.
+        allow_subscribe_for_anonymous: The same.
+        allow_publish_for_client: Who may publish.
+        allow_publish_for_subscriber: The same.
+        allow_publish_for_anonymous: The same.
+        allow_presence_for_client: Who may ask for presence, and for join and leave.
+        allow_presence_for_subscriber: The same.
+        allow_presence_for_anonymous: The same.
+        allow_history_for_client: Who may read history, and so ask for recovery.
+        allow_history_for_subscriber: The same.
+        allow_history_for_anonymous: The same.
+        channel_regex: The part of the name after ``namespace:`` must match it as a
+            whole; "" allows every name in ASCII.
     """
 
     history_size: Count = 0
     history_ttl: Annotated[float, msgspec.Meta(ge=0)] = 0.0
     history_meta_ttl: Seconds = 720 * 3600.0
+    force_positioning: bool = False
+    allow_positioning: bool = False
     force_recovery: bool = False
+    allow_recovery: bool = False
+    presence: bool = False
+    join_leave: bool = False
+    force_push_join_leave: bool = False
     allow_subscribe_for_client: bool = False
+    allow_subscribe_for_anonymous: bool = False
     allow_publish_for_client: bool = False
+    allow_publish_for_subscriber: bool = False
+    allow_publish_for_anonymous: bool = False
+    allow_presence_for_client: bool = False
+    allow_presence_for_subscriber: bool = False
+    allow_presence_for_anonymous: bool = False
     allow_history_for_client: bool = False
+    allow_history_for_subscriber: bool = False
+    allow_history_for_anonymous: bool = False
+    channel_regex: str = ""
+
+    def check(self, where: str) -> None:
+        """Refuse options that contradict each other.
+
+        Raises:
+            SettingsError: The text begins with *where* and names the options.
+        """
+        if (self.history_size > 0) != (self.history_ttl > 0):
+            raise SettingsError(
+                f"{where}: history_size and history_ttl are both above zero, or both 0"
+            )
+        if self.history_size == 0:
+            for name in _NEED_HISTORY:
+                if getattr(self, name):
+                    raise SettingsError(f"{where}: {name} needs history_size")
+        if self.history_meta_ttl < self.history_ttl:
+            raise SettingsError(
+                f"{where}: history_meta_ttl must not be below history_ttl"
+            )
+        if self.force_push_join_leave and not self.join_leave:
+            raise SettingsError(f"{where}: force_push_join_leave needs join_leave")
+        try:
+            re.compile(self.channel_regex)
+        except re.error as error:
+            raise SettingsError(f"{where}: channel_regex: {error}") from error
+
+
+_NEED_HISTORY = (
+    "force_positioning",
+    "allow_positioning",
+    "force_recovery",
+    "allow_recovery",
+)
 
 
 class Namespace(ChannelOptions, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -190,7 +259,13 @@ class Namespace(ChannelOptions, frozen=True, kw_only=True, forbid_unknown_fields
 
 # A chat that loses its place after a lunch break is of no use, hence a day; a
 # thousand messages of 4 KB are 4 MB a channel at the most.
-_CHAT = ChannelOptions(history_size=1000, history_ttl=24 * 3600.0, force_recovery=True)
+_CHAT = ChannelOptions(
+    history_size=1000,
+    history_ttl=24 * 3600.0,
+    force_recovery=True,
+    presence=True,
+    join_leave=True,
+)
 
 
 class ChannelSettings(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -204,6 +279,30 @@ class ChannelSettings(_Section, frozen=True, kw_only=True, forbid_unknown_fields
 
     without_namespace: ChannelOptions = _CHAT
     namespaces: tuple[Namespace, ...] = ()
+
+
+class ProxySettings(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """HTTP endpoints that are asked about clients (the hooks of `service.handlers`).
+
+    Each is sent a POST with JSON and answers ``{"result":{…}}``, ``{"error":{code,
+    message}}`` or ``{"disconnect":{code,reason}}``. No answer in time, another status
+    than 200, or anything else admits nobody: the client gets a temporary error.
+
+    Attributes:
+        connect: Asked when a client connects; "" for nobody.
+        subscribe: Asked when a client subscribes.
+        publish: Asked when a client publishes.
+        rpc: Called with the client's rpc.
+        timeout: For each question, connecting included. Below the SDKs' 5 s.
+        connections: Open at once to all endpoints; more questions wait.
+    """
+
+    connect: str = ""
+    subscribe: str = ""
+    publish: str = ""
+    rpc: str = ""
+    timeout: Seconds = 3.0
+    connections: Annotated[int, msgspec.Meta(gt=0)] = 100
 
 
 class Settings(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -220,6 +319,7 @@ class Settings(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     store: StoreSettings = StoreSettings()
     api: ApiSettings = ApiSettings()
     channels: ChannelSettings = ChannelSettings()
+    proxy: ProxySettings = ProxySettings()
 
     @property
     def insecure(self) -> bool:
@@ -234,19 +334,31 @@ class Settings(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Raises:
             SettingsError: The text names the fields.
         """
+        self.channels.without_namespace.check("channels.without_namespace")
+        for namespace in self.channels.namespaces:
+            namespace.check(f"channels.namespaces {namespace.name!r}")
         names = [namespace.name for namespace in self.channels.namespaces]
         for name in names:
-            if not _NAMESPACE.match(name):
+            if not _NAMESPACE.fullmatch(name):
                 raise SettingsError(
                     f"channels.namespaces: {name!r} must be two or more of "
                     "letters, digits, '-' and '_'"
                 )
             if names.count(name) > 1:
                 raise SettingsError(f"channels.namespaces: {name!r} is defined twice")
+        for hook in ("connect", "subscribe", "publish", "rpc"):
+            endpoint = getattr(self.proxy, hook)
+            if endpoint and not endpoint.startswith(("http://", "https://")):
+                raise SettingsError(f"proxy.{hook}: {endpoint!r} is no http(s) URL")
         if self.client.pong_timeout >= self.client.ping_interval:
             raise SettingsError(
                 "client.pong_timeout must be below client.ping_interval "
                 f"({self.client.pong_timeout} s against {self.client.ping_interval} s)"
+            )
+        if self.client.queue_size < 2 * self.client.recovery_size:
+            raise SettingsError(
+                "client.queue_size must be at least twice client.recovery_size "
+                f"({self.client.queue_size} against {self.client.recovery_size} bytes)"
             )
         if self.environment != "development" and self.insecure:
             raise SettingsError(
@@ -294,6 +406,7 @@ def _read_file(path: Path, *, required: bool) -> dict[str, Any]:
 
 
 def _read_environment(environ: Mapping[str, str]) -> dict[str, Any]:
+    texts: set[tuple[str, ...]] = {("environment",)}  # never JSON, whatever they hold
     known: dict[str, tuple[str, ...]] = {_PREFIX + "ENVIRONMENT": ("environment",)}
     for section in msgspec.structs.fields(Settings):
         if section.name == "environment":
@@ -301,6 +414,8 @@ def _read_environment(environ: Mapping[str, str]) -> dict[str, Any]:
         for field in msgspec.structs.fields(section.type):
             name = f"{_PREFIX}{section.name}_{field.name}".upper()
             known[name] = (section.name, field.name)
+            if field.type is str:
+                texts.add(known[name])
     values: dict[str, Any] = {}
     for name, text in environ.items():
         if not name.startswith(_PREFIX) or name == _PREFIX + "CONFIG":
@@ -308,7 +423,7 @@ def _read_environment(environ: Mapping[str, str]) -> dict[str, Any]:
         path = known.get(name)
         if path is None:
             raise SettingsError(f"unknown environment variable {name}")
-        _merge(values, _nest(path, _parse(name, text)))
+        _merge(values, _nest(path, text if path in texts else _parse(name, text)))
     return values
 
 

@@ -1,1 +1,1 @@
-"""TODO."""
+"""The wire: text in, commands out; replies and pushes to text."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from _speedups import encode_publication, encode_push, quote, scan_commands
 from service.errors import Close, CodecError, ErrorReply
-from service.model import ClientInfo, Position, Publication, RawJson
+from service.model import ClientInfo, Joined, Position, Publication, RawJson
 
 __all__ = [
     "PING",
@@ -25,13 +25,22 @@ __all__ = [
     "error_reply",
     "history_reply",
     "integer",
+    "join_push",
+    "leave_push",
     "mapping",
     "position",
+    "presence_reply",
+    "presence_result",
+    "presence_stats_reply",
+    "presence_stats_result",
     "publication_body",
     "publication_push",
     "quote",
     "raw",
+    "rpc_reply",
+    "subscribe_push",
     "subscribe_reply",
+    "subscribe_result",
     "text",
     "unsubscribe_push",
 ]
@@ -146,48 +155,107 @@ def error_reply(command: int, error: ErrorReply) -> str:
     )
 
 
-def connect_reply(command: int, client: str, version: str, ping: float) -> str:
-    """Return the reply to connect; *ping* is the interval in seconds."""
-    return (
-        f'{{"id":{command},"connect":{{"client":{quote(client)},'
-        f'"version":{quote(version)},"ping":{_seconds(ping)},"pong":true}}}}'
-    )
-
-
-def subscribe_reply(
+def connect_reply(
     command: int,
-    top: Position | None,
-    recovered: Iterable[Publication] | None,
+    client: str,
+    version: str,
+    ping: float,
     *,
-    asked: Position | None,
+    data: RawJson | None = None,
+    subscriptions: Iterable[tuple[str, str]] = (),
 ) -> str:
-    """Return the reply to subscribe.
+    """Return the reply to connect.
 
     Args:
         command: The command's id.
-        top: The stream's newest position; None when the channel has no history.
-        recovered: The missed publications when all of them are known, else None.
-        asked: The position the client wanted to recover from; None if it did not.
+        client: The connection's id.
+        version: Ours.
+        ping: The ping interval in seconds.
+        data: A payload for the client.
+        subscriptions: Server-side ones: the channel and its `subscribe_result`.
     """
-    if top is None:
-        was = '"was_recovering":true' if asked is not None else ""
-        return f'{{"id":{command},"subscribe":{{{was}}}}}'
-    head = (
-        f'{{"id":{command},"subscribe":{{"recoverable":true,"positioned":true,'
-        f'"epoch":{quote(top.epoch)}'
-    )
-    if asked is None:
-        return f'{head},"offset":{top.offset}}}}}'
-    if recovered is None:
-        return f'{head},"offset":{top.offset},"was_recovering":true}}}}'
-    # The offset is the one asked from: a handler that unsubscribes half-way through
-    # the publications then still recovers the rest (JS SDK).
-    bodies = ",".join([publication_body(item) for item in recovered])
-    publications = f',"publications":[{bodies}]' if bodies else ""
+    extra = "" if data is None else f',"data":{data}'
+    subs = ",".join([f"{quote(name)}:{result}" for name, result in subscriptions])
+    if subs:
+        extra += f',"subs":{{{subs}}}'
     return (
-        f'{head},"offset":{asked.offset},"was_recovering":true,'
-        f'"recovered":true{publications}}}}}'
+        f'{{"id":{command},"connect":{{"client":{quote(client)},'
+        f'"version":{quote(version)},"ping":{_seconds(ping)},"pong":true{extra}}}}}'
     )
+
+
+def subscribe_result(
+    joined: Joined,
+    *,
+    asked: Position | None,
+    recoverable: bool,
+    positioned: bool,
+    data: RawJson | None = None,
+) -> str:
+    """Return the result of a subscribe, as it stands in replies.
+
+    Args:
+        joined: What the hub said.
+        asked: The position the client wanted to recover from; None if it did not.
+        recoverable: Whether the client may recover.
+        positioned: Whether its position is checked.
+        data: A payload for the client.
+    """
+    parts = []
+    top, recovered = joined
+    if recoverable:
+        parts.append('"recoverable":true')
+    if positioned:
+        parts.append('"positioned":true')
+    if top is not None and (recoverable or positioned):
+        # Recovered, the offset is the one asked from: a handler that unsubscribes
+        # half-way through the publications then still recovers the rest (JS SDK).
+        first = recovered is not None and asked is not None
+        offset = asked.offset if first and asked is not None else top.offset
+        parts.append(f'"epoch":{quote(top.epoch)},"offset":{offset}')
+    if asked is not None:
+        parts.append('"was_recovering":true')
+        if recovered is not None:
+            parts.append('"recovered":true')
+            if recovered:
+                bodies = ",".join([publication_body(item) for item in recovered])
+                parts.append(f'"publications":[{bodies}]')
+    if data is not None:
+        parts.append(f'"data":{data}')
+    return f"{{{','.join(parts)}}}"
+
+
+def subscribe_reply(command: int, result: str) -> str:
+    """Return the reply to subscribe around a `subscribe_result`."""
+    return f'{{"id":{command},"subscribe":{result}}}'
+
+
+def presence_reply(command: int, clients: Iterable[tuple[str, RawJson]]) -> str:
+    """Return the reply to presence: client ids and what is known of each."""
+    return f'{{"id":{command},"presence":{presence_result(clients)}}}'
+
+
+def presence_result(clients: Iterable[tuple[str, RawJson]]) -> str:
+    """Return presence, as it stands in replies and in the server API."""
+    body = ",".join([f"{quote(client)}:{info}" for client, info in clients])
+    return f'{{"presence":{{{body}}}}}'
+
+
+def presence_stats_reply(command: int, clients: int, users: int) -> str:
+    """Return the reply to presence_stats."""
+    result = presence_stats_result(clients, users)
+    return f'{{"id":{command},"presence_stats":{result}}}'
+
+
+def presence_stats_result(clients: int, users: int) -> str:
+    """Return presence_stats, as it stands in replies and in the server API."""
+    return f'{{"num_clients":{clients},"num_users":{users}}}'
+
+
+def rpc_reply(command: int, data: RawJson | None) -> str:
+    """Return the reply to rpc."""
+    result = "{}" if data is None else f'{{"data":{data}}}'
+    return f'{{"id":{command},"rpc":{result}}}'
 
 
 def history_reply(command: int, publications: list[Publication], top: Position) -> str:
@@ -223,6 +291,21 @@ def unsubscribe_push(channel: str, close: Close) -> str:
         f'{{"push":{{"channel":{channel},"unsubscribe":{{"code":{close.code},'
         f'"reason":"{close.reason}"}}}}}}'
     )
+
+
+def subscribe_push(channel: str, result: str) -> str:
+    """Return the push of a server-side subscription around a `subscribe_result`."""
+    return f'{{"push":{{"channel":{channel},"subscribe":{result}}}}}'
+
+
+def join_push(channel: str, info: RawJson) -> str:
+    """Return the push that somebody came; *channel* is already a JSON string."""
+    return f'{{"push":{{"channel":{channel},"join":{{"info":{info}}}}}}}'
+
+
+def leave_push(channel: str, info: RawJson) -> str:
+    """Return the push that somebody went; *channel* is already a JSON string."""
+    return f'{{"push":{{"channel":{channel},"leave":{{"info":{info}}}}}}}'
 
 
 def client_info(info: ClientInfo) -> RawJson:

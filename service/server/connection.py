@@ -38,10 +38,7 @@ __all__ = ["HYPERCORN_VERSIONS", "Seam", "TcpConnection", "describe", "install"]
 # The classes below override methods that Hypercorn does not document.
 HYPERCORN_VERSIONS: Final = frozenset({"0.18.0"})
 
-# Seconds between two looks at what the kernel has not delivered: first, and doubled up
-# to the last. A network that goes away ends thousands of connections at once.
-_FIRST_POLL = 0.05
-_LAST_POLL = 1.0
+_POLL = 0.05  # seconds between two looks at what the kernel has not delivered
 
 _log = structlog.get_logger("steadwire.server")
 
@@ -152,7 +149,6 @@ class TcpConnection(TCPServer):
         self._finishing = False
         self._flushed = False
         self._deadline = 0.0
-        self._poll = _FIRST_POLL
         self._timer: asyncio.TimerHandle | None = None
 
     async def run(self) -> None:
@@ -300,8 +296,7 @@ class TcpConnection(TCPServer):
             return
         wait = self._deadline - now
         if not self._flushed:
-            wait = min(wait, self._poll)
-            self._poll = min(2 * self._poll, _LAST_POLL)
+            wait = min(wait, _POLL)
         self._timer = self.loop.call_later(wait, self._watch)
 
     def _undelivered(self) -> int:

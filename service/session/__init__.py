@@ -1,1 +1,1 @@
-"""TODO."""
+"""The protocol of one connection, without I/O."""

@@ -4,17 +4,26 @@ Fed by `receive` (decoded commands), `tick` (the time has come) and the outcomes
 what it asked for; it acts through a narrow port. It never sees a socket, a store or a
 task, which is what makes it the same code behind an API gateway.
 
-    NEW ──connect──► CONNECTED ──► CLOSED        any other step raises AssertionError
+    NEW ──connect──► CONNECTING ──► CONNECTED       any other step raises
+                          └───────► REFUSED         AssertionError; all lead
+                                                    to CLOSED
 
 Invariants:
 
 * Commands of one connection are *handled* in the order they came. A command that
-  waits for the outside (publish, history) does not hold up the next; of one channel,
-  subscribe and unsubscribe do wait for each other, because clients pipeline them.
-* At most `in_flight` commands are under way; the rest wait in `_backlog`, which is
+  waits for the outside (publish, history, rpc) does not hold up the next; of one
+  channel, subscribe and unsubscribe do wait for each other (`channels`). A connect,
+  and a publish that a hook is asked about, hold up all that follow: the commands
+  after a connect need its outcome, and hooks may answer out of order.
+* At most `in_flight` commands are under way; the rest wait in the backlog, which is
   bounded by one frame, since the driver reads no further while `busy`.
+* While what waits for the socket is more than a recovery's piece, no command is taken
+  up, and one history is read at a time: a client that asks faster than it reads is
+  slowed down, not closed.
 * Every command with an id gets exactly one reply, unless the connection ends.
 * Nothing is asked of the port after CLOSED, and outcomes that arrive then are dropped.
+* A pong is handled when it arrives, whatever waits; and while we do not read, its
+  absence is not held against the client.
 
 Interleavings that could break them, each a test in tests/session: an outcome after
 close; unsubscribe and subscribe while the first subscribe is under way; the in-flight
@@ -24,125 +33,86 @@ bound met in the middle of a frame; a subscription lost while an unsubscribe wai
 from __future__ import annotations
 
 import enum
-from collections import deque
 from collections.abc import Callable
 from random import Random
-from typing import Any, Protocol
+from typing import Any
 
 from service.errors import (
-    ALREADY_SUBSCRIBED,
-    BAD_REQUEST,
     CLOSE_BAD_REQUEST,
     CLOSE_NOT_AVAILABLE,
+    CONNECTION_EXPIRED,
     INTERNAL,
     INVALID_TOKEN,
-    LIMIT_EXCEEDED,
     NO_PONG,
     NOT_AVAILABLE,
     STALE,
-    TOO_MANY_REQUESTS,
-    UNRECOVERABLE_POSITION,
-    UNSUBSCRIBE_INSUFFICIENT,
     Close,
     CloseError,
     CodecError,
     ErrorReply,
     ReplyError,
-    StoreBusy,
     StoreError,
+    Unsubscribe,
+)
+from service.handlers import (
+    Answer,
+    ConnectEvent,
+    ConnectResult,
+    Event,
+    Handlers,
+    PublishEvent,
+    PublishResult,
+    RpcEvent,
+    RpcResult,
+    SubscribeEvent,
+    SubscribeResult,
 )
 from service.model import (
     Appended,
     Channel,
     ClientId,
-    ClientInfo,
-    Draft,
     HistoryPage,
     Joined,
     Position,
+    RawJson,
     UserId,
 )
+from service.payload import dump_optional
 from service.permissions import Permissions
-from service.ports import History
 from service.protocol import json as wire
+from service.session.channels import Channels
+from service.session.commands import Commands
+from service.session.liveness import NEVER, Due, Liveness
+from service.session.port import Identity, Port, Work
 from service.settings import ClientSettings
 
-__all__ = ["Port", "Session"]
+__all__ = ["Session"]
 
-REJECT_UNRECOVERED = 2  # bit of subscribe.flag: error 112 instead of recovered:false
-NEVER = float("inf")
+_Method = Callable[[Identity, int, dict[str, Any]], None]
 
 
-class Port(Protocol):
-    """What a session asks of the outside.
+def _send(identity: Identity, command: int, fields: dict[str, Any]) -> None:
+    raise CloseError(CLOSE_NOT_AVAILABLE)
 
-    An outcome may come before the call returns: it often is in memory.
-    """
 
-    def reply(self, text: str) -> None:
-        """Write one reply or push, after all that were written before."""
-        ...
-
-    def ping(self) -> None:
-        """Write a ping, ahead of what waits: it must go out on schedule."""
-        ...
-
-    def publish(
-        self, command: int, channel: Channel, draft: Draft, history: History
-    ) -> None:
-        """Publish; ends in `Session.published`."""
-        ...
-
-    def subscribe(
-        self, command: int, channel: Channel, history: History, asked: Position | None
-    ) -> None:
-        """Join a channel; ends in `Session.subscribed`. Pushes follow the reply."""
-        ...
-
-    def unsubscribe(self, channel: Channel) -> None:
-        """Leave a channel: not one push after this."""
-        ...
-
-    def history(
-        self,
-        command: int,
-        channel: Channel,
-        history: History,
-        since: Position | None,
-        limit: int,
-        *,
-        reverse: bool,
-    ) -> None:
-        """Read publications; ends in `Session.history_read`."""
-        ...
-
-    def close(self, close: Close) -> None:
-        """Write what waits, then the close frame, then end the connection."""
-        ...
+def _not_available(identity: Identity, command: int, fields: dict[str, Any]) -> None:
+    raise ReplyError(NOT_AVAILABLE)
 
 
 class _State(enum.Enum):
     NEW = enum.auto()
+    CONNECTING = enum.auto()
     CONNECTED = enum.auto()
+    REFUSED = enum.auto()
     CLOSED = enum.auto()
-
-
-class _Pending:
-    """A subscribe under way, and what waits for it."""
-
-    __slots__ = ("asked", "flag", "waiting")
-
-    def __init__(self, asked: Position | None, flag: int) -> None:
-        self.asked = asked
-        self.flag = flag
-        self.waiting: deque[wire.Command] = deque()
 
 
 class Session:
     """The protocol of one connection.
 
     Attributes:
-        client: The connection's id.
+        identity: Who it is; nobody before it has connected.
+        channels: What it is subscribed to.
         next_tick: When `tick` wants to be called, on the clock of *now*.
     """
 
@@ -151,6 +121,7 @@ class Session:
         port: Port,
         settings: ClientSettings,
         permissions: Permissions,
+        handlers: Handlers,
         *,
         client: ClientId,
         version: str,
@@ -158,28 +129,40 @@ class Session:
         random: Random,
         now: float,
     ) -> None:
-        self.client = client
+        self.identity = Identity(client, UserId(""))
         self._port = port
         self._settings = settings
-        self._permissions = permissions
+        self._asks_connect = handlers.connect is not None
         self._version = version
         self._insecure = insecure
         self._random = random
         self._state = _State.NEW
-        self._user = UserId("")
-        self._info = wire.client_info(ClientInfo(self._user, client))
-        self._channels: dict[Channel, _Pending | None] = {}  # None: subscribed
-        self._backlog: deque[wire.Command] = deque()
-        self._under_way = 0
-        self._ping_at = NEVER
-        self._pong_by = NEVER
+        self._work = Work()
+        self.channels = Channels(
+            port,
+            self._work,
+            settings,
+            permissions,
+            asks=handlers.subscribe is not None,
+        )
+        self._asked: dict[Channel, Position] = {}  # server-side, at connect
+        self._liveness = Liveness(settings)
         self.next_tick = now + settings.stale_timeout
-        self._handlers: dict[str, Callable[[int, dict[str, Any]], None]] = {
-            "publish": self._publish,
-            "subscribe": self._subscribe,
-            "unsubscribe": self._unsubscribe,
-            "history": self._history,
-            "send": self._send,
+        self._commands = commands = Commands(
+            port, self._work, settings, permissions, handlers, self.channels
+        )
+        self._methods: dict[str, _Method] = {
+            "publish": commands.publish,
+            "subscribe": self.channels.subscribe,
+            "unsubscribe": self.channels.unsubscribe,
+            "history": commands.history,
+            "presence": commands.presence,
+            "presence_stats": commands.presence_stats,
+            "rpc": commands.rpc,
+            "send": _send,
+            "refresh": _not_available,
+            "sub_refresh": _not_available,
+            "ping": _not_available,
         }
 
     @property
@@ -187,17 +170,13 @@ class Session:
         """Whether no more commands should be read for now."""
         if self._state is _State.CLOSED:
             return False  # the reader must get to see the end
-        return bool(self._backlog) or self._under_way >= self._settings.in_flight
+        work = self._work
+        return bool(work.backlog) or work.under_way >= self._settings.in_flight
 
     @property
-    def closed(self) -> bool:
-        """Whether the connection is over for the protocol."""
-        return self._state is _State.CLOSED
-
-    @property
-    def channels(self) -> tuple[Channel, ...]:
-        """The channels subscribed to or being subscribed to."""
-        return tuple(self._channels)
+    def connected(self) -> bool:
+        """Whether the client has connected and is not gone."""
+        return self._state is _State.CONNECTED
 
     # Inputs.
 
@@ -205,273 +184,295 @@ class Session:
         """Handle the commands of one frame; the caller then looks at `next_tick`."""
         if self._state is _State.CLOSED:
             return
-        self._backlog.extend(commands)
-        self._work(now)
+        if self._state is _State.CONNECTED and len(commands) == 1:
+            command, method, _ = commands[0]
+            if not command and not method:
+                self._pong()
+                return
+        self._work.backlog.extend(commands)
+        self._go_on(now)
 
     def malformed(self) -> None:
         """Handle a frame that could not be decoded."""
-        self._end(CLOSE_BAD_REQUEST)
+        self.disconnect(CLOSE_BAD_REQUEST)
 
     def tick(self, now: float) -> None:
         """Do what is due at *now*; the caller then looks at `next_tick`."""
-        if self._state is _State.NEW:
-            if now >= self.next_tick:
-                self._end(STALE)
-            return
         if self._state is _State.CLOSED:
             return
-        if now >= self._pong_by:
-            self._end(NO_PONG)
+        if self._state is not _State.CONNECTED:
+            if now >= self.next_tick:
+                self.disconnect(STALE)
             return
-        if now >= self._ping_at:
-            self._pong_by = now + self._settings.pong_timeout
-            self._ping_at = now + self._settings.ping_interval
-            self._port.ping()
-        self.next_tick = min(self._ping_at, self._pong_by)
+        match self._liveness.tick(now, reading=not self.busy):
+            case Due.PING:
+                self._port.ping()
+            case Due.NO_PONG:
+                self.disconnect(NO_PONG)
+                return
+            case Due.EXPIRED:
+                self.disconnect(CONNECTION_EXPIRED)
+                return
+        self.next_tick = self._liveness.next
+
+    def resume(self, now: float) -> None:
+        """Take up commands that waited for an outcome."""
+        if self._work.backlog and self._state is not _State.CLOSED:
+            self._go_on(now)
 
     def ended(self) -> None:
         """Take note that the connection is gone, or is being closed from outside."""
         self._state = _State.CLOSED
-        self._backlog.clear()
-        self._channels.clear()
+        self._work.backlog.clear()
+        self.channels.clear()
         self.next_tick = NEVER
 
+    # The server's side.
+
     def disconnect(self, close: Close) -> None:
-        """End the connection on behalf of the server."""
-        self._end(close)
+        """End the connection."""
+        if self._state is not _State.CLOSED:
+            self.ended()
+            self._port.close(close)
+
+    def expire(self, at: float | None) -> None:
+        """Close the connection with 3005 at the time *at*; None: never."""
+        self._liveness.expire(at)
+        if self._state is _State.CONNECTED:
+            self.next_tick = self._liveness.next
+
+    def subscribe(
+        self,
+        channel: Channel,
+        since: Position | None,
+        *,
+        info: RawJson | None = None,
+        data: RawJson | None = None,
+    ) -> None:
+        """Subscribe the client to a channel and tell it; nothing if it is already.
+
+        Raises:
+            ReplyError: The channel cannot be one of its.
+        """
+        if self._state is not _State.CONNECTED:
+            return
+
+        def outcome(result: str | ErrorReply) -> None:
+            if isinstance(result, str):
+                push = wire.subscribe_push(wire.quote(channel), result)
+                self._port.reply(push)
+
+        self.channels.add(self.identity, channel, since, outcome, info=info, data=data)
+
+    def unsubscribe(self, channel: Channel, code: Unsubscribe) -> None:
+        """Take the client out of a channel and tell it."""
+        if self._state is _State.CONNECTED:
+            self.channels.remove(channel, code)
 
     def lost(self, channel: Channel) -> None:
-        """Tell the client that a subscription has a gap: it comes back by itself."""
-        if self._channels.get(channel, self) is not None:
-            raise AssertionError("only an established subscription can be lost")
-        del self._channels[channel]
-        self._port.reply(
-            wire.unsubscribe_push(wire.quote(channel), UNSUBSCRIBE_INSUFFICIENT)
-        )
+        """Tell the client that a subscription has a gap that cannot be filled."""
+        try:
+            self.channels.lost(channel)
+        except CloseError as end:
+            self.disconnect(end.close)
 
     # Outcomes.
 
     def published(self, command: int, outcome: Appended | StoreError) -> None:
         """Answer a publish."""
-        if self._state is _State.CLOSED:
-            return
-        self._under_way -= 1
-        if isinstance(outcome, StoreError):
-            self._refuse(command, _transient(outcome))
-        elif command:
-            self._port.reply(wire.empty_reply(command, "publish"))
-
-    def subscribed(
-        self, command: int, channel: Channel, outcome: Joined | StoreError
-    ) -> None:
-        """Answer a subscribe, then take up what waited for it."""
-        if self._state is _State.CLOSED:
-            return
-        self._under_way -= 1
-        pending = self._channels[channel]
-        assert pending is not None
-        if isinstance(outcome, StoreError):
-            del self._channels[channel]
-            self._refuse(command, _transient(outcome))
-        elif (
-            pending.flag & REJECT_UNRECOVERED
-            and pending.asked is not None
-            and outcome.recovered is None
-        ):
-            del self._channels[channel]
-            self._port.unsubscribe(channel)
-            self._refuse(command, UNRECOVERABLE_POSITION)
-        else:
-            self._channels[channel] = None
-            self._port.reply(
-                wire.subscribe_reply(
-                    command, outcome.top, outcome.recovered, asked=pending.asked
-                )
-            )
-        # What waited comes before anything else of the backlog.
-        self._under_way -= len(pending.waiting)
-        self._backlog.extendleft(reversed(pending.waiting))
+        if self._state is not _State.CLOSED:
+            self._commands.published(command, outcome)
 
     def history_read(
         self, command: int, since: Position | None, outcome: HistoryPage | StoreError
     ) -> None:
         """Answer a history that was asked for from *since*."""
+        if self._state is not _State.CLOSED:
+            self._commands.history_read(command, since, outcome)
+
+    def subscribed(self, channel: Channel, outcome: Joined | StoreError) -> bool:
+        """Answer a subscribe; False when it is not wanted after all."""
+        if self._state is _State.CLOSED:
+            return False
+        return self.channels.joined(channel, outcome)
+
+    def answered(
+        self,
+        command: int,
+        event: Event,
+        answer: Answer | ReplyError | CloseError,
+        now: float,
+    ) -> None:
+        """Go on with what a hook was asked about."""
         if self._state is _State.CLOSED:
             return
-        self._under_way -= 1
-        if isinstance(outcome, StoreError):
-            self._refuse(command, _transient(outcome))
-        elif since is not None and since.epoch not in ("", outcome.top.epoch):
-            self._refuse(command, UNRECOVERABLE_POSITION)
-        else:
-            self._port.reply(
-                wire.history_reply(command, outcome.publications, outcome.top)
-            )
+        if isinstance(answer, CloseError):
+            self.disconnect(answer.close)
+            return
+        try:
+            self._answered(command, event, answer, now)
+        except (ValueError, TypeError, OverflowError):
+            # A result that is no JSON: the hook's fault, not the client's.
+            self._answered(command, event, ReplyError(INTERNAL), now)
+        except CloseError as end:
+            self.disconnect(end.close)
 
-    def resume(self, now: float) -> None:
-        """Take up commands that waited for an outcome."""
-        if self._backlog:
-            self._work(now)
+    def _answered(
+        self, command: int, event: Event, answer: Answer | ReplyError, now: float
+    ) -> None:
+        error = answer.error if isinstance(answer, ReplyError) else None
+        match event:
+            case ConnectEvent():
+                if isinstance(answer, ConnectResult):
+                    self._admit(command, event, answer, now)
+                else:
+                    self._turn_away(command, error or INTERNAL)
+            case SubscribeEvent():
+                if isinstance(answer, SubscribeResult):
+                    info, data = dump_optional(answer.info), dump_optional(answer.data)
+                    self.channels.admitted(self.identity, event.channel, info, data)
+                else:
+                    self.channels.refused(event.channel, error or INTERNAL)
+            case PublishEvent():
+                self._commands.publish_answered(
+                    self.identity,
+                    command,
+                    event,
+                    answer if isinstance(answer, PublishResult) else error or INTERNAL,
+                )
+            case RpcEvent():
+                self._commands.rpc_answered(
+                    command,
+                    answer if isinstance(answer, RpcResult) else error or INTERNAL,
+                )
 
     # Commands.
 
-    def _work(self, now: float) -> None:
-        backlog = self._backlog
+    def _go_on(self, now: float) -> None:
+        work = self._work
         limit = self._settings.in_flight
-        while backlog and self._under_way < limit:
-            command, method, fields = backlog.popleft()
+        while work.backlog and work.under_way < limit and not work.blocked:
+            if not self._port.has_room:
+                return  # replies are small, but histories and recoveries are not
+            command, method, fields = work.backlog.popleft()
             try:
                 self._handle(command, method, fields, now)
             except ReplyError as refusal:
                 self._refuse(command, refusal.error)
             except CodecError:
-                self._end(CLOSE_BAD_REQUEST)
+                self.disconnect(CLOSE_BAD_REQUEST)
             except CloseError as end:
-                self._end(end.close)
-            # _end clears the backlog, which ends this loop.
+                self.disconnect(end.close)
+            # A disconnect clears the backlog, which ends this loop.
 
     def _handle(
         self, command: int, method: str, fields: dict[str, Any], now: float
     ) -> None:
         if self._state is _State.CONNECTED:
-            handler = self._handlers.get(method)
-            if handler is not None:
-                if not command and method != "send":
-                    raise CloseError(CLOSE_BAD_REQUEST)
-                handler(command, fields)
+            handler = self._methods.get(method)
+            if handler is not None and (command or method == "send"):
+                handler(self.identity, command, fields)
+            elif not method and not command:
+                self._pong()
             else:
-                self._handle_other(command, method, now)
-        elif method == "connect" and command:
+                raise CloseError(CLOSE_BAD_REQUEST)
+        elif self._state is _State.NEW and method == "connect" and command:
             self._connect(command, fields, now)
         else:
             raise CloseError(CLOSE_BAD_REQUEST)
 
-    def _handle_other(self, command: int, method: str, now: float) -> None:
-        if not method and not command:
-            if self._pong_by == NEVER:
-                raise CloseError(CLOSE_BAD_REQUEST)  # a pong that nobody asked for
-            self._pong_by = NEVER
-            self.next_tick = self._ping_at
-        elif method in _NOT_AVAILABLE and command:
-            raise ReplyError(NOT_AVAILABLE)
+    def _pong(self) -> None:
+        if self._liveness.pong():
+            self.next_tick = self._liveness.next
         else:
-            raise CloseError(CLOSE_BAD_REQUEST)
+            self.disconnect(CLOSE_BAD_REQUEST)
 
     def _connect(self, command: int, fields: dict[str, Any], now: float) -> None:
-        wire.text(fields, "name")
-        wire.text(fields, "version")
-        wire.mapping(fields, "subs")
-        wire.mapping(fields, "headers")
-        token = wire.text(fields, "token")
-        if not self._insecure:
+        event = ConnectEvent(
+            self.identity.client,
+            wire.text(fields, "token"),
+            wire.raw(fields, "data"),
+            wire.text(fields, "name"),
+            wire.text(fields, "version"),
+            wire.mapping(fields, "headers") or {},
+        )
+        self._asked = _positions(wire.mapping(fields, "subs") or {})
+        self._state = _State.CONNECTING
+        self._work.blocked = True
+        self._work.under_way += 1
+        if self._asks_connect:
+            self._port.ask(command, event)
+        elif self._insecure:
+            self._admit(command, event, ConnectResult(), now)
+        else:
             # Nothing can verify a token yet, so no token is valid.
-            raise CloseError(INVALID_TOKEN if token else CLOSE_BAD_REQUEST)
+            raise CloseError(INVALID_TOKEN if event.token else CLOSE_BAD_REQUEST)
+
+    def _admit(
+        self, command: int, event: ConnectEvent, result: ConnectResult, now: float
+    ) -> None:
+        info, data = dump_optional(result.info), dump_optional(result.data)
+        self.identity = Identity(event.client, UserId(result.user), info)
+
+        def joined(results: dict[Channel, str] | ErrorReply) -> None:
+            if isinstance(results, ErrorReply):
+                self._turn_away(command, results)
+            else:
+                self._welcome(command, data, results, now)
+
+        channels = [Channel(name) for name in result.channels]
+        self.channels.add_all(self.identity, channels, self._asked, joined)
+
+    def _welcome(
+        self,
+        command: int,
+        data: RawJson | None,
+        results: dict[Channel, str],
+        now: float,
+    ) -> None:
+        if self._state is not _State.CONNECTING:
+            return
         self._state = _State.CONNECTED
-        interval = self._settings.ping_interval
-        # A random first ping keeps ten thousand clients that reconnected together
-        # from being pinged together.
-        self._ping_at = now + interval * (0.5 + 0.5 * self._random.random())
-        self.next_tick = self._ping_at
+        self._work.under_way -= 1
+        self._work.blocked = False
+        self._port.connected()
+        self._liveness.start(now, self._random)
+        self.next_tick = self._liveness.next
         self._port.reply(
-            wire.connect_reply(command, self.client, self._version, interval)
+            wire.connect_reply(
+                command,
+                self.identity.client,
+                self._version,
+                self._settings.ping_interval,
+                data=data,
+                subscriptions=results.items(),
+            )
         )
+        for channel in results:
+            self._port.release(channel)
 
-    def _publish(self, command: int, fields: dict[str, Any]) -> None:
-        channel = Channel(wire.text(fields, "channel"))
-        data = wire.raw(fields, "data")
-        if not channel or data is None:
-            raise CloseError(CLOSE_BAD_REQUEST)
-        rules = self._permissions.may_publish(channel, self._user)
-        self._under_way += 1
-        self._port.publish(
-            command, channel, Draft(data, info=self._info), rules.history
-        )
-
-    def _subscribe(self, command: int, fields: dict[str, Any]) -> None:
-        channel = Channel(wire.text(fields, "channel"))
-        if not channel:
-            raise CloseError(CLOSE_BAD_REQUEST)
-        flag = wire.integer(fields, "flag")
-        asked = wire.position(fields)
-        recover = wire.boolean(fields, "recover")
-        if channel in self._channels:
-            if self._wait(channel, command, "subscribe", fields):
-                return
-            raise ReplyError(ALREADY_SUBSCRIBED)
-        rules = self._permissions.may_subscribe(channel, self._user)
-        if len(self._channels) >= self._settings.channel_limit:
-            raise ReplyError(LIMIT_EXCEEDED)
-        if rules.history.size == 0:
-            recover = False
-        pending = _Pending(asked if recover else None, flag)
-        self._channels[channel] = pending
-        self._under_way += 1
-        self._port.subscribe(command, channel, rules.history, pending.asked)
-
-    def _unsubscribe(self, command: int, fields: dict[str, Any]) -> None:
-        channel = Channel(wire.text(fields, "channel"))
-        if not channel:
-            raise CloseError(CLOSE_BAD_REQUEST)
-        if channel in self._channels:
-            if self._wait(channel, command, "unsubscribe", fields):
-                return
-            del self._channels[channel]
+    def _turn_away(self, command: int, error: ErrorReply) -> None:
+        """Refuse a connect: the connection is of no use after that."""
+        if self._state is not _State.CONNECTING:
+            return
+        self._state = _State.REFUSED
+        for channel in tuple(self.channels):
             self._port.unsubscribe(channel)
-        self._port.reply(wire.empty_reply(command, "unsubscribe"))
-
-    def _wait(
-        self, channel: Channel, command: int, method: str, fields: dict[str, Any]
-    ) -> bool:
-        """Queue a command behind the subscribe of its channel that is under way."""
-        pending = self._channels[channel]
-        if pending is None:
-            return False
-        self._under_way += 1
-        pending.waiting.append((command, method, fields))
-        return True
-
-    def _history(self, command: int, fields: dict[str, Any]) -> None:
-        channel = Channel(wire.text(fields, "channel"))
-        if not channel:
-            raise CloseError(CLOSE_BAD_REQUEST)
-        limit = wire.integer(fields, "limit", low=-1)
-        reverse = wire.boolean(fields, "reverse")
-        since = wire.mapping(fields, "since")
-        rules = self._permissions.may_read_history(channel, self._user)
-        if rules.history.size == 0:
-            raise ReplyError(NOT_AVAILABLE)
-        asked = Position(0, "") if since is None else wire.position(since)
-        if reverse and since is not None and asked.offset == 0:
-            raise ReplyError(BAD_REQUEST)
-        most = self._settings.history_limit
-        self._under_way += 1
-        self._port.history(
-            command,
-            channel,
-            rules.history,
-            None if since is None else asked,
-            most if limit < 0 else min(limit, most),
-            reverse=reverse,
-        )
-
-    def _send(self, command: int, fields: dict[str, Any]) -> None:
-        raise CloseError(CLOSE_NOT_AVAILABLE)
-
-    # Ends.
+        self.channels.clear()
+        self._work.under_way = 0
+        self._work.blocked = False
+        self._refuse(command, error)
 
     def _refuse(self, command: int, error: ErrorReply) -> None:
         self._port.reply(wire.error_reply(command, error))
 
-    def _end(self, close: Close) -> None:
-        if self._state is not _State.CLOSED:
-            self.ended()
-            self._port.close(close)
 
-
-_NOT_AVAILABLE = frozenset(
-    {"presence", "presence_stats", "rpc", "refresh", "sub_refresh", "ping"}
-)
-
-
-def _transient(error: StoreError) -> ErrorReply:
-    return TOO_MANY_REQUESTS if isinstance(error, StoreBusy) else INTERNAL
+def _positions(subs: dict[str, Any]) -> dict[Channel, Position]:
+    """Return where the client wants its server-side subscriptions recovered from."""
+    found = {}
+    for name, request in subs.items():
+        if type(request) is not dict:
+            raise CodecError("subs must be an object of objects")
+        if wire.boolean(request, "recover"):
+            found[Channel(name)] = wire.position(request)
+    return found

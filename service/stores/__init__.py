@@ -1,1 +1,1 @@
-"""TODO."""
+"""Where publications live."""

@@ -1,1 +1,1 @@
-"""TODO."""
+"""The way from a socket to a session and back."""

@@ -17,8 +17,20 @@ from functools import partial
 from random import Random
 from typing import Any, Protocol
 
-from service.errors import Close, CodecError, StoreError
-from service.hub.fanout import Hub, Subscription
+import structlog
+
+from service.errors import (
+    INTERNAL,
+    Close,
+    CloseError,
+    CodecError,
+    ReplyError,
+    StoreError,
+    describe,
+)
+from service.handlers import Answer, Event, Handlers
+from service.hub.fanout import Hub
+from service.hub.subscription import Subscription
 from service.model import (
     Appended,
     Channel,
@@ -26,6 +38,7 @@ from service.model import (
     Draft,
     HistoryPage,
     Joined,
+    Listener,
     Position,
 )
 from service.outbox import Flusher, Outbox
@@ -33,10 +46,14 @@ from service.permissions import Permissions
 from service.ports import Clock, History, Timer
 from service.protocol import json as wire
 from service.recovery import take_piece
+from service.registry import Registry
 from service.session.connection import Session
+from service.session.port import Identity
 from service.settings import Settings
 
 __all__ = ["Driver", "Services", "Socket"]
+
+log = structlog.get_logger("steadwire")
 
 
 class Socket(Protocol):
@@ -62,13 +79,14 @@ class Services:
     settings: Settings
     hub: Hub
     permissions: Permissions
+    handlers: Handlers
     clock: Clock
     flusher: Flusher
     random: Random
     new_client: Callable[[], ClientId]
     spawn: Callable[[Awaitable[None]], None]
     version: str
-    connections: set[Driver]
+    connections: Registry[Driver]
 
 
 class Driver:
@@ -79,12 +97,13 @@ class Driver:
     """
 
     def __init__(self, services: Services, socket: Socket) -> None:
-        self.behind: set[Subscription] = set()
+        self.behind: dict[Subscription, None] = {}
         self._services = services
         self._clock = services.clock
         self._hub = services.hub
         self._socket = socket
         self._subscriptions: dict[Channel, Subscription] = {}
+        self._released: set[Channel] = set()
         self._room: asyncio.Future[None] | None = None
         self._timer: Timer | None = None
         self._timer_at = float("inf")
@@ -101,6 +120,7 @@ class Driver:
             self,
             client,
             services.permissions,
+            services.handlers,
             client=services.new_client(),
             version=services.version,
             insecure=services.settings.insecure,
@@ -109,6 +129,16 @@ class Driver:
         )
         services.connections.add(self)
         self._schedule()
+
+    @property
+    def session(self) -> Session:
+        """The protocol's side, for what the server API does to a connection."""
+        return self._session
+
+    @property
+    def identity(self) -> Identity:
+        """Who it is; nobody before it has connected."""
+        return self._session.identity
 
     # From the transport.
 
@@ -138,17 +168,22 @@ class Driver:
         self._leave_all()
         self._outbox.drop()
         self._stop_timer()
-        self._services.connections.discard(self)
+        self._services.connections.remove(self)
 
-    def disconnect(self, close: Close) -> None:
-        """End the connection on behalf of the server."""
-        self._session.disconnect(close)
+    def expire(self, at: float | None) -> None:
+        """Close the connection with 3005 at the time *at*; None: never."""
+        self._session.expire(at)
+        self._schedule()
 
     # session.Port
 
     def reply(self, text: str) -> None:
         """Write one reply or push."""
         self._outbox.put(text)
+
+    def connected(self) -> None:
+        """Take note of who it is."""
+        self._services.connections.identify(self)
 
     def ping(self) -> None:
         """Write a ping ahead of what waits."""
@@ -160,27 +195,65 @@ class Driver:
         """Publish; the outcome goes to the session."""
         self._hub.publish(channel, draft, history, partial(self._published, command))
 
+    def ask(self, command: int, event: Event) -> None:
+        """Ask a hook; its answer goes to the session."""
+        self._services.spawn(self._ask(command, event))
+
+    async def _ask(self, command: int, event: Event) -> None:
+        answer: Answer | ReplyError | CloseError
+        try:
+            answer = await self._services.handlers.answer(event)
+        except (ReplyError, CloseError) as refusal:
+            answer = refusal
+        except Exception as error:
+            # Nobody is let in by a hook that fails, and nobody is sent away for good.
+            log.error("a hook failed", hook=type(event).__name__, **describe(error))
+            answer = ReplyError(INTERNAL)
+        self._session.answered(command, event, answer, self._clock.now())
+        self._resume()
+
     def subscribe(
-        self, command: int, channel: Channel, history: History, asked: Position | None
+        self,
+        channel: Channel,
+        listener: Listener,
+        history: History,
+        asked: Position | None,
+        *,
+        held: bool,
     ) -> None:
         """Join a channel; the outcome goes to the session."""
         under_way = True
 
-        def joined(outcome: Joined | StoreError) -> None:
-            if isinstance(outcome, StoreError):
+        def joined(outcome: Joined | StoreError) -> bool:
+            wanted = self._session.subscribed(channel, outcome)
+            if not wanted:
                 self._subscriptions.pop(channel, None)
-            self._session.subscribed(command, channel, outcome)
             if not under_way:
                 self._resume()
+            return wanted
 
-        subscription = self._hub.join(channel, self, history, asked, joined)
+        subscription = self._hub.join(
+            channel, self, listener, history, asked, joined, held=held
+        )
         under_way = False
-        # The outcome may be in: refused by the session, or failed.
         if not subscription.left:
-            if channel in self._session.channels:
-                self._subscriptions[channel] = subscription
-            else:
-                self._hub.leave(subscription)
+            self._subscriptions[channel] = subscription
+            if channel in self._released:
+                self._hub.release(subscription)
+        self._released.discard(channel)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether replies of some size may be asked for."""
+        return self.space > 0
+
+    def release(self, channel: Channel) -> None:
+        """Let pushes follow for a channel that was held."""
+        subscription = self._subscriptions.get(channel)
+        if subscription is not None:
+            self._hub.release(subscription)
+        else:
+            self._released.add(channel)  # its join has not returned yet
 
     def unsubscribe(self, channel: Channel) -> None:
         """Leave a channel."""
@@ -215,6 +288,10 @@ class Driver:
         self._hub.read(channel, history, offset, limit, read, reverse=reverse)
         under_way = False
 
+    def present(self, channel: Channel) -> list[Listener]:
+        """Return who is in a channel."""
+        return self._hub.present(channel)
+
     def close(self, close: Close) -> None:
         """Write what waits, then the close frame; abort if that takes too long."""
         self._leave_all()
@@ -230,6 +307,11 @@ class Driver:
     def idle(self) -> bool:
         """Whether everything handed over so far has been written."""
         return self._outbox.idle
+
+    @property
+    def space(self) -> int:
+        """Bytes of recovered publications that it takes now."""
+        return self._services.settings.client.recovery_size - self._outbox.size
 
     def put(self, text: str) -> None:
         """Write one push."""
@@ -261,6 +343,8 @@ class Driver:
     def _drained(self) -> None:
         for subscription in tuple(self.behind):
             self._hub.advance(subscription)
+        if self._session.busy:
+            self._resume()
 
     def _failed(self, close: Close) -> None:
         self._session.ended()

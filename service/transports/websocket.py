@@ -124,11 +124,14 @@ def origin_allowed(
         return True
     if host is None:
         return False
-    parts = urlsplit(origin)
+    try:
+        parts = urlsplit(origin)
+        name = parts.hostname or ""
+    except ValueError:
+        return False
     if parts.scheme not in ("http", "https") or parts.netloc.lower() != host.lower():
         return False
-    name = parts.hostname or ""
-    if name in ("localhost", settings.host):
+    if name in ("localhost", settings.host.lower()):
         return True
     try:
         ipaddress.ip_address(name)

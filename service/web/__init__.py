@@ -1,1 +1,1 @@
-"""TODO."""
+"""What answers plain HTTP."""

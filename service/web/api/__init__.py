@@ -1,1 +1,1 @@
-"""TODO."""
+"""The server API: a module a noun."""

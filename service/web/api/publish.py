@@ -7,7 +7,7 @@ from typing import Any
 
 from service.errors import BAD_REQUEST, INTERNAL, ReplyError, StoreError
 from service.model import Channel, Draft, RawJson
-from service.ports import History
+from service.ports import NO_HISTORY
 from service.protocol import json as wire
 from service.web.api.call import ApiContext, ApiMethod, channel_of, error_body, tags_of
 
@@ -56,7 +56,7 @@ async def _publish(
     rules = context.permissions.rules(channel)
     history = rules.history
     if wire.boolean(fields, "skip_history"):
-        history = History(0, 0.0)
+        history = NO_HISTORY
     appended = await context.publish(channel, draft, history)
     if not appended.position.offset:
         return "{}"

@@ -1,0 +1,225 @@
+"""The commands that act on channels without belonging to them, and their outcomes.
+
+Publish, history, presence and rpc. Subscribing is in `channels`, connecting and the
+life of the connection in `connection`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from service.errors import (
+    BAD_REQUEST,
+    CLOSE_BAD_REQUEST,
+    INTERNAL,
+    NOT_AVAILABLE,
+    TOO_MANY_REQUESTS,
+    UNRECOVERABLE_POSITION,
+    CloseError,
+    ErrorReply,
+    ReplyError,
+    StoreBusy,
+    StoreError,
+)
+from service.handlers import (
+    Handlers,
+    PublishEvent,
+    PublishResult,
+    RpcEvent,
+    RpcResult,
+)
+from service.model import Appended, Channel, Draft, HistoryPage, Listener, Position
+from service.payload import dump_optional
+from service.permissions import Permissions
+from service.ports import NO_HISTORY
+from service.protocol import json as wire
+from service.session.channels import Channels
+from service.session.port import Identity, Port, Work
+from service.settings import ClientSettings
+
+__all__ = ["Commands"]
+
+
+class Commands:
+    """The commands of one connection that has connected as *identity*."""
+
+    def __init__(
+        self,
+        port: Port,
+        work: Work,
+        settings: ClientSettings,
+        permissions: Permissions,
+        handlers: Handlers,
+        channels: Channels,
+    ) -> None:
+        self._port = port
+        self._work = work
+        self._settings = settings
+        self._permissions = permissions
+        self._handlers = handlers
+        self._channels = channels
+
+    # Commands. Each raises ReplyError when refused, CloseError or CodecError when
+    # malformed.
+
+    def publish(self, identity: Identity, command: int, fields: dict[str, Any]) -> None:
+        """Handle a publish command."""
+        channel = Channel(wire.text(fields, "channel"))
+        data = wire.raw(fields, "data")
+        if not channel or data is None:
+            raise CloseError(CLOSE_BAD_REQUEST)
+        rules = self._permissions.rules(channel)
+        if self._handlers.publish is not None:
+            self._work.under_way += 1
+            self._work.blocked = True  # hooks may answer out of order
+            self._port.ask(
+                command, PublishEvent(identity.client, identity.user, channel, data)
+            )
+            return
+        subscribed = self._channels.is_established(channel)
+        self._permissions.may_publish(rules, identity.user, subscribed=subscribed)
+        self._work.under_way += 1
+        self._port.publish(
+            command, channel, Draft(data, info=identity.info), rules.history
+        )
+
+    def history(self, identity: Identity, command: int, fields: dict[str, Any]) -> None:
+        """Handle a history command."""
+        channel = _channel(fields)
+        limit = wire.integer(fields, "limit", low=-1)
+        reverse = wire.boolean(fields, "reverse")
+        mapping = wire.mapping(fields, "since")
+        since = None if mapping is None else wire.position(mapping)
+        rules = self._permissions.rules(channel)
+        self._permissions.may_read_history(
+            rules, identity.user, subscribed=self._channels.is_established(channel)
+        )
+        if reverse and since is not None and since.offset == 0:
+            raise ReplyError(BAD_REQUEST)
+        most = self._settings.history_limit
+        self._work.under_way += 1
+        self._work.blocked = True
+        self._port.history(
+            command,
+            channel,
+            rules.history,
+            since,
+            most if limit < 0 else min(limit, most),
+            reverse=reverse,
+        )
+
+    def presence(
+        self, identity: Identity, command: int, fields: dict[str, Any]
+    ) -> None:
+        """Handle a presence command."""
+        present = self._present(identity, fields)
+        self._port.reply(
+            wire.presence_reply(command, [(one.client, one.info) for one in present])
+        )
+
+    def presence_stats(
+        self, identity: Identity, command: int, fields: dict[str, Any]
+    ) -> None:
+        """Handle a presence_stats command."""
+        present = self._present(identity, fields)
+        users = len({one.user for one in present})
+        self._port.reply(wire.presence_stats_reply(command, len(present), users))
+
+    def _present(self, identity: Identity, fields: dict[str, Any]) -> list[Listener]:
+        channel = _channel(fields)
+        self._permissions.may_see_presence(
+            self._permissions.rules(channel),
+            identity.user,
+            subscribed=self._channels.is_established(channel),
+        )
+        return self._port.present(channel)
+
+    def rpc(self, identity: Identity, command: int, fields: dict[str, Any]) -> None:
+        """Handle an rpc command."""
+        method, data = wire.text(fields, "method"), wire.raw(fields, "data")
+        if self._handlers.rpc is None:
+            raise ReplyError(NOT_AVAILABLE)
+        self._work.under_way += 1
+        self._port.ask(command, RpcEvent(identity.client, identity.user, method, data))
+
+    # Outcomes.
+
+    def published(self, command: int, outcome: Appended | StoreError) -> None:
+        """Answer a publish."""
+        self._work.under_way -= 1
+        if isinstance(outcome, StoreError):
+            self._refuse(command, _transient(outcome))
+        else:
+            self._port.reply(wire.empty_reply(command, "publish"))
+
+    def history_read(
+        self, command: int, since: Position | None, outcome: HistoryPage | StoreError
+    ) -> None:
+        """Answer a history that was asked for from *since*."""
+        self._work.blocked = False
+        self._work.under_way -= 1
+        if isinstance(outcome, StoreError):
+            self._refuse(command, _transient(outcome))
+        elif since is not None and since.epoch not in ("", outcome.top.epoch):
+            self._refuse(command, UNRECOVERABLE_POSITION)
+        else:
+            self._port.reply(
+                wire.history_reply(command, outcome.publications, outcome.top)
+            )
+
+    def publish_answered(
+        self,
+        identity: Identity,
+        command: int,
+        event: PublishEvent,
+        answer: PublishResult | ErrorReply,
+    ) -> None:
+        """Publish what a hook lets through, or refuse it.
+
+        Raises:
+            ValueError: The hook's payload is no JSON; so do the two below.
+            TypeError: The same.
+            OverflowError: The same.
+        """
+        if isinstance(answer, ErrorReply):
+            self._work.blocked = False
+            self._work.under_way -= 1
+            self._refuse(command, answer)
+            return
+        data = dump_optional(answer.data) or event.data
+        history = self._permissions.rules(event.channel).history
+        if answer.skip_history:
+            history = NO_HISTORY
+        draft = Draft(data, info=identity.info)
+        self._work.blocked = False
+        self._port.publish(command, event.channel, draft, history)
+
+    def rpc_answered(self, command: int, answer: RpcResult | ErrorReply) -> None:
+        """Answer an rpc.
+
+        Raises:
+            ValueError: The hook's payload is no JSON; so do the two below.
+            TypeError: The same.
+            OverflowError: The same.
+        """
+        text = (
+            wire.error_reply(command, answer)
+            if isinstance(answer, ErrorReply)
+            else wire.rpc_reply(command, dump_optional(answer.data))
+        )
+        self._work.under_way -= 1
+        self._port.reply(text)
+
+    def _refuse(self, command: int, error: ErrorReply) -> None:
+        self._port.reply(wire.error_reply(command, error))
+
+
+def _channel(fields: dict[str, Any]) -> Channel:
+    channel = wire.text(fields, "channel")
+    if not channel:
+        raise CloseError(CLOSE_BAD_REQUEST)
+    return Channel(channel)
+
+
+def _transient(error: StoreError) -> ErrorReply:
+    return TOO_MANY_REQUESTS if isinstance(error, StoreBusy) else INTERNAL

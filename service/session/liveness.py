@@ -1,0 +1,77 @@
+"""When a connection is pinged, must have answered, and expires: times, no actions."""
+
+from __future__ import annotations
+
+import enum
+from random import Random
+
+from service.settings import ClientSettings
+
+__all__ = ["NEVER", "Due", "Liveness"]
+
+NEVER = float("inf")
+
+
+class Due(enum.Enum):
+    """What a tick finds to be done."""
+
+    NOTHING = enum.auto()
+    PING = enum.auto()
+    NO_PONG = enum.auto()
+    EXPIRED = enum.auto()
+
+
+class Liveness:
+    """The clocks of one connection that has connected; all times as `Clock.now`."""
+
+    __slots__ = ("_expires_at", "_ping_at", "_pong_by", "_settings")
+
+    def __init__(self, settings: ClientSettings) -> None:
+        self._settings = settings
+        self._ping_at = NEVER
+        self._pong_by = NEVER
+        self._expires_at = NEVER
+
+    @property
+    def next(self) -> float:
+        """When the next tick is due."""
+        return min(self._ping_at, self._pong_by, self._expires_at)
+
+    def start(self, now: float, random: Random) -> None:
+        """Begin to ping."""
+        # A random first ping keeps ten thousand clients that reconnected together
+        # from being pinged together.
+        interval = self._settings.ping_interval
+        self._ping_at = now + interval * (0.5 + 0.5 * random.random())
+
+    def expire(self, at: float | None) -> None:
+        """Expire at *at*; None: never."""
+        self._expires_at = NEVER if at is None else at
+
+    def pong(self) -> bool:
+        """Take a pong; False when nobody asked for it."""
+        if self._pong_by == NEVER:
+            return False
+        self._pong_by = NEVER
+        return True
+
+    def tick(self, now: float, *, reading: bool) -> Due:
+        """Return what is due at *now*; call until it is nothing.
+
+        Args:
+            now: The time.
+            reading: False while the connection is not read: its pong may be waiting
+                before our door, so its absence is not held against it.
+        """
+        if now >= self._expires_at:
+            return Due.EXPIRED
+        if now >= self._pong_by:
+            if reading:
+                return Due.NO_PONG
+            self._pong_by = now + self._settings.pong_timeout
+        if now >= self._ping_at:
+            self._ping_at = now + self._settings.ping_interval
+            if self._pong_by == NEVER:
+                self._pong_by = now + self._settings.pong_timeout
+            return Due.PING
+        return Due.NOTHING

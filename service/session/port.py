@@ -1,0 +1,152 @@
+"""What a session asks of the outside, and what its parts share."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Protocol
+
+from service.errors import Close
+from service.handlers import Event
+from service.model import (
+    Channel,
+    ClientId,
+    ClientInfo,
+    Draft,
+    Listener,
+    Position,
+    RawJson,
+    UserId,
+)
+from service.ports import History
+from service.protocol import json as wire
+
+__all__ = ["Identity", "Port", "Work"]
+
+
+class Port(Protocol):
+    """What a session asks of the outside.
+
+    An outcome may come before the call returns: it often is in memory.
+    """
+
+    @property
+    def has_room(self) -> bool:
+        """Whether more may be asked for; else `Session.resume` is called in time."""
+        ...
+
+    def reply(self, text: str) -> None:
+        """Write one reply or push, after all that were written before."""
+        ...
+
+    def connected(self) -> None:
+        """Learn that the session's identity is final: the client is in."""
+        ...
+
+    def ping(self) -> None:
+        """Write a ping, ahead of what waits: it must go out on schedule."""
+        ...
+
+    def ask(self, command: int, event: Event) -> None:
+        """Ask a hook; ends in `Session.answered`."""
+        ...
+
+    def publish(
+        self, command: int, channel: Channel, draft: Draft, history: History
+    ) -> None:
+        """Publish; ends in `Session.published`."""
+        ...
+
+    def subscribe(
+        self,
+        channel: Channel,
+        listener: Listener,
+        history: History,
+        asked: Position | None,
+        *,
+        held: bool,
+    ) -> None:
+        """Join a channel; ends in `Session.subscribed`.
+
+        Pushes follow the outcome; when *held*, only after `release`.
+        """
+        ...
+
+    def release(self, channel: Channel) -> None:
+        """Let pushes follow for a channel that was held."""
+        ...
+
+    def unsubscribe(self, channel: Channel) -> None:
+        """Leave a channel: not one push after this."""
+        ...
+
+    def history(
+        self,
+        command: int,
+        channel: Channel,
+        history: History,
+        since: Position | None,
+        limit: int,
+        *,
+        reverse: bool,
+    ) -> None:
+        """Read publications; ends in `Session.history_read`."""
+        ...
+
+    def present(self, channel: Channel) -> list[Listener]:
+        """Return who is in a channel."""
+        ...
+
+    def close(self, close: Close) -> None:
+        """Write what waits, then the close frame, then end the connection."""
+        ...
+
+
+class Identity:
+    """Who a connection is, once it has connected.
+
+    Attributes:
+        info: It as others see it, as JSON text.
+    """
+
+    __slots__ = ("client", "conn_info", "info", "user")
+
+    def __init__(
+        self,
+        client: ClientId,
+        user: UserId,
+        conn_info: RawJson | None = None,
+    ) -> None:
+        self.client = client
+        self.user = user
+        self.conn_info = conn_info
+        self.info = wire.client_info(ClientInfo(user, client, conn_info))
+
+    def in_channel(self, chan_info: RawJson | None) -> RawJson:
+        """Return it as others see it in a channel that knows more of it."""
+        if chan_info is None:
+            return self.info
+        return wire.client_info(
+            ClientInfo(self.user, self.client, self.conn_info, chan_info)
+        )
+
+
+class Work:
+    """Commands that wait, and how many are under way.
+
+    Attributes:
+        backlog: Commands not yet handled, in order.
+        under_way: Commands that wait for an outcome.
+        blocked: A command under way holds up all that follow.
+    """
+
+    __slots__ = ("backlog", "blocked", "under_way")
+
+    def __init__(self) -> None:
+        self.backlog: deque[wire.Command] = deque()
+        self.under_way = 0
+        self.blocked = False
+
+    def put_back(self, waiting: deque[wire.Command]) -> None:
+        """Take up commands that waited for another, before all the rest."""
+        self.under_way -= len(waiting)
+        self.backlog.extendleft(reversed(waiting))
