@@ -10,6 +10,7 @@ SERVICE_ASAN_SPEEDUPS: not empty for a build with AddressSanitizer. Run it with
 libasan preloaded and PYTHONMALLOC=malloc, or it sees no blocks.
 """
 
+import glob
 import os
 import platform
 
@@ -42,10 +43,9 @@ if wanted != "no" and platform.python_implementation() == "CPython":
             Extension(
                 f"_speedups.{name}_c",
                 [f"_speedups/{source}"],
-                depends=[f"_speedups/{name}_c.pxd"],
+                depends=glob.glob(f"_speedups/{name}_*.pxd"),
                 extra_compile_args=flags,
                 extra_link_args=links,
-                optional=wanted != "yes",
             )
             for name, source in (
                 ("json", "json_c.pyx"),
@@ -61,8 +61,11 @@ if wanted != "no" and platform.python_implementation() == "CPython":
             "wraparound": False,
             "cdivision": False,  # keep Python's // and %
             "freethreading_compatible": True,
+            "binding": False,  # plain built-ins: the interpreter calls them faster
         },
     )
+    for extension in extensions:
+        extension.optional = wanted != "yes"  # cythonize would lose it
 
 setup(
     ext_modules=extensions,

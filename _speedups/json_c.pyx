@@ -11,8 +11,8 @@ fraction) is validated here and parsed by the twin, so that it cannot differ.
 cimport cython
 from cpython.long cimport PyLong_AsLongLongAndOverflow
 from cpython.object cimport PyObject
-from cpython.unicode cimport PyUnicode_Check, PyUnicode_FindChar, PyUnicode_Substring
-from libc.string cimport memcpy, strlen
+from cpython.unicode cimport PyUnicode_Check
+from libc.string cimport memchr, memcpy
 
 from .json_scan cimport (
     MAX_DEPTH,
@@ -29,6 +29,15 @@ from .json_scan cimport (
     space,
     string,
 )
+from .json_splice cimport (
+    PyUnicode_DATA,
+    PyUnicode_GET_LENGTH,
+    PyUnicode_IS_ASCII,
+    PyUnicode_New,
+    around,
+    cut,
+    put_before,
+)
 
 from . import json_py
 
@@ -36,11 +45,6 @@ cdef extern from "Python.h":
     const int PyUnicode_1BYTE_KIND
     const int PyUnicode_2BYTE_KIND
     int PyUnicode_KIND(object text) noexcept
-    const void* PyUnicode_DATA(object text) noexcept
-    Py_ssize_t PyUnicode_GET_LENGTH(object text) noexcept
-    bint PyUnicode_IS_ASCII(object text) noexcept
-    str PyUnicode_New(Py_ssize_t size, UCS4 widest)
-
 
 __all__ = json_py.__all__
 
@@ -127,57 +131,25 @@ def encode_publication(str data not None, long long offset, str info, str tags):
     cdef char* between = buffer + sizeof(buffer)
     if tags is not None or offset < 0:
         return json_py.encode_publication(data, offset, info, tags)
-    between = _put_before(between, b"", 1)
+    between = put_before(between, b"", 1)
     if info is not None:
-        between = _put_before(between, b',"info":', 8)
+        between = put_before(between, b',"info":', 8)
     if offset:
         while offset:
             between -= 1
             between[0] = <char>(c"0" + offset % 10)
             offset //= 10
-        between = _put_before(between, b',"offset":', 10)
+        between = put_before(between, b',"offset":', 10)
     if info is None:
-        return _around(b'{"data":', data, between, "", b"}")
-    return _around(b'{"data":', data, between, info, b"}")
+        return around(b'{"data":', data, between, "", b"}")
+    return around(b'{"data":', data, between, info, b"}")
 
 
 def encode_push(str channel_quoted not None, str publication not None):
     """See `_speedups.json_py.encode_push`."""
-    return _around(
+    return around(
         b'{"push":{"channel":', channel_quoted, b',"pub":', publication, b"}}"
     )
-
-
-cdef inline char* _put(char* out, const char* text, Py_ssize_t size) noexcept:
-    memcpy(out, text, size)
-    return out + size
-
-
-cdef inline char* _put_before(char* out, const char* text, Py_ssize_t size) noexcept:
-    memcpy(out - size, text, size)
-    return out - size
-
-
-cdef inline str _around(
-    const char* before, str first, const char* between, str second, const char* after
-):
-    """Join two texts and what is around them, which is ASCII."""
-    cdef Py_ssize_t size
-    cdef Py_ssize_t[5] sizes
-    cdef str joined
-    cdef char* out
-    if not (PyUnicode_IS_ASCII(first) and PyUnicode_IS_ASCII(second)):
-        return f"{before.decode()}{first}{between.decode()}{second}{after.decode()}"
-    sizes[0], sizes[2], sizes[4] = strlen(before), strlen(between), strlen(after)
-    sizes[1], sizes[3] = PyUnicode_GET_LENGTH(first), PyUnicode_GET_LENGTH(second)
-    size = sizes[0] + sizes[1] + sizes[2] + sizes[3] + sizes[4]
-    joined = PyUnicode_New(size, 127)
-    out = _put(<char*>PyUnicode_DATA(joined), before, sizes[0])
-    out = _put(out, <const char*>PyUnicode_DATA(first), sizes[1])
-    out = _put(out, between, sizes[2])
-    out = _put(out, <const char*>PyUnicode_DATA(second), sizes[3])
-    _put(out, after, sizes[4])
-    return joined
 
 
 cdef inline Py_ssize_t _checked(Py_ssize_t place) except -1:
@@ -191,7 +163,8 @@ cdef inline Py_ssize_t _checked(Py_ssize_t place) except -1:
 
 
 cdef inline Py_ssize_t _slot(unsigned int first, unsigned int last, Py_ssize_t length):
-    return (first * 31 + last * 7 + length) & (SLOTS - 1)
+    # No two of WORDS meet with these factors; they are found again by trying.
+    return (first + last * 8 + length * 23) & (SLOTS - 1)
 
 
 cdef str _word(const Char* text, str whole, Py_ssize_t start, Py_ssize_t end):
@@ -208,7 +181,7 @@ cdef str _word(const Char* text, str whole, Py_ssize_t start, Py_ssize_t end):
                 if i == length:
                     return <str>words[slot].text
             slot = (slot + 1) & (SLOTS - 1)
-    return PyUnicode_Substring(whole, start, end)
+    return cut(whole, start, end)
 
 
 cdef object _value(const Char* text, Place* place, str whole, int depth):
@@ -225,7 +198,7 @@ cdef object _value(const Char* text, Place* place, str whole, int depth):
     place.at = _checked(end)
     if c == c'"':
         if not escaped:
-            return PyUnicode_Substring(whole, start + 1, end - 1)
+            return cut(whole, start + 1, end - 1)
     elif c == c"t":
         return True
     elif c == c"f":
@@ -239,7 +212,7 @@ cdef object _value(const Char* text, Place* place, str whole, int depth):
             at += 1
         if at == end:
             return -number if c == c"-" else number
-    return parse(PyUnicode_Substring(whole, start, end))
+    return parse(cut(whole, start, end))
 
 
 cdef str _raw(const Char* text, Place* place, str whole, int depth):
@@ -247,10 +220,11 @@ cdef str _raw(const Char* text, Place* place, str whole, int depth):
     cdef Py_ssize_t start = place.at
     cdef str piece
     place.at = _checked(skip(text, place.size, start, depth))
-    piece = PyUnicode_Substring(whole, start, place.at)
-    if PyUnicode_FindChar(whole, c"\n", start, place.at, 1) >= 0:
-        piece = piece.replace("\n", "")
-    return piece
+    piece = cut(whole, start, place.at)
+    if Char is UCS1:
+        if memchr(text + start, c"\n", place.at - start) == NULL:
+            return piece
+    return piece.replace("\n", "")
 
 
 cdef int _drop(const Char* text, Place* place, int depth) except -1:
