@@ -6,13 +6,12 @@ process. Nothing else in the package knows that the server is Hypercorn.
 
 from __future__ import annotations
 
-from service.server.connection import HYPERCORN_VERSIONS, describe, install
+from service.server.connection import HYPERCORN_VERSIONS, install
 from service.server.process import Application, run, serve
 
 __all__ = [
     "HYPERCORN_VERSIONS",
     "Application",
-    "describe",
     "install",
     "run",
     "serve",

@@ -12,7 +12,6 @@ import socket
 import struct
 import sys
 import termios
-import traceback
 from contextlib import suppress
 from functools import partial
 from importlib.metadata import version
@@ -29,11 +28,11 @@ from hypercorn.protocol import ProtocolWrapper
 from hypercorn.typing import ConnectionState
 from hypercorn.utils import parse_socket_addr
 
-from service.errors import StartupError
+from service.errors import StartupError, describe
 from service.server.stream import LINGER, WebSocketStream
 from service.settings import ServerSettings
 
-__all__ = ["HYPERCORN_VERSIONS", "Seam", "TcpConnection", "describe", "install"]
+__all__ = ["HYPERCORN_VERSIONS", "Seam", "TcpConnection", "install"]
 
 # The classes below override methods that Hypercorn does not document.
 HYPERCORN_VERSIONS: Final = frozenset({"0.18.0"})
@@ -92,22 +91,6 @@ def install(settings: ServerSettings) -> Seam:
     hypercorn.protocol.h11.WSStream = stream  # type: ignore[assignment,attr-defined]
     hypercorn.protocol.h2.WSStream = stream  # type: ignore[assignment,attr-defined]
     return seam
-
-
-def describe(error: BaseException) -> dict[str, str]:
-    """Return an exception's type and place for the log, never its text.
-
-    The text may quote what somebody sent.
-    """
-    frames = "".join(traceback.format_tb(error.__traceback__))
-    if isinstance(error, BaseExceptionGroup):
-        inner = [describe(each) for each in error.exceptions]
-        names = ", ".join(each["error"] for each in inner)
-        return {
-            "error": f"{type(error).__name__}({names})",
-            "stack": frames + "".join(each["stack"] for each in inner),
-        }
-    return {"error": type(error).__name__, "stack": frames}
 
 
 class _State(dict[str, Any]):

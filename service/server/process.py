@@ -23,8 +23,8 @@ from hypercorn.config import Config
 from hypercorn.logging import Logger
 from hypercorn.utils import LifespanFailureError, LifespanTimeoutError
 
-from service.errors import StartupError, SteadwireError
-from service.server.connection import Seam, describe, install
+from service.errors import StartupError, SteadwireError, describe
+from service.server.connection import Seam, install
 from service.settings import ServerSettings, Settings
 
 __all__ = ["Application", "run", "serve"]
