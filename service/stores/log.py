@@ -118,7 +118,7 @@ class Log:
         for channel, draft, history, _, _ in entries:
             key = draft.idempotency_key
             if key:
-                first = self._find(plan, channel, key, now, locked=locked)
+                first = self._find(plan, channel, key, now, search=locked)
                 if first is not None:
                     outcome(Appended(first, False))
                     continue
@@ -143,7 +143,7 @@ class Log:
                 state.due = now
             if draft.version:
                 if state.has_version(draft):
-                    outcome(Appended(Position(state.top, state.epoch), False))
+                    outcome(Appended(self._skip(plan, state, key, now), False))
                     continue
                 state.version = draft.version
                 state.version_epoch = draft.version_epoch
@@ -169,15 +169,15 @@ class Log:
         return plan
 
     def _find(
-        self, plan: Plan, channel: Channel, key: str, now: int, *, locked: bool
+        self, plan: Plan, channel: Channel, key: str, now: int, *, search: bool
     ) -> Position | None:
         """Return where *key* was used, if that is known.
 
-        Without the lock only this batch is searched: that the database does not
-        have the key is seen when it is inserted.
+        Without *search* only this batch is looked at: that the database has the key
+        is seen when it is inserted.
         """
         first = plan.keyed.get((channel, key))
-        if first is None and locked:
+        if first is None and search:
             row = self._execute(
                 "SELECT offset, epoch FROM idempotency"
                 " WHERE channel = ? AND key = ? AND expires > ?",
@@ -186,6 +186,13 @@ class Log:
             if row is not None:
                 first = plan.keyed[channel, key] = Position(*row)
         return first
+
+    def _skip(self, plan: Plan, state: State, key: str, now: int) -> Position:
+        """Return the position of a draft that is skipped for its version."""
+        first = None
+        if key:  # not going to be inserted, so this is the time to ask for it
+            first = self._find(plan, state.name, key, now, search=True)
+        return first or Position(state.top, state.epoch)
 
     def _keep(
         self, plan: Plan, channel: Channel, key: str, position: Position, now: int

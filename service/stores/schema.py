@@ -270,7 +270,8 @@ def _examine(path: str, settings: StoreSettings) -> None:
             (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
             if found != "ok":
                 raise StoreCorrupt(
-                    f"store {path} is damaged and was left as it is: {found}"
+                    f"store {path} is damaged and was left as it is: "
+                    + " ".join(found.split())  # the message is of several lines
                 )
 
 

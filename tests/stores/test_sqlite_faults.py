@@ -1,0 +1,396 @@
+"""The SQLite store when the database will not have it, and when others write to it."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import subprocess
+import sys
+
+import pytest
+
+from service.errors import StoreError, StoreUnavailable
+from service.ports import History
+from tests.clock import VirtualClock
+from tests.stores.support import CHAT, Bench, on_disk
+from tests.stores.test_sqlite_start import ROOT
+
+
+@pytest.fixture
+async def bench(tmp_path, clock):
+    bench = await Bench(on_disk(tmp_path, clock, lock_timeout=0.05), clock).start()
+    yield bench
+    await bench.store.close()
+
+
+@pytest.fixture
+def other(bench, tmp_path):
+    """Return another connection to the database, in autocommit mode."""
+    connection = sqlite3.connect(tmp_path / "store.db", isolation_level=None)
+    yield connection
+    connection.close()
+
+
+def stored(other, channel):
+    rows = other.execute(
+        "SELECT offset FROM publications JOIN channels ON channel_id = channels.id"
+        " WHERE name = ? ORDER BY offset",
+        (channel,),
+    )
+    return [offset for (offset,) in rows]
+
+
+# Faults
+
+
+async def test_a_locked_database_is_a_temporary_failure(bench, other):
+    await bench.fill("a", 3)
+    other.execute("BEGIN IMMEDIATE")
+    done = [bench.append("a", idempotency_key=str(n)) for n in range(5)]
+    for outcome in await asyncio.gather(*done, return_exceptions=True):
+        assert isinstance(outcome, StoreUnavailable)
+        assert "locked" in str(outcome)
+    assert "locked" in bench.store.fault()
+    assert await bench.offsets("a") == [1, 2, 3]  # reading works all the while
+    with pytest.raises(StoreUnavailable):
+        await bench.store.remove("a")
+    other.execute("ROLLBACK")
+    outcome = await bench.append("a", idempotency_key="0")
+    assert (outcome.fresh, outcome.position.offset) == (True, 4)
+    assert bench.store.fault() is None
+    assert bench.told_of("a") == [1, 2, 3, 4]
+
+
+async def test_the_fault_is_cleared_without_any_append(bench, other):
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(StoreUnavailable):
+        await bench.append("a")
+    bench.clock.advance(1.0)  # tries, and fails
+    with pytest.raises(StoreUnavailable):
+        await bench.store.remove("a")
+    assert bench.store.fault() is not None
+    other.execute("ROLLBACK")
+    bench.clock.advance(1.0)
+    await bench.store.remove("a")
+    assert bench.store.fault() is None
+
+
+async def test_a_lock_that_is_let_go_in_time_costs_nothing(tmp_path, clock):
+    bench = await Bench(on_disk(tmp_path, clock, lock_timeout=60.0), clock).start()
+    other = sqlite3.connect(tmp_path / "store.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    done = [bench.append("a") for _ in range(5)]
+    await bench.read("a")
+    assert not any(future.done() for future in done)
+    other.execute("ROLLBACK")
+    other.close()
+    outcomes = await asyncio.gather(*done)
+    assert [o.position.offset for o in outcomes] == [1, 2, 3, 4, 5]
+    await bench.store.close()
+
+
+async def test_closing_while_locked_fails_what_waits_and_ends(bench, other):
+    other.execute("BEGIN IMMEDIATE")
+    done = [bench.append("a", history=History(10**4, 60.0)) for _ in range(3000)]
+    await bench.store.close()
+    outcomes = [future.exception() for future in done]
+    assert all(isinstance(outcome, StoreUnavailable) for outcome in outcomes)
+
+
+async def test_a_sweep_that_fails_is_made_up_for(bench, other):
+    await bench.fill("a", 3)
+    other.execute("BEGIN IMMEDIATE")
+    bench.clock.advance(61.0)
+    with pytest.raises(StoreUnavailable):
+        await bench.store.remove("b")
+    other.execute("ROLLBACK")
+    await bench.sweep()
+    assert stored(other, "a") == []
+
+
+FULL = """
+import asyncio, resource, sys
+from service.errors import StoreUnavailable
+from tests.clock import VirtualClock
+from tests.stores.support import Bench, on_disk
+from service.ports import History
+from pathlib import Path
+
+HISTORY = History(10**6, 1e6)
+DATA = '"' + "x" * 2000 + '"'
+
+async def main():
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    clock = VirtualClock()
+    bench = await Bench(on_disk(Path(sys.argv[1]), clock), clock).start()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, hard))
+    acknowledged, failed = [], 0
+    for _ in range(100):
+        done = [bench.append("a", DATA, HISTORY) for _ in range(10)]
+        for outcome in await asyncio.gather(*done, return_exceptions=True):
+            if isinstance(outcome, StoreUnavailable):
+                failed += 1
+            else:
+                acknowledged.append(outcome.position.offset)
+    assert failed and acknowledged, (failed, acknowledged)
+    assert acknowledged == list(range(1, len(acknowledged) + 1)), acknowledged
+    assert bench.store.fault() is not None
+    assert (await bench.read("a", history=HISTORY)).top.offset == len(acknowledged)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    outcome = await bench.append("a", DATA, HISTORY)
+    assert outcome.position.offset == len(acknowledged) + 1
+    assert bench.store.fault() is None
+    await bench.store.close()
+    bench = await Bench(on_disk(Path(sys.argv[1]), clock), clock).start()
+    page = await bench.read("a", history=HISTORY)
+    assert [p.offset for p in page.publications] == acknowledged + [
+        len(acknowledged) + 1
+    ]
+    await bench.store.close()
+    print(len(acknowledged), failed)
+
+asyncio.run(main())
+"""
+
+
+def test_a_full_disk_is_a_temporary_failure(tmp_path):
+    """A limit on the size of files stands for the full disk: write() fails."""
+    ended = subprocess.run(
+        [sys.executable, "-c", FULL, str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+
+
+class Deadly(VirtualClock):
+    """A clock that, from some moment on, ends the thread that asks it."""
+
+    deadly = False
+
+    def wall(self):
+        if self.deadly:
+            raise SystemExit("the clock struck")
+        return super().wall()
+
+
+async def test_a_dead_writer_fails_every_append_and_says_so(tmp_path):
+    clock = Deadly()
+    bench = await Bench(on_disk(tmp_path, clock), clock).start()
+    await bench.fill("a", 3)
+    clock.deadly = True
+    done = [bench.append("a") for _ in range(2000)]
+    for outcome in await asyncio.gather(*done, return_exceptions=True):
+        assert isinstance(outcome, StoreUnavailable)
+        assert "store-writer died" in str(outcome)
+    assert "store-writer died" in bench.store.fault()
+    for call in (bench.append("a"), bench.read("b"), bench.store.remove("a")):
+        with pytest.raises(StoreUnavailable):
+            await call
+    await bench.store.close()
+    clock.deadly = False
+    bench = await Bench(on_disk(tmp_path, clock), clock).start()
+    assert (await bench.append("a")).position.offset == 4
+    await bench.store.close()
+
+
+@pytest.mark.parametrize(
+    "spoilt",
+    [
+        {"data": "\ud800"},
+        {"data": "1", "idempotency_key": "\udc00"},
+        {"data": "1", "version": 2**63},
+        {"data": None},
+        {"data": "1", "tags": object()},
+    ],
+)
+async def test_a_draft_that_cannot_be_stored_fails_alone(bench, spoilt):
+    done = [
+        bench.append("a", **(spoilt if n == 5 else {"data": str(n)})) for n in range(10)
+    ]
+    outcomes = await asyncio.gather(*done, return_exceptions=True)
+    assert isinstance(outcomes[5], StoreError)
+    del outcomes[5]
+    assert [o.position.offset for o in outcomes] == list(range(1, 10))
+    assert bench.store.fault() is None
+    assert bench.told_of("a") == list(range(1, 10))
+
+
+# Other connections. The lock keeps other servers away, not a person with a shell.
+
+
+async def test_offsets_continue_after_what_another_connection_appended(bench, other):
+    await bench.fill("a", 3)
+    for offset in (4, 5):
+        other.execute(
+            "INSERT INTO publications (channel_id, offset, time, data)"
+            " SELECT id, ?, 1700000000000, 'theirs' FROM channels WHERE name = 'a'",
+            (offset,),
+        )
+    outcomes = await asyncio.gather(*[bench.append("a", str(n)) for n in range(50)])
+    assert [o.position.offset for o in outcomes] == list(range(6, 56))
+    assert stored(other, "a") == list(range(1, 56))
+    page = await bench.read("a")
+    assert [p.offset for p in page.publications] == list(range(1, 56))
+
+
+async def test_a_channel_that_another_connection_created_is_not_doubled(bench, other):
+    await bench.append("a")
+    other.execute(
+        "INSERT INTO channels SELECT 2, 'b', epoch, 7, 1700000000000, ttl, meta_ttl,"
+        " due, 0, '' FROM channels"
+    )
+    assert (await bench.append("b")).position.offset == 8
+    assert (await bench.append("c")).position.offset == 1
+    assert (await bench.append("a")).position.offset == 2
+
+
+@pytest.mark.parametrize("what", ["", "WHERE offset > 2", "WHERE offset < 2"])
+async def test_offsets_continue_when_another_connection_deleted(
+    bench, other, tmp_path, clock, what
+):
+    await bench.fill("a", 3)
+    other.execute(f"DELETE FROM publications {what}")
+    assert (await bench.append("a")).position.offset == 4
+    other.execute("DELETE FROM publications")
+    await bench.store.close()
+    again = await Bench(on_disk(tmp_path, clock), clock).start()
+    assert (await again.append("a")).position.offset == 5
+    await again.store.close()
+
+
+async def test_a_channel_that_another_connection_deleted_starts_again(bench, other):
+    await bench.fill("a", 3)
+    other.execute("DELETE FROM publications")
+    other.execute("DELETE FROM channels")
+    assert (await bench.append("a")).position.offset == 1
+    assert stored(other, "a") == [1]
+
+
+async def test_a_key_that_another_connection_stored_counts(bench, other):
+    await bench.fill("a", 3)
+    other.execute(
+        "INSERT INTO idempotency (channel, key, offset, epoch, expires)"
+        " VALUES ('a', 'k', 2, 'e', 1700000300000)"
+    )
+    outcome = await bench.append("a", idempotency_key="k")
+    assert outcome == ((2, "e"), False)
+
+
+async def test_appends_between_those_of_another_connection_stay_dense(bench, other):
+    large = History(1000, 60.0)
+
+    async def ours():
+        for _ in range(100):
+            await bench.append("a", history=large)
+
+    async def theirs():
+        for _ in range(30):
+            other.execute("BEGIN IMMEDIATE")
+            other.execute(
+                "INSERT INTO publications (channel_id, offset, time, data)"
+                " SELECT id, 1 + (SELECT max(offset) FROM publications"
+                " WHERE channel_id = channels.id), 1700000000000, 'theirs'"
+                " FROM channels WHERE name = 'a'"
+            )
+            other.execute("COMMIT")
+            await bench.read("b", 0, 0)
+
+    await bench.append("a", history=large)
+    await asyncio.gather(ours(), ours(), theirs())
+    assert stored(other, "a") == list(range(1, 232))
+
+
+# What is really in the file
+
+
+async def test_a_channel_is_trimmed_to_little_more_than_its_size(bench, other):
+    short = History(10, 60.0)
+    most = 0
+    for n in range(30):
+        await asyncio.gather(*[bench.append("a", "1", short) for _ in range(30)])
+        most = max(most, len(stored(other, "a")))
+        assert await bench.offsets("a", history=short) == list(
+            range(30 * n + 21, 30 * n + 31)
+        )
+    assert most < 10 + 64 + 30
+
+
+async def test_a_smaller_size_trims_step_by_step(bench, other):
+    await bench.fill("a", 5000, History(5000, 60.0))
+    short = History(10, 60.0)
+    counts = []
+    for _ in range(6):
+        await bench.append("a", "1", short)
+        counts.append(len(stored(other, "a")))
+        assert len(await bench.offsets("a", history=short)) == 10
+    assert counts[0] > 3000
+    assert counts[-1] <= 10 + 64
+
+
+async def test_the_sweep_deletes_what_has_expired_and_nothing_else(bench, other):
+    await bench.fill("a", 2000, History(5000, 60.0))
+    bench.clock.advance(50.0)
+    await bench.fill("a", 5, History(5000, 60.0))
+    await bench.append("b", idempotency_key="k", history=History(10, 1000.0))
+    bench.clock.advance(10.0)
+    await bench.sweep()
+    assert stored(other, "a") == list(range(2001, 2006))
+    assert stored(other, "b") == [1]
+    bench.clock.advance(300.0)
+    await bench.sweep()
+    assert stored(other, "a") == []
+    assert stored(other, "b") == [1]
+    assert other.execute("SELECT count(*) FROM idempotency").fetchone() == (0,)
+
+
+async def test_the_sweep_deletes_many_channels(bench, other):
+    brief = History(10, 5.0, meta_ttl=60.0)
+    await asyncio.gather(*[bench.append(f"c{n}", "1", brief) for n in range(500)])
+    await bench.append("stays")
+    bench.clock.advance(61.0)
+    await bench.sweep()
+    assert other.execute("SELECT name FROM channels").fetchall() == [("stays",)]
+    top = (await bench.read("c7")).top
+    assert (await bench.append("c7")).position == (1, top.epoch)
+    epochs = other.execute("SELECT count(DISTINCT epoch) FROM generations").fetchone()
+    assert epochs[0] > 400
+
+
+async def test_a_publication_that_is_due_sooner_than_the_metadata_is_swept(
+    bench, other
+):
+    await bench.append("a")
+    bench.clock.advance(61.0)
+    await bench.sweep()
+    assert stored(other, "a") == []
+    await bench.append("a")
+    assert stored(other, "a") == [2]
+    bench.clock.advance(61.0)
+    await bench.sweep()
+    assert stored(other, "a") == []
+
+
+async def test_power_durability_stores_the_same(tmp_path, clock):
+    bench = await Bench(on_disk(tmp_path, clock, durability="power"), clock).start()
+    await bench.fill("a", 20)
+    await bench.store.close()
+    bench = await Bench(on_disk(tmp_path, clock), clock).start()
+    assert await bench.offsets("a", history=CHAT) == list(range(1, 21))
+    await bench.store.close()
+
+
+async def test_a_wall_clock_set_back_between_runs_expires_only_prefixes(tmp_path):
+    bench = await Bench(on_disk(tmp_path, late := VirtualClock()), late).start()
+    await bench.fill("a", 3)
+    await bench.store.close()
+    early = VirtualClock(wall=1_699_999_950.0)
+    bench = await Bench(on_disk(tmp_path, early), early).start()
+    await bench.fill("a", 3)
+    for _ in range(13):
+        early.advance(10.0)
+        found = await bench.offsets("a")
+        assert found == list(range(7 - len(found), 7))
+    await bench.store.close()
