@@ -15,29 +15,13 @@ from cpython.unicode cimport PyUnicode_Check
 from libc.string cimport memchr, memcpy
 
 from .json_scan cimport (
-    MAX_DEPTH,
-    Char,
-    UCS1,
-    UCS2,
-    UCS4,
-    blank,
-    colon,
-    read,
-    run,
-    scalar,
-    skip,
-    space,
-    string,
-)
+    MAX_DEPTH, UCS1, UCS2, UCS4, Char,
+    blank, colon, read, run, scalar, skip, space, string,
+)  # fmt: skip
 from .json_splice cimport (
-    PyUnicode_DATA,
-    PyUnicode_GET_LENGTH,
-    PyUnicode_IS_ASCII,
-    PyUnicode_New,
-    around,
-    cut,
-    put_before,
-)
+    PyUnicode_DATA, PyUnicode_GET_LENGTH, PyUnicode_IS_ASCII, PyUnicode_New,
+    around, cut, put_before,
+)  # fmt: skip
 
 from . import json_py
 
@@ -54,8 +38,7 @@ cdef enum:
 
 cdef long long MAX_ID = 2**32 - 1
 cdef object parse = json_py.parse
-cdef str DATA = "data"
-cdef str ID = "id"
+cdef str DATA = "data", ID = "id"
 
 # Keys met often, so that their objects, and hashes, need not be made each time. The
 # table is never written after the import: a peer cannot fill it.
@@ -69,10 +52,7 @@ cdef tuple WORDS = (
 )  # fmt: skip
 
 ctypedef enum Shape:
-    COMMANDS
-    OBJECT
-    ARRAY
-    ANY
+    COMMANDS, OBJECT, ARRAY, ANY
 
 cdef struct Place:
     Py_ssize_t at
@@ -140,9 +120,7 @@ def encode_publication(str data not None, long long offset, str info, str tags):
             between[0] = <char>(c"0" + offset % 10)
             offset //= 10
         between = put_before(between, b',"offset":', 10)
-    if info is None:
-        return around(b'{"data":', data, between, "", b"}")
-    return around(b'{"data":', data, between, info, b"}")
+    return around(b'{"data":', data, between, "" if info is None else info, b"}")
 
 
 def encode_push(str channel_quoted not None, str publication not None):
@@ -159,11 +137,10 @@ cdef inline Py_ssize_t _checked(Py_ssize_t place) except -1:
     return place
 
 
-# From text to Python objects. What is malformed is raised at once.
-
-
-cdef inline Py_ssize_t _slot(unsigned int first, unsigned int last, Py_ssize_t length):
-    # No two of WORDS meet with these factors; they are found again by trying.
+cdef inline Py_ssize_t _slot(
+    unsigned int first, unsigned int last, Py_ssize_t length
+) noexcept:
+    # No two of WORDS meet with these factors; they were found by trying.
     return (first + last * 8 + length * 23) & (SLOTS - 1)
 
 
@@ -227,12 +204,6 @@ cdef str _raw(const Char* text, Place* place, str whole, int depth):
     return piece.replace("\n", "")
 
 
-cdef int _drop(const Char* text, Place* place, int depth) except -1:
-    """Move over the value at *place*."""
-    place.at = _checked(skip(text, place.size, place.at, depth))
-    return 0
-
-
 cdef bint _open(const Char* text, Place* place, unsigned int bracket) except -1:
     """Move into the container at *place*; return whether it has anything inside."""
     if read(text, place.size, place.at) != bracket:
@@ -279,7 +250,7 @@ cdef dict _fields(const Char* text, Place* place, str whole, int depth, frozense
     while more:
         key = _key(text, place, whole)
         if key is None:
-            _drop(text, place, depth)
+            place.at = _checked(skip(text, place.size, place.at, depth))
         else:
             if key is DATA if raw is None else key in raw:
                 fields[key] = _raw(text, place, whole, depth)
@@ -314,7 +285,7 @@ cdef tuple _command(const Char* text, Place* place, str whole):
     while more:
         key = _key(text, place, whole)
         if key is None:
-            _drop(text, place, 1)
+            place.at = _checked(skip(text, place.size, place.at, 1))
         elif key is ID:
             if number is not None:
                 raise ValueError(f"id repeated before character {place.at}")
@@ -361,7 +332,9 @@ cdef list _elements(const Char* text, Place* place, str whole):
     return elements
 
 
-cdef object _only(const Char* text, Place* place, str whole, Shape shape, frozenset raw):
+cdef object _only(
+    const Char* text, Place* place, str whole, Shape shape, frozenset raw
+):
     """Return what a text consists of, whitespace aside."""
     cdef object value
     place.at = space(text, place.size, 0)
