@@ -7,7 +7,6 @@ clients pipeline them; nothing else does.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -29,58 +28,15 @@ from service.errors import (
 )
 from service.handlers import SubscribeEvent
 from service.model import Channel, Joined, Listener, Position, RawJson
-from service.permissions import ChannelRules, Permissions
+from service.permissions import Permissions
 from service.protocol import json as wire
+from service.session.entry import Entry, Pending
 from service.session.port import Identity, Port, Work
 from service.settings import ClientSettings
 
 __all__ = ["Channels"]
 
 REJECT_UNRECOVERED = 2  # bit of subscribe.flag: error 112 instead of recovered:false
-
-
-class _Pending:
-    """A subscribe under way, and what waits for it."""
-
-    __slots__ = ("asked", "flag", "hears_joins", "outcome", "positioned", "waiting")
-
-    def __init__(
-        self,
-        asked: Position | None,
-        outcome: Callable[[str | ErrorReply], None],
-        *,
-        flag: int = 0,
-        positioned: bool = False,
-        hears_joins: bool = False,
-    ) -> None:
-        self.asked = asked
-        self.outcome = outcome  # told the result to write, or the refusal
-        self.flag = flag
-        self.positioned = positioned  # what the client asks for
-        self.hears_joins = hears_joins
-        self.waiting: deque[wire.Command] = deque()
-
-
-class _Entry:
-    """One channel.
-
-    Attributes:
-        server: Subscribed on the server's side.
-        pending: The subscribe under way, or None once established.
-        recoverable: As granted.
-        positioned: As granted.
-        data: A payload for the reply.
-    """
-
-    __slots__ = ("data", "pending", "positioned", "recoverable", "rules", "server")
-
-    def __init__(self, rules: ChannelRules, pending: _Pending, *, server: bool) -> None:
-        self.rules = rules
-        self.pending: _Pending | None = pending
-        self.server = server
-        self.recoverable = False
-        self.positioned = False
-        self.data: RawJson | None = None
 
 
 class Channels:
@@ -108,7 +64,7 @@ class Channels:
         self._settings = settings
         self._permissions = permissions
         self._asks = asks
-        self._entries: dict[Channel, _Entry] = {}
+        self._entries: dict[Channel, Entry] = {}
 
     def __contains__(self, channel: Channel) -> bool:
         return channel in self._entries
@@ -141,7 +97,7 @@ class Channels:
             CodecError: A field has the wrong type.
         """
         channel = _channel(fields)
-        pending = _Pending(
+        pending = Pending(
             wire.position(fields) if wire.boolean(fields, "recover") else None,
             lambda result: self._reply(command, result),
             flag=wire.integer(fields, "flag"),
@@ -165,7 +121,7 @@ class Channels:
             self._permissions.may_subscribe(rules, channel, identity.user)
         if len(self._entries) >= self._settings.channel_limit:
             raise ReplyError(LIMIT_EXCEEDED)
-        self._entries[channel] = entry = _Entry(rules, pending, server=False)
+        self._entries[channel] = entry = Entry(rules, pending, server=False)
         self._work.under_way += 1
         if self._asks:
             data = wire.raw(fields, "data")
@@ -213,7 +169,7 @@ class Channels:
             self._port.unsubscribe(channel)
         self._port.reply(wire.empty_reply(command, "unsubscribe"))
 
-    def _wait(self, entry: _Entry, command: wire.Command) -> bool:
+    def _wait(self, entry: Entry, command: wire.Command) -> bool:
         """Queue a command behind the subscribe of its channel that is under way."""
         if entry.pending is None:
             return False
@@ -222,6 +178,28 @@ class Channels:
         return True
 
     # The server's side.
+
+    def add_and_tell(
+        self,
+        identity: Identity,
+        channel: Channel,
+        since: Position | None,
+        *,
+        info: RawJson | None = None,
+        data: RawJson | None = None,
+    ) -> None:
+        """Subscribe on the server's side and push that to the client.
+
+        Raises:
+            ReplyError: As `add`.
+        """
+
+        def outcome(result: str | ErrorReply) -> None:
+            if isinstance(result, str):
+                push = wire.subscribe_push(wire.quote(channel), result)
+                self._port.reply(push)
+
+        self.add(identity, channel, since, outcome, info=info, data=data)
 
     def add(
         self,
@@ -247,8 +225,8 @@ class Channels:
         rules = self._permissions.rules(channel)
         if len(self._entries) >= self._settings.channel_limit:
             raise ReplyError(LIMIT_EXCEEDED)
-        pending = _Pending(asked, outcome, positioned=True)
-        self._entries[channel] = entry = _Entry(rules, pending, server=True)
+        pending = Pending(asked, outcome, positioned=True)
+        self._entries[channel] = entry = Entry(rules, pending, server=True)
         entry.data = data
         self._work.under_way += 1
         self._join(identity, channel, entry, info, held=held)
@@ -324,7 +302,7 @@ class Channels:
         self,
         identity: Identity,
         channel: Channel,
-        entry: _Entry,
+        entry: Entry,
         info: RawJson | None = None,
         *,
         held: bool = False,
@@ -383,7 +361,7 @@ class Channels:
         self._take_up(pending)
         return wanted and channel in self._entries
 
-    def _take_up(self, pending: _Pending) -> None:
+    def _take_up(self, pending: Pending) -> None:
         self._work.under_way -= 1
         self._work.put_back(pending.waiting)
 

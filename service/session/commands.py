@@ -11,6 +11,7 @@ from typing import Any
 from service.errors import (
     BAD_REQUEST,
     CLOSE_BAD_REQUEST,
+    CLOSE_NOT_AVAILABLE,
     INTERNAL,
     NOT_AVAILABLE,
     TOO_MANY_REQUESTS,
@@ -141,6 +142,16 @@ class Commands:
             raise ReplyError(NOT_AVAILABLE)
         self._work.under_way += 1
         self._port.ask(command, RpcEvent(identity.client, identity.user, method, data))
+
+    def send(self, identity: Identity, command: int, fields: dict[str, Any]) -> None:
+        """Handle a send command: nobody receives it."""
+        raise CloseError(CLOSE_NOT_AVAILABLE)
+
+    def not_available(
+        self, identity: Identity, command: int, fields: dict[str, Any]
+    ) -> None:
+        """Handle a command of the protocol that is switched off."""
+        raise ReplyError(NOT_AVAILABLE)
 
     # Outcomes.
 

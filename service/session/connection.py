@@ -39,12 +39,9 @@ from typing import Any
 
 from service.errors import (
     CLOSE_BAD_REQUEST,
-    CLOSE_NOT_AVAILABLE,
     CONNECTION_EXPIRED,
     INTERNAL,
-    INVALID_TOKEN,
     NO_PONG,
-    NOT_AVAILABLE,
     STALE,
     Close,
     CloseError,
@@ -82,6 +79,7 @@ from service.permissions import Permissions
 from service.protocol import json as wire
 from service.session.channels import Channels
 from service.session.commands import Commands
+from service.session.handshake import Handshake
 from service.session.liveness import NEVER, Due, Liveness
 from service.session.port import Identity, Port, Work
 from service.settings import ClientSettings
@@ -89,14 +87,6 @@ from service.settings import ClientSettings
 __all__ = ["Session"]
 
 _Method = Callable[[Identity, int, dict[str, Any]], None]
-
-
-def _send(identity: Identity, command: int, fields: dict[str, Any]) -> None:
-    raise CloseError(CLOSE_NOT_AVAILABLE)
-
-
-def _not_available(identity: Identity, command: int, fields: dict[str, Any]) -> None:
-    raise ReplyError(NOT_AVAILABLE)
 
 
 class _State(enum.Enum):
@@ -132,9 +122,6 @@ class Session:
         self.identity = Identity(client, UserId(""))
         self._port = port
         self._settings = settings
-        self._asks_connect = handlers.connect is not None
-        self._version = version
-        self._insecure = insecure
         self._random = random
         self._state = _State.NEW
         self._work = Work()
@@ -145,7 +132,19 @@ class Session:
             permissions,
             asks=handlers.subscribe is not None,
         )
-        self._asked: dict[Channel, Position] = {}  # server-side, at connect
+        self._handshake = Handshake(
+            port,
+            self.channels,
+            client,
+            version=version,
+            ping=settings.ping_interval,
+            asks=handlers.connect is not None,
+            insecure=insecure,
+            admitted=self._admitted,
+            welcomed=self._welcomed,
+            refused=self._turned_away,
+        )
+        self._connected_at = now
         self._liveness = Liveness(settings)
         self.next_tick = now + settings.stale_timeout
         self._commands = commands = Commands(
@@ -159,10 +158,10 @@ class Session:
             "presence": commands.presence,
             "presence_stats": commands.presence_stats,
             "rpc": commands.rpc,
-            "send": _send,
-            "refresh": _not_available,
-            "sub_refresh": _not_available,
-            "ping": _not_available,
+            "send": commands.send,
+            "refresh": commands.not_available,
+            "sub_refresh": commands.not_available,
+            "ping": commands.not_available,
         }
 
     @property
@@ -256,13 +255,7 @@ class Session:
         """
         if self._state is not _State.CONNECTED:
             return
-
-        def outcome(result: str | ErrorReply) -> None:
-            if isinstance(result, str):
-                push = wire.subscribe_push(wire.quote(channel), result)
-                self._port.reply(push)
-
-        self.channels.add(self.identity, channel, since, outcome, info=info, data=data)
+        self.channels.add_and_tell(self.identity, channel, since, info=info, data=data)
 
     def unsubscribe(self, channel: Channel, code: Unsubscribe) -> None:
         """Take the client out of a channel and tell it."""
@@ -323,10 +316,11 @@ class Session:
         error = answer.error if isinstance(answer, ReplyError) else None
         match event:
             case ConnectEvent():
+                self._connected_at = now
                 if isinstance(answer, ConnectResult):
-                    self._admit(command, event, answer, now)
+                    self._handshake.admit(command, answer)
                 else:
-                    self._turn_away(command, error or INTERNAL)
+                    self._handshake.turn_away(command, error or INTERNAL)
             case SubscribeEvent():
                 if isinstance(answer, SubscribeResult):
                     info, data = dump_optional(answer.info), dump_optional(answer.data)
@@ -387,92 +381,30 @@ class Session:
         else:
             self.disconnect(CLOSE_BAD_REQUEST)
 
+    # The connect.
+
     def _connect(self, command: int, fields: dict[str, Any], now: float) -> None:
-        event = ConnectEvent(
-            self.identity.client,
-            wire.text(fields, "token"),
-            wire.raw(fields, "data"),
-            wire.text(fields, "name"),
-            wire.text(fields, "version"),
-            wire.mapping(fields, "headers") or {},
-        )
-        self._asked = _positions(wire.mapping(fields, "subs") or {})
         self._state = _State.CONNECTING
         self._work.blocked = True
         self._work.under_way += 1
-        if self._asks_connect:
-            self._port.ask(command, event)
-        elif self._insecure:
-            self._admit(command, event, ConnectResult(), now)
-        else:
-            # Nothing can verify a token yet, so no token is valid.
-            raise CloseError(INVALID_TOKEN if event.token else CLOSE_BAD_REQUEST)
+        self._connected_at = now
+        self._handshake.begin(command, fields)
 
-    def _admit(
-        self, command: int, event: ConnectEvent, result: ConnectResult, now: float
-    ) -> None:
-        info, data = dump_optional(result.info), dump_optional(result.data)
-        self.identity = Identity(event.client, UserId(result.user), info)
+    def _admitted(self, identity: Identity) -> None:
+        self.identity = identity
 
-        def joined(results: dict[Channel, str] | ErrorReply) -> None:
-            if isinstance(results, ErrorReply):
-                self._turn_away(command, results)
-            else:
-                self._welcome(command, data, results, now)
-
-        channels = [Channel(name) for name in result.channels]
-        self.channels.add_all(self.identity, channels, self._asked, joined)
-
-    def _welcome(
-        self,
-        command: int,
-        data: RawJson | None,
-        results: dict[Channel, str],
-        now: float,
-    ) -> None:
-        if self._state is not _State.CONNECTING:
-            return
+    def _welcomed(self) -> None:
         self._state = _State.CONNECTED
         self._work.under_way -= 1
         self._work.blocked = False
         self._port.connected()
-        self._liveness.start(now, self._random)
+        self._liveness.start(self._connected_at, self._random)
         self.next_tick = self._liveness.next
-        self._port.reply(
-            wire.connect_reply(
-                command,
-                self.identity.client,
-                self._version,
-                self._settings.ping_interval,
-                data=data,
-                subscriptions=results.items(),
-            )
-        )
-        for channel in results:
-            self._port.release(channel)
 
-    def _turn_away(self, command: int, error: ErrorReply) -> None:
-        """Refuse a connect: the connection is of no use after that."""
-        if self._state is not _State.CONNECTING:
-            return
+    def _turned_away(self) -> None:
         self._state = _State.REFUSED
-        for channel in tuple(self.channels):
-            self._port.unsubscribe(channel)
-        self.channels.clear()
         self._work.under_way = 0
         self._work.blocked = False
-        self._refuse(command, error)
 
     def _refuse(self, command: int, error: ErrorReply) -> None:
         self._port.reply(wire.error_reply(command, error))
-
-
-def _positions(subs: dict[str, Any]) -> dict[Channel, Position]:
-    """Return where the client wants its server-side subscriptions recovered from."""
-    found = {}
-    for name, request in subs.items():
-        if type(request) is not dict:
-            raise CodecError("subs must be an object of objects")
-        if wire.boolean(request, "recover"):
-            found[Channel(name)] = wire.position(request)
-    return found

@@ -1,0 +1,57 @@
+"""One channel of one connection, and the subscribe of it that is under way."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+from service.errors import ErrorReply
+from service.model import Position, RawJson
+from service.permissions import ChannelRules
+from service.protocol import json as wire
+
+__all__ = ["Entry", "Pending"]
+
+
+class Pending:
+    """A subscribe under way, and what waits for it."""
+
+    __slots__ = ("asked", "flag", "hears_joins", "outcome", "positioned", "waiting")
+
+    def __init__(
+        self,
+        asked: Position | None,
+        outcome: Callable[[str | ErrorReply], None],
+        *,
+        flag: int = 0,
+        positioned: bool = False,
+        hears_joins: bool = False,
+    ) -> None:
+        self.asked = asked
+        self.outcome = outcome  # told the result to write, or the refusal
+        self.flag = flag
+        self.positioned = positioned  # what the client asks for
+        self.hears_joins = hears_joins
+        self.waiting: deque[wire.Command] = deque()
+
+
+class Entry:
+    """One channel.
+
+    Attributes:
+        server: Subscribed on the server's side.
+        pending: The subscribe under way, or None once established.
+        recoverable: As granted.
+        positioned: As granted.
+        data: A payload for the reply.
+    """
+
+    __slots__ = ("data", "pending", "positioned", "recoverable", "rules", "server")
+
+    def __init__(self, rules: ChannelRules, pending: Pending, *, server: bool) -> None:
+        self.rules = rules
+        self.pending: Pending | None = pending
+        self.server = server
+        self.recoverable = False
+        self.positioned = False
+        self.data: RawJson | None = None
