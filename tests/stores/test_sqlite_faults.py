@@ -279,8 +279,10 @@ async def test_a_key_that_another_connection_stored_counts(bench, other):
     assert outcome == ((2, "e"), False)
 
 
-async def test_appends_between_those_of_another_connection_stay_dense(bench, other):
+async def test_appends_between_those_of_another_connection_stay_dense(tmp_path, clock):
     large = History(1000, 60.0)
+    bench = await Bench(on_disk(tmp_path, clock, lock_timeout=60.0), clock).start()
+    other = sqlite3.connect(tmp_path / "store.db", timeout=60.0, isolation_level=None)
 
     async def ours():
         for _ in range(100):
@@ -301,6 +303,8 @@ async def test_appends_between_those_of_another_connection_stay_dense(bench, oth
     await bench.append("a", history=large)
     await asyncio.gather(ours(), ours(), theirs())
     assert stored(other, "a") == list(range(1, 232))
+    other.close()
+    await bench.store.close()
 
 
 # What is really in the file
