@@ -178,25 +178,20 @@ class Commands:
                 wire.history_reply(command, outcome.publications, outcome.top)
             )
 
-    def publish_answered(
+    def publish_allowed(
         self,
         identity: Identity,
         command: int,
         event: PublishEvent,
-        answer: PublishResult | ErrorReply,
+        answer: PublishResult,
     ) -> None:
-        """Publish what a hook lets through, or refuse it.
+        """Publish what a hook lets through.
 
         Raises:
             ValueError: The hook's payload is no JSON; so do the two below.
             TypeError: The same.
             OverflowError: The same.
         """
-        if isinstance(answer, ErrorReply):
-            self._work.blocked = False
-            self._work.under_way -= 1
-            self._refuse(command, answer)
-            return
         data = dump_optional(answer.data) or event.data
         history = self._permissions.rules(event.channel).history
         if answer.skip_history:
@@ -205,7 +200,7 @@ class Commands:
         self._work.blocked = False
         self._port.publish(command, event.channel, draft, history)
 
-    def rpc_answered(self, command: int, answer: RpcResult | ErrorReply) -> None:
+    def rpc_returned(self, command: int, answer: RpcResult) -> None:
         """Answer an rpc.
 
         Raises:
@@ -213,13 +208,19 @@ class Commands:
             TypeError: The same.
             OverflowError: The same.
         """
-        text = (
-            wire.error_reply(command, answer)
-            if isinstance(answer, ErrorReply)
-            else wire.rpc_reply(command, dump_optional(answer.data))
-        )
+        text = wire.rpc_reply(command, dump_optional(answer.data))
         self._work.under_way -= 1
         self._port.reply(text)
+
+    def publish_refused(self, command: int, error: ErrorReply) -> None:
+        """Answer a publish that a hook refuses."""
+        self._work.blocked = False
+        self.rpc_refused(command, error)
+
+    def rpc_refused(self, command: int, error: ErrorReply) -> None:
+        """Answer an rpc that a hook refuses."""
+        self._work.under_way -= 1
+        self._refuse(command, error)
 
     def _refuse(self, command: int, error: ErrorReply) -> None:
         self._port.reply(wire.error_reply(command, error))

@@ -313,32 +313,26 @@ class Session:
     def _answered(
         self, command: int, event: Event, answer: Answer | ReplyError, now: float
     ) -> None:
-        error = answer.error if isinstance(answer, ReplyError) else None
-        match event:
-            case ConnectEvent():
+        error = answer.error if isinstance(answer, ReplyError) else INTERNAL
+        match event, answer:
+            case ConnectEvent(), ConnectResult():
                 self._connected_at = now
-                if isinstance(answer, ConnectResult):
-                    self._handshake.admit(command, answer)
-                else:
-                    self._handshake.turn_away(command, error or INTERNAL)
-            case SubscribeEvent():
-                if isinstance(answer, SubscribeResult):
-                    info, data = dump_optional(answer.info), dump_optional(answer.data)
-                    self.channels.admitted(self.identity, event.channel, info, data)
-                else:
-                    self.channels.refused(event.channel, error or INTERNAL)
-            case PublishEvent():
-                self._commands.publish_answered(
-                    self.identity,
-                    command,
-                    event,
-                    answer if isinstance(answer, PublishResult) else error or INTERNAL,
-                )
-            case RpcEvent():
-                self._commands.rpc_answered(
-                    command,
-                    answer if isinstance(answer, RpcResult) else error or INTERNAL,
-                )
+                self._handshake.admit(command, answer)
+            case ConnectEvent(), _:
+                self._handshake.turn_away(command, error)
+            case SubscribeEvent(), SubscribeResult():
+                info, data = dump_optional(answer.info), dump_optional(answer.data)
+                self.channels.admitted(self.identity, event.channel, info, data)
+            case SubscribeEvent(), _:
+                self.channels.refused(event.channel, error)
+            case PublishEvent(), PublishResult():
+                self._commands.publish_allowed(self.identity, command, event, answer)
+            case RpcEvent(), RpcResult():
+                self._commands.rpc_returned(command, answer)
+            case PublishEvent(), _:
+                self._commands.publish_refused(command, error)
+            case _:
+                self._commands.rpc_refused(command, error)
 
     # Commands.
 
