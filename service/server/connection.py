@@ -37,7 +37,10 @@ __all__ = ["HYPERCORN_VERSIONS", "Seam", "TcpConnection", "install"]
 # The classes below override methods that Hypercorn does not document.
 HYPERCORN_VERSIONS: Final = frozenset({"0.18.0"})
 
-_POLL = 0.05  # seconds between two looks at what the kernel has not delivered
+# Seconds between two looks at what the kernel has not delivered: first, and doubled up
+# to the last. A network that goes away ends thousands of connections at once.
+_FIRST_POLL = 0.05
+_LAST_POLL = 1.0
 
 _log = structlog.get_logger("steadwire.server")
 
@@ -132,6 +135,7 @@ class TcpConnection(TCPServer):
         self._finishing = False
         self._flushed = False
         self._deadline = 0.0
+        self._poll = _FIRST_POLL
         self._timer: asyncio.TimerHandle | None = None
 
     async def run(self) -> None:
@@ -279,7 +283,8 @@ class TcpConnection(TCPServer):
             return
         wait = self._deadline - now
         if not self._flushed:
-            wait = min(wait, _POLL)
+            wait = min(wait, self._poll)
+            self._poll = min(2 * self._poll, _LAST_POLL)
         self._timer = self.loop.call_later(wait, self._watch)
 
     def _undelivered(self) -> int:

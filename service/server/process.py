@@ -19,7 +19,7 @@ from typing import Any, NoReturn, Protocol
 
 import hypercorn.asyncio
 import structlog
-from hypercorn.config import Config
+from hypercorn.config import Config, Sockets
 from hypercorn.logging import Logger
 from hypercorn.utils import LifespanFailureError, LifespanTimeoutError
 
@@ -93,9 +93,9 @@ async def serve(
     seam = install(settings.server)
     _raise_descriptor_limit()
     listener = _bind(settings.server)
-    address = _address(listener)
     config = _configure(settings.server, listener)
-    shutdown = _Shutdown(seam, drain)
+    address = _address(listener)
+    shutdown = _Shutdown(seam, listener, drain)
     lifespan = _Lifespan(app, shutdown.finished)
 
     async def wait_for_shutdown() -> None:
@@ -105,6 +105,7 @@ async def serve(
         if ready is not None and not shutdown.requested.is_set():
             ready([address])
         await shutdown.requested.wait()
+        shutdown.drain()
 
     shutdown.listen()
     try:
@@ -115,10 +116,13 @@ async def serve(
             mode="asgi",
         )
     except LifespanTimeoutError as error:
+        # Of the start: a shutdown that takes too long ends with the process.
         raise StartupError(str(error)) from error
     except LifespanFailureError:
         if lifespan.failure is None:
             raise
+    finally:
+        listener.close()
     if lifespan.failure is not None:
         raise _startup_error(app.startup_error, lifespan.failure)
     shutdown.result()
@@ -177,10 +181,16 @@ class _Shutdown:
         finished: Set when the drain is over, however it went.
     """
 
-    def __init__(self, seam: Seam, drain: Callable[[], Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        seam: Seam,
+        listener: socket.socket,
+        drain: Callable[[], Awaitable[None]],
+    ) -> None:
         self.requested = asyncio.Event()
         self.finished = asyncio.Event()
         self._seam = seam
+        self._listener = listener
         self._drain = drain
         self._task: asyncio.Task[None] | None = None
 
@@ -189,6 +199,10 @@ class _Shutdown:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._begin)
+
+    def drain(self) -> None:
+        """Drain the application, once Hypercorn has closed the listener."""
+        self._task = asyncio.create_task(self._run())
 
     def result(self) -> None:
         """Raise what the drain failed with, if it did."""
@@ -211,10 +225,13 @@ class _Shutdown:
         self.requested.set()
         # Half of the time for the peers, the rest for the store and the lifespan.
         loop.call_later(timeout / 2, self._seam.abort)
-        self._task = loop.create_task(self._run())
 
     async def _run(self) -> None:
         try:
+            # A few rounds of the loop: a client that is told to come back must not
+            # come back to us.
+            while self._listener.fileno() != -1:
+                await asyncio.sleep(0)
             await self._drain()
         finally:
             self.finished.set()
@@ -248,18 +265,28 @@ class _Log(Logger):
         """Drop it: the one there is says that the lifespan failed, as we do."""
 
 
+class _Config(Config):
+    """Hypercorn's configuration, for a socket that listens already."""
+
+    def __init__(self, listener: socket.socket) -> None:
+        self._listener = listener
+
+    def create_sockets(self) -> Sockets:
+        """Return the listener; Hypercorn closes it."""
+        return Sockets([], [self._listener], [])
+
+
 def _configure(settings: ServerSettings, listener: socket.socket) -> Config:
-    config = Config()
-    # Hypercorn takes the descriptor over.
-    config.bind = [f"fd://{listener.detach()}"]
+    config = _Config(listener)
     config.backlog = _BACKLOG
     config.logger_class = _Log
     config.include_server_header = False
     config.websocket_max_message_size = settings.message_size
     config.websocket_ping_interval = None  # the protocol has its own
-    # Stragglers are aborted at half of the time; these only must not be shorter.
-    config.graceful_timeout = settings.shutdown_timeout
-    config.shutdown_timeout = settings.shutdown_timeout
+    # Stragglers are aborted at half of the time, and the process ends when it is over:
+    # these two only must not be shorter.
+    config.graceful_timeout = 2 * settings.shutdown_timeout
+    config.shutdown_timeout = 2 * settings.shutdown_timeout
     return config
 
 
@@ -272,6 +299,7 @@ def _bind(settings: ServerSettings) -> socket.socket:
     except OSError as error:
         raise StartupError(f"cannot listen on {where}: {error.strerror}") from error
     listener = socket.socket(family, kind, protocol)
+    listener.setblocking(False)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)

@@ -12,8 +12,7 @@ import pytest
 
 from tests.harness.raw import CLOSE, TEXT, Closed, HandshakeRefused, RawClient
 from tests.harness.sockets import TcpClient
-from tests.server.conftest import until
-from tests.server.test_server_protocol import close_frame
+from tests.server.running import close_frame, until
 
 UPGRADE = (
     b"GET /echo HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"

@@ -17,7 +17,7 @@ from service.server import HYPERCORN_VERSIONS, install
 from service.server import connection as seam
 from service.settings import ServerSettings
 from tests.harness.sockets import TcpClient
-from tests.server.conftest import until
+from tests.server.running import until
 
 MASKED = bytes(4)
 TOO_BIG = b"\x88\x11\x03\xf1message too big"

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.harness.raw import TEXT, Closed, RawClient
-from tests.server.test_server_protocol import close_frame
+from tests.server.running import close_frame
 
 MiB = 1 << 20
 OFFER = {"Sec-WebSocket-Extensions": "permessage-deflate; client_max_window_bits"}

@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 from tests.harness.sockets import TcpClient
-from tests.server.conftest import until
-from tests.server.test_server_protocol import close_frame
+from tests.server.running import close_frame, until
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

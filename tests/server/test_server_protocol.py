@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import struct
 import zlib
 from typing import Any
 
@@ -12,17 +11,9 @@ import pytest
 
 from service.server.stream import server_frame
 from tests.harness.raw import CLOSE, CONTINUATION, PING, PONG, TEXT, Closed, RawClient
+from tests.server.running import close_frame
 
 LIMIT = 65536
-
-
-async def close_frame(client: RawClient) -> tuple[int, str]:
-    """Return code and reason of the close frame, after whatever comes before it."""
-    while True:
-        frame = await client.frame()
-        if frame.opcode == CLOSE:
-            (code,) = struct.unpack("!H", frame.payload[:2])
-            return code, frame.payload[2:].decode()
 
 
 async def assert_ended(client: RawClient) -> None:
