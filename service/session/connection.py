@@ -172,11 +172,6 @@ class Session:
         work = self._work
         return bool(work.backlog) or work.under_way >= self._settings.in_flight
 
-    @property
-    def connected(self) -> bool:
-        """Whether the client has connected and is not gone."""
-        return self._state is _State.CONNECTED
-
     # Inputs.
 
     def receive(self, commands: list[wire.Command], now: float) -> None:
