@@ -7,15 +7,19 @@ from collections.abc import Awaitable, Callable, Coroutine, Generator
 from typing import Any
 
 from service.errors import StoreError
-from service.hub.fanout import Hub, Subscription
+from service.hub.fanout import Hub
+from service.hub.subscription import Subscription
 from service.model import (
     Channel,
+    ClientId,
     Draft,
     HistoryPage,
     Joined,
+    Listener,
     Position,
     Publication,
     RawJson,
+    UserId,
 )
 from service.ports import AppendDone, CommitListener, Committed, History
 from service.settings import ClientSettings
@@ -220,6 +224,7 @@ class Seat:
         self.offsets: list[int] = []  # of the reply and of the pushes
         self.expected = 0
         self.loose = 0  # pushes without an offset
+        self.heard: list[tuple[str, str]] = []  # ("join" or "leave", client)
 
     def joined(self, outcome: Joined | StoreError) -> None:
         assert self.outcome is None, "answered twice"
@@ -245,6 +250,13 @@ class Seat:
         else:
             self.loose += 1
 
+    def told(self, push: dict[str, Any]) -> None:
+        """Take a join or leave push."""
+        assert isinstance(self.outcome, Joined), "a push before the reply"
+        assert not self.ended, "a push after the end"
+        [kind] = push.keys() - {"channel"}
+        self.heard.append((kind, push[kind]["info"]["client"]))
+
     def _take(self, offset: int) -> None:
         assert offset == self.expected, (self.channel, offset, self.expected)
         self.offsets.append(offset)
@@ -260,27 +272,43 @@ class ScriptedMember:
         on_put: Called with each message, when set.
     """
 
-    def __init__(self, hub: Hub) -> None:
-        self.behind: set[Subscription] = set()
+    def __init__(self, hub: Hub, size: int, name: str) -> None:
+        self.name = name
+        self.behind: dict[Subscription, None] = {}
         self.waiting: list[str] = []
         self.seats: dict[Channel, list[Seat]] = {}
         self.losses: list[Channel] = []
         self.on_put: Callable[[str], None] | None = None
         self._hub = hub
+        self._size = size
 
     # What tests say.
 
     def join(
-        self, channel: Channel, asked: Position | None = None, history: History = KEPT
+        self,
+        channel: Channel,
+        asked: Position | None = None,
+        history: History = KEPT,
+        *,
+        accept: bool = True,
+        held: bool = False,
+        **listens: bool,
     ) -> Seat:
+        """Join as the connection `name`; *listens* as in `Listener`."""
         seat = Seat(channel, asked)
         self.seats.setdefault(channel, []).append(seat)
 
-        def done(outcome: Joined | StoreError) -> None:
+        def done(outcome: Joined | StoreError) -> bool:
             self.waiting.append("reply")
             seat.joined(outcome)
+            seat.ended = seat.ended or not accept
+            return accept
 
-        seat.subscription = self._hub.join(channel, self, history, asked, done)
+        info = RawJson(f'{{"user":"","client":"{self.name}"}}')
+        listener = Listener(ClientId(self.name), UserId(""), info, **listens)
+        seat.subscription = self._hub.join(
+            channel, self, listener, history, asked, done, held=held
+        )
         return seat
 
     def leave(self, seat: Seat) -> None:
@@ -303,10 +331,18 @@ class ScriptedMember:
     def idle(self) -> bool:
         return not self.waiting
 
+    @property
+    def space(self) -> int:
+        return self._size - sum(len(text.encode()) for text in self.waiting)
+
     def put(self, text: str) -> None:
         push = json.loads(text)["push"]
         self.waiting.append(text)
-        self.seats[push["channel"]][-1].push(push["pub"].get("offset", 0))
+        seat = self.seats[push["channel"]][-1]
+        if "pub" in push:
+            seat.push(push["pub"].get("offset", 0))
+        else:
+            seat.told(push)
         if self.on_put is not None:
             self.on_put(text)
 
@@ -328,9 +364,20 @@ class World:
         self.settings = settings or ClientSettings()
         self.hub = Hub(self.store, self.settings, self.store.spawn)
         self.store.listener = self.hub.committed
+        self._members = 0
+
+    @property
+    def channels(self) -> int:
+        return len(self.hub.counts())
+
+    @property
+    def subscriptions(self) -> int:
+        return sum(self.hub.counts().values())
 
     def member(self) -> ScriptedMember:
-        return ScriptedMember(self.hub)
+        self._members += 1
+        name = f"client{self._members}"
+        return ScriptedMember(self.hub, self.settings.recovery_size, name)
 
     def live(self, channel: Channel = A) -> tuple[ScriptedMember, Seat]:
         """Return a member that follows *channel* from its top."""

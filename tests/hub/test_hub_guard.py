@@ -49,7 +49,7 @@ def test_publish_hands_the_draft_to_the_store_within_the_call() -> None:
 def test_a_commit_to_a_channel_nobody_listens_to_is_nothing() -> None:
     world = World()
     world.store.publish(A, 3)
-    assert (world.hub.channels, world.hub.subscriptions) == (0, 0)
+    assert (world.channels, world.subscriptions) == (0, 0)
 
 
 def test_a_batch_is_delivered_in_its_order() -> None:
@@ -127,8 +127,8 @@ def test_a_gap_that_was_trimmed_ends_the_subscription() -> None:
     world.store.reads[0].finish()
     assert member.offsets() == []
     assert seat.lost
-    assert member.behind == set()
-    assert (world.hub.channels, world.hub.subscriptions) == (0, 0)
+    assert member.behind == {}
+    assert (world.channels, world.subscriptions) == (0, 0)
 
 
 def test_a_gap_of_which_nothing_is_left_ends_the_subscription() -> None:
@@ -289,8 +289,8 @@ def test_a_member_that_ends_itself_in_a_piece_is_not_kept() -> None:
     member.on_put = end
     world.told(last)
     assert seat.offsets[-1] == 67
-    assert member.behind == set()
-    assert world.hub.subscriptions == 0
+    assert member.behind == {}
+    assert world.subscriptions == 0
 
 
 def test_recovery_begins_after_the_position_asked_for() -> None:
@@ -363,7 +363,7 @@ def test_a_join_that_cannot_read_is_over() -> None:
     error = StoreUnavailable("locked")
     world.store.reads[0].finish(error)
     assert seat.outcome is error
-    assert world.hub.channels == 0
+    assert world.channels == 0
     world.store.publish(A)
     assert member.waiting == ["reply"]
     assert member.losses == []

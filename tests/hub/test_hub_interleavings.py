@@ -77,7 +77,7 @@ def test_leave_during_the_read_of_a_join() -> None:
     member = world.member()
     seat = member.join(A)
     member.leave(seat)
-    assert world.hub.channels == 0
+    assert world.channels == 0
     world.store.reads[0].finish()
     assert seat.outcome is None
     assert member.waiting == []
@@ -105,7 +105,7 @@ def test_leave_during_the_read_of_a_piece() -> None:
     world.store.reads[0].finish()
     assert seat.offsets == [1]
     assert member.losses == []
-    assert member.behind == set()
+    assert member.behind == {}
 
 
 def test_leave_during_a_read_that_fails_is_no_loss() -> None:
@@ -136,7 +136,7 @@ def test_leave_and_join_again_during_a_read() -> None:
         assert new.offsets == [3]
         world.store.publish(A)
         assert new.offsets == [3, 4]
-        assert world.hub.subscriptions == 1
+        assert world.subscriptions == 1
 
 
 def test_the_last_member_leaves_and_another_comes_while_the_first_one_reads() -> None:
@@ -146,11 +146,11 @@ def test_the_last_member_leaves_and_another_comes_while_the_first_one_reads() ->
     first.leave(gone)
     second, seat = world.live()
     world.store.reads[0].finish()
-    assert world.hub.channels == 1
+    assert world.channels == 1
     world.store.publish(A)
     assert second.offsets() == [1]
     second.leave(seat)
-    assert world.hub.channels == 0
+    assert world.channels == 0
 
 
 def test_leaving_twice_does_not_take_the_channel_from_those_who_came_since() -> None:

@@ -127,8 +127,8 @@ class Feed(RuleBasedStateMachine):
                 if not seat.ended
             }
             live += len(open_seats)
-            assert member.behind <= open_seats, "kept after its end"
-        assert self.world.hub.subscriptions == live
+            assert member.behind.keys() <= open_seats, "kept after its end"
+        assert self.world.subscriptions == live
 
     @rule()
     def settle(self) -> None:

@@ -93,7 +93,7 @@ async def test_after_unsubscribe_not_one_push(world: World) -> None:
     await world.publish("ch")
     assert await socket.reply(9) == {"id": 9, "unsubscribe": {}}
     assert socket.offsets("ch") == [1]
-    assert world.hub.channels == 0
+    assert world.channels == 0
 
 
 async def test_unsubscribe_while_history_is_being_read(world: World) -> None:
@@ -113,7 +113,7 @@ async def test_unsubscribe_while_history_is_being_read(world: World) -> None:
     await socket.reply(6)
     await world.publish("ch")
     assert [m.get("id") for m in socket.messages] == [1, 5, 6]
-    assert world.hub.subscriptions == 0
+    assert world.subscriptions == 0
 
 
 async def test_subscribe_and_unsubscribe_pipelined_ten_times(world: World) -> None:
@@ -130,7 +130,7 @@ async def test_subscribe_and_unsubscribe_pipelined_ten_times(world: World) -> No
         await socket.reply(29)
         assert [m["id"] for m in socket.messages[1:]] == list(range(10, 30))
         assert not any("error" in m for m in socket.messages)
-        assert world.hub.subscriptions == 0
+        assert world.subscriptions == 0
 
 
 async def test_an_unrecoverable_position_is_refused_and_left(world: World) -> None:
@@ -144,7 +144,7 @@ async def test_an_unrecoverable_position_is_refused_and_left(world: World) -> No
         world.store.gate.set()
         reply = await socket.reply(2)
         assert reply["error"] == {"code": 112, "message": "unrecoverable position"}
-        assert world.hub.subscriptions == 0
+        assert world.subscriptions == 0
         assert not driver.behind
         driver.receive(lines({"id": 3, "subscribe": {"channel": "ch"}}))
         reply = await socket.reply(3)
@@ -175,7 +175,7 @@ async def test_room_ends_with_the_connection(world: World) -> None:
     room = asyncio.ensure_future(driver.room())
     await asyncio.sleep(0)
     assert not room.done()
-    driver.disconnect(SHUTDOWN)
+    driver.session.disconnect(SHUTDOWN)
     await room
 
 

@@ -64,18 +64,18 @@ async def put_but_not_flushed(world: World, driver: Driver, socket: FakeSocket) 
 
 
 async def closing(world: World, driver: Driver, socket: FakeSocket) -> None:
-    driver.disconnect(SHUTDOWN)
+    driver.session.disconnect(SHUTDOWN)
 
 
 async def closing_a_stuck_socket(
     world: World, driver: Driver, socket: FakeSocket
 ) -> None:
     await writing(world, driver, socket)
-    driver.disconnect(SHUTDOWN)
+    driver.session.disconnect(SHUTDOWN)
 
 
 async def closed(world: World, driver: Driver, socket: FakeSocket) -> None:
-    driver.disconnect(SHUTDOWN)
+    driver.session.disconnect(SHUTDOWN)
     await socket.until(lambda: socket.closes)
 
 
@@ -111,19 +111,19 @@ async def open_and_go(world: World, doing: Doing) -> weakref.ref[Driver]:
     driver, socket = await world.connect("ch", "two")
     await doing(world, driver, socket)
     driver.gone()
-    assert world.services.connections == set()
-    assert (world.hub.channels, world.hub.subscriptions) == (0, 0)
+    assert len(world.services.connections) == 0
+    assert (world.channels, world.subscriptions) == (0, 0)
     frames = list(socket.frames)
     driver.gone()
     # What the driver does not own goes on; nothing of it reaches the socket.
     world.store.gate.set()
     driver.receive(lines({"id": 99, "subscribe": {"channel": "ch"}}))
-    driver.disconnect(SHUTDOWN)
+    driver.session.disconnect(SHUTDOWN)
     await driver.room()
     await world.publish("ch")
     await world.publish("ch")
     assert socket.frames == frames
-    assert (world.hub.channels, world.hub.subscriptions) == (0, 0)
+    assert (world.channels, world.subscriptions) == (0, 0)
     return weakref.ref(driver)
 
 
@@ -137,7 +137,7 @@ async def test_a_stuck_close_ends_with_its_socket(world: World) -> None:
     driver, socket = await world.connect("ch")
     socket.stop_reading()
     await world.publish("ch")
-    driver.disconnect(SHUTDOWN)
+    driver.session.disconnect(SHUTDOWN)
     driver.gone()
     await world.quiet()
     assert socket.closes == []

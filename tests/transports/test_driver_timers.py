@@ -74,7 +74,7 @@ async def test_write(world: World) -> None:
     started = asyncio.get_running_loop().time()
     await world.publish("ch")
     # A connection whose write was given up has left its channels.
-    while world.hub.subscriptions:
+    while world.subscriptions:
         await asyncio.sleep(SHORT / 10)
     assert asyncio.get_running_loop().time() - started >= SHORT - EARLY
     socket.read_on()

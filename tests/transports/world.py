@@ -11,11 +11,13 @@ from random import Random
 from typing import Any
 
 from service.errors import Close
+from service.handlers import Handlers
 from service.hub.fanout import Hub
 from service.model import Channel, ClientId, Draft, HistoryPage, RawJson
 from service.outbox import Flusher
 from service.permissions import Permissions
 from service.ports import AppendDone, Clock, CommitListener, History, Store
+from service.registry import Registry
 from service.settings import (
     ChannelOptions,
     ChannelSettings,
@@ -170,7 +172,14 @@ class GatedStore:
 class World:
     """What all connections share, made as the application makes it."""
 
-    def __init__(self, settings: Settings, clock: Clock) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        clock: Clock,
+        handlers: Handlers | None = None,
+        *,
+        insecure: bool = True,
+    ) -> None:
         self.settings = settings
         self.clock = clock
         # A clock of its own, so that all timers of *clock* are the connections'.
@@ -181,23 +190,32 @@ class World:
         self.services = Services(
             settings=settings,
             hub=self.hub,
-            permissions=Permissions(settings.channels, insecure=True),
+            permissions=Permissions(settings.channels, insecure=insecure),
+            handlers=handlers or Handlers(),
             clock=clock,
             flusher=Flusher(asyncio.get_running_loop().call_soon),
             random=Random(1),
             new_client=self._new_client,
             spawn=self.spawn,
             version="test",
-            connections=set(),
+            connections=Registry(),
         )
         self._clients = 0
+
+    @property
+    def channels(self) -> int:
+        return len(self.hub.counts())
+
+    @property
+    def subscriptions(self) -> int:
+        return sum(self.hub.counts().values())
 
     async def start(self) -> None:
         await self.store.start(self.hub.committed)
 
     async def stop(self) -> None:
         self.store.gate.set()
-        for driver in tuple(self.services.connections):
+        for driver in self.services.connections:
             driver.gone()
         await self.store.close()
         for task in tuple(self.tasks):
@@ -257,8 +275,8 @@ class World:
     async def assert_free(self, driver: weakref.ref[Driver]) -> None:
         """Check that nothing is left of connections that are gone."""
         await self.quiet()
-        assert self.services.connections == set()
-        assert (self.hub.channels, self.hub.subscriptions) == (0, 0)
+        assert len(self.services.connections) == 0
+        assert (self.channels, self.subscriptions) == (0, 0)
         if isinstance(self.clock, VirtualClock):
             assert self.clock.pending == []
         others = asyncio.all_tasks() - {asyncio.current_task()}
@@ -276,7 +294,7 @@ def settings(
     server: dict[str, Any] | None = None,
     channels: ChannelSettings | None = None,
 ) -> Settings:
-    kept = ChannelOptions(history_size=1000, history_ttl=3600.0)
+    kept = ChannelOptions(history_size=1000, history_ttl=3600.0, force_recovery=True)
     return Settings(
         client=ClientSettings(**(client or {})),
         server=ServerSettings(**(server or {})),
