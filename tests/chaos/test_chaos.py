@@ -10,7 +10,6 @@ CHAOS_SEED in the environment replays a run's moments and payload sizes.
 from __future__ import annotations
 
 import asyncio
-import itertools
 import json
 import os
 import random
@@ -20,7 +19,8 @@ from typing import Any
 
 import pytest
 
-from tests.harness.api import Api, ApiError, Unanswered
+from tests.chaos.load import Load, compare, has_arrived
+from tests.harness.api import Api
 from tests.harness.sdk import SdkClient
 from tests.harness.server import Server
 
@@ -37,71 +37,6 @@ DOUBLE_KILLS = (4, 8, 11)
 
 HISTORY_SIZE = 20_000
 CHANNEL = "chaos"
-
-Payload = dict[str, Any]
-
-
-class Load:
-    """Publishers that retry with the same key until they are acknowledged.
-
-    Attributes:
-        acknowledged: Payload by offset, as the publishers were told.
-        top: The highest offset acknowledged.
-        interrupted: Publishes that a kill left unanswered.
-        temporary: Answers that asked to try again later.
-        up: Set while the server can be reached.
-    """
-
-    def __init__(self, api: Api, seed: int) -> None:
-        self._api = api
-        self._random = random.Random(seed)
-        self._stopping = False
-        self.acknowledged: dict[int, Payload] = {}
-        self.top = 0
-        self.interrupted = 0
-        self.temporary = 0
-        self.up = asyncio.Event()
-        self.up.set()
-
-    async def run(self, publisher: int) -> None:
-        """Publish at the pace until told to stop, one after the other."""
-        loop = asyncio.get_running_loop()
-        due = loop.time() + self._random.random() / RATE_EACH
-        for n in itertools.count():
-            # The pace. What an outage delayed is caught up, up to a second's worth.
-            await asyncio.sleep(due - loop.time())
-            due = max(due, loop.time() - 1.0) + 1 / RATE_EACH
-            if self._stopping:
-                return
-            size = self._random.choice([10, 100, 1000, 5000])
-            data = {"publisher": publisher, "n": n, "text": "x" * size}
-            offset = await self._until_acknowledged(f"{publisher}-{n}", data)
-            assert offset not in self.acknowledged, f"offset {offset} was given twice"
-            self.acknowledged[offset] = data
-            self.top = max(self.top, offset)
-
-    async def _until_acknowledged(self, key: str, data: Payload) -> int:
-        while True:
-            await self.up.wait()
-            try:
-                return await self._api.publish(CHANNEL, data, idempotency_key=key)
-            except ApiError as error:
-                assert error.code == 100, error
-                self.temporary += 1
-            except Unanswered:
-                self.interrupted += 1
-            except ConnectionError:
-                pass  # not sent: the server is gone and we have not been told yet
-
-    async def something_in_flight(self) -> None:
-        """Wait until a publish is written and not answered."""
-        while not self._api.in_flight:
-            self._api.written.clear()
-            await self._api.written.wait()
-
-    def stop(self) -> None:
-        """Let every publisher end after what it has under way."""
-        self._stopping = True
 
 
 class Watch:
@@ -214,7 +149,7 @@ async def chaos(
         assert (await client.subscribe(CHANNEL))["offset"] == 0
 
     async with server.api() as api:
-        load = Load(api, seed)
+        load = Load(api, CHANNEL, seed, rate=RATE_EACH)
         watches = [Watch(client, load) for client in clients]
         killer = Killer(server, api, load, clients, seed + 1)
         started = time.monotonic()
@@ -270,25 +205,3 @@ async def chaos(
         assert client.events["disconnected"] == []
         assert client.events["unsubscribed"] == []
     summary["deliveries compared"] = delivered
-
-
-async def has_arrived(client: SdkClient, offset: int) -> None:
-    """Wait until *client* was given the publication with *offset*."""
-    publications = client.events["publication"]
-    await client.until(
-        lambda: bool(publications) and publications[-1]["offset"] >= offset,
-        f"publication {offset}",
-        within=30.0,
-    )
-
-
-def compare(
-    whose: str, publications: list[dict[str, Any]], expected: list[tuple[int, Payload]]
-) -> None:
-    """Compare what somebody has with what was acknowledged, one by one."""
-    for place, publication in enumerate(publications):
-        got = (publication["offset"], publication["data"])
-        assert place < len(expected), f"{whose}: one too many: {got}"
-        assert got == expected[place], f"{whose}: {got} instead of {expected[place]}"
-    missing = expected[len(publications) :]
-    assert not missing, f"{whose}: {len(missing)} missing, from {missing[0]}"

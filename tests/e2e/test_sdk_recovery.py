@@ -219,6 +219,48 @@ async def test_bad_network_between_client_and_server(
     assert all(event["was_recovering"] and event["recovered"] for event in again)
 
 
+@pytest.mark.parametrize(
+    "make_client",
+    [
+        "js-5.8.0",
+        "python-0.7.0",
+        "js-5.5.3",
+        # It waits ten seconds for an answer to its close frame before it goes on.
+        pytest.param("python-0.4.4", marks=pytest.mark.slow),
+    ],
+    indirect=True,
+)
+async def test_dead_link_is_noticed_by_both_sides(
+    make_server: MakeServer, make_client: MakeClient, channel: str
+) -> None:
+    # A network that swallows everything, as when a laptop changes networks: no end of
+    # the connection reaches anybody, only the pings are missing.
+    settings = {
+        "STEADWIRE_CLIENT_PING_INTERVAL": "1",
+        "STEADWIRE_CLIENT_PONG_TIMEOUT": "0.5",
+    }
+    server = await make_server(settings).start()
+    async with Proxy(server.port, seed=1) as proxy, server.api() as api:
+        url = server.url.replace(f":{server.port}/", f":{proxy.port}/")
+        client = await make_client(url, ping_delay=0.5)
+        await client.connect()
+        await client.subscribe(channel)
+        publishing = Publishing(api, channel)
+        await publishing.up_to(5)
+        await client.seen("publication", 5)
+
+        proxy.black_hole()
+        await publishing.up_to(15)
+        connecting = await client.seen("connecting", 2, within=20.0)
+        assert connecting[1]["code"] == 2  # no ping
+        proxy.resume()
+        await client.seen("publication", 15)
+    assert client.publications(channel) == expected(15)
+    again = client.events["subscribed"][1:]
+    assert again
+    assert all(event["was_recovering"] and event["recovered"] for event in again)
+
+
 async def test_recovery_larger_than_one_reply(
     shared_server: Server, make_client: MakeClient, channel: str
 ) -> None:

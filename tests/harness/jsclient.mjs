@@ -37,7 +37,8 @@ function publication(ctx) {
     }
 }
 
-function create(name, { url, min_delay: minDelay, max_delay: maxDelay }) {
+function create(name, options) {
+    const { url, min_delay: minDelay, max_delay: maxDelay, ping_delay: pingDelay } = options
     const state = { socket: null }
     class Socket extends WebSocket {
         constructor(address, protocols) {
@@ -49,6 +50,7 @@ function create(name, { url, min_delay: minDelay, max_delay: maxDelay }) {
         websocket: Socket,
         minReconnectDelay: minDelay * 1000,
         maxReconnectDelay: maxDelay * 1000,
+        maxServerPingDelay: pingDelay * 1000,
     })
     const report = (event, fields) => write({ client: name, event, ...fields })
     client.on('connecting', ({ code, reason }) => report('connecting', { code, reason }))

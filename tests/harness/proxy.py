@@ -67,12 +67,12 @@ class Proxy:
         self._flowing.clear()
 
     def resume(self) -> None:
-        """End a stall or a black hole."""
+        """End a stall or a black hole; what was swallowed stays lost."""
         self._swallow = False
         self._flowing.set()
 
     def black_hole(self) -> None:
-        """Read everything and pass nothing on, in both directions."""
+        """Read everything and pass nothing on in either direction, no end either."""
         self._swallow = True
 
     def throttle(self, bytes_per_second: float | None) -> None:
@@ -109,6 +109,17 @@ class Proxy:
             server.reset()
 
     async def _pump(self, source: socket.socket, sink: socket.socket) -> None:
+        try:
+            await self._forward(source, sink)
+        except OSError:
+            if not self._swallow:
+                raise
+        if self._swallow:  # the end of a connection is swallowed like its bytes
+            await asyncio.get_running_loop().create_future()
+        with contextlib.suppress(OSError):
+            sink.shutdown(socket.SHUT_WR)
+
+    async def _forward(self, source: socket.socket, sink: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         due = loop.time()
         while True:
@@ -116,8 +127,6 @@ class Proxy:
             # Odd sizes, so that frames are split where nobody expects it.
             data = await loop.sock_recv(source, self._random.randint(1, 16 * 1024))
             if not data:
-                with contextlib.suppress(OSError):
-                    sink.shutdown(socket.SHUT_WR)
                 return
             await self._flowing.wait()
             if self._swallow:

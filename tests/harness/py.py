@@ -148,6 +148,7 @@ class _Runner:
             events=events,
             min_reconnect_delay=command["min_delay"],
             max_reconnect_delay=command["max_delay"],
+            max_server_ping_delay=command["ping_delay"],
             **options,
         )
         client.harness_name = name

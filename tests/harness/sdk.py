@@ -78,12 +78,32 @@ class SdkClient:
 
     @classmethod
     async def create(
-        cls, host: Host, url: str, *, min_delay: float = 0.1, max_delay: float = 0.5
+        cls,
+        host: Host,
+        url: str,
+        *,
+        min_delay: float = 0.1,
+        max_delay: float = 0.5,
+        ping_delay: float = 10.0,
     ) -> Self:
-        """Make a client that reconnects after *min_delay* to *max_delay* seconds."""
+        """Make a client.
+
+        Args:
+            host: Where it runs.
+            url: The server's.
+            min_delay: Seconds before it reconnects or resubscribes, at least,
+            max_delay: and at most.
+            ping_delay: Seconds that a ping of the server may be late.
+        """
         client = cls(host, f"c{next(cls._names)}")
         host.clients[client.name] = client
-        await client.do("create", url=url, min_delay=min_delay, max_delay=max_delay)
+        await client.do(
+            "create",
+            url=url,
+            min_delay=min_delay,
+            max_delay=max_delay,
+            ping_delay=ping_delay,
+        )
         return client
 
     async def do(self, what: str, **fields: Any) -> Any:

@@ -1,0 +1,108 @@
+"""What the chaos tests publish, and how they compare what everybody has."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+from typing import Any
+
+from tests.harness.api import Api, ApiError, Unanswered
+from tests.harness.sdk import SdkClient
+
+__all__ = ["Load", "Payload", "compare", "has_arrived"]
+
+Payload = dict[str, Any]
+
+
+class Load:
+    """Publishers that retry with the same key until they are acknowledged.
+
+    Args:
+        api: Where to.
+        channel: Where to.
+        seed: Decides the sizes of the payloads.
+        rate: Started per second by each publisher.
+
+    Attributes:
+        acknowledged: Payload by offset, as the publishers were told.
+        top: The highest offset acknowledged.
+        interrupted: Publishes that a kill left unanswered.
+        temporary: Answers that asked to try again later.
+        up: Set while the server can be reached.
+    """
+
+    def __init__(self, api: Api, channel: str, seed: int, *, rate: float) -> None:
+        self._api = api
+        self._channel = channel
+        self._rate = rate
+        self._random = random.Random(seed)
+        self._stopping = False
+        self.acknowledged: dict[int, Payload] = {}
+        self.top = 0
+        self.interrupted = 0
+        self.temporary = 0
+        self.up = asyncio.Event()
+        self.up.set()
+
+    async def run(self, publisher: int) -> None:
+        """Publish at the pace until told to stop, one after the other."""
+        loop = asyncio.get_running_loop()
+        due = loop.time() + self._random.random() / self._rate
+        for n in itertools.count():
+            # The pace. What an outage delayed is caught up, up to a second's worth.
+            await asyncio.sleep(due - loop.time())
+            due = max(due, loop.time() - 1.0) + 1 / self._rate
+            if self._stopping:
+                return
+            size = self._random.choice([10, 100, 1000, 5000])
+            data = {"publisher": publisher, "n": n, "text": "x" * size}
+            offset = await self._until_acknowledged(f"{publisher}-{n}", data)
+            assert offset not in self.acknowledged, f"offset {offset} was given twice"
+            self.acknowledged[offset] = data
+            self.top = max(self.top, offset)
+
+    async def _until_acknowledged(self, key: str, data: Payload) -> int:
+        while True:
+            await self.up.wait()
+            try:
+                return await self._api.publish(self._channel, data, idempotency_key=key)
+            except ApiError as error:
+                assert error.code == 100, error
+                self.temporary += 1
+            except Unanswered:
+                self.interrupted += 1
+            except ConnectionError:
+                pass  # not sent: the server is gone and we have not been told yet
+
+    async def something_in_flight(self) -> None:
+        """Wait until a publish is written and not answered."""
+        while not self._api.in_flight:
+            self._api.written.clear()
+            await self._api.written.wait()
+
+    def stop(self) -> None:
+        """Let every publisher end after what it has under way."""
+        self._stopping = True
+
+
+async def has_arrived(client: SdkClient, offset: int) -> None:
+    """Wait until *client* was given the publication with *offset*."""
+    publications = client.events["publication"]
+    await client.until(
+        lambda: bool(publications) and publications[-1]["offset"] >= offset,
+        f"publication {offset}",
+        within=30.0,
+    )
+
+
+def compare(
+    whose: str, publications: list[dict[str, Any]], expected: list[tuple[int, Payload]]
+) -> None:
+    """Compare what somebody has with what was acknowledged, one by one."""
+    for place, publication in enumerate(publications):
+        got = (publication["offset"], publication["data"])
+        assert place < len(expected), f"{whose}: one too many: {got}"
+        assert got == expected[place], f"{whose}: {got} instead of {expected[place]}"
+    missing = expected[len(publications) :]
+    assert not missing, f"{whose}: {len(missing)} missing, from {missing[0]}"
