@@ -12,7 +12,7 @@ import pytest
 from service.errors import StoreError, StoreUnavailable
 from service.ports import History
 from tests.clock import VirtualClock
-from tests.stores.support import CHAT, Bench, on_disk
+from tests.stores.support import CHAT, Bench, on_disk, uncached
 from tests.stores.test_sqlite_start import ROOT
 
 
@@ -387,14 +387,29 @@ async def test_power_durability_stores_the_same(tmp_path, clock):
 
 
 async def test_a_wall_clock_set_back_between_runs_expires_only_prefixes(tmp_path):
+    large = History(1000, 60.0)
     bench = await Bench(on_disk(tmp_path, late := VirtualClock()), late).start()
-    await bench.fill("a", 3)
+    await bench.fill("a", 3, large)
     await bench.store.close()
     early = VirtualClock(wall=1_699_999_950.0)
-    bench = await Bench(on_disk(tmp_path, early), early).start()
-    await bench.fill("a", 3)
-    for _ in range(13):
-        early.advance(10.0)
-        found = await bench.offsets("a")
-        assert found == list(range(7 - len(found), 7))
+    bench = await Bench(uncached(tmp_path, early), early).start()
+    await bench.fill("a", 700, large)
+    early.advance(61.0)
+    assert await bench.offsets("a", 0, 5, history=large) == [1, 2, 3, 4, 5]
+    assert len(await bench.offsets("a", history=large)) == 703
+    early.advance(50.0)
+    assert await bench.offsets("a", 0, 5, history=large) == []
+    assert await bench.offsets("a", history=large) == []
     await bench.store.close()
+
+
+async def test_the_id_of_a_publication_is_never_given_again(bench, tmp_path, clock):
+    await bench.fill("a", 5)
+    await bench.store.remove("a")
+    await bench.store.close()
+    again = await Bench(on_disk(tmp_path, clock), clock).start()
+    await again.append("b")
+    other = sqlite3.connect(tmp_path / "store.db")
+    assert other.execute("SELECT id FROM publications").fetchall() == [(6,)]
+    other.close()
+    await again.store.close()

@@ -136,6 +136,30 @@ async def test_a_channel_name_that_is_not_text_fails_alone(bench):
     assert bench.store.fault() is None
 
 
+async def test_who_comes_after_a_commit_is_not_given_a_read_from_before_it(
+    tmp_path, clock
+):
+    """A read that takes long, a commit that does not, and then another reader."""
+    bench = await Bench(on_disk(tmp_path, clock, cache_size=1), clock).start()
+    await asyncio.gather(
+        *[bench.append("a", '"' + "x" * 2000 + '"', LONG) for _ in range(4000)]
+    )
+    overtaken = 0
+    for _ in range(20):
+        before = bench.store.reads
+        early = asyncio.ensure_future(bench.read("a", 0, -1, history=LONG))
+        while bench.store.reads == before:
+            await asyncio.sleep(0)
+        offset = (await bench.append("a", "1", LONG)).position.offset
+        overtaken += not early.done()
+        late = await bench.read("a", 0, -1, history=LONG)
+        assert late.top.offset >= offset
+        assert late.publications[-1].offset == late.top.offset
+        await early
+    assert overtaken
+    await bench.store.close()
+
+
 @pytest.mark.parametrize("size", [1, 3000, 10_000_000])
 async def test_reads_between_commits_never_miss_one_already_told_of(
     tmp_path, clock, size
