@@ -1,0 +1,104 @@
+"""The sources of the packages, parsed once: who imports what, and what is offered."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[2]
+OURS = ("service", "_speedups")
+
+
+class Source(NamedTuple):
+    """One module; *name* is dotted, a package's without ``__init__``."""
+
+    path: Path
+    name: str
+    text: str
+    tree: ast.Module
+
+    @property
+    def unit(self) -> str:
+        """The row of the import table: the first name below ``service``."""
+        parts = self.name.split(".")
+        return parts[1] if parts[0] == "service" and len(parts) > 1 else parts[0]
+
+    @property
+    def package(self) -> str:
+        """What a relative import is relative to."""
+        if self.path.name == "__init__.py":
+            return self.name
+        return self.name.rpartition(".")[0]
+
+
+class Import(NamedTuple):
+    """One imported name: *name* is "" for ``import module``."""
+
+    importer: str
+    module: str
+    name: str
+    asname: str
+    line: int
+
+
+@cache
+def sources(*folders: str) -> tuple[Source, ...]:
+    """Return the modules below *folders* of the repository."""
+    found = []
+    for folder in folders:
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            if parts[-1] == "__init__":
+                parts = parts[:-1]
+            text = path.read_text(encoding="utf-8")
+            found.append(Source(path, ".".join(parts), text, ast.parse(text)))
+    return tuple(found)
+
+
+def imports(source: Source) -> Iterator[Import]:
+    """Return every import of a module, those inside functions too."""
+    for node in ast.walk(source.tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield Import(
+                    source.name,
+                    alias.name,
+                    "",
+                    alias.asname or alias.name,
+                    node.lineno,
+                )
+        elif isinstance(node, ast.ImportFrom):
+            module = node.module or ""
+            if node.level:
+                base = source.package.split(".")
+                base = base[: len(base) - node.level + 1]
+                module = ".".join([*base, module] if module else base)
+            for alias in node.names:
+                yield Import(
+                    source.name,
+                    module,
+                    alias.name,
+                    alias.asname or alias.name,
+                    node.lineno,
+                )
+
+
+def offered(source: Source) -> list[str] | None:
+    """Return what ``__all__`` says, or None without one."""
+    for node in source.tree.body:
+        if isinstance(node, ast.Assign):
+            for target in node.targets:
+                if isinstance(target, ast.Name) and target.id == "__all__":
+                    names: list[str] = ast.literal_eval(node.value)
+                    return names
+    return None
+
+
+def called(tree: ast.AST) -> Iterator[tuple[str, int]]:
+    """Return the dotted names of all calls, as ``time.time``, with their lines."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            yield ast.unparse(node.func), node.lineno

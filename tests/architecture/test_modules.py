@@ -1,0 +1,176 @@
+"""What each module is: its size, what it offers, and that the core does no I/O."""
+
+from __future__ import annotations
+
+import ast
+from collections import defaultdict
+from collections.abc import Iterator
+
+import pytest
+
+from tests.architecture.sources import (
+    OURS,
+    Source,
+    called,
+    imports,
+    offered,
+    sources,
+)
+
+SERVICE = sources("service")
+
+# The units that do I/O, or compose. All the rest of the package is the core.
+OUTSIDE = {"app", "cli", "__main__", "server", "stores", "transports", "web", "proxy"}
+
+# What the core may not import, with those that may by name, and why.
+IO: dict[str, set[str]] = {
+    "asyncio": {
+        "service.clock",  # timers of the running loop
+        "service.outbox",  # one task, when a write suspends
+    },
+    "os": set(),
+    "pathlib": {"service.settings"},  # the one reader of the settings file
+    "random": set(),  # the type `Random` is let through below
+    "secrets": set(),
+    "select": set(),
+    "shutil": set(),
+    "signal": set(),
+    "socket": set(),
+    "sqlite3": set(),
+    "subprocess": set(),
+    "sys": set(),
+    "tempfile": set(),
+    "threading": set(),
+    "time": {"service.clock"},
+    "urllib.request": set(),
+    "uuid": set(),
+    "datetime": set(),
+    "http": set(),
+}
+
+# Offered and imported by nobody here, yet on purpose.
+SPARE = {
+    "service.app": {"Application", "app"},  # a result's type; stock servers import app
+    "service.hub.fanout": {"JoinDone"},  # a parameter's type
+    "service.payload": {"dump"},
+    "service.protocol.json": {"presence_result", "presence_stats_result"},
+    "service.server": {"Application"},
+    "service.settings": {"Namespace", "ProxySettings"},  # for those who mount us
+    "service.stores.schema": {"MEMORY"},
+    "service.transports.driver": {"Socket"},
+}
+
+LONGER = {"service.settings": 500}  # one table; most of it is its documentation
+
+
+def core() -> list[Source]:
+    return [source for source in SERVICE if source.unit not in OUTSIDE]
+
+
+@pytest.mark.parametrize("source", SERVICE, ids=lambda s: s.name)
+def test_a_module_stays_under_400_lines(source: Source) -> None:
+    most = LONGER.get(source.name, 400)
+    lines = source.text.count("\n")
+    assert lines <= most, f"{lines} lines: split it by noun"
+
+
+@pytest.mark.parametrize("source", SERVICE, ids=lambda s: s.name)
+def test_a_module_says_what_it_is_in_one_sentence(source: Source) -> None:
+    doc = ast.get_docstring(source.tree)
+    assert doc, "no docstring"
+    first = doc.split("\n\n")[0]
+    assert first.endswith((".", ":")), first
+    assert "\n" not in first, first
+
+
+@pytest.mark.parametrize("source", core(), ids=lambda s: s.name)
+def test_the_core_does_no_io(source: Source) -> None:
+    for each in imports(source):
+        if each.module == "random" and each.name == "Random":
+            continue  # an argument's type: chance itself is passed in
+        for banned, exempt in IO.items():
+            if each.module == banned or each.module.startswith(banned + "."):
+                assert source.name in exempt, each
+    for name, line in called(source.tree):
+        assert name not in ("open", "print", "input", "exec", "eval"), (name, line)
+
+
+@pytest.mark.parametrize("source", SERVICE, ids=lambda s: s.name)
+def test_only_the_composition_hands_over_the_environment(source: Source) -> None:
+    if source.unit in ("app", "cli"):
+        return
+    for node in ast.walk(source.tree):
+        if isinstance(node, ast.Attribute):
+            assert node.attr not in ("environ", "getenv"), node.lineno
+
+
+@pytest.mark.parametrize("source", SERVICE, ids=lambda s: s.name)
+def test_no_assertion_is_needed_at_run_time_to_be_safe(source: Source) -> None:
+    # `assert` may narrow a type; what must hold raises AssertionError by name.
+    for node in ast.walk(source.tree):
+        if isinstance(node, ast.Assert):
+            text = ast.unparse(node.test)
+            assert "is not None" in text or "isinstance" in text, (text, node.lineno)
+
+
+def test_every_name_imported_elsewhere_is_offered_and_no_other() -> None:
+    modules = {source.name: source for source in sources(*OURS)}
+    used: dict[str, set[str]] = defaultdict(set)
+    for source in sources(*OURS, "tests", "benchmarks"):
+        for module, name in _uses(source, modules):
+            used[module].add(name)
+    faults = []
+    for name, source in modules.items():
+        names = {n for n in used[name] if f"{name}.{n}" not in modules}
+        if source.unit == "_speedups":
+            continue  # a chooser and its twins: offered for the compiled side too
+        names = {n for n in names if not n.startswith("_")}
+        listed = set(offered(source) or ())
+        if names - listed:
+            faults.append(f"{name} does not offer {sorted(names - listed)}")
+        spare = listed - names - SPARE.get(name, set())
+        if name == "service.errors":
+            spare = {n for n in spare if not n.isupper()}  # the wire tables are whole
+        if spare:
+            faults.append(f"{name} offers {sorted(spare)} to nobody")
+    assert not faults, "\n".join(faults)
+
+
+@pytest.mark.parametrize("source", SERVICE, ids=lambda s: s.name)
+def test_what_is_offered_is_there(source: Source) -> None:
+    names = offered(source)
+    if names is None:
+        return
+    assert len(names) == len(set(names)), "a name twice"
+    bound = set(_bound(source.tree))
+    assert set(names) <= bound, sorted(set(names) - bound)
+
+
+def _uses(source: Source, modules: dict[str, Source]) -> Iterator[tuple[str, str]]:
+    aliases: dict[str, str] = {}
+    for each in imports(source):
+        whole = f"{each.module}.{each.name}" if each.name else each.module
+        if whole in modules:
+            aliases[each.asname] = whole
+        elif each.module in modules and each.module != source.name:
+            yield each.module, each.name
+    for node in ast.walk(source.tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            module = aliases.get(node.value.id)
+            if module is not None and module != source.name:
+                yield module, node.attr
+
+
+def _bound(tree: ast.Module) -> Iterator[str]:
+    for node in tree.body:
+        match node:
+            case ast.FunctionDef(name=name) | ast.ClassDef(name=name):
+                yield name
+            case ast.AsyncFunctionDef(name=name):
+                yield name
+            case ast.Assign(targets=targets):
+                yield from (t.id for t in targets if isinstance(t, ast.Name))
+            case ast.AnnAssign(target=ast.Name(id=name)):
+                yield name
+            case ast.Import(names=names) | ast.ImportFrom(names=names):
+                yield from (alias.asname or alias.name for alias in names)
