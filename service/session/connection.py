@@ -181,7 +181,7 @@ class Session:
         if self._state is _State.CONNECTED and len(commands) == 1:
             command, method, _ = commands[0]
             if not command and not method:
-                self._pong()
+                self._pong(now)
                 return
         self._work.backlog.extend(commands)
         self._go_on(now)
@@ -356,7 +356,7 @@ class Session:
             if handler is not None and (command or method == "send"):
                 handler(self.identity, command, fields)
             elif not method and not command:
-                self._pong()
+                self._pong(now)
             else:
                 raise CloseError(CLOSE_BAD_REQUEST)
         elif self._state is _State.NEW and method == "connect" and command:
@@ -364,8 +364,8 @@ class Session:
         else:
             raise CloseError(CLOSE_BAD_REQUEST)
 
-    def _pong(self) -> None:
-        if self._liveness.pong():
+    def _pong(self, now: float) -> None:
+        if self._liveness.pong(now):
             self.next_tick = self._liveness.next
         else:
             self.disconnect(CLOSE_BAD_REQUEST)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 from random import Random
 
+from _speedups import RttFilter
 from service.settings import ClientSettings
 
 __all__ = ["NEVER", "Due", "Liveness"]
@@ -22,15 +23,28 @@ class Due(enum.Enum):
 
 
 class Liveness:
-    """The clocks of one connection that has connected; all times as `Clock.now`."""
+    """The clocks of one connection that has connected; all times as `Clock.now`.
 
-    __slots__ = ("_expires_at", "_ping_at", "_pong_by", "_settings")
+    Attributes:
+        rtt: The round-trip times of its pings; None before the first pong.
+    """
+
+    __slots__ = (
+        "_expires_at",
+        "_ping_at",
+        "_pinged_at",
+        "_pong_by",
+        "_settings",
+        "rtt",
+    )
 
     def __init__(self, settings: ClientSettings) -> None:
         self._settings = settings
         self._ping_at = NEVER
         self._pong_by = NEVER
+        self._pinged_at = NEVER
         self._expires_at = NEVER
+        self.rtt: RttFilter | None = None
 
     @property
     def next(self) -> float:
@@ -48,11 +62,14 @@ class Liveness:
         """Expire at *at*; None: never."""
         self._expires_at = NEVER if at is None else at
 
-    def pong(self) -> bool:
+    def pong(self, now: float) -> bool:
         """Take a pong; False when nobody asked for it."""
         if self._pong_by == NEVER:
             return False
         self._pong_by = NEVER
+        if self.rtt is None:
+            self.rtt = RttFilter()
+        self.rtt.accept(now - self._pinged_at)
         return True
 
     def tick(self, now: float, *, reading: bool) -> Due:
@@ -73,5 +90,6 @@ class Liveness:
             self._ping_at = now + self._settings.ping_interval
             if self._pong_by == NEVER:
                 self._pong_by = now + self._settings.pong_timeout
+                self._pinged_at = now
             return Due.PING
         return Due.NOTHING
