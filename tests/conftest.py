@@ -78,8 +78,10 @@ def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """Return a server that the tests of a module share: use channels of your own."""
     server = Server(tmp_path_factory.mktemp("server"))
     _servers.append(server)
-    yield server.start_blocking()
-    _close(server)
+    try:
+        yield server.start_blocking()
+    finally:
+        _close(server)
 
 
 @pytest.fixture
