@@ -69,12 +69,15 @@ class ConnectResult:
         info: Shown to others in presence, join, leave and publications.
         data: Goes to the client with the reply.
         channels: Subscribed on the server's side.
+        expire_at: Unix seconds; 25 s later the connection is closed with 3005, the
+            client connects again and the hook is asked again. 0 for never.
     """
 
     user: str = ""
     info: object = None
     data: object = None
     channels: tuple[str, ...] = ()
+    expire_at: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

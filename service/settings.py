@@ -149,13 +149,23 @@ class ApiSettings(_Section, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         key: What callers send as X-API-Key. Empty: development makes one up at each
             start and prints it; elsewhere the API refuses everybody.
         request_size: Largest request body; above, status 413.
-        publication_size: Largest payload; above, error 107. Old SDKs close on a
-            message over 1 MiB.
+        publication_size: Largest payload, tags included; above, error 107. Old SDKs
+            close on a message over 1 MiB.
+        history_size: Payloads in one history answer; the answer is shorter when they
+            are larger, and callers page.
+        batch_size: Most channels in a broadcast, and commands in a batch; above,
+            error 107.
+        error_mode: ``object`` answers 200 with an error object, ``transport`` gives
+            each error its HTTP status. The header X-Centrifugo-Error-Mode asks for
+            ``transport`` too.
     """
 
     key: str = ""
     request_size: Bytes = 4 * MiB
     publication_size: Bytes = 512 * KiB
+    history_size: Bytes = 16 * MiB
+    batch_size: Annotated[int, msgspec.Meta(gt=0)] = 10_000
+    error_mode: Literal["object", "transport"] = "object"
 
 
 class ChannelOptions(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -295,6 +305,7 @@ class ProxySettings(_Section, frozen=True, kw_only=True, forbid_unknown_fields=T
         rpc: Called with the client's rpc.
         timeout: For each question, connecting included. Below the SDKs' 5 s.
         connections: Open at once to all endpoints; more questions wait.
+        answer_size: Largest answer; a larger one counts as none.
     """
 
     connect: str = ""
@@ -303,6 +314,7 @@ class ProxySettings(_Section, frozen=True, kw_only=True, forbid_unknown_fields=T
     rpc: str = ""
     timeout: Seconds = 3.0
     connections: Annotated[int, msgspec.Meta(gt=0)] = 100
+    answer_size: Bytes = 1 * MiB
 
 
 class Settings(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):

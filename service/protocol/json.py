@@ -151,7 +151,7 @@ def error_reply(command: int, error: ErrorReply) -> str:
     temporary = ',"temporary":true' if error.temporary else ""
     return (
         f'{{"id":{command},"error":{{"code":{error.code},'
-        f'"message":"{error.message}"{temporary}}}}}'
+        f'"message":{quote(error.message)}{temporary}}}}}'
     )
 
 

@@ -28,7 +28,7 @@ from service.errors import (
 )
 from service.handlers import SubscribeEvent
 from service.model import Channel, Joined, Listener, Position, RawJson
-from service.permissions import Permissions
+from service.permissions import ChannelRules, Permissions
 from service.protocol import json as wire
 from service.session.entry import Entry, Pending
 from service.session.port import Identity, Port, Work
@@ -187,8 +187,12 @@ class Channels:
         *,
         info: RawJson | None = None,
         data: RawJson | None = None,
+        rules: ChannelRules | None = None,
+        done: Callable[[ErrorReply | None], None] = lambda error: None,
     ) -> None:
         """Subscribe on the server's side and push that to the client.
+
+        *done* is called once, unless the connection ends first.
 
         Raises:
             ReplyError: As `add`.
@@ -196,10 +200,13 @@ class Channels:
 
         def outcome(result: str | ErrorReply) -> None:
             if isinstance(result, str):
-                push = wire.subscribe_push(wire.quote(channel), result)
-                self._port.reply(push)
+                self._port.reply(wire.subscribe_push(wire.quote(channel), result))
+            done(None if isinstance(result, str) else result)
 
-        self.add(identity, channel, since, outcome, info=info, data=data)
+        if not self.add(
+            identity, channel, since, outcome, info=info, data=data, rules=rules
+        ):
+            done(None)
 
     def add(
         self,
@@ -211,6 +218,7 @@ class Channels:
         held: bool = False,
         info: RawJson | None = None,
         data: RawJson | None = None,
+        rules: ChannelRules | None = None,
     ) -> bool:
         """Subscribe on the server's side; *outcome* is told the result to write.
 
@@ -222,7 +230,7 @@ class Channels:
         """
         if channel in self._entries:
             return False
-        rules = self._permissions.rules(channel)
+        rules = rules or self._permissions.rules(channel)
         if len(self._entries) >= self._settings.channel_limit:
             raise ReplyError(LIMIT_EXCEEDED)
         pending = Pending(asked, outcome, positioned=True)
@@ -274,8 +282,11 @@ class Channels:
     def remove(self, channel: Channel, code: Unsubscribe) -> bool:
         """Take the client out of a channel and tell it; False if it was not there."""
         entry = self._entries.get(channel)
-        if entry is None or entry.pending is not None:
+        if entry is None:
             return False
+        if entry.pending is not None:
+            entry.pending.removal = code  # once it is known to the client
+            return True
         del self._entries[channel]
         self._port.unsubscribe(channel)
         self._port.reply(wire.unsubscribe_push(wire.quote(channel), code))
@@ -358,6 +369,8 @@ class Channels:
                 )
             )
             entry.data = None
+            if pending.removal is not None:
+                self.remove(channel, pending.removal)
         self._take_up(pending)
         return wanted and channel in self._entries
 

@@ -71,7 +71,6 @@ from service.model import (
     HistoryPage,
     Joined,
     Position,
-    RawJson,
     UserId,
 )
 from service.payload import dump_optional
@@ -236,21 +235,20 @@ class Session:
             self.next_tick = self._liveness.next
 
     def subscribe(
-        self,
-        channel: Channel,
-        since: Position | None,
-        *,
-        info: RawJson | None = None,
-        data: RawJson | None = None,
-    ) -> None:
-        """Subscribe the client to a channel and tell it; nothing if it is already.
+        self, channel: Channel, since: Position | None, **options: Any
+    ) -> bool:
+        """Subscribe the client and tell it; *options* as of `Channels.add_and_tell`.
+
+        Returns:
+            False if the client is not connected: nothing is done.
 
         Raises:
             ReplyError: The channel cannot be one of its.
         """
         if self._state is not _State.CONNECTED:
-            return
-        self.channels.add_and_tell(self.identity, channel, since, info=info, data=data)
+            return False
+        self.channels.add_and_tell(self.identity, channel, since, **options)
+        return True
 
     def unsubscribe(self, channel: Channel, code: Unsubscribe) -> None:
         """Take the client out of a channel and tell it."""

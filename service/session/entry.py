@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
-from service.errors import ErrorReply
+from service.errors import ErrorReply, Unsubscribe
 from service.model import Position, RawJson
 from service.permissions import ChannelRules
 from service.protocol import json as wire
@@ -16,7 +16,15 @@ __all__ = ["Entry", "Pending"]
 class Pending:
     """A subscribe under way, and what waits for it."""
 
-    __slots__ = ("asked", "flag", "hears_joins", "outcome", "positioned", "waiting")
+    __slots__ = (
+        "asked",
+        "flag",
+        "hears_joins",
+        "outcome",
+        "positioned",
+        "removal",
+        "waiting",
+    )
 
     def __init__(
         self,
@@ -32,6 +40,7 @@ class Pending:
         self.flag = flag
         self.positioned = positioned  # what the client asks for
         self.hears_joins = hears_joins
+        self.removal: Unsubscribe | None = None  # the server wants it out again
         self.waiting: deque[wire.Command] = deque()
 
 

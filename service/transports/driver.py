@@ -28,7 +28,7 @@ from service.errors import (
     StoreError,
     describe,
 )
-from service.handlers import Answer, Event, Handlers
+from service.handlers import Answer, ConnectResult, Event, Handlers
 from service.hub.fanout import Hub
 from service.hub.subscription import Subscription
 from service.model import (
@@ -54,6 +54,8 @@ from service.settings import Settings
 __all__ = ["Driver", "Services", "Socket"]
 
 log = structlog.get_logger("steadwire")
+
+EXPIRED_CLOSE_DELAY = 25.0  # seconds after the expiry, for the client to refresh
 
 
 class Socket(Protocol):
@@ -175,6 +177,11 @@ class Driver:
         self._session.expire(at)
         self._schedule()
 
+    def expire_on(self, unix: float) -> None:
+        """Close the connection with 3005 if nothing changes by the Unix time *unix*."""
+        left = max(0.0, unix - self._clock.wall())
+        self.expire(self._clock.now() + left + EXPIRED_CLOSE_DELAY)
+
     # session.Port
 
     def reply(self, text: str) -> None:
@@ -210,6 +217,8 @@ class Driver:
             log.error("a hook failed", hook=type(event).__name__, **describe(error))
             answer = ReplyError(INTERNAL)
         self._session.answered(command, event, answer, self._clock.now())
+        if isinstance(answer, ConnectResult) and answer.expire_at:
+            self.expire_on(answer.expire_at)
         self._resume()
 
     def subscribe(
