@@ -1,0 +1,275 @@
+"""A session and its outside, stepped by hand: outcomes come when a test says so."""
+
+from __future__ import annotations
+
+import json
+from random import Random
+from typing import Any, NamedTuple
+
+from service.errors import Close, CloseError, ReplyError, StoreError
+from service.handlers import Answer, Event, Handlers
+from service.model import (
+    Appended,
+    Channel,
+    ClientId,
+    Draft,
+    HistoryPage,
+    Joined,
+    Listener,
+    Position,
+    Publication,
+    RawJson,
+)
+from service.permissions import Permissions
+from service.ports import History
+from service.protocol import json as wire
+from service.session.connection import Session
+from service.settings import ChannelOptions, ChannelSettings, ClientSettings, Namespace
+
+OPEN = ChannelOptions(
+    history_size=10,
+    history_ttl=60.0,
+    force_recovery=True,
+    presence=True,
+    join_leave=True,
+)
+PLAIN = ChannelOptions()
+SETTINGS = ChannelSettings(
+    without_namespace=OPEN,
+    namespaces=(
+        Namespace(name="plain"),
+        Namespace(name="numbers", channel_regex="[0-9]+"),
+        Namespace(name="asks", history_size=10, history_ttl=60.0, allow_recovery=True),
+    ),
+)
+
+
+async def hook(event: Any) -> Any:
+    """Stand where a hook is; the port is asked instead."""
+    raise AssertionError("the port asks hooks, the session never does")
+
+
+class Join(NamedTuple):
+    channel: Channel
+    listener: Listener
+    history: History
+    asked: Position | None
+    held: bool
+
+
+class Bench:
+    """`session.Port`, and the session on it.
+
+    Attributes:
+        messages: Replies and pushes written, in order, decoded.
+        joins: Joins under way.
+        asked: Questions to hooks under way.
+        published: Publishes under way: command, channel, draft, history.
+        histories: Reads under way: command, channel, history, since, limit, reverse.
+        closes: Codes of close frames.
+        calls: What else was asked of the port: ("ping",), ("unsubscribe", "ch"), …
+        at_once: When set, joins, publishes and histories end inside the call.
+        top: Of every channel, when `at_once`.
+    """
+
+    def __init__(
+        self,
+        *,
+        handlers: Handlers | None = None,
+        insecure: bool = True,
+        channels: ChannelSettings = SETTINGS,
+        at_once: bool = False,
+        **client: Any,
+    ) -> None:
+        self.now = 1000.0
+        self.at_once = at_once
+        self.top = Position(0, "e")
+        self.has_room = True
+        self.here: list[Listener] = []
+        self.messages: list[dict[str, Any]] = []
+        self.joins: list[Join] = []
+        self.asked: list[tuple[int, Event]] = []
+        self.published: list[tuple[int, Channel, Draft, History]] = []
+        self.histories: list[tuple[Any, ...]] = []
+        self.closes: list[int] = []
+        self.calls: list[tuple[str, ...]] = []
+        self.session = Session(
+            self,
+            ClientSettings(**client),
+            Permissions(channels, insecure=insecure),
+            handlers or Handlers(),
+            client=ClientId("me"),
+            version="test",
+            insecure=insecure,
+            random=Random(1),
+            now=self.now,
+        )
+
+    # What tests say.
+
+    def frame(self, text: str) -> None:
+        self.session.receive(wire.decode(text), self.now)
+
+    def send(self, *commands: dict[str, Any]) -> None:
+        self.frame("\n".join(json.dumps(command) for command in commands))
+
+    def connect(self, *channels: str) -> Bench:
+        """Connect, and subscribe to *channels* with ids from 2."""
+        self.send({"id": 1, "connect": {}})
+        for number, channel in enumerate(channels, 2):
+            self.send({"id": number, "subscribe": {"channel": channel}})
+            if not self.at_once:
+                self.joined()
+        self.messages.clear()
+        self.joins.clear()
+        self.calls.clear()
+        return self
+
+    def take(self) -> list[dict[str, Any]]:
+        messages, self.messages = self.messages, []
+        return messages
+
+    def one(self) -> dict[str, Any]:
+        """Return the one message since the last look."""
+        [message] = self.take()
+        return message
+
+    def request(self, **command: Any) -> dict[str, Any]:
+        """Send a command with id 7 and return its reply."""
+        self.send({"id": 7, **command})
+        message = self.one()
+        assert message.pop("id") == 7
+        return message
+
+    def pass_time(self, seconds: float) -> None:
+        self.now += seconds
+        while self.session.next_tick <= self.now:
+            self.session.tick(self.now)
+
+    # Outcomes.
+
+    def joined(
+        self,
+        channel: str | None = None,
+        outcome: Joined | StoreError | None = None,
+    ) -> bool:
+        """End the join of *channel*, of the oldest by default."""
+        found = [j for j in self.joins if channel in (None, j.channel)]
+        self.joins.remove(found[0])
+        if outcome is None:
+            outcome = self._joined(found[0])
+        wanted = self.session.subscribed(found[0].channel, outcome)
+        self.session.resume(self.now)
+        return wanted
+
+    def _joined(self, join: Join) -> Joined:
+        if join.history.size == 0:
+            return Joined(None, None)
+        return Joined(self.top, None if join.asked is None else [])
+
+    def answer(self, answer: Answer | ReplyError | CloseError, number: int = 0) -> None:
+        command, event = self.asked.pop(number)
+        self.session.answered(command, event, answer, self.now)
+        self.session.resume(self.now)
+
+    def append(self, outcome: Appended | StoreError | None = None) -> None:
+        command, *_ = self.published.pop(0)
+        outcome = outcome or Appended(Position(1, "e"), True)
+        self.session.published(command, outcome)
+        self.session.resume(self.now)
+
+    def read(self, outcome: HistoryPage | StoreError | None = None) -> None:
+        command, _, _, since, *_ = self.histories.pop(0)
+        outcome = outcome or HistoryPage([], self.top)
+        self.session.history_read(command, since, outcome)
+        self.session.resume(self.now)
+
+    # The port.
+
+    def _open(self) -> None:
+        assert not self.closes, "asked for something after the close"
+
+    def reply(self, text: str) -> None:
+        self._open()
+        assert "\n" not in text
+        self.messages.append(json.loads(text))
+
+    def connected(self) -> None:
+        self._open()
+        self.calls.append(("connected", self.session.identity.user))
+
+    def ping(self) -> None:
+        self._open()
+        self.calls.append(("ping",))
+
+    def ask(self, command: int, event: Event) -> None:
+        self._open()
+        self.asked.append((command, event))
+
+    def publish(
+        self, command: int, channel: Channel, draft: Draft, history: History
+    ) -> None:
+        self._open()
+        self.published.append((command, channel, draft, history))
+        if self.at_once:
+            self.published.pop()
+            self.session.published(command, Appended(Position(1, "e"), True))
+
+    def subscribe(
+        self,
+        channel: Channel,
+        listener: Listener,
+        history: History,
+        asked: Position | None,
+        *,
+        held: bool,
+    ) -> None:
+        self._open()
+        join = Join(channel, listener, history, asked, held)
+        self.joins.append(join)
+        if self.at_once:
+            self.joins.pop()
+            self.session.subscribed(channel, self._joined(join))
+
+    def release(self, channel: Channel) -> None:
+        self._open()
+        self.calls.append(("release", channel))
+
+    def unsubscribe(self, channel: Channel) -> None:
+        self._open()
+        self.calls.append(("unsubscribe", channel))
+
+    def history(
+        self,
+        command: int,
+        channel: Channel,
+        history: History,
+        since: Position | None,
+        limit: int,
+        *,
+        reverse: bool,
+    ) -> None:
+        self._open()
+        self.histories.append((command, channel, history, since, limit, reverse))
+        if self.at_once:
+            self.histories.pop()
+            self.session.history_read(command, since, HistoryPage([], self.top))
+
+    def present(self, channel: Channel) -> list[Listener]:
+        self._open()
+        return self.here
+
+    def close(self, close: Close) -> None:
+        self._open()
+        self.closes.append(close.code)
+
+
+def error(code: int, message: str, **extra: bool) -> dict[str, Any]:
+    return {"error": {"code": code, "message": message, **extra}}
+
+
+INTERNAL = error(100, "internal server error", temporary=True)
+
+
+def publication(offset: int, data: str = "1") -> Publication:
+    return Publication(offset, RawJson(data))
