@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import platform
 import random
 import secrets
 import uuid
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -27,8 +28,9 @@ from service.clock import SystemClock
 from service.errors import INTERNAL_CLOSE, SHUTDOWN, describe
 from service.handlers import Handlers
 from service.hub.fanout import Hub
-from service.model import ClientId
+from service.model import ClientId, Position
 from service.outbox import Flusher
+from service.payload import dump
 from service.permissions import Permissions
 from service.ports import Clock, Store, Timer
 from service.registry import Registry
@@ -37,10 +39,13 @@ from service.settings import Settings, load
 from service.stores.sqlite import SqliteStore
 from service.transports.driver import Services
 from service.transports.websocket import WebSocketResource
-from service.web.api.call import ApiContext
-from service.web.api.history import ReadHistory
-from service.web.api.publish import Broadcast, Publish
+from service.web.api.context import ApiContext, Node
+from service.web.api.key import ApiKey
+from service.web.api.methods import add_routes
+from service.web.api.publish import append, draft_of
 from service.web.health import Live, Ready
+from service.web.mount import below, unavailable
+from service.web.proxy import Proxy
 
 __all__ = ["Application", "app", "create_app"]
 
@@ -63,7 +68,8 @@ class Application:
         self, settings: Settings, handlers: Handlers, *, clock: Clock | None = None
     ) -> None:
         self.settings = settings
-        self._handlers = handlers
+        self._proxy = Proxy(settings.proxy) if settings.proxy.endpoints else None
+        self._handlers = self._proxy.handlers(handlers) if self._proxy else handlers
         self.api_key = settings.api.key
         if not self.api_key and settings.environment == "development":
             self.api_key = secrets.token_urlsafe(16)
@@ -76,6 +82,10 @@ class Application:
         self._draining: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: Timer | None = None
+        self._node: Node | None = None
+        self._api = ApiContext(
+            settings.api, self._running, self._opened, self._this_node
+        )
         self._falcon = self._routes()
 
     async def start(self) -> None:
@@ -103,8 +113,56 @@ class Application:
             await self._lifespan(receive, send)
             return
         if self._services is None:
-            await self.start()
-        await self._falcon(scope, receive, send)
+            first = self._starting is None
+            try:
+                await self.start()
+            except Exception as error:
+                if first:
+                    log.error("cannot start", reason=str(error), **describe(error))
+                await unavailable(scope, receive, send)
+                return
+        await self._falcon(below(scope), receive, send)
+
+    # In-process use.
+
+    async def publish(
+        self,
+        channel: str,
+        data: object,
+        *,
+        tags: Mapping[str, str] | None = None,
+        skip_history: bool = False,
+        idempotency_key: str = "",
+        version: int = 0,
+        version_epoch: str = "",
+    ) -> Position:
+        """Publish any Python object that can be JSON, and wait for the commit.
+
+        Starts the service if nothing has. The options are the server API's.
+
+        Returns:
+            The publication's position; offset 0 without history.
+
+        Raises:
+            ReplyError: 102 or 107, from the channel; 107 for a payload too large.
+            StoreError: It was not published, or nobody knows: repeat it with the
+                same idempotency key.
+            StartupError: The service cannot start.
+            ValueError: *data* cannot be represented; so do the two below.
+            TypeError: The same.
+            OverflowError: The same.
+        """
+        await self.start()
+        draft = draft_of(
+            self._api,
+            dump(data),
+            tags,
+            idempotency_key=idempotency_key,
+            version=version,
+            version_epoch=version_epoch,
+        )
+        appended = await append(self._api, channel, draft, skip_history=skip_history)
+        return appended.position
 
     # Life.
 
@@ -131,6 +189,7 @@ class Application:
             self.startup_error = error
             raise
         self._store = store
+        self._node = Node(uuid.uuid4().hex, platform.node(), self._clock.now())
         self._check_later()
         self._services = Services(
             settings=settings,
@@ -148,8 +207,12 @@ class Application:
 
     async def _drain(self) -> None:
         services, store = self._services, self._store
-        if services is None or store is None:
-            return
+        if services is not None and store is not None:
+            await self._end(services, store)
+        if self._proxy is not None:
+            await self._proxy.close()
+
+    async def _end(self, services: Services, store: Store) -> None:
         if self._timer is not None:
             self._timer.cancel()
         deadline = self._clock.now() + CLOSING
@@ -177,6 +240,16 @@ class Application:
             raise AssertionError("no request is routed before the start")
         return self._services
 
+    def _opened(self) -> Store:
+        if self._store is None:
+            raise AssertionError("no request is routed before the start")
+        return self._store
+
+    def _this_node(self) -> Node:
+        if self._node is None:
+            raise AssertionError("no request is routed before the start")
+        return self._node
+
     def _fault(self) -> str | None:
         if self._draining is not None:
             return "shutting down"
@@ -200,15 +273,7 @@ class Application:
                 draining=lambda: self._draining is not None,
             ),
         )
-        api = ApiContext(
-            self.settings.api,
-            self.api_key,
-            lambda: self._running().hub,
-            self._permissions,
-        )
-        routes.add_route("/api/publish", Publish(api))
-        routes.add_route("/api/broadcast", Broadcast(api))
-        routes.add_route("/api/history", ReadHistory(api))
+        add_routes(routes, self._api, self.settings.api, ApiKey(self.api_key))
         routes.add_route("/health/live", Live())
         routes.add_route("/health/ready", Ready(self._fault))
         return routes

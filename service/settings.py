@@ -316,6 +316,17 @@ class ProxySettings(_Section, frozen=True, kw_only=True, forbid_unknown_fields=T
     connections: Annotated[int, msgspec.Meta(gt=0)] = 100
     answer_size: Bytes = 1 * MiB
 
+    @property
+    def endpoints(self) -> dict[str, str]:
+        """The endpoints that there are, by the name of the hook."""
+        every = {
+            "connect": self.connect,
+            "subscribe": self.subscribe,
+            "publish": self.publish,
+            "rpc": self.rpc,
+        }
+        return {name: url for name, url in every.items() if url}
+
 
 class Settings(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Everything that can be set, grouped by who reads it.
@@ -358,9 +369,8 @@ class Settings(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
                 )
             if names.count(name) > 1:
                 raise SettingsError(f"channels.namespaces: {name!r} is defined twice")
-        for hook in ("connect", "subscribe", "publish", "rpc"):
-            endpoint = getattr(self.proxy, hook)
-            if endpoint and not endpoint.startswith(("http://", "https://")):
+        for hook, endpoint in self.proxy.endpoints.items():
+            if not endpoint.startswith(("http://", "https://")):
                 raise SettingsError(f"proxy.{hook}: {endpoint!r} is no http(s) URL")
         if self.client.pong_timeout >= self.client.ping_interval:
             raise SettingsError(

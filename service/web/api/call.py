@@ -1,188 +1,160 @@
 """One call of the server API: key, body, method, answer (PROTOCOL.md, 6).
 
-A bad key is 401 with an empty body, a body that cannot be decoded 400, one that is too
-large 413. Everything else is 200 with ``{"result":{…}}`` or ``{"error":{…}}``.
+A bad key is 401 with an empty body, a body that is no JSON object 400, one that is too
+large 413. Everything else is 200 with ``{"result":{…}}`` or ``{"error":{…}}``; in the
+transport error mode, which a setting or a header asks for, an error is the body and
+has a status of its own.
+
+Requests are `msgspec` structs: the one description of a method both validates what
+callers send and is published in the OpenAPI document. Payloads in them are `Raw`.
 """
 
 from __future__ import annotations
 
-import asyncio
-import hmac
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any, NamedTuple
 
 import falcon
 import falcon.asgi
+import msgspec
+import structlog
 
-from _speedups import scan_object
-from service.errors import BAD_REQUEST, INTERNAL, ErrorReply, ReplyError, StoreError
-from service.hub.fanout import Hub
-from service.model import Appended, Channel, Draft, HistoryPage, RawJson
-from service.permissions import Permissions
-from service.ports import History
-from service.protocol import json as wire
+from _speedups import check, quote
+from service.errors import (
+    BAD_REQUEST,
+    INTERNAL,
+    ErrorReply,
+    ReplyError,
+    StoreError,
+    describe,
+)
 from service.settings import ApiSettings
+from service.web.api.context import ApiContext
+from service.web.api.key import ApiKey
 
-__all__ = ["ApiContext", "ApiMethod", "error_body"]
+__all__ = ["ApiResource", "Method", "Methods", "error_body", "status_of"]
 
-RAW = frozenset({"data", "info"})
-"""Fields that are payloads: never parsed, handed on as they came."""
+log = structlog.get_logger("steadwire")
 
 
-class ApiContext:
-    """What the methods of the API share."""
+class Method(NamedTuple):
+    """A method of the API: a row of the table in `methods`.
+
+    Attributes:
+        name: As it stands in the path.
+        summary: What it does, for the OpenAPI document.
+        request: What its body must look like.
+        result: What it answers with.
+        call: Does it; returns the result as JSON text. Raises `ReplyError` for a
+            documented refusal and `StoreError` when the store failed.
+        errors: Its refusals beside 100 and 107.
+        wrapped: Whether the result stands in ``{"result":…}``.
+    """
+
+    name: str
+    summary: str
+    request: type[msgspec.Struct]
+    result: type[msgspec.Struct]
+    call: Callable[[ApiContext, Any], Awaitable[str]]
+    errors: tuple[ErrorReply, ...] = ()
+    wrapped: bool = True
+
+
+class Methods:
+    """The methods by name, and how any of them is called."""
+
+    def __init__(self, context: ApiContext, methods: Iterable[Method]) -> None:
+        self._context = context
+        self._methods: Mapping[str, Method] = {each.name: each for each in methods}
+
+    def get(self, name: str) -> Method | None:
+        """Return a method, or None."""
+        return self._methods.get(name)
+
+    async def call(self, method: Method, body: bytes | str) -> str:
+        """Call a method with a valid JSON object; return the result as JSON text.
+
+        Raises:
+            ReplyError: It is refused or failed; nothing else comes out.
+        """
+        try:
+            request = msgspec.json.decode(body, type=method.request)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            raise ReplyError(BAD_REQUEST) from None
+        try:
+            return await method.call(self._context, request)
+        except ReplyError:
+            raise
+        except StoreError:
+            raise ReplyError(INTERNAL) from None
+        except Exception as error:
+            log.error("an API method failed", method=method.name, **describe(error))
+            raise ReplyError(INTERNAL) from None
+
+
+class ApiResource:
+    """The resource of one method."""
 
     def __init__(
-        self,
-        settings: ApiSettings,
-        key: str,
-        hub: Callable[[], Hub],
-        permissions: Permissions,
+        self, method: Method, methods: Methods, settings: ApiSettings, key: ApiKey
     ) -> None:
-        self.settings = settings
-        self.permissions = permissions
-        self._key = key.encode()
-        self._hub = hub
-
-    def admits(self, req: falcon.asgi.Request) -> bool:
-        """Tell whether the request carries the API key, in one of its three forms."""
-        given = req.get_header("x-api-key")
-        if given is None:
-            scheme, _, value = (req.get_header("authorization") or "").partition(" ")
-            given = value if scheme.lower() == "apikey" else None
-        if given is None:
-            given = req.get_param("api_key")
-        if not given or not self._key:
-            return False
-        return hmac.compare_digest(given.encode(), self._key)
-
-    async def publish(
-        self, channel: Channel, draft: Draft, history: History
-    ) -> Appended:
-        """Publish and wait for the commit.
-
-        Raises:
-            StoreError: It was not published, or nobody knows.
-        """
-        future: asyncio.Future[Appended] = asyncio.get_running_loop().create_future()
-
-        def done(outcome: Appended | StoreError) -> None:
-            if future.done():
-                return  # the caller hung up
-            if isinstance(outcome, StoreError):
-                future.set_exception(outcome)
-            else:
-                future.set_result(outcome)
-
-        self._hub().publish(channel, draft, history, done)
-        return await future
-
-    async def read(
-        self,
-        channel: Channel,
-        history: History,
-        since: int | None,
-        limit: int,
-        *,
-        reverse: bool,
-    ) -> HistoryPage:
-        """Read history.
-
-        Raises:
-            StoreError: The read failed.
-        """
-        future: asyncio.Future[HistoryPage] = asyncio.get_running_loop().create_future()
-
-        def done(outcome: HistoryPage | StoreError) -> None:
-            if future.done():
-                return
-            if isinstance(outcome, StoreError):
-                future.set_exception(outcome)
-            else:
-                future.set_result(outcome)
-
-        self._hub().read(channel, history, since, limit, done, reverse=reverse)
-        return await future
-
-
-class ApiMethod:
-    """A method of the API: subclasses say what `call` does."""
-
-    def __init__(self, context: ApiContext) -> None:
-        self._context = context
-
-    async def call(self, fields: dict[str, Any]) -> str:
-        """Do it; return the result as JSON text.
-
-        Raises:
-            ReplyError: The documented refusal.
-            StoreError: The store failed.
-            CodecError: A field has the wrong type.
-        """
-        raise NotImplementedError
+        self._method = method
+        self._methods = methods
+        self._settings = settings
+        self._key = key
 
     async def on_post(
         self, req: falcon.asgi.Request, resp: falcon.asgi.Response
     ) -> None:
         """Answer one call."""
-        if not self._context.admits(req):
+        if not self._key.admits(req):
             resp.status = falcon.HTTP_401
             return
-        body = await _read(req, self._context.settings.request_size)
+        body = await _read(req, self._settings.request_size)
         if body is None:
             resp.status = falcon.HTTP_413
             # The rest of the body is not read, so nothing can follow it.
             resp.set_header("Connection", "close")
             return
-        try:
-            fields = scan_object(body, RAW)
-        except ValueError:
-            resp.status = falcon.HTTP_400
-            return
         resp.content_type = falcon.MEDIA_JSON
         try:
-            resp.text = f'{{"result":{await self.call(fields)}}}'
+            text = check(body)
+        except ValueError:
+            text = ""
+        if not text.startswith("{"):
+            resp.status = falcon.HTTP_400
+            resp.text = error_body(BAD_REQUEST)
+            return
+        try:
+            result = await self._methods.call(self._method, text)
         except ReplyError as refusal:
-            resp.text = f'{{"error":{error_body(refusal.error)}}}'
-        except ValueError:  # CodecError: a field of the wrong type
-            resp.text = f'{{"error":{error_body(BAD_REQUEST)}}}'
-        except StoreError:
-            resp.text = f'{{"error":{error_body(INTERNAL)}}}'
+            self._refuse(req, resp, refusal.error)
+            return
+        resp.text = f'{{"result":{result}}}' if self._method.wrapped else result
+
+    def _refuse(
+        self, req: falcon.asgi.Request, resp: falcon.asgi.Response, error: ErrorReply
+    ) -> None:
+        asked = req.get_header("x-centrifugo-error-mode") == "transport"
+        if asked or self._settings.error_mode == "transport":
+            resp.status = falcon.code_to_http_status(status_of(error))
+            resp.text = error_body(error)
+        else:
+            resp.text = f'{{"error":{error_body(error)}}}'
+
+
+_STATUSES = {102: 404, 104: 404, 107: 400, 108: 400, 111: 429, 112: 416, 113: 409}
+
+
+def status_of(error: ErrorReply) -> int:
+    """Return the HTTP status of an error in the transport error mode."""
+    return _STATUSES.get(error.code, 500 if error.temporary else 400)
 
 
 def error_body(error: ErrorReply) -> str:
     """Return an error as the API shows it."""
     temporary = ',"temporary":true' if error.temporary else ""
-    return f'{{"code":{error.code},"message":"{error.message}"{temporary}}}'
-
-
-def channel_of(fields: dict[str, Any]) -> Channel:
-    """Return the required field ``channel``.
-
-    Raises:
-        ReplyError: 107 when it is missing.
-    """
-    channel = wire.text(fields, "channel")
-    if not channel:
-        raise ReplyError(BAD_REQUEST)
-    return Channel(channel)
-
-
-def tags_of(fields: dict[str, Any]) -> RawJson | None:
-    """Return the field ``tags`` as JSON text.
-
-    Raises:
-        ReplyError: 107 when it is not an object of strings.
-    """
-    tags = wire.mapping(fields, "tags")
-    if not tags:
-        return None
-    parts = []
-    for name, value in tags.items():
-        if type(value) is not str:
-            raise ReplyError(BAD_REQUEST)
-        parts.append(f"{wire.quote(name)}:{wire.quote(value)}")
-    return RawJson(f"{{{','.join(parts)}}}")
+    return f'{{"code":{error.code},"message":{quote(error.message)}{temporary}}}'
 
 
 async def _read(req: falcon.asgi.Request, limit: int) -> bytes | None:

@@ -3,80 +3,164 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from collections.abc import Mapping
+from typing import Annotated, Any
 
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from _speedups import quote
 from service.errors import BAD_REQUEST, INTERNAL, ReplyError, StoreError
-from service.model import Channel, Draft, RawJson
+from service.model import Appended, Channel, Draft, RawJson, size_of
 from service.ports import NO_HISTORY
-from service.protocol import json as wire
-from service.web.api.call import ApiContext, ApiMethod, channel_of, error_body, tags_of
+from service.web.api.call import error_body
+from service.web.api.context import (
+    ApiContext,
+    Base64,
+    ChannelName,
+    ErrorObject,
+    Integer,
+    Payload,
+    payload_of,
+)
 
-__all__ = ["Broadcast", "Publish"]
+__all__ = [
+    "BroadcastRequest",
+    "BroadcastResult",
+    "PublishRequest",
+    "PublishResult",
+    "append",
+    "broadcast",
+    "draft_of",
+    "publish",
+]
+
+Key = Annotated[str, Meta(max_length=1024)]
 
 
-class Publish(ApiMethod):
-    """Publish to one channel."""
+class _Publication(msgspec.Struct, kw_only=True):
+    """What to publish.
 
-    async def call(self, fields: dict[str, Any]) -> str:
-        """Return the publication's position."""
-        return await _publish(
-            self._context, channel_of(fields), draft_of(self._context, fields), fields
-        )
+    Attributes:
+        delta: Accepted for callers of other servers; nothing is sent as deltas.
+    """
+
+    data: Payload | UnsetType = UNSET
+    b64data: Base64 | None = None
+    skip_history: bool | None = None
+    tags: dict[str, str] | None = None
+    idempotency_key: Key | None = None
+    delta: bool | None = None
+    version: Integer | None = None
+    version_epoch: Key | None = None
 
 
-class Broadcast(ApiMethod):
+class PublishRequest(_Publication, kw_only=True):
+    """Publish to one channel; ``data`` or ``b64data`` is required."""
+
+    channel: ChannelName
+
+
+class BroadcastRequest(_Publication, kw_only=True):
     """Publish the same to several channels."""
 
-    async def call(self, fields: dict[str, Any]) -> str:
-        """Return one response a channel, in the order asked for."""
-        channels = fields.get("channels")
-        if type(channels) is not list or not channels:
-            raise ReplyError(BAD_REQUEST)
-        if not all(type(channel) is str for channel in channels):
-            raise ReplyError(BAD_REQUEST)
-        draft = draft_of(self._context, fields)
-        responses = await asyncio.gather(
-            *(self._one(Channel(channel), draft, fields) for channel in channels)
-        )
-        return f'{{"responses":[{",".join(responses)}]}}'
+    channels: Annotated[list[str], Meta(min_length=1)]
 
-    async def _one(self, channel: Channel, draft: Draft, fields: dict[str, Any]) -> str:
+
+class PublishResult(msgspec.Struct):
+    """The publication's position; empty without history."""
+
+    offset: int | UnsetType = UNSET
+    epoch: str | UnsetType = UNSET
+
+
+class PublishReply(msgspec.Struct):
+    """The outcome in one channel."""
+
+    result: PublishResult | UnsetType = UNSET
+    error: ErrorObject | UnsetType = UNSET
+
+
+class BroadcastResult(msgspec.Struct):
+    """The outcomes, in the order of the channels."""
+
+    responses: list[PublishReply]
+
+
+async def publish(context: ApiContext, request: PublishRequest) -> str:
+    """Publish to one channel."""
+    return await _one(context, request.channel, _draft(context, request), request)
+
+
+async def broadcast(context: ApiContext, request: BroadcastRequest) -> str:
+    """Publish the same to several channels."""
+    if len(request.channels) > context.settings.batch_size:
+        raise ReplyError(BAD_REQUEST)
+    draft = _draft(context, request)
+
+    async def one(channel: str) -> str:
         try:
-            result = await _publish(self._context, channel, draft, fields)
-            return f'{{"result":{result}}}'
+            return f'{{"result":{await _one(context, channel, draft, request)}}}'
         except ReplyError as refusal:
             return f'{{"error":{error_body(refusal.error)}}}'
         except StoreError:
             return f'{{"error":{error_body(INTERNAL)}}}'
 
+    responses = await asyncio.gather(*map(one, request.channels))
+    return f'{{"responses":[{",".join(responses)}]}}'
 
-async def _publish(
-    context: ApiContext, channel: Channel, draft: Draft, fields: dict[str, Any]
+
+async def _one(
+    context: ApiContext, channel: str, draft: Draft, request: _Publication
 ) -> str:
-    rules = context.permissions.rules(channel)
-    history = rules.history
-    if wire.boolean(fields, "skip_history"):
-        history = NO_HISTORY
-    appended = await context.publish(channel, draft, history)
-    if not appended.position.offset:
-        return "{}"
+    skip = bool(request.skip_history)
+    appended = await append(context, channel, draft, skip_history=skip)
     offset, epoch = appended.position
-    return f'{{"offset":{offset},"epoch":{wire.quote(epoch)}}}'
+    return f'{{"offset":{offset},"epoch":{quote(epoch)}}}' if offset else "{}"
 
 
-def draft_of(context: ApiContext, fields: dict[str, Any]) -> Draft:
-    """Return what to publish.
+async def append(
+    context: ApiContext, channel: str, draft: Draft, *, skip_history: bool
+) -> Appended:
+    """Publish to one channel and wait for the commit.
 
     Raises:
-        ReplyError: 107 when there is no payload, or one that is too large.
+        ReplyError: 102 or 107, from the name.
+        StoreError: It was not published, or nobody knows.
     """
-    data: RawJson | None = fields.get("data")
-    if data is None or len(data) > context.settings.publication_size:
+    history = context.rules(channel).history
+    if skip_history:
+        history = NO_HISTORY
+    return await context.publish(Channel(channel), draft, history)
+
+
+def _draft(context: ApiContext, request: _Publication) -> Draft:
+    limit = context.settings.publication_size
+    data = payload_of(request.data, request.b64data, limit)
+    if data is None:
         raise ReplyError(BAD_REQUEST)
-    return Draft(
+    return draft_of(
+        context,
         data,
-        tags=tags_of(fields),
-        idempotency_key=wire.text(fields, "idempotency_key"),
-        version=wire.integer(fields, "version"),
-        version_epoch=wire.text(fields, "version_epoch"),
+        request.tags,
+        idempotency_key=request.idempotency_key or "",
+        version=request.version or 0,
+        version_epoch=request.version_epoch or "",
     )
+
+
+def draft_of(
+    context: ApiContext, data: RawJson, tags: Mapping[str, str] | None, **options: Any
+) -> Draft:
+    """Return what to publish; *options* as of `Draft`.
+
+    Raises:
+        ReplyError: 107 when data and tags are too large together.
+    """
+    labels = None
+    if tags:
+        parts = [f"{quote(name)}:{quote(value)}" for name, value in tags.items()]
+        labels = RawJson(f"{{{','.join(parts)}}}")
+    if size_of(data) + size_of(labels or "") > context.settings.publication_size:
+        raise ReplyError(BAD_REQUEST)
+    return Draft(data, tags=labels, **options)

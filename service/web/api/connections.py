@@ -1,0 +1,114 @@
+"""``/api/disconnect`` and ``/api/refresh``: a user's live connections themselves."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import msgspec
+from msgspec import Raw
+
+from service.errors import (
+    BAD_REQUEST,
+    CONNECTION_EXPIRED,
+    FORCE_DISCONNECT,
+    ReplyError,
+)
+from service.model import UserId
+from service.transports.driver import Driver
+from service.web.api.context import ApiContext, Integer
+from service.web.close import close_of
+
+__all__ = [
+    "DisconnectRequest",
+    "RefreshRequest",
+    "connections_of",
+    "disconnect",
+    "refresh",
+]
+
+
+class DisconnectObject(msgspec.Struct):
+    """How to close: a code from 3000 to 4999, and a reason in plain words."""
+
+    code: Integer = 0
+    reason: str = ""
+
+
+class DisconnectRequest(msgspec.Struct, kw_only=True):
+    """Close a user's live connections; *user* "" is the anonymous ones.
+
+    Attributes:
+        client: Only this connection.
+        session: Only this session; there are none, so it finds nobody.
+        whitelist: Client ids of connections that stay.
+        disconnect: Absent, or with code 0: 3503, after which clients stay away.
+    """
+
+    user: str
+    client: str | None = None
+    session: str | None = None
+    whitelist: list[str] | None = None
+    disconnect: DisconnectObject | None = None
+
+
+class RefreshRequest(msgspec.Struct, kw_only=True):
+    """Set when a user's live connections expire; *user* "" is the anonymous ones.
+
+    Attributes:
+        client: Only this connection.
+        session: Only this session; there are none, so it finds nobody.
+        expired: Close them with 3005 now.
+        expire_at: Unix seconds; 0 or absent for never.
+        info: Accepted and ignored.
+    """
+
+    user: str
+    client: str | None = None
+    session: str | None = None
+    expired: bool | None = None
+    expire_at: Integer | None = None
+    info: Raw | None = None
+
+
+class _Target(Protocol):
+    user: str
+    client: str | None
+    session: str | None
+
+
+def connections_of(context: ApiContext, target: _Target) -> list[Driver]:
+    """Return the live connections that a request is about."""
+    if target.session:
+        return []  # we give out no session ids
+    return context.services.connections.of_user(
+        UserId(target.user), target.client or ""
+    )
+
+
+async def disconnect(context: ApiContext, request: DisconnectRequest) -> str:
+    """Close connections."""
+    close, asked = FORCE_DISCONNECT, request.disconnect
+    if asked is not None and (asked.code or asked.reason):
+        custom = close_of(asked.code, asked.reason)
+        if custom is None:
+            raise ReplyError(BAD_REQUEST)
+        close = custom
+    stay = frozenset(request.whitelist or ())
+    for driver in connections_of(context, request):
+        if driver.identity.client not in stay:
+            driver.session.disconnect(close)
+    return "{}"
+
+
+async def refresh(context: ApiContext, request: RefreshRequest) -> str:
+    """Change when connections expire."""
+    expires = bool(request.expire_at)
+    past = expires and (request.expire_at or 0) <= context.services.clock.wall()
+    for driver in connections_of(context, request):
+        if request.expired or past:
+            driver.session.disconnect(CONNECTION_EXPIRED)
+        elif request.expire_at:
+            driver.expire_on(request.expire_at)
+        else:
+            driver.expire(None)
+    return "{}"

@@ -1,0 +1,206 @@
+"""What the methods of the API share, and the types of the fields they share."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+from collections.abc import Callable
+from typing import Annotated
+
+import msgspec
+from msgspec import UNSET, Meta, Raw, UnsetType
+
+from _speedups import check
+from service.errors import BAD_REQUEST, ReplyError, StoreError
+from service.hub.fanout import Hub
+from service.model import Appended, Channel, Draft, HistoryPage, RawJson, size_of
+from service.permissions import ChannelRules
+from service.ports import History, Store
+from service.settings import ApiSettings
+from service.transports.driver import Services
+
+__all__ = [
+    "ApiContext",
+    "Base64",
+    "ChannelName",
+    "Empty",
+    "ErrorObject",
+    "Integer",
+    "Node",
+    "Payload",
+    "Since",
+    "payload_of",
+]
+
+ChannelName = Annotated[
+    str,
+    Meta(min_length=1, max_length=255, description="ASCII, in a known namespace."),
+]
+Integer = Annotated[int, Meta(ge=0, le=2**53 - 1)]
+Base64 = Annotated[
+    str, Meta(description="Base64 of JSON; wins over the field without b64.")
+]
+Payload = Annotated[Raw, Meta(description="Any JSON.")]
+
+
+class Empty(msgspec.Struct):
+    """Nothing to say."""
+
+
+class ErrorObject(msgspec.Struct):
+    """Why a call was refused.
+
+    Attributes:
+        code: The number to decide by.
+        message: Stable short text.
+        temporary: True when it may work later.
+    """
+
+    code: int
+    message: str
+    temporary: bool | UnsetType = UNSET
+
+
+class Since(msgspec.Struct):
+    """A position in a channel's stream; an empty epoch means any."""
+
+    offset: Integer | None = None
+    epoch: str | None = None
+
+
+class Node(msgspec.Struct, frozen=True):
+    """This process, as `info` shows it.
+
+    Attributes:
+        uid: New with each start.
+        name: The machine's.
+        started: When, on the service's clock.
+    """
+
+    uid: str
+    name: str
+    started: float
+
+
+class ApiContext:
+    """What the methods of the API act on.
+
+    Args:
+        settings: Limits.
+        services: The running service.
+        store: Its store.
+        node: This process.
+    """
+
+    def __init__(
+        self,
+        settings: ApiSettings,
+        services: Callable[[], Services],
+        store: Callable[[], Store],
+        node: Callable[[], Node],
+    ) -> None:
+        self.settings = settings
+        self._services = services
+        self._store = store
+        self._node = node
+
+    @property
+    def services(self) -> Services:
+        """The running service."""
+        return self._services()
+
+    @property
+    def hub(self) -> Hub:
+        """The running service's hub."""
+        return self._services().hub
+
+    @property
+    def store(self) -> Store:
+        """The running service's store."""
+        return self._store()
+
+    @property
+    def node(self) -> Node:
+        """This process."""
+        return self._node()
+
+    def rules(self, channel: str) -> ChannelRules:
+        """Return the rules of a channel.
+
+        Raises:
+            ReplyError: 102 or 107, from the name.
+        """
+        return self._services().permissions.rules(channel)
+
+    async def publish(
+        self, channel: Channel, draft: Draft, history: History
+    ) -> Appended:
+        """Publish and wait for the commit.
+
+        Raises:
+            StoreError: It was not published, or nobody knows.
+        """
+        future: asyncio.Future[Appended] = asyncio.get_running_loop().create_future()
+
+        def done(outcome: Appended | StoreError) -> None:
+            if future.done():
+                return  # the caller hung up
+            if isinstance(outcome, StoreError):
+                future.set_exception(outcome)
+            else:
+                future.set_result(outcome)
+
+        self.hub.publish(channel, draft, history, done)
+        return await future
+
+    async def read(
+        self,
+        channel: Channel,
+        history: History,
+        since: int | None,
+        limit: int,
+        *,
+        reverse: bool,
+    ) -> HistoryPage:
+        """Read history.
+
+        Raises:
+            StoreError: The read failed.
+        """
+        future: asyncio.Future[HistoryPage] = asyncio.get_running_loop().create_future()
+
+        def done(outcome: HistoryPage | StoreError) -> None:
+            if future.done():
+                return
+            if isinstance(outcome, StoreError):
+                future.set_exception(outcome)
+            else:
+                future.set_result(outcome)
+
+        self.hub.read(channel, history, since, limit, done, reverse=reverse)
+        return await future
+
+
+def payload_of(
+    data: Raw | UnsetType | None, encoded: str | None, limit: int
+) -> RawJson | None:
+    """Return a payload from its two fields, None when neither is there.
+
+    Raises:
+        ReplyError: 107 when the base64 is no JSON, or it is over *limit* bytes.
+    """
+    text: str
+    if encoded:
+        try:
+            text = check(base64.b64decode(encoded, validate=True))
+        except (ValueError, binascii.Error):
+            raise ReplyError(BAD_REQUEST) from None
+    elif data is None or data is UNSET:
+        return None
+    else:
+        # A part of a body that was found valid as a whole, and holds no newlines.
+        text = bytes(data).decode()
+    if size_of(text) > limit:
+        raise ReplyError(BAD_REQUEST)
+    return RawJson(text)

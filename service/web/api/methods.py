@@ -1,0 +1,133 @@
+"""The table of methods, and the routes made of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import falcon.asgi
+
+from service.errors import NOT_AVAILABLE, UNKNOWN_CHANNEL, UNRECOVERABLE_POSITION
+from service.settings import ApiSettings
+from service.web.api.batch import Batch, BatchRequest, BatchResult
+from service.web.api.call import ApiResource, Method, Methods
+from service.web.api.connections import (
+    DisconnectRequest,
+    RefreshRequest,
+    disconnect,
+    refresh,
+)
+from service.web.api.context import ApiContext, Empty
+from service.web.api.history import (
+    HistoryRemoveRequest,
+    HistoryRequest,
+    HistoryResult,
+    history,
+    history_remove,
+)
+from service.web.api.info import (
+    ChannelsRequest,
+    ChannelsResult,
+    InfoRequest,
+    InfoResult,
+    channels,
+    info,
+)
+from service.web.api.key import ApiKey
+from service.web.api.openapi import OpenApi
+from service.web.api.presence import (
+    PresenceRequest,
+    PresenceResult,
+    PresenceStatsResult,
+    presence,
+    presence_stats,
+)
+from service.web.api.publish import (
+    BroadcastRequest,
+    BroadcastResult,
+    PublishRequest,
+    PublishResult,
+    broadcast,
+    publish,
+)
+from service.web.api.rpc import RpcRequest, RpcResult, rpc
+from service.web.api.subscribe import (
+    SubscribeRequest,
+    UnsubscribeRequest,
+    subscribe,
+    unsubscribe,
+)
+
+__all__ = ["METHODS", "add_routes"]
+
+_CHANNEL = (UNKNOWN_CHANNEL,)
+_FEATURE = (UNKNOWN_CHANNEL, NOT_AVAILABLE)
+
+METHODS = (
+    Method(
+        "publish", "Publish to a channel", PublishRequest, PublishResult, publish,
+        _CHANNEL,
+    ),
+    Method(
+        "broadcast", "Publish the same to several channels", BroadcastRequest,
+        BroadcastResult, broadcast,
+    ),
+    Method(
+        "subscribe", "Subscribe a user's connections", SubscribeRequest, Empty,
+        subscribe, _FEATURE,
+    ),
+    Method(
+        "unsubscribe", "Unsubscribe a user's connections", UnsubscribeRequest, Empty,
+        unsubscribe, _CHANNEL,
+    ),
+    Method(
+        "disconnect", "Close a user's connections", DisconnectRequest, Empty,
+        disconnect,
+    ),
+    Method(
+        "refresh", "Set when a user's connections expire", RefreshRequest, Empty,
+        refresh,
+    ),
+    Method(
+        "presence", "Who is subscribed to a channel", PresenceRequest, PresenceResult,
+        presence, _FEATURE,
+    ),
+    Method(
+        "presence_stats", "How many are subscribed to a channel", PresenceRequest,
+        PresenceStatsResult, presence_stats, _FEATURE,
+    ),
+    Method(
+        "history", "Read a channel's publications", HistoryRequest, HistoryResult,
+        history, (*_FEATURE, UNRECOVERABLE_POSITION),
+    ),
+    Method(
+        "history_remove", "Delete a channel's publications", HistoryRemoveRequest,
+        Empty, history_remove, _FEATURE,
+    ),
+    Method(
+        "channels", "Which channels have subscribers", ChannelsRequest, ChannelsResult,
+        channels,
+    ),
+    Method("info", "What the nodes carry", InfoRequest, InfoResult, info),
+    Method(
+        "rpc", "Call the application's own method", RpcRequest, RpcResult, rpc,
+        (NOT_AVAILABLE,),
+    ),
+)  # fmt: skip
+
+
+def add_routes(
+    routes: falcon.asgi.App[Any, Any],
+    context: ApiContext,
+    settings: ApiSettings,
+    key: ApiKey,
+) -> None:
+    """Serve the API and its description."""
+    batch = Method(
+        "batch", "Several calls in one request", BatchRequest, BatchResult,
+        Batch(lambda: methods), wrapped=False,
+    )  # fmt: skip
+    methods = Methods(context, (*METHODS, batch))
+    for method in (*METHODS, batch):
+        resource = ApiResource(method, methods, settings, key)
+        routes.add_route(f"/api/{method.name}", resource)
+    routes.add_route("/api/openapi.json", OpenApi((*METHODS, batch)))

@@ -1,0 +1,167 @@
+"""``/api/subscribe`` and ``/api/unsubscribe``: the channels of live connections."""
+
+from __future__ import annotations
+
+import asyncio
+
+import msgspec
+from msgspec import Raw
+
+from service.errors import (
+    INTERNAL,
+    NOT_AVAILABLE,
+    UNSUBSCRIBE_SERVER,
+    ErrorReply,
+    ReplyError,
+)
+from service.model import Channel, Position
+from service.permissions import ChannelRules
+from service.transports.driver import Driver
+from service.web.api.connections import connections_of
+from service.web.api.context import (
+    ApiContext,
+    Base64,
+    ChannelName,
+    Integer,
+    Since,
+    payload_of,
+)
+
+__all__ = ["SubscribeRequest", "UnsubscribeRequest", "subscribe", "unsubscribe"]
+
+JOINING = 4.0  # seconds; as long as the store may take, and no answer is 100
+
+
+class BoolValue(msgspec.Struct):
+    """A boolean that may be absent."""
+
+    value: bool = False
+
+
+class Override(msgspec.Struct):
+    """Options of the namespace that are different for these subscriptions."""
+
+    presence: BoolValue | None = None
+    join_leave: BoolValue | None = None
+    force_push_join_leave: BoolValue | None = None
+    force_recovery: BoolValue | None = None
+    force_positioning: BoolValue | None = None
+
+
+class SubscribeRequest(msgspec.Struct, kw_only=True):
+    """Subscribe a user's live connections; *user* "" is the anonymous ones.
+
+    Attributes:
+        client: Only this connection.
+        session: Only this session; there are none, so it finds nobody.
+        info: Shown to others in the channel.
+        data: Goes to the client with the subscription.
+        recover_since: Send the publications since.
+        expire_at: Not supported: a value above 0 is refused.
+    """
+
+    user: str
+    channel: ChannelName
+    client: str | None = None
+    session: str | None = None
+    info: Raw | None = None
+    b64info: Base64 | None = None
+    data: Raw | None = None
+    b64data: Base64 | None = None
+    recover_since: Since | None = None
+    expire_at: Integer | None = None
+    override: Override | None = None
+
+
+class UnsubscribeRequest(msgspec.Struct, kw_only=True):
+    """Take a user's live connections out of a channel."""
+
+    user: str
+    channel: ChannelName
+    client: str | None = None
+    session: str | None = None
+
+
+async def subscribe(context: ApiContext, request: SubscribeRequest) -> str:
+    """Subscribe; the answer comes when every connection is, or cannot be."""
+    if request.expire_at:
+        raise ReplyError(NOT_AVAILABLE)
+    rules = _rules(context, request)
+    limit = context.settings.publication_size
+    info = payload_of(request.info, request.b64info, limit)
+    data = payload_of(request.data, request.b64data, limit)
+    since = None
+    if request.recover_since is not None:
+        position = request.recover_since
+        since = Position(position.offset or 0, position.epoch or "")
+    joins: list[_Join] = []
+    for driver in connections_of(context, request):
+        join = _Join(driver)
+        try:
+            if driver.session.subscribe(
+                Channel(request.channel),
+                since,
+                info=info,
+                data=data,
+                rules=rules,
+                done=join.done,
+            ):
+                joins.append(join)
+        except ReplyError as refusal:
+            join.done(refusal.error)
+            joins.append(join)
+    await _all(joins)
+    connected = connections_of(context, request)
+    for join in joins:
+        error = join.error(connected)
+        if error is not None:
+            raise ReplyError(error)
+    return "{}"
+
+
+class _Join:
+    """A subscription of one connection, under way."""
+
+    def __init__(self, driver: Driver) -> None:
+        self._driver = driver
+        self.outcome: asyncio.Future[ErrorReply | None] = (
+            asyncio.get_running_loop().create_future()
+        )
+
+    def done(self, error: ErrorReply | None) -> None:
+        """Take the outcome."""
+        if not self.outcome.done():
+            self.outcome.set_result(error)
+
+    def error(self, connected: list[Driver]) -> ErrorReply | None:
+        """Return why it failed; one whose connection has ended has not."""
+        if self.outcome.done():
+            return self.outcome.result()
+        return INTERNAL if self._driver in connected else None
+
+
+async def _all(joins: list[_Join]) -> None:
+    # As a rule all are done: where they have to start is in memory.
+    waiting = [join.outcome for join in joins if not join.outcome.done()]
+    if waiting:
+        await asyncio.wait(waiting, timeout=JOINING)
+
+
+def _rules(context: ApiContext, request: SubscribeRequest) -> ChannelRules:
+    rules, override = context.rules(request.channel), request.override
+    if override is None:
+        return rules
+    changes = {
+        name: value.value
+        for name in override.__struct_fields__
+        if (value := getattr(override, name)) is not None
+    }
+    return ChannelRules(msgspec.structs.replace(rules.options, **changes))
+
+
+async def unsubscribe(context: ApiContext, request: UnsubscribeRequest) -> str:
+    """Unsubscribe with push 2000; the clients do not come back by themselves."""
+    context.rules(request.channel)
+    for driver in connections_of(context, request):
+        driver.session.unsubscribe(Channel(request.channel), UNSUBSCRIBE_SERVER)
+    return "{}"
