@@ -1,0 +1,174 @@
+"""The order of attempts: as it is, by the strategies, as an error object."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import Enum
+from itertools import islice
+from math import isfinite
+from typing import Any, Final
+from uuid import UUID
+
+import ujson
+
+from service.handlers import Raw
+from service.model import RawJson, size_of
+from service.payload.budget import Budget, OverBudget
+from service.payload.walk import DEPTH, INTEGER_MAX, INTEGER_MIN, Walk, clean
+
+__all__ = ["Serializer"]
+
+SIZE: Final = 1024 * 1024  # bytes; more would not fit a connection's queue
+SECONDS: Final = 1.0
+
+_KEPT: Final = frozenset(("type", "event", "id", "seq", "timestamp"))
+_SEARCHED: Final = 1000  # members of an object in which its ids are looked for
+_KEPT_COUNT: Final = 16
+_KEPT_LENGTH: Final = 256  # characters of a string that is kept
+_LAST_RESORT: Final = RawJson('{"error":{"reason":"failure"}}')
+
+
+class Serializer:
+    """Makes JSON text of any object, within a budget.
+
+    Args:
+        clock: Gives monotonic seconds.
+        size: Bytes of JSON; more becomes an error object.
+        seconds: Of work; more becomes an error object.
+    """
+
+    __slots__ = ("_clock", "_seconds", "_size")
+
+    def __init__(
+        self, clock: Callable[[], float], *, size: int = SIZE, seconds: float = SECONDS
+    ) -> None:
+        self._clock = clock
+        self._size = size
+        self._seconds = seconds
+
+    def dump(self, value: object) -> RawJson:
+        """Return *value* as strict JSON text; never raises an `Exception`."""
+        if type(value) is Raw:
+            return value.text
+        try:
+            if _measure([value], self._size, 0) >= 0:
+                text = _encode(value)
+                if size_of(text) <= self._size:
+                    return RawJson(text)
+        except Exception:
+            # Not plain; or no UTF-8, that is a lone surrogate, which ujson lets pass.
+            pass
+        return self._walk(value)
+
+    def _walk(self, value: object) -> RawJson:
+        budget = Budget(self._clock, size=self._size, seconds=self._seconds)
+        walk = Walk(budget)
+        try:
+            text = _encode(walk.value(value, 1))
+            budget.look()
+            if size_of(text) <= self._size:
+                return RawJson(text)
+            reason = "size"
+        except OverBudget as over:
+            reason = over.reason
+        except Exception:
+            reason = "failure"
+        try:
+            return self._minimal(walk.top, reason)
+        except Exception:
+            return _LAST_RESORT
+
+    def _minimal(self, top: dict[object, object], reason: str) -> RawJson:
+        """Return the error object that stands for a value.
+
+        Args:
+            top: The value, if it is an object.
+            reason: ``size``, ``time`` or ``failure``.
+        """
+        kept: dict[str, object] = {}
+        for key, value in islice(top.items(), _SEARCHED):
+            if type(key) is not str or len(key) > _KEPT_LENGTH:
+                continue
+            if key in _KEPT or key.endswith("_id"):
+                brief = _brief(value)
+                if brief is not None:
+                    kept[clean(key)] = brief
+                if len(kept) == _KEPT_COUNT:
+                    break
+        error: dict[str, object] = {"reason": reason}
+        if reason == "size":
+            error["limit"] = self._size
+        elif reason == "time":
+            error["limit"] = self._seconds
+        kept["error"] = error
+        return RawJson(_encode(kept))
+
+
+def _encode(value: object) -> str:
+    """Return the text of plain objects."""
+    return ujson.dumps(
+        value, ensure_ascii=False, escape_forward_slashes=False, allow_nan=False
+    )
+
+
+def _measure(value: Any, room: int, depth: int) -> int:
+    """Check that ujson's answer for a container will be strict, exact and bounded.
+
+    ujson itself repeats keys that become equal, rounds Decimal to a float, writes
+    a NamedTuple as an array, inserts what `__json__` returns as it is, nests to
+    1,024, and writes out a few lists that hold each other many times for as long as
+    there is memory. Hence exact types, and a count. Scalars have no call of their
+    own: it would cost as much as all the rest.
+
+    Args:
+        value: A list, tuple or dict.
+        room: How many values and characters of text may come.
+        depth: How many containers are around the value.
+
+    Returns:
+        The room that is left; negative if the strings found last were too long.
+
+    Raises:
+        ValueError: It is not plain, or the room is not enough.
+    """
+    room -= len(value)
+    if depth > DEPTH or room < 0:
+        raise ValueError("too deep or too large")
+    if type(value) is dict:
+        for key in value:
+            if type(key) is not str:
+                raise ValueError("not plain")
+            room -= len(key)
+        value = value.values()
+    for item in value:
+        kind = type(item)
+        if kind is str:
+            room -= len(item)
+        elif kind is int:
+            if not INTEGER_MIN <= item <= INTEGER_MAX:
+                raise ValueError("not plain")
+        elif kind is dict or kind is list or kind is tuple:
+            room = _measure(item, room, depth + 1)
+        elif kind is not float and kind is not bool and item is not None:
+            raise ValueError("not plain")
+    return room
+
+
+def _brief(value: Any) -> str | int | float | None:
+    """Return an id, a name or a time in a form to keep; None for what is neither.
+
+    No method of the value is called: it may be what was too slow.
+    """
+    kind = type(value)
+    if issubclass(kind, Enum):
+        value = value._value_
+        kind = type(value)
+    if kind is UUID:
+        return str(value)
+    if kind is str and len(value) <= _KEPT_LENGTH:
+        return clean(value)
+    if kind is int and INTEGER_MIN <= value <= INTEGER_MAX:
+        return int(value)
+    if kind is float and isfinite(value):
+        return float(value)
+    return None
