@@ -92,8 +92,10 @@ class CatchUp:
         """
         if subscription.reading or subscription.left or not subscription.member.idle:
             return
+        topic = subscription.topic
         subscription.reading = True
-        subscription.turn = subscription.topic.turn
+        subscription.turn = topic.turn
+        told = topic.seen if topic.epoch == subscription.epoch else 0
 
         def arrived(page: HistoryPage | StoreError) -> None:
             subscription.reading = False
@@ -102,17 +104,19 @@ class CatchUp:
             if isinstance(page, StoreError):
                 self._end(subscription)
             else:
-                self._arrived(subscription, page)
+                self._arrived(subscription, page, told)
 
         self.read(
-            subscription.topic.channel,
+            topic.channel,
             subscription.history,
             subscription.next - 1,
             PIECE,
             arrived,
         )
 
-    def _arrived(self, subscription: Subscription, page: HistoryPage) -> None:
+    def _arrived(
+        self, subscription: Subscription, page: HistoryPage, told: int
+    ) -> None:
         if (
             page.top.epoch != subscription.epoch
             or page.top.offset < subscription.next - 1
@@ -134,19 +138,25 @@ class CatchUp:
             subscription.member.put(wire.publication_push(quoted, publication))
         if subscription.left:
             return
-        if not piece and page.top.offset >= subscription.next:
+        if not piece and max(page.top.offset, told) >= subscription.next:
             # Trimmed: what is missing is gone for good.
             self._lose(subscription, page.top)
             return
         self.settle(subscription, page.top)
+        if not piece and not subscription.live:
+            # Told of more during the read. Nothing was written, so nobody would come
+            # back to it; and it ends, since the next read sees what was told.
+            self.advance(subscription)
 
     def _lose(self, subscription: Subscription, top: Position) -> None:
         if subscription.listener.positioned:
             self._end(subscription)
             return
-        subscription.next = top.offset + 1
+        topic = subscription.topic
+        newest = topic.seen if topic.epoch == top.epoch else 0
+        subscription.next = max(top.offset, newest) + 1
         subscription.epoch = top.epoch
-        subscription.turn = subscription.topic.turn
+        subscription.turn = topic.turn
         self.settle(subscription, top)
 
     def check(self, topic: Topic, history: History) -> None:

@@ -350,10 +350,12 @@ class Driver:
             room.set_result(None)
 
     def _drained(self) -> None:
+        if self._session.busy:
+            # First: a channel that waits to be joined must not wait for one that is
+            # far behind.
+            self._resume()
         for subscription in tuple(self.behind):
             self._hub.advance(subscription)
-        if self._session.busy:
-            self._resume()
 
     def _failed(self, close: Close) -> None:
         self._session.ended()
