@@ -19,6 +19,9 @@ The interleavings that could break this, and what stops them:
   remembers that its channel was written to while it was under way: its result may
   then only be put *below* a tail that is already here, never replace an absent one.
 * A read's result arrives after a removal it did not see: it is not kept at all.
+* A read sees a removal before the loop is told of it, and finds nothing where the tail
+  has something: it is not put below, or the two together would be a state that the
+  channel was never in.
 * A read sees a commit before the loop is told of it: when the commit is told of, its
   offsets are at or below ``top`` and are skipped.
 """
@@ -34,7 +37,7 @@ from typing import NamedTuple
 from service.model import Channel, HistoryPage, Position, Publication
 from service.ports import Committed
 
-__all__ = ["Demand", "Flight", "Tail", "TailCache", "milliseconds"]
+__all__ = ["FOREVER", "Demand", "Flight", "Tail", "TailCache", "milliseconds"]
 
 # What a publication costs beside its strings: the object (96 bytes), its place in a
 # list, and the wire form that the protocol hangs on it.
@@ -257,6 +260,10 @@ class TailCache:
             if found.top < first - 1:
                 return  # commits lie between: there would be a gap
             below = [p for p in found.publications if p.offset < first]
+            if tail.publications and not below:
+                oldest = found.publications[0].offset if found.publications else 0
+                if oldest != first:
+                    return  # it saw a removal that we were not told of yet
             tail.publications[:0] = below
             tail.floor = found.floor
             cost = sum(map(_cost, below))

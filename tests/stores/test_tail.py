@@ -114,6 +114,22 @@ def test_a_read_that_missed_a_removal_is_not_kept():
     assert offsets(cache) is None
 
 
+@pytest.mark.parametrize("found", [tail(3, 0, []), tail(5, 0, [4, 5])])
+def test_a_read_that_saw_a_removal_first_is_not_joined_to_what_was_removed(found):
+    cache = TailCache(10_000)
+    commit(cache, 2, 3)
+    cache.fill("a", found, flight())
+    assert offsets(cache) is None
+    assert offsets(cache, ALL._replace(since=1)) == [2, 3]
+
+
+def test_a_read_that_finds_nothing_below_says_so():
+    cache = TailCache(10_000)
+    commit(cache, 2, 3)
+    cache.fill("a", tail(3, 0, [2, 3]), flight())
+    assert offsets(cache) == [2, 3]
+
+
 def test_a_commit_that_a_read_saw_first_is_not_doubled():
     cache = TailCache(10_000)
     cache.fill("a", tail(3, 0, [1, 2, 3]), flight())
