@@ -1,0 +1,398 @@
+"""Hooks on subscribe, publish and rpc: allow, refuse, close, fail, and come late."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from service.errors import (
+    FORCE_DISCONNECT,
+    FORCE_RECONNECT,
+    LIMIT_EXCEEDED,
+    TOKEN_EXPIRED,
+    CloseError,
+    ErrorReply,
+    ReplyError,
+    StoreUnavailable,
+)
+from service.handlers import (
+    Answer,
+    ConnectResult,
+    Handlers,
+    PublishEvent,
+    PublishResult,
+    Raw,
+    RpcEvent,
+    RpcResult,
+    SubscribeEvent,
+    SubscribeResult,
+)
+from service.model import RawJson
+from tests.session.bench import INTERNAL, Bench, error, hook
+
+ALL = Handlers(subscribe=hook, publish=hook, rpc=hook)
+MY_OWN = ErrorReply(1000, 'come "later"', temporary=True)
+
+SUBSCRIBE = {"subscribe": {"channel": "ch", "data": {"a": 1}, "token": "t"}}
+PUBLISH = {"publish": {"channel": "ch", "data": {"a": 1}}}
+RPC = {"rpc": {"method": "m", "data": {"a": 1}}}
+COMMANDS = [SUBSCRIBE, PUBLISH, RPC]
+each_command = pytest.mark.parametrize("command", COMMANDS, ids=lambda c: next(iter(c)))
+
+ALLOW: dict[str, Answer] = {
+    "subscribe": SubscribeResult(),
+    "publish": PublishResult(),
+    "rpc": RpcResult(),
+}
+
+
+def connected(**options: Any) -> Bench:
+    """Return a client of the user ann, as a connect hook says."""
+    handlers = Handlers(connect=hook, subscribe=hook, publish=hook, rpc=hook)
+    bench = Bench(handlers=handlers, insecure=False, **options)
+    bench.send({"id": 1, "connect": {}})
+    bench.answer(ConnectResult(user="ann", info={"n": "Ann"}))
+    bench.take()
+    bench.calls.clear()
+    return bench
+
+
+def test_a_hook_is_told_who_wants_what() -> None:
+    bench = connected()
+    bench.send({"id": 5, **SUBSCRIBE}, {"id": 6, **RPC}, {"id": 7, **PUBLISH})
+    assert [event for _, event in bench.asked] == [
+        SubscribeEvent("me", "ann", "ch", "t", '{"a": 1}'),  # type: ignore[arg-type]
+        RpcEvent("me", "ann", "m", '{"a": 1}'),  # type: ignore[arg-type]
+        PublishEvent("me", "ann", "ch", '{"a": 1}'),  # type: ignore[arg-type]
+    ]
+
+
+def test_a_call_without_method_and_data() -> None:
+    bench = connected()
+    bench.send({"id": 5, "rpc": {}})
+    assert bench.asked[0][1] == RpcEvent("me", "ann", "")  # type: ignore[arg-type]
+
+
+@each_command
+@pytest.mark.parametrize(
+    ("refusal", "reply"),
+    [
+        (LIMIT_EXCEEDED, error(106, "limit exceeded")),
+        (TOKEN_EXPIRED, error(109, "token expired")),
+        (MY_OWN, error(1000, 'come "later"', temporary=True)),
+    ],
+    ids=repr,
+)
+def test_a_hook_refuses(
+    command: dict[str, Any], refusal: ErrorReply, reply: dict[str, Any]
+) -> None:
+    bench = connected()
+    bench.send({"id": 5, **command})
+    assert bench.messages == []
+    bench.answer(ReplyError(refusal))
+    assert bench.one() == {"id": 5, **reply}
+    assert (bench.joins, bench.published) == ([], [])
+    assert len(bench.session.channels) == 0
+    # And what comes after it is served.
+    assert bench.request(unsubscribe={"channel": "x"}) == {"unsubscribe": {}}
+    assert not bench.session.busy
+
+
+@each_command
+@pytest.mark.parametrize("close", [FORCE_DISCONNECT, FORCE_RECONNECT], ids=repr)
+def test_a_hook_closes(command: dict[str, Any], close: Any) -> None:
+    bench = connected()
+    bench.send({"id": 5, **command}, {"id": 6, "unsubscribe": {"channel": "x"}})
+    bench.answer(CloseError(close))
+    assert bench.closes == [close.code]
+    assert not any(m["id"] == 5 for m in bench.messages)
+
+
+@each_command
+@pytest.mark.parametrize(
+    "answer", [None, "yes", True, ConnectResult(user="eve")], ids=repr
+)
+def test_an_answer_of_another_kind_is_no_answer(
+    command: dict[str, Any], answer: Any
+) -> None:
+    bench = connected()
+    bench.send({"id": 5, **command})
+    bench.answer(answer)
+    assert bench.one() == {"id": 5, **INTERNAL}
+    assert (bench.joins, bench.published, bench.closes) == ([], [], [])
+    assert bench.session.identity.user == "ann"
+    assert not bench.session.busy
+
+
+DEEP: list[Any] = []
+for _ in range(150):
+    DEEP = [DEEP]
+CIRCLE: list[Any] = []
+CIRCLE.append(CIRCLE)
+
+NO_JSON = [object(), float("nan"), float("-inf"), {1, 2}, b"\xff", DEEP, CIRCLE]
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        lambda value: (SUBSCRIBE, SubscribeResult(data=value)),
+        lambda value: (SUBSCRIBE, SubscribeResult(info=value)),
+        lambda value: (PUBLISH, PublishResult(data=value)),
+        lambda value: (RPC, RpcResult(data=value)),
+    ],
+    ids=["subscribe-data", "subscribe-info", "publish", "rpc"],
+)
+@pytest.mark.parametrize("value", range(len(NO_JSON)))
+def test_a_result_that_is_no_json_is_made_some_and_harms_nothing(
+    result: Callable[[Any], Any], value: int
+) -> None:
+    command, answer = result(NO_JSON[value])
+    bench = connected()
+    bench.send({"id": 5, **command})
+    bench.answer(answer)
+    for join in bench.joins:
+        strict(join.listener.info)
+    for _, _, draft, _ in bench.published:
+        strict(draft.data)
+    while bench.joins:
+        bench.joined()
+    while bench.published:
+        bench.append()
+    reply = bench.one()
+    assert reply["id"] == 5
+    strict(json.dumps(reply))
+    assert bench.closes == []
+    assert not bench.session.busy
+    assert bench.request(unsubscribe={"channel": "x"}) == {"unsubscribe": {}}
+
+
+def strict(text: str) -> None:
+    """Check that *text* is a document that any client can read."""
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(constant)
+
+    json.loads(text, parse_constant=refuse)
+    assert "\n" not in text
+
+
+@each_command
+def test_a_hook_that_answers_after_the_end(command: dict[str, Any]) -> None:
+    bench = connected()
+    bench.send({"id": 5, **command})
+    bench.session.ended()
+    bench.answer(ALLOW[next(iter(command))])
+    assert (bench.messages, bench.joins, bench.published) == ([], [], [])
+
+
+@each_command
+def test_a_hook_that_refuses_after_a_close(command: dict[str, Any]) -> None:
+    bench = connected()
+    bench.send({"id": 5, **command})
+    bench.session.malformed()
+    bench.answer(CloseError(FORCE_DISCONNECT))
+    assert bench.closes == [3501]
+
+
+# Subscribe.
+
+
+def test_a_subscribe_that_is_let_in() -> None:
+    bench = connected()
+    bench.send({"id": 5, **SUBSCRIBE})
+    assert bench.joins == []
+    bench.answer(SubscribeResult(info={"role": "x"}, data=[1]))
+    [join] = bench.joins
+    assert join.listener.info == (
+        '{"user":"ann","client":"me","conn_info":{"n":"Ann"},"chan_info":{"role":"x"}}'
+    )
+    bench.joined()
+    result = bench.one()["subscribe"]
+    assert result["data"] == [1]
+    assert result["recoverable"] is True
+
+
+def test_a_hook_decides_alone_even_in_a_closed_namespace() -> None:
+    bench = connected()
+    bench.send({"id": 5, "subscribe": {"channel": "plain:ch"}})
+    bench.answer(SubscribeResult())
+    bench.joined()
+    assert bench.one() == {"id": 5, "subscribe": {}}
+
+
+@pytest.mark.parametrize(
+    ("channel", "reply"),
+    [
+        ("$ch", error(103, "permission denied")),
+        ("nowhere:ch", error(102, "unknown channel")),
+        ("x" * 256, error(107, "bad request")),
+    ],
+)
+def test_a_hook_is_not_asked_about_channels_that_cannot_be(
+    channel: str, reply: dict[str, Any]
+) -> None:
+    bench = connected()
+    assert bench.request(subscribe={"channel": channel}) == reply
+    assert bench.asked == []
+
+
+def test_a_join_that_fails_after_the_hook_let_it_in() -> None:
+    bench = connected()
+    bench.send({"id": 5, **SUBSCRIBE})
+    bench.answer(SubscribeResult(data=1))
+    bench.joined("ch", StoreUnavailable("locked"))
+    assert bench.one() == {"id": 5, **INTERNAL}
+
+
+def test_hooks_that_answer_subscribes_out_of_order() -> None:
+    bench = connected()
+    bench.send(*({"id": n, "subscribe": {"channel": f"ch{n}"}} for n in (5, 6, 7)))
+    bench.answer(SubscribeResult(), 2)
+    bench.joined("ch7")
+    bench.answer(ReplyError(LIMIT_EXCEEDED), 0)
+    bench.answer(SubscribeResult(), 0)
+    bench.joined("ch6")
+    assert [m["id"] for m in bench.messages] == [7, 5, 6]
+
+
+def test_commands_for_a_channel_wait_for_the_hook_about_it() -> None:
+    bench = connected()
+    bench.send(
+        {"id": 5, "subscribe": {"channel": "ch"}},
+        {"id": 6, "unsubscribe": {"channel": "ch"}},
+        {"id": 7, "subscribe": {"channel": "ch"}},
+        {"id": 8, "unsubscribe": {"channel": "other"}},
+    )
+    assert [m["id"] for m in bench.take()] == [8]
+    bench.answer(SubscribeResult())
+    assert bench.messages == []
+    bench.joined()
+    assert [m["id"] for m in bench.take()] == [5, 6]
+    bench.answer(ReplyError(LIMIT_EXCEEDED))
+    assert bench.one()["id"] == 7
+
+
+def test_what_waited_is_taken_up_when_the_hook_refuses() -> None:
+    bench = connected()
+    bench.send(
+        {"id": 5, "subscribe": {"channel": "ch"}},
+        {"id": 6, "unsubscribe": {"channel": "ch"}},
+    )
+    bench.answer(ReplyError(LIMIT_EXCEEDED))
+    assert bench.take() == [
+        {"id": 5, **error(106, "limit exceeded")},
+        {"id": 6, "unsubscribe": {}},
+    ]
+
+
+# Publish.
+
+
+def test_a_publish_that_is_let_through() -> None:
+    bench = connected()
+    bench.send({"id": 5, **PUBLISH})
+    assert bench.published == []
+    bench.answer(PublishResult())
+    [(command, channel, draft, history)] = bench.published
+    assert (command, channel, draft.data) == (5, "ch", '{"a": 1}')
+    assert draft.info == '{"user":"ann","client":"me","conn_info":{"n":"Ann"}}'
+    assert history.size == 10
+    bench.append()
+    assert bench.one() == {"id": 5, "publish": {}}
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        ({"b": 2}, '{"b":2}'),
+        (0, "0"),
+        (False, "false"),
+        ("", '""'),
+        ([], "[]"),
+        (Raw(RawJson("null")), "null"),
+        ("</script>\N{EURO SIGN}", '"</script>\N{EURO SIGN}"'),
+    ],
+)
+def test_a_hook_publishes_something_else(data: object, text: str) -> None:
+    bench = connected()
+    bench.send({"id": 5, **PUBLISH})
+    bench.answer(PublishResult(data=data))
+    assert bench.published[0][2].data == text
+
+
+def test_a_publish_that_is_not_kept() -> None:
+    bench = connected()
+    bench.send({"id": 5, **PUBLISH})
+    bench.answer(PublishResult(skip_history=True))
+    assert bench.published[0][3].size == 0
+
+
+def test_publishes_keep_their_order_however_slow_the_hook_is() -> None:
+    bench = connected()
+    bench.send(*({"id": n, "publish": {"channel": "ch", "data": n}} for n in (5, 6)))
+    assert len(bench.asked) == 1
+    assert bench.session.busy
+    bench.answer(PublishResult())
+    assert [p[0] for p in bench.published] == [5]
+    bench.answer(PublishResult())
+    assert [p[0] for p in bench.published] == [5, 6]
+    assert not bench.session.busy
+
+
+def test_a_publish_the_hook_let_through_may_still_fail() -> None:
+    bench = connected()
+    bench.send({"id": 5, **PUBLISH})
+    bench.answer(PublishResult())
+    bench.append(StoreUnavailable("disk full"))
+    assert bench.one() == {"id": 5, **INTERNAL}
+
+
+# Rpc.
+
+
+@pytest.mark.parametrize(
+    ("data", "result"),
+    [
+        (None, {}),
+        ({"b": [2]}, {"data": {"b": [2]}}),
+        (0, {"data": 0}),
+        (Raw(RawJson("null")), {"data": None}),
+    ],
+)
+def test_what_a_call_returns(data: object, result: dict[str, Any]) -> None:
+    bench = connected()
+    bench.send({"id": 5, **RPC})
+    bench.answer(RpcResult(data=data))
+    assert bench.one() == {"id": 5, "rpc": result}
+
+
+def test_calls_are_answered_as_they_return() -> None:
+    bench = connected(in_flight=2)
+    bench.send(*({"id": n, "rpc": {"method": str(n)}} for n in (5, 6, 7)))
+    assert [e.method for _, e in bench.asked if isinstance(e, RpcEvent)] == ["5", "6"]
+    bench.answer(RpcResult(data=6), 1)
+    assert bench.one() == {"id": 6, "rpc": {"data": 6}}
+    assert len(bench.asked) == 2
+    bench.answer(RpcResult(data=7), 1)
+    bench.answer(RpcResult(data=5), 0)
+    assert [m["id"] for m in bench.take()] == [7, 5]
+    assert not bench.session.busy
+
+
+def test_newlines_of_a_result_do_not_break_the_framing() -> None:
+    bench = connected()
+    bench.send({"id": 5, **RPC})
+    bench.answer(RpcResult(data={"text": "a\nb"}))  # the port looks at the text
+    assert bench.one()["rpc"]["data"] == {"text": "a\nb"}
+
+
+def test_every_hook_is_the_application_s_own_choice() -> None:
+    bench = Bench(handlers=Handlers(rpc=hook), at_once=True).connect()
+    assert "subscribe" in bench.request(subscribe={"channel": "ch"})
+    assert bench.request(publish={"channel": "ch", "data": 1}) == {"publish": {}}
+    assert bench.asked == []
+    assert ALL.connect is None
