@@ -42,6 +42,7 @@ def document(methods: Sequence[Method]) -> dict[str, Any]:
     for method in methods:
         types += [method.request, method.result]
     _, schemas = msgspec.json.schema_components(types, ref_template=_REFERENCE)
+    _describe_payloads(schemas)
     _describe_batch(schemas, methods)
     return {
         "openapi": "3.1.0",
@@ -95,8 +96,8 @@ def _operation(method: Method) -> dict[str, Any]:
             {
                 "name": "X-Centrifugo-Error-Mode",
                 "in": "header",
-                "description": "Show errors as HTTP statuses.",
-                "schema": {"type": "string", "enum": ["transport"]},
+                "description": "transport shows errors as HTTP statuses.",
+                "schema": {"type": "string"},
             }
         ],
         "requestBody": {
@@ -105,6 +106,14 @@ def _operation(method: Method) -> dict[str, Any]:
         },
         "responses": dict(sorted(responses.items())),
     }
+
+
+def _describe_payloads(schemas: dict[str, Any]) -> None:
+    """Say that what is published needs a payload, in one of two fields."""
+    for name in ("PublishRequest", "BroadcastRequest"):
+        if name in schemas:
+            either = [{"required": ["data"]}, {"required": ["b64data"]}]
+            schemas[name]["anyOf"] = either
 
 
 def _describe_batch(schemas: dict[str, Any], methods: Sequence[Method]) -> None:
