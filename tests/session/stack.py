@@ -1,0 +1,317 @@
+"""Drivers on the real hub, outbox and session, without a loop: a step at a time.
+
+Reads, commits, hooks and flushes happen when a test says so, and every message that a
+client gets is held at once to what must be true of it at any moment (`Client`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from random import Random
+from typing import Any
+
+from service.errors import Close, StoreError
+from service.handlers import Event, Handlers
+from service.hub.fanout import Hub
+from service.model import Appended, Channel, ClientId, Position
+from service.outbox import Flusher
+from service.permissions import Permissions
+from service.registry import Registry
+from service.settings import ChannelSettings, ClientSettings, Settings
+from service.transports.driver import Driver, Services
+from tests.clock import VirtualClock
+from tests.hub.script import Read, ScriptedStore
+from tests.session.bench import SETTINGS
+
+
+class Question:
+    """A hook that was asked, and answers when told."""
+
+    def __init__(self, world: Stack, event: Event) -> None:
+        self.event = event
+        self._world = world
+        self.work: Coroutine[Any, Any, None] | None = None
+
+    def __await__(self) -> Generator[Question, Any, Any]:
+        return (yield self)
+
+    def answer(self, answer: object) -> None:
+        """Let the hook return *answer*, or raise it."""
+        self._world.questions.remove(self)
+        assert self.work is not None
+        try:
+            if isinstance(answer, BaseException):
+                self.work.throw(answer)
+            else:
+                self.work.send(answer)
+        except StopIteration:
+            return
+        raise AssertionError("it waits for something else")
+
+
+class Client:
+    """What one client sent and got.
+
+    Attributes:
+        waiting: Ids of commands that have no reply yet, oldest first.
+        inside: The channels it is in, and the offset expected next (0: none).
+        replies: All it got.
+        heard: Who came and went, by channel.
+        close: The code of the close frame.
+        aborted: The transport was dropped.
+    """
+
+    def __init__(self, world: Stack) -> None:
+        self._world = world
+        self._numbers = 0
+        self.waiting: dict[int, tuple[str, str]] = {}
+        self.inside: dict[str, int] = {}
+        self.replies: dict[int, dict[str, Any]] = {}
+        self.offsets: dict[str, list[int]] = {}
+        self.heard: dict[str, list[tuple[str, str]]] = {}
+        self.pings = 0
+        self.close_code: int | None = None
+        self.aborted = False
+        self.over = False
+        self.driver = Driver(world.services, self)
+
+    # What it does.
+
+    def say(self, *commands: dict[str, Any]) -> list[int]:
+        """Send commands in one frame, each with an id of its own; return the ids."""
+        lines = []
+        numbers = []
+        for command in commands:
+            self._numbers += 1
+            numbers.append(self._numbers)
+            [(method, fields)] = command.items()
+            self.waiting[self._numbers] = (method, fields.get("channel", ""))
+            lines.append(json.dumps({"id": self._numbers, **command}))
+        self.driver.receive("\n".join(lines))
+        return numbers
+
+    def pong(self) -> None:
+        self.pings -= 1
+        self.driver.receive("{}")
+
+    def gone(self) -> None:
+        self.over = True
+        self.driver.gone()
+
+    # What it gets.
+
+    async def send(self, text: str) -> None:
+        assert not self.over, "written to after it was gone"
+        assert self.close_code is None, "written to after the close frame"
+        assert text
+        for line in text.split("\n"):
+            assert line, "a blank line"
+            self._got(json.loads(line))
+
+    async def close(self, close: Close) -> None:
+        assert self.close_code is None, "closed twice"
+        self.close_code = close.code
+
+    def abort(self) -> None:
+        self.aborted = True
+
+    def _got(self, message: dict[str, Any]) -> None:
+        if not message:
+            self.pings += 1
+        elif "id" in message:
+            self._replied(message)
+        else:
+            [push] = message.values()
+            self._pushed(push["channel"], push)
+
+    def _replied(self, message: dict[str, Any]) -> None:
+        number = message["id"]
+        assert number in self.waiting, f"a reply nobody waits for: {message}"
+        method, channel = self.waiting.pop(number)
+        assert message.keys() == {"id", method} or message.keys() == {"id", "error"}
+        self.replies[number] = message
+        if "error" in message:
+            error = message["error"]
+            assert error["code"] in {*range(100, 114), *range(1000, 2000)}, error
+            assert error.get("temporary", True) is (error["code"] in (100, 111)) or (
+                "temporary" not in error and error["code"] not in (100, 111)
+            )
+        elif method == "connect":
+            for name, result in message["connect"].get("subs", {}).items():
+                self._entered(name, result)
+        elif method == "subscribe":
+            assert channel not in self.inside, "subscribed twice"
+            self._entered(channel, message["subscribe"])
+        elif method == "unsubscribe":
+            self.inside.pop(channel, None)
+
+    def _entered(self, channel: str, result: dict[str, Any]) -> None:
+        self.heard[channel] = []
+        self.inside[channel] = 0
+        if "offset" not in result:
+            return
+        self.inside[channel] = result["offset"] + 1
+        for publication in result.get("publications", ()):
+            assert result["recovered"] is True
+            self._took(channel, publication["offset"])
+
+    def _took(self, channel: str, offset: int) -> None:
+        assert offset == self.inside[channel], (channel, offset, self.inside[channel])
+        self.inside[channel] = offset + 1
+        self.offsets.setdefault(channel, []).append(offset)
+
+    def _pushed(self, channel: str, push: dict[str, Any]) -> None:
+        if "subscribe" in push:
+            assert channel not in self.inside
+            self._entered(channel, push["subscribe"])
+            return
+        assert channel in self.inside, f"a push of a channel it is not in: {push}"
+        if "pub" in push:
+            offset = push["pub"].get("offset", 0)
+            if offset and self.inside[channel]:
+                self._took(channel, offset)
+        elif "unsubscribe" in push:
+            assert push["unsubscribe"]["code"] in (2000, 2500)
+            assert push["unsubscribe"]["reason"]
+            del self.inside[channel]
+        else:
+            kind = "join" if "join" in push else "leave"
+            who = push[kind]["info"]["client"]
+            heard = self.heard[channel]
+            before = [k for k, w in heard if w == who]
+            assert not before or before[-1] != kind, f"{who}: {kind} twice"
+            heard.append((kind, who))
+
+
+class Stack:
+    """What all clients share.
+
+    Attributes:
+        questions: Hooks that were asked, oldest first.
+        failures: Exceptions of background work.
+    """
+
+    def __init__(
+        self,
+        *,
+        channels: ChannelSettings = SETTINGS,
+        hooks: tuple[str, ...] = (),
+        insecure: bool = True,
+        in_memory: bool = False,
+        **client: Any,
+    ) -> None:
+        self.clock = VirtualClock()
+        self.settings = Settings(client=ClientSettings(**client), channels=channels)
+        self.store = ScriptedStore(in_memory=in_memory)
+        self.hub = Hub(self.store, self.settings.client, self.spawn)
+        self.store.listener = self.hub.committed
+        self.questions: list[Question] = []
+        self.failures: list[BaseException] = []
+        self.clients: list[Client] = []
+        self._turns: deque[Callable[[], None]] = deque()
+        self.services = Services(
+            settings=self.settings,
+            hub=self.hub,
+            permissions=Permissions(channels, insecure=insecure),
+            handlers=Handlers(**dict.fromkeys(hooks, self._hook)),
+            clock=self.clock,
+            flusher=Flusher(self._turns.append),
+            random=Random(1),
+            new_client=lambda: ClientId(f"client{len(self.clients) + 1}"),
+            spawn=self.spawn,
+            version="test",
+            connections=Registry(),
+        )
+
+    async def _hook(self, event: Any) -> Any:
+        return await Question(self, event)
+
+    def spawn(self, work: Awaitable[None]) -> None:
+        assert isinstance(work, Coroutine)
+        try:
+            waits = work.send(None)
+        except StopIteration:
+            return
+        if isinstance(waits, Read):
+            waits._work = work
+            self.store.reads.append(waits)
+        else:
+            assert isinstance(waits, Question)
+            waits.work = work
+            self.questions.append(waits)
+
+    # What tests say.
+
+    def client(self, *channels: str, **connect: Any) -> Client:
+        """Return a client that has connected and is in *channels*."""
+        client = self.open()
+        client.say({"connect": connect})
+        for channel in channels:
+            client.say({"subscribe": {"channel": channel}})
+        self.settle()
+        client.pings = 0
+        return client
+
+    def open(self) -> Client:
+        client = Client(self)
+        self.clients.append(client)
+        return client
+
+    def flush(self) -> bool:
+        """Run what is due at the end of this turn of the loop."""
+        due = list(self._turns)
+        self._turns.clear()
+        for callback in due:
+            callback()
+        return bool(due)
+
+    def commit(self, outcome: StoreError | None = None) -> None:
+        """Let the oldest publish be committed, or end with *outcome*."""
+        channel, draft, history, done = self.store.appended.pop(0)
+        if outcome is not None:
+            done(outcome)
+            return
+        self.store.commit(channel, draft.data, skip_history=history.size == 0)
+        self.store.tell()
+        if history.size:
+            done(Appended(self.store.stream(channel).position, True))
+        else:
+            done(Appended(Position(0, ""), True))
+
+    def publish(self, channel: str, count: int = 1) -> None:
+        """Publish from the server's side, all at once."""
+        rules = self.services.permissions.rules(channel)
+        data = ["1"] * count
+        self.store.commit(Channel(channel), *data, skip_history=rules.history.size == 0)
+        self.store.tell()
+
+    def settle(self, answer: Callable[[Question], object] | None = None) -> None:
+        """Let everything come to its end, hooks as *answer* says."""
+        for _ in range(100_000):
+            if self.store.reads:
+                self.store.reads[0].finish()
+            elif self.store.appended:
+                self.commit()
+            elif self.questions and answer is not None:
+                question = self.questions[0]
+                question.answer(answer(question))
+            elif self.store.untold:
+                self.store.tell()
+            elif not self.flush():
+                return
+        raise AssertionError("it does not come to an end")
+
+    def assert_free(self) -> None:
+        """Check that nothing is left once every client is gone."""
+        for client in self.clients:
+            if not client.over:
+                client.gone()
+        self.settle(lambda question: RuntimeError("too late"))
+        assert self.hub.counts() == {}
+        assert len(self.services.connections) == 0
+        assert self.services.connections.users == 0
+        assert self.clock.pending == []
+        for client in self.clients:
+            assert client.driver.behind == {}
