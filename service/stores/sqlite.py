@@ -26,6 +26,7 @@ from typing import TypeVar
 
 import structlog
 
+from _speedups import backoff
 from service.errors import StoreBusy, StoreError, StoreUnavailable
 from service.model import Channel, Draft, HistoryPage, Position
 from service.ports import AppendDone, Clock, CommitListener, History, Timer
@@ -47,9 +48,10 @@ BATCH = 512  # count
 
 ENTRY_OVERHEAD = 400  # bytes of a waiting append beside its payload
 
-# While commits fail, one is tried this often even if nobody publishes, so that a
-# server taken out of service by its fault comes back.
-PROBE_INTERVAL = 1.0  # s
+# While commits fail, one is tried now and then even if nobody publishes, so that a
+# server taken out of service by its fault comes back: after 0.5 s, then twice as long
+# each time, and no longer than this.
+PROBE_CAP = 4.0  # s
 
 T = TypeVar("T")
 Loaded = tuple[Tail, dict[Demand, HistoryPage]]
@@ -86,6 +88,7 @@ class SqliteStore:
         self._refusal = "the store was not started"  # why not, while it does not
         self._dead = False  # a thread is
         self._failing: str | None = None  # why the last commit failed
+        self._probes = 0  # since it does
         self._sweeping = False
         self._sweep_timer: Timer | None = None
         self._probe_timer: Timer | None = None
@@ -187,7 +190,7 @@ class SqliteStore:
 
     def _committed(self, commit: Commit) -> None:
         if commit.stored:
-            self._failing = None
+            self._recovered()
         if commit.committed:
             self._tails.extend(commit.committed, commit.sizes)
             try:
@@ -226,8 +229,11 @@ class SqliteStore:
             _log.error("the store cannot write", reason=reason(error))
         self._failing = _unwritable(error)
         if self._probe_timer is None:
-            when = self._clock.now() + PROBE_INTERVAL
-            self._probe_timer = self._clock.call_at(when, self._probe)
+            delay = backoff(self._probes, self._chance.random(), cap=PROBE_CAP)
+            self._probes += 1
+            self._probe_timer = self._clock.call_at(
+                self._clock.now() + delay, self._probe
+            )
 
     def _probe(self) -> None:
         self._probe_timer = None
@@ -236,9 +242,13 @@ class SqliteStore:
 
     def _probed(self, _: None, error: BaseException | None) -> None:
         if error is None:
-            self._failing = None
+            self._recovered()
         elif self._open:
             self._fail(error)
+
+    def _recovered(self) -> None:
+        self._failing = None
+        self._probes = 0
 
     def _died(self, name: str, error: BaseException) -> None:
         self._open = False
