@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import httpx
 import msgspec
 import structlog
-from msgspec import Raw
+from msgspec import UNSET, Raw, UnsetType
 
 from _speedups import check, quote
 from service.errors import INTERNAL, CloseError, ReplyError, SettingsError
@@ -33,7 +33,7 @@ from service.handlers import (
 )
 from service.handlers import Raw as RawPayload
 from service.settings import ProxySettings
-from service.web.api.context import payload_of
+from service.web.api.context import optional_payload_of
 from service.web.close import close_of, error_of
 
 __all__ = ["Proxy"]
@@ -62,16 +62,16 @@ class _Disconnect(msgspec.Struct):
 
 
 class _Envelope(msgspec.Struct):
-    result: Raw | None = None
+    result: Raw | UnsetType = UNSET
     error: _Error | None = None
     disconnect: _Disconnect | None = None
 
 
 class _Connect(msgspec.Struct):
     user: str = ""
-    info: Raw | None = None
+    info: Raw | UnsetType = UNSET
     b64info: str | None = None
-    data: Raw | None = None
+    data: Raw | UnsetType = UNSET
     b64data: str | None = None
     channels: list[str] | None = None
     expire_at: int | None = None
@@ -79,22 +79,22 @@ class _Connect(msgspec.Struct):
 
 
 class _Subscribe(msgspec.Struct):
-    info: Raw | None = None
+    info: Raw | UnsetType = UNSET
     b64info: str | None = None
-    data: Raw | None = None
+    data: Raw | UnsetType = UNSET
     b64data: str | None = None
     expire_at: int | None = None
     override: dict[str, Any] | None = None
 
 
 class _Publish(msgspec.Struct):
-    data: Raw | None = None
+    data: Raw | UnsetType = UNSET
     b64data: str | None = None
     skip_history: bool | None = None
 
 
 class _Rpc(msgspec.Struct):
-    data: Raw | None = None
+    data: Raw | UnsetType = UNSET
     b64data: str | None = None
 
 
@@ -204,7 +204,7 @@ class Proxy:
             if row is None:
                 raise _Failed(f"error code {refusal.code} or its message is not valid")
             raise ReplyError(row)
-        if envelope.result is None:
+        if envelope.result is UNSET or bytes(envelope.result) == b"null":
             raise _Failed("the answer has no result")
         return envelope.result
 
@@ -290,9 +290,11 @@ def _called(result: _Rpc, limit: int) -> RpcResult:
     return RpcResult(data=_payload(result.data, result.b64data, limit))
 
 
-def _payload(data: Raw | None, encoded: str | None, limit: int) -> RawPayload | None:
+def _payload(
+    data: Raw | UnsetType, encoded: str | None, limit: int
+) -> RawPayload | None:
     try:
-        text = payload_of(data, encoded, limit)
+        text = optional_payload_of(data, encoded, limit)
     except ReplyError:
         raise _Failed("a b64 field holds no JSON") from None
     return None if text is None else RawPayload(text)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 import msgspec
-from msgspec import Raw
+from msgspec import UNSET, Raw, UnsetType
 
 from service.errors import (
     BAD_REQUEST,
@@ -67,7 +67,7 @@ class RefreshRequest(msgspec.Struct, kw_only=True):
     session: str | None = None
     expired: bool | None = None
     expire_at: Integer | None = None
-    info: Raw | None = None
+    info: Raw | UnsetType = UNSET
 
 
 class _Target(Protocol):

@@ -30,6 +30,7 @@ __all__ = [
     "Node",
     "Payload",
     "Since",
+    "optional_payload_of",
     "payload_of",
 ]
 
@@ -183,7 +184,7 @@ class ApiContext:
 
 
 def payload_of(
-    data: Raw | UnsetType | None, encoded: str | None, limit: int
+    data: Raw | UnsetType, encoded: str | None, limit: int
 ) -> RawJson | None:
     """Return a payload from its two fields, None when neither is there.
 
@@ -196,7 +197,7 @@ def payload_of(
             text = check(base64.b64decode(encoded, validate=True))
         except (ValueError, binascii.Error):
             raise ReplyError(BAD_REQUEST) from None
-    elif data is None or data is UNSET:
+    elif data is UNSET:
         return None
     else:
         # A part of a body that was found valid as a whole, and holds no newlines.
@@ -204,3 +205,15 @@ def payload_of(
     if size_of(text) > limit:
         raise ReplyError(BAD_REQUEST)
     return RawJson(text)
+
+
+def optional_payload_of(
+    data: Raw | UnsetType, encoded: str | None, limit: int
+) -> RawJson | None:
+    """Return a payload as `payload_of` does; null is None too.
+
+    Raises:
+        ReplyError: As `payload_of`.
+    """
+    text = payload_of(data, encoded, limit)
+    return None if text == "null" else text

@@ -11,7 +11,7 @@ from service.errors import INTERNAL, NOT_AVAILABLE, CloseError, ReplyError
 from service.handlers import RpcEvent
 from service.model import ClientId, UserId
 from service.payload import dump_optional
-from service.web.api.context import ApiContext, payload_of
+from service.web.api.context import ApiContext, optional_payload_of
 
 __all__ = ["RpcRequest", "RpcResult", "rpc"]
 
@@ -33,7 +33,7 @@ async def rpc(context: ApiContext, request: RpcRequest) -> str:
     """Ask the application's rpc hook, as nobody."""
     if context.services.handlers.rpc is None:
         raise ReplyError(NOT_AVAILABLE)
-    params = payload_of(request.params, None, context.settings.request_size)
+    params = optional_payload_of(request.params, None, context.settings.request_size)
     event = RpcEvent(ClientId(""), UserId(""), request.method, params)
     try:
         answer = await context.services.handlers.rpc(event)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import msgspec
-from msgspec import Raw
+from msgspec import UNSET, Raw, UnsetType
 
 from service.errors import (
     INTERNAL,
@@ -24,7 +24,7 @@ from service.web.api.context import (
     ChannelName,
     Integer,
     Since,
-    payload_of,
+    optional_payload_of,
 )
 
 __all__ = ["SubscribeRequest", "UnsubscribeRequest", "subscribe", "unsubscribe"]
@@ -64,9 +64,9 @@ class SubscribeRequest(msgspec.Struct, kw_only=True):
     channel: ChannelName
     client: str | None = None
     session: str | None = None
-    info: Raw | None = None
+    info: Raw | UnsetType = UNSET
     b64info: Base64 | None = None
-    data: Raw | None = None
+    data: Raw | UnsetType = UNSET
     b64data: Base64 | None = None
     recover_since: Since | None = None
     expire_at: Integer | None = None
@@ -88,8 +88,8 @@ async def subscribe(context: ApiContext, request: SubscribeRequest) -> str:
         raise ReplyError(NOT_AVAILABLE)
     rules = _rules(context, request)
     limit = context.settings.publication_size
-    info = payload_of(request.info, request.b64info, limit)
-    data = payload_of(request.data, request.b64data, limit)
+    info = optional_payload_of(request.info, request.b64info, limit)
+    data = optional_payload_of(request.data, request.b64data, limit)
     since = None
     if request.recover_since is not None:
         position = request.recover_since

@@ -1,0 +1,119 @@
+"""The server API against its own OpenAPI document, fuzzed by schemathesis."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from tests.harness.process import environment, launched
+from tests.harness.server import Server
+
+SEED = int(os.environ.get("SCHEMATHESIS_SEED", "20261122"))
+
+CHECKS = (
+    "not_a_server_error",
+    "status_code_conformance",
+    "content_type_conformance",
+    "response_schema_conformance",
+    "response_headers_conformance",
+    "unsupported_method",
+    "allow_header_conformance",
+    "ignored_auth",
+)
+
+NAMESPACES = json.dumps([{"name": "plain"}, {"name": "present", "presence": True}])
+
+
+@pytest.fixture(params=["object", "transport"])
+async def server(
+    request: pytest.FixtureRequest, make_server: Callable[..., Server]
+) -> AsyncIterator[Server]:
+    settings = {
+        "STEADWIRE_API_ERROR_MODE": request.param,
+        "STEADWIRE_CHANNELS_NAMESPACES": NAMESPACES,
+    }
+    server = make_server(settings)
+    await server.start()
+    yield server
+    # Nothing that the fuzzer sent is one of the faults we do not know.
+    assert "failed" not in server.output()
+
+
+async def fuzz(server: Server, directory: Path, examples: int) -> None:
+    """Fail with schemathesis's report if the server broke its own description."""
+    print(f"seed {SEED}, set SCHEMATHESIS_SEED for another")
+    checks = list(CHECKS)
+    more = []
+    if server.settings["STEADWIRE_API_ERROR_MODE"] == "transport":
+        # Only here has a refusal a status; a batch has replies instead.
+        checks.append("negative_data_rejection")
+        more = ["--exclude-path", "/api/batch"]
+    process = await asyncio.create_subprocess_exec(
+        *launched(Path(sys.executable).with_name("schemathesis")),
+        "run",
+        f"{server.api_url}/openapi.json",
+        *("--header", f"X-API-Key: {server.key}"),
+        *("--seed", str(SEED)),
+        *("--max-examples", str(examples)),
+        *("--phases", "coverage,fuzzing"),
+        *("--checks", ",".join(checks)),
+        *("--generation-database", "none"),
+        *more,
+        cwd=directory,
+        env=environment({"NO_COLOR": "1"}),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    output, _ = await process.communicate()
+    text = output.decode()
+    assert process.returncode == 0, text
+    assert "No issues found" in text or "0 failures" in text or " passed" in text, text
+    assert server.running
+
+
+async def test_server_keeps_to_its_description(server: Server, tmp_path: Path) -> None:
+    await fuzz(server, tmp_path, 10)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+async def test_server_keeps_to_its_description_for_long(
+    server: Server, tmp_path: Path
+) -> None:
+    await fuzz(server, tmp_path, 500)
+
+
+async def test_document_describes_every_route(server: Server) -> None:
+    async with server.api() as api:
+        response = await api.request("GET", "/api/openapi.json")
+        assert response.status == 200
+        assert response.headers["content-type"].startswith("application/json")
+        document = response.json
+    assert document["openapi"] == "3.1.0"
+    assert {path.removeprefix("/api/") for path in document["paths"]} == {
+        "publish",
+        "broadcast",
+        "subscribe",
+        "unsubscribe",
+        "disconnect",
+        "refresh",
+        "presence",
+        "presence_stats",
+        "history",
+        "history_remove",
+        "channels",
+        "info",
+        "rpc",
+        "batch",
+    }
+    for path, item in document["paths"].items():
+        statuses = set(item["post"]["responses"])
+        assert {"200", "400", "401", "413", "500"} <= statuses, path
+    history = document["paths"]["/api/history"]["post"]["responses"]
+    assert set(history) == {"200", "400", "401", "404", "413", "416", "500"}
