@@ -20,6 +20,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     settings = {
         "STEADWIRE_CHANNELS_NAMESPACES": json.dumps([{"name": "plain"}]),
         "STEADWIRE_API_REQUEST_SIZE": "200000",
+        "STEADWIRE_API_PUBLICATION_SIZE": "150000",
+        "STEADWIRE_API_BATCH_SIZE": "100",
     }
     server = Server(tmp_path_factory.mktemp("server"), settings)
     try:
@@ -227,48 +229,123 @@ async def test_history_refusals(
     assert await answer(api, "history", body) == expected
 
 
-# --- what is the same for all
+# --- publish options
 
 
-@pytest.mark.parametrize("method", ["publish", "broadcast", "history"])
-@pytest.mark.parametrize("key", [None, "", "wrong", "key-of-the-test"])
-async def test_wrong_key_is_401_without_a_body(
-    api: Api, method: str, key: str | None
-) -> None:
-    headers = {"Content-Type": "application/json"}
-    if key is not None:
-        headers["X-API-Key"] = key
-    # A body that could not be decoded: the key is looked at first.
-    for body in (b'{"channel":"a","channels":["a"],"data":1}', b"{"):
-        response = await api.request("POST", f"/api/{method}", body, headers=headers)
-        assert (response.status, response.body) == (401, b"")
+async def test_publish_base64(server: Server, api: Api, channel: str) -> None:
+    async with await server.raw() as subscriber:
+        await subscriber.subscribe(channel)
+        body = {"channel": channel, "data": "loses", "b64data": "eyJhIjogMX0="}
+        assert (await answer(api, "publish", body))["result"]["offset"] == 1
+        body = {"channels": [channel], "b64data": "WzEsCjJd"}  # with a raw newline
+        await answer(api, "broadcast", body)
+        one, two = await subscriber.publications(channel, 2)
+    assert (one["data"], two["data"]) == ({"a": 1}, [1, 2])
 
 
-@pytest.mark.parametrize("method", ["publish", "broadcast", "history"])
+@pytest.mark.parametrize("b64data", ["!", "eyJhIjogMX0", "eyJh", "/w==", "TmFO"])
+async def test_publish_bad_base64(api: Api, b64data: str) -> None:
+    body = {"channel": "x", "b64data": b64data}
+    assert await answer(api, "publish", body) == BAD_REQUEST
+
+
+async def test_publish_null_is_a_payload(api: Api, channel: str) -> None:
+    assert await api.publish(channel, None) == 1
+    (publication,) = await api.whole_history(channel)
+    assert publication["data"] is None
+
+
+async def test_publish_skipping_history(server: Server, api: Api, channel: str) -> None:
+    async with await server.raw() as subscriber:
+        await subscriber.subscribe(channel)
+        body = {"channel": channel, "data": 1, "skip_history": True, "delta": True}
+        assert await answer(api, "publish", body) == {"result": {}}
+        await api.publish(channel, 2)
+        one, two = await subscriber.publications(channel, 2)
+    assert one == {"data": 1}
+    assert (two["data"], two["offset"]) == (2, 1)
+    assert len(await api.whole_history(channel)) == 1
+
+
+async def test_publish_versions(api: Api, channel: str) -> None:
+    body = {"channel": channel, "data": "v2", "version": 2, "version_epoch": "a"}
+    assert (await answer(api, "publish", body))["result"]["offset"] == 1
+    for version, data in ((2, "again"), (1, "older")):
+        await answer(api, "publish", {**body, "version": version, "data": data})
+    await answer(api, "publish", {**body, "version": 3, "data": "v3"})
+    await answer(api, "publish", {**body, "version": 1, "version_epoch": "b"})
+    data = [publication["data"] for publication in await api.whole_history(channel)]
+    assert data == ["v2", "v3", "v2"]
+
+
+async def test_publish_at_and_over_the_payload_limit(api: Api, channel: str) -> None:
+    largest = "x" * 149_998  # and two quotes
+    assert await api.publish(channel, largest) == 1
+    for body in (
+        {"data": largest + "x"},
+        {"data": largest, "tags": {"a": "b"}},
+    ):
+        assert await answer(api, "publish", {"channel": channel, **body}) == BAD_REQUEST
+    assert len(await api.whole_history(channel)) == 1
+
+
 @pytest.mark.parametrize(
-    "body",
-    [b"", b"{", b"[]", b'"x"', b'{"channel":"a","data":NaN}', b"\xff\xfe", b"{}{}"],
-    ids=["empty", "cut", "list", "string", "nan", "utf8", "two"],
+    "fields",
+    [
+        {"idempotency_key": "x" * 1025},
+        {"idempotency_key": 1},
+        {"version": -1},
+        {"version": 2**53},
+        {"version": 1.5},
+        {"skip_history": "true"},
+        {"tags": ["a"]},
+        {"tags": {"a": None}},
+        {"b64data": 1},
+    ],
 )
-async def test_undecodable_body_is_400(
-    server: Server, api: Api, method: str, body: bytes
-) -> None:
-    headers = {"X-API-Key": server.key, "Content-Type": "application/json"}
-    response = await api.request("POST", f"/api/{method}", body, headers=headers)
-    assert response.status == 400
-    # And the connection can go on.
-    assert await api.publish("after-a-bad-body", 1) >= 1
+async def test_publish_wrong_types(api: Api, fields: dict[str, Any]) -> None:
+    body = {"channel": "x", "data": 1, **fields}
+    assert await answer(api, "publish", body) == BAD_REQUEST
 
 
-async def test_body_over_the_limit_is_413(api: Api, channel: str) -> None:
-    response = await api.post("publish", {"channel": channel, "data": "x" * 200_001})
-    assert response.status == 413
-    api.drop_connections()  # the rest of the body is not read, so it cannot go on
-    assert await api.publish(channel, "x" * 100_000) == 1
+async def test_null_is_as_good_as_absent(api: Api, channel: str) -> None:
+    names = "b64data skip_history tags idempotency_key delta version version_epoch"
+    nulls = dict.fromkeys(names.split())
+    assert await api.publish(channel, 1, **nulls, unknown=[{}]) == 1
+    page = await api.history(channel, limit=None, since=None, reverse=None)
+    assert page["offset"] == 1
 
 
-async def test_unknown_method_and_wrong_verb(server: Server, api: Api) -> None:
-    assert (await api.post("nothing", {})).status == 404
-    headers = {"X-API-Key": server.key}
-    response = await api.request("GET", "/api/publish", headers=headers)
-    assert response.status == 405
+async def test_broadcast_to_more_than_the_limit(api: Api) -> None:
+    body = {"channels": ["plain:x"] * 101, "data": 1}
+    assert await answer(api, "broadcast", body) == BAD_REQUEST
+    body = {"channels": ["plain:x"] * 100, "data": 1}
+    assert len((await answer(api, "broadcast", body))["result"]["responses"]) == 100
+
+
+# --- history_remove
+
+
+async def test_history_remove_keeps_the_position(api: Api, channel: str) -> None:
+    await api.publish(channel, 1)
+    before = await api.history(channel)
+    assert await answer(api, "history_remove", {"channel": channel}) == {"result": {}}
+    page = await api.history(channel, limit=-1)
+    assert page == {"publications": [], "offset": 1, "epoch": before["epoch"]}
+    assert await api.publish(channel, 2) == 2
+    for body, refusal in (
+        ({}, 107),
+        ({"channel": "nowhere:x"}, 102),
+        ({"channel": "plain:x"}, 108),
+    ):
+        refused = await answer(api, "history_remove", body)
+        assert refused["error"]["code"] == refusal
+
+
+# --- rpc
+
+
+async def test_rpc_without_a_handler(api: Api) -> None:
+    expected = {"error": {"code": 108, "message": "not available"}}
+    assert await answer(api, "rpc", {"method": "x", "params": {}}) == expected
+    assert await answer(api, "rpc", {"method": ""}) == BAD_REQUEST
