@@ -29,9 +29,11 @@ __all__ = [
     "ClientSettings",
     "Namespace",
     "ProxySettings",
+    "Secret",
     "ServerSettings",
     "Settings",
     "StoreSettings",
+    "TokenSettings",
     "load",
 ]
 
@@ -45,6 +47,21 @@ Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 
 _PREFIX = "STEADWIRE_"
 _NAMESPACE = re.compile(r"[-a-zA-Z0-9_]{2,}")
+
+
+class Secret(str):
+    """Text that no print-out shows; `encode` and comparisons see what it is."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "'[secret]'" if self else "''"
+
+    def __str__(self) -> str:
+        return "[secret]" if self else ""
+
+    def __format__(self, spec: str) -> str:
+        return format(str(self), spec)
 
 
 class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -328,12 +345,86 @@ class ProxySettings(_Section, frozen=True, kw_only=True, forbid_unknown_fields=T
         return {name: url for name, url in every.items() if url}
 
 
+class TokenSettings(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The keys that tokens are verified with. A key decides which algorithms it is for.
+
+    Attributes:
+        hmac_secret_key: 32 bytes or more. For HS256; from 48 bytes for HS384 and from
+            64 for HS512 too (RFC 7518, 3.2).
+        hmac_previous_secret_key: Tokens made with it are valid until that date.
+        hmac_previous_secret_key_valid_until: The date in Unix seconds.
+        rsa_public_key: PEM, 2048 bits or more; for RS256, RS384 and RS512.
+        ecdsa_public_key: PEM; for ES256, ES384 or ES512, as its curve says.
+        ed25519_public_key: PEM; for EdDSA.
+        jwks_public_endpoint: Where an issuer publishes keys (a JWKS). It is asked for
+            the keys of tokens that have a ``kid``, but not for secrets.
+        audience: The claim ``aud`` must be or contain it; "" for any.
+        issuer: The claim ``iss`` must be it; "" for any.
+    """
+
+    hmac_secret_key: Secret = Secret()
+    hmac_previous_secret_key: Secret = Secret()
+    hmac_previous_secret_key_valid_until: Count = 0
+    rsa_public_key: str = ""
+    ecdsa_public_key: str = ""
+    ed25519_public_key: str = ""
+    jwks_public_endpoint: str = ""
+    audience: str = ""
+    issuer: str = ""
+
+    @property
+    def has_keys(self) -> bool:
+        """Whether any token can be valid."""
+        return bool(
+            self.hmac_secret_key
+            or self.rsa_public_key
+            or self.ecdsa_public_key
+            or self.ed25519_public_key
+            or self.jwks_public_endpoint
+        )
+
+    def check(self, where: str) -> None:
+        """Refuse secrets that protect nothing, and what is set to no effect.
+
+        Raises:
+            SettingsError: The text begins with *where* and names the field.
+        """
+        for name in ("hmac_secret_key", "hmac_previous_secret_key"):
+            secret = getattr(self, name).encode()
+            if secret.lstrip().startswith(b"-----BEGIN"):
+                raise SettingsError(f"{where}.{name} is a PEM, not a secret")
+            if 0 < len(secret) < 32:
+                raise SettingsError(
+                    f"{where}.{name} has {len(secret)} bytes, and needs 32 or more; "
+                    "`steadwire keys` makes one"
+                )
+        if self.hmac_previous_secret_key:
+            if not self.hmac_secret_key:
+                raise SettingsError(
+                    f"{where}.hmac_previous_secret_key needs hmac_secret_key"
+                )
+            if not self.hmac_previous_secret_key_valid_until:
+                raise SettingsError(
+                    f"{where}.hmac_previous_secret_key needs "
+                    "hmac_previous_secret_key_valid_until, in Unix seconds"
+                )
+        endpoint = self.jwks_public_endpoint
+        if endpoint and not endpoint.startswith(("http://", "https://")):
+            raise SettingsError(
+                f"{where}.jwks_public_endpoint: {endpoint!r} is no http(s) URL"
+            )
+        if not self.has_keys and self != TokenSettings():
+            raise SettingsError(f"{where} has no key, so what is set has no effect")
+
+
 class Settings(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Everything that can be set, grouped by who reads it.
 
     Attributes:
         environment: ``development``, ``staging`` or ``production``. Any other name
             gets production's security.
+        subscription_token: Keys of subscription tokens; those of ``token`` when
+            nothing is set here.
     """
 
     environment: str = "development"
@@ -343,6 +434,8 @@ class Settings(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     api: ApiSettings = ApiSettings()
     channels: ChannelSettings = ChannelSettings()
     proxy: ProxySettings = ProxySettings()
+    token: TokenSettings = TokenSettings()
+    subscription_token: TokenSettings = TokenSettings()
 
     @property
     def insecure(self) -> bool:
@@ -357,6 +450,8 @@ class Settings(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Raises:
             SettingsError: The text names the fields.
         """
+        self.token.check("token")
+        self.subscription_token.check("subscription_token")
         self.channels.without_namespace.check("channels.without_namespace")
         for namespace in self.channels.namespaces:
             namespace.check(f"channels.namespaces {namespace.name!r}")
@@ -409,11 +504,17 @@ def load(environ: Mapping[str, str], overrides: Mapping[str, Any]) -> Settings:
     _merge(values, overrides)
     try:
         # The environment has only strings: "8000" is an int where one is asked for.
-        settings = msgspec.convert(values, Settings, strict=False)
+        settings = msgspec.convert(values, Settings, strict=False, dec_hook=_secret)
     except msgspec.ValidationError as error:
         raise SettingsError(str(error)) from error
     settings.check()
     return settings
+
+
+def _secret(kind: type, value: Any) -> Any:
+    if not isinstance(value, str):
+        raise ValueError(f"expected `str`, got `{type(value).__name__}`")
+    return kind(value)
 
 
 def _read_file(path: Path, *, required: bool) -> dict[str, Any]:
@@ -436,7 +537,7 @@ def _read_environment(environ: Mapping[str, str]) -> dict[str, Any]:
         for field in msgspec.structs.fields(section.type):
             name = f"{_PREFIX}{section.name}_{field.name}".upper()
             known[name] = (section.name, field.name)
-            if field.type is str:
+            if field.type in (str, Secret):
                 texts.add(known[name])
     values: dict[str, Any] = {}
     for name, text in environ.items():
