@@ -30,7 +30,7 @@ from service.stores.sqlite import SqliteStore
 from service.transports.driver import Driver, Services
 from tests.clock import VirtualClock
 
-PATIENCE = 20.0  # s; a wait that ends in failure, never in success
+PATIENCE = 10.0  # s; a wait that ends in failure, never in success
 
 
 class FakeSocket:
@@ -72,10 +72,12 @@ class FakeSocket:
             push = message.get("push", {})
             if push.get("channel") == channel and "pub" in push:
                 found.append(push["pub"]["offset"])
-            result = message.get("subscribe", {})
-            for publication in result.get("publications", ()):
-                if publication["data"]["ch"] == channel:
-                    found.append(publication["offset"])
+            results = [message.get("subscribe", {})]
+            results += message.get("connect", {}).get("subs", {}).values()
+            for result in results:
+                for publication in result.get("publications", ()):
+                    if publication["data"]["ch"] == channel:
+                        found.append(publication["offset"])
         return found
 
     async def until(self, condition: Callable[[], object]) -> None:
