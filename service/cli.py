@@ -13,6 +13,7 @@ import structlog
 from service import server
 from service.errors import SteadwireError
 from service.settings import Settings, load
+from service.stores import backup as copying
 
 __all__ = ["main"]
 
@@ -52,6 +53,42 @@ def serve(host: str | None, port: int | None, store: str | None) -> None:
         server.run(server.serve(app, settings, ready=ready, drain=app.drain))
     except SteadwireError as error:
         _refuse(error)
+
+
+@main.command()
+@click.argument("file")
+@click.option("--store", help="The SQLite file.  [STEADWIRE_STORE_PATH]")
+def backup(file: str, store: str | None) -> None:
+    """Copy the embedded store to FILE, also while a server uses it.
+
+    FILE must not exist. It appears when it is complete, checked and on the disk.
+    """
+    try:
+        settings = load(os.environ, _without_none({"store": {"path": store}}))
+        copied = copying.backup(settings.store, file)
+    except SteadwireError as error:
+        _refuse(error)
+    print(f"{file}: {copied.channels} channels, {copied.publications} publications")
+
+
+@main.command()
+@click.argument("file")
+@click.option("--store", help="The SQLite file.  [STEADWIRE_STORE_PATH]")
+def restore(file: str, store: str | None) -> None:
+    """Put a copy of the backup FILE in the place of the embedded store.
+
+    The server must be stopped. The store that was there is kept beside the new one.
+    Every channel gets a new epoch: clients are told that they missed something.
+    """
+    try:
+        settings = load(os.environ, _without_none({"store": {"path": store}}))
+        copied, replaced = copying.restore(settings.store, file)
+    except SteadwireError as error:
+        _refuse(error)
+    path = settings.store.path
+    print(f"{path}: {copied.channels} channels, {copied.publications} publications")
+    if replaced:
+        print(f"{replaced}: the store that was there before")
 
 
 def _without_none(sections: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -29,7 +29,17 @@ from urllib.parse import quote
 from service.errors import StartupError, StoreCorrupt, StoreInUse, StoreVersion
 from service.settings import StoreSettings
 
-__all__ = ["MEMORY", "Files", "is_spoilt", "new_epoch", "open_files", "reason"]
+__all__ = [
+    "MEMORY",
+    "Files",
+    "examine",
+    "is_spoilt",
+    "lock_store",
+    "migrate",
+    "new_epoch",
+    "open_files",
+    "reason",
+]
 
 MEMORY = ":memory:"
 
@@ -180,15 +190,15 @@ def open_files(settings: StoreSettings, chance: random.Random) -> Files:
     path = settings.path
     if path == MEMORY:
         connection = _connect(path, settings)
-        _migrate(connection, chance)
+        migrate(connection, chance)
         return Files(connection, connection, None)
-    lock = _lock(path)
+    lock = lock_store(path)
     opened: list[sqlite3.Connection] = []
     try:
         try:
-            _examine(path, settings)
+            examine(path, settings)
             opened.append(_connect(path, settings))
-            _migrate(opened[0], chance)
+            migrate(opened[0], chance)
             opened.append(_connect(path, settings))
         except sqlite3.Error as error:
             if _code(error) in _CORRUPT:
@@ -206,7 +216,13 @@ def open_files(settings: StoreSettings, chance: random.Random) -> Files:
     return Files(opened[0], opened[1], lock)
 
 
-def _lock(path: str) -> int:
+def lock_store(path: str) -> int:
+    """Lock a store for this process until the descriptor returned is closed.
+
+    Raises:
+        StoreInUse: Another process has it open.
+        StartupError: The lock's file cannot be opened or locked.
+    """
     try:
         descriptor = os.open(path + ".lock", os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
@@ -230,24 +246,37 @@ def _lock(path: str) -> int:
     return descriptor
 
 
-def _examine(path: str, settings: StoreSettings) -> None:
-    """Refuse a file that is not ours, without changing a byte of it."""
+def examine(path: str, settings: StoreSettings) -> bool:
+    """Refuse a file that is not ours, without changing a byte of it.
+
+    Returns:
+        Whether a store is there; False for a file that is missing or empty.
+
+    Raises:
+        StoreCorrupt: It is damaged, or another program's.
+        StoreVersion: A newer program wrote it.
+        StartupError: It cannot be opened.
+        sqlite3.Error: It cannot be read.
+    """
     try:
         with open(path, "rb") as file:
             header = file.read(len(_HEADER))
             size = os.fstat(file.fileno()).st_size
     except FileNotFoundError:
-        return
+        return False
     except OSError as error:
         raise StartupError(
             f"store {path} cannot be opened: {os.strerror(error.errno or 0)}"
         ) from error
     if not size:
-        return
+        return False
     if header != _HEADER:
         raise StoreCorrupt(f"{path} is not a SQLite database; it was left as it is")
+    # Without a log beside it, nobody has it open: SQLite need not make the files with
+    # which it would find that out, and which a read-only connection leaves behind.
+    alone = not (os.path.exists(path + "-wal") or os.path.exists(path + "-journal"))
     connection = sqlite3.connect(
-        f"file:{quote(str(Path(path).absolute()))}?mode=ro",
+        f"file:{quote(str(Path(path).absolute()))}?mode=ro&immutable={int(alone)}",
         uri=True,
         timeout=settings.lock_timeout,
     )
@@ -256,7 +285,7 @@ def _examine(path: str, settings: StoreSettings) -> None:
         version = _pragma(connection, "user_version")
         application = _pragma(connection, "application_id")
         if not tables and not version and not application:
-            return  # a first start that was killed before it created anything
+            return False  # a first start, killed before it created anything
         if application != APPLICATION_ID:
             raise StoreCorrupt(f"{path} is another program's; it was left as it is")
         if version > VERSION:
@@ -273,6 +302,7 @@ def _examine(path: str, settings: StoreSettings) -> None:
                     f"store {path} is damaged and was left as it is: "
                     + " ".join(found.split())  # the message is of several lines
                 )
+    return True
 
 
 def _connect(path: str, settings: StoreSettings) -> sqlite3.Connection:
@@ -298,7 +328,8 @@ def _connect(path: str, settings: StoreSettings) -> sqlite3.Connection:
     return connection
 
 
-def _migrate(connection: sqlite3.Connection, chance: random.Random) -> None:
+def migrate(connection: sqlite3.Connection, chance: random.Random) -> None:
+    """Bring the schema to this program's version, in one transaction."""
     version = _pragma(connection, "user_version")
     if version == VERSION:
         return
