@@ -1,0 +1,254 @@
+"""Where does the time of one message go, and what do the extensions give?
+
+    python benchmarks/bench_budget.py [--json FILE] [--check] [--seconds N]
+
+One message is: a publish command comes in, is appended, and its push and its reply go
+out to the client that sent it. Each stage is timed alone, with the objects that the
+service uses (the minimum of many turns, in microseconds); the whole is the CPU of the
+real server's process per message, as in bench_server (a). What the stages leave of the
+whole is the server underneath: Hypercorn, wsproto, the event loop and the kernel.
+
+Both sides are measured in one call: with the extensions, and with
+``SERVICE_NO_SPEEDUPS=1``. ``--check`` exits with 1 if the extensions make it slower.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from random import Random
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from bench_server import CLIENTS, PAYLOAD, RATE, join, paced
+from load import describe, loop_factory, process, write
+
+from service.clock import SystemClock
+from service.handlers import Handlers
+from service.hub.fanout import Hub
+from service.model import Channel, ClientId, Draft, Listener, Publication, UserId
+from service.outbox import Flusher, Outbox
+from service.permissions import Permissions
+from service.ports import Committed, History
+from service.protocol import json as wire
+from service.session.connection import Session
+from service.settings import ClientSettings, Settings, StoreSettings
+from service.stores.sqlite import SqliteStore
+
+TURNS = 40
+EACH = 2000  # calls a turn
+FRAME = f'{{"publish":{{"channel":"own","data":{PAYLOAD}}},"id":3}}'
+
+
+def minimum(call):
+    """Return the least microseconds a call took, over `TURNS` turns."""
+    best = float("inf")
+    for _ in range(TURNS):
+        start = time.perf_counter()
+        for _ in range(EACH):
+            call()
+        best = min(best, time.perf_counter() - start)
+    return best / EACH * 1e6
+
+
+class Silent:
+    """A session's port and a hub's member that do nothing."""
+
+    has_room = True
+    idle = True
+    space = 1 << 20
+
+    def __init__(self):
+        self.behind = {}
+
+    def __getattr__(self, name):
+        return lambda *arguments, **options: None
+
+
+def session_stage():
+    settings = Settings()
+    session = Session(
+        Silent(),
+        settings.client,
+        Permissions(settings.channels, insecure=True),
+        Handlers(),
+        client=ClientId("c"),
+        version="0",
+        insecure=True,
+        random=Random(1),
+        now=0.0,
+    )
+    session.receive([(1, "connect", {})], 0.0)
+    from service.model import Appended, Position
+
+    commands = wire.decode(FRAME)
+    done = Appended(Position(1, "e"), True)
+
+    def call():
+        session.receive(commands, 0.0)
+        session.published(3, done)
+
+    return minimum(call)
+
+
+def delivery_stage(store):
+    hub = Hub(store, ClientSettings(), lambda work: None)
+    history = History(0, 0.0)
+    listener = Listener(ClientId("c"), UserId(""), wire.RawJson("{}"))
+    hub.join(Channel("own"), Silent(), listener, history, None, lambda outcome: True)
+    publication = Publication(0, wire.RawJson(PAYLOAD))
+    publication.body = "{}"  # encoding is a stage of its own
+    batch = [Committed(Channel("own"), publication, "e")]
+    return minimum(lambda: hub.committed(batch))
+
+
+def encode_stage():
+    data = wire.RawJson(PAYLOAD)
+    info = wire.RawJson('{"user":"","client":"0b7dd3c9-3a1c-4d1b-8f3c-3a1c4d1b8f3c"}')
+    return minimum(
+        lambda: (
+            wire.publication_push('"own"', Publication(7, data, info)),
+            wire.empty_reply(3, "publish"),
+        )
+    )
+
+
+def outbox_stage():
+    async def send(text):
+        pass
+
+    outbox = Outbox(
+        send,
+        SystemClock(),
+        ClientSettings(),
+        flusher=Flusher(lambda run: None),
+        drained=lambda: None,
+        failed=lambda close: None,
+    )
+    push, reply = FRAME, '{"id":3,"publish":{}}'
+
+    def call():
+        outbox.put(push)
+        outbox.put(reply)
+        outbox.flush()
+
+    return minimum(call)
+
+
+async def append_stage(store):
+    """Return microseconds a publication, on the loop and on the writer's thread."""
+    history = History(1000, 3600.0)
+    channel, count = Channel("own"), 20_000
+    best = float("inf")
+    for _ in range(3):
+        left = asyncio.Event()
+        waiting = count
+
+        def done(outcome, left=left):
+            nonlocal waiting
+            waiting -= 1
+            if not waiting:
+                left.set()
+
+        start = time.process_time()
+        for _ in range(count):
+            store.append(channel, Draft(wire.RawJson(PAYLOAD)), history, done)
+        await left.wait()
+        best = min(best, time.process_time() - start)
+    return best / count * 1e6
+
+
+async def stages():
+    with tempfile.TemporaryDirectory() as directory:
+        settings = StoreSettings(path=os.path.join(directory, "budget.db"))
+        store = SqliteStore(settings, SystemClock())
+        await store.start(lambda batch: None)
+        result = {
+            "decode": minimum(lambda: wire.decode(FRAME)),
+            "session": session_stage(),
+            "append": await append_stage(store),
+            "hub": delivery_stage(store),
+            "encode": encode_stage(),
+            "outbox": outbox_stage(),
+        }
+        await store.close()
+    return result
+
+
+async def whole(seconds, environment):
+    """Return the CPU microseconds of the real server per message."""
+    command = [sys.executable, "-m", "service", "serve", "--port", "0"]
+    with tempfile.TemporaryDirectory() as directory:
+        environment = {
+            "STEADWIRE_STORE_PATH": os.path.join(directory, "bench.db"),
+            "STEADWIRE_CLIENT_PING_INTERVAL": "300",
+            **environment,
+        }
+        with process(command, environment) as (pid, port):
+            clients = await join(port, CLIENTS, lambda index: f"own-{index}")
+            texts = [
+                f'{{"publish":{{"channel":"own-{index}","data":{PAYLOAD}}},"id":3}}'
+                for index in range(CLIENTS)
+            ]
+
+            def pushes(data):
+                return data.count(b'{"push":')
+
+            await paced(pid, clients, texts, pushes, 1, RATE)
+            figures = await paced(pid, clients, texts, pushes, seconds, RATE)
+    return figures["cpu_us"]
+
+
+def side(seconds, *, pure):
+    """Measure one side; its stages in a process of their own."""
+    environment = {"SERVICE_NO_SPEEDUPS": "1"} if pure else {}
+    answer = subprocess.run(
+        [sys.executable, __file__, "--stages"],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=300,
+    )
+    result = json.loads(answer.stdout)
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        result["whole"] = runner.run(whole(seconds, environment))
+    result["server"] = result["whole"] - sum(
+        value for name, value in result.items() if name != "whole"
+    )
+    return result
+
+
+def main(arguments):
+    report = describe()
+    report["compiled"] = side(arguments.seconds, pure=False)
+    report["pure"] = side(arguments.seconds, pure=True)
+    report["compiled_again"] = side(arguments.seconds, pure=False)
+    print(f"{'stage':<10} {'compiled':>9} {'pure':>9}   microseconds a message")
+    for name in report["compiled"]:
+        compiled = min(report["compiled"][name], report["compiled_again"][name])
+        print(f"{name:<10} {compiled:9.2f} {report['pure'][name]:9.2f}")
+    best = min(report["compiled"]["whole"], report["compiled_again"]["whole"])
+    report["end_to_end"] = report["pure"]["whole"] / best
+    print(f"the extensions make the whole {report['end_to_end']:.2f} times as fast")
+    write(arguments.json, report)
+    return 1 if arguments.check and report["end_to_end"] < 1 else 0
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", metavar="FILE")
+    parser.add_argument("--check", action="store_true")
+    parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--stages", action="store_true", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.stages:
+        with asyncio.Runner(loop_factory=loop_factory()) as runner:
+            json.dump(runner.run(stages()), sys.stdout)
+    else:
+        sys.exit(main(arguments))
