@@ -444,6 +444,15 @@ class Settings(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
             return self.environment == "development"
         return self.client.insecure
 
+    @property
+    def subscription_keys(self) -> TokenSettings:
+        """The section that holds for subscription tokens."""
+        return (
+            self.subscription_token
+            if self.subscription_token.has_keys
+            else (self.token)
+        )
+
     def check(self) -> None:
         """Refuse what is valid field by field but wrong together.
 

@@ -1,0 +1,41 @@
+"""Tokens: who a client is, and what it may subscribe to. No I/O.
+
+`Verifier` is the way in. A key that is published elsewhere and not known yet is
+`Pending`; `service.web.jwks` gets it.
+"""
+
+from __future__ import annotations
+
+from service.auth.claims import (
+    ConnectionClaims,
+    Override,
+    ServerSubscription,
+    SubscriptionClaims,
+)
+from service.auth.errors import (
+    KeysUnavailable,
+    TokenError,
+    TokenExpired,
+    TokenInvalid,
+)
+from service.auth.issue import issue
+from service.auth.keys import Key, KeySet, RemoteKeys, read_jwks
+from service.auth.verifier import Pending, Verifier
+
+__all__ = [
+    "ConnectionClaims",
+    "Key",
+    "KeySet",
+    "KeysUnavailable",
+    "Override",
+    "Pending",
+    "RemoteKeys",
+    "ServerSubscription",
+    "SubscriptionClaims",
+    "TokenError",
+    "TokenExpired",
+    "TokenInvalid",
+    "Verifier",
+    "issue",
+    "read_jwks",
+]

@@ -1,0 +1,296 @@
+"""What a token says, once it is believed: the claims of PROTOCOL.md, 6.2.
+
+Claims that are not known are ignored, those of a wrong type make the token invalid.
+Payloads (``info``, ``data``, ``meta``) stay JSON text; ``b64info`` and ``b64data`` hold
+it in base64 and win over the claim without b64.
+"""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass, field
+from typing import Annotated, TypeVar
+
+import msgspec
+from msgspec import Raw
+
+from _speedups import check
+from service.auth.errors import TokenExpired, TokenInvalid
+from service.model import Channel, ClientId, RawJson, UserId
+
+__all__ = [
+    "ConnectionClaims",
+    "Override",
+    "ServerSubscription",
+    "SubscriptionClaims",
+    "read_connection",
+    "read_subscription",
+]
+
+LEEWAY = 5.0
+"""Seconds that ``nbf`` may be ahead of us: the issuer's clock is not ours."""
+
+
+@dataclass(frozen=True, slots=True)
+class Override:
+    """Options of a channel that are different for one subscription; None: are not."""
+
+    presence: bool | None = None
+    join_leave: bool | None = None
+    force_push_join_leave: bool | None = None
+    force_recovery: bool | None = None
+    force_positioning: bool | None = None
+
+    def changes(self) -> dict[str, bool]:
+        """Return the options that are different, named as in `ChannelOptions`."""
+        every = {name: getattr(self, name) for name in self.__slots__}
+        return {name: value for name, value in every.items() if value is not None}
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSubscription:
+    """A channel that a connection is subscribed to by its token.
+
+    Attributes:
+        channel: Any text: it may be no name of a channel.
+        info: Shown to others in this channel.
+        data: Goes to the client with the subscription.
+        override: Options that are different.
+    """
+
+    channel: Channel
+    info: RawJson | None = field(default=None, repr=False)
+    data: RawJson | None = field(default=None, repr=False)
+    override: Override = Override()
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionClaims:
+    """Who a connection is.
+
+    Attributes:
+        user: Whose it is; "" is anonymous.
+        expire_at: Unix seconds at which the connection expires; 0 for never.
+        token_id: The token's ``jti``, "" for none.
+        issued_at: The token's ``iat`` in Unix seconds, 0 for none.
+        info: Shown to others.
+        meta: A JSON object for the server alone.
+        subscriptions: Where it is subscribed on the server's side; each channel once.
+    """
+
+    user: UserId
+    expire_at: float = 0.0
+    token_id: str = ""
+    issued_at: float = 0.0
+    info: RawJson | None = field(default=None, repr=False)
+    meta: RawJson | None = field(default=None, repr=False)
+    subscriptions: tuple[ServerSubscription, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SubscriptionClaims:
+    """That a user may subscribe to a channel.
+
+    Attributes:
+        user: Whose connection may; "" is anonymous.
+        channel: The channel.
+        client: The only connection that may, "" for any of the user's.
+        expire_at: Unix seconds at which the subscription expires; 0 for never.
+        token_id: The token's ``jti``, "" for none.
+        issued_at: The token's ``iat`` in Unix seconds, 0 for none.
+        info: Shown to others in the channel.
+        data: Goes to the client with the subscription.
+        override: Options of the channel that are different.
+    """
+
+    user: UserId
+    channel: Channel
+    client: ClientId = ClientId("")
+    expire_at: float = 0.0
+    token_id: str = ""
+    issued_at: float = 0.0
+    info: RawJson | None = field(default=None, repr=False)
+    data: RawJson | None = field(default=None, repr=False)
+    override: Override = Override()
+
+
+_Time = Annotated[float, msgspec.Meta(ge=0, le=2**53)]  # Unix seconds
+
+
+class _Value(msgspec.Struct):
+    value: bool
+
+
+class _Override(msgspec.Struct):
+    presence: _Value | None = None
+    join_leave: _Value | None = None
+    force_push_join_leave: _Value | None = None
+    force_recovery: _Value | None = None
+    force_positioning: _Value | None = None
+
+
+class _Subscription(msgspec.Struct):
+    info: Raw = Raw()
+    b64info: str | None = None
+    data: Raw = Raw()
+    b64data: str | None = None
+    override: _Override | None = None
+
+
+class _Claims(msgspec.Struct, kw_only=True):
+    sub: str
+    exp: _Time | None = None
+    nbf: _Time | None = None
+    iat: _Time | None = None
+    jti: str | None = None
+    aud: str | list[str] | None = None
+    iss: str | None = None
+    expire_at: _Time | None = None
+    info: Raw = Raw()
+    b64info: str | None = None
+
+
+class _Connection(_Claims, kw_only=True):
+    channel: Raw = Raw()
+    channels: list[str] | None = None
+    subs: dict[str, _Subscription] | None = None
+    meta: Raw = Raw()
+
+
+class _SubscriptionToken(_Claims, kw_only=True):
+    channel: Annotated[str, msgspec.Meta(min_length=1)]
+    client: str | None = None
+    data: Raw = Raw()
+    b64data: str | None = None
+    override: _Override | None = None
+
+
+C = TypeVar("C", bound=_Claims)
+
+
+def read_connection(
+    payload: bytes, now: float, *, audience: str, issuer: str
+) -> ConnectionClaims:
+    """Return what the payload of a connection token says.
+
+    Args:
+        payload: Of a token whose signature is right.
+        now: Unix seconds.
+        audience: Must be among ``aud``; "" for any.
+        issuer: Must be ``iss``; "" for any.
+
+    Raises:
+        TokenExpired: It is not valid now.
+        TokenInvalid: It never is.
+    """
+    claims = _decode(payload, _Connection)
+    if _raw(claims.channel) is not None:
+        raise TokenInvalid("a connection token has no claim channel")
+    _believe(claims, now, audience, issuer)
+    meta = _raw(claims.meta)
+    if meta is not None and not meta.startswith("{"):
+        raise TokenInvalid("the claim meta must be an object")
+    subs = claims.subs or {name: _Subscription() for name in claims.channels or ()}
+    return ConnectionClaims(
+        user=UserId(claims.sub),
+        expire_at=_expiry(claims, now),
+        token_id=claims.jti or "",
+        issued_at=claims.iat or 0.0,
+        info=_payload(claims.info, claims.b64info),
+        meta=meta,
+        subscriptions=tuple(
+            ServerSubscription(
+                Channel(name),
+                _payload(sub.info, sub.b64info),
+                _payload(sub.data, sub.b64data),
+                _override(sub.override),
+            )
+            for name, sub in subs.items()
+        ),
+    )
+
+
+def read_subscription(
+    payload: bytes, now: float, *, audience: str, issuer: str
+) -> SubscriptionClaims:
+    """Return what the payload of a subscription token says; as `read_connection`.
+
+    Raises:
+        TokenExpired: It is not valid now.
+        TokenInvalid: It never is.
+    """
+    claims = _decode(payload, _SubscriptionToken)
+    _believe(claims, now, audience, issuer)
+    return SubscriptionClaims(
+        user=UserId(claims.sub),
+        channel=Channel(claims.channel),
+        client=ClientId(claims.client or ""),
+        expire_at=_expiry(claims, now),
+        token_id=claims.jti or "",
+        issued_at=claims.iat or 0.0,
+        info=_payload(claims.info, claims.b64info),
+        data=_payload(claims.data, claims.b64data),
+        override=_override(claims.override),
+    )
+
+
+def _decode(payload: bytes, shape: type[C]) -> C:
+    try:
+        return msgspec.json.decode(check(payload), type=shape)
+    except msgspec.ValidationError as error:
+        # Types and the path of names that are ours; keys and values are not quoted.
+        raise TokenInvalid(f"a claim is not what it must be: {error}") from None
+    except ValueError:
+        raise TokenInvalid("the payload is no JSON") from None
+
+
+def _believe(claims: _Claims, now: float, audience: str, issuer: str) -> None:
+    if issuer and claims.iss != issuer:
+        raise TokenInvalid("it is of another issuer")
+    named = [claims.aud] if isinstance(claims.aud, str) else claims.aud or []
+    if audience and audience not in named:
+        raise TokenInvalid("it is for another audience")
+    if claims.exp is not None and now >= claims.exp:
+        raise TokenExpired("its time is over")
+    if claims.nbf is not None and now + LEEWAY < claims.nbf:
+        raise TokenExpired("its time is still to come")
+
+
+def _expiry(claims: _Claims, now: float) -> float:
+    if claims.expire_at is None:
+        return claims.exp or 0.0
+    if 0 < claims.expire_at <= now:
+        raise TokenExpired("what it is for has expired")
+    return claims.expire_at
+
+
+def _raw(value: Raw) -> RawJson | None:
+    # A part of a text that was found valid as a whole, and holds no newlines.
+    text = bytes(value).decode()
+    return None if text in ("", "null") else RawJson(text)
+
+
+def _payload(value: Raw, encoded: str | None) -> RawJson | None:
+    if not encoded:
+        return _raw(value)
+    try:
+        return RawJson(check(base64.b64decode(encoded, validate=True)))
+    except ValueError:
+        raise TokenInvalid("a b64 claim is no JSON in base64") from None
+
+
+def _override(override: _Override | None) -> Override:
+    if override is None:
+        return Override()
+    return Override(
+        *(
+            None if value is None else value.value
+            for value in (
+                override.presence,
+                override.join_leave,
+                override.force_push_join_leave,
+                override.force_recovery,
+                override.force_positioning,
+            )
+        )
+    )

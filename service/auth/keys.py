@@ -1,0 +1,241 @@
+"""Keys, each with the algorithms that it is for: a key cannot be taken for another's.
+
+The algorithm is derived from the key and never from the token: a secret is for HS*, an
+RSA key for RS*, an elliptic curve for the one algorithm of its size (RFC 7518, 3.4), and
+Ed25519 for EdDSA (RFC 8037).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Annotated, Any, Protocol
+
+import msgspec
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
+from jwt import PyJWS
+from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
+from jwt.exceptions import PyJWTError
+
+from _speedups import check
+from service.auth.errors import TokenInvalid
+from service.errors import CodecError, SettingsError
+from service.settings import Secret, TokenSettings
+
+__all__ = ["ASYMMETRIC", "Key", "KeySet", "RemoteKeys", "read_jwks", "read_settings"]
+
+Material = bytes | RSAPublicKey | EllipticCurvePublicKey | Ed25519PublicKey
+
+_HMAC = {
+    "HS256": 32,
+    "HS384": 48,
+    "HS512": 64,
+}  # least bytes of a secret, RFC 7518, 3.2
+_RSA = frozenset({"RS256", "RS384", "RS512"})
+_CURVES = {"secp256r1": "ES256", "secp384r1": "ES384", "secp521r1": "ES512"}
+_EDDSA = "EdDSA"
+
+ASYMMETRIC = _RSA | frozenset(_CURVES.values()) | {_EDDSA}
+"""The algorithms of keys that can be published."""
+
+# Below is breakable; above, one token costs milliseconds of the event loop.
+_RSA_BITS = range(2048, 8193)
+
+_MAX_KEYS = 100  # of one key set; a set with more is not taken
+_MAX_KID = 200  # characters; a key with a longer one is passed over
+
+_jws = PyJWS()
+
+
+class Key:
+    """One key, and what it is for.
+
+    Attributes:
+        algorithms: Names as in a token's ``alg``.
+        until: Unix seconds from which it verifies nothing more; None for never.
+    """
+
+    __slots__ = ("_material", "algorithms", "until")
+
+    def __init__(
+        self,
+        material: Material,
+        algorithms: frozenset[str],
+        until: float | None = None,
+    ) -> None:
+        self._material = material
+        self.algorithms = algorithms
+        self.until = until
+
+    def __repr__(self) -> str:
+        return f"<Key {' '.join(sorted(self.algorithms))}>"
+
+    def payload(self, token: str, algorithm: str) -> bytes:
+        """Return what *token* says, once its signature is found right.
+
+        Raises:
+            TokenInvalid: It is not, or not of this algorithm.
+        """
+        if algorithm not in self.algorithms:
+            raise TokenInvalid("the key is not for its algorithm")
+        try:
+            payload = _jws.decode_complete(token, self._material, [algorithm])
+        except PyJWTError:
+            raise TokenInvalid("the signature does not match") from None
+        said: bytes = payload["payload"]
+        return said
+
+
+KeySet = Mapping[str, tuple[Key, ...]]
+"""Keys by their ``kid``; one may name several, of different algorithms."""
+
+
+class RemoteKeys(Protocol):
+    """Keys that somebody else publishes."""
+
+    def known(self, kid: str) -> tuple[Key, ...] | None:
+        """Return the keys called *kid*; None when `key` has to be awaited first.
+
+        Synchronous, and never waits.
+        """
+        ...
+
+    async def key(self, kid: str) -> None:
+        """Return when `known` has the keys called *kid*, and not earlier.
+
+        Raises:
+            TokenInvalid: There is no such key.
+            KeysUnavailable: Nobody can tell at present.
+        """
+        ...
+
+
+def read_settings(settings: TokenSettings, where: str) -> tuple[Key, ...]:
+    """Return the keys that are set, in the order they are to be tried.
+
+    Raises:
+        SettingsError: One is no key; the text begins with *where*.
+    """
+    keys = []
+    if settings.hmac_secret_key:
+        keys.append(_secret(settings.hmac_secret_key, None, f"{where}.hmac_secret_key"))
+    if settings.hmac_previous_secret_key:
+        keys.append(
+            _secret(
+                settings.hmac_previous_secret_key,
+                settings.hmac_previous_secret_key_valid_until,
+                f"{where}.hmac_previous_secret_key",
+            )
+        )
+    for name, kind in (
+        ("rsa_public_key", RSAPublicKey),
+        ("ecdsa_public_key", EllipticCurvePublicKey),
+        ("ed25519_public_key", Ed25519PublicKey),
+    ):
+        if pem := getattr(settings, name):
+            keys.append(_pem(pem, kind, f"{where}.{name}"))
+    return tuple(keys)
+
+
+def read_jwks(text: bytes) -> KeySet:
+    """Return the keys of a JWKS (RFC 7517) that can verify tokens.
+
+    Passed over are keys without a ``kid``, secrets, private keys, those for another
+    use, those too weak, and those that cannot be read.
+
+    Raises:
+        CodecError: It is no JWKS, or has more than 100 keys.
+    """
+    try:
+        entries = msgspec.json.decode(check(text), type=_Jwks).keys
+    except ValueError:
+        raise CodecError("it is no JWKS") from None
+    keys: dict[str, tuple[Key, ...]] = defaultdict(tuple)
+    for entry in entries:
+        kid = entry.get("kid")
+        key = _jwk(entry)
+        if key is not None and isinstance(kid, str) and 0 < len(kid) <= _MAX_KID:
+            keys[kid] += (key,)
+    return dict(keys)
+
+
+class _Jwks(msgspec.Struct):
+    keys: Annotated[list[dict[str, Any]], msgspec.Meta(max_length=_MAX_KEYS)]
+
+
+def _secret(secret: Secret, until: float | None, where: str) -> Key:
+    material = secret.encode()
+    algorithms = frozenset(n for n, least in _HMAC.items() if len(material) >= least)
+    try:
+        _jws.encode(b"", material, "HS256")
+    except PyJWTError:
+        # What looks like a public key would otherwise fail at the first token.
+        raise SettingsError(f"{where} is a public key, not a secret") from None
+    return Key(material, algorithms, until)
+
+
+def _pem(pem: str, kind: type, where: str) -> Key:
+    try:
+        material = load_pem_public_key(pem.encode())
+    except (ValueError, UnsupportedAlgorithm):
+        raise SettingsError(f"{where} is no public key in PEM") from None
+    if not isinstance(material, kind):
+        raise SettingsError(f"{where} is a key of another kind")
+    algorithms = _algorithms(material)
+    if not algorithms:
+        raise SettingsError(
+            f"{where} must have 2048 to 8192 bits"
+            if isinstance(material, RSAPublicKey)
+            else f"{where} must be of the curve P-256, P-384 or P-521"
+        )
+    return Key(material, algorithms)  # type: ignore[arg-type]  # one of the kinds
+
+
+def _algorithms(material: object) -> frozenset[str]:
+    match material:
+        case RSAPublicKey() if material.key_size in _RSA_BITS:
+            return _RSA
+        case EllipticCurvePublicKey() if material.curve.name in _CURVES:
+            return frozenset({_CURVES[material.curve.name]})
+        case Ed25519PublicKey():
+            return frozenset({_EDDSA})
+    return frozenset()
+
+
+_KINDS = {
+    "RSA": RSAAlgorithm.from_jwk,
+    "EC": ECAlgorithm.from_jwk,
+    "OKP": OKPAlgorithm.from_jwk,
+}
+
+
+def _jwk(entry: dict[str, Any]) -> Key | None:
+    if "d" in entry or entry.get("use", "sig") != "sig":
+        return None
+    operations = entry.get("key_ops")
+    if operations is not None and "verify" not in _listed(operations):
+        return None
+    kind = entry.get("kty")
+    if not isinstance(kind, str) or kind not in _KINDS:
+        return None
+    try:
+        material = _KINDS[kind](entry)
+    except Exception:
+        # Two libraries read what a stranger wrote; what they raise is not documented.
+        return None
+    algorithms = _algorithms(material)
+    if "alg" in entry:
+        # RFC 9864 gives EdDSA on this curve a name of its own.
+        named = _EDDSA if entry["alg"] == "Ed25519" else entry["alg"]
+        algorithms = frozenset(name for name in algorithms if name == named)
+    if not algorithms:
+        return None
+    return Key(material, algorithms)  # type: ignore[arg-type]  # one of the kinds
+
+
+def _listed(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
