@@ -41,8 +41,8 @@ class Budget:
         self._room = size
         self._countdown = _STRIDE
 
-    def spend(self, size: int) -> None:
-        """Take *size* bytes, which the text of a value has at least.
+    def spend(self, size: int, values: int = 1) -> None:
+        """Take *size* bytes, which the text of so many values has at least.
 
         Raises:
             OverBudget: They are not there, or the time is over.
@@ -50,7 +50,7 @@ class Budget:
         self._room -= size
         if self._room < 0:
             raise OverBudget("size")
-        self._countdown -= 1
+        self._countdown -= values
         if self._countdown <= 0:
             self.look()
 

@@ -58,7 +58,10 @@ class Serializer:
         except Exception:
             # Not plain; or no UTF-8, that is a lone surrogate, which ujson lets pass.
             pass
-        return self._walk(value)
+        try:
+            return self._walk(value)
+        except Exception:  # changed by somebody meanwhile, or the end of the stack
+            return _LAST_RESORT
 
     def _walk(self, value: object) -> RawJson:
         budget = Budget(self._clock, size=self._size, seconds=self._seconds)
@@ -73,10 +76,7 @@ class Serializer:
             reason = over.reason
         except Exception:
             reason = "failure"
-        try:
-            return self._minimal(walk.top, reason)
-        except Exception:
-            return _LAST_RESORT
+        return self._minimal(walk.top, reason)
 
     def _minimal(self, top: dict[object, object], reason: str) -> RawJson:
         """Return the error object that stands for a value.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 import ujson
 
@@ -20,8 +20,6 @@ __all__ = [
     "clean",
 ]
 
-_Pairs: TypeAlias = list[tuple[object, object]]
-
 DEPTH: Final = 100  # containers inside each other, outermost 1; as the codec reads
 INTEGER_MIN: Final = -(2**63)  # what readers with integers of 64 bits can hold
 INTEGER_MAX: Final = 2**64 - 1
@@ -32,8 +30,6 @@ UNSERIALIZABLE: Final = "<unserializable>"
 
 _DECIMAL_BITS: Final = 2048  # str() may be set to refuse integers from 641 digits on
 _STEPS: Final = 8  # strategies one after the other until a value is plain
-_CONTAINERS: Final = frozenset((dict, list, tuple, Unordered))
-_PLAIN: Final = _CONTAINERS | {str, int, float, bool, type(None)}
 _INFINITY: Final = float("inf")
 
 
@@ -62,38 +58,29 @@ class Walk:
             OverBudget: It needs more bytes or more time than it may.
         """
         kind = type(value)
-        if kind is str:
-            return self._text(value)
-        if kind is int:
-            return self._integer(value)
-        self._budget.spend(1)
-        if kind is bool or value is None:
-            return value
-        if kind is float:
-            return value if -_INFINITY < value < _INFINITY else None
-        if kind in _CONTAINERS:
+        if _is_scalar(kind):
+            return self._scalar(value)
+        if _is_container(kind):
             return self._container(value, depth)
-        return self._other(value, depth)
-
-    def _other(self, value: Any, depth: int) -> Any:
-        # The list keeps the steps alive: on the path are ids, good while they live.
+        # Kept alive, since the path has ids, which are good as long as they live.
         steps: list[object] = []
+        while not _is_container(kind):
+            if id(value) in self._path:
+                return CYCLE
+            if len(steps) == _STEPS:
+                return UNSERIALIZABLE
+            steps.append(value)
+            found = simplify(value, self._budget)
+            self._budget.look_soon()
+            if found is None:
+                return UNSERIALIZABLE
+            (value,) = found
+            kind = type(value)
+            if _is_scalar(kind):
+                return self._scalar(value)
+        self._path.update(map(id, steps))
         try:
-            while type(value) not in _PLAIN:
-                if id(value) in self._path:
-                    return CYCLE
-                if len(steps) == _STEPS:
-                    return UNSERIALIZABLE
-                self._path.add(id(value))
-                steps.append(value)
-                found = simplify(value, self._budget)
-                self._budget.look_soon()
-                if found is None:
-                    return UNSERIALIZABLE
-                (value,) = found
-            if type(value) in _CONTAINERS:
-                return self._container(value, depth)
-            return self.value(value, depth)
+            return self._container(value, depth)
         finally:
             self._path.difference_update(map(id, steps))
 
@@ -107,45 +94,100 @@ class Walk:
         self._budget.need(2 * len(value))
         self._path.add(id(value))
         try:
+            # Copies, since a method of an item may change what it is in.
             if type(value) is dict:
-                return self._object(list(value.items()), depth)
-            # A copy, since a method of an item may change what it is in.
-            items = [self.value(item, depth + 1) for item in list(value)]
+                keys, values = list(value), list(value.values())
+                names = self._names(keys, depth)
+                return dict(zip(names, self._items(values, depth), strict=True))
+            items = self._items(list(value), depth)
             if type(value) is Unordered:
                 _sort(items)
             return items
         finally:
             self._path.discard(id(value))
 
-    def _object(self, pairs: _Pairs, depth: int) -> dict[str, Any]:
-        result: dict[str, Any] = {}
-        names: _Names | None = None
-        for key, item in pairs:
-            name = self._text(key) if type(key) is str else self._key(key, depth)
-            if name is not key:
-                if names is None:
-                    names = _Names(pairs)
-                name = names.free(name)
-            result[name] = self.value(item, depth + 1)
-        return result
+    def _items(self, items: list[Any], depth: int) -> list[Any]:
+        """Convert the items of a container of level *depth*."""
+        # The common scalars without a call for each, which would take three times
+        # as long; hence their bytes are spent together, when they are all known.
+        size = 2
+        for place, item in enumerate(items):
+            kind = type(item)
+            if kind is str and item.isascii():
+                size += len(item) + 3
+            elif kind is int and INTEGER_MIN <= item <= INTEGER_MAX:
+                size += 2
+            elif item is None or kind is bool:
+                size += 5
+            elif kind is float and -_INFINITY < item < _INFINITY:
+                size += 4
+            elif kind is dict or kind is list:
+                items[place] = self._container(item, depth + 1)
+                size += 1
+            else:
+                items[place] = self.value(item, depth + 1)
+                size += 1
+        self._budget.spend(size - 1 if items else size, len(items))
+        return items
+
+    def _names(self, keys: list[Any], depth: int) -> list[str]:
+        """Convert the keys of an object of level *depth*, no two to the same."""
+        size = 0
+        for key in keys:
+            if type(key) is not str or not key.isascii():
+                break
+            size += len(key) + 3
+        else:
+            self._budget.spend(size, len(keys))
+            return keys
+        free = _Names(keys).free
+        names = []
+        for key in keys:
+            name = self._key(key, depth)
+            names.append(name if name is key else free(name))
+        return names
 
     def _key(self, key: object, depth: int) -> str:
         """Return the JSON text of a key, without quotes if that is a string."""
         plain = self.value(key, depth + 1)
-        return plain if type(plain) is str else ujson.dumps(plain, ensure_ascii=False)
+        if type(plain) is str:
+            return plain
+        return ujson.dumps(plain, ensure_ascii=False, escape_forward_slashes=False)
 
-    def _text(self, value: str) -> str:
-        self._budget.spend(len(value) + 2)
-        return value if value.isascii() else clean(value)
-
-    def _integer(self, value: int) -> int | str:
+    def _scalar(self, value: Any) -> str | int | float | None:
+        kind = type(value)
+        if kind is str:
+            self._budget.spend(len(value) + 2)
+            return value if value.isascii() else clean(value)
+        if kind is not int:
+            self._budget.spend(1)
+            if kind is not float or -_INFINITY < value < _INFINITY:
+                return value  # type: ignore[no-any-return]
+            return None
         if INTEGER_MIN <= value <= INTEGER_MAX:
             self._budget.spend(1)
-            return value
+            return value  # type: ignore[no-any-return]
         bits = value.bit_length()
         self._budget.spend(bits // 4)
         # Decimal takes quadratic time.
         return str(value) if bits <= _DECIMAL_BITS else hex(value)
+
+
+# By identity and not by `in`: the class of a class may say what it is equal to.
+
+
+def _is_scalar(kind: type) -> bool:
+    return (
+        kind is str
+        or kind is int
+        or kind is float
+        or kind is bool
+        or kind is type(None)
+    )
+
+
+def _is_container(kind: type) -> bool:
+    return kind is dict or kind is list or kind is tuple or kind is Unordered
 
 
 class _Names:
@@ -153,8 +195,8 @@ class _Names:
 
     __slots__ = ("_numbers", "_taken")
 
-    def __init__(self, pairs: _Pairs) -> None:
-        self._taken = {key for key, _ in pairs if type(key) is str}
+    def __init__(self, keys: list[Any]) -> None:
+        self._taken = {key for key in keys if type(key) is str}
         self._numbers: dict[str, int] = {}
 
     def free(self, wanted: str) -> str:
