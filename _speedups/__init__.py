@@ -33,6 +33,7 @@ backoff = _backoff.backoff
 backoff_full_jitter = _backoff.backoff_full_jitter
 check = _json.check
 encode_publication = _json.encode_publication
+encode_publication_push = _json.encode_publication_push
 encode_push = _json.encode_push
 quote = _json.quote
 scan_array = _json.scan_array
@@ -47,6 +48,7 @@ __all__ = [
     "backoff_full_jitter",
     "check",
     "encode_publication",
+    "encode_publication_push",
     "encode_push",
     "quote",
     "scan_array",

@@ -20,7 +20,7 @@ from .json_scan cimport (
 )  # fmt: skip
 from .json_splice cimport (
     PyUnicode_DATA, PyUnicode_GET_LENGTH, PyUnicode_IS_ASCII, PyUnicode_New,
-    around, cut, put_before,
+    around, cut, put, put_before, put_text,
 )  # fmt: skip
 
 from . import json_py
@@ -128,6 +128,50 @@ def encode_push(str channel_quoted not None, str publication not None):
     return around(
         b'{"push":{"channel":', channel_quoted, b',"pub":', publication, b"}}"
     )
+
+
+@cython.cdivision(True)  # of a number that is not negative
+def encode_publication_push(
+    str channel_quoted not None, str data not None, long long offset, str info, str tags
+):
+    """See `_speedups.json_py.encode_publication_push`."""
+    cdef char[32] buffer  # 10 for the key, 19 for the number
+    cdef char* number = buffer + sizeof(buffer)
+    cdef Py_ssize_t digits, size
+    cdef str joined
+    cdef char* out
+    if (
+        tags is not None
+        or offset < 0
+        or not PyUnicode_IS_ASCII(channel_quoted)
+        or not PyUnicode_IS_ASCII(data)
+        or (info is not None and not PyUnicode_IS_ASCII(info))
+    ):
+        return json_py.encode_publication_push(
+            channel_quoted, data, offset, info, tags
+        )
+    if offset:
+        while offset:
+            number -= 1
+            number[0] = <char>(c"0" + offset % 10)
+            offset //= 10
+        number = put_before(number, b',"offset":', 10)
+    digits = buffer + sizeof(buffer) - number
+    size = 19 + PyUnicode_GET_LENGTH(channel_quoted) + 15 + 3 + digits
+    size += PyUnicode_GET_LENGTH(data)
+    if info is not None:
+        size += 8 + PyUnicode_GET_LENGTH(info)
+    joined = PyUnicode_New(size, 127)
+    out = put(<char*>PyUnicode_DATA(joined), b'{"push":{"channel":', 19)
+    out = put_text(out, channel_quoted)
+    out = put(out, b',"pub":{"data":', 15)
+    out = put_text(out, data)
+    out = put(out, number, digits)
+    if info is not None:
+        out = put(out, b',"info":', 8)
+        out = put_text(out, info)
+    put(out, b"}}}", 3)
+    return joined
 
 
 cdef inline Py_ssize_t _checked(Py_ssize_t place) except -1:

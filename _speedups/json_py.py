@@ -34,6 +34,7 @@ __all__ = [
     "INTEGER",
     "check",
     "encode_publication",
+    "encode_publication_push",
     "encode_push",
     "parse",
     "quote",
@@ -234,6 +235,13 @@ def encode_publication(
 def encode_push(channel_quoted: str, publication: str) -> str:
     """Join the push of a publication out of raw texts, which are not looked at."""
     return f'{{"push":{{"channel":{channel_quoted},"pub":{publication}}}}}'
+
+
+def encode_publication_push(
+    channel_quoted: str, data: str, offset: int, info: str | None, tags: str | None
+) -> str:
+    """Join the push of a publication in one step: both of the above."""
+    return encode_push(channel_quoted, encode_publication(data, offset, info, tags))
 
 
 def _text(text: str | bytes) -> str:

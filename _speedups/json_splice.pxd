@@ -30,6 +30,10 @@ cdef inline char* put(char* out, const char* text, Py_ssize_t size) noexcept:
     return out + size
 
 
+cdef inline char* put_text(char* out, str text):
+    return put(out, <const char*>PyUnicode_DATA(text), PyUnicode_GET_LENGTH(text))
+
+
 cdef inline char* put_before(char* out, const char* text, Py_ssize_t size) noexcept:
     memcpy(out - size, text, size)
     return out - size

@@ -82,17 +82,12 @@ def command(size: int) -> str:
 
 
 def ours(side) -> Callable[[str], str]:
-    scan, publication, push = (
-        side.scan_commands,
-        side.encode_publication,
-        side.encode_push,
-    )
+    scan, push = side.scan_commands, side.encode_publication_push
     quoted = {CHANNEL: side.quote(CHANNEL)}
 
     def run(frame: str) -> str:
         _, _, params = scan(frame)[0]
-        body = publication(params["data"], 7, None, None)
-        return push(quoted[params["channel"]], body)
+        return push(quoted[params["channel"]], params["data"], 7, None, None)
 
     return run
 

@@ -10,7 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from _speedups import encode_publication, encode_push, quote, scan_commands
+from _speedups import (
+    encode_publication,
+    encode_publication_push,
+    encode_push,
+    quote,
+    scan_commands,
+)
 from service.errors import Close, CodecError, ErrorReply
 from service.model import ClientInfo, Joined, Position, Publication, RawJson
 
@@ -282,7 +288,16 @@ def publication_body(publication: Publication) -> str:
 
 def publication_push(channel: str, publication: Publication) -> str:
     """Return the push of a publication; *channel* is already a JSON string."""
-    return encode_push(channel, publication_body(publication))
+    body = publication.body
+    if body is not None:
+        return encode_push(channel, body)
+    return encode_publication_push(
+        channel,
+        publication.data,
+        publication.offset,
+        publication.info,
+        publication.tags,
+    )
 
 
 def unsubscribe_push(channel: str, close: Close) -> str:

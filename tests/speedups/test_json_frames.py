@@ -258,6 +258,23 @@ def test_a_publication_leaves_out_what_is_absent(twin):
     )
 
 
+def test_a_push_is_joined_at_once(twin):
+    join = twin.encode_publication_push
+    assert join('"ch"', "1", 0, None, None) == (
+        '{"push":{"channel":"ch","pub":{"data":1}}}'
+    )
+    assert join('"ch"', '"é"', 7, '{"user":"x"}', None) == (
+        '{"push":{"channel":"ch","pub":{"data":"é","offset":7,"info":{"user":"x"}}}}'
+    )
+    assert join('"ch"', "[]", 2**63 - 1, "{}", None) == (
+        '{"push":{"channel":"ch","pub":'
+        '{"data":[],"offset":9223372036854775807,"info":{}}}}'
+    )
+    assert join('"ch"', "[]", 1, None, '{"a":"b"}') == (
+        '{"push":{"channel":"ch","pub":{"data":[],"offset":1,"tags":{"a":"b"}}}}'
+    )
+
+
 def test_a_push_wraps_a_publication(twin):
     assert twin.encode_push('"ch"', '{"data":1}') == (
         '{"push":{"channel":"ch","pub":{"data":1}}}'

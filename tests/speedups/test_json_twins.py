@@ -89,6 +89,9 @@ def test_the_twins_join_alike(data, offset, info, tags, channel):
     channel = json_py.quote(channel)
     push = json_py.encode_push(channel, body)
     assert json_c.encode_push(channel, body) == push
+    at_once = (channel, data, offset, info, tags)
+    assert json_py.encode_publication_push(*at_once) == push
+    assert json_c.encode_publication_push(*at_once) == push
     shown = json.loads(push)["push"]["pub"]
     assert shown.get("offset", 0) == offset
     assert ("info" in shown, "tags" in shown) == (info is not None, tags is not None)
