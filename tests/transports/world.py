@@ -186,6 +186,7 @@ class World:
         self.clock = clock
         # A clock of its own, so that all timers of *clock* are the connections'.
         own = VirtualClock() if isinstance(clock, VirtualClock) else clock
+        self.store_clock = own
         self.store = GatedStore(SqliteStore(settings.store, own))
         self.tasks: set[asyncio.Task[None]] = set()
         self.hub = Hub(self.store, settings.client, self.spawn)
