@@ -23,7 +23,6 @@ from service.handlers import (
 )
 from service.settings import load
 
-
 PRIVATE = "sec" + "ret"  # not in the source that a traceback quotes
 
 

@@ -1,0 +1,418 @@
+"""Hooks over HTTP: endpoints decide about clients, and nobody gets in without them."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from tests.harness.api import ApiError
+from tests.harness.raw import RawClient
+from tests.harness.server import Server
+from tests.web.endpoints import Endpoints
+
+INTERNAL = {"code": 100, "message": "internal server error", "temporary": True}
+ABOUT = {"transport": "websocket", "protocol": "json", "encoding": "json"}
+
+
+@pytest.fixture(scope="module")
+def listener() -> Iterator[socket.socket]:
+    """Return what the endpoints listen on: one port, and so one server, for all."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener
+
+
+@pytest.fixture
+async def endpoints(listener: socket.socket) -> AsyncIterator[Endpoints]:
+    endpoints = Endpoints(listener.getsockname()[1])
+    app = web.Application()
+    app.router.add_post("/{hook}", endpoints.handle)
+    runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.SockSite(runner, listener.dup()).start()
+    yield endpoints
+    await runner.cleanup()
+
+
+@pytest.fixture(scope="module")
+def server(
+    listener: socket.socket, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
+    settings = Endpoints(listener.getsockname()[1]).settings()
+    server = Server(tmp_path_factory.mktemp("server"), settings)
+    try:
+        yield server.start_blocking()
+    finally:
+        server.close()
+
+
+async def logged(server: Server, text: str, times: int) -> None:
+    """Wait until the server has written *text* so often."""
+
+    def wait() -> bool:
+        with server._changed:
+            return server._changed.wait_for(
+                lambda: server.output().count(text) >= times, 10
+            )
+
+    assert await asyncio.to_thread(wait), server.output()
+
+
+async def enter(server: Server, **fields: Any) -> tuple[RawClient, dict[str, Any]]:
+    client = await server.raw(connected=False)
+    return client, await client.connect(**fields)
+
+
+# --- what is asked, and what is answered
+
+
+async def test_connect(server: Server, endpoints: Endpoints) -> None:
+    endpoints.results["connect"] = {
+        "result": {
+            "user": "ann",
+            "info": {"name": "Ann"},
+            "data": {"welcome": [1]},
+            "channels": ["news"],
+            "meta": {"unknown": "fields are ignored"},
+        }
+    }
+    client, reply = await enter(
+        server,
+        token="t",
+        data={"a": 1},
+        name="test",
+        version="7",
+        headers={"X-Trace": "1"},
+    )
+    assert endpoints.question("connect") == {
+        "client": reply["client"],
+        **ABOUT,
+        "token": "t",
+        "data": {"a": 1},
+        "name": "test",
+        "version": "7",
+        "headers": {"X-Trace": "1"},
+    }
+    assert endpoints.headers[-1]["Content-Type"] == "application/json"
+    assert reply["data"] == {"welcome": [1]} and list(reply["subs"]) == ["news"]
+    presence = (await client.request(presence={"channel": "news"}))["presence"]
+    (info,) = presence["presence"].values()
+    assert (info["user"], info["conn_info"]) == ("ann", {"name": "Ann"})
+
+
+async def test_connect_without_anything(server: Server, endpoints: Endpoints) -> None:
+    _, reply = await enter(server)
+    assert endpoints.question("connect") == {"client": reply["client"], **ABOUT}
+    assert "data" not in reply and "subs" not in reply
+
+
+async def test_subscribe(server: Server, endpoints: Endpoints, channel: str) -> None:
+    client, connected = await enter(server)
+    endpoints.results["subscribe"] = {
+        "result": {"b64info": "eyJhIjoxfQ==", "data": {"b": 2}}
+    }
+    reply = await client.subscribe(channel, token="t", data=[3])
+    assert endpoints.question("subscribe") == {
+        "client": connected["client"],
+        **ABOUT,
+        "user": "ann",
+        "channel": channel,
+        "token": "t",
+        "data": [3],
+    }
+    assert reply["data"] == {"b": 2}
+    presence = (await client.request(presence={"channel": channel}))["presence"]
+    (info,) = presence["presence"].values()
+    assert info["chan_info"] == {"a": 1}
+    endpoints.results["subscribe"] = {"error": {"code": 103, "message": "no"}}
+    refused = await client.request(subscribe={"channel": f"{channel}-2"})
+    assert refused["error"] == {"code": 103, "message": "no"}
+
+
+async def test_publish(server: Server, endpoints: Endpoints, channel: str) -> None:
+    client, connected = await enter(server)
+    await client.subscribe(channel)
+    await client.publish(channel, "as it is")
+    assert endpoints.question("publish") == {
+        "client": connected["client"],
+        **ABOUT,
+        "user": "ann",
+        "channel": channel,
+        "data": "as it is",
+    }
+    endpoints.results["publish"] = {"result": {"data": {"new": 1}}}
+    await client.publish(channel, "old")
+    endpoints.results["publish"] = {"result": {"skip_history": True, "b64data": "MQ=="}}
+    await client.publish(channel, "old")
+    endpoints.results["publish"] = {
+        "error": {"code": 1000, "message": "not now", "temporary": True}
+    }
+    refused = await client.request(publish={"channel": channel, "data": 1})
+    assert refused["error"] == {"code": 1000, "message": "not now", "temporary": True}
+    seen = [each["data"] for each in await client.publications(channel, 3)]
+    assert seen == ["as it is", {"new": 1}, 1]
+    async with server.api() as api:
+        kept = [each["data"] for each in await api.whole_history(channel)]
+    assert kept == ["as it is", {"new": 1}]
+
+
+async def test_rpc(server: Server, endpoints: Endpoints) -> None:
+    client, connected = await enter(server)
+    endpoints.results["rpc"] = {"result": {"data": {"answer": 42}}}
+    reply = await client.request(rpc={"method": "ask", "data": {"q": 1}})
+    assert reply["rpc"] == {"data": {"answer": 42}}
+    assert endpoints.question("rpc") == {
+        "client": connected["client"],
+        **ABOUT,
+        "user": "ann",
+        "method": "ask",
+        "data": {"q": 1},
+    }
+    async with server.api() as api:
+        body = {"method": "ask", "params": [1]}
+        assert await api.call("rpc", body) == {"data": {"answer": 42}}
+        question = endpoints.question("rpc")
+        assert (question["user"], question["client"]) == ("", "")
+        endpoints.results["rpc"] = {"result": {}}
+        assert await api.call("rpc", {"method": "ask"}) == {}
+        endpoints.results["rpc"] = {"error": {"code": 400, "message": "no"}}
+        with pytest.raises(ApiError) as error:
+            await api.call("rpc", {"method": "ask"})
+        assert error.value.code == 400
+    endpoints.results["rpc"] = {"disconnect": {"code": 4500, "reason": "enough"}}
+    await client.send({"id": 9, "rpc": {"method": "ask"}})
+    closed = await client.closed()
+    assert (closed.code, closed.reason) == (4500, "enough")
+
+
+async def test_connections_are_kept_and_bounded(
+    endpoints: Endpoints, make_server: Callable[..., Server]
+) -> None:
+    more = {"STEADWIRE_PROXY_CONNECTIONS": "2", "STEADWIRE_PROXY_TIMEOUT": "4"}
+    server = await make_server(endpoints.settings(**more)).start()
+    client, _ = await enter(server)
+    both, go = asyncio.Event(), asyncio.Event()
+
+    async def together(_: web.Request) -> web.Response:
+        if endpoints.under_way == 2:
+            both.set()
+        await go.wait()
+        return web.json_response({"result": {}})
+
+    endpoints.results["rpc"] = together
+    await client.send(*({"id": 10 + n, "rpc": {"method": "x"}} for n in range(20)))
+    async with asyncio.timeout(10):
+        await both.wait()
+    go.set()
+    replies = [await client.message() for _ in range(20)]
+    assert {reply["id"] for reply in replies} == set(range(10, 30))
+    assert all("error" not in reply for reply in replies)
+    assert endpoints.most == 2
+    assert len(endpoints.peers) <= 3  # the connect's may have been one of the two
+
+
+# --- failing closed
+
+
+async def _status(_: web.Request) -> web.Response:
+    return web.json_response({"result": {"user": "eve"}}, status=500)
+
+
+async def _created(_: web.Request) -> web.Response:
+    return web.json_response({"result": {"user": "eve"}}, status=201)
+
+
+async def _redirect(request: web.Request) -> web.Response:
+    raise web.HTTPFound("/rpc")
+
+
+async def _cut(request: web.Request) -> web.Response:
+    assert request.transport is not None
+    request.transport.abort()
+    return web.Response()
+
+
+async def _silent(_: web.Request) -> web.Response:
+    await asyncio.Event().wait()
+    raise AssertionError("nobody sets it")
+
+
+async def _trickle(request: web.Request) -> web.StreamResponse:
+    response = web.StreamResponse()
+    await response.prepare(request)
+    await response.write(b'{"result":')
+    await asyncio.Event().wait()
+    raise AssertionError("nobody sets it")
+
+
+async def _endless(request: web.Request) -> web.StreamResponse:
+    response = web.StreamResponse()
+    await response.prepare(request)
+    while True:
+        await response.write(b" " * 1000)
+
+
+async def _compressed(_: web.Request) -> web.Response:
+    response = web.json_response({"result": {"user": "eve"}})
+    response.enable_compression(web.ContentCoding.gzip)
+    return response
+
+
+async def _no_json(_: web.Request) -> web.Response:
+    return web.Response(body=b'{"result":{"user":"eve"')
+
+
+async def _not_utf8(_: web.Request) -> web.Response:
+    return web.Response(body=b'{"result":{"user":"\xff"}}')
+
+
+FAILURES: dict[str, Any] = {
+    "status-500": _status,
+    "status-201": _created,
+    "redirect": _redirect,
+    "cut": _cut,
+    "silent": _silent,
+    "trickle": _trickle,
+    "endless": _endless,
+    "compressed": _compressed,
+    "no-json": _no_json,
+    "not-utf8": _not_utf8,
+    "list": [],
+    "empty": {},
+    "null": {"result": None},
+    "result-list": {"result": []},
+    "oversize": {"result": {"user": "eve", "data": "x" * 5000}},
+    "user-number": {"result": {"user": 1}},
+    "channels-text": {"result": {"user": "eve", "channels": "a"}},
+    "bad-channel": {"result": {"user": "eve", "channels": [1]}},
+    "bad-base64": {"result": {"user": "eve", "b64data": "!"}},
+    "subs": {"result": {"user": "eve", "subs": {"a": {}}}},
+    "error-shape": {"error": "no"},
+    "error-code-low": {"error": {"code": 99, "message": "no"}},
+    "error-code-high": {"error": {"code": 2000, "message": "no"}},
+    "error-message": {"error": {"code": 400, "message": "two\nlines"}},
+    "disconnect-code": {"disconnect": {"code": 1000, "reason": "no"}},
+    "disconnect-reason": {"disconnect": {"code": 4000, "reason": "123"}},
+    "disconnect-long": {"disconnect": {"code": 4000, "reason": "x" * 124}},
+}
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+async def test_nobody_gets_in_without_a_good_answer(
+    server: Server, endpoints: Endpoints, failure: str
+) -> None:
+    failed = "a hook's endpoint failed"
+    before = server.output().count(failed)
+    endpoints.results["connect"] = FAILURES[failure]
+    client = await server.raw(connected=False)
+    reply = await client.request(connect={"token": "private-token"})
+    assert reply["error"] == INTERNAL
+    await logged(server, failed, before + 1)
+    assert "private-token" not in server.output()
+    # And it goes on once the endpoint does.
+    endpoints.results["connect"] = {"result": {"user": "ann"}}
+    await enter(server)
+
+
+@pytest.mark.parametrize("hook", ["subscribe", "publish", "rpc"])
+@pytest.mark.parametrize(
+    "failure",
+    [_status, _silent, _no_json, {}, {"result": 1}, {"result": {"b64data": 1}}],
+)
+async def test_other_hooks_fail_closed_too(
+    server: Server, endpoints: Endpoints, hook: str, failure: Any, channel: str
+) -> None:
+    client, _ = await enter(server)
+    endpoints.results[hook] = failure
+    command = {
+        "subscribe": {"channel": channel},
+        "publish": {"channel": channel, "data": 1},
+        "rpc": {"method": "x"},
+    }[hook]
+    assert (await client.request(**{hook: command}))["error"] == INTERNAL
+    async with server.api() as api:
+        assert (await api.history(channel))["offset"] == 0
+
+
+async def test_subscribe_restrictions_that_we_cannot_keep_are_refused(
+    server: Server, endpoints: Endpoints, channel: str
+) -> None:
+    client, _ = await enter(server)
+    for result in (
+        {"expire_at": 1},
+        {"override": {"presence": {"value": False}}},
+    ):
+        endpoints.results["subscribe"] = {"result": result}
+        refused = await client.request(subscribe={"channel": channel})
+        assert refused["error"] == INTERNAL
+
+
+async def test_nobody_gets_in_while_there_is_no_endpoint(
+    endpoints: Endpoints, make_server: Callable[..., Server]
+) -> None:
+    nowhere = {"STEADWIRE_PROXY_CONNECT": "http://127.0.0.1:1/connect"}
+    server = await make_server(endpoints.settings(**nowhere)).start()
+    client = await server.raw(connected=False)
+    assert (await client.request(connect={}))["error"] == INTERNAL
+
+
+async def test_a_client_that_leaves_while_it_is_asked_about(
+    endpoints: Endpoints, make_server: Callable[..., Server]
+) -> None:
+    server = await make_server(endpoints.settings()).start()
+    asked = asyncio.Event()
+
+    async def late(_: web.Request) -> web.Response:
+        asked.set()
+        await asyncio.Event().wait()
+        raise AssertionError("nobody sets it")
+
+    endpoints.results["connect"] = late
+    client = await server.raw(connected=False)
+    await client.send({"id": 1, "connect": {}})
+    async with asyncio.timeout(10):
+        await asked.wait()
+    client.reset()
+    endpoints.results["connect"] = {"result": {"user": "ann"}}
+    await enter(server)
+    assert await server.terminate() == 0
+
+
+async def test_an_expiry_is_no_reason_to_close_at_once(
+    server: Server, endpoints: Endpoints
+) -> None:
+    endpoints.results["connect"] = {"result": {"user": "ann", "expire_at": 1}}
+    client, reply = await enter(server)
+    # 25 seconds to come back; and the reply asks for no refresh, which we cannot do.
+    assert "expires" not in reply
+    assert "error" not in await client.request(history={"channel": "x"})
+
+
+def test_python_wins_over_endpoints_hook_by_hook() -> None:
+    from service.handlers import Handlers, RpcEvent, RpcResult
+    from service.settings import ProxySettings
+    from service.web.proxy import Proxy
+
+    async def rpc(event: RpcEvent) -> RpcResult:
+        return RpcResult()
+
+    settings = ProxySettings(rpc="http://localhost/rpc", publish="http://localhost/p")
+    handlers = Proxy(settings).handlers(Handlers(rpc=rpc))
+    assert handlers.rpc is rpc
+    assert handlers.publish is not None
+    assert handlers.connect is None and handlers.subscribe is None
+
+
+async def test_settings_refuse_what_is_no_url(
+    make_server: Callable[..., Server],
+) -> None:
+    for endpoint in ("ftp://x", "http://[::"):
+        server = make_server({"STEADWIRE_PROXY_RPC": endpoint})
+        server.spawn()
+        with pytest.raises(AssertionError):
+            server.wait_ready()
+        assert "proxy.rpc" in server.output()
