@@ -115,7 +115,8 @@ def restore(
         chance: Makes epochs; the system's by default.
 
     Raises:
-        StoreError: Nothing was restored.
+        StoreError: Nothing was restored: *source* cannot be read, say, or a file
+            cannot be written.
         StoreInUse: A process has the store open.
         StoreCorrupt: *source* is damaged, or another program's.
         StoreVersion: A newer program wrote *source*.
@@ -142,7 +143,7 @@ def restore(
             replaced = _set_aside(final)
             os.replace(copy, final)
             _sync(final.parent)
-    return Restored(copied, replaced and str(replaced))
+    return Restored(copied, replaced)
 
 
 @contextlib.contextmanager
@@ -249,13 +250,13 @@ def _resemble(copy: Path, model: Path) -> None:
             os.chown(copy, found.st_uid, found.st_gid)
 
 
-def _set_aside(final: Path) -> Path | None:
-    """Give a store and its log other names; return the first of them, if any."""
+def _set_aside(final: Path) -> str | None:
+    """Give a store and its log other names; return the store's, if anything is."""
     logs = [log for log in _LOGS if os.path.lexists(f"{final}{log}")]
     names = [*logs, ""] if os.path.lexists(final) else logs
-    aside = _free_name(final) if names else None
+    aside = _free_name(final)
     for name in names:
-        os.link(f"{final}{name}", f"{aside}{name}", follow_symlinks=False)
+        os.link(f"{final}{name}", aside + name, follow_symlinks=False)
     _sync(final.parent)
     if logs:
         # In this order: a store without its log has lost what was acknowledged last,
@@ -267,13 +268,13 @@ def _set_aside(final: Path) -> Path | None:
     with contextlib.suppress(FileNotFoundError):
         os.unlink(f"{final}-shm")  # the index of a log that is not there any more
     _sync(final.parent)
-    return aside
+    return aside if names else None
 
 
-def _free_name(final: Path) -> Path:
+def _free_name(final: Path) -> str:
     for number in itertools.count(1):
-        aside = final.with_name(f"{final.name}.replaced-{number}")
-        if not any(os.path.lexists(f"{aside}{name}") for name in ("", *_LOGS)):
+        aside = f"{final}.replaced-{number}"
+        if not any(os.path.lexists(aside + name) for name in ("", *_LOGS)):
             return aside
     raise AssertionError("the loop has no end")
 
