@@ -27,6 +27,8 @@ __all__ = [
     "read_subscription",
 ]
 
+ANY = ClientId("")
+
 LEEWAY = 5.0
 """Seconds that ``nbf`` may be ahead of us: the issuer's clock is not ours."""
 
@@ -105,7 +107,7 @@ class SubscriptionClaims:
 
     user: UserId
     channel: Channel
-    client: ClientId = ClientId("")
+    client: ClientId = ANY
     expire_at: float = 0.0
     token_id: str = ""
     issued_at: float = 0.0

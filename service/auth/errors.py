@@ -1,7 +1,7 @@
 """Why a token admits nobody.
 
     TokenError (a SteadwireError)
-    ├── TokenExpired       outside its time: a new one may be asked for (109, 3005, 2501)
+    ├── TokenExpired       outside its time: the client asks for one (109, 3005, 2501)
     ├── TokenInvalid       wrong for ever (3500, 103)
     └── KeysUnavailable    nobody can tell now: temporary (100)
 

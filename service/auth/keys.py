@@ -1,8 +1,8 @@
 """Keys, each with the algorithms that it is for: a key cannot be taken for another's.
 
 The algorithm is derived from the key and never from the token: a secret is for HS*, an
-RSA key for RS*, an elliptic curve for the one algorithm of its size (RFC 7518, 3.4), and
-Ed25519 for EdDSA (RFC 8037).
+RSA key for RS*, an elliptic curve for the one algorithm of its size (RFC 7518, 3.4),
+and Ed25519 for EdDSA (RFC 8037).
 """
 
 from __future__ import annotations
