@@ -47,11 +47,19 @@ class Serializer:
         self._seconds = seconds
 
     def dump(self, value: object) -> RawJson:
-        """Return *value* as strict JSON text; never raises an `Exception`."""
-        if type(value) is Raw:
-            return value.text
+        """Return *value* as strict JSON text; never raises an `Exception`.
+
+        What nests deeper than 100 levels is cut. What is over its bytes or its time
+        is replaced with an error object that keeps the value's type and ids. The time
+        is looked at between calls of the value's own methods: one that blocks cannot
+        be interrupted.
+        """
+        kind = type(value)
+        if kind is Raw:
+            return value.text  # type: ignore[attr-defined, no-any-return]
         try:
-            if _measure([value], self._size, 0) >= 0:
+            plain = kind is dict or kind is list or kind is tuple
+            if _measure(value if plain else [value], self._size, 1) >= 0:
                 text = _encode(value)
                 if size_of(text) <= self._size:
                     return RawJson(text)
@@ -123,7 +131,7 @@ def _measure(value: Any, room: int, depth: int) -> int:
     Args:
         value: A list, tuple or dict.
         room: How many values and characters of text may come.
-        depth: How many containers are around the value.
+        depth: The level of the value, from 1.
 
     Returns:
         The room that is left; negative if the strings found last were too long.

@@ -122,17 +122,18 @@ def test_the_error_object_is_bounded_itself():
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_large_values_of_every_kind_are_replaced(value):
-    answer = strict(dump(value))
+def test_large_values_of_every_kind_are_replaced(clock, value):
+    answer = strict(Serializer(clock.now).dump(value))
     assert answer["error"] == {"reason": "size", "limit": MIB}
     assert answer.get("type") == ("state" if isinstance(value, Event) else None)
 
 
-def test_a_few_objects_that_would_be_written_without_end():
+def test_a_few_objects_that_would_be_written_without_end(clock):
+    dump = Serializer(clock.now, size=MIB // 4).dump
     value = ["x"]
     for _ in range(90):
         value = [value] * 10
-    assert strict(dump(value)) == {"error": {"reason": "size", "limit": MIB}}
+    assert strict(dump(value)) == {"error": {"reason": "size", "limit": MIB // 4}}
     assert strict(dump({"id": 1, "a": value, "b": b""}))["id"] == 1
 
 
