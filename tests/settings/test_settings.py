@@ -1,0 +1,349 @@
+"""Settings: where they come from, what wins, and how a mistake is named."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.errors import SettingsError
+from service.settings import Settings, load
+
+
+@pytest.fixture(autouse=True)
+def empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def from_file(
+    text: str,
+    environ: Mapping[str, str] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> Settings:
+    Path("steadwire.toml").write_text(text)
+    return load(environ or {}, overrides or {})
+
+
+def refusal(
+    text: str = "",
+    environ: Mapping[str, str] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> str:
+    with pytest.raises(SettingsError) as refused:
+        from_file(text, environ, overrides)
+    message = str(refused.value)
+    assert "\n" not in message, "the operator is shown one line"
+    return message
+
+
+# Sources.
+
+
+def test_the_defaults_are_those_of_the_documentation() -> None:
+    settings = load({}, {})
+    assert settings == Settings()
+    assert settings.environment == "development"
+    assert (settings.server.host, settings.server.port) == ("127.0.0.1", 8000)
+    assert settings.server.message_size == 65536
+    assert settings.server.deflate is False
+    client = settings.client
+    assert (client.ping_interval, client.pong_timeout) == (25.0, 8.0)
+    assert (client.stale_timeout, client.write_timeout) == (10.0, 2.0)
+    assert (client.queue_size, client.recovery_size) == (1048576, 262144)
+    assert (client.channel_limit, client.in_flight) == (128, 32)
+    assert (client.recovery_limit, client.history_limit) == (300, 300)
+    assert settings.store.durability == "process"
+    chat = settings.channels.without_namespace
+    assert (chat.history_size, chat.history_ttl) == (1000, 86400.0)
+    assert chat.force_recovery and chat.presence and chat.join_leave
+
+
+def test_the_file_wins_over_the_defaults() -> None:
+    settings = from_file("[server]\nport = 9000\n[client]\nchannel_limit = 5\n")
+    assert settings.server.port == 9000
+    assert settings.client.channel_limit == 5
+    assert settings.server.host == "127.0.0.1"
+
+
+def test_the_environment_wins_over_the_file_field_by_field() -> None:
+    settings = from_file(
+        "[server]\nport = 9000\nhost = '0.0.0.0'\n", {"STEADWIRE_SERVER_PORT": "9001"}
+    )
+    assert (settings.server.host, settings.server.port) == ("0.0.0.0", 9001)
+
+
+def test_the_command_line_wins_over_all() -> None:
+    settings = from_file(
+        "[server]\nport = 9000\n",
+        {"STEADWIRE_SERVER_PORT": "9001"},
+        {"server": {"port": 9002}},
+    )
+    assert settings.server.port == 9002
+
+
+def test_another_file_can_be_named(tmp_path: Path) -> None:
+    Path("steadwire.toml").write_text("[server]\nport = 1\n")
+    other = tmp_path / "other.toml"
+    other.write_text("[server]\nport = 2\n")
+    settings = load({"STEADWIRE_CONFIG": str(other)}, {})
+    assert settings.server.port == 2
+
+
+def test_what_is_not_ours_in_the_environment_is_left_alone() -> None:
+    assert load({"PATH": "/bin", "STEADY": "1", "steadwire_x": "1"}, {}) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("STEADWIRE_SERVER_PORT", "0", ("server", "port", 0)),
+        ("STEADWIRE_SERVER_DEFLATE", "true", ("server", "deflate", True)),
+        ("STEADWIRE_SERVER_DEFLATE", "false", ("server", "deflate", False)),
+        ("STEADWIRE_CLIENT_INSECURE", "false", ("client", "insecure", False)),
+        ("STEADWIRE_CLIENT_PING_INTERVAL", "12.5", ("client", "ping_interval", 12.5)),
+        ("STEADWIRE_CLIENT_PING_INTERVAL", "30", ("client", "ping_interval", 30.0)),
+        ("STEADWIRE_API_KEY", "12345", ("api", "key", "12345")),
+        ("STEADWIRE_API_KEY", "[x", ("api", "key", "[x")),
+        ("STEADWIRE_API_KEY", '{"a":1}', ("api", "key", '{"a":1}')),
+        ("STEADWIRE_STORE_PATH", "[1].db", ("store", "path", "[1].db")),
+        ("STEADWIRE_STORE_DURABILITY", "power", ("store", "durability", "power")),
+        (
+            "STEADWIRE_SERVER_ORIGINS",
+            '["https://a.example"]',
+            ("server", "origins", ("https://a.example",)),
+        ),
+    ],
+)
+def test_the_environment_has_only_strings(
+    name: str, text: str, value: tuple[str, str, object]
+) -> None:
+    section, field, expected = value
+    assert getattr(getattr(load({name: text}, {}), section), field) == expected
+
+
+def test_namespaces_come_from_either_place() -> None:
+    text = """
+    [[channels.namespaces]]
+    name = "chat"
+    history_size = 10
+    history_ttl = 60
+    """
+    settings = from_file(text)
+    [chat] = settings.channels.namespaces
+    assert (chat.name, chat.history_size, chat.history_ttl) == ("chat", 10, 60.0)
+    environ = {"STEADWIRE_CHANNELS_NAMESPACES": '[{"name":"other"}]'}
+    [other] = from_file(text, environ).channels.namespaces
+    assert (other.name, other.history_size) == ("other", 0)
+
+
+# Mistakes are named.
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("prot = 1\n", ["prot"]),
+        ("[sever]\nport = 1\n", ["sever"]),
+        ("[server]\nprot = 1\n", ["prot", "server"]),
+        ("[server]\nport = 'x'\n", ["server.port"]),
+        ("[server]\nport = 65536\n", ["server.port"]),
+        ("[server]\nport = -1\n", ["server.port"]),
+        ("[server]\nport = 1.5\n", ["server.port"]),
+        ("[server]\nhost = 5\n", ["server.host"]),
+        ("[server]\ndeflate = 'perhaps'\n", ["server.deflate"]),
+        ("[server]\nmessage_size = 0\n", ["server.message_size"]),
+        ("[server]\norigins = 'https://a'\n", ["server.origins"]),
+        ("server = 5\n", ["server"]),
+        ("[client]\nping_interval = 0\n", ["client.ping_interval"]),
+        ("[client]\nping_interval = -1\n", ["client.ping_interval"]),
+        ("[client]\nping_interval = inf\n", ["client.ping_interval"]),
+        ("[client]\nping_interval = nan\n", ["client.ping_interval"]),
+        ("[client]\nin_flight = 0\n", ["client.in_flight"]),
+        ("[client]\nchannel_limit = -1\n", ["client.channel_limit"]),
+        ("[store]\ndurability = 'none'\n", ["store.durability"]),
+        ("[channels]\nnamespaces = 5\n", ["channels.namespaces"]),
+        ("[channels]\nnamespaces = [5]\n", ["channels.namespaces"]),
+        ("[channels]\nnamespaces = [{}]\n", ["name", "channels.namespaces"]),
+        (
+            "[channels]\nnamespaces = [{name='chat', histroy_size=1}]\n",
+            ["histroy_size", "channels.namespaces"],
+        ),
+        (
+            "[channels.without_namespace]\npresense = true\n",
+            ["presense", "channels.without_namespace"],
+        ),
+        ("[client]\nping_interval = 5\npong_timeout = 5\n", ["client.pong_timeout"]),
+        ("[client]\nqueue_size = 1000\n", ["client.queue_size", "recovery_size"]),
+        ("[proxy]\nconnect = 'ftp://a'\n", ["proxy.connect", "ftp://a"]),
+        ("[proxy]\nrpc = 'localhost:80'\n", ["proxy.rpc"]),
+        ("[server\n", ["steadwire.toml"]),
+        ("[server]\nport = 1\nport = 2\n", ["steadwire.toml"]),
+    ],
+)
+def test_a_mistake_in_the_file_is_named(text: str, names: list[str]) -> None:
+    message = refusal(text)
+    for name in names:
+        assert name in message
+
+
+@pytest.mark.parametrize(
+    ("environ", "names"),
+    [
+        ({"STEADWIRE_SERVER_PROT": "1"}, ["STEADWIRE_SERVER_PROT"]),
+        ({"STEADWIRE_PORT": "1"}, ["STEADWIRE_PORT"]),
+        ({"STEADWIRE_": "1"}, ["STEADWIRE_"]),
+        ({"STEADWIRE_server_port": "1"}, ["STEADWIRE_server_port"]),
+        ({"STEADWIRE_SERVER_PORT": "x"}, ["server.port"]),
+        ({"STEADWIRE_SERVER_PORT": ""}, ["server.port"]),
+        ({"STEADWIRE_CLIENT_PING_INTERVAL": "nan"}, ["client.ping_interval"]),
+        ({"STEADWIRE_CLIENT_PING_INTERVAL": "25s"}, ["client.ping_interval"]),
+        ({"STEADWIRE_SERVER_ORIGINS": "https://a"}, ["server.origins"]),
+        ({"STEADWIRE_SERVER_ORIGINS": "[https://a]"}, ["STEADWIRE_SERVER_ORIGINS"]),
+        (
+            {"STEADWIRE_CHANNELS_NAMESPACES": '[{"name":"chat"}'},
+            ["STEADWIRE_CHANNELS_NAMESPACES"],
+        ),
+        ({"STEADWIRE_CONFIG": "nowhere.toml"}, ["nowhere.toml"]),
+    ],
+)
+def test_a_mistake_in_the_environment_is_named(
+    environ: dict[str, str], names: list[str]
+) -> None:
+    message = refusal(environ=environ)
+    for name in names:
+        assert name in message
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    assert str(tmp_path) in refusal(environ={"STEADWIRE_CONFIG": str(tmp_path)})
+    (tmp_path / "latin.toml").write_bytes(b"# \xff\n")
+    message = refusal(environ={"STEADWIRE_CONFIG": str(tmp_path / "latin.toml")})
+    assert "latin.toml" in message
+
+
+# Namespaces.
+
+
+def namespace(**options: Any) -> dict[str, Any]:
+    return {"channels": {"namespaces": [{"name": "chat", **options}]}}
+
+
+KEPT = {"history_size": 10, "history_ttl": 60}
+
+
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        ({"name": "a"}, ["'a'", "two or more"]),
+        ({"name": ""}, ["''"]),
+        ({"name": "a b"}, ["'a b'"]),
+        ({"name": "a:b"}, ["'a:b'"]),
+        ({"name": "$ab"}, ["'$ab'"]),
+        ({"name": "ab\n"}, ["two or more"]),
+        ({"history_size": 10}, ["chat", "history_size", "history_ttl"]),
+        ({"history_ttl": 60}, ["chat", "history_size", "history_ttl"]),
+        ({"force_recovery": True}, ["chat", "force_recovery", "history_size"]),
+        ({"allow_recovery": True}, ["chat", "allow_recovery"]),
+        ({"force_positioning": True}, ["chat", "force_positioning"]),
+        ({"allow_positioning": True}, ["chat", "allow_positioning"]),
+        ({**KEPT, "history_meta_ttl": 59}, ["chat", "history_meta_ttl"]),
+        ({"history_size": -1}, ["history_size"]),
+        ({"history_size": 10, "history_ttl": -1}, ["history_ttl"]),
+        ({"history_size": 10, "history_ttl": float("inf")}, ["history"]),
+        ({"history_size": 10, "history_ttl": float("nan")}, ["history"]),
+        ({"force_push_join_leave": True}, ["force_push_join_leave", "join_leave"]),
+        ({"channel_regex": "("}, ["chat", "channel_regex"]),
+        ({"presence": "sometimes"}, ["presence"]),
+        ({"presence": 5}, ["presence"]),
+    ],
+    ids=str,
+)
+def test_a_namespace_that_cannot_be_is_named(
+    options: dict[str, Any], names: list[str]
+) -> None:
+    message = refusal(overrides=namespace(**options))
+    for name in [*names, "namespaces"]:
+        assert name in message
+
+
+def test_the_channels_without_a_namespace_are_checked_too() -> None:
+    overrides = {"channels": {"without_namespace": {"history_size": 5}}}
+    assert "channels.without_namespace" in refusal(overrides=overrides)
+
+
+def test_a_namespace_defined_twice_is_named() -> None:
+    twice = {"channels": {"namespaces": [{"name": "chat"}, {"name": "chat"}]}}
+    message = refusal(overrides=twice)
+    assert "'chat'" in message and "twice" in message
+
+
+@pytest.mark.parametrize("name", ["ab", "a-b", "A_1", "--", "x" * 100])
+def test_names_that_can_be(name: str) -> None:
+    [found] = load({}, namespace(name=name)).channels.namespaces
+    assert found.name == name
+
+
+def test_every_option_of_a_namespace_can_be_set() -> None:
+    allow = {
+        f"allow_{what}_for_{whom}": True
+        for what in ("subscribe", "publish", "presence", "history")
+        for whom in ("client", "subscriber", "anonymous")
+        if (what, whom) != ("subscribe", "subscriber")
+    }
+    options = {
+        **KEPT,
+        **allow,
+        "history_meta_ttl": 60,
+        "force_positioning": True,
+        "allow_positioning": True,
+        "force_recovery": True,
+        "allow_recovery": True,
+        "presence": True,
+        "join_leave": True,
+        "force_push_join_leave": True,
+        "channel_regex": "[a-z]+",
+    }
+    [found] = load({}, namespace(**options)).channels.namespaces
+    for name, value in options.items():
+        assert getattr(found, name) == value
+
+
+# Security.
+
+
+@pytest.mark.parametrize("environment", ["staging", "production", "prod", "", "DEV"])
+def test_only_development_starts_without_any_key(environment: str) -> None:
+    message = refusal(environ={"STEADWIRE_ENVIRONMENT": environment})
+    assert repr(environment) in message
+
+
+@pytest.mark.parametrize("environment", ["staging", "production", "anything"])
+def test_nobody_is_let_in_unverified_outside_of_development(environment: str) -> None:
+    message = refusal(
+        environ={
+            "STEADWIRE_ENVIRONMENT": environment,
+            "STEADWIRE_CLIENT_INSECURE": "true",
+        }
+    )
+    assert "client.insecure" in message and repr(environment) in message
+
+
+def test_development_can_be_strict() -> None:
+    assert load({}, {}).insecure is True
+    assert load({"STEADWIRE_CLIENT_INSECURE": "false"}, {}).insecure is False
+
+
+def test_an_environment_that_is_json_is_a_name_like_others() -> None:
+    assert "[1]" in refusal(environ={"STEADWIRE_ENVIRONMENT": "[1]"})
+
+
+def test_a_secret_is_in_no_message() -> None:
+    secret = "hunter2-hunter2"
+    message = refusal(
+        f"[api]\nkey = '{secret}'\n[server]\nport = 'x'\n",
+        {"STEADWIRE_CLIENT_PING_INTERVAL": "x"},
+    )
+    assert secret not in message
