@@ -112,6 +112,10 @@ class Feed(RuleBasedStateMachine):
     def trim(self, channel: Any, keep: int) -> None:
         self.store.trim(channel, keep)
 
+    @rule()
+    def check_positions(self) -> None:
+        self.world.hub.check_positions()
+
     @rule(memory=st.booleans())
     def memory(self, memory: bool) -> None:
         self.store.in_memory = memory
@@ -231,6 +235,7 @@ def walk(feed: type[Feed], seed: int) -> None:
             and machine.trim(random.choice(channel), random.randint(0, 3))
         ),
         lambda: random.random() < 0.2 and machine.memory(random.random() < 0.3),
+        lambda: random.random() < 0.3 and machine.check_positions(),
     ]
     if isinstance(machine, DisorderlyFeed):
         steps += [
