@@ -93,8 +93,8 @@ def backup(settings: StoreSettings, target: str) -> Copied:
         final = Path(target).absolute()
         with TemporaryDirectory(prefix=f".{final.name}-", dir=final.parent) as scratch:
             copy = Path(scratch, "copy.db")
-            # Writable: the last connection to a store removes its log. A read-only
-            # one leaves an empty log where there was none.
+            # Writable: a read-only connection leaves an empty log behind where there
+            # was none, and an immutable one would not notice a server that starts.
             _copy(_uri(path, "mode=rw"), copy, settings)
             copied = _check(copy, path)
             copy.chmod(os.stat(path).st_mode & 0o777)
