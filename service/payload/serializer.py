@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from enum import Enum
 from itertools import islice
 from math import isfinite
 from typing import Any, Final
-from uuid import UUID
 
 import ujson
 
 from service.handlers import Raw
 from service.model import RawJson, size_of
 from service.payload.budget import Budget, OverBudget
+from service.payload.strategies import stored
 from service.payload.walk import DEPTH, INTEGER_MAX, INTEGER_MIN, Walk, clean
 
 __all__ = ["Serializer"]
@@ -167,12 +166,8 @@ def _brief(value: Any) -> str | int | float | None:
 
     No method of the value is called: it may be what was too slow.
     """
+    value = stored(value)
     kind = type(value)
-    if issubclass(kind, Enum):
-        value = value._value_
-        kind = type(value)
-    if kind is UUID:
-        return str(value)
     if kind is str and len(value) <= _KEPT_LENGTH:
         return clean(value)
     if kind is int and INTEGER_MIN <= value <= INTEGER_MAX:

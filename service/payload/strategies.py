@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import ipaddress
 import json
-import os
 import re
 from base64 import b64encode
 from collections import UserString
@@ -29,10 +28,10 @@ from _speedups import check
 from service.handlers import Raw
 from service.payload.budget import Budget, OverBudget
 
-__all__ = ["STRATEGIES", "Strategy", "TRUNCATED", "Unordered", "simplify"]
+__all__ = ["STRATEGIES", "Unordered", "simplify", "stored"]
 
-TRUNCATED: Final = "<truncated>"
-FAILED: Final = "<failed>"
+_TRUNCATED: Final = "<truncated>"
+_FAILED: Final = "<failed>"
 
 _ITEMS: Final = 10_000  # taken from what does not say how many it has, or is a range
 _TEXT: Final = 1_000  # characters of the text that stands for an object
@@ -87,6 +86,13 @@ def simplify(value: object, budget: Budget) -> tuple[object] | None:
         if type(simpler) is not kind:
             return (simpler,)
     return None
+
+
+def stored(value: Any) -> object:
+    """Return what an Enum or a UUID holds, by none of its methods; others as is."""
+    if issubclass(type(value), Enum):
+        value = value._value_
+    return str(value) if type(value) is UUID else value
 
 
 @lru_cache(_TYPES)
@@ -195,8 +201,9 @@ def _exception(value: BaseException, _: Budget) -> object:
     return {"type": type(value).__name__, "message": str(value)[:_TEXT]}
 
 
-def _path(value: os.PathLike[str], _: Budget) -> object:
-    return os.fsdecode(value)
+def _path(value: Any, _: Budget) -> object:
+    path = value.__fspath__()
+    return path.decode(errors="replace") if isinstance(path, bytes) else path
 
 
 def _array(value: Any, budget: Budget) -> object:
@@ -209,7 +216,7 @@ def _array(value: Any, budget: Budget) -> object:
 
 def _mapping(value: Mapping[object, object], budget: Budget) -> object:
     pairs = _take(value.items(), budget)
-    if pairs[-1:] in ([TRUNCATED], [FAILED]):
+    if pairs[-1:] in ([_TRUNCATED], [_FAILED]):
         pairs[-1] = (pairs[-1], True)
     return dict(pairs)
 
@@ -235,9 +242,9 @@ def _take(value: Iterable[Any], budget: Budget) -> list[Any]:
     except Exception:
         if not taken:
             raise
-        return [*taken, FAILED]
+        return [*taken, _FAILED]
     if len(taken) > bound:
-        taken[bound] = TRUNCATED
+        taken[bound] = _TRUNCATED
     return taken
 
 
@@ -282,7 +289,7 @@ STRATEGIES: Final = (
     Strategy("attrs", _has("__attrs_attrs__"), _attrs),
     Strategy("struct", _has("__struct_fields__"), _struct),
     Strategy("exception", _is(BaseException), _exception),
-    Strategy("path", _is(os.PathLike), _path),
+    Strategy("path", _has("__fspath__"), _path),
     Strategy("address", _is(*_ADDRESSES), _to_text),
     Strategy(
         "array", lambda kind: hasattr(kind, "dtype") and hasattr(kind, "tolist"), _array

@@ -9,24 +9,15 @@ import ujson
 from service.payload.budget import Budget
 from service.payload.strategies import Unordered, simplify
 
-__all__ = [
-    "CYCLE",
-    "DEEP",
-    "DEPTH",
-    "INTEGER_MAX",
-    "INTEGER_MIN",
-    "UNSERIALIZABLE",
-    "Walk",
-    "clean",
-]
+__all__ = ["DEPTH", "INTEGER_MAX", "INTEGER_MIN", "Walk", "clean"]
 
 DEPTH: Final = 100  # containers inside each other, outermost 1; as the codec reads
 INTEGER_MIN: Final = -(2**63)  # what readers with integers of 64 bits can hold
 INTEGER_MAX: Final = 2**64 - 1
 
-CYCLE: Final = "<cycle>"
-DEEP: Final = "<too deep>"
-UNSERIALIZABLE: Final = "<unserializable>"
+_CYCLE: Final = "<cycle>"
+_DEEP: Final = "<too deep>"
+_UNSERIALIZABLE: Final = "<unserializable>"
 
 _DECIMAL_BITS: Final = 2048  # str() may be set to refuse integers from 641 digits on
 _STEPS: Final = 8  # strategies one after the other until a value is plain
@@ -66,14 +57,14 @@ class Walk:
         steps: list[object] = []
         while not _is_container(kind):
             if id(value) in self._path:
-                return CYCLE
+                return _CYCLE
             if len(steps) == _STEPS:
-                return UNSERIALIZABLE
+                return _UNSERIALIZABLE
             steps.append(value)
             found = simplify(value, self._budget)
             self._budget.look_soon()
             if found is None:
-                return UNSERIALIZABLE
+                return _UNSERIALIZABLE
             (value,) = found
             kind = type(value)
             if _is_scalar(kind):
@@ -88,9 +79,9 @@ class Walk:
         if depth == 1 and type(value) is dict:
             self.top = value
         if id(value) in self._path:
-            return CYCLE
+            return _CYCLE
         if depth > DEPTH:
-            return DEEP
+            return _DEEP
         self._budget.need(2 * len(value))
         self._path.add(id(value))
         try:

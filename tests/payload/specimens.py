@@ -133,6 +133,11 @@ class Shown:
         return f"shown by {object.__repr__(self)}"
 
 
+class BytesPath:
+    def __fspath__(self) -> bytes:
+        return b"/a\xff"
+
+
 class Plain:
     pass
 
@@ -232,6 +237,7 @@ SPECIMENS: dict[str, list[tuple[Any, Any]]] = {
     "path": [
         (pathlib.PurePosixPath("/a/b"), "/a/b"),
         (pathlib.PurePosixPath("/\udcff"), "/\ufffd"),
+        (BytesPath(), "/a\ufffd"),
     ],
     "address": [
         (V4, "10.0.0.1"),
