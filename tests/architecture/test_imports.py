@@ -30,14 +30,17 @@ MAY_IMPORT: dict[str, set[str]] = {
     "recovery": {"errors", "model"},
     "permissions": CORE,  # ports.History is what a namespace comes to
     # The session asks hooks and dumps what they say; ports.History passes through it.
-    "session": CORE | {"handlers", "payload", "permissions", "protocol"},
+    # _speedups: the filter of ping times.
+    "session": CORE
+    | {"handlers", "payload", "permissions", "protocol", "auth", "_speedups"},
     "registry": {"errors", "model", "ports", "session"},  # session.Identity
     "hub": CORE | {"protocol", "recovery"},  # settings: its bounds
     "outbox": CORE,  # settings: its bounds
-    "stores": CORE,  # settings: path, bounds
-    "proxy": CORE | {"handlers", "payload", "protocol", "_speedups"},
+    "auth": {"errors", "model", "settings", "_speedups"},
+    "stores": CORE | {"_speedups"},  # settings: path, bounds; the backoff
     "transports": CORE
     | {
+        "auth",
         "handlers",
         "hub",
         "outbox",
@@ -50,6 +53,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "web": CORE
     | {
+        "auth",
         "handlers",
         "hub",
         "payload",
@@ -70,12 +74,15 @@ FREE = {"app", "cli", "__main__"}
 # A third party's exceptions stop at the modules that import it, so it has few.
 THIRD_PARTIES: dict[str, set[str]] = {
     "click": {"cli"},
+    "cryptography": {"auth"},
     "falcon": {"app", "transports", "web"},
+    "httpx": {"web"},
     "hypercorn": {"server"},
-    "msgspec": {"settings"},
+    "jwt": {"auth"},
+    "msgspec": {"auth", "settings", "web"},  # it validates what comes from outside
     "sqlite3": {"stores"},
-    "structlog": {"app", "cli", "proxy", "server", "stores", "transports", "web"},
-    "ujson": {"payload", "proxy", "web"},
+    "structlog": {"app", "cli", "server", "stores", "transports", "web"},
+    "ujson": {"payload", "web"},
     "uvloop": {"server"},
     "wsproto": {"server"},
 }
