@@ -25,6 +25,8 @@ from tests.clock import VirtualClock
 from tests.hub.script import Read, ScriptedStore
 from tests.session.bench import SETTINGS
 
+_IN_TURN = ("subscribe", "unsubscribe")  # of one channel, in the order they came
+
 
 class Question:
     """A hook that was asked, and answers when told."""
@@ -130,6 +132,13 @@ class Client:
         number = message["id"]
         assert number in self.waiting, f"a reply nobody waits for: {message}"
         method, channel = self.waiting.pop(number)
+        if method in _IN_TURN:
+            earlier = [
+                n
+                for n, (m, c) in self.waiting.items()
+                if n < number and m in _IN_TURN and c == channel
+            ]
+            assert not earlier, f"{number} was answered before {earlier}"
         assert message.keys() == {"id", method} or message.keys() == {"id", "error"}
         self.replies[number] = message
         if "error" in message:

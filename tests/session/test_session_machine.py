@@ -219,6 +219,7 @@ class Machine(RuleBasedStateMachine):
             assert not session.busy
             return
         assert not client.waiting, client.waiting
+        assert session._work.under_way == 0  # else it has fewer places from now on
         assert not session.busy
         assert not client.driver.behind
         # What it thinks it is in is what it is in, and it has everything.
