@@ -74,6 +74,8 @@ class Jwks:
             self._url = httpx.URL(endpoint)
         except httpx.InvalidURL as error:
             raise SettingsError(f"jwks_public_endpoint: {error}") from error
+        if not self._url.host:
+            raise SettingsError(f"jwks_public_endpoint: {endpoint!r} has no host")
         self._clock = clock
         self._ttl = ttl
         self._timeout = timeout
