@@ -79,7 +79,7 @@ FAULTS = [
 
 
 @pytest.mark.parametrize(
-    ("fault", "text"), FAULTS, ids=lambda x: getattr(x, "__name__", "")
+    ("fault", "text"), FAULTS, ids=[fault.__name__ for fault, _ in FAULTS]
 )
 async def test_a_store_that_is_not_ours_to_open(
     store: Path, fault: Callable[[Path], None], text: str
