@@ -193,6 +193,21 @@ async def test_handlers_answer_the_api() -> None:
     await application.drain()
 
 
+@pytest.mark.parametrize("broken", ["cancelled", "nothing", "wrong"])
+async def test_rpc_handler_that_breaks_the_contract_is_100(broken: str) -> None:
+    async def rpc(event: RpcEvent) -> RpcResult:
+        if broken == "cancelled":
+            raise asyncio.CancelledError
+        return {"nothing": None, "wrong": "text"}[broken]  # type: ignore[return-value]
+
+    application = make(handlers=Handlers(rpc=rpc))
+    async with http(application) as client:
+        answer = await client.post("/api/rpc", json={"method": "m"})
+        assert answer.json()["error"]["code"] == 100
+        assert (await client.post("/api/info", json={})).status_code == 200
+    await application.drain()
+
+
 async def test_drain_closes_the_client_of_the_endpoints() -> None:
     settings = Settings(
         store=StoreSettings(path=":memory:"),

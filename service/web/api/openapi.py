@@ -16,7 +16,7 @@ from service.errors import BAD_REQUEST, INTERNAL
 from service.web.api.call import Method, status_of
 from service.web.api.context import ErrorObject
 
-__all__ = ["OpenApi", "document"]
+__all__ = ["OpenApi"]
 
 _REFERENCE = "#/components/schemas/{name}"
 _TRANSPORT = "In the transport error mode: "
@@ -26,7 +26,7 @@ class OpenApi:
     """The document, made once."""
 
     def __init__(self, methods: Sequence[Method]) -> None:
-        self._text = msgspec.json.encode(document(methods))
+        self._text = msgspec.json.encode(_document(methods))
 
     async def on_get(
         self, req: falcon.asgi.Request, resp: falcon.asgi.Response
@@ -36,7 +36,7 @@ class OpenApi:
         resp.data = self._text
 
 
-def document(methods: Sequence[Method]) -> dict[str, Any]:
+def _document(methods: Sequence[Method]) -> dict[str, Any]:
     """Return the description of *methods*."""
     types: list[type[msgspec.Struct]] = [ErrorObject]
     for method in methods:

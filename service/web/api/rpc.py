@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated, Any
 
 import msgspec
@@ -39,5 +40,10 @@ async def rpc(context: ApiContext, request: RpcRequest) -> str:
         answer = await context.services.handlers.rpc(event)
     except CloseError:
         raise ReplyError(INTERNAL) from None  # there is nobody to disconnect
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        raise ReplyError(INTERNAL) from None  # something inside the hook was cancelled
     data = dump_optional(answer.data)
     return "{}" if data is None else f'{{"data":{data}}}'
