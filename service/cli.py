@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
+import secrets
 import sys
+import time
 from collections.abc import Callable
 from typing import Any, NoReturn
 
 import click
 import structlog
 
-from service import server
+from _speedups import check
 from service.errors import SteadwireError
 from service.settings import Settings, load
 from service.stores import backup as copying
@@ -46,6 +49,7 @@ def serve(host: str | None, port: int | None, store: str | None) -> None:
     try:
         settings = load(os.environ, overrides)
         # Not before the settings are known to be right: this imports everything.
+        from service import server
         from service.app import create_app
 
         app = create_app(settings)
@@ -89,6 +93,107 @@ def restore(file: str, store: str | None) -> None:
     print(f"{path}: {copied.channels} channels, {copied.publications} publications")
     if replaced:
         print(f"{replaced}: the store that was there before")
+
+
+def _json(_: click.Context, option: click.Parameter, value: str | None) -> Any:
+    try:
+        return None if value is None else json.loads(check(value))
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is no JSON: quote it", param=option) from (
+            None
+        )
+
+
+@main.command()
+@click.option("--user", required=True, help='Whose it is; "" is anonymous.')
+@click.option("--channel", help="Make a subscription token, for this channel.")
+@click.option(
+    "--exp",
+    type=click.IntRange(0, 10**10),
+    default=3600,
+    show_default=True,
+    help="Seconds it is valid; 0 for ever.",
+)
+@click.option("--info", callback=_json, help="Shown to others.")
+@click.option("--data", callback=_json, help="With --channel: for the client.")
+@click.option("--client", help="With --channel: the only connection it is for.")
+@click.option("--meta", callback=_json, help="Without --channel: for the server alone.")
+@click.option(
+    "--join",
+    multiple=True,
+    help="Without --channel: subscribe to this one on the server's side. Repeatable.",
+)
+def token(
+    user: str,
+    channel: str | None,
+    exp: int,
+    info: Any,
+    data: Any,
+    client: str | None,
+    meta: Any,
+    join: tuple[str, ...],
+) -> None:
+    """Print a connection token, or with --channel a subscription token.
+
+    It is made with HS256 and the secret of the settings (hmac_secret_key), for their
+    audience and issuer.
+    """
+    if channel is None and (data is not None or client is not None):
+        raise click.UsageError("--data and --client need --channel")
+    if channel is not None and (meta is not None or join):
+        raise click.UsageError("--meta and --join are not for a --channel")
+    now = int(time.time())
+    claims = {
+        "sub": user,
+        "channel": channel,
+        "iat": now,
+        "exp": now + exp if exp else None,
+        "info": info,
+        "data": data,
+        "client": client,
+        "meta": meta,
+        "channels": join or None,
+    }
+    try:
+        settings = load(os.environ, {})
+        # Only here: this imports cryptography.
+        from service.auth import issue
+
+        keys = settings.token if channel is None else settings.subscription_keys
+        where = "subscription_token" if keys is not settings.token else "token"
+        given = {name: value for name, value in claims.items() if value is not None}
+        print(issue(keys, given, where))
+    except SteadwireError as error:
+        _refuse(error)
+    except UnicodeEncodeError:
+        raise click.UsageError("an option is not in UTF-8") from None
+
+
+@main.command()
+def keys() -> None:
+    """Print fresh secrets, as lines for steadwire.toml."""
+    # 64 random bytes are enough for every HS*, and 32 for a key that is only compared.
+    print(f'[token]\nhmac_secret_key = "{secrets.token_urlsafe(64)}"\n')
+    print(f'[api]\nkey = "{secrets.token_urlsafe(32)}"')
+
+
+@main.command()
+def doctor() -> None:
+    """Look at settings, keys, store, port and installation, and say what to mend.
+
+    Changes nothing. The exit status is 1 if there is a problem.
+    """
+    # The findings own stdout.
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+    from service.doctor import PROBLEM, examine
+
+    failed = False
+    for level, subject, text, remedy in examine(os.environ):
+        failed = failed or level == PROBLEM
+        print(f"{level:<8} {subject:<10} {text}")
+        if remedy:
+            print(f"{'mend it:':>19} {remedy}")
+    sys.exit(1 if failed else 0)
 
 
 def _without_none(sections: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:

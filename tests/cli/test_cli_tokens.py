@@ -1,0 +1,398 @@
+"""`steadwire token`, `keys` and `doctor`: what they print and what they leave alone."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+import structlog
+from click.testing import CliRunner, Result
+
+from service import doctor as looking
+from service.auth import ConnectionClaims, SubscriptionClaims, Verifier
+from service.cli import main
+from service.settings import Settings, StoreSettings, load
+from service.stores.schema import open_files
+from tests.auth.keyring import OTHER_SECRET, SECRET, odd_curve_pem
+from tests.harness.process import environment, launched
+
+KEYS = {"STEADWIRE_TOKEN_HMAC_SECRET_KEY": SECRET, "STEADWIRE_API_KEY": "k" * 32}
+
+
+@pytest.fixture(autouse=True)
+def apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Run in an empty directory, without the developer's settings."""
+    monkeypatch.chdir(tmp_path)
+    for name in [name for name in os.environ if name.startswith("STEADWIRE_")]:
+        monkeypatch.delenv(name)
+    yield
+    structlog.reset_defaults()
+
+
+def run(*arguments: str, **env: str) -> Result:
+    return CliRunner().invoke(main, arguments, env=env)
+
+
+def printed(*arguments: str, **env: str) -> str:
+    result = run(*arguments, **env)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def verifier(env: dict[str, str]) -> Verifier:
+    return Verifier(load(env, {}), time.time)
+
+
+# token
+
+
+def test_a_connection_token() -> None:
+    text = printed("token", "--user", "ann", **KEYS).strip()
+    claims = verifier(KEYS).connection(text)
+    assert isinstance(claims, ConnectionClaims)
+    assert claims.user == "ann"
+    assert claims.issued_at <= time.time()
+    assert claims.expire_at == claims.issued_at + 3600
+
+
+def test_every_option_of_a_connection_token() -> None:
+    env = {
+        **KEYS,
+        "STEADWIRE_TOKEN_AUDIENCE": "chat",
+        "STEADWIRE_TOKEN_ISSUER": "id.example",
+    }
+    options = ["--exp", "0", "--info", '{"name":"Änn"}', "--meta", '{"a":[1]}']
+    text = printed("token", "--user", "", *options, "--join", "a", "--join", "b", **env)
+    claims = verifier(env).connection(text.strip())
+    assert isinstance(claims, ConnectionClaims)
+    assert (claims.user, claims.expire_at) == ("", 0)
+    assert (claims.info, claims.meta) == ('{"name":"Änn"}', '{"a":[1]}')
+    assert [each.channel for each in claims.subscriptions] == ["a", "b"]
+
+
+def test_a_subscription_token() -> None:
+    options = ["--channel", "$news", "--data", "[1]", "--client", "c1"]
+    text = printed("token", "--user", "ann", *options, **KEYS).strip()
+    claims = verifier(KEYS).subscription(text)
+    assert isinstance(claims, SubscriptionClaims)
+    assert (claims.user, claims.channel) == ("ann", "$news")
+    assert (claims.data, claims.client) == ("[1]", "c1")
+
+
+def test_a_subscription_token_with_a_secret_of_its_own() -> None:
+    env = {**KEYS, "STEADWIRE_SUBSCRIPTION_TOKEN_HMAC_SECRET_KEY": OTHER_SECRET}
+    text = printed("token", "--user", "ann", "--channel", "news", **env).strip()
+    assert isinstance(verifier(env).subscription(text), SubscriptionClaims)
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ([], "--user"),
+        (["--user", "a", "--data", "1"], "--channel"),
+        (["--user", "a", "--client", "c"], "--channel"),
+        (["--user", "a", "--channel", "c", "--meta", "{}"], "--meta"),
+        (["--user", "a", "--channel", "c", "--join", "d"], "--join"),
+        (["--user", "a", "--info", "{"], "no JSON"),
+        (["--user", "a", "--info", "NaN"], "no JSON"),
+        (["--user", "a", "--exp", "-1"], "--exp"),
+        (["--user", "\udcff"], "UTF-8"),
+    ],
+)
+def test_options_that_are_refused(options: list[str], text: str) -> None:
+    result = run("token", *options, **KEYS)
+    assert result.exit_code == 2
+    assert text in result.stderr
+    assert result.stdout == ""
+
+
+def test_a_token_without_a_secret() -> None:
+    result = run("token", "--user", "ann")
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert "token.hmac_secret_key is not set" in result.stderr
+    assert "steadwire keys" in result.stderr
+
+
+# keys
+
+
+def test_keys_are_settings() -> None:
+    text = printed("keys")
+    Path("steadwire.toml").write_text(text)
+    settings = load({}, {})
+    assert len(settings.token.hmac_secret_key) >= 64
+    assert len(settings.api.key) >= 32
+    printed("token", "--user", "ann")
+    assert tomllib.loads(printed("keys")) != tomllib.loads(text)
+
+
+# doctor
+
+
+def examined(**env: str) -> dict[str, looking.Finding]:
+    found = {each.subject: each for each in _examine(env)}
+    for each in found.values():
+        assert bool(each.remedy) == (each.level != "ok"), (
+            "a fault comes with its remedy"
+        )
+    return found
+
+
+def _examine(env: dict[str, str]) -> list[looking.Finding]:
+    return list(looking.examine({"STEADWIRE_SERVER_PORT": "0", **KEYS, **env}))
+
+
+def test_the_doctor_finds_nothing(tmp_path: Path) -> None:
+    stdout = printed("doctor", STEADWIRE_SERVER_PORT="0", **KEYS)
+    assert "problem" not in stdout
+    for subject in ("settings", "keys", "api key", "store", "port", "hypercorn"):
+        assert subject in stdout
+    assert SECRET not in stdout
+    assert list(tmp_path.iterdir()) == [], "it changes nothing"
+
+
+def test_the_doctor_without_keys() -> None:
+    stdout = printed("doctor", STEADWIRE_SERVER_PORT="0")
+    assert "no key is set" in stdout
+    assert "mend it: set token.hmac_secret_key" in stdout
+
+
+def test_a_problem_is_the_exit_status() -> None:
+    result = run("doctor", STEADWIRE_SERVER_PROT="0")
+    assert result.exit_code == 1
+    assert "problem  settings   unknown environment variable" in result.stdout
+    assert "hypercorn" in result.stdout, "what needs no settings is looked at"
+
+
+def test_the_doctor_as_a_process(tmp_path: Path) -> None:
+    done = subprocess.run(
+        launched(sys.executable, "-m", "service", "doctor"),
+        cwd=tmp_path,
+        env=environment({"STEADWIRE_SERVER_PORT": "0", **KEYS}),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("env", "level", "text"),
+    [
+        ({}, "ok", "can be used"),
+        ({"STEADWIRE_TOKEN_RSA_PUBLIC_KEY": "x"}, "problem", "token.rsa_public_key"),
+        (
+            {"STEADWIRE_TOKEN_ECDSA_PUBLIC_KEY": odd_curve_pem()},
+            "problem",
+            "token.ecdsa_public_key",
+        ),
+        (
+            {"STEADWIRE_TOKEN_JWKS_PUBLIC_ENDPOINT": "http:///x"},
+            "problem",
+            "has no host",
+        ),
+        (
+            {
+                "STEADWIRE_TOKEN_HMAC_PREVIOUS_SECRET_KEY": OTHER_SECRET,
+                "STEADWIRE_TOKEN_HMAC_PREVIOUS_SECRET_KEY_VALID_UNTIL": "1",
+            },
+            "note",
+            "valid no more",
+        ),
+    ],
+)
+def test_keys(env: dict[str, str], level: str, text: str) -> None:
+    found = examined(**env)["keys"]
+    assert found.level == level
+    assert text in found.text
+
+
+def test_a_key_set_that_cannot_be_fetched() -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{unused.getsockname()[1]}/jwks"
+        found = examined(STEADWIRE_TOKEN_JWKS_PUBLIC_ENDPOINT=url)["keys"]
+    assert found.level == "problem"
+    assert url in found.text
+
+
+def test_what_production_lacks() -> None:
+    settings = Settings(environment="production")
+    found = {each.subject: each for each in looking._keys(settings)}
+    assert found["keys"].level == "problem"
+    assert found["api key"].level == "problem"
+
+
+def made(path: Path, *statements: str) -> Path:
+    connection = sqlite3.connect(path)
+    for statement in statements:
+        connection.execute(statement)
+    connection.close()
+    return path
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def store(path: object) -> tuple[str, str]:
+    found = examined(STEADWIRE_STORE_PATH=str(path))["store"]
+    return found.level, found.text
+
+
+def test_a_store_that_is_there(tmp_path: Path) -> None:
+    path = tmp_path / "own.db"
+    files = open_files(StoreSettings(path=str(path)), Random(1))
+    level, text = store(path)
+    assert level == "problem"
+    assert "in use by another process" in text
+    files.close()
+    before = contents(tmp_path)
+    assert store(path) == ("ok", f"{path} can be opened")
+    assert contents(tmp_path) == before
+
+
+def test_a_store_in_memory() -> None:
+    assert store(":memory:")[0] == "note"
+
+
+def test_stores_that_cannot_be_opened(tmp_path: Path) -> None:
+    (tmp_path / "notes").write_text("not a database\n" * 100)
+    (tmp_path / "short").write_bytes(b"SQLite format 3\x00")
+    (tmp_path / "folder").mkdir()
+    made(tmp_path / "plain", "CREATE TABLE t (a)")
+    made(tmp_path / "other", "PRAGMA application_id = 7", "CREATE TABLE t (a)")
+    made(
+        tmp_path / "newer",
+        f"PRAGMA application_id = {0x53544457}",
+        "PRAGMA user_version = 99",
+    )
+    before = {name: data for name, data in _files(tmp_path)}
+    for name, text in {
+        "notes": "not a SQLite database",
+        "short": "not a SQLite database",
+        "folder": "cannot be read",
+        "plain": "another program's",
+        "other": "another program's",
+        "newer": "schema 99",
+        "nowhere/a.db": "is no directory",
+        "notes/a.db": "is no directory",
+    }.items():
+        level, found = store(tmp_path / name)
+        assert level == "problem", name
+        assert text in found, name
+    assert dict(_files(tmp_path)) == before
+
+
+def _files(folder: Path) -> Iterator[tuple[str, bytes]]:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            yield path.name, path.read_bytes()
+
+
+def test_stores_that_are_new(tmp_path: Path) -> None:
+    (tmp_path / "empty").touch()
+    made(tmp_path / "bare", "PRAGMA journal_mode = WAL")
+    assert store(tmp_path / "none") == ("ok", f"{tmp_path}/none will be created")
+    assert store(tmp_path / "empty") == ("ok", f"{tmp_path}/empty is empty")
+    assert store(tmp_path / "bare")[0] == "ok"
+
+
+@pytest.mark.parametrize("refused", [".", "own.db", "own.db.lock"])
+def test_rights_that_are_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: str
+) -> None:
+    path = tmp_path / "own.db"
+    open_files(StoreSettings(path=str(path)), Random(1)).close()
+    real_access, real_open = os.access, os.open
+    at = str(tmp_path / refused).removesuffix("/.")
+
+    def access(name: Any, mode: int) -> bool:
+        return str(name) != at and real_access(name, mode)
+
+    def opened(name: Any, *arguments: Any) -> int:
+        if str(name) == at:
+            raise PermissionError(13, "Permission denied")
+        return real_open(name, *arguments)
+
+    monkeypatch.setattr(os, "access", access)
+    monkeypatch.setattr(os, "open", opened)
+    level, text = store(path)
+    assert level == "problem"
+    assert at in text
+
+
+def test_a_lock_that_another_process_holds(tmp_path: Path) -> None:
+    with open(tmp_path / "a.db.lock", "w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert store(tmp_path / "a.db")[0] == "problem"
+    assert store(tmp_path / "a.db")[0] == "ok"
+
+
+def test_the_port() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        found = examined(STEADWIRE_SERVER_PORT=port)["port"]
+        assert found.level == "problem"
+        assert found.text == f"{port} on 127.0.0.1 is in use"
+    assert examined(STEADWIRE_SERVER_PORT=port)["port"].level == "ok"
+
+
+def test_an_address_of_another_machine() -> None:
+    found = examined(STEADWIRE_SERVER_HOST="192.0.2.1")["port"]
+    assert found.level == "problem"
+    assert "cannot be bound" in found.text
+
+
+def test_another_hypercorn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(looking, "version", lambda name: "0.99.0")
+    found = examined()["hypercorn"]
+    assert found.level == "problem"
+    assert "0.99.0 is not supported" in found.text
+    assert found.remedy.startswith("pip install hypercorn==")
+
+
+def test_no_hypercorn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "service.server", None)
+    assert examined()["hypercorn"].level == "problem"
+
+
+@pytest.mark.parametrize(
+    ("compiled", "switched_off", "level", "text"),
+    [
+        (True, False, "ok", ""),
+        (False, True, "note", "SERVICE_NO_SPEEDUPS"),
+        (False, False, "note", "SERVICE_BUILD_SPEEDUPS=yes"),
+    ],
+)
+def test_speedups(
+    monkeypatch: pytest.MonkeyPatch,
+    compiled: bool,
+    switched_off: bool,
+    level: str,
+    text: str,
+) -> None:
+    monkeypatch.setattr("_speedups.COMPILED", compiled)
+    monkeypatch.setattr("_speedups.NO_SPEEDUPS", switched_off)
+    found = examined()["speedups"]
+    assert found.level == level
+    assert text in found.remedy
+
+
+def test_findings_can_be_printed_everywhere() -> None:
+    assert printed("doctor", STEADWIRE_SERVER_PORT="0").isascii()
