@@ -148,9 +148,6 @@ class Application:
             StoreError: It was not published, or nobody knows: repeat it with the
                 same idempotency key.
             StartupError: The service cannot start.
-            ValueError: *data* cannot be represented; so do the two below.
-            TypeError: The same.
-            OverflowError: The same.
         """
         await self.start()
         draft = draft_of(

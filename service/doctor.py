@@ -30,7 +30,9 @@ from service.web.jwks import Jwks, open_endpoints
 
 __all__ = ["PROBLEM", "Finding", "examine"]
 
-OK, NOTE, PROBLEM = "ok", "note", "problem"
+OK = "ok"
+NOTE = "note"
+PROBLEM = "problem"
 
 _MAGIC = b"SQLite format 3\x00"
 _HEADER = 108  # bytes of a database's header, and of its first page's

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from service.errors import StoreError
+from service.errors import Close, StoreError
 from service.model import Appended, Channel, Draft, HistoryPage, Publication
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "NO_HISTORY",
     "History",
     "Send",
+    "Socket",
     "Store",
     "Timer",
 ]
@@ -85,6 +86,22 @@ class Committed(NamedTuple):
 
 AppendDone = Callable[[Appended | StoreError], None]
 CommitListener = Callable[[Sequence[Committed]], None]
+
+
+class Socket(Protocol):
+    """What a driver needs of a connection's transport."""
+
+    def send(self, text: str) -> Coroutine[Any, Any, None]:
+        """Write one text frame; raises OSError when the connection is gone."""
+        ...
+
+    def close(self, close: Close) -> Coroutine[Any, Any, None]:
+        """Write the close frame; raises OSError when the connection is gone."""
+        ...
+
+    def abort(self) -> None:
+        """Drop the connection at once, whatever is still unwritten."""
+        ...
 
 
 class Store(Protocol):

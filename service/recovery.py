@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from service.model import HistoryPage, Position, Publication, size_of
 
-__all__ = ["PIECE", "is_recovered", "take_piece"]
+__all__ = ["PIECE", "is_recovered", "size_of_publication", "take_piece"]
 
 PIECE = 64
 """Publications read from the store at once while a client catches up (count): with
@@ -41,12 +41,13 @@ def take_piece(publications: list[Publication], size: int) -> list[Publication]:
     """Return the longest prefix whose payloads fit into *size* bytes, at least one."""
     total = 0
     for count, publication in enumerate(publications):
-        total += _size(publication)
+        total += size_of_publication(publication)
         if total > size and count > 0:
             return publications[:count]
     return publications
 
 
-def _size(publication: Publication) -> int:
+def size_of_publication(publication: Publication) -> int:
+    """Return the bytes of a publication, but for its frame."""
     extra = size_of(publication.info or "") + size_of(publication.tags or "")
     return size_of(publication.data) + extra

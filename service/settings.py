@@ -108,6 +108,8 @@ class ClientSettings(_Section, frozen=True, kw_only=True, forbid_unknown_fields=
         ping_interval: Seconds between pings, also when the connection is busy.
         pong_timeout: A pong later than this closes the connection with 3012.
         stale_timeout: A connection not authenticated by then is closed with 3502.
+        hook_timeout: A hook that has not answered by then has failed: the client gets
+            a temporary error. Below the SDKs' 5 s.
         write_timeout: A write not done by then is final: close 3009.
         queue_size: Bytes waiting for one connection's socket; above, close 3008 and
             the client recovers.
@@ -125,6 +127,7 @@ class ClientSettings(_Section, frozen=True, kw_only=True, forbid_unknown_fields=
     ping_interval: Seconds = 25.0
     pong_timeout: Seconds = 8.0
     stale_timeout: Seconds = 10.0
+    hook_timeout: Seconds = 4.5
     write_timeout: Seconds = 2.0
     queue_size: Bytes = 1 * MiB
     frame_size: Bytes = 64 * KiB

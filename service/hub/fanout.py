@@ -176,14 +176,17 @@ class Hub:
         if subscription.left:
             return
         subscription.joined = True
+        listener = subscription.listener
+        if listener.announced:
+            # Before settling, which may end the subscription, and tell of that.
+            topic = subscription.topic
+            self._announce(topic, wire.join_push(topic.quoted, listener.info))
+        if subscription.left:
+            return
         if subscription.history.size == 0:
             subscription.live = True
         else:
             self._catchup.settle(subscription, subscription.top)
-        listener = subscription.listener
-        if listener.announced:
-            topic = subscription.topic
-            self._announce(topic, wire.join_push(topic.quoted, listener.info))
 
     def leave(self, subscription: Subscription) -> None:
         """Take a subscription out; nothing is written for it any more."""
@@ -203,7 +206,8 @@ class Hub:
 
     def _announce(self, topic: Topic, text: str) -> None:
         for subscription in tuple(topic.subscriptions):
-            if subscription.joined and subscription.listener.hears_joins:
+            hears = subscription.joined and subscription.listener.hears_joins
+            if hears and not subscription.left:
                 subscription.member.put(text)
 
     def _end(self, subscription: Subscription) -> None:

@@ -185,13 +185,7 @@ class Commands:
         event: PublishEvent,
         answer: PublishResult,
     ) -> None:
-        """Publish what a hook lets through.
-
-        Raises:
-            ValueError: The hook's payload is no JSON; so do the two below.
-            TypeError: The same.
-            OverflowError: The same.
-        """
+        """Publish what a hook lets through."""
         data = dump_optional(answer.data) or event.data
         history = self._permissions.rules(event.channel).history
         if answer.skip_history:
@@ -201,13 +195,7 @@ class Commands:
         self._port.publish(command, event.channel, draft, history)
 
     def rpc_returned(self, command: int, answer: RpcResult) -> None:
-        """Answer an rpc.
-
-        Raises:
-            ValueError: The hook's payload is no JSON; so do the two below.
-            TypeError: The same.
-            OverflowError: The same.
-        """
+        """Answer an rpc."""
         text = wire.rpc_reply(command, dump_optional(answer.data))
         self._work.under_way -= 1
         self._port.reply(text)

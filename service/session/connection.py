@@ -288,20 +288,24 @@ class Session:
         event: Event,
         answer: Answer | ReplyError | CloseError,
         now: float,
-    ) -> None:
-        """Go on with what a hook was asked about."""
+    ) -> Exception | None:
+        """Go on with what a hook was asked about.
+
+        Returns:
+            What was wrong with the answer, for the log; None if nothing was.
+        """
         if self._state is _State.CLOSED:
-            return
+            return None
         if isinstance(answer, CloseError):
             self.disconnect(answer.close)
-            return
+            return None
         try:
             self._answered(command, event, answer, now)
-        except (ValueError, TypeError, OverflowError):
-            # A result that is no JSON: the hook's fault, not the client's.
+        except Exception as error:
+            # A result of the wrong types: it admits nobody.
             self._answered(command, event, ReplyError(INTERNAL), now)
-        except CloseError as end:
-            self.disconnect(end.close)
+            return error
+        return None
 
     def _answered(
         self, command: int, event: Event, answer: Answer | ReplyError, now: float
@@ -309,6 +313,7 @@ class Session:
         error = answer.error if isinstance(answer, ReplyError) else INTERNAL
         match event, answer:
             case ConnectEvent(), ConnectResult():
+                float(answer.expire_at)  # raises before it is let in
                 self._connected_at = now
                 self._handshake.admit(command, answer)
             case ConnectEvent(), _:
@@ -344,7 +349,7 @@ class Session:
                 self.disconnect(CLOSE_BAD_REQUEST)
             except CloseError as end:
                 self.disconnect(end.close)
-            # A disconnect clears the backlog, which ends this loop.
+            # A disconnect clears the backlog: the end of this loop.
 
     def _handle(
         self, command: int, method: str, fields: dict[str, Any], now: float
@@ -367,8 +372,6 @@ class Session:
             self.next_tick = self._liveness.next
         else:
             self.disconnect(CLOSE_BAD_REQUEST)
-
-    # The connect.
 
     def _connect(self, command: int, fields: dict[str, Any], now: float) -> None:
         self._state = _State.CONNECTING

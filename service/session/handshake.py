@@ -97,13 +97,7 @@ class Handshake:
             raise CloseError(INVALID_TOKEN if event.token else CLOSE_BAD_REQUEST)
 
     def admit(self, command: int, result: ConnectResult) -> None:
-        """Let the client in as the hook says.
-
-        Raises:
-            ValueError: The hook's payload is no JSON; so do the two below.
-            TypeError: The same.
-            OverflowError: The same.
-        """
+        """Let the client in as the hook says."""
         info, data = dump_optional(result.info), dump_optional(result.data)
         identity = Identity(self._client, UserId(result.user), info)
         self._admitted(identity)

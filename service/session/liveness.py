@@ -35,6 +35,7 @@ class Liveness:
         "_pinged_at",
         "_pong_by",
         "_settings",
+        "_unanswered",
         "rtt",
     )
 
@@ -42,7 +43,8 @@ class Liveness:
         self._settings = settings
         self._ping_at = NEVER
         self._pong_by = NEVER
-        self._pinged_at = NEVER
+        self._pinged_at = NEVER  # the last time
+        self._unanswered = 0  # pings; more than one only while we do not read
         self._expires_at = NEVER
         self.rtt: RttFilter | None = None
 
@@ -64,12 +66,14 @@ class Liveness:
 
     def pong(self, now: float) -> bool:
         """Take a pong; False when nobody asked for it."""
-        if self._pong_by == NEVER:
+        if not self._unanswered:
             return False
         self._pong_by = NEVER
-        if self.rtt is None:
-            self.rtt = RttFilter()
-        self.rtt.accept(now - self._pinged_at)
+        if self._unanswered == 1:  # else nobody knows which ping this answers
+            if self.rtt is None:
+                self.rtt = RttFilter()
+            self.rtt.accept(now - self._pinged_at)
+        self._unanswered -= 1
         return True
 
     def tick(self, now: float, *, reading: bool) -> Due:
@@ -88,8 +92,9 @@ class Liveness:
             self._pong_by = now + self._settings.pong_timeout
         if now >= self._ping_at:
             self._ping_at = now + self._settings.ping_interval
+            self._pinged_at = now
+            self._unanswered += 1
             if self._pong_by == NEVER:
                 self._pong_by = now + self._settings.pong_timeout
-                self._pinged_at = now
             return Due.PING
         return Due.NOTHING

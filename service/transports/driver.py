@@ -11,11 +11,10 @@ peer answers or the deadline aborts the transport, the receive loop ends, `gone`
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 from random import Random
-from typing import Any, Protocol
 
 import structlog
 
@@ -43,35 +42,19 @@ from service.model import (
 )
 from service.outbox import Flusher, Outbox
 from service.permissions import Permissions
-from service.ports import Clock, History, Timer
+from service.ports import Clock, History, Socket, Timer
 from service.protocol import json as wire
-from service.recovery import take_piece
+from service.recovery import size_of_publication, take_piece
 from service.registry import Registry
 from service.session.connection import Session
 from service.session.port import Identity
 from service.settings import Settings
 
-__all__ = ["Driver", "Services", "Socket"]
+__all__ = ["Driver", "Services"]
 
 log = structlog.get_logger("steadwire")
 
 EXPIRED_CLOSE_DELAY = 25.0  # seconds after the expiry, for the client to refresh
-
-
-class Socket(Protocol):
-    """What a driver needs of a connection's transport."""
-
-    def send(self, text: str) -> Coroutine[Any, Any, None]:
-        """Write one text frame; raises OSError when the connection is gone."""
-        ...
-
-    def close(self, close: Close) -> Coroutine[Any, Any, None]:
-        """Write the close frame; raises OSError when the connection is gone."""
-        ...
-
-    def abort(self) -> None:
-        """Drop the connection at once, whatever is still unwritten."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +89,7 @@ class Driver:
         self._socket = socket
         self._subscriptions: dict[Channel, Subscription] = {}
         self._released: set[Channel] = set()
+        self._reserved = 0  # bytes of recovered publications that a reply will hold
         self._room: asyncio.Future[None] | None = None
         self._timer: Timer | None = None
         self._timer_at = float("inf")
@@ -209,17 +193,24 @@ class Driver:
     async def _ask(self, command: int, event: Event) -> None:
         answer: Answer | ReplyError | CloseError
         try:
-            answer = await self._services.handlers.answer(event)
+            async with asyncio.timeout(self._services.settings.client.hook_timeout):
+                answer = await self._services.handlers.answer(event)
         except (ReplyError, CloseError) as refusal:
             answer = refusal
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
             # Nobody is let in by a hook that fails, and nobody is sent away for good.
-            log.error("a hook failed", hook=type(event).__name__, **describe(error))
+            # Cancelled is what a hook is whose own work was cancelled.
+            self._log_hook(event, error)
             answer = ReplyError(INTERNAL)
-        self._session.answered(command, event, answer, self._clock.now())
-        if isinstance(answer, ConnectResult) and answer.expire_at:
+        wrong = self._session.answered(command, event, answer, self._clock.now())
+        if wrong is not None:
+            self._log_hook(event, wrong)
+        elif isinstance(answer, ConnectResult) and answer.expire_at:
             self.expire_on(answer.expire_at)
         self._resume()
+
+    def _log_hook(self, event: Event, error: BaseException) -> None:
+        log.error("a hook failed", hook=type(event).__name__, **describe(error))
 
     def subscribe(
         self,
@@ -234,6 +225,8 @@ class Driver:
         under_way = True
 
         def joined(outcome: Joined | StoreError) -> bool:
+            if held and isinstance(outcome, Joined):
+                self._reserved += sum(map(size_of_publication, outcome.recovered or ()))
             wanted = self._session.subscribed(channel, outcome)
             if not wanted:
                 self._subscriptions.pop(channel, None)
@@ -258,6 +251,7 @@ class Driver:
 
     def release(self, channel: Channel) -> None:
         """Let pushes follow for a channel that was held."""
+        self._reserved = 0  # the reply that held them is in the outbox
         subscription = self._subscriptions.get(channel)
         if subscription is not None:
             self._hub.release(subscription)
@@ -320,7 +314,8 @@ class Driver:
     @property
     def space(self) -> int:
         """Bytes of recovered publications that it takes now."""
-        return self._services.settings.client.recovery_size - self._outbox.size
+        limit = self._services.settings.client.recovery_size
+        return limit - self._outbox.size - self._reserved
 
     def put(self, text: str) -> None:
         """Write one push."""

@@ -6,7 +6,15 @@ from typing import Any
 
 import falcon.asgi
 
-from service.errors import NOT_AVAILABLE, UNKNOWN_CHANNEL, UNRECOVERABLE_POSITION
+from service.errors import (
+    LIMIT_EXCEEDED,
+    METHOD_NOT_FOUND,
+    NOT_AVAILABLE,
+    TOO_MANY_REQUESTS,
+    UNKNOWN_CHANNEL,
+    UNRECOVERABLE_POSITION,
+    ErrorReply,
+)
 from service.settings import ApiSettings
 from service.web.api.batch import Batch, BatchRequest, BatchResult
 from service.web.api.call import ApiResource, Method, Methods
@@ -61,6 +69,14 @@ __all__ = ["METHODS", "add_routes"]
 
 _CHANNEL = (UNKNOWN_CHANNEL,)
 _FEATURE = (UNKNOWN_CHANNEL, NOT_AVAILABLE)
+# A hook may refuse with any code: these have all the statuses that there are.
+_HOOK = (
+    NOT_AVAILABLE,
+    METHOD_NOT_FOUND,
+    TOO_MANY_REQUESTS,
+    UNRECOVERABLE_POSITION,
+    ErrorReply(113, "conflict"),
+)
 
 METHODS = (
     Method(
@@ -73,7 +89,7 @@ METHODS = (
     ),
     Method(
         "subscribe", "Subscribe a user's connections", SubscribeRequest, Empty,
-        subscribe, _FEATURE,
+        subscribe, (*_FEATURE, LIMIT_EXCEEDED),
     ),
     Method(
         "unsubscribe", "Unsubscribe a user's connections", UnsubscribeRequest, Empty,
@@ -110,7 +126,7 @@ METHODS = (
     Method("info", "What the nodes carry", InfoRequest, InfoResult, info),
     Method(
         "rpc", "Call the application's own method", RpcRequest, RpcResult, rpc,
-        (NOT_AVAILABLE,),
+        _HOOK,
     ),
 )  # fmt: skip
 
