@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 # A result of make test in a terminal should say that it is alive.
 PYTEST := $(BIN)/python -m pytest $(ARGS)
 
-.PHONY: install run test test-slow test-tools lint format clean
+.PHONY: install run test test-slow test-tools lint format clean bench
 
 install: $(VENV)/.installed
 
@@ -72,3 +72,7 @@ $(VENV)/.installed-dev: $(VENV)/.made pyproject.toml setup.py $(EXTENSIONS)
 	@echo "installing steadwire and its tests' packages into $(VENV)"
 	@$(PIP) -e '.[dev]'
 	@touch $(VENV)/.installed $@
+
+# Every benchmark, into docs/benchmarks.md; wants a quiet machine and ten minutes.
+bench: $(VENV)/.installed-dev
+	$(BIN)/python benchmarks/report.py

@@ -31,7 +31,15 @@ from load import describe, loop_factory, process, write
 from service.clock import SystemClock
 from service.handlers import Handlers
 from service.hub.fanout import Hub
-from service.model import Channel, ClientId, Draft, Listener, Publication, UserId
+from service.model import (
+    Channel,
+    ClientId,
+    Draft,
+    Listener,
+    Publication,
+    RawJson,
+    UserId,
+)
 from service.outbox import Flusher, Outbox
 from service.permissions import Permissions
 from service.ports import Committed, History
@@ -99,17 +107,17 @@ def session_stage():
 def delivery_stage(store):
     hub = Hub(store, ClientSettings(), lambda work: None)
     history = History(0, 0.0)
-    listener = Listener(ClientId("c"), UserId(""), wire.RawJson("{}"))
+    listener = Listener(ClientId("c"), UserId(""), RawJson("{}"))
     hub.join(Channel("own"), Silent(), listener, history, None, lambda outcome: True)
-    publication = Publication(0, wire.RawJson(PAYLOAD))
+    publication = Publication(0, RawJson(PAYLOAD))
     publication.body = "{}"  # encoding is a stage of its own
     batch = [Committed(Channel("own"), publication, "e")]
     return minimum(lambda: hub.committed(batch))
 
 
 def encode_stage():
-    data = wire.RawJson(PAYLOAD)
-    info = wire.RawJson('{"user":"","client":"0b7dd3c9-3a1c-4d1b-8f3c-3a1c4d1b8f3c"}')
+    data = RawJson(PAYLOAD)
+    info = RawJson('{"user":"","client":"0b7dd3c9-3a1c-4d1b-8f3c-3a1c4d1b8f3c"}')
     return minimum(
         lambda: (
             wire.publication_push('"own"', Publication(7, data, info)),
@@ -157,7 +165,7 @@ async def append_stage(store):
 
         start = time.process_time()
         for _ in range(count):
-            store.append(channel, Draft(wire.RawJson(PAYLOAD)), history, done)
+            store.append(channel, Draft(RawJson(PAYLOAD)), history, done)
         await left.wait()
         best = min(best, time.process_time() - start)
     return best / count * 1e6

@@ -1,0 +1,214 @@
+"""Run every benchmark and write what they say into docs/benchmarks.md.
+
+    python benchmarks/report.py [--from DIRECTORY]
+
+Each script writes its figures to a JSON file (in DIRECTORY, where they are read again
+with ``--from``). The tables between the marks in docs/benchmarks.md are replaced; the
+prose around them is written by hand. The plots go to docs/benchmarks/.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from load import describe
+
+HERE = Path(__file__).parent
+DOCS = HERE.parent / "docs"
+SCRIPTS = ("codec", "serialize", "ping", "backoff", "store", "budget", "server")
+
+
+def collect(directory):
+    """Run the scripts; return their reports by name."""
+    for name in SCRIPTS:
+        print(f"== {name}", flush=True)
+        subprocess.run(
+            [
+                sys.executable,
+                str(HERE / f"bench_{name}.py"),
+                "--json",
+                str(directory / f"{name}.json"),
+            ],
+            cwd=HERE.parent,
+            check=True,
+            timeout=900,
+        )
+
+
+def contestants(report):
+    """Return the table of a script that compares contestants on payloads."""
+    lines = [
+        "| payload | contestant | min ns | median ns | times compiled |",
+        "|---|---|---:|---:|---:|",
+    ]
+    for payload, rows in report["payloads"].items():
+        for name, row in rows.items():
+            lines.append(
+                f"| {payload} | {name} | {row['min_ns']:,.0f} | "
+                f"{row['median_ns']:,.0f} | {row['ratio_min']:.2f} |"
+            )
+    for target in report.get("targets", ()):
+        met = "met" if target["met"] else "**missed**"
+        lines.append("")
+        lines.append(
+            f"Target {target['wanted']:g} times {target['than']}: "
+            f"{target['ratio']:.2f}, {met}."
+        )
+    return lines
+
+
+def server(report):
+    lines = [
+        "| | rival | ours | rival again | ratio | target |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    for key, title, target in (
+        ("a", "(a) publish and receive, CPU µs a message", 2.6),
+        ("b", "(b) one to 1,000, CPU µs a delivery", 1.15),
+    ):
+        row = report[key]
+        lines.append(
+            f"| {title} | {row['rival']['cpu_us']:.1f} | {row['ours']['cpu_us']:.1f} | "
+            f"{row['rival_again']['cpu_us']:.1f} | {row['ratio']:.2f} | {target} |"
+        )
+    mine, bare = report["a"]["ours"], report["a"]["rival"]
+    lines += [
+        "",
+        f"Against the echo on our own seam: (a) {report['a']['ratio_to_seam']:.2f}, "
+        f"(b) {report['b']['ratio_to_seam']:.2f}.",
+        "",
+        f"Latency of (a) at 2,000 messages a second, from the scheduled send: "
+        f"p50 {mine['p50_ms']:.2f} ms, p99 {mine['p99_ms']:.2f} ms "
+        f"(bare echo {bare['p50_ms']:.2f} and {bare['p99_ms']:.2f} ms).",
+        "",
+        f"(c) An idle connection, connected and subscribed: "
+        f"{report['c']['bytes'] / 1024:.1f} KiB (target 40).",
+        "",
+        "(d) Durable publications a second, by publishers that wait for each reply:",
+        "",
+        "| publishers | per second |",
+        "|---:|---:|",
+    ]
+    for publishers, row in report["d"].items():
+        lines.append(f"| {publishers} | {row['publications_per_second']:,.0f} |")
+    return lines
+
+
+def store(report):
+    lines = [
+        "| how | batch | per second | per commit | of raw SQLite |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for row in rows_of(report):
+        lines.append(
+            f"| {row['kind']} | {row['batch']} | {row['rate']:,.0f} | "
+            f"{row['per_commit']:.1f} | {row['ratio']:.2f} |"
+        )
+    return lines
+
+
+def rows_of(report):
+    """Return every comparison in a report of bench_store, wherever it keeps them."""
+    if isinstance(report, dict):
+        if {"kind", "batch", "rate", "ratio"} <= report.keys():
+            return [report]
+        return [row for value in report.values() for row in rows_of(value)]
+    if isinstance(report, list):
+        return [row for value in report for row in rows_of(value)]
+    return []
+
+
+def budget(report):
+    lines = [
+        "| stage | compiled µs | pure µs |",
+        "|---|---:|---:|",
+    ]
+    compiled, again, pure = (
+        report[name] for name in ("compiled", "compiled_again", "pure")
+    )
+    for name in compiled:
+        best = min(compiled[name], again[name])
+        lines.append(f"| {name} | {best:.2f} | {pure[name]:.2f} |")
+    lines += [
+        "",
+        f"The extensions make the server {report['end_to_end']:.2f} times as fast.",
+    ]
+    return lines
+
+
+def plot(report, payload, path):
+    """Write a bar chart of the minimum times on one payload."""
+    rows = list(report["payloads"][payload].items())
+    widest = max(row["min_ns"] for _, row in rows)
+    height = 28 * len(rows) + 40
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="640" height="{height}" '
+        'font-family="sans-serif" font-size="13">',
+        f'<text x="8" y="20">{report["name"]}, {payload}: nanoseconds, least of '
+        f"many (shorter is better)</text>",
+    ]
+    for number, (name, row) in enumerate(rows):
+        y = 34 + 28 * number
+        width = max(1, 380 * row["min_ns"] / widest)
+        colour = "#2a7f62" if number == 0 else "#9aa5b1"
+        parts.append(f'<text x="8" y="{y + 15}">{name}</text>')
+        parts.append(
+            f'<rect x="170" y="{y}" width="{width:.0f}" height="20" fill="{colour}"/>'
+        )
+        parts.append(
+            f'<text x="{178 + width:.0f}" y="{y + 15}">{row["min_ns"]:,.0f}</text>'
+        )
+    parts.append("</svg>")
+    path.write_text("\n".join(parts) + "\n")
+
+
+TABLES = {
+    "codec": contestants,
+    "serialize": contestants,
+    "ping": contestants,
+    "backoff": contestants,
+    "store": store,
+    "budget": budget,
+    "server": server,
+}
+
+
+def main(arguments):
+    with tempfile.TemporaryDirectory() as temporary:
+        directory = Path(arguments.source or temporary)
+        if not arguments.source:
+            collect(directory)
+        reports = {
+            name: json.loads((directory / f"{name}.json").read_text())
+            for name in SCRIPTS
+        }
+    page = DOCS / "benchmarks.md"
+    text = page.read_text()
+    here = describe()
+    versions = ", ".join(f"{name} {found}" for name, found in here["versions"].items())
+    reports["machine"] = {}
+    tables = {name: TABLES[name](reports[name]) for name in SCRIPTS}
+    tables["machine"] = [
+        f"{here['machine']}; Python {here['python']}; {versions}; {here['date']}; "
+        "`make bench`."
+    ]
+    for name, lines in tables.items():
+        begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
+        before, _, rest = text.partition(begin)
+        _, _, after = rest.partition(end)
+        text = f"{before}{begin}\n\n" + "\n".join(lines) + f"\n\n{end}{after}"
+    page.write_text(text)
+    (DOCS / "benchmarks").mkdir(exist_ok=True)
+    for name in ("codec", "serialize", "ping", "backoff"):
+        for payload in reports[name]["payloads"]:
+            slug = payload.replace(" ", "-").lower()
+            plot(reports[name], payload, DOCS / "benchmarks" / f"{name}-{slug}.svg")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--from", dest="source", metavar="DIRECTORY")
+    main(parser.parse_args())
