@@ -18,8 +18,8 @@ from service.auth.errors import (
     TokenExpired,
     TokenInvalid,
 )
-from service.auth.issue import issue
-from service.auth.keys import Key, KeySet, RemoteKeys, read_jwks
+from service.auth.keys import Key, KeySet, read_jwks
+from service.auth.making import issue
 from service.auth.verifier import Pending, Verifier
 
 __all__ = [
@@ -29,7 +29,6 @@ __all__ = [
     "KeysUnavailable",
     "Override",
     "Pending",
-    "RemoteKeys",
     "ServerSubscription",
     "SubscriptionClaims",
     "TokenError",
