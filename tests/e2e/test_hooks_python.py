@@ -122,10 +122,21 @@ async def test_rpc_of_the_server_api(api: Api, server: Server) -> None:
             await api.call("rpc", {"method": method})
         assert error.value.code == code
     headers = {"X-API-Key": server.key, "X-Centrifugo-Error-Mode": "transport"}
-    for method, status in (("refuse", 400), ("crash", 500)):
+    document = (await api.request("GET", "/api/openapi.json")).json
+    documented = document["paths"]["/api/rpc"]["post"]["responses"]
+    for method, status in (
+        ("refuse", 400),
+        ("refuse-102", 404),
+        ("refuse-111", 429),
+        ("refuse-112", 416),
+        ("refuse-113", 409),
+        ("refuse-400", 400),
+        ("crash", 500),
+    ):
         text = f'{{"method":"{method}"}}'.encode()
         response = await api.request("POST", "/api/rpc", text, headers)
         assert response.status == status
+        assert str(status) in documented
     # What failed is in the log, by type and place; what it said is not.
     assert "ZeroDivisionError" in server.output()
     assert "secret" not in server.output()

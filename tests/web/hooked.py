@@ -76,6 +76,8 @@ async def rpc(event: RpcEvent) -> RpcResult:
             return RpcResult()
         case "refuse":
             raise ReplyError(ErrorReply(1999, 'a "quoted" reason'))
+        case method if method.startswith("refuse-"):
+            raise ReplyError(ErrorReply(int(method[7:]), "refused"))
         case "close":
             raise CloseError(Close(4000, "go round"))
         case "publish":
