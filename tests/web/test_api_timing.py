@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from service.errors import ReplyError, StoreUnavailable
+from service.handlers import ConnectEvent, ConnectResult, Handlers
 from service.web.api import subscribe as subscribe_module
 from service.web.api.call import Methods
 from service.web.api.context import ApiContext, Node
@@ -185,3 +186,20 @@ async def test_fault_nobody_expected_is_100(
     api = Caller(world)
     assert await api.refused("channels") == 100
     assert await api.refused("info") == 100
+
+
+async def test_connect_hook_sets_an_expiry(clock: VirtualClock) -> None:
+    async def connect(event: ConnectEvent) -> ConnectResult:
+        return ConnectResult(user="ann", expire_at=clock.wall() + 10)
+
+    hooks = Handlers(connect=connect)
+    world = World(settings({"ping_interval": 86400.0}), clock, hooks)
+    await world.start()
+    _, socket = await world.connect()
+    await world.quiet()
+    clock.advance(34.9)
+    assert socket.closes == []
+    clock.advance(0.2)
+    await socket.until(lambda: bool(socket.closes))
+    assert socket.closes == [3005]
+    await world.stop()
