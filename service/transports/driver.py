@@ -16,18 +16,12 @@ from dataclasses import dataclass
 from functools import partial
 from random import Random
 
-import structlog
-
 from service.errors import (
-    INTERNAL,
     Close,
-    CloseError,
     CodecError,
-    ReplyError,
     StoreError,
-    describe,
 )
-from service.handlers import Answer, ConnectResult, Event, Handlers
+from service.handlers import ConnectResult, Event, Handlers
 from service.hub.fanout import Hub
 from service.hub.subscription import Subscription
 from service.model import (
@@ -49,10 +43,9 @@ from service.registry import Registry
 from service.session.connection import Session
 from service.session.port import Identity
 from service.settings import Settings
+from service.transports.asking import Outcome, ask, log_hook
 
 __all__ = ["Driver", "Services"]
-
-log = structlog.get_logger("steadwire")
 
 EXPIRED_CLOSE_DELAY = 25.0  # seconds after the expiry, for the client to refresh
 
@@ -187,30 +180,24 @@ class Driver:
         self._hub.publish(channel, draft, history, partial(self._published, command))
 
     def ask(self, command: int, event: Event) -> None:
-        """Ask a hook; its answer goes to the session."""
-        self._services.spawn(self._ask(command, event))
+        """Ask a hook; its answer goes to the session, or a refusal if it is late."""
+        services = self._services
+        ask(
+            services.handlers,
+            event,
+            partial(self._answered, command, event),
+            clock=services.clock,
+            timeout=services.settings.client.hook_timeout,
+            spawn=services.spawn,
+        )
 
-    async def _ask(self, command: int, event: Event) -> None:
-        answer: Answer | ReplyError | CloseError
-        try:
-            async with asyncio.timeout(self._services.settings.client.hook_timeout):
-                answer = await self._services.handlers.answer(event)
-        except (ReplyError, CloseError) as refusal:
-            answer = refusal
-        except (Exception, asyncio.CancelledError) as error:
-            # Nobody is let in by a hook that fails, and nobody is sent away for good.
-            # Cancelled is what a hook is whose own work was cancelled.
-            self._log_hook(event, error)
-            answer = ReplyError(INTERNAL)
+    def _answered(self, command: int, event: Event, answer: Outcome) -> None:
         wrong = self._session.answered(command, event, answer, self._clock.now())
         if wrong is not None:
-            self._log_hook(event, wrong)
+            log_hook(event, wrong)
         elif isinstance(answer, ConnectResult) and answer.expire_at:
             self.expire_on(answer.expire_at)
         self._resume()
-
-    def _log_hook(self, event: Event, error: BaseException) -> None:
-        log.error("a hook failed", hook=type(event).__name__, **describe(error))
 
     def subscribe(
         self,

@@ -1,0 +1,62 @@
+"""Ask a hook and be told of exactly one answer, in time, whatever the hook does."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import structlog
+
+from service.errors import INTERNAL, CloseError, ReplyError, describe
+from service.handlers import Answer, Event, Handlers
+from service.ports import Clock
+
+__all__ = ["Outcome", "ask", "log_hook"]
+
+Outcome = Answer | ReplyError | CloseError
+
+log = structlog.get_logger("steadwire")
+
+
+def ask(
+    handlers: Handlers,
+    event: Event,
+    answered: Callable[[Outcome], None],
+    *,
+    clock: Clock,
+    timeout: float,
+    spawn: Callable[[Awaitable[None]], object],
+) -> None:
+    """Ask the hook that *event* is for; *answered* is called once.
+
+    A hook that raises, is cancelled, or has not answered after *timeout* seconds gives
+    a temporary error: nobody is let in by it, and nobody is sent away for good. An
+    answer that comes later is dropped.
+    """
+    waiting = True
+
+    def take(outcome: Outcome) -> None:
+        nonlocal waiting
+        if waiting:
+            waiting = False
+            timer.cancel()
+            answered(outcome)
+
+    async def run() -> None:
+        try:
+            outcome: Outcome = await handlers.answer(event)
+        except (ReplyError, CloseError) as refusal:
+            outcome = refusal
+        except (Exception, asyncio.CancelledError) as error:
+            # Cancelled is what a hook is whose own work was cancelled.
+            log_hook(event, error)
+            outcome = ReplyError(INTERNAL)
+        take(outcome)
+
+    timer = clock.call_at(clock.now() + timeout, lambda: take(ReplyError(INTERNAL)))
+    spawn(run())
+
+
+def log_hook(event: Event, error: BaseException) -> None:
+    """Log that a hook failed, without what it was asked or said."""
+    log.error("a hook failed", hook=type(event).__name__, **describe(error))
