@@ -149,6 +149,12 @@ async def test_a_key_is_fetched_once_and_kept(world: World) -> None:
     assert world.issuer.request.startswith(b"GET /jwks HTTP/1.1\r\n")
 
 
+async def test_asking_for_a_key_that_is_known(world: World) -> None:
+    await world.admit()
+    await world.jwks.key("one")
+    assert world.issuer.asked == 1
+
+
 async def test_a_stampede_is_one_fetch(world: World) -> None:
     world.issuer.gate.clear()
     waiting = [asyncio.create_task(world.admit()) for _ in range(100)]

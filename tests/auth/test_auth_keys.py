@@ -198,6 +198,14 @@ def test_what_is_no_key_set(text: bytes) -> None:
         read_jwks(text)
 
 
+def test_a_key_refuses_an_algorithm_of_another_kind() -> None:
+    ((key,),) = read_jwks(json.dumps({"keys": [jwk("RS256", "one")]}).encode()).values()
+    public = pem(private("RS256")).encode()
+    with pytest.raises(TokenInvalid, match="not for its algorithm"):
+        key.payload(forge({"alg": "HS256"}, {}, public), "HS256")
+    assert repr(key) == "<Key RS256 RS384 RS512>"
+
+
 def test_an_empty_key_set_is_one() -> None:
     assert read_jwks(b'{"keys":[]}') == {}
 

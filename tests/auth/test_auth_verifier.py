@@ -185,6 +185,15 @@ def test_a_token_over_16_kib_is_not_looked_at() -> None:
         check.connection(sign({"sub": "ann", "pad": "x" * 13_000}))
 
 
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_every_shorter_signature_is_refused(algorithm: str) -> None:
+    check = verifier(settings_of(algorithm))
+    token = sign({"sub": "ann"}, algorithm)
+    for at in range(token.rindex(".") + 1, len(token)):
+        with pytest.raises(TokenInvalid):
+            check.connection(token[:at])
+
+
 @pytest.mark.parametrize("token", ["", ".", "..", "a.b.c", "ä.ö.ü", "\ud800.a.b", "a"])
 def test_what_is_no_jwt(token: str) -> None:
     with pytest.raises(TokenInvalid):

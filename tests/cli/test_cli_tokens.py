@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import fcntl
+import http.server
 import os
 import socket
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 import tomllib
 from collections.abc import Iterator
@@ -22,7 +24,7 @@ from click.testing import CliRunner, Result
 from service import doctor as looking
 from service.auth import ConnectionClaims, SubscriptionClaims, Verifier
 from service.cli import main
-from service.settings import Settings, StoreSettings, load
+from service.settings import Settings, StoreSettings, TokenSettings, load
 from service.stores.schema import open_files
 from tests.auth.keyring import OTHER_SECRET, SECRET, odd_curve_pem
 from tests.harness.process import environment, launched
@@ -227,6 +229,34 @@ def test_a_key_set_that_cannot_be_fetched() -> None:
         found = examined(STEADWIRE_TOKEN_JWKS_PUBLIC_ENDPOINT=url)["keys"]
     assert found.level == "problem"
     assert url in found.text
+
+
+class Published(http.server.BaseHTTPRequestHandler):
+    """An issuer without keys, which is an answer."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b'{"keys":[]}')
+
+    def log_message(self, *arguments: Any) -> None:
+        pass
+
+
+def test_a_key_set_that_is_fetched() -> None:
+    with http.server.HTTPServer(("127.0.0.1", 0), Published) as issuer:
+        thread = threading.Thread(target=issuer.serve_forever, args=[0.01])
+        thread.start()
+        url = f"http://127.0.0.1:{issuer.server_port}/jwks"
+        found = examined(STEADWIRE_TOKEN_JWKS_PUBLIC_ENDPOINT=url)["keys"]
+        assert found.level == "ok"
+        token = TokenSettings(jwks_public_endpoint=url)
+        settings = Settings(environment="production", token=token)
+        found = {each.subject: each for each in looking._keys(settings)}["keys"]
+        assert found.level == "note"
+        assert "not encrypted" in found.text
+        issuer.shutdown()
+        thread.join()
 
 
 def test_what_production_lacks() -> None:
