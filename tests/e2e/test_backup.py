@@ -225,7 +225,7 @@ async def test_clients_are_told_of_a_restore(
     assert stays.events["disconnected"] == []
 
 
-@newest
+@pytest.mark.parametrize("make_client", ["js-5.8.0"], indirect=True)
 async def test_a_restored_server_recovers_as_ever(
     server: Server, make_client: MakeClient, tmp_path: Path
 ) -> None:

@@ -9,7 +9,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -35,15 +35,32 @@ def run(directory: Path, *arguments: str, **settings: str) -> tuple[int, str, st
     return ended.returncode, ended.stdout, ended.stderr
 
 
+@pytest.fixture(scope="module")
+def closed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[bytes]:
+    """Return what the file of a store with publications holds."""
+    directory = tmp_path_factory.mktemp("closed")
+    server = Server(directory)
+    try:
+        server.start_blocking()
+
+        async def fill() -> None:
+            async with server.api() as api:
+                for n in range(50):
+                    await api.publish("a", {"n": n})
+            assert await server.terminate() == 0
+
+        asyncio.run(fill())
+        yield (directory / "steadwire.db").read_bytes()
+    finally:
+        server.close()
+
+
 @pytest.fixture
-async def store(make_server: MakeServer) -> Path:
-    """Return the file of a store with publications, closed."""
-    server = await make_server().start()
-    async with server.api() as api:
-        for n in range(50):
-            await api.publish("a", {"n": n})
-    assert await server.terminate() == 0
-    return Path(server.settings["STEADWIRE_STORE_PATH"])
+def store(closed: bytes, tmp_path: Path) -> Path:
+    """Return the file of a store with publications."""
+    path = tmp_path / "steadwire.db"
+    path.write_bytes(closed)
+    return path
 
 
 def damage(path: Path) -> None:
@@ -81,7 +98,7 @@ FAULTS = [
 @pytest.mark.parametrize(
     ("fault", "text"), FAULTS, ids=[fault.__name__ for fault, _ in FAULTS]
 )
-async def test_a_store_that_is_not_ours_to_open(
+def test_a_store_that_is_not_ours_to_open(
     store: Path, fault: Callable[[Path], None], text: str
 ) -> None:
     fault(store)
@@ -149,7 +166,7 @@ async def test_several_workers_of_hypercorn_are_refused(
         assert await api.publish(channel, 1) == 1
 
 
-async def test_hypercorn_says_why_the_store_cannot_be_opened(store: Path) -> None:
+def test_hypercorn_says_why_the_store_cannot_be_opened(store: Path) -> None:
     make_newer(store)
     before = store.read_bytes()
     settings = {"STEADWIRE_STORE_PATH": str(store)}
