@@ -1,0 +1,30 @@
+"""Everything that can be set: `load` reads it, `Settings` holds it, by section."""
+
+from __future__ import annotations
+
+from service.settings.channels import ChannelOptions, ChannelSettings, Namespace
+from service.settings.loading import Settings, load
+from service.settings.sections import (
+    ApiSettings,
+    ClientSettings,
+    ProxySettings,
+    Secret,
+    ServerSettings,
+    StoreSettings,
+    TokenSettings,
+)
+
+__all__ = [
+    "ApiSettings",
+    "ChannelOptions",
+    "ChannelSettings",
+    "ClientSettings",
+    "Namespace",
+    "ProxySettings",
+    "Secret",
+    "ServerSettings",
+    "Settings",
+    "StoreSettings",
+    "TokenSettings",
+    "load",
+]

@@ -1,0 +1,136 @@
+"""What channels can do, by namespace, and who may do it."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+import msgspec
+
+from service.errors import SettingsError
+from service.settings.sections import Count, Seconds, Section
+
+__all__ = ["ChannelOptions", "ChannelSettings", "Namespace"]
+
+
+class ChannelOptions(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the channels of one namespace can do, and who may do it.
+
+    *client* is a connection with a user id, *anonymous* one without, *subscriber* one
+    that is subscribed to the channel, whatever its user id.
+
+    Attributes:
+        history_size: Publications kept per channel; 0 switches history off.
+        history_ttl: Seconds each is kept; 0 switches history off.
+        history_meta_ttl: Seconds the top offset outlives the last publication.
+        force_positioning: Check every subscription's position.
+        allow_positioning: Check it for clients that ask.
+        force_recovery: Make every subscription recoverable, and so positioned.
+        allow_recovery: Make it recoverable for clients that ask.
+        presence: Keep who is subscribed.
+        join_leave: Tell of who comes and goes.
+        force_push_join_leave: Tell every subscriber, not only those who ask.
+        allow_subscribe_for_client: Who may subscribe without a token.
+        allow_subscribe_for_anonymous: The same.
+        allow_publish_for_client: Who may publish.
+        allow_publish_for_subscriber: The same.
+        allow_publish_for_anonymous: The same.
+        allow_presence_for_client: Who may ask for presence, and for join and leave.
+        allow_presence_for_subscriber: The same.
+        allow_presence_for_anonymous: The same.
+        allow_history_for_client: Who may read history, and so ask for recovery.
+        allow_history_for_subscriber: The same.
+        allow_history_for_anonymous: The same.
+        channel_regex: The part of the name after ``namespace:`` must match it as a
+            whole; "" allows every name in ASCII.
+    """
+
+    history_size: Count = 0
+    history_ttl: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    history_meta_ttl: Seconds = 720 * 3600.0
+    force_positioning: bool = False
+    allow_positioning: bool = False
+    force_recovery: bool = False
+    allow_recovery: bool = False
+    presence: bool = False
+    join_leave: bool = False
+    force_push_join_leave: bool = False
+    allow_subscribe_for_client: bool = False
+    allow_subscribe_for_anonymous: bool = False
+    allow_publish_for_client: bool = False
+    allow_publish_for_subscriber: bool = False
+    allow_publish_for_anonymous: bool = False
+    allow_presence_for_client: bool = False
+    allow_presence_for_subscriber: bool = False
+    allow_presence_for_anonymous: bool = False
+    allow_history_for_client: bool = False
+    allow_history_for_subscriber: bool = False
+    allow_history_for_anonymous: bool = False
+    channel_regex: str = ""
+
+    def check(self, where: str) -> None:
+        """Refuse options that contradict each other.
+
+        Raises:
+            SettingsError: The text begins with *where* and names the options.
+        """
+        if (self.history_size > 0) != (self.history_ttl > 0):
+            raise SettingsError(
+                f"{where}: history_size and history_ttl are both above zero, or both 0"
+            )
+        if self.history_size == 0:
+            for name in _NEED_HISTORY:
+                if getattr(self, name):
+                    raise SettingsError(f"{where}: {name} needs history_size")
+        if self.history_meta_ttl < self.history_ttl:
+            raise SettingsError(
+                f"{where}: history_meta_ttl must not be below history_ttl"
+            )
+        if self.force_push_join_leave and not self.join_leave:
+            raise SettingsError(f"{where}: force_push_join_leave needs join_leave")
+        try:
+            re.compile(self.channel_regex)
+        except re.error as error:
+            raise SettingsError(f"{where}: channel_regex: {error}") from error
+
+
+_NEED_HISTORY = (
+    "force_positioning",
+    "allow_positioning",
+    "force_recovery",
+    "allow_recovery",
+)
+
+
+class Namespace(ChannelOptions, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Options for the channels ``name:…``.
+
+    Attributes:
+        name: Two or more of letters, digits, ``-`` and ``_``.
+    """
+
+    name: str
+
+
+# A chat that loses its place after a lunch break is of no use, hence a day; a
+# thousand messages of 4 KB are 4 MB a channel at the most.
+_CHAT = ChannelOptions(
+    history_size=1000,
+    history_ttl=24 * 3600.0,
+    force_recovery=True,
+    presence=True,
+    join_leave=True,
+)
+
+
+class ChannelSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Channels by namespace.
+
+    Attributes:
+        without_namespace: Options of channels that have no ``:`` in their name.
+        namespaces: Options of the others; a channel of no known namespace is
+            refused with 102.
+    """
+
+    without_namespace: ChannelOptions = _CHAT
+    namespaces: tuple[Namespace, ...] = ()

@@ -1,0 +1,206 @@
+"""The one validated settings object, and the only reader of the environment.
+
+Three sources, later ones win: the defaults below, the file ``steadwire.toml`` (or the
+one named by ``STEADWIRE_CONFIG``), and environment variables. A field ``port`` of the
+section ``server`` is ``[server] port`` in the file and ``STEADWIRE_SERVER_PORT`` in
+the environment; lists and namespaces are written there as JSON.
+
+A name that is not known is an error, never ignored: a misspelt limit is no limit.
+msgspec validates (it is compiled, has no dependencies, and names the path of what is
+wrong); times are seconds and sizes bytes unless a field says otherwise.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from service.errors import SettingsError
+from service.settings.channels import ChannelSettings
+from service.settings.sections import (
+    ApiSettings,
+    ClientSettings,
+    ProxySettings,
+    Secret,
+    Section,
+    ServerSettings,
+    StoreSettings,
+    TokenSettings,
+)
+
+__all__ = ["Settings", "load"]
+
+_PREFIX = "STEADWIRE_"
+_NAMESPACE = re.compile(r"[-a-zA-Z0-9_]{2,}")
+
+
+class Settings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Everything that can be set, grouped by who reads it.
+
+    Attributes:
+        environment: ``development``, ``staging`` or ``production``. Any other name
+            gets production's security.
+        subscription_token: Keys of subscription tokens; those of ``token`` when
+            nothing is set here.
+    """
+
+    environment: str = "development"
+    server: ServerSettings = ServerSettings()
+    client: ClientSettings = ClientSettings()
+    store: StoreSettings = StoreSettings()
+    api: ApiSettings = ApiSettings()
+    channels: ChannelSettings = ChannelSettings()
+    proxy: ProxySettings = ProxySettings()
+    token: TokenSettings = TokenSettings()
+    subscription_token: TokenSettings = TokenSettings()
+
+    @property
+    def insecure(self) -> bool:
+        """Whether connections without a token are admitted to everything."""
+        if self.client.insecure is None:
+            return self.environment == "development"
+        return self.client.insecure
+
+    @property
+    def subscription_keys(self) -> TokenSettings:
+        """The section that holds for subscription tokens."""
+        return (
+            self.subscription_token
+            if self.subscription_token.has_keys
+            else (self.token)
+        )
+
+    def check(self) -> None:
+        """Refuse what is valid field by field but wrong together.
+
+        Raises:
+            SettingsError: The text names the fields.
+        """
+        self.token.check("token")
+        self.subscription_token.check("subscription_token")
+        self.channels.without_namespace.check("channels.without_namespace")
+        for namespace in self.channels.namespaces:
+            namespace.check(f"channels.namespaces {namespace.name!r}")
+        names = [namespace.name for namespace in self.channels.namespaces]
+        for name in names:
+            if not _NAMESPACE.fullmatch(name):
+                raise SettingsError(
+                    f"channels.namespaces: {name!r} must be two or more of "
+                    "letters, digits, '-' and '_'"
+                )
+            if names.count(name) > 1:
+                raise SettingsError(f"channels.namespaces: {name!r} is defined twice")
+        for hook, endpoint in self.proxy.endpoints.items():
+            if not endpoint.startswith(("http://", "https://")):
+                raise SettingsError(f"proxy.{hook}: {endpoint!r} is no http(s) URL")
+        if self.client.pong_timeout >= self.client.ping_interval:
+            raise SettingsError(
+                "client.pong_timeout must be below client.ping_interval "
+                f"({self.client.pong_timeout} s against {self.client.ping_interval} s)"
+            )
+        if self.client.queue_size < 2 * self.client.recovery_size:
+            raise SettingsError(
+                "client.queue_size must be at least twice client.recovery_size "
+                f"({self.client.queue_size} against {self.client.recovery_size} bytes)"
+            )
+        if self.environment != "development" and self.insecure:
+            raise SettingsError(
+                f"client.insecure must not be true in {self.environment!r}"
+            )
+        if self.environment != "development":
+            raise SettingsError(
+                f"environment {self.environment!r} needs token authentication, which "
+                "this version does not have yet; only 'development' can start"
+            )
+
+
+def load(environ: Mapping[str, str], overrides: Mapping[str, Any]) -> Settings:
+    """Read the settings file and the environment into one checked object.
+
+    Args:
+        environ: The process's environment.
+        overrides: From the command line, as ``{"server": {"port": 0}}``; they win.
+
+    Raises:
+        SettingsError: The text names the key or variable and what is wrong with it.
+    """
+    named = environ.get(_PREFIX + "CONFIG")
+    values = _read_file(Path(named or "steadwire.toml"), required=named is not None)
+    _merge(values, _read_environment(environ))
+    _merge(values, overrides)
+    try:
+        # The environment has only strings: "8000" is an int where one is asked for.
+        settings = msgspec.convert(values, Settings, strict=False, dec_hook=_secret)
+    except msgspec.ValidationError as error:
+        raise SettingsError(str(error)) from error
+    settings.check()
+    return settings
+
+
+def _secret(kind: type, value: Any) -> Any:
+    if not isinstance(value, str):
+        raise ValueError(f"expected `str`, got `{type(value).__name__}`")
+    return kind(value)
+
+
+def _read_file(path: Path, *, required: bool) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        if not required:
+            return {}
+        raise SettingsError(f"settings file {path} does not exist") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise SettingsError(f"settings file {path}: {error}") from error
+
+
+def _read_environment(environ: Mapping[str, str]) -> dict[str, Any]:
+    texts: set[tuple[str, ...]] = {("environment",)}  # never JSON, whatever they hold
+    known: dict[str, tuple[str, ...]] = {_PREFIX + "ENVIRONMENT": ("environment",)}
+    for section in msgspec.structs.fields(Settings):
+        if section.name == "environment":
+            continue
+        for field in msgspec.structs.fields(section.type):
+            name = f"{_PREFIX}{section.name}_{field.name}".upper()
+            known[name] = (section.name, field.name)
+            if field.type in (str, Secret):
+                texts.add(known[name])
+    values: dict[str, Any] = {}
+    for name, text in environ.items():
+        if not name.startswith(_PREFIX) or name == _PREFIX + "CONFIG":
+            continue
+        path = known.get(name)
+        if path is None:
+            raise SettingsError(f"unknown environment variable {name}")
+        _merge(values, _nest(path, text if path in texts else _parse(name, text)))
+    return values
+
+
+def _parse(name: str, text: str) -> Any:
+    if not text.startswith(("[", "{")):
+        return text
+    try:
+        return msgspec.json.decode(text)
+    except msgspec.DecodeError as error:
+        raise SettingsError(f"{name}: {error}") from error
+
+
+def _nest(path: tuple[str, ...], value: Any) -> dict[str, Any]:
+    for name in reversed(path):
+        value = {name: value}
+    result: dict[str, Any] = value
+    return result
+
+
+def _merge(into: dict[str, Any], values: Mapping[str, Any]) -> None:
+    for name, value in values.items():
+        present = into.get(name)
+        if isinstance(present, dict) and isinstance(value, Mapping):
+            _merge(present, value)
+        else:
+            into[name] = value
