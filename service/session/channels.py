@@ -14,7 +14,6 @@ from typing import Any
 from service.errors import (
     ALREADY_SUBSCRIBED,
     BAD_REQUEST,
-    CLOSE_BAD_REQUEST,
     INSUFFICIENT_STATE,
     INTERNAL,
     LIMIT_EXCEEDED,
@@ -30,7 +29,7 @@ from service.handlers import SubscribeEvent
 from service.model import Channel, Joined, Listener, Position, RawJson
 from service.permissions import ChannelRules, Permissions
 from service.protocol import json as wire
-from service.session.entry import Entry, Pending
+from service.session.entry import Entry, Pending, channel_of
 from service.session.port import Identity, Port, Work
 from service.settings import ClientSettings
 
@@ -96,7 +95,7 @@ class Channels:
             CloseError: It has no channel.
             CodecError: A field has the wrong type.
         """
-        channel = _channel(fields)
+        channel = channel_of(fields)
         pending = Pending(
             wire.position(fields) if wire.boolean(fields, "recover") else None,
             lambda result: self._reply(command, result),
@@ -160,7 +159,7 @@ class Channels:
             CloseError: It has no channel.
             CodecError: A field has the wrong type.
         """
-        channel = _channel(fields)
+        channel = channel_of(fields)
         entry = self._entries.get(channel)
         if entry is not None:
             if self._wait(entry, (command, "unsubscribe", fields)):
@@ -383,10 +382,3 @@ class Channels:
             self._port.reply(wire.error_reply(command, result))
         else:
             self._port.reply(wire.subscribe_reply(command, result))
-
-
-def _channel(fields: dict[str, Any]) -> Channel:
-    channel = wire.text(fields, "channel")
-    if not channel:
-        raise CloseError(CLOSE_BAD_REQUEST)
-    return Channel(channel)

@@ -29,12 +29,13 @@ from service.handlers import (
     RpcEvent,
     RpcResult,
 )
-from service.model import Appended, Channel, Draft, HistoryPage, Listener, Position
+from service.model import Appended, Draft, HistoryPage, Listener, Position
 from service.payload import dump_optional
 from service.permissions import Permissions
 from service.ports import NO_HISTORY
 from service.protocol import json as wire
 from service.session.channels import Channels
+from service.session.entry import channel_of
 from service.session.port import Identity, Port, Work
 from service.settings import ClientSettings
 
@@ -65,9 +66,9 @@ class Commands:
 
     def publish(self, identity: Identity, command: int, fields: dict[str, Any]) -> None:
         """Handle a publish command."""
-        channel = Channel(wire.text(fields, "channel"))
+        channel = channel_of(fields)
         data = wire.raw(fields, "data")
-        if not channel or data is None:
+        if data is None:
             raise CloseError(CLOSE_BAD_REQUEST)
         rules = self._permissions.rules(channel)
         if self._handlers.publish is not None:
@@ -86,7 +87,7 @@ class Commands:
 
     def history(self, identity: Identity, command: int, fields: dict[str, Any]) -> None:
         """Handle a history command."""
-        channel = _channel(fields)
+        channel = channel_of(fields)
         limit = wire.integer(fields, "limit", low=-1)
         reverse = wire.boolean(fields, "reverse")
         mapping = wire.mapping(fields, "since")
@@ -127,7 +128,7 @@ class Commands:
         self._port.reply(wire.presence_stats_reply(command, len(present), users))
 
     def _present(self, identity: Identity, fields: dict[str, Any]) -> list[Listener]:
-        channel = _channel(fields)
+        channel = channel_of(fields)
         self._permissions.may_see_presence(
             self._permissions.rules(channel),
             identity.user,
@@ -212,13 +213,6 @@ class Commands:
 
     def _refuse(self, command: int, error: ErrorReply) -> None:
         self._port.reply(wire.error_reply(command, error))
-
-
-def _channel(fields: dict[str, Any]) -> Channel:
-    channel = wire.text(fields, "channel")
-    if not channel:
-        raise CloseError(CLOSE_BAD_REQUEST)
-    return Channel(channel)
 
 
 def _transient(error: StoreError) -> ErrorReply:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from typing import Any
 
-from service.errors import ErrorReply, Unsubscribe
-from service.model import Position, RawJson
+from service.errors import CLOSE_BAD_REQUEST, CloseError, ErrorReply, Unsubscribe
+from service.model import Channel, Position, RawJson
 from service.permissions import ChannelRules
 from service.protocol import json as wire
 
-__all__ = ["Entry", "Pending"]
+__all__ = ["Entry", "Pending", "channel_of"]
 
 
 class Pending:
@@ -64,3 +65,16 @@ class Entry:
         self.recoverable = False
         self.positioned = False
         self.data: RawJson | None = None
+
+
+def channel_of(fields: dict[str, Any]) -> Channel:
+    """Return the channel that a command is about.
+
+    Raises:
+        CloseError: It names none.
+        CodecError: What it names is no string.
+    """
+    channel = wire.text(fields, "channel")
+    if not channel:
+        raise CloseError(CLOSE_BAD_REQUEST)
+    return Channel(channel)

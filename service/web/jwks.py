@@ -29,6 +29,7 @@ from service.auth import Key, KeySet, KeysUnavailable, TokenInvalid, read_jwks
 from service.errors import CodecError, SettingsError
 from service.ports import Clock
 from service.settings import Settings
+from service.web.fetch import Unfit, fetch
 
 __all__ = ["Jwks", "open_endpoints"]
 
@@ -43,10 +44,6 @@ _EARLY = 0.8  # of the ttl; from then on nobody waits for the next answer
 _MISSING = 1000  # names of keys remembered not to be there, until the next answer
 
 log = structlog.get_logger("steadwire")
-
-
-class _Failed(Exception):
-    """There is no answer that could be used; the text says why, in our words."""
 
 
 class Jwks:
@@ -161,7 +158,7 @@ class Jwks:
     async def _run(self, began: float) -> None:
         try:
             async with asyncio.timeout(self._timeout):
-                body = await self._get()
+                body = await fetch(self._client, "GET", self._url, limit=SIZE)
             self._keys = read_jwks(body)
             self._answered = began
             self._missing.clear()
@@ -169,7 +166,7 @@ class Jwks:
             return
         except TimeoutError:
             reason = f"no answer within {self._timeout} s"
-        except (_Failed, CodecError) as error:
+        except (Unfit, CodecError) as error:
             reason = str(error)
         except Exception as error:
             # Of the network, as a rule; whatever it is, it admits nobody.
@@ -179,19 +176,6 @@ class Jwks:
             self._ended = self._clock.now()
         self._failed = True
         log.warning("a key set cannot be fetched", host=self._url.host, reason=reason)
-
-    async def _get(self) -> bytes:
-        body = bytearray()
-        async with self._client.stream("GET", self._url) as response:
-            if response.status_code != 200:
-                raise _Failed(f"status {response.status_code}")
-            if response.headers.get("content-encoding", "identity") != "identity":
-                raise _Failed("a compressed answer, which was not asked for")
-            async for chunk in response.aiter_raw():
-                body += chunk
-                if len(body) > SIZE:
-                    raise _Failed(f"an answer over {SIZE} bytes")
-        return bytes(body)
 
 
 def open_endpoints(settings: Settings, clock: Clock) -> dict[str, Jwks]:

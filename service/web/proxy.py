@@ -35,6 +35,7 @@ from service.handlers import Raw as RawPayload
 from service.settings import ProxySettings
 from service.web.api.context import optional_payload_of
 from service.web.close import close_of, error_of
+from service.web.fetch import Unfit, fetch
 
 __all__ = ["Proxy"]
 
@@ -44,10 +45,6 @@ log = structlog.get_logger("steadwire")
 _ABOUT = '"transport":"websocket","protocol":"json","encoding":"json"'
 _HEADERS = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
 _IDLE = 30.0  # seconds an unused connection is kept
-
-
-class _Failed(Exception):
-    """There is no answer that could be used; the text says why, in our words."""
 
 
 class _Error(msgspec.Struct):
@@ -165,7 +162,7 @@ class Proxy:
             try:
                 result = await self._ask(url, question(event))
                 return answer(msgspec.json.decode(result, type=shape), limit)
-            except _Failed as failure:
+            except Unfit as failure:
                 reason = str(failure)
             except msgspec.DecodeError:
                 reason = "the result has a wrong shape"
@@ -178,49 +175,41 @@ class Proxy:
         """Return the result that an endpoint answers with.
 
         Raises:
-            _Failed: There is no usable answer.
+            Unfit: There is no usable answer.
             ReplyError: It refuses.
             CloseError: It ends the connection.
         """
         try:
             async with asyncio.timeout(self._settings.timeout), self._turn:
-                text = await self._post(url, question)
+                text = await fetch(
+                    self._client,
+                    "POST",
+                    url,
+                    limit=self._settings.answer_size,
+                    content=question,
+                )
         except TimeoutError:
-            raise _Failed(f"no answer within {self._settings.timeout} s") from None
+            raise Unfit(f"no answer within {self._settings.timeout} s") from None
         except (httpx.HTTPError, httpx.StreamError, OSError) as error:
-            raise _Failed(type(error).__name__) from None
+            raise Unfit(type(error).__name__) from None
         try:
             envelope = msgspec.json.decode(check(text), type=_Envelope)
         except ValueError:
-            raise _Failed("the answer is no JSON of the right shape") from None
+            raise Unfit("the answer is no JSON of the right shape") from None
         refusal, end = envelope.error, envelope.disconnect
         if end is not None:
             close = close_of(end.code, end.reason)
             if close is None:
-                raise _Failed(f"disconnect code {end.code} or its reason is not valid")
+                raise Unfit(f"disconnect code {end.code} or its reason is not valid")
             raise CloseError(close)
         if refusal is not None:
             row = error_of(refusal.code, refusal.message, temporary=refusal.temporary)
             if row is None:
-                raise _Failed(f"error code {refusal.code} or its message is not valid")
+                raise Unfit(f"error code {refusal.code} or its message is not valid")
             raise ReplyError(row)
         if envelope.result is UNSET or bytes(envelope.result) == b"null":
-            raise _Failed("the answer has no result")
+            raise Unfit("the answer has no result")
         return envelope.result
-
-    async def _post(self, url: httpx.URL, question: str) -> bytes:
-        limit = self._settings.answer_size
-        body = bytearray()
-        async with self._client.stream("POST", url, content=question) as response:
-            if response.status_code != 200:
-                raise _Failed(f"status {response.status_code}")
-            if response.headers.get("content-encoding", "identity") != "identity":
-                raise _Failed("a compressed answer, which was not asked for")
-            async for chunk in response.aiter_raw():
-                body += chunk
-                if len(body) > limit:
-                    raise _Failed(f"an answer over {limit} bytes")
-        return bytes(body)
 
 
 # Questions.
@@ -260,7 +249,7 @@ def _rpc(event: RpcEvent) -> str:
 
 def _connected(result: _Connect, limit: int) -> ConnectResult:
     if result.subs:
-        raise _Failed("subs is not supported; name the channels in channels")
+        raise Unfit("subs is not supported; name the channels in channels")
     return ConnectResult(
         user=result.user,
         info=_payload(result.info, result.b64info, limit),
@@ -272,7 +261,7 @@ def _connected(result: _Connect, limit: int) -> ConnectResult:
 
 def _subscribed(result: _Subscribe, limit: int) -> SubscribeResult:
     if result.expire_at or result.override:
-        raise _Failed("expire_at and override are not supported")
+        raise Unfit("expire_at and override are not supported")
     return SubscribeResult(
         info=_payload(result.info, result.b64info, limit),
         data=_payload(result.data, result.b64data, limit),
@@ -296,5 +285,5 @@ def _payload(
     try:
         text = optional_payload_of(data, encoded, limit)
     except ReplyError:
-        raise _Failed("a b64 field holds no JSON") from None
+        raise Unfit("a b64 field holds no JSON") from None
     return None if text is None else RawPayload(text)
