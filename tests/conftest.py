@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
+
+# No deadlines: machines are shared. In continuous integration the examples are the same
+# in each run, so that a red one is red again; elsewhere chance looks for new ones, and
+# a failure prints how to repeat it.
+hypothesis.settings.register_profile(
+    "steadwire",
+    deadline=None,
+    derandomize=bool(os.environ.get("CI")),
+    print_blob=True,
+)
+hypothesis.settings.load_profile("steadwire")
 
 # `pytest` alone does not put the repository on the path, `python -m pytest` does.
 _ROOT = str(Path(__file__).resolve().parents[1])
