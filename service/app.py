@@ -25,7 +25,7 @@ import falcon.asgi
 import structlog
 
 from service.clock import SystemClock
-from service.errors import INTERNAL_CLOSE, SHUTDOWN, describe
+from service.errors import INTERNAL_CLOSE, SHUTDOWN, SettingsError, describe
 from service.handlers import Handlers
 from service.hub.fanout import Hub
 from service.model import ClientId, Position
@@ -305,9 +305,20 @@ def create_app(settings: Settings, handlers: Handlers | None = None) -> Applicat
         settings: From `settings.load`.
         handlers: Hooks in Python; a hook that is None is asked over HTTP if the
             settings name an endpoint for it.
+
+    Raises:
+        SettingsError: Keys for tokens are set, and nobody would ask for tokens.
+        StartupError: This version of Hypercorn is not supported.
     """
+    handlers = handlers or Handlers()
+    keys = settings.token.has_keys or settings.subscription_token.has_keys
+    if keys and handlers.connect is None and not settings.proxy.connect:
+        raise SettingsError(
+            "token: this version does not ask connections for tokens, so its keys "
+            "would protect nothing; let a connect hook decide, or remove them"
+        )
     install(settings.server)
-    return Application(settings, handlers or Handlers())
+    return Application(settings, handlers)
 
 
 app = _FromEnvironment()

@@ -213,6 +213,7 @@ def _announcement(settings: Settings, api_key: str) -> Callable[[list[str]], Non
     # A key that somebody chose is a secret; one made up for this run is of no use
     # unless it is shown.
     shown = "$STEADWIRE_API_KEY" if settings.api.key else api_key
+    where = " (where STEADWIRE_API_KEY is the key)" if settings.api.key else ""
 
     def announce(addresses: list[str]) -> None:
         for address in addresses:
@@ -221,7 +222,7 @@ def _announcement(settings: Settings, api_key: str) -> Callable[[list[str]], Non
             print(f"  WebSocket  {websocket}/connection/websocket")
             print(f"  API        {address}/api")
             print(f"  health     {address}/health/ready")
-        print("\nPublish a message:\n")
+        print(f"\nPublish a message{where}:\n")
         print(
             f"curl -sS {addresses[0]}/api/publish -H 'Content-Type: application/json' "
             f'-H "X-API-Key: {shown}" '

@@ -53,7 +53,7 @@ def test_numpy_itself():
         "scalars": [numpy.int64(1), numpy.float32(0.5), numpy.bool_(True)],
         "array": numpy.array([[1.5, numpy.nan], [numpy.inf, 2]]),
         "when": numpy.datetime64("2024-02-29T12:00:00.000005999"),
-        "never": numpy.datetime64("NaT"),
+        "never": numpy.datetime64("NaT", "s"),
         "for": numpy.timedelta64(5, "s"),
         "long": numpy.longdouble(1.5),
         numpy.int64(7): numpy.str_("text"),
