@@ -227,10 +227,11 @@ class Application:
         self._running().hub.check_positions()
         self._check_later()
 
-    def _spawn(self, work: Awaitable[None]) -> None:
+    def _spawn(self, work: Awaitable[None]) -> asyncio.Task[None]:
         task = asyncio.ensure_future(_guard(work))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     def _running(self) -> Services:
         if self._services is None:

@@ -124,7 +124,7 @@ class Outbox:
         self._task: asyncio.Task[None] | None = None
         self._timer: Timer | None = None
         self._closing = False
-        self._end: Callable[[], None] | None = None
+        self._end: Callable[[], object] | None = None
 
     @property
     def idle(self) -> bool:
@@ -156,7 +156,7 @@ class Outbox:
             self._held = True
             self._flusher.add(self)
 
-    def close(self, end: Callable[[], None]) -> None:
+    def close(self, end: Callable[[], object]) -> None:
         """Accept nothing more, write what waits, then call *end*."""
         self._closing = True
         self._end = end

@@ -35,7 +35,7 @@ from service.recovery import PIECE, take_piece
 
 __all__ = ["CatchUp", "Spawn"]
 
-Spawn = Callable[[Awaitable[None]], None]
+Spawn = Callable[[Awaitable[None]], object]
 
 _ReadDone = Callable[[HistoryPage | StoreError], None]
 

@@ -275,7 +275,7 @@ class WebSocketStream(WSStream):
             self.scope, {"status": status_code, "headers": []}, time() - self.start_time
         )
         if self._tcp is not None and not self.closed:
-            self._tcp.stream = self
+            self._tcp.take_over(self)
             self._direct = isinstance(extension, SizeLimit)
         if self.config.websocket_ping_interval is not None:
             self.task_group.spawn(self._send_pings)

@@ -205,7 +205,11 @@ class Channels:
         if not self.add(
             identity, channel, since, outcome, info=info, data=data, rules=rules
         ):
-            done(None)
+            pending = self._entries[channel].pending
+            if pending is None:
+                done(None)
+            else:
+                pending.also(done)
 
     def add(
         self,

@@ -13,6 +13,7 @@ from service.errors import (
     CLOSE_BAD_REQUEST,
     CLOSE_NOT_AVAILABLE,
     INTERNAL,
+    LIMIT_EXCEEDED,
     NOT_AVAILABLE,
     TOO_MANY_REQUESTS,
     UNRECOVERABLE_POSITION,
@@ -40,6 +41,10 @@ from service.session.port import Identity, Port, Work
 from service.settings import ClientSettings
 
 __all__ = ["Commands"]
+
+PRESENCE_SIZE = 512 * 1024
+"""Characters of a presence reply; a larger one is refused with 106. Old SDKs close on
+a message over 1 MiB; presence_stats has no such limit."""
 
 
 class Commands:
@@ -115,6 +120,8 @@ class Commands:
     ) -> None:
         """Handle a presence command."""
         present = self._present(identity, fields)
+        if sum(len(one.info) + 48 for one in present) > PRESENCE_SIZE:
+            raise ReplyError(LIMIT_EXCEEDED)
         self._port.reply(
             wire.presence_reply(command, [(one.client, one.info) for one in present])
         )

@@ -44,6 +44,16 @@ class Pending:
         self.removal: Unsubscribe | None = None  # the server wants it out again
         self.waiting: deque[wire.Command] = deque()
 
+    def also(self, done: Callable[[ErrorReply | None], None]) -> None:
+        """Tell *done* of the outcome too: None, or the refusal."""
+        first = self.outcome
+
+        def outcome(result: str | ErrorReply) -> None:
+            first(result)
+            done(result if isinstance(result, ErrorReply) else None)
+
+        self.outcome = outcome
+
 
 class Entry:
     """One channel.

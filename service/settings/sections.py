@@ -185,7 +185,7 @@ class ProxySettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         publish: Asked when a client publishes.
         rpc: Called with the client's rpc.
         timeout: For each question, connecting included. Below the SDKs' 5 s.
-        connections: Open at once to all endpoints; more questions wait.
+        connections: Open at once for each hook; more questions wait.
         answer_size: Largest answer; a larger one counts as none.
     """
 

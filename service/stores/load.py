@@ -20,6 +20,7 @@ __all__ = ["load"]
 # Reading up to so many publications more than a page needs, up to the top, is
 # cheaper than reading the next page of the same client again.
 WINDOW = 512  # count
+BYTES = 4 * 1024 * 1024  # of payloads; however many large ones a window may hold
 
 
 def load(
@@ -58,7 +59,12 @@ def load(
                 far.append(demand)
         publications: list[Publication] = []
         if floor < top:
-            publications = _fetch(connection, number, floor, top)
+            publications, floor = _fetch(connection, number, floor, top)
+            # What the bound on bytes left out is read page by page, as if far away.
+            for demand in demands:
+                low, high = _range(demand, top)
+                if high > low and low < floor and demand not in far:
+                    far.append(demand)
         tail = Tail(epoch, top, floor, publications)
         pages: dict[Demand, HistoryPage] = {}
         for demand in far:
@@ -84,13 +90,23 @@ def _range(demand: Demand, top: int) -> tuple[int, int]:
 
 def _fetch(
     connection: sqlite3.Connection, number: int, low: int, high: int
-) -> list[Publication]:
+) -> tuple[list[Publication], int]:
+    """Return the newest publications above *low*, and the offset they begin after."""
     rows = connection.execute(
         "SELECT offset, data, info, tags, time FROM publications"
-        " WHERE channel_id = ? AND offset > ? AND offset <= ? ORDER BY offset",
+        " WHERE channel_id = ? AND offset > ? AND offset <= ? ORDER BY offset DESC",
         (number, low, high),
     )
-    return [Publication(*row) for row in rows.fetchall()]
+    found: list[Publication] = []
+    size = 0
+    for row in rows:
+        size += len(row[1])
+        if size > BYTES and found:
+            low = row[0]
+            break
+        found.append(Publication(*row))
+    found.reverse()
+    return found, low
 
 
 def _page(

@@ -27,7 +27,7 @@ from typing import TypeVar
 import structlog
 
 from _speedups import backoff
-from service.errors import StoreBusy, StoreError, StoreUnavailable
+from service.errors import StoreBusy, StoreError, StoreUnavailable, describe
 from service.model import Channel, Draft, HistoryPage, Position
 from service.ports import AppendDone, Clock, CommitListener, History, Timer
 from service.settings import StoreSettings
@@ -195,15 +195,15 @@ class SqliteStore:
             self._tails.extend(commit.committed, commit.sizes)
             try:
                 self._listener(commit.committed)
-            except Exception:
-                _log.exception("the listener of the store failed")
+            except Exception as error:
+                _log.error("the listener of the store failed", **describe(error))
         outcomes = iter(commit.outcomes)
         for _, _, _, done, cost in commit.entries:
             self._waiting -= cost
             try:
                 done(next(outcomes))
-            except Exception:
-                _log.exception("the caller of an append failed")
+            except Exception as error:
+                _log.error("the caller of an append failed", **describe(error))
 
     def _failed(self, entries: list[Entry], error: BaseException) -> None:
         spoilt = is_spoilt(error) and not self._dead
@@ -220,8 +220,8 @@ class SqliteStore:
             )
             try:
                 done(outcome)
-            except Exception:
-                _log.exception("the caller of an append failed")
+            except Exception as fault:
+                _log.error("the caller of an append failed", **describe(fault))
 
     def _fail(self, error: BaseException) -> None:
         """Remember that writing does not work, and try again soon."""

@@ -24,6 +24,7 @@ from typing import Any, Generic, TypeVar
 
 import structlog
 
+from service.errors import describe
 from service.stores.batch import Commit, Entry
 from service.stores.schema import is_spoilt
 
@@ -140,7 +141,7 @@ class Worker:
                     self._store()
                     item = self._queue.get() if found is _NOTHING else found
         except BaseException as error:  # whatever it is, nobody may wait for ever
-            _log.critical("store thread died", exc_info=True)
+            _log.critical("store thread died", **describe(error))
             self._report(self._bury, error)
         else:
             self._report(self._ended.set_result, None)
@@ -207,8 +208,8 @@ class Worker:
             tell, what = self._reports.popleft()
             try:
                 tell(what)
-            except Exception:
-                _log.exception("a report of the store was not taken")
+            except Exception as error:
+                _log.error("a report of the store was not taken", **describe(error))
 
     def _fail(self, failure: tuple[list[Entry], BaseException]) -> None:
         self._failed(*failure)

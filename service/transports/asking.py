@@ -53,8 +53,13 @@ def ask(
             outcome = ReplyError(INTERNAL)
         take(outcome)
 
-    timer = clock.call_at(clock.now() + timeout, lambda: take(ReplyError(INTERNAL)))
-    spawn(run())
+    def late() -> None:
+        take(ReplyError(INTERNAL))
+        if isinstance(work, asyncio.Task):
+            work.cancel()  # else what hangs would pile up
+
+    timer = clock.call_at(clock.now() + timeout, late)
+    work = spawn(run())
 
 
 def log_hook(event: Event, error: BaseException) -> None:

@@ -62,7 +62,7 @@ class Services:
     flusher: Flusher
     random: Random
     new_client: Callable[[], ClientId]
-    spawn: Callable[[Awaitable[None]], None]
+    spawn: Callable[[Awaitable[None]], object]
     version: str
     connections: Registry[Driver]
 

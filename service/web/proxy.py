@@ -109,13 +109,11 @@ class Proxy:
 
     def __init__(self, settings: ProxySettings) -> None:
         self._settings = settings
-        # The client's own queue takes time that grows with the square of its length.
-        self._turn = asyncio.Semaphore(settings.connections)
         self._client = httpx.AsyncClient(
             headers=_HEADERS,
             timeout=None,  # one limit for all of a question: `ProxySettings.timeout`
             limits=httpx.Limits(
-                max_connections=settings.connections,
+                max_connections=4 * settings.connections,
                 max_keepalive_connections=settings.connections,
                 keepalive_expiry=_IDLE,
             ),
@@ -157,10 +155,13 @@ class Proxy:
         except httpx.InvalidURL as error:
             raise SettingsError(f"proxy.{name}: {error}") from error
         limit = self._settings.answer_size
+        # The client's own queue takes time that grows with the square of its length.
+        # One for each hook: slow rpcs must not keep others from connecting.
+        turn = asyncio.Semaphore(self._settings.connections)
 
         async def hook(event: E) -> A:
             try:
-                result = await self._ask(url, question(event))
+                result = await self._ask(url, question(event), turn)
                 return answer(msgspec.json.decode(result, type=shape), limit)
             except Unfit as failure:
                 reason = str(failure)
@@ -171,7 +172,7 @@ class Proxy:
 
         return hook
 
-    async def _ask(self, url: httpx.URL, question: str) -> Raw:
+    async def _ask(self, url: httpx.URL, question: str, turn: asyncio.Semaphore) -> Raw:
         """Return the result that an endpoint answers with.
 
         Raises:
@@ -180,7 +181,7 @@ class Proxy:
             CloseError: It ends the connection.
         """
         try:
-            async with asyncio.timeout(self._settings.timeout), self._turn:
+            async with asyncio.timeout(self._settings.timeout), turn:
                 text = await fetch(
                     self._client,
                     "POST",

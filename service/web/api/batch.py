@@ -9,13 +9,20 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta, Raw
 
-from service.errors import BAD_REQUEST, METHOD_NOT_FOUND, ReplyError
+from service.errors import (
+    BAD_REQUEST,
+    LIMIT_EXCEEDED,
+    METHOD_NOT_FOUND,
+    ReplyError,
+)
 from service.web.api.call import Methods, error_body
 from service.web.api.context import ApiContext
 
 __all__ = ["Batch", "BatchRequest", "BatchResult"]
 
-TOGETHER = 64  # commands under way at once, when parallel
+TOGETHER = 16  # commands under way at once, when parallel
+
+REPLIES = 16 * 1024 * 1024  # characters; commands beyond are refused with 106
 
 
 class BatchRequest(msgspec.Struct, kw_only=True):
@@ -43,10 +50,16 @@ class Batch:
         if len(commands) > context.settings.batch_size:
             raise ReplyError(BAD_REQUEST)
         replies: list[str] = []
+        written = 0
         size = TOGETHER if request.parallel else 1
         for start in range(0, len(commands), size):
             piece = commands[start : start + size]
-            replies += await asyncio.gather(*map(self._one, piece))
+            if written > REPLIES:
+                replies += [f'{{"error":{error_body(LIMIT_EXCEEDED)}}}'] * len(piece)
+                continue
+            done = await asyncio.gather(*map(self._one, piece))
+            written += sum(map(len, done))
+            replies += done
         return f'{{"replies":[{",".join(replies)}]}}'
 
     async def _one(self, command: dict[str, Raw]) -> str:

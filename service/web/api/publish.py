@@ -38,6 +38,9 @@ __all__ = [
 Key = Annotated[str, Meta(max_length=1024)]
 
 
+_TOGETHER = 4 * 1024 * 1024  # bytes of a broadcast on their way to the store at once
+
+
 class _Publication(msgspec.Struct, kw_only=True):
     """What to publish.
 
@@ -106,7 +109,13 @@ async def broadcast(context: ApiContext, request: BroadcastRequest) -> str:
         except StoreError:
             return f'{{"error":{error_body(INTERNAL)}}}'
 
-    responses = await asyncio.gather(*map(one, request.channels))
+    # As much at once as the store's queue takes with ease: more would be refused, and
+    # refused again when it is repeated.
+    together = max(1, _TOGETHER // (len(draft.data) + 1024))
+    responses: list[str] = []
+    for start in range(0, len(request.channels), together):
+        piece = request.channels[start : start + together]
+        responses += await asyncio.gather(*map(one, piece))
     return f'{{"responses":[{",".join(responses)}]}}'
 
 
