@@ -37,7 +37,7 @@ from load import (
     write,
 )
 
-TARGETS = {"a": 2.6, "b": 1.15, "c": 40 * 1024}
+TARGETS = {"a": 2.2, "b": 1.15, "c": 40 * 1024}
 HERE = Path(__file__).parent
 CLIENTS = 100
 RATE = 2000  # messages a second, all clients together

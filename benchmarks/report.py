@@ -66,7 +66,7 @@ def server(report):
         "|---|---:|---:|---:|---:|---:|",
     ]
     for key, title, target in (
-        ("a", "(a) publish and receive, CPU µs a message", 2.6),
+        ("a", "(a) publish and receive, CPU µs a message", 2.2),
         ("b", "(b) one to 1,000, CPU µs a delivery", 1.15),
     ):
         row = report[key]

@@ -255,3 +255,39 @@ async def test_body_in_chunks_over_the_limit_is_413(server: Server) -> None:
     await tcp.send(head.encode() + chunk * 4)
     assert (await tcp.read_until(b"\r\n")).startswith(b"HTTP/1.1 413 ")
     tcp.close()
+
+
+async def test_a_broadcast_larger_than_the_stores_queue_is_published(
+    tmp_path: Any,
+) -> None:
+    settings = {"STEADWIRE_STORE_QUEUE_SIZE": str(8 * 1024 * 1024)}
+    server = Server(tmp_path, settings)
+    try:
+        server.start_blocking()
+        async with server.api() as api:
+            channels = [f"wide-{number}" for number in range(400)]
+            body = {"channels": channels, "data": "x" * 30_000}
+            responses = (await answer(api, "broadcast", body))["result"]["responses"]
+            assert [one["result"]["offset"] for one in responses] == [1] * 400
+    finally:
+        server.close()
+
+
+async def test_a_batch_stops_where_its_replies_get_too_large(tmp_path: Any) -> None:
+    server = Server(tmp_path, {"STEADWIRE_API_BATCH_SIZE": "100"})
+    try:
+        server.start_blocking()
+        async with server.api() as api:
+            for _ in range(8):
+                await api.publish("large", "x" * 450_000)
+            history = {"history": {"channel": "large", "limit": -1}}
+            body = {"commands": [history] * 20}
+            replies = (await answer(api, "batch", body))["replies"]
+        assert len(replies) == 20
+        kept = [reply for reply in replies if "history" in reply]
+        assert 4 <= len(kept) < 20
+        assert replies[: len(kept)] == kept
+        refused = {"error": {"code": 106, "message": "limit exceeded"}}
+        assert replies[len(kept) :] == [refused] * (20 - len(kept))
+    finally:
+        server.close()

@@ -30,7 +30,7 @@ from service.handlers import (
     SubscribeEvent,
     SubscribeResult,
 )
-from service.model import RawJson
+from service.model import Channel, RawJson
 from tests.session.bench import INTERNAL, Bench, error, hook
 
 ALL = Handlers(subscribe=hook, publish=hook, rpc=hook)
@@ -396,3 +396,20 @@ def test_every_hook_is_the_application_s_own_choice() -> None:
     assert bench.request(publish={"channel": "ch", "data": 1}) == {"publish": {}}
     assert bench.asked == []
     assert ALL.connect is None
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_the_server_is_told_of_a_subscribe_that_the_client_had_begun(
+    allowed: bool,
+) -> None:
+    bench = connected()
+    bench.send({"id": 2, **SUBSCRIBE})
+    told: list[ErrorReply | None] = []
+    bench.session.subscribe(Channel("ch"), None, done=told.append)
+    assert told == []  # not before it is known
+    if allowed:
+        bench.answer(SubscribeResult())
+        bench.joined()
+    else:
+        bench.answer(ReplyError(MY_OWN))
+    assert told == [None if allowed else MY_OWN]
