@@ -1,4 +1,4 @@
-"""Hypothesis as in tests/conftest.py, for builds that are tested apart from the tree."""
+"""Hypothesis as in tests/conftest.py, for builds tested apart from the tree."""
 
 import os
 
