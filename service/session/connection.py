@@ -102,6 +102,7 @@ class Session:
     Attributes:
         identity: Who it is; nobody before it has connected.
         channels: What it is subscribed to.
+        liveness: Its clocks, and the round-trip times of its pings.
         next_tick: When `tick` wants to be called, on the clock of *now*.
     """
 
@@ -144,7 +145,7 @@ class Session:
             refused=self._turned_away,
         )
         self._connected_at = now
-        self._liveness = Liveness(settings)
+        self.liveness = Liveness(settings)
         self.next_tick = now + settings.stale_timeout
         self._commands = commands = Commands(
             port, self._work, settings, permissions, handlers, self.channels
@@ -197,7 +198,7 @@ class Session:
             if now >= self.next_tick:
                 self.disconnect(STALE)
             return
-        match self._liveness.tick(now, reading=not self.busy):
+        match self.liveness.tick(now, reading=not self.busy):
             case Due.PING:
                 self._port.ping()
             case Due.NO_PONG:
@@ -206,7 +207,7 @@ class Session:
             case Due.EXPIRED:
                 self.disconnect(CONNECTION_EXPIRED)
                 return
-        self.next_tick = self._liveness.next
+        self.next_tick = self.liveness.next
 
     def resume(self, now: float) -> None:
         """Take up commands that waited for an outcome."""
@@ -230,9 +231,9 @@ class Session:
 
     def expire(self, at: float | None) -> None:
         """Close the connection with 3005 at the time *at*; None: never."""
-        self._liveness.expire(at)
+        self.liveness.expire(at)
         if self._state is _State.CONNECTED:
-            self.next_tick = self._liveness.next
+            self.next_tick = self.liveness.next
 
     def subscribe(
         self, channel: Channel, since: Position | None, **options: Any
@@ -349,7 +350,6 @@ class Session:
                 self.disconnect(CLOSE_BAD_REQUEST)
             except CloseError as end:
                 self.disconnect(end.close)
-            # A disconnect clears the backlog: the end of this loop.
 
     def _handle(
         self, command: int, method: str, fields: dict[str, Any], now: float
@@ -368,8 +368,8 @@ class Session:
             raise CloseError(CLOSE_BAD_REQUEST)
 
     def _pong(self, now: float) -> None:
-        if self._liveness.pong(now):
-            self.next_tick = self._liveness.next
+        if self.liveness.pong(now):
+            self.next_tick = self.liveness.next
         else:
             self.disconnect(CLOSE_BAD_REQUEST)
 
@@ -388,8 +388,8 @@ class Session:
         self._work.under_way -= 1
         self._work.blocked = False
         self._port.connected()
-        self._liveness.start(self._connected_at, self._random)
-        self.next_tick = self._liveness.next
+        self.liveness.start(self._connected_at, self._random)
+        self.next_tick = self.liveness.next
 
     def _turned_away(self) -> None:
         self._state = _State.REFUSED

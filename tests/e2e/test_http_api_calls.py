@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.harness.api import Api
+from tests.harness.raw import RawClient
 from tests.harness.server import API_KEY, Server
 from tests.harness.sockets import TcpClient
 
@@ -17,6 +18,7 @@ METHODS = (
     "broadcast",
     "subscribe",
     "unsubscribe",
+    "connections",
     "disconnect",
     "refresh",
     "presence",
@@ -289,5 +291,40 @@ async def test_a_batch_stops_where_its_replies_get_too_large(tmp_path: Any) -> N
         assert replies[: len(kept)] == kept
         refused = {"error": {"code": 106, "message": "limit exceeded"}}
         assert replies[len(kept) :] == [refused] * (20 - len(kept))
+    finally:
+        server.close()
+
+
+async def test_the_pings_of_a_connection_are_measured(tmp_path: Any) -> None:
+    settings = {
+        "STEADWIRE_CLIENT_PING_INTERVAL": "1",
+        "STEADWIRE_CLIENT_PONG_TIMEOUT": "0.9",
+    }
+    server = Server(tmp_path, settings)
+    try:
+        server.start_blocking()
+        async with server.api() as api, await RawClient.open(server.port) as client:
+            await client.connect()
+            await client.subscribe("pinged")
+            [before] = (await answer(api, "connections", {"user": ""}))["result"][
+                "connections"
+            ].values()
+            assert "rtt" not in before  # no ping yet
+            while (await client.frame()).payload != b"{}":
+                pass
+            await client.send_text("{}")
+            assert (await client.request(rpc={}))["error"]["code"] == 108  # after it
+            found = (await answer(api, "connections", {"user": ""}))["result"]
+            [one] = found["connections"].values()
+            assert one["state"] == {"channels": {"pinged": {}}}
+            rtt = one["rtt"]
+            assert rtt["samples"] >= 1
+            assert 0 < rtt["median"] < 0.9
+            assert 0 < rtt["smoothed"] < 0.9
+            assert (rtt["rejected"], rtt["clock_skew_corrections"]) == (0, 0)
+            [node] = (await answer(api, "info", {}))["result"]["nodes"]
+            items = node["metrics"]["items"]
+            assert items["rtt.connections"] == 1
+            assert items["rtt.samples"] >= rtt["samples"]
     finally:
         server.close()

@@ -101,6 +101,7 @@ async def test_document_describes_every_route(server: Server) -> None:
         "broadcast",
         "subscribe",
         "unsubscribe",
+        "connections",
         "disconnect",
         "refresh",
         "presence",

@@ -1,4 +1,4 @@
-"""``/api/disconnect`` and ``/api/refresh``: a user's live connections themselves."""
+"""``/api/connections``, ``disconnect`` and ``refresh``: a user's live connections."""
 
 from __future__ import annotations
 
@@ -15,16 +15,48 @@ from service.errors import (
 )
 from service.model import UserId
 from service.transports.driver import Driver
-from service.web.api.context import ApiContext, Integer
+from service.web.api.context import ApiContext, Empty, Integer
+from service.web.api.rtt import RttObject, rtt_of
 from service.web.close import close_of
 
 __all__ = [
+    "ConnectionsRequest",
+    "ConnectionsResult",
     "DisconnectRequest",
     "RefreshRequest",
+    "connections",
     "connections_of",
     "disconnect",
     "refresh",
 ]
+
+
+class ConnectionsRequest(msgspec.Struct, kw_only=True):
+    """Ask about a user's live connections; *user* "" is the anonymous ones."""
+
+    user: str
+
+
+class StateObject(msgspec.Struct):
+    """What a connection is subscribed to: the channels are the keys."""
+
+    channels: dict[str, Empty]
+
+
+class ConnectionObject(msgspec.Struct, omit_defaults=True):
+    """One connection; *rtt* is there from its first pong on."""
+
+    transport: str
+    protocol: str
+    user: str
+    state: StateObject
+    rtt: RttObject | UnsetType = UNSET
+
+
+class ConnectionsResult(msgspec.Struct):
+    """A user's connections, by client id."""
+
+    connections: dict[str, ConnectionObject]
 
 
 class DisconnectObject(msgspec.Struct):
@@ -83,6 +115,21 @@ def connections_of(context: ApiContext, target: _Target) -> list[Driver]:
     return context.services.connections.of_user(
         UserId(target.user), target.client or ""
     )
+
+
+async def connections(context: ApiContext, request: ConnectionsRequest) -> str:
+    """Return a user's live connections."""
+    found: dict[str, ConnectionObject] = {}
+    for driver in context.services.connections.of_user(UserId(request.user)):
+        rtt = driver.session.liveness.rtt
+        found[driver.identity.client] = ConnectionObject(
+            transport="websocket",
+            protocol="json",
+            user=request.user,
+            state=StateObject({name: Empty() for name in driver.session.channels}),
+            rtt=UNSET if rtt is None else rtt_of(rtt),
+        )
+    return msgspec.json.encode(ConnectionsResult(found)).decode()
 
 
 async def disconnect(context: ApiContext, request: DisconnectRequest) -> str:

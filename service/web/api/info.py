@@ -7,6 +7,7 @@ import msgspec
 from _speedups import quote
 from service.web.api.context import ApiContext, Integer
 from service.web.api.pattern import compile_pattern
+from service.web.api.rtt import rtt_totals
 
 __all__ = [
     "ChannelsRequest",
@@ -22,6 +23,13 @@ class InfoRequest(msgspec.Struct):
     """Ask about the nodes."""
 
 
+class MetricsObject(msgspec.Struct):
+    """Figures by name, over the connections that are there now."""
+
+    interval: float
+    items: dict[str, float]
+
+
 class NodeObject(msgspec.Struct):
     """A node; ``uptime`` in seconds."""
 
@@ -33,6 +41,7 @@ class NodeObject(msgspec.Struct):
     num_subs: Integer
     num_channels: Integer
     uptime: Integer
+    metrics: MetricsObject
 
 
 class InfoResult(msgspec.Struct):
@@ -63,13 +72,15 @@ async def info(context: ApiContext, request: InfoRequest) -> str:
     """Return what this node carries."""
     services, node = context.services, context.node
     counts = services.hub.counts()
+    totals = rtt_totals(one.session.liveness.rtt for one in services.connections)
+    metrics = msgspec.json.encode(MetricsObject(0.0, totals)).decode()
     return (
         f'{{"nodes":[{{"uid":{quote(node.uid)},"name":{quote(node.name)},'
         f'"version":{quote(services.version)},'
         f'"num_clients":{services.connections.connected},'
         f'"num_users":{services.connections.users},'
         f'"num_subs":{sum(counts.values())},"num_channels":{len(counts)},'
-        f'"uptime":{int(services.clock.now() - node.started)}}}]}}'
+        f'"uptime":{int(services.clock.now() - node.started)},"metrics":{metrics}}}]}}'
     )
 
 

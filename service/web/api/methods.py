@@ -19,8 +19,11 @@ from service.settings import ApiSettings
 from service.web.api.batch import Batch, BatchRequest, BatchResult
 from service.web.api.call import ApiResource, Method, Methods
 from service.web.api.connections import (
+    ConnectionsRequest,
+    ConnectionsResult,
     DisconnectRequest,
     RefreshRequest,
+    connections,
     disconnect,
     refresh,
 )
@@ -94,6 +97,10 @@ METHODS = (
     Method(
         "unsubscribe", "Unsubscribe a user's connections", UnsubscribeRequest, Empty,
         unsubscribe, _CHANNEL,
+    ),
+    Method(
+        "connections", "What a user's connections are", ConnectionsRequest,
+        ConnectionsResult, connections,
     ),
     Method(
         "disconnect", "Close a user's connections", DisconnectRequest, Empty,
