@@ -28,6 +28,7 @@ __all__ = [
     "connect_reply",
     "decode",
     "empty_reply",
+    "error_body",
     "error_reply",
     "history_reply",
     "integer",
@@ -154,11 +155,13 @@ def empty_reply(command: int, method: str) -> str:
 
 def error_reply(command: int, error: ErrorReply) -> str:
     """Return the reply that refuses a command."""
+    return f'{{"id":{command},"error":{error_body(error)}}}'
+
+
+def error_body(error: ErrorReply) -> str:
+    """Return an error as it stands in replies and in the server API."""
     temporary = ',"temporary":true' if error.temporary else ""
-    return (
-        f'{{"id":{command},"error":{{"code":{error.code},'
-        f'"message":{quote(error.message)}{temporary}}}}}'
-    )
+    return f'{{"code":{error.code},"message":{quote(error.message)}{temporary}}}'
 
 
 def connect_reply(

@@ -15,7 +15,8 @@ from service.errors import (
     METHOD_NOT_FOUND,
     ReplyError,
 )
-from service.web.api.call import Methods, error_body
+from service.protocol.json import error_body
+from service.web.api.call import Methods
 from service.web.api.context import ApiContext
 
 __all__ = ["Batch", "BatchRequest", "BatchResult"]

@@ -19,7 +19,7 @@ import falcon.asgi
 import msgspec
 import structlog
 
-from _speedups import check, quote
+from _speedups import check
 from service.errors import (
     BAD_REQUEST,
     INTERNAL,
@@ -28,11 +28,12 @@ from service.errors import (
     StoreError,
     describe,
 )
+from service.protocol.json import error_body
 from service.settings import ApiSettings
 from service.web.api.context import ApiContext
 from service.web.api.key import ApiKey
 
-__all__ = ["ApiResource", "Method", "Methods", "error_body", "status_of"]
+__all__ = ["ApiResource", "Method", "Methods", "status_of"]
 
 log = structlog.get_logger("steadwire")
 
@@ -149,12 +150,6 @@ _STATUSES = {102: 404, 104: 404, 107: 400, 108: 400, 111: 429, 112: 416, 113: 40
 def status_of(error: ErrorReply) -> int:
     """Return the HTTP status of an error in the transport error mode."""
     return _STATUSES.get(error.code, 500 if error.temporary else 400)
-
-
-def error_body(error: ErrorReply) -> str:
-    """Return an error as the API shows it."""
-    temporary = ',"temporary":true' if error.temporary else ""
-    return f'{{"code":{error.code},"message":{quote(error.message)}{temporary}}}'
 
 
 async def _read(req: falcon.asgi.Request, limit: int) -> bytes | None:

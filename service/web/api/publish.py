@@ -13,7 +13,7 @@ from _speedups import quote
 from service.errors import BAD_REQUEST, INTERNAL, ReplyError, StoreError
 from service.model import Appended, Channel, Draft, RawJson, size_of
 from service.ports import NO_HISTORY
-from service.web.api.call import error_body
+from service.protocol.json import error_body
 from service.web.api.context import (
     ApiContext,
     Base64,
