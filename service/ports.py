@@ -17,10 +17,12 @@ __all__ = [
     "Clock",
     "CommitListener",
     "Committed",
+    "Kept",
     "NO_HISTORY",
     "History",
     "Send",
     "Socket",
+    "State",
     "Store",
     "Timer",
 ]
@@ -197,4 +199,45 @@ class Store(Protocol):
 
     def fault(self) -> str | None:
         """Return why the store cannot serve, in a few words, or None if it can."""
+        ...
+
+
+class Kept(NamedTuple):
+    """One entry of a `State`.
+
+    Attributes:
+        key: Its name within its kind.
+        value: What was put, as text.
+        expires: Unix seconds at which it is gone.
+    """
+
+    key: str
+    value: str
+    expires: float
+
+
+class State(Protocol):
+    """Small values that all processes of a deployment share, each with its end.
+
+    Tickets and revocations live here. A *kind* is a short word of ours; keys and
+    values are text, at most 1 KiB and 4 KiB. What has expired is not there, whether it
+    has been deleted or not.
+
+    Every method raises `StoreError` when it is not known to be done; that is transient.
+    """
+
+    async def put(self, kind: str, key: str, value: str, ttl: float) -> None:
+        """Keep *value* for *ttl* seconds, in place of what was there."""
+        ...
+
+    async def take(self, kind: str, key: str) -> str | None:
+        """Remove an entry and return its value, or None when it is not there.
+
+        Of any number of callers in any processes at most one is given the value; after
+        an error nobody is.
+        """
+        ...
+
+    async def entries(self, kind: str) -> list[Kept]:
+        """Return all entries of a kind, read consistently, in no order."""
         ...
