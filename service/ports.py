@@ -19,6 +19,8 @@ __all__ = [
     "Committed",
     "Kept",
     "NO_HISTORY",
+    "STATE_KEY_SIZE",
+    "STATE_VALUE_SIZE",
     "History",
     "Send",
     "Socket",
@@ -197,9 +199,28 @@ class Store(Protocol):
         """
         ...
 
+    async def erase(self, info: str) -> int:
+        """Blank every publication whose ``info`` begins with *info*; return how many.
+
+        Their data becomes ``null``, info and tags are dropped. Offset, time and epoch
+        stay, so that nobody who recovers is told of a gap. What was committed before
+        the call is found, in every channel; no read that begins after the return shows
+        what was erased. (Other processes of the store may show for 5 s more what they
+        hold in memory.) What was delivered is not recalled. A large store is worked
+        through in steps, between which appends go on. Safe to repeat.
+
+        Raises:
+            StoreError: Some may be left; it is transient: repeat it.
+        """
+        ...
+
     def fault(self) -> str | None:
         """Return why the store cannot serve, in a few words, or None if it can."""
         ...
+
+
+STATE_KEY_SIZE = 1024  # bytes in UTF-8
+STATE_VALUE_SIZE = 4096  # bytes in UTF-8
 
 
 class Kept(NamedTuple):
@@ -220,10 +241,13 @@ class State(Protocol):
     """Small values that all processes of a deployment share, each with its end.
 
     Tickets and revocations live here. A *kind* is a short word of ours; keys and
-    values are text, at most 1 KiB and 4 KiB. What has expired is not there, whether it
-    has been deleted or not.
+    values are text, at most `STATE_KEY_SIZE` and `STATE_VALUE_SIZE` bytes: more, or
+    half a surrogate pair, is a `ValueError`, and nothing is done. What has expired is
+    not there, whether it has been deleted or not: from `expires` on, to the millisecond
+    at the least.
 
     Every method raises `StoreError` when it is not known to be done; that is transient.
+    A `put` that returned survives `kill -9`.
     """
 
     async def put(self, kind: str, key: str, value: str, ttl: float) -> None:

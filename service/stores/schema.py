@@ -6,8 +6,8 @@ Invariants:
   The kernel drops it when the process dies, however it dies.
 * A file that is not ours is never written to. It is examined through a read-only
   connection before the first one that could change a byte.
-* The schema is created, and would be migrated, in one transaction: a process killed
-  in the middle leaves an empty file or a complete one.
+* The schema is created and migrated in one transaction: a process killed in the
+  middle leaves the file as it was, or complete.
 
 What keeps offsets right is written into the schema, so that it holds for whoever
 writes: ``(channel_id, offset)`` is unique, and a trigger saves the top (and the fact
@@ -44,7 +44,7 @@ __all__ = [
 MEMORY = ":memory:"
 
 APPLICATION_ID = 0x5354_4457  # "STDW": tells our files from any other SQLite file
-VERSION = 1  # of the schema; the number of _MIGRATIONS
+VERSION = 2  # of the schema; the number of _MIGRATIONS
 
 # A damaged page of a larger file is found when it is read; checking 64 MiB takes
 # some 0.1 s, and a start-up must not take minutes.
@@ -54,7 +54,11 @@ CHECKED_SIZE = 64 * 1024 * 1024  # bytes
 CACHED_STATEMENTS = 256
 
 _HEADER = b"SQLite format 3\x00"
-_TABLES = {"meta", "generations", "channels", "publications", "idempotency"}
+# What each version added.
+_TABLES = (
+    {"meta", "generations", "channels", "publications", "idempotency"},
+    {"state"},
+)
 _CORRUPT = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 # All times are Unix milliseconds. `serial` changes whenever something is deleted,
@@ -113,6 +117,16 @@ _MIGRATIONS = (
     CREATE TRIGGER channels_deleted AFTER DELETE ON channels BEGIN
         UPDATE meta SET serial = serial + 1 WHERE id = 1;
     END;
+    """,
+    """
+    CREATE TABLE state (
+        kind TEXT NOT NULL,
+        key TEXT NOT NULL,
+        value TEXT NOT NULL,
+        expires INTEGER NOT NULL,
+        PRIMARY KEY (kind, key)
+    ) WITHOUT ROWID;
+    CREATE INDEX state_expires ON state (expires);
     """,
 )
 
@@ -293,7 +307,7 @@ def examine(path: str, settings: StoreSettings) -> bool:
                 f"store {path} has schema {version}, this program knows up to "
                 f"{VERSION}: it was written by a newer one"
             )
-        if not tables >= _TABLES:
+        if not tables >= set().union(*_TABLES[: max(version, 1)]):
             raise StoreCorrupt(f"store {path} lacks tables; it was left as it is")
         if size <= CHECKED_SIZE:
             (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()

@@ -20,23 +20,26 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Callable
 from functools import partial
 from sys import getsizeof
 from typing import TypeVar
 
 import structlog
 
-from _speedups import backoff
 from service.errors import StoreBusy, StoreError, StoreUnavailable, describe
 from service.model import Channel, Draft, HistoryPage, Position
-from service.ports import AppendDone, Clock, CommitListener, History, Timer
+from service.ports import AppendDone, Clock, CommitListener, History
 from service.settings import StoreSettings
 from service.stores.batch import Commit, Entry
 from service.stores.book import Book
+from service.stores.erasing import Blanked, Eraser
 from service.stores.load import load
 from service.stores.log import Log
+from service.stores.probing import Probing
 from service.stores.schema import Files, is_spoilt, open_files, reason
-from service.stores.sweep import Sweep, Swept
+from service.stores.shelf import Shelf, SqliteState
+from service.stores.sweep import Sweep, Sweeper
 from service.stores.tail import Demand, Flight, Tail, TailCache
 from service.stores.worker import Job, Worker
 
@@ -47,11 +50,6 @@ __all__ = ["SqliteStore"]
 BATCH = 512  # count
 
 ENTRY_OVERHEAD = 400  # bytes of a waiting append beside its payload
-
-# While commits fail, one is tried now and then even if nobody publishes, so that a
-# server taken out of service by its fault comes back: after 0.5 s, then twice as long
-# each time, and no longer than this.
-PROBE_CAP = 4.0  # s
 
 T = TypeVar("T")
 Loaded = tuple[Tail, dict[Demand, HistoryPage]]
@@ -66,6 +64,9 @@ class SqliteStore:
         clock: Tells when publications expire, and calls the sweep.
         chance: Makes epochs; the system's by default.
         batch: Publications per commit at the most.
+
+    Attributes:
+        state: The State port on the same file.
     """
 
     def __init__(
@@ -87,12 +88,15 @@ class SqliteStore:
         self._open = False  # takes appends
         self._refusal = "the store was not started"  # why not, while it does not
         self._dead = False  # a thread is
-        self._failing: str | None = None  # why the last commit failed
-        self._probes = 0  # since it does
-        self._sweeping = False
-        self._sweep_timer: Timer | None = None
-        self._probe_timer: Timer | None = None
+        self._sweeper: Sweeper | None = None
         self._closing: asyncio.Task[None] | None = None
+        self.state = SqliteState(
+            clock,
+            write=self._write,
+            read=self._read,
+            writer=lambda: self._shelf,
+            reader=lambda: Shelf(self._files.reader),
+        )
 
     @property
     def reads(self) -> int:
@@ -114,40 +118,50 @@ class SqliteStore:
         self._files: Files = files
         book = Book(files.writer, self._chance)
         self._log = Log(book)
-        self._sweep = Sweep(book)
-        self._writer = self._work("store-writer")
+        self._shelf = Shelf(files.writer)
+        self._eraser = Eraser(files.writer)
+        sweep = Sweep(book, self._shelf)
+        self._writer = self._work("write")
         self._reader = self._writer
         if files.reader is not files.writer:
-            self._reader = self._work("store-reader")
+            self._reader = self._work("read")
         self._put = self._writer.put
+        self._probing = Probing(
+            self._clock, self._chance, self._writer.submit, self._log.probe
+        )
         self._open = True
         self._refusal = "the store is closed"
-        self._wind()
+        self._sweeper = Sweeper(
+            self._clock,
+            self._settings.sweep_interval,
+            self._writer.submit,
+            lambda: sweep.step(self._now()),
+            self._tails.expire,
+        )
 
-    def _work(self, name: str) -> Worker:
+    def _work(self, work: str) -> Worker:
         return Worker(
-            name,
+            work,
             self._loop,
             commit=self._commit,
             committed=self._committed,
             failed=self._failed,
-            died=partial(self._died, name),
+            died=partial(self._died, f"store-{work}r"),
             batch=self._batch,
         )
 
     async def close(self) -> None:
         """Commit what was accepted, then release everything. Safe to call twice."""
         if self._closing is None:
-            if self._sweep_timer is None:
+            if self._sweeper is None:
                 return  # never started
-            self._closing = asyncio.create_task(self._close())
+            self._closing = asyncio.create_task(self._close(self._sweeper))
         await asyncio.shield(self._closing)
 
-    async def _close(self) -> None:
+    async def _close(self, sweeper: Sweeper) -> None:
         self._open = False
-        for timer in (self._sweep_timer, self._probe_timer):
-            if timer is not None:
-                timer.cancel()
+        sweeper.stop()
+        self._probing.stop()
         await self._writer.stop()
         if self._reader is not self._writer:
             await self._reader.stop()
@@ -155,7 +169,7 @@ class SqliteStore:
 
     def fault(self) -> str | None:
         """Return why the store cannot serve, in a few words, or None if it can."""
-        return self._failing if self._open else self._refusal
+        return self._probing.fault if self._open else self._refusal
 
     # Appending
 
@@ -190,7 +204,7 @@ class SqliteStore:
 
     def _committed(self, commit: Commit) -> None:
         if commit.stored:
-            self._recovered()
+            self._probing.recovered()
         if commit.committed:
             self._tails.extend(commit.committed, commit.sizes)
             try:
@@ -207,9 +221,11 @@ class SqliteStore:
 
     def _failed(self, entries: list[Entry], error: BaseException) -> None:
         spoilt = is_spoilt(error) and not self._dead
-        text = self._refusal if self._dead else _unwritable(error)
-        if self._open and not spoilt:
-            self._fail(error)
+        text = f"the store cannot write: {reason(error)}"
+        if self._dead:
+            text = self._refusal
+        elif self._open and not spoilt:
+            self._probing.failed(error)
         for _, _, _, done, cost in entries:
             self._waiting -= cost
             # One for each: an exception that is raised twice mixes its tracebacks.
@@ -222,33 +238,6 @@ class SqliteStore:
                 done(outcome)
             except Exception as fault:
                 _log.error("the caller of an append failed", **describe(fault))
-
-    def _fail(self, error: BaseException) -> None:
-        """Remember that writing does not work, and try again soon."""
-        if self._failing is None:
-            _log.error("the store cannot write", reason=reason(error))
-        self._failing = _unwritable(error)
-        if self._probe_timer is None:
-            delay = backoff(self._probes, self._chance.random(), cap=PROBE_CAP)
-            self._probes += 1
-            self._probe_timer = self._clock.call_at(
-                self._clock.now() + delay, self._probe
-            )
-
-    def _probe(self) -> None:
-        self._probe_timer = None
-        if self._failing is not None and self._open:
-            self._writer.submit(Job(self._log.probe, self._probed))
-
-    def _probed(self, _: None, error: BaseException | None) -> None:
-        if error is None:
-            self._recovered()
-        elif self._open:
-            self._fail(error)
-
-    def _recovered(self) -> None:
-        self._failing = None
-        self._probes = 0
 
     def _died(self, name: str, error: BaseException) -> None:
         self._open = False
@@ -334,7 +323,7 @@ class SqliteStore:
         self._tails.fill(channel, tail, flight)
         flight.landed.set_result(answers)
 
-    # Removing and sweeping
+    # Removing and erasing
 
     async def remove(self, channel: Channel) -> None:
         """Delete a channel's publications; its top and epoch stay.
@@ -342,52 +331,45 @@ class SqliteStore:
         Raises:
             StoreUnavailable: Nothing was removed.
         """
-        if not self._open:
-            raise StoreUnavailable(self._refusal)
-        removed = self._loop.create_future()
 
-        def landed(top: Position | None, error: BaseException | None) -> None:
+        def removed(top: Position | None) -> None:
             if top is not None:
                 self._tails.clear(channel, top.offset, top.epoch)
-            if removed.done():
-                return  # the caller was cancelled
-            if error is None:
-                removed.set_result(None)
-            else:
-                removed.set_exception(StoreUnavailable(_unwritable(error)))
 
-        self._writer.submit(Job(partial(self._log.remove, channel), landed))
-        await removed
+        await self._write(partial(self._log.remove, channel), removed)
 
-    def _wind(self) -> None:
-        """Set the timer of the next sweep."""
-        when = self._clock.now() + self._settings.sweep_interval
-        self._sweep_timer = self._clock.call_at(when, self._begin_sweep)
+    async def erase(self, info: str) -> int:
+        """Blank every publication whose ``info`` begins with *info*; see the port.
 
-    def _begin_sweep(self) -> None:
-        self._wind()
-        if not self._sweeping:
-            self._step_sweep()
+        Raises:
+            StoreUnavailable: Some may be left.
+        """
+        bound = await self._write(lambda: self._eraser.newest())
+        count = last = 0
+        while last < bound:
+            step = partial(self._eraser.step, info, last, bound)
+            done = await self._write(step, self._blanked)
+            last = done.last
+            count += done.blanked
+        await self._write(self._eraser.finish)
+        return count
 
-    def _step_sweep(self) -> None:
-        self._sweeping = self._open
-        if self._open:
-            self._writer.submit(Job(lambda: self._sweep.step(self._now()), self._swept))
+    def _blanked(self, blanked: Blanked) -> None:
+        for channel in blanked.channels:
+            self._tails.blank(channel)
 
-    def _swept(self, swept: Swept | None, error: BaseException | None) -> None:
-        self._sweeping = False
-        if swept is None:
-            _log.warning("the sweep failed", reason=reason(error))
-            return
-        if swept.expired:
-            self._tails.expire(swept.expired)
-        if swept.more:
-            self._step_sweep()
+    async def _write(
+        self, run: Callable[[], T], landed: Callable[[T], None] | None = None
+    ) -> T:
+        if not self._open:
+            raise StoreUnavailable(self._refusal)
+        return await self._writer.do(run, landed)
+
+    async def _read(self, run: Callable[[], T]) -> T:
+        if not self._open:
+            raise StoreUnavailable(self._refusal)
+        return await self._reader.do(run)
 
     def _now(self) -> int:
         """Return Unix milliseconds."""
         return int(self._clock.wall() * 1000)
-
-
-def _unwritable(error: BaseException | None) -> str:
-    return f"the store cannot write: {reason(error)}"

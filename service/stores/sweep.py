@@ -8,15 +8,24 @@ channels there are.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
-from service.model import Channel
-from service.stores.book import Book
+import structlog
 
-__all__ = ["Sweep", "Swept"]
+from service.model import Channel
+from service.ports import Clock, Timer
+from service.stores.book import Book
+from service.stores.schema import reason
+from service.stores.shelf import Shelf
+from service.stores.worker import Job
+
+__all__ = ["Sweep", "Sweeper"]
 
 SWEPT_CHANNELS = 64  # count per step, which is one transaction of some milliseconds
 SWEPT_ROWS = 512  # count per step
+
+_log = structlog.get_logger(__name__)
 
 
 class Swept(NamedTuple):
@@ -36,16 +45,19 @@ class Sweep:
 
     Args:
         book: Of the writer.
+        shelf: Of the same connection.
     """
 
-    def __init__(self, book: Book) -> None:
+    def __init__(self, book: Book, shelf: Shelf) -> None:
         self._book = book
+        self._shelf = shelf
 
     def step(self, now: int) -> Swept:
         """Delete some of what has expired at *now* (Unix ms)."""
         expired: list[Channel] = []
         with self._book.transaction():
             more = self._sweep_keys(now)
+            more = self._shelf.sweep(now, SWEPT_ROWS) or more
             rows = self._book.execute(
                 "SELECT id, name, epoch, ttl FROM channels WHERE due <= ?"
                 " ORDER BY due LIMIT ?",
@@ -111,3 +123,60 @@ class Sweep:
             (number,),
         ).fetchone()
         return due
+
+
+class Sweeper:
+    """Has the sweep done every so often. Event loop only.
+
+    Args:
+        clock: Calls it.
+        interval: Seconds from one sweep to the next.
+        submit: Queues work on the writer's thread.
+        step: Makes one step there.
+        expired: Told of the channels whose metadata was deleted.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        interval: float,
+        submit: Callable[[Job[Swept]], None],
+        step: Callable[[], Swept],
+        expired: Callable[[list[Channel]], None],
+    ) -> None:
+        self._clock = clock
+        self._interval = interval
+        self._submit = submit
+        self._step = step
+        self._expired = expired
+        self._busy = False
+        self._stopped = False
+        self._timer = self._wind()
+
+    def stop(self) -> None:
+        """Begin no further step."""
+        self._stopped = True
+        self._timer.cancel()
+
+    def _wind(self) -> Timer:
+        return self._clock.call_at(self._clock.now() + self._interval, self._begin)
+
+    def _begin(self) -> None:
+        self._timer = self._wind()
+        if not self._busy:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        self._busy = not self._stopped
+        if self._busy:
+            self._submit(Job(self._step, self._swept))
+
+    def _swept(self, swept: Swept | None, error: BaseException | None) -> None:
+        self._busy = False
+        if swept is None:
+            _log.warning("the sweep failed", reason=reason(error))
+            return
+        if swept.expired:
+            self._expired(swept.expired)
+        if swept.more:
+            self._go_on()

@@ -283,6 +283,11 @@ class TailCache:
         if tail.top == top:
             tail.floor = 0
 
+    def blank(self, channel: Channel) -> None:
+        """Take note that what is stored of a channel is not what it was."""
+        self._cut(channel)
+        self.forget(channel)
+
     def expire(self, channels: Iterable[Channel]) -> None:
         """Take note that the metadata of *channels* was deleted.
 

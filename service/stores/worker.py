@@ -24,9 +24,9 @@ from typing import Any, Generic, TypeVar
 
 import structlog
 
-from service.errors import describe
+from service.errors import StoreUnavailable, describe
 from service.stores.batch import Commit, Entry
-from service.stores.schema import is_spoilt
+from service.stores.schema import is_spoilt, reason
 
 __all__ = ["Job", "Worker"]
 
@@ -74,7 +74,7 @@ class Worker:
     """One thread and its queue.
 
     Args:
-        name: Of the thread.
+        work: Of the thread, "write" or "read"; it is named after that.
         loop: Where everything is reported.
         commit: Stores a batch of entries, on the thread; raises if none was stored.
         committed: Takes each `Commit`, on the loop.
@@ -86,7 +86,7 @@ class Worker:
 
     def __init__(
         self,
-        name: str,
+        work: str,
         loop: asyncio.AbstractEventLoop,
         *,
         commit: Callable[[list[Entry]], Commit],
@@ -95,6 +95,7 @@ class Worker:
         died: Callable[[BaseException], None],
         batch: int,
     ) -> None:
+        self._work = work
         self._loop = loop
         self._commit = commit
         self._committed = committed
@@ -110,12 +111,42 @@ class Worker:
         self._refusal: Exception | None = None  # of the batches that are left
         self._ended: asyncio.Future[None] = loop.create_future()
         self.put: Callable[[Entry], None] = self._queue.put  # saves a call for each
-        self._thread = threading.Thread(target=self._main, name=name, daemon=True)
+        self._thread = threading.Thread(
+            target=self._main, name=f"store-{work}r", daemon=True
+        )
         self._thread.start()
 
     def submit(self, job: Job[Any]) -> None:
         """Queue a job behind what is queued already."""
         self._queue.put(job)
+
+    async def do(
+        self, run: Callable[[], T], landed: Callable[[T], None] | None = None
+    ) -> T:
+        """Do something behind what is queued already, and return its result.
+
+        Args:
+            run: Does it, on the thread.
+            landed: Called with the result even if the caller does not wait any more.
+
+        Raises:
+            StoreUnavailable: It was not done, or nobody knows.
+        """
+        future: asyncio.Future[T] = self._loop.create_future()
+
+        def report(result: Any, error: BaseException | None) -> None:
+            if error is None and landed is not None:
+                landed(result)
+            if future.done():
+                return  # the caller was cancelled
+            if error is None:
+                future.set_result(result)
+            else:
+                text = f"the store cannot {self._work}: {reason(error)}"
+                future.set_exception(StoreUnavailable(text))
+
+        self.submit(Job(run, report))
+        return await future
 
     async def stop(self) -> None:
         """Do what is queued, report it, and end."""

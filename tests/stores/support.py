@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 from service.model import Appended, Channel, Draft, HistoryPage
-from service.ports import Committed, History, Store
+from service.ports import Committed, History, State, Store
 from service.settings import StoreSettings
 from service.stores.sqlite import SqliteStore
 from tests.clock import VirtualClock
@@ -37,6 +37,27 @@ def uncached(path: Path, clock: VirtualClock, **settings: object) -> SqliteStore
 # Another implementation of the port joins the contract suite here.
 FACTORIES = {"memory": in_memory, "disk": on_disk, "uncached": uncached}
 DURABLE = {"disk": on_disk}
+
+Opened = tuple[State, Callable[[], Awaitable[None]]]
+"""A State, and what closes it: safe to call twice."""
+
+StateFactory = Callable[[Path, VirtualClock], Awaitable[Opened]]
+"""Opens a State. Called again with the same path, it opens one that has what the
+first one kept, if it is durable."""
+
+
+def state_of(factory: Callable[[Path, VirtualClock], SqliteStore]) -> StateFactory:
+    async def opened(path: Path, clock: VirtualClock) -> Opened:
+        store = factory(path, clock)
+        await store.start(lambda committed: None)
+        return store.state, store.close
+
+    return opened
+
+
+# Another implementation of the State port joins its contract suite here.
+STATES = {"memory": state_of(in_memory), "disk": state_of(on_disk)}
+DURABLE_STATES = {"disk": state_of(on_disk)}
 
 
 class Bench:
