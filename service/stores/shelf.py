@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeVar
 from service.ports import STATE_KEY_SIZE, STATE_VALUE_SIZE, Clock, Kept
 from service.stores.tail import milliseconds
 
-__all__ = ["Shelf", "SqliteState", "check_sizes"]
+__all__ = ["Shelf", "SqliteState"]
 
 T = TypeVar("T")
 
@@ -104,7 +104,7 @@ class SqliteState:
             ValueError: Key or value is too large, or is no text.
             StoreUnavailable: It is not known to be kept.
         """
-        check_sizes(key, value)
+        _check_sizes(key, value)
         expires = self._now() + milliseconds(ttl)
         await self._write(lambda: self._writer().put(kind, key, value, expires))
 
@@ -115,7 +115,7 @@ class SqliteState:
             ValueError: The key is too large, or is no text.
             StoreUnavailable: Nobody knows whether it was removed.
         """
-        check_sizes(key)
+        _check_sizes(key)
         now = self._now()
         return await self._write(lambda: self._writer().take(kind, key, now))
 
@@ -132,7 +132,7 @@ class SqliteState:
         return int(self._clock.wall() * 1000)
 
 
-def check_sizes(key: str, value: str = "") -> None:
+def _check_sizes(key: str, value: str = "") -> None:
     """Refuse what no State keeps.
 
     Raises:
