@@ -31,6 +31,8 @@ from load import describe, loop_factory, process, write
 from service.clock import SystemClock
 from service.handlers import Handlers
 from service.hub.fanout import Hub
+from service.hub.meter import Meter
+from service.metrics import Metrics
 from service.model import (
     Channel,
     ClientId,
@@ -105,7 +107,8 @@ def session_stage():
 
 
 def delivery_stage(store):
-    hub = Hub(store, ClientSettings(), lambda work: None)
+    meter = Meter(Metrics(), SystemClock(), Flusher(lambda run: None))
+    hub = Hub(store, ClientSettings(), lambda work: None, meter)
     history = History(0, 0.0)
     listener = Listener(ClientId("c"), UserId(""), RawJson("{}"))
     hub.join(Channel("own"), Silent(), listener, history, None, lambda outcome: True)

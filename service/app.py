@@ -27,7 +27,10 @@ import structlog
 from service.clock import SystemClock
 from service.errors import INTERNAL_CLOSE, SHUTDOWN, SettingsError, describe
 from service.handlers import Handlers
+from service.health import Checks, Fault
 from service.hub.fanout import Hub
+from service.hub.meter import Meter
+from service.metrics import Metrics
 from service.model import ClientId, Position
 from service.outbox import Flusher
 from service.payload import dump
@@ -41,9 +44,11 @@ from service.transports.driver import Services
 from service.transports.websocket import WebSocketResource
 from service.web.api.context import ApiContext, Node
 from service.web.api.key import ApiKey
-from service.web.api.methods import add_routes
+from service.web.api.methods import METHODS, add_routes
 from service.web.api.publish import append, draft_of
+from service.web.gauges import add_gauges
 from service.web.health import Live, Ready
+from service.web.metrics import MetricsResource, StatsResource
 from service.web.mount import below, unavailable
 from service.web.proxy import Proxy
 
@@ -62,6 +67,8 @@ class Application:
         settings: What it was made of.
         api_key: The API's key: the one set, or the one made up for development.
         startup_error: Why it could not start, once it has been tried.
+        metrics: What happened, counted.
+        checks: What is wrong.
     """
 
     def __init__(
@@ -74,6 +81,9 @@ class Application:
         if not self.api_key and settings.environment == "development":
             self.api_key = secrets.token_urlsafe(16)
         self.startup_error: BaseException | None = None
+        self.metrics = Metrics()
+        self.checks = Checks()
+        self.checks.add("store", self._fault)
         self._clock = clock or SystemClock()
         self._permissions = Permissions(settings.channels, insecure=settings.insecure)
         self._store: Store | None = None
@@ -179,7 +189,9 @@ class Application:
         settings = self.settings
         store = SqliteStore(settings.store, self._clock)
         loop = asyncio.get_running_loop()
-        hub = Hub(store, settings.client, self._spawn)
+        flusher = Flusher(loop.call_soon)
+        meter = Meter(self.metrics, self._clock, flusher)
+        hub = Hub(store, settings.client, self._spawn, meter)
         try:
             await store.start(hub.committed)
         except Exception as error:
@@ -194,13 +206,16 @@ class Application:
             permissions=self._permissions,
             handlers=self._handlers,
             clock=self._clock,
-            flusher=Flusher(loop.call_soon),
+            flusher=flusher,
             random=random.Random(),
             new_client=_new_client,
             spawn=self._spawn,
             version=_version(),
             connections=Registry(),
+            metrics=self.metrics,
+            checks=self.checks,
         )
+        add_gauges(self._services)
 
     async def _drain(self) -> None:
         services, store = self._services, self._store
@@ -248,10 +263,11 @@ class Application:
             raise AssertionError("no request is routed before the start")
         return self._node
 
-    def _fault(self) -> str | None:
+    def _fault(self) -> Fault | None:
         if self._draining is not None:
-            return "shutting down"
-        return self._store.fault() if self._store is not None else "starting"
+            return Fault("shutting down", failing=True)
+        reason = self._store.fault() if self._store is not None else "starting"
+        return None if reason is None else Fault(reason, failing=True)
 
     # Routes.
 
@@ -271,9 +287,14 @@ class Application:
                 draining=lambda: self._draining is not None,
             ),
         )
-        add_routes(routes, self._api, self.settings.api, ApiKey(self.api_key))
+        key = ApiKey(self.api_key)
+        add_routes(routes, self._api, self.settings.api, key)
+        for method in METHODS:
+            self.metrics.api_calls.allow(method.name)
+        routes.add_route("/metrics", MetricsResource(self._running, key))
+        routes.add_route("/stats", StatsResource(self._running, self._this_node, key))
         routes.add_route("/health/live", Live())
-        routes.add_route("/health/ready", Ready(self._fault))
+        routes.add_route("/health/ready", Ready(self.checks))
         return routes
 
 

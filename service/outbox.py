@@ -26,7 +26,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from service.errors import INTERNAL_CLOSE, SLOW, WRITE_ERROR, Close
 from service.model import size_of
@@ -40,6 +40,10 @@ TURN = 200
 subscribers must not keep the others' commands waiting until all are served."""
 
 
+class _Waiting(Protocol):
+    def flush(self) -> None: ...
+
+
 class Flusher:
     """Flush, at the end of this turn of the loop, every outbox that was put to.
 
@@ -51,12 +55,12 @@ class Flusher:
 
     def __init__(self, call_soon: Callable[[Callable[[], None]], object]) -> None:
         self._call_soon = call_soon
-        self._waiting: deque[Outbox] = deque()
+        self._waiting: deque[_Waiting] = deque()
         self._scheduled = False
 
-    def add(self, outbox: Outbox) -> None:
-        """Flush *outbox* soon; the caller adds it once at a time."""
-        self._waiting.append(outbox)
+    def add(self, waiting: _Waiting) -> None:
+        """Flush *waiting* soon, after those that wait; once at a time."""
+        self._waiting.append(waiting)
         if not self._scheduled:
             self._scheduled = True
             self._call_soon(self._run)
@@ -84,6 +88,10 @@ class Outbox:
         drained: Called when all that was put has been written.
         failed: Called once when the connection must end, and why. The owner then
             calls `close` or `drop`.
+
+    Attributes:
+        sent: Messages handed to the socket.
+        dropped: Messages that were forgotten.
     """
 
     __slots__ = (
@@ -100,6 +108,8 @@ class Outbox:
         "_size",
         "_task",
         "_timer",
+        "dropped",
+        "sent",
     )
 
     def __init__(
@@ -125,6 +135,8 @@ class Outbox:
         self._timer: Timer | None = None
         self._closing = False
         self._end: Callable[[], object] | None = None
+        self.sent = 0
+        self.dropped = 0
 
     @property
     def idle(self) -> bool:
@@ -145,6 +157,7 @@ class Outbox:
         # A message larger than the whole queue is let through alone: refusing it
         # would close every subscriber again and again.
         if queue and self._size + size > self._settings.queue_size:
+            self.dropped += 1
             self._fail(SLOW)
             return
         self._size += size
@@ -234,6 +247,7 @@ class Outbox:
         text = queue.popleft()
         if not queue:
             self._size = 0
+            self.sent += 1
             return text
         taken = [text]
         size = size_of(text)
@@ -245,6 +259,7 @@ class Outbox:
             size += 1 + more
             taken.append(queue.popleft())
         self._size -= size - len(taken) + 1
+        self.sent += len(taken)
         return "\n".join(taken)
 
     # Ending.
@@ -270,6 +285,7 @@ class Outbox:
         self._fail(WRITE_ERROR)
 
     def _clear(self) -> None:
+        self.dropped += len(self._queue)
         self._queue.clear()
         self._size = 0
 

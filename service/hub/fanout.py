@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 
 from service.errors import StoreError
 from service.hub.catchup import CatchUp, Spawn
+from service.hub.meter import Meter
 from service.hub.subscription import Member, Subscription, Topic
 from service.model import (
     Channel,
@@ -46,11 +47,15 @@ class Hub:
         store: Where publications with history live.
         settings: Limits of each client.
         spawn: Runs a coroutine in the background, tracked by its caller.
+        meter: Counts and times publications.
     """
 
-    def __init__(self, store: Store, settings: ClientSettings, spawn: Spawn) -> None:
+    def __init__(
+        self, store: Store, settings: ClientSettings, spawn: Spawn, meter: Meter
+    ) -> None:
         self._store = store
         self._settings = settings
+        self._meter = meter
         self._topics: dict[Channel, Topic] = {}
         self._catchup = CatchUp(store, settings.recovery_size, spawn, self._end)
         self.advance = self._catchup.advance
@@ -62,10 +67,11 @@ class Hub:
         self, channel: Channel, draft: Draft, history: History, done: AppendDone
     ) -> None:
         """Publish to *channel*; *done* is told of the outcome, later."""
-        self._store.append(channel, draft, history, done)
+        self._store.append(channel, draft, history, self._meter.publishing(done))
 
     def committed(self, batch: Sequence[Committed]) -> None:
         """Deliver what the store has made durable (its `CommitListener`)."""
+        self._meter.committed(len(batch))
         topics = self._topics
         for channel, publication, epoch in batch:
             topic = topics.get(channel)

@@ -383,6 +383,6 @@ class Channels:
 
     def _reply(self, command: int, result: str | ErrorReply) -> None:
         if isinstance(result, ErrorReply):
-            self._port.reply(wire.error_reply(command, result))
+            self._port.reply_error(command, result)
         else:
             self._port.reply(wire.subscribe_reply(command, result))

@@ -219,7 +219,7 @@ class Commands:
         self._refuse(command, error)
 
     def _refuse(self, command: int, error: ErrorReply) -> None:
-        self._port.reply(wire.error_reply(command, error))
+        self._port.reply_error(command, error)
 
 
 def _transient(error: StoreError) -> ErrorReply:

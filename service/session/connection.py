@@ -397,4 +397,4 @@ class Session:
         self._work.blocked = False
 
     def _refuse(self, command: int, error: ErrorReply) -> None:
-        self._port.reply(wire.error_reply(command, error))
+        self._port.reply_error(command, error)

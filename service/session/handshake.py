@@ -129,7 +129,7 @@ class Handshake:
             self._port.unsubscribe(channel)
         self._channels.clear()
         self._refused()
-        self._port.reply(wire.error_reply(command, error))
+        self._port.reply_error(command, error)
 
 
 def _positions(subs: dict[str, Any]) -> dict[Channel, Position]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Protocol
 
-from service.errors import Close
+from service.errors import Close, ErrorReply
 from service.handlers import Event
 from service.model import (
     Channel,
@@ -36,6 +36,10 @@ class Port(Protocol):
 
     def reply(self, text: str) -> None:
         """Write one reply or push, after all that were written before."""
+        ...
+
+    def reply_error(self, command: int, error: ErrorReply) -> None:
+        """Refuse one command."""
         ...
 
     def connected(self) -> None:

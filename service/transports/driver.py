@@ -16,14 +16,12 @@ from dataclasses import dataclass
 from functools import partial
 from random import Random
 
-from service.errors import (
-    Close,
-    CodecError,
-    StoreError,
-)
+from service.errors import Close, CodecError, ErrorReply, StoreError
 from service.handlers import ConnectResult, Event, Handlers
+from service.health import Checks
 from service.hub.fanout import Hub
 from service.hub.subscription import Subscription
+from service.metrics import Metrics
 from service.model import (
     Appended,
     Channel,
@@ -44,6 +42,7 @@ from service.session.connection import Session
 from service.session.port import Identity
 from service.settings import Settings
 from service.transports.asking import Outcome, ask, log_hook
+from service.transports.timeline import Timeline
 
 __all__ = ["Driver", "Services"]
 
@@ -65,6 +64,8 @@ class Services:
     spawn: Callable[[Awaitable[None]], object]
     version: str
     connections: Registry[Driver]
+    metrics: Metrics
+    checks: Checks
 
 
 class Driver:
@@ -87,6 +88,8 @@ class Driver:
         self._timer: Timer | None = None
         self._timer_at = float("inf")
         client = services.settings.client
+        name, now = services.new_client(), services.clock.now()
+        self._timeline = Timeline(services.metrics, name, now)
         self._outbox = Outbox(
             socket.send,
             services.clock,
@@ -100,11 +103,11 @@ class Driver:
             client,
             services.permissions,
             services.handlers,
-            client=services.new_client(),
+            client=name,
             version=services.version,
             insecure=services.settings.insecure,
             random=services.random,
-            now=services.clock.now(),
+            now=now,
         )
         services.connections.add(self)
         self._schedule()
@@ -128,6 +131,8 @@ class Driver:
         except CodecError:
             self._session.malformed()
         else:
+            for _, method, _ in commands:
+                self._timeline.received(method)
             self._session.receive(commands, self._clock.now())
         self._schedule()
 
@@ -141,13 +146,20 @@ class Driver:
             self._room = asyncio.get_running_loop().create_future()
             await self._room
 
-    def gone(self) -> None:
-        """Free everything: the connection is over. Safe to call twice."""
+    def gone(self, code: int | None = None) -> None:
+        """Free everything: the connection is over. Safe to call twice.
+
+        Args:
+            code: Of the peer's close frame, if anybody knows.
+        """
         self._session.ended()
         self._leave_all()
-        self._outbox.drop()
+        outbox = self._outbox
+        outbox.drop()
         self._stop_timer()
         self._services.connections.remove(self)
+        now = self._clock.now()
+        self._timeline.closed(code, now, sent=outbox.sent, dropped=outbox.dropped)
 
     def expire(self, at: float | None) -> None:
         """Close the connection with 3005 at the time *at*; None: never."""
@@ -165,9 +177,15 @@ class Driver:
         """Write one reply or push."""
         self._outbox.put(text)
 
+    def reply_error(self, command: int, error: ErrorReply) -> None:
+        """Refuse one command."""
+        self._timeline.refused(error)
+        self._outbox.put(wire.error_reply(command, error))
+
     def connected(self) -> None:
         """Take note of who it is."""
         self._services.connections.identify(self)
+        self._timeline.connected(self.identity.user, self._clock.now())
 
     def ping(self) -> None:
         """Write a ping ahead of what waits."""
@@ -212,6 +230,9 @@ class Driver:
         under_way = True
 
         def joined(outcome: Joined | StoreError) -> bool:
+            if asked is not None and isinstance(outcome, Joined):
+                recovered = "no" if outcome.recovered is None else "yes"
+                self._services.metrics.recoveries.add(recovered)
             if held and isinstance(outcome, Joined):
                 self._reserved += sum(map(size_of_publication, outcome.recovered or ()))
             wanted = self._session.subscribed(channel, outcome)
@@ -284,6 +305,7 @@ class Driver:
 
     def close(self, close: Close) -> None:
         """Write what waits, then the close frame; abort if that takes too long."""
+        self._timeline.closing(close)
         self._leave_all()
         self._stop_timer()
         self._release()

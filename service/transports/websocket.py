@@ -63,6 +63,7 @@ class WebSocketResource:
         await ws.accept("centrifuge-json" if known else None)
         abort = req.scope.get("state", {}).get(ABORT)
         driver = Driver(self._services(), _FalconSocket(ws, abort))
+        code: int | None = None
         try:
             while True:
                 try:
@@ -72,10 +73,12 @@ class WebSocketResource:
                     continue
                 driver.receive(frame)
                 await driver.room()
-        except (WebSocketDisconnected, OperationNotAllowed):
+        except WebSocketDisconnected as end:
+            code = end.code
+        except OperationNotAllowed:
             pass
         finally:
-            driver.gone()
+            driver.gone(code)
 
 
 class _FalconSocket:

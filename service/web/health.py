@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import falcon
 import falcon.asgi
 import ujson
+
+from service.health import Checks
 
 __all__ = ["Live", "Ready"]
 
@@ -26,20 +26,30 @@ class Ready:
     """Traffic can be sent here.
 
     Args:
-        fault: Returns why not, in a few words, or None.
+        checks: Say what is wrong.
     """
 
-    def __init__(self, fault: Callable[[], str | None]) -> None:
-        self._fault = fault
+    def __init__(self, checks: Checks) -> None:
+        self._checks = checks
 
     async def on_get(
         self, req: falcon.asgi.Request, resp: falcon.asgi.Response
     ) -> None:
-        """Answer 200 when ready, else 503 with the reason."""
+        """Answer 200 when ready or degraded, else 503; with the reasons."""
         resp.content_type = falcon.MEDIA_JSON
-        reason = self._fault()
-        if reason is None:
+        faults = self._checks.faults()
+        if not faults:
             resp.text = '{"status":"ready"}'
-        else:
+            return
+        failing = any(fault.failing for fault in faults.values())
+        # The reason of the first that fails comes first.
+        order = sorted(faults.values(), key=lambda fault: not fault.failing)
+        if failing:
             resp.status = falcon.HTTP_503
-            resp.text = ujson.dumps({"status": "unavailable", "reason": reason})
+        resp.text = ujson.dumps(
+            {
+                "status": "unavailable" if failing else "degraded",
+                "reason": order[0].reason,
+                "checks": {name: fault.reason for name, fault in faults.items()},
+            }
+        )

@@ -8,7 +8,9 @@ from typing import Any
 
 from service.errors import StoreError
 from service.hub.fanout import Hub
+from service.hub.meter import Meter
 from service.hub.subscription import Subscription
+from service.metrics import Metrics
 from service.model import (
     Channel,
     ClientId,
@@ -21,8 +23,10 @@ from service.model import (
     RawJson,
     UserId,
 )
+from service.outbox import Flusher
 from service.ports import AppendDone, CommitListener, Committed, History
 from service.settings import ClientSettings
+from tests.clock import VirtualClock
 
 KEPT = History(1000, 3600.0)
 NOT_KEPT = History(0, 0.0)
@@ -362,7 +366,8 @@ class World:
     ) -> None:
         self.store = ScriptedStore(in_memory=in_memory)
         self.settings = settings or ClientSettings()
-        self.hub = Hub(self.store, self.settings, self.store.spawn)
+        meter = Meter(Metrics(), VirtualClock(), Flusher(lambda run: None))
+        self.hub = Hub(self.store, self.settings, self.store.spawn, meter)
         self.store.listener = self.hub.committed
         self._members = 0
 

@@ -6,7 +6,7 @@ import json
 from random import Random
 from typing import Any, NamedTuple
 
-from service.errors import Close, CloseError, ReplyError, StoreError
+from service.errors import Close, CloseError, ErrorReply, ReplyError, StoreError
 from service.handlers import Answer, Event, Handlers
 from service.model import (
     Appended,
@@ -193,6 +193,9 @@ class Bench:
         self._open()
         assert "\n" not in text
         self.messages.append(json.loads(text))
+
+    def reply_error(self, command: int, error: ErrorReply) -> None:
+        self.reply(wire.error_reply(command, error))
 
     def connected(self) -> None:
         self._open()

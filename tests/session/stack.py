@@ -14,7 +14,10 @@ from typing import Any
 
 from service.errors import Close, StoreError
 from service.handlers import Event, Handlers
+from service.health import Checks
 from service.hub.fanout import Hub
+from service.hub.meter import Meter
+from service.metrics import Metrics
 from service.model import Appended, Channel, ClientId, Position
 from service.outbox import Flusher
 from service.permissions import Permissions
@@ -214,24 +217,28 @@ class Stack:
         self.clock = VirtualClock()
         self.settings = Settings(client=ClientSettings(**client), channels=channels)
         self.store = ScriptedStore(in_memory=in_memory)
-        self.hub = Hub(self.store, self.settings.client, self.spawn)
+        self._turns: deque[Callable[[], None]] = deque()
+        flusher, metrics = Flusher(self._turns.append), Metrics()
+        meter = Meter(metrics, self.clock, flusher)
+        self.hub = Hub(self.store, self.settings.client, self.spawn, meter)
         self.store.listener = self.hub.committed
         self.questions: list[Question] = []
         self.failures: list[BaseException] = []
         self.clients: list[Client] = []
-        self._turns: deque[Callable[[], None]] = deque()
         self.services = Services(
             settings=self.settings,
             hub=self.hub,
             permissions=Permissions(channels, insecure=insecure),
             handlers=Handlers(**dict.fromkeys(hooks, self._hook)),
             clock=self.clock,
-            flusher=Flusher(self._turns.append),
+            flusher=flusher,
             random=Random(1),
             new_client=lambda: ClientId(f"client{len(self.clients) + 1}"),
             spawn=self.spawn,
             version="test",
             connections=Registry(),
+            metrics=metrics,
+            checks=Checks(),
         )
 
     async def _hook(self, event: Any) -> Any:

@@ -12,7 +12,10 @@ from typing import Any
 
 from service.errors import Close
 from service.handlers import Handlers
+from service.health import Checks
 from service.hub.fanout import Hub
+from service.hub.meter import Meter
+from service.metrics import Metrics
 from service.model import Channel, ClientId, Draft, HistoryPage, RawJson
 from service.outbox import Flusher
 from service.permissions import Permissions
@@ -189,19 +192,23 @@ class World:
         self.store_clock = own
         self.store = GatedStore(SqliteStore(settings.store, own))
         self.tasks: set[asyncio.Task[None]] = set()
-        self.hub = Hub(self.store, settings.client, self.spawn)
+        flusher, metrics = Flusher(asyncio.get_running_loop().call_soon), Metrics()
+        meter = Meter(metrics, clock, flusher)
+        self.hub = Hub(self.store, settings.client, self.spawn, meter)
         self.services = Services(
             settings=settings,
             hub=self.hub,
             permissions=Permissions(settings.channels, insecure=insecure),
             handlers=handlers or Handlers(),
             clock=clock,
-            flusher=Flusher(asyncio.get_running_loop().call_soon),
+            flusher=flusher,
             random=Random(1),
             new_client=self._new_client,
             spawn=self.spawn,
             version="test",
             connections=Registry(),
+            metrics=metrics,
+            checks=Checks(),
         )
         self._clients = 0
 

@@ -78,6 +78,15 @@ class Methods:
         Raises:
             ReplyError: It is refused or failed; nothing else comes out.
         """
+        metrics = self._context.services.metrics
+        metrics.api_calls.add(method.name)
+        try:
+            return await self._call(method, body)
+        except ReplyError as refusal:
+            metrics.api_errors.add(refusal.error.code)
+            raise
+
+    async def _call(self, method: Method, body: bytes | str) -> str:
         try:
             request = msgspec.json.decode(body, type=method.request)
         except (msgspec.DecodeError, UnicodeDecodeError):

@@ -1,0 +1,63 @@
+"""A scrape, read by Prometheus's own parser."""
+
+from __future__ import annotations
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.harness.api import Api
+
+__all__ = ["Scrape", "scrape"]
+
+
+class Scrape:
+    """What one scrape said.
+
+    Attributes:
+        types: The type of each family, by its name.
+    """
+
+    def __init__(self, text: str) -> None:
+        self.types: dict[str, str] = {}
+        self._samples: dict[tuple[str, str], float] = {}
+        for family in text_string_to_metric_families(text):
+            self.types[family.name] = family.type
+            for sample in family.samples:
+                assert len(sample.labels) <= 1, sample
+                label = next(iter(sample.labels.values()), "")
+                key = (sample.name, label)
+                assert key not in self._samples, f"{key} is there twice"
+                self._samples[key] = sample.value
+
+    def __getitem__(self, name: str) -> float:
+        """Return ``name`` or ``name{label}``, without our prefix."""
+        name, _, label = name.rstrip("}").partition("{")
+        return self._samples[f"steadwire_{name}", label]
+
+    @property
+    def names(self) -> set[str]:
+        """The names of all samples."""
+        return {name for name, _ in self._samples}
+
+    def labels(self, name: str) -> dict[str, float]:
+        """Return the values of *name* by its label."""
+        name = f"steadwire_{name}"
+        return {label: v for (n, label), v in self._samples.items() if n == name}
+
+    def since(self, before: Scrape) -> dict[str, float]:
+        """Return how our counters have grown, those that have."""
+        grown = {}
+        for (name, label), value in self._samples.items():
+            counter = name.endswith(("_total", "_count"))
+            if counter and name.startswith("steadwire_"):
+                more = value - before._samples.get((name, label), 0.0)
+                if more:
+                    short = name.removeprefix("steadwire_")
+                    grown[f"{short}{{{label}}}" if label else short] = more
+        return grown
+
+
+async def scrape(api: Api) -> Scrape:
+    """Return what ``/metrics`` says now."""
+    response = await api.request("GET", "/metrics", headers={"X-API-Key": api.key})
+    assert response.status == 200
+    return Scrape(response.body.decode())
