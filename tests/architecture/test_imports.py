@@ -39,7 +39,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "hub": CORE | {"protocol", "recovery"},  # settings: its bounds
     "outbox": CORE,  # settings: its bounds
     "auth": {"errors", "model", "settings", "_speedups"},
-    "stores": CORE | {"_speedups"},  # settings: path, bounds; the backoff
+    "breaker": {"errors", "model", "ports", "_speedups"},  # the clock; the backoff
+    # settings: path, bounds; the backoff.
+    "stores": CORE | {"breaker", "_speedups"},
     "transports": CORE
     | {
         "auth",
@@ -77,6 +79,8 @@ FREE = {"app", "cli", "doctor", "__main__"}
 
 # A third party's exceptions stop at the modules that import it, so it has few.
 THIRD_PARTIES: dict[str, set[str]] = {
+    "boto3": {"stores"},
+    "botocore": {"stores"},
     "click": {"cli"},
     "cryptography": {"auth"},
     "falcon": {"app", "transports", "web"},
