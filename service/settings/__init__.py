@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from service.settings.channels import ChannelOptions, ChannelSettings, Namespace
+from service.settings.dynamodb import DynamodbSettings
 from service.settings.loading import Settings, load
 from service.settings.sections import (
     ApiSettings,
@@ -19,6 +20,7 @@ __all__ = [
     "ChannelOptions",
     "ChannelSettings",
     "ClientSettings",
+    "DynamodbSettings",
     "Namespace",
     "ProxySettings",
     "Secret",

@@ -22,6 +22,7 @@ import msgspec
 
 from service.errors import SettingsError
 from service.settings.channels import ChannelSettings
+from service.settings.dynamodb import DynamodbSettings
 from service.settings.sections import (
     ApiSettings,
     ClientSettings,
@@ -53,6 +54,7 @@ class Settings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     server: ServerSettings = ServerSettings()
     client: ClientSettings = ClientSettings()
     store: StoreSettings = StoreSettings()
+    dynamodb: DynamodbSettings = DynamodbSettings()
     api: ApiSettings = ApiSettings()
     channels: ChannelSettings = ChannelSettings()
     proxy: ProxySettings = ProxySettings()
@@ -83,6 +85,7 @@ class Settings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
         """
         self.token.check("token")
         self.subscription_token.check("subscription_token")
+        self.dynamodb.check()
         self.channels.without_namespace.check("channels.without_namespace")
         for namespace in self.channels.namespaces:
             namespace.check(f"channels.namespaces {namespace.name!r}")

@@ -124,18 +124,18 @@ class ClientSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class StoreSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The embedded store.
+    """Where publications are stored, and how much of it is held in memory.
 
     Attributes:
         path: The SQLite file, or ``:memory:``.
-        durability: ``process`` survives the death of the process at any moment;
+        durability: SQLite: ``process`` survives the death of the process at any moment;
             ``power`` adds an fsync per commit and survives a power cut.
         cache_size: Bytes of the newest publications kept in memory, all channels.
         queue_size: Bytes of publications waiting for the writer; above, publishes
             fail with a temporary error.
-        lock_timeout: How long a commit waits for another process that holds the
+        lock_timeout: SQLite: how long a commit waits for another process that holds the
             database; then its publications fail with a temporary error.
-        sweep_interval: How often what has expired is deleted.
+        sweep_interval: SQLite: how often what has expired is deleted.
     """
 
     path: str = "steadwire.db"
