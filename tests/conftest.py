@@ -27,6 +27,8 @@ _ROOT = str(Path(__file__).resolve().parents[1])
 if _ROOT not in sys.path:
     sys.path.insert(0, _ROOT)
 
+from tests.harness import emulators  # noqa: E402
+from tests.harness.emulators import Emulator  # noqa: E402
 from tests.harness.js import start_js  # noqa: E402
 from tests.harness.py import start_python  # noqa: E402
 from tests.harness.sdk import Host, SdkClient  # noqa: E402
@@ -60,6 +62,38 @@ def no_socket_left() -> Iterator[None]:
     """Close the sockets of a test that did not get to it."""
     yield
     close_all()
+
+
+def _running(emulator: Emulator) -> Iterator[Emulator]:
+    before = {name: os.environ.get(name) for name in emulator.credentials}
+    os.environ.update(emulator.credentials)
+    try:
+        yield emulator.start()
+    finally:
+        emulator.close()
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+@pytest.fixture(scope="session")
+def ministack() -> Iterator[Emulator]:
+    """Return DynamoDB as ministack has it: with transactions."""
+    yield from _running(emulators.ministack())
+
+
+@pytest.fixture(scope="session")
+def dynalite() -> Iterator[Emulator]:
+    """Return DynamoDB as dynalite has it: with exact capacity units."""
+    yield from _running(emulators.dynalite())
+
+
+@pytest.fixture(scope="session")
+def moto() -> Iterator[Emulator]:
+    """Return DynamoDB as moto has it: right with one call at a time."""
+    yield from _running(emulators.moto())
 
 
 @pytest.fixture

@@ -1,0 +1,1 @@
+"""Where publications live when several machines share them: one DynamoDB table."""

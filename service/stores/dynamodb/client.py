@@ -1,0 +1,363 @@
+"""Calls to DynamoDB: in threads, repeated within a deadline, behind a breaker.
+
+boto3 blocks, so each attempt runs in one of a bounded number of threads. botocore is
+told to repeat nothing: repeats are decided here, where the deadline and the breaker
+are known and every attempt can be counted.
+
+Invariants:
+
+* `call` ends by its deadline, whatever the network does. An attempt that is still
+  under way then is left to its thread (which its own timeouts end), and counts as a
+  call of unknown outcome.
+* A transaction whose attempt had no answer is repeated with the same
+  ``ClientRequestToken``, so DynamoDB does it once (for 10 minutes, it promises; a
+  call takes no more than 5 s). It gets a new one only while no attempt is unknown.
+* Answers close the breaker, conditions that fail and throttling included: somebody
+  answered. What opens it is not to be answered, or to be refused: no table, no right.
+* While the breaker is open nothing is sent but its probe, and `call` fails at once.
+
+Event loop only, but for `_send`, which runs in a thread and touches nothing but the
+boto client, which may be shared by threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import uuid
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from typing import Any, Literal
+
+import boto3
+import structlog
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError
+
+from _speedups import backoff, backoff_full_jitter
+from service.breaker import Breaker, BreakerState
+from service.errors import (
+    StartupError,
+    StoreBusy,
+    StoreError,
+    StoreUnavailable,
+    describe,
+)
+from service.ports import Clock
+from service.settings import DynamodbSettings
+from service.stores.dynamodb.outcomes import (
+    Failure,
+    OutcomeUnknown,
+    Throttled,
+    examine,
+)
+
+__all__ = ["Client"]
+
+CONNECT_TIMEOUT = 1.0  # s
+READ_TIMEOUT = 2.0  # s
+
+# What others hold is free again in milliseconds; what is throttled, in tenths of a
+# second: the table's budget is one of seconds. Full jitter, so that two processes that
+# met do not meet again.
+CONTENTION_BASE, CONTENTION_CAP = 0.01, 0.2  # s
+THROTTLE_BASE, THROTTLE_CAP = 0.05, 1.0  # s
+
+WAITING = 64  # calls for each thread may wait; more are refused at once
+
+Operation = Literal[
+    "batch_get_item",
+    "batch_write_item",
+    "create_table",
+    "delete_item",
+    "delete_table",
+    "describe_table",
+    "describe_time_to_live",
+    "get_item",
+    "put_item",
+    "query",
+    "scan",
+    "transact_get_items",
+    "transact_write_items",
+    "update_item",
+    "update_time_to_live",
+]
+
+Connect = Callable[[DynamodbSettings], Any]
+"""Makes the boto client; called in a thread."""
+
+_log = structlog.get_logger(__name__)
+
+
+def connect(settings: DynamodbSettings) -> Any:
+    """Return a boto client for DynamoDB. Blocks: it reads files.
+
+    Raises:
+        StartupError: There is no region, or what boto3 was told makes no sense.
+    """
+    try:
+        return boto3.session.Session().client(
+            "dynamodb",
+            region_name=settings.region or None,
+            endpoint_url=settings.endpoint or None,
+            config=Config(
+                connect_timeout=CONNECT_TIMEOUT,
+                read_timeout=READ_TIMEOUT,
+                retries={"mode": "standard", "total_max_attempts": 1},
+                max_pool_connections=settings.connections,
+                tcp_keepalive=True,
+            ),
+        )
+    except (BotoCoreError, ValueError) as error:
+        raise StartupError(f"DynamoDB cannot be used: {error}") from error
+
+
+class Client:
+    """Calls to one table's service.
+
+    Args:
+        settings: Region, endpoint, table, threads and the deadline.
+        clock: Of the deadlines, the pauses and the breaker.
+        chance: Spreads repeats; the system's by default.
+        connect: Makes the boto client.
+
+    Attributes:
+        table: Its name, for requests.
+        breaker: Of this client; its state is for logs and metrics.
+        attempts: Sent so far, repeats and probes included.
+    """
+
+    def __init__(
+        self,
+        settings: DynamodbSettings,
+        clock: Clock,
+        *,
+        chance: random.Random | None = None,
+        connect: Connect = connect,
+    ) -> None:
+        self.table = settings.table
+        self.attempts = 0
+        self._settings = settings
+        self._clock = clock
+        self._chance = chance or random.SystemRandom()
+        self._connect = connect
+        self._boto: Any = None
+        self._threads = ThreadPoolExecutor(settings.connections, "dynamodb")
+        self._waiting = 0  # attempts that have not ended
+        self._probing: asyncio.Task[None] | None = None
+        self.breaker = Breaker(
+            clock,
+            probe=self._begin_probe,
+            cleanup=self._disconnect,
+            chance=self._chance,
+            changed=self._changed,
+        )
+
+    async def start(self) -> None:
+        """Make the boto client; sends nothing.
+
+        Raises:
+            StartupError: Its settings make no sense to boto3.
+        """
+        loop = asyncio.get_running_loop()
+        self._boto = await loop.run_in_executor(
+            self._threads, self._connect, self._settings
+        )
+
+    async def close(self) -> None:
+        """Wait for the attempts under way, then give everything back."""
+        self.breaker.close()
+        if self._probing is not None:
+            self._probing.cancel()
+            await asyncio.gather(self._probing, return_exceptions=True)
+        await asyncio.to_thread(self._threads.shutdown, cancel_futures=True)
+        if self._boto is not None:
+            self._disconnect()
+
+    def fault(self) -> str | None:
+        """Return why DynamoDB cannot be used at present, or None if it can."""
+        if self.breaker.closed:
+            return None
+        return f"DynamoDB: {self.breaker.reason}"
+
+    async def call(
+        self,
+        operation: Operation,
+        request: dict[str, Any],
+        *,
+        deadline: float | None = None,
+    ) -> dict[str, Any]:
+        """Do one operation, repeating it as long as that can help.
+
+        Args:
+            operation: A method of the boto client.
+            request: Its arguments. A transaction's token is added here.
+            deadline: Give up at this time of the clock; ``settings.timeout`` from now
+                by default.
+
+        Raises:
+            ConditionFailed: The condition does not hold.
+            NoTable: There is none to describe.
+            TransactionCancelled: One of a transaction's conditions does not.
+            Throttled: The table took no more until the deadline.
+            OutcomeUnknown: No answer until the deadline, to some attempt.
+            StoreUnavailable: It was not reached, or refused; nothing was done.
+            StoreBusy: Too many calls wait for a thread; nothing was done.
+            StoreError: It can never be done as it is.
+        """
+        if deadline is None:
+            deadline = self._clock.now() + self._settings.timeout
+        transaction = operation == "transact_write_items"
+        token = ""
+        unknown = False
+        attempt = 0
+        while True:
+            if not self.breaker.closed:
+                raise self._unavailable(self.breaker.reason, unknown=unknown)
+            if transaction and not (token and unknown):
+                token = str(uuid.uuid4())
+                request = {**request, "ClientRequestToken": token}
+            ended = await self._attempt(operation, request, deadline, repeated=unknown)
+            if not isinstance(ended, Failure):
+                return ended
+            unknown = unknown or ended.unknown
+            if ended.error is not None:
+                raise ended.error
+            pause = self._pause(ended, attempt)
+            attempt += 1
+            if pause is None or self._clock.now() + pause >= deadline:
+                raise self._given_up(operation, ended, unknown=unknown)
+            await self._sleep(pause)
+
+    async def _attempt(
+        self,
+        operation: Operation,
+        request: dict[str, Any],
+        deadline: float,
+        *,
+        repeated: bool,
+    ) -> dict[str, Any] | Failure:
+        """Send once; return the answer, or what went wrong, and tell the breaker."""
+        if self._waiting >= WAITING * self._settings.connections:
+            raise StoreBusy(f"{self._waiting} calls wait for DynamoDB")
+        work: Future[dict[str, Any]] = self._threads.submit(
+            self._send, operation, request
+        )
+        self._waiting += 1
+        self.attempts += 1
+        loop = asyncio.get_running_loop()
+        ended: asyncio.Future[None] = loop.create_future()
+        work.add_done_callback(partial(self._wake, loop, ended))
+        timer = self._clock.call_at(deadline, partial(_settle, ended))
+        try:
+            await ended
+        finally:
+            timer.cancel()
+            if not work.done():
+                work.cancel()
+        if work.cancelled():
+            raise StoreBusy("no thread was free for DynamoDB in time")
+        if not work.done():
+            failure = Failure("transport", True, "no answer in time")
+        else:
+            error = work.exception()
+            if error is None:
+                self.breaker.succeeded()
+                return work.result()
+            examined = examine(error, repeated=repeated)
+            if examined is None:
+                raise error
+            failure = examined
+        if failure.kind in ("transport", "refused"):
+            self.breaker.failed(failure.text)
+        else:
+            self.breaker.succeeded()
+        return failure
+
+    def _send(self, operation: Operation, request: dict[str, Any]) -> dict[str, Any]:
+        answer: dict[str, Any] = getattr(self._boto, operation)(**request)
+        return answer
+
+    def _wake(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        ended: asyncio.Future[None],
+        _: Future[dict[str, Any]],
+    ) -> None:
+        # In the thread, or on the loop if it was cancelled before it began.
+        try:
+            loop.call_soon_threadsafe(self._landed, ended)
+        except RuntimeError:
+            return  # the loop is closed: nobody is left to tell
+
+    def _landed(self, ended: asyncio.Future[None]) -> None:
+        self._waiting -= 1
+        _settle(ended)
+
+    def _pause(self, failure: Failure, attempt: int) -> float | None:
+        """Return how long to wait before the next attempt, or None for no more."""
+        jitter = self._chance.random()
+        if failure.kind == "contention":
+            return backoff_full_jitter(attempt, jitter, CONTENTION_BASE, CONTENTION_CAP)
+        if failure.kind == "throttle":
+            return backoff_full_jitter(attempt, jitter, THROTTLE_BASE, THROTTLE_CAP)
+        if failure.kind == "transport":
+            return backoff(attempt, jitter)
+        return None
+
+    def _given_up(
+        self, operation: Operation, failure: Failure, *, unknown: bool
+    ) -> StoreError:
+        if failure.kind == "invalid" and not unknown:
+            _log.error("a request was not taken", operation=operation, why=failure.text)
+            return StoreError(f"DynamoDB does not take it: {failure.text}")
+        if failure.kind in ("throttle", "contention") and not unknown:
+            return Throttled(f"DynamoDB takes no more: {failure.text}")
+        return self._unavailable(failure.text, unknown=unknown)
+
+    def _unavailable(self, text: str, *, unknown: bool) -> StoreUnavailable:
+        kind = OutcomeUnknown if unknown else StoreUnavailable
+        return kind(f"DynamoDB: {text}")
+
+    async def _sleep(self, seconds: float) -> None:
+        woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        when = self._clock.now() + seconds
+        timer = self._clock.call_at(when, partial(_settle, woken))
+        try:
+            await woken
+        finally:
+            timer.cancel()
+
+    # The breaker's side
+
+    def _begin_probe(self) -> None:
+        self._probing = asyncio.get_running_loop().create_task(self._probe())
+
+    async def _probe(self) -> None:
+        """Read one item, whether or not it exists."""
+        key = {"pk": {"S": "PROBE"}, "sk": {"S": "PROBE"}}
+        deadline = self._clock.now() + self._settings.timeout
+        request = {"TableName": self.table, "Key": key}
+        try:
+            await self._attempt("get_item", request, deadline, repeated=False)
+        except StoreBusy as error:  # it was not sent, so nothing is known yet
+            self.breaker.failed(str(error))
+        except Exception as error:
+            _log.error("a probe of DynamoDB failed", **describe(error))
+            self.breaker.failed(type(error).__name__)
+
+    def _disconnect(self) -> None:
+        """Drop the idle connections: new ones look the name up again."""
+        self._boto.close()
+
+    def _changed(self, state: BreakerState, reason: str) -> None:
+        if state == "closed":
+            _log.info("DynamoDB answers again")
+        elif state == "open":
+            _log.warning("DynamoDB is left alone", reason=reason)
+
+
+def _settle(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)

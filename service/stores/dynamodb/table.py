@@ -1,0 +1,205 @@
+"""The table: its definition as data, and making, checking and deleting it.
+
+One table holds everything. Its keys are two strings, ``pk`` and ``sk``, and what each
+kind of item has in them is written where that kind is made (`log`, …). DynamoDB
+deletes an item some time after the Unix second in its attribute ``ttl``, in any order:
+whoever reads an item compares that with the clock.
+
+``infra/dynamodb/table.json`` is a CloudFormation template of the same definition; a
+test compares the two.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from service.errors import StartupError, StoreError, StoreUnavailable
+from service.settings import DynamodbSettings
+from service.stores.dynamodb.client import Client
+from service.stores.dynamodb.outcomes import NoTable
+
+__all__ = ["check", "create", "delete", "examine", "template"]
+
+KEYS: list[dict[str, str]] = [
+    {"AttributeName": "pk", "KeyType": "HASH"},
+    {"AttributeName": "sk", "KeyType": "RANGE"},
+]
+ATTRIBUTES: list[dict[str, str]] = [
+    {"AttributeName": "pk", "AttributeType": "S"},
+    {"AttributeName": "sk", "AttributeType": "S"},
+]
+TTL = "ttl"
+
+ACTIVE_WITHIN = 60.0  # s; a new table needs some ten
+_POLL = 0.25  # s
+
+
+def definition(settings: DynamodbSettings) -> dict[str, Any]:
+    """Return the request that makes the table."""
+    request: dict[str, Any] = {
+        "TableName": settings.table,
+        "KeySchema": KEYS,
+        "AttributeDefinitions": ATTRIBUTES,
+        "BillingMode": "PAY_PER_REQUEST",
+    }
+    if settings.capacity == "provisioned":
+        request["BillingMode"] = "PROVISIONED"
+        request["ProvisionedThroughput"] = {
+            "ReadCapacityUnits": settings.read_units,
+            "WriteCapacityUnits": settings.write_units,
+        }
+    return request
+
+
+def template(settings: DynamodbSettings) -> dict[str, Any]:
+    """Return a CloudFormation template of the table.
+
+    Its name is a parameter. Deleting the stack keeps the table.
+    """
+    properties = definition(settings) | {
+        "TableName": {"Ref": "TableName"},
+        "TimeToLiveSpecification": {"AttributeName": TTL, "Enabled": True},
+    }
+    return {
+        "AWSTemplateFormatVersion": "2010-09-09",
+        "Description": "The table of Steadwire's DynamoDB store",
+        "Parameters": {"TableName": {"Type": "String", "Default": settings.table}},
+        "Resources": {
+            "Table": {
+                "Type": "AWS::DynamoDB::Table",
+                "DeletionPolicy": "Retain",
+                "UpdateReplacePolicy": "Retain",
+                "Properties": properties,
+            }
+        },
+        "Outputs": {
+            "TableName": {"Value": {"Ref": "Table"}},
+            "TableArn": {"Value": {"Fn::GetAtt": ["Table", "Arn"]}},
+        },
+    }
+
+
+async def create(client: Client, settings: DynamodbSettings) -> bool:
+    """Make the table and wait until it can be used; False if it was there already.
+
+    Safe to repeat: what an earlier attempt left undone is done.
+
+    Raises:
+        StoreError: It was not made, or is not as it should be.
+    """
+    table = await _describe(client)
+    made = table is None
+    if made:
+        await client.call("create_table", definition(settings))
+    for _ in range(int(ACTIVE_WITHIN / _POLL)):
+        table = await _describe(client)
+        if table is not None and table["TableStatus"] == "ACTIVE":
+            break
+        await asyncio.sleep(_POLL)
+    else:
+        raise StoreUnavailable(f"table {client.table} does not become active")
+    if await _ttl(client) is None:
+        await client.call(
+            "update_time_to_live",
+            {
+                "TableName": client.table,
+                "TimeToLiveSpecification": {"AttributeName": TTL, "Enabled": True},
+            },
+        )
+    problems = await check(client, settings)
+    if problems:
+        raise StoreError(f"table {client.table}: {'; '.join(problems)}")
+    return made
+
+
+async def check(client: Client, settings: DynamodbSettings) -> list[str]:
+    """Return what of the table is not as it should be.
+
+    Raises:
+        StoreError: It cannot be looked at.
+    """
+    table = await _describe(client)
+    if table is None:
+        return ["it does not exist"]
+    problems = _keys(table)
+    if table["TableStatus"] != "ACTIVE":
+        problems.append(f"it is {table['TableStatus']}, not ACTIVE")
+    wanted = definition(settings)
+    mode = table.get("BillingModeSummary", {}).get("BillingMode", "PROVISIONED")
+    if mode != wanted["BillingMode"]:
+        problems.append(f"its billing mode is {mode}, not {wanted['BillingMode']}")
+    for name, units in wanted.get("ProvisionedThroughput", {}).items():
+        found = table.get("ProvisionedThroughput", {}).get(name)
+        if found != units:
+            problems.append(f"its {name} is {found}, not {units}")
+    attribute = await _ttl(client)
+    if attribute != TTL:
+        shown = "off" if attribute is None else f"on {attribute}"
+        problems.append(f"its time to live is {shown}, not on {TTL}")
+    return problems
+
+
+async def delete(client: Client) -> bool:
+    """Delete the table with everything in it; False if there was none.
+
+    Raises:
+        StoreError: It was not deleted.
+    """
+    if await _describe(client) is None:
+        return False
+    await client.call("delete_table", {"TableName": client.table})
+    for _ in range(int(ACTIVE_WITHIN / _POLL)):
+        if await _describe(client) is None:
+            return True
+        await asyncio.sleep(_POLL)
+    raise StoreUnavailable(f"table {client.table} is not gone yet")
+
+
+async def examine(client: Client) -> None:
+    """See at the start of a process whether the table can be used.
+
+    Raises:
+        StartupError: It cannot; the text says why.
+    """
+    try:
+        table = await _describe(client)
+    except StoreError as error:
+        raise StartupError(f"table {client.table}: {error}") from error
+    if table is None:
+        raise StartupError(
+            f"table {client.table} does not exist; `steadwire tables create` makes it"
+        )
+    problems = _keys(table)
+    if table["TableStatus"] not in ("ACTIVE", "UPDATING"):
+        problems.append(f"it is {table['TableStatus']}, not ACTIVE")
+    if problems:
+        raise StartupError(f"table {client.table}: {'; '.join(problems)}")
+
+
+def _keys(table: dict[str, Any]) -> list[str]:
+    types = {a["AttributeName"]: a["AttributeType"] for a in ATTRIBUTES}
+    found = {
+        a["AttributeName"]: a["AttributeType"] for a in table["AttributeDefinitions"]
+    }
+    if table["KeySchema"] != KEYS or any(found.get(n) != t for n, t in types.items()):
+        return ["its keys are not the strings pk and sk"]
+    return []
+
+
+async def _describe(client: Client) -> dict[str, Any] | None:
+    try:
+        answer = await client.call("describe_table", {"TableName": client.table})
+    except NoTable:
+        return None
+    table: dict[str, Any] = answer["Table"]
+    return table
+
+
+async def _ttl(client: Client) -> str | None:
+    answer = await client.call("describe_time_to_live", {"TableName": client.table})
+    about = answer["TimeToLiveDescription"]
+    if about["TimeToLiveStatus"] not in ("ENABLED", "ENABLING"):
+        return None
+    name: str = about["AttributeName"]
+    return name

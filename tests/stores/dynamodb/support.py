@@ -1,0 +1,130 @@
+"""A client on an emulator, and faults between it and the emulator."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import time
+from collections.abc import Callable
+from typing import Any
+
+import boto3
+from botocore.awsrequest import AWSResponse
+from botocore.config import Config
+from botocore.exceptions import ConnectionClosedError, ReadTimeoutError
+
+from service.ports import Timer
+from service.settings import DynamodbSettings
+from service.stores.dynamodb.client import Client
+from tests.clock import VirtualClock
+
+SESSION = boto3.session.Session()  # a model of the API takes 50 ms to load
+
+
+class StoreClock:
+    """Real time for what waits on the network; the wall clock is a virtual one's."""
+
+    def __init__(self, virtual: VirtualClock) -> None:
+        self._virtual = virtual
+
+    def now(self) -> float:
+        return time.monotonic()
+
+    def wall(self) -> float:
+        return self._virtual.wall()
+
+    def call_at(self, when: float, callback: Callable[[], object]) -> Timer:
+        loop = asyncio.get_running_loop()
+        return loop.call_later(max(0.0, when - time.monotonic()), callback)
+
+
+class Faults:
+    """What goes wrong with the calls of one boto client, by operation.
+
+    ``before`` functions are asked before a request is sent, ``after`` ones when its
+    answer is there; both are given the operation's name, as ``PutItem``. A ``before``
+    may return an answer in place of the emulator's (see `refusal`); each may raise
+    what botocore raises. They run in the client's threads.
+    """
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []  # every request that was about to be sent
+        self.before: list[Callable[[str], AWSResponse | None]] = []
+        self.after: list[Callable[[str], None]] = []
+        self.requests: list[tuple[str, dict[str, Any]]] = []  # parsed
+
+    def connect(self, settings: DynamodbSettings) -> Any:
+        """Return a boto client with these faults."""
+        boto = SESSION.client(
+            "dynamodb",
+            region_name=settings.region,
+            endpoint_url=settings.endpoint,
+            aws_access_key_id="test",
+            aws_secret_access_key="test",
+            config=Config(
+                connect_timeout=5,
+                read_timeout=10,  # machines are shared
+                retries={"mode": "standard", "total_max_attempts": 1},
+                max_pool_connections=settings.connections,
+            ),
+        )
+        boto.meta.events.register_first("before-send.dynamodb", self._before)
+        boto.meta.events.register_first("response-received.dynamodb", self._after)
+        return boto
+
+    def count(self, operation: str) -> int:
+        return self.calls.count(operation)
+
+    def _before(self, request: Any, event_name: str, **_: object) -> AWSResponse | None:
+        operation = event_name.rpartition(".")[2]
+        self.calls.append(operation)
+        self.requests.append((operation, json.loads(request.body)))
+        for fault in list(self.before):
+            answer = fault(operation)
+            if answer is not None:
+                return answer
+        return None
+
+    def _after(self, event_name: str, exception: Any, **_: object) -> None:
+        if exception is None:
+            for fault in list(self.after):
+                fault(event_name.rpartition(".")[2])
+
+
+def refusal(code: str, status: int = 400, **body: object) -> AWSResponse:
+    """Return the answer of a DynamoDB that refuses a request with *code*."""
+    body["__type"] = f"com.amazonaws.dynamodb.v20120810#{code}"
+    raw = _Raw(json.dumps(body).encode())
+    return AWSResponse("http://127.0.0.1/", status, {}, raw)
+
+
+def conflict(actions: int) -> AWSResponse:
+    """Return what a transaction meets when another one holds its first item."""
+    reasons = [{"Code": "TransactionConflict"}] + [{"Code": "None"}] * (actions - 1)
+    return refusal("TransactionCanceledException", CancellationReasons=reasons)
+
+
+def lost(operation: str) -> None:
+    """Lose an answer: as an ``after`` fault, the request was done."""
+    raise ConnectionClosedError(endpoint_url="http://127.0.0.1/")
+
+
+def timed_out(operation: str) -> None:
+    """Wait for an answer in vain."""
+    raise ReadTimeoutError(endpoint_url="http://127.0.0.1/")
+
+
+class _Raw:
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+
+    def stream(self, **_: object) -> Any:
+        yield self._body
+
+
+def client_for(
+    settings: DynamodbSettings, clock: Any, faults: Faults | None = None, seed: int = 1
+) -> Client:
+    faults = faults or Faults()
+    return Client(settings, clock, chance=random.Random(seed), connect=faults.connect)
