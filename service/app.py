@@ -41,6 +41,7 @@ from service.server import install
 from service.settings import Settings, load
 from service.stores.sqlite import SqliteStore
 from service.transports.driver import Services
+from service.transports.watch import Watch
 from service.transports.websocket import WebSocketResource
 from service.web.api.context import ApiContext, Node
 from service.web.api.key import ApiKey
@@ -92,6 +93,7 @@ class Application:
         self._draining: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: Timer | None = None
+        self._watch: Watch | None = None
         self._node: Node | None = None
         self._api = ApiContext(
             settings.api, self._running, self._opened, self._this_node
@@ -215,7 +217,9 @@ class Application:
             metrics=self.metrics,
             checks=self.checks,
         )
-        add_gauges(self._services)
+        self._watch = Watch(self._services)
+        self._watch.start()
+        add_gauges(self._services, self._watch)
 
     async def _drain(self) -> None:
         services, store = self._services, self._store
@@ -225,6 +229,8 @@ class Application:
             await self._proxy.close()
 
     async def _end(self, services: Services, store: Store) -> None:
+        if self._watch is not None:
+            self._watch.stop()
         if self._timer is not None:
             self._timer.cancel()
         deadline = self._clock.now() + CLOSING

@@ -56,6 +56,11 @@ class VirtualClock:
                 callback()
         self._now = until
 
+    def stall(self, seconds: float) -> None:
+        """Move as a blocked event loop does: what was due meanwhile is called late."""
+        self._now += seconds
+        self.advance(0.0)
+
     @property
     def pending(self) -> list[float]:
         """The times of the timers that wait, soonest first."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping
 
-__all__ = ["Count", "Family", "Gauge", "Histogram", "Label", "Tally"]
+__all__ = ["Count", "Family", "Gauge", "Histogram", "Label", "Tally", "Total"]
 
 Label = str | int
 OTHER = "other"
@@ -88,6 +88,12 @@ class Gauge:
 
     def __init__(self, read: Callable[[], float | Mapping[str, float]]) -> None:
         self.read = read
+
+
+class Total(Gauge):
+    """How often something happened, read when somebody scrapes: it only grows."""
+
+    __slots__ = ()
 
 
 class Family:

@@ -15,7 +15,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from service.metrics.counting import Count, Family, Gauge, Histogram, Tally
+from service.metrics.counting import Count, Family, Gauge, Histogram, Tally, Total
 from service.metrics.table import Metrics
 
 __all__ = ["CONTENT_TYPE", "figures", "text"]
@@ -65,6 +65,11 @@ def _metric(family: Family) -> Metric:
             buckets = list(zip(bounds, counts, strict=True))
             metric.add_metric([], buckets, histogram.sum)
             return metric
+        case Total(read=read):
+            found = read()
+            if isinstance(found, Mapping):
+                raise AssertionError("a total has no label")
+            return CounterMetricFamily(name, about, found)
         case Gauge(read=read):
             found = read()
             if not isinstance(found, Mapping):

@@ -10,11 +10,19 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
 
 from service import errors
-from service.metrics.counting import Count, Family, Gauge, Histogram, Label, Tally
+from service.metrics.counting import (
+    Count,
+    Family,
+    Gauge,
+    Histogram,
+    Label,
+    Tally,
+    Total,
+)
 
 __all__ = ["Metrics"]
 
-M = TypeVar("M", Count, Tally, Histogram, Gauge)
+M = TypeVar("M", Count, Tally, Histogram, Gauge, Total)
 
 PREFIX = "steadwire_"
 
@@ -54,10 +62,12 @@ class Metrics:
 
     Attributes:
         families: All of them, in the order in which they are shown.
+        sent: Messages sent to connections that are over; the rest count their own.
     """
 
     def __init__(self) -> None:
         self.families: list[Family] = []
+        self.sent = Count()
         self.opened = self._count(
             "connections_opened", "Connections accepted, whether they connect or not."
         )
@@ -160,6 +170,10 @@ class Metrics:
             label: The label's name.
         """
         self._add(name, help, Gauge(read), label)
+
+    def total(self, name: str, help: str, read: Callable[[], int]) -> None:
+        """Show a counter that is kept elsewhere; as `gauge`, but it only grows."""
+        self._add(name, help, Total(read))
 
     def _count(self, name: str, help: str) -> Count:
         return self._add(name, help, Count())

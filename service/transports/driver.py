@@ -122,6 +122,16 @@ class Driver:
         """Who it is; nobody before it has connected."""
         return self._session.identity
 
+    @property
+    def queued(self) -> int:
+        """Bytes that wait for its socket."""
+        return self._outbox.size
+
+    @property
+    def sent(self) -> int:
+        """Messages that were handed to its socket."""
+        return self._outbox.sent
+
     # From the transport.
 
     def receive(self, frame: str) -> None:

@@ -109,6 +109,7 @@ class Timeline:
         self._ended = True
         close, metrics = self._close, self._metrics
         metrics.closes.add("client" if close is None else close.code)
+        metrics.sent.add(sent)
         if dropped:
             metrics.drops.add(_cause(close), dropped)
         if not self._connected:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from service.transports.driver import Services
+from service.transports.watch import Watch
 
 __all__ = ["add_gauges"]
 
 
-def add_gauges(services: Services) -> None:
-    """Show what the registry, the hub and the checks of *services* hold."""
+def add_gauges(services: Services, watch: Watch) -> None:
+    """Show what the registry, the hub, the checks and the watch of a service hold."""
     metrics, registry, hub = services.metrics, services.connections, services.hub
 
     def connections() -> dict[str, float]:
@@ -31,6 +32,21 @@ def add_gauges(services: Services) -> None:
         "subscriptions",
         "Subscriptions, over all channels.",
         lambda: sum(hub.counts().values()),
+    )
+    metrics.total(
+        "messages_sent",
+        "Messages handed to clients' sockets: replies, pushes and pings.",
+        lambda: metrics.sent.value + sum(one.sent for one in registry),
+    )
+    metrics.gauge(
+        "queued_bytes",
+        "Bytes that wait for clients' sockets.",
+        lambda: sum(one.queued for one in registry),
+    )
+    metrics.gauge(
+        "loop_lag_max_seconds",
+        "The largest lag of the event loop in the last one to two minutes.",
+        lambda: watch.worst,
     )
     metrics.gauge(
         "health",
