@@ -123,14 +123,9 @@ class Driver:
         return self._session.identity
 
     @property
-    def queued(self) -> int:
-        """Bytes that wait for its socket."""
-        return self._outbox.size
-
-    @property
-    def sent(self) -> int:
-        """Messages that were handed to its socket."""
-        return self._outbox.sent
+    def outbox(self) -> Outbox:
+        """Its writer, to be looked at."""
+        return self._outbox
 
     # From the transport.
 
@@ -157,11 +152,7 @@ class Driver:
             await self._room
 
     def gone(self, code: int | None = None) -> None:
-        """Free everything: the connection is over. Safe to call twice.
-
-        Args:
-            code: Of the peer's close frame, if anybody knows.
-        """
+        """Free everything: it is over, by the peer's *code*. Safe to call twice."""
         self._session.ended()
         self._leave_all()
         outbox = self._outbox

@@ -81,4 +81,4 @@ class Watch:
         if len(connections) > SAMPLE:
             connections = services.random.sample(connections, SAMPLE)
         for connection in connections:
-            services.metrics.queue.observe(connection.queued)
+            services.metrics.queue.observe(connection.outbox.size)

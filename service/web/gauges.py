@@ -36,12 +36,12 @@ def add_gauges(services: Services, watch: Watch) -> None:
     metrics.total(
         "messages_sent",
         "Messages handed to clients' sockets: replies, pushes and pings.",
-        lambda: metrics.sent.value + sum(one.sent for one in registry),
+        lambda: metrics.sent.value + sum(one.outbox.sent for one in registry),
     )
     metrics.gauge(
         "queued_bytes",
         "Bytes that wait for clients' sockets.",
-        lambda: sum(one.queued for one in registry),
+        lambda: sum(one.outbox.size for one in registry),
     )
     metrics.gauge(
         "loop_lag_max_seconds",
