@@ -24,6 +24,7 @@ import falcon
 import falcon.asgi
 import structlog
 
+from service.admission import Admission
 from service.clock import SystemClock
 from service.errors import INTERNAL_CLOSE, SHUTDOWN, SettingsError, describe
 from service.handlers import Handlers
@@ -40,7 +41,8 @@ from service.registry import Registry
 from service.server import install
 from service.settings import Settings, load
 from service.stores.sqlite import SqliteStore
-from service.transports.driver import Services
+from service.transports.driver import Driver
+from service.transports.services import Services
 from service.transports.watch import Watch
 from service.transports.websocket import WebSocketResource
 from service.web.api.context import ApiContext, Node
@@ -202,6 +204,7 @@ class Application:
         self._store = store
         self._node = Node(uuid.uuid4().hex, platform.node(), self._clock.now())
         self._check_later()
+        connections: Registry[Driver] = Registry()
         self._services = Services(
             settings=settings,
             hub=hub,
@@ -213,9 +216,16 @@ class Application:
             new_client=_new_client,
             spawn=self._spawn,
             version=_version(),
-            connections=Registry(),
             metrics=self.metrics,
             checks=self.checks,
+            connections=connections,
+            admission=Admission(
+                connections,
+                settings.connections,
+                limit=settings.connection_limit,
+                clock=self._clock,
+                spawn=self._spawn,
+            ),
         )
         self._watch = Watch(self._services)
         self._watch.start()

@@ -6,17 +6,26 @@ tests/ hold every implementation to it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from service.errors import Close, StoreError
-from service.model import Appended, Channel, Draft, HistoryPage, Publication
+from service.model import (
+    Appended,
+    Channel,
+    ClientId,
+    Draft,
+    HistoryPage,
+    Publication,
+    UserId,
+)
 
 __all__ = [
     "AppendDone",
     "Clock",
     "CommitListener",
     "Committed",
+    "Directory",
     "Kept",
     "NO_HISTORY",
     "STATE_KEY_SIZE",
@@ -264,4 +273,60 @@ class State(Protocol):
 
     async def entries(self, kind: str) -> list[Kept]:
         """Return all entries of a kind, read consistently, in no order."""
+        ...
+
+
+class Directory(Protocol):
+    """Who is connected to all processes of a deployment, and the limits over them.
+
+    A process asks it before it lets a client in; without one, each process counts its
+    own. It holds the limits per user, per address without a user, and over all; how
+    many each process takes is that process's own affair.
+
+    Every method answers, or raises `StoreError` when it is not known to be done, within
+    4 s: clients give up a connect after 5.
+    """
+
+    async def admit(
+        self, user: UserId, client: ClientId, address: str
+    ) -> list[ClientId] | Close:
+        """Enter a client of this process, if there is room for it.
+
+        However many processes ask at once, no limit is ever exceeded. Entering a client
+        that is in already changes nothing.
+
+        Args:
+            user: "" for nobody in particular; then *address* is what is counted by.
+            client: Its id.
+            address: Where it comes from.
+
+        Returns:
+            It is in, and these clients of any process have no place any more: the
+            least recently active, if that is the policy. Or a row of the close table:
+            it is not in, `CLOSE_CONNECTION_LIMIT` for its user's or address's limit and
+            `TOO_MANY_REQUESTS_CLOSE` for that over all.
+        """
+        ...
+
+    async def leave(self, client: ClientId) -> None:
+        """Take a client out; harmless when it is not in, any number of times.
+
+        It may come before the `admit` of the same client has ended with an error, and
+        must win: whoever left is not in.
+        """
+        ...
+
+    async def touch(self, clients: Mapping[ClientId, float]) -> None:
+        """Say when clients of this process were last active, in Unix seconds.
+
+        Called for all that are connected, at most once a minute. Who is not spoken of
+        for several minutes has no place any more: its process is dead.
+        """
+        ...
+
+    async def evictions(self) -> list[ClientId]:
+        """Return clients of this process that lost their place to others.
+
+        Each at least once; asked for every few seconds. They are closed then.
+        """
         ...

@@ -1,18 +1,32 @@
-"""Who is connected: every connection, by its id and by its user.
+"""Who is connected: one record per connection, and everything else derived from them.
 
-A connection is here from its first byte to its last; it has a user once it has
-connected. The gauges are counts of these records and nothing else.
+A connection is here from its first byte to its last (``open`` to ``remove``). In
+between it may hold a *slot*: from its admission to the moment when it begins to end
+(``take`` to ``release``). A slot is what limits count, what the server API finds and
+what the gauges show; a socket that only waits for its peer to take the close frame
+holds none, so a ghost takes nobody's place.
+
+Invariants, after every call:
+
+* every index holds exactly the records that have a slot, each under its own key;
+* a record leaves all of them on one path, `release`, which `remove` takes too; both may
+  be called any number of times, in any order;
+* nothing here calls out but `Record.settled`, last of all, so nothing comes between.
+
+The activity clock of a record is moved by what the peer sends and by what it takes
+(`Record.active`); `Record.heard` by what it sends alone: a write that the kernel
+accepted proves nothing about the peer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Generic, Protocol, TypeVar
 
 from service.model import ClientId, UserId
 from service.session.port import Identity
 
-__all__ = ["Registry"]
+__all__ = ["Record", "Registry"]
 
 
 class _Connection(Protocol):
@@ -23,18 +37,72 @@ class _Connection(Protocol):
 C = TypeVar("C", bound=_Connection)
 
 
+class Record(Generic[C]):
+    """One connection; times as `Clock.now`.
+
+    Attributes:
+        connection: Whose it is.
+        address: Where it comes from, as text; "" when that is not known.
+        opened: When it came.
+        active: When its peer last sent or took something.
+        heard: When its peer last sent something.
+        settled: Called once, at the next sign of life or when it is over.
+        admitted: It has a slot.
+        over: It is ending, or has ended: it gets no slot any more.
+    """
+
+    __slots__ = (
+        "active",
+        "address",
+        "admitted",
+        "client",
+        "connection",
+        "heard",
+        "opened",
+        "over",
+        "settled",
+        "user",
+    )
+
+    def __init__(self, connection: C, address: str, now: float) -> None:
+        self.connection = connection
+        self.address = address
+        self.opened = now
+        self.active = now
+        self.heard = now
+        self.settled: list[Callable[[], None]] = []
+        self.admitted = False
+        self.over = False
+        self.user = UserId("")
+        self.client = ClientId("")
+
+    def hear(self, now: float) -> None:
+        """Take note of a sign of life."""
+        self.active = self.heard = now
+        if self.settled:
+            self.settle()
+
+    def settle(self) -> None:
+        """Tell those that wait for it."""
+        settled, self.settled = self.settled, []
+        for tell in settled:
+            tell()
+
+
 class Registry(Generic[C]):
     """The connections of this process."""
 
     def __init__(self) -> None:
-        self._all: set[C] = set()
-        self._users: dict[UserId, dict[ClientId, C]] = {}
+        self._records: dict[C, Record[C]] = {}
+        self._slots: dict[ClientId, Record[C]] = {}
+        self._users: dict[UserId, dict[ClientId, Record[C]]] = {}
+        self._addresses: dict[str, dict[ClientId, Record[C]]] = {}
 
     def __len__(self) -> int:
-        return len(self._all)
+        return len(self._records)
 
     def __iter__(self) -> Iterator[C]:
-        return iter(tuple(self._all))
+        return iter(tuple(self._records))
 
     @property
     def users(self) -> int:
@@ -43,32 +111,69 @@ class Registry(Generic[C]):
 
     @property
     def connected(self) -> int:
-        """Connections that have a user: clients, in the server API's words."""
-        return sum(len(clients) for clients in self._users.values())
+        """Connections that have a slot: clients, in the server API's words."""
+        return len(self._slots)
 
-    def add(self, connection: C) -> None:
+    def open(self, connection: C, address: str, now: float) -> Record[C]:
         """Take in a connection that nobody is known of yet."""
-        self._all.add(connection)
+        record = self._records[connection] = Record(connection, address, now)
+        return record
 
-    def identify(self, connection: C) -> None:
-        """Take note that a connection has a user now."""
-        identity = connection.identity
-        self._users.setdefault(identity.user, {})[identity.client] = connection
+    def take(self, record: Record[C], identity: Identity) -> None:
+        """Give a connection its slot; nothing happens when it is over."""
+        if record.over or record.admitted:
+            return
+        record.admitted = True
+        record.user, record.client = identity.user, identity.client
+        self._slots[record.client] = record
+        self._users.setdefault(record.user, {})[record.client] = record
+        if not record.user:
+            self._addresses.setdefault(record.address, {})[record.client] = record
 
-    def remove(self, connection: C) -> None:
-        """Forget a connection; harmless when it is not there."""
-        self._all.discard(connection)
-        identity = connection.identity
-        clients = self._users.get(identity.user)
-        if clients is not None and clients.get(identity.client) is connection:
-            del clients[identity.client]
-            if not clients:
-                del self._users[identity.user]
+    def release(self, record: Record[C]) -> None:
+        """Free a connection's slot: it is ending."""
+        record.over = True
+        if record.admitted:
+            record.admitted = False
+            del self._slots[record.client]
+            _drop(self._users, record.user, record.client)
+            if not record.user:
+                _drop(self._addresses, record.address, record.client)
+        record.settle()
+
+    def remove(self, record: Record[C]) -> None:
+        """Forget a connection: it is over."""
+        self.release(record)
+        self._records.pop(record.connection, None)
+
+    def peers(self, identity: Identity, address: str) -> list[Record[C]]:
+        """Return who shares a limit: a user's slots, or an address's without a user."""
+        if identity.user:
+            return list(self._users.get(identity.user, {}).values())
+        return list(self._addresses.get(address, {}).values())
+
+    def slots(self) -> Iterator[Record[C]]:
+        """Iterate over the records that have a slot; do not change them meanwhile."""
+        return iter(self._slots.values())
+
+    def find(self, client: ClientId) -> Record[C] | None:
+        """Return the record of a client that has a slot."""
+        return self._slots.get(client)
 
     def of_user(self, user: UserId, client: str = "") -> list[C]:
         """Return a user's connections; only the one with id *client* if given."""
         clients = self._users.get(user, {})
         if client:
             found = clients.get(ClientId(client))
-            return [] if found is None else [found]
-        return list(clients.values())
+            return [] if found is None else [found.connection]
+        return [record.connection for record in clients.values()]
+
+
+K = TypeVar("K")
+
+
+def _drop(index: dict[K, dict[ClientId, Record[C]]], key: K, client: ClientId) -> None:
+    clients = index[key]
+    del clients[client]
+    if not clients:
+        del index[key]

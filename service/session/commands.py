@@ -6,6 +6,7 @@ life of the connection in `connection`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from service.errors import (
@@ -42,6 +43,9 @@ from service.settings import ClientSettings
 
 __all__ = ["Commands"]
 
+Method = Callable[[Identity, int, dict[str, Any]], None]
+"""Handles one command: who gave it, its id, its fields."""
+
 PRESENCE_SIZE = 512 * 1024
 """Characters of a presence reply; a larger one is refused with 106. Old SDKs close on
 a message over 1 MiB; presence_stats has no such limit."""
@@ -65,6 +69,22 @@ class Commands:
         self._permissions = permissions
         self._handlers = handlers
         self._channels = channels
+
+    def methods(self) -> dict[str, Method]:
+        """Return what handles each command of a client that has connected."""
+        return {
+            "publish": self.publish,
+            "subscribe": self._channels.subscribe,
+            "unsubscribe": self._channels.unsubscribe,
+            "history": self.history,
+            "presence": self.presence,
+            "presence_stats": self.presence_stats,
+            "rpc": self.rpc,
+            "send": self.send,
+            "refresh": self.not_available,
+            "sub_refresh": self.not_available,
+            "ping": self.not_available,
+        }
 
     # Commands. Each raises ReplyError when refused, CloseError or CodecError when
     # malformed.

@@ -33,7 +33,6 @@ bound met in the middle of a frame; a subscription lost while an unsubscribe wai
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
 from random import Random
 from typing import Any
 
@@ -85,8 +84,6 @@ from service.settings import ClientSettings
 
 __all__ = ["Session"]
 
-_Method = Callable[[Identity, int, dict[str, Any]], None]
-
 
 class _State(enum.Enum):
     NEW = enum.auto()
@@ -125,13 +122,8 @@ class Session:
         self._random = random
         self._state = _State.NEW
         self._work = Work()
-        self.channels = Channels(
-            port,
-            self._work,
-            settings,
-            permissions,
-            asks=handlers.subscribe is not None,
-        )
+        asks = handlers.subscribe is not None
+        self.channels = Channels(port, self._work, settings, permissions, asks=asks)
         self._handshake = Handshake(
             port,
             self.channels,
@@ -140,29 +132,17 @@ class Session:
             ping=settings.ping_interval,
             asks=handlers.connect is not None,
             insecure=insecure,
-            admitted=self._admitted,
+            identified=self._identified,
             welcomed=self._welcomed,
             refused=self._turned_away,
         )
         self._connected_at = now
         self.liveness = Liveness(settings)
         self.next_tick = now + settings.stale_timeout
-        self._commands = commands = Commands(
+        self._commands = Commands(
             port, self._work, settings, permissions, handlers, self.channels
         )
-        self._methods: dict[str, _Method] = {
-            "publish": commands.publish,
-            "subscribe": self.channels.subscribe,
-            "unsubscribe": self.channels.unsubscribe,
-            "history": commands.history,
-            "presence": commands.presence,
-            "presence_stats": commands.presence_stats,
-            "rpc": commands.rpc,
-            "send": commands.send,
-            "refresh": commands.not_available,
-            "sub_refresh": commands.not_available,
-            "ping": commands.not_available,
-        }
+        self._methods = self._commands.methods()
 
     @property
     def busy(self) -> bool:
@@ -171,6 +151,11 @@ class Session:
             return False  # the reader must get to see the end
         work = self._work
         return bool(work.backlog) or work.under_way >= self._settings.in_flight
+
+    @property
+    def in_flight(self) -> bool:
+        """Whether a command waits, or is under way."""
+        return bool(self._work.backlog) or self._work.under_way > 0
 
     # Inputs.
 
@@ -229,6 +214,15 @@ class Session:
             self.ended()
             self._port.close(close)
 
+    def probe(self, now: float) -> bool:
+        """Ping at once; False if nothing can be written to it yet."""
+        if self._state is not _State.CONNECTED:
+            return False
+        self.liveness.pinged(now)
+        self.next_tick = self.liveness.next
+        self._port.ping()
+        return True
+
     def expire(self, at: float | None) -> None:
         """Close the connection with 3005 at the time *at*; None: never."""
         self.liveness.expire(at)
@@ -264,6 +258,15 @@ class Session:
             self.disconnect(end.close)
 
     # Outcomes.
+
+    def admitted(self, refusal: Close | ErrorReply | None) -> None:
+        """Go on with a connect that has its slot, or gets none."""
+        if self._state is _State.CLOSED:
+            return
+        if isinstance(refusal, Close):
+            self.disconnect(refusal)
+        else:
+            self._handshake.admitted(refusal)
 
     def published(self, command: int, outcome: Appended | StoreError) -> None:
         """Answer a publish."""
@@ -345,7 +348,7 @@ class Session:
             try:
                 self._handle(command, method, fields, now)
             except ReplyError as refusal:
-                self._refuse(command, refusal.error)
+                self._port.reply_error(command, refusal.error)
             except CodecError:
                 self.disconnect(CLOSE_BAD_REQUEST)
             except CloseError as end:
@@ -363,7 +366,11 @@ class Session:
             else:
                 raise CloseError(CLOSE_BAD_REQUEST)
         elif self._state is _State.NEW and method == "connect" and command:
-            self._connect(command, fields, now)
+            self._state = _State.CONNECTING
+            self._work.blocked = True
+            self._work.under_way += 1
+            self._connected_at = now
+            self._handshake.begin(command, fields)
         else:
             raise CloseError(CLOSE_BAD_REQUEST)
 
@@ -373,14 +380,7 @@ class Session:
         else:
             self.disconnect(CLOSE_BAD_REQUEST)
 
-    def _connect(self, command: int, fields: dict[str, Any], now: float) -> None:
-        self._state = _State.CONNECTING
-        self._work.blocked = True
-        self._work.under_way += 1
-        self._connected_at = now
-        self._handshake.begin(command, fields)
-
-    def _admitted(self, identity: Identity) -> None:
+    def _identified(self, identity: Identity) -> None:
         self.identity = identity
 
     def _welcomed(self) -> None:
@@ -392,9 +392,7 @@ class Session:
         self.next_tick = self.liveness.next
 
     def _turned_away(self) -> None:
+        self._port.refused()
         self._state = _State.REFUSED
         self._work.under_way = 0
         self._work.blocked = False
-
-    def _refuse(self, command: int, error: ErrorReply) -> None:
-        self._port.reply_error(command, error)

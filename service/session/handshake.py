@@ -1,8 +1,8 @@
 """The connect command: ask who it is, join its channels, then one reply for all.
 
-    ask a hook ──► identity ──► join the server-side channels, held ──► the reply
-        │                           │
-        └──────── refused ◄─────────┘        the connection is then of no use
+    ask a hook ──► identity ──► a slot ──► join the server-side channels ──► the reply
+        │                          │             │         (held)
+        └──────────── refused ◄────┴─────────────┘      the connection is of no use then
 
 The reply goes out when every channel is joined, and only then may anything be written
 for them: a publication before the reply would be lost or doubled by the SDKs.
@@ -11,6 +11,7 @@ for them: a publication before the reply would be lost or doubled by the SDKs.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from service.errors import (
@@ -41,7 +42,7 @@ class Handshake:
         ping: The ping interval in seconds.
         asks: Whether a hook decides.
         insecure: Whether anybody is let in where no hook decides.
-        admitted: Told who it is, before its channels are joined.
+        identified: Told who it is, before it is given a slot.
         welcomed: Called right before the reply is written.
         refused: Called right before the error is written.
     """
@@ -56,7 +57,7 @@ class Handshake:
         ping: float,
         asks: bool,
         insecure: bool,
-        admitted: Callable[[Identity], None],
+        identified: Callable[[Identity], None],
         welcomed: Callable[[], None],
         refused: Callable[[], None],
     ) -> None:
@@ -67,10 +68,12 @@ class Handshake:
         self._ping = ping
         self._asks = asks
         self._insecure = insecure
-        self._admitted = admitted
+        self._identified = identified
         self._welcomed = welcomed
         self._refused = refused
         self._asked: dict[Channel, Position] = {}
+        self._command = 0
+        self._join: Callable[[], None] | None = None
 
     def begin(self, command: int, fields: dict[str, Any]) -> None:
         """Handle the connect command.
@@ -97,10 +100,10 @@ class Handshake:
             raise CloseError(INVALID_TOKEN if event.token else CLOSE_BAD_REQUEST)
 
     def admit(self, command: int, result: ConnectResult) -> None:
-        """Let the client in as the hook says."""
+        """Let the client in as the hook says, if there is room for it."""
         info, data = dump_optional(result.info), dump_optional(result.data)
         identity = Identity(self._client, UserId(result.user), info)
-        self._admitted(identity)
+        channels = [Channel(name) for name in result.channels]
 
         def joined(results: dict[Channel, str] | ErrorReply) -> None:
             if isinstance(results, ErrorReply):
@@ -120,8 +123,21 @@ class Handshake:
             for channel in results:
                 self._port.release(channel)
 
-        channels = [Channel(name) for name in result.channels]
-        self._channels.add_all(identity, channels, self._asked, joined)
+        self._command = command
+        self._join = partial(
+            self._channels.add_all, identity, channels, self._asked, joined
+        )
+        self._identified(identity)
+        self._port.admit(identity)
+
+    def admitted(self, refusal: ErrorReply | None) -> None:
+        """Go on with a client that has its slot; refuse one that gets none for now."""
+        join, self._join = self._join, None
+        assert join is not None
+        if refusal is None:
+            join()
+        else:
+            self.turn_away(self._command, refusal)
 
     def turn_away(self, command: int, error: ErrorReply) -> None:
         """Refuse the connect."""

@@ -92,9 +92,13 @@ class Liveness:
             self._pong_by = now + self._settings.pong_timeout
         if now >= self._ping_at:
             self._ping_at = now + self._settings.ping_interval
-            self._pinged_at = now
-            self._unanswered += 1
-            if self._pong_by == NEVER:
-                self._pong_by = now + self._settings.pong_timeout
+            self.pinged(now)
             return Due.PING
         return Due.NOTHING
+
+    def pinged(self, now: float) -> None:
+        """Take note of a ping that is written now."""
+        self._pinged_at = now
+        self._unanswered += 1
+        if self._pong_by == NEVER:
+            self._pong_by = now + self._settings.pong_timeout

@@ -46,6 +46,14 @@ class Port(Protocol):
         """Learn that the session's identity is final: the client is in."""
         ...
 
+    def admit(self, identity: Identity) -> None:
+        """Ask for a slot; ends in `Session.admitted`."""
+        ...
+
+    def refused(self) -> None:
+        """Give the slot back: the connect is refused after all."""
+        ...
+
     def ping(self) -> None:
         """Write a ping, ahead of what waits: it must go out on schedule."""
         ...

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from service.settings.channels import ChannelOptions, ChannelSettings, Namespace
+from service.settings.connections import ConnectionSettings
 from service.settings.dynamodb import DynamodbSettings
 from service.settings.loading import Settings, load
 from service.settings.sections import (
@@ -20,6 +21,7 @@ __all__ = [
     "ChannelOptions",
     "ChannelSettings",
     "ClientSettings",
+    "ConnectionSettings",
     "DynamodbSettings",
     "Namespace",
     "ProxySettings",

@@ -22,6 +22,7 @@ import msgspec
 
 from service.errors import SettingsError
 from service.settings.channels import ChannelSettings
+from service.settings.connections import ConnectionSettings
 from service.settings.dynamodb import DynamodbSettings
 from service.settings.sections import (
     ApiSettings,
@@ -53,6 +54,7 @@ class Settings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     environment: str = "development"
     server: ServerSettings = ServerSettings()
     client: ClientSettings = ClientSettings()
+    connections: ConnectionSettings = ConnectionSettings()
     store: StoreSettings = StoreSettings()
     dynamodb: DynamodbSettings = DynamodbSettings()
     api: ApiSettings = ApiSettings()
@@ -67,6 +69,11 @@ class Settings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
         if self.client.insecure is None:
             return self.environment == "development"
         return self.client.insecure
+
+    @property
+    def connection_limit(self) -> int:
+        """Clients that may be connected to this process."""
+        return self.connections.limit_in(self.environment)
 
     @property
     def subscription_keys(self) -> TokenSettings:

@@ -11,61 +11,34 @@ peer answers or the deadline aborts the transport, the receive loop ends, `gone`
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from functools import partial
-from random import Random
 
 from service.errors import Close, CodecError, ErrorReply, StoreError
-from service.handlers import ConnectResult, Event, Handlers
-from service.health import Checks
-from service.hub.fanout import Hub
+from service.handlers import ConnectResult, Event
 from service.hub.subscription import Subscription
-from service.metrics import Metrics
 from service.model import (
     Appended,
     Channel,
-    ClientId,
     Draft,
     HistoryPage,
     Joined,
     Listener,
     Position,
 )
-from service.outbox import Flusher, Outbox
-from service.permissions import Permissions
-from service.ports import Clock, History, Socket, Timer
+from service.outbox import Outbox
+from service.ports import History, Socket
 from service.protocol import json as wire
 from service.recovery import size_of_publication, take_piece
-from service.registry import Registry
 from service.session.connection import Session
 from service.session.port import Identity
-from service.settings import Settings
+from service.transports.alarm import Alarm
 from service.transports.asking import Outcome, ask, log_hook
+from service.transports.services import Services
 from service.transports.timeline import Timeline
 
-__all__ = ["Driver", "Services"]
+__all__ = ["Driver"]
 
 EXPIRED_CLOSE_DELAY = 25.0  # seconds after the expiry, for the client to refresh
-
-
-@dataclass(frozen=True, slots=True)
-class Services:
-    """What all connections share."""
-
-    settings: Settings
-    hub: Hub
-    permissions: Permissions
-    handlers: Handlers
-    clock: Clock
-    flusher: Flusher
-    random: Random
-    new_client: Callable[[], ClientId]
-    spawn: Callable[[Awaitable[None]], object]
-    version: str
-    connections: Registry[Driver]
-    metrics: Metrics
-    checks: Checks
 
 
 class Driver:
@@ -75,7 +48,7 @@ class Driver:
         behind: Subscriptions that are being caught up; kept by the hub.
     """
 
-    def __init__(self, services: Services, socket: Socket) -> None:
+    def __init__(self, services: Services, socket: Socket, address: str = "") -> None:
         self.behind: dict[Subscription, None] = {}
         self._services = services
         self._clock = services.clock
@@ -85,8 +58,7 @@ class Driver:
         self._released: set[Channel] = set()
         self._reserved = 0  # bytes of recovered publications that a reply will hold
         self._room: asyncio.Future[None] | None = None
-        self._timer: Timer | None = None
-        self._timer_at = float("inf")
+        self._alarm = Alarm(services.clock, self._tick)
         client = services.settings.client
         name, now = services.new_client(), services.clock.now()
         self._timeline = Timeline(services.metrics, name, now)
@@ -109,7 +81,7 @@ class Driver:
             random=services.random,
             now=now,
         )
-        services.connections.add(self)
+        self._record = services.connections.open(self, address, now)
         self._schedule()
 
     @property
@@ -127,10 +99,33 @@ class Driver:
         """Its writer, to be looked at."""
         return self._outbox
 
+    # Of `Admission`.
+
+    @property
+    def in_flight(self) -> bool:
+        """Whether a command of it is under way."""
+        return self._session.in_flight
+
+    @property
+    def reads(self) -> bool:
+        """Whether it is being read."""
+        return not self._session.busy
+
+    def probe(self) -> bool:
+        """Ping it now; False if it cannot be pinged yet."""
+        asked = self._session.probe(self._clock.now())
+        self._schedule()
+        return asked
+
+    def end(self, close: Close) -> None:
+        """Close it; its slot is free when this returns."""
+        self._session.disconnect(close)
+
     # From the transport.
 
     def receive(self, frame: str) -> None:
         """Handle one text frame."""
+        now = self._clock.now()
         try:
             commands = wire.decode(frame)
         except CodecError:
@@ -138,7 +133,8 @@ class Driver:
         else:
             for _, method, _ in commands:
                 self._timeline.received(method)
-            self._session.receive(commands, self._clock.now())
+            self._session.receive(commands, now)
+        self._record.hear(now)
         self._schedule()
 
     def refuse(self) -> None:
@@ -157,8 +153,8 @@ class Driver:
         self._leave_all()
         outbox = self._outbox
         outbox.drop()
-        self._stop_timer()
-        self._services.connections.remove(self)
+        self._alarm.stop()
+        self._services.admission.remove(self._record)
         now = self._clock.now()
         self._timeline.closed(code, now, sent=outbox.sent, dropped=outbox.dropped)
 
@@ -178,6 +174,22 @@ class Driver:
         """Write one reply or push."""
         self._outbox.put(text)
 
+    def admit(self, identity: Identity) -> None:
+        """Ask for a slot; the outcome goes to the session."""
+        under_way = True
+
+        def admitted(refusal: Close | ErrorReply | None) -> None:
+            self._session.admitted(refusal)
+            if not under_way:
+                self._resume()
+
+        self._services.admission.admit(self._record, identity, admitted)
+        under_way = False
+
+    def refused(self) -> None:
+        """Give the slot back."""
+        self._services.admission.release(self._record)
+
     def reply_error(self, command: int, error: ErrorReply) -> None:
         """Refuse one command."""
         self._timeline.refused(error)
@@ -185,7 +197,6 @@ class Driver:
 
     def connected(self) -> None:
         """Take note of who it is."""
-        self._services.connections.identify(self)
         self._timeline.connected(self.identity.user, self._clock.now())
 
     def ping(self) -> None:
@@ -307,11 +318,11 @@ class Driver:
     def close(self, close: Close) -> None:
         """Write what waits, then the close frame; abort if that takes too long."""
         self._timeline.closing(close)
+        self._services.admission.release(self._record)
         self._leave_all()
-        self._stop_timer()
         self._release()
         deadline = self._clock.now() + self._services.settings.server.abort_timeout
-        self._timer = self._clock.call_at(deadline, self._socket.abort)
+        self._alarm.last(deadline, self._socket.abort)
         self._outbox.close(lambda: self._services.spawn(self._write_close(close)))
 
     # hub.Member
@@ -355,6 +366,7 @@ class Driver:
             room.set_result(None)
 
     def _drained(self) -> None:
+        self._record.active = self._clock.now()
         if self._session.busy:
             # First: a channel that waits to be joined must not wait for one that is
             # far behind.
@@ -377,23 +389,9 @@ class Driver:
             self._hub.leave(subscription)
         self._subscriptions.clear()
 
-    # The timer. It is never moved later, only found to be early: a pong costs nothing.
-
     def _schedule(self) -> None:
-        due = self._session.next_tick
-        if due < self._timer_at:
-            self._stop_timer()
-            self._timer_at = due
-            self._timer = self._clock.call_at(due, self._tick)
+        self._alarm.by(self._session.next_tick)
 
     def _tick(self) -> None:
-        self._timer = None
-        self._timer_at = float("inf")
         self._session.tick(self._clock.now())
         self._schedule()
-
-    def _stop_timer(self) -> None:
-        self._timer_at = float("inf")
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import structlog
 
 from service.ports import Timer
-from service.transports.driver import Services
+from service.transports.services import Services
 
 __all__ = ["Watch"]
 

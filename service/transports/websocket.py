@@ -18,7 +18,8 @@ from falcon import OperationNotAllowed, PayloadTypeError, WebSocketDisconnected
 
 from service.errors import Close
 from service.settings import ServerSettings
-from service.transports.driver import Driver, Services
+from service.transports.driver import Driver
+from service.transports.services import Services
 
 __all__ = ["WebSocketResource", "origin_allowed"]
 
@@ -62,7 +63,9 @@ class WebSocketResource:
         known = "centrifuge-json" in ws.subprotocols
         await ws.accept("centrifuge-json" if known else None)
         abort = req.scope.get("state", {}).get(ABORT)
-        driver = Driver(self._services(), _FalconSocket(ws, abort))
+        driver = Driver(
+            self._services(), _FalconSocket(ws, abort), req.remote_addr or ""
+        )
         code: int | None = None
         try:
             while True:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from service.transports.driver import Services
+from service.transports.services import Services
 from service.transports.watch import Watch
 
 __all__ = ["add_gauges"]

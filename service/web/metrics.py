@@ -9,7 +9,7 @@ import falcon.asgi
 import ujson
 
 from service.metrics import CONTENT_TYPE, figures, text
-from service.transports.driver import Services
+from service.transports.services import Services
 from service.web.api.context import Node
 from service.web.api.key import ApiKey
 

@@ -36,6 +36,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "session": CORE
     | {"handlers", "payload", "permissions", "protocol", "auth", "_speedups"},
     "registry": {"errors", "model", "ports", "session"},  # session.Identity
+    "admission": CORE | {"registry", "session"},  # session.Identity
     "hub": CORE | {"protocol", "recovery"},  # settings: its bounds
     "outbox": CORE,  # settings: its bounds
     "auth": {"errors", "model", "settings", "_speedups"},
@@ -44,6 +45,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "stores": CORE | {"breaker", "_speedups"},
     "transports": CORE
     | {
+        "admission",
         "auth",
         "handlers",
         "health",
@@ -58,6 +60,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "web": CORE
     | {
+        "admission",
         "auth",
         "handlers",
         "health",

@@ -24,6 +24,7 @@ from service.permissions import Permissions
 from service.ports import History
 from service.protocol import json as wire
 from service.session.connection import Session
+from service.session.port import Identity
 from service.settings import ChannelOptions, ChannelSettings, ClientSettings, Namespace
 
 OPEN = ChannelOptions(
@@ -70,6 +71,7 @@ class Bench:
         calls: What else was asked of the port: ("ping",), ("unsubscribe", "ch"), …
         at_once: When set, joins, publishes and histories end inside the call.
         top: Of every channel, when `at_once`.
+        full: When set, whoever asks for a slot waits here.
     """
 
     def __init__(
@@ -85,6 +87,7 @@ class Bench:
         self.at_once = at_once
         self.top = Position(0, "e")
         self.has_room = True
+        self.full: list[Identity] | None = None
         self.here: list[Listener] = []
         self.messages: list[dict[str, Any]] = []
         self.joins: list[Join] = []
@@ -200,6 +203,18 @@ class Bench:
     def connected(self) -> None:
         self._open()
         self.calls.append(("connected", self.session.identity.user))
+
+    def admit(self, identity: Identity) -> None:
+        self._open()
+        self.calls.append(("admit", identity.user))
+        if self.full is None:
+            self.session.admitted(None)
+        else:
+            self.full.append(identity)
+
+    def refused(self) -> None:
+        self._open()
+        self.calls.append(("refused",))
 
     def ping(self) -> None:
         self._open()

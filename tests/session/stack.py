@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Generator
 from random import Random
 from typing import Any
 
+from service.admission import Admission
 from service.errors import Close, StoreError
 from service.handlers import Event, Handlers
 from service.health import Checks
@@ -23,7 +24,8 @@ from service.outbox import Flusher
 from service.permissions import Permissions
 from service.registry import Registry
 from service.settings import ChannelSettings, ClientSettings, Settings
-from service.transports.driver import Driver, Services
+from service.transports.driver import Driver
+from service.transports.services import Services
 from tests.clock import VirtualClock
 from tests.hub.script import Read, ScriptedStore
 from tests.session.bench import SETTINGS
@@ -225,6 +227,7 @@ class Stack:
         self.questions: list[Question] = []
         self.failures: list[BaseException] = []
         self.clients: list[Client] = []
+        connections: Registry[Driver] = Registry()
         self.services = Services(
             settings=self.settings,
             hub=self.hub,
@@ -236,9 +239,16 @@ class Stack:
             new_client=lambda: ClientId(f"client{len(self.clients) + 1}"),
             spawn=self.spawn,
             version="test",
-            connections=Registry(),
             metrics=metrics,
             checks=Checks(),
+            connections=connections,
+            admission=Admission(
+                connections,
+                self.settings.connections,
+                limit=self.settings.connection_limit,
+                clock=self.clock,
+                spawn=self.spawn,
+            ),
         )
 
     async def _hook(self, event: Any) -> Any:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from service.errors import (
+    CLOSE_CONNECTION_LIMIT,
     FORCE_DISCONNECT,
     PERMISSION_DENIED,
     TOKEN_EXPIRED,
@@ -14,6 +15,7 @@ from service.errors import (
     ReplyError,
     StoreUnavailable,
 )
+from service.errors import INTERNAL as INTERNAL_ERROR
 from service.handlers import ConnectEvent, ConnectResult, Handlers, Raw
 from service.model import Joined, Position, RawJson
 from tests.session.bench import INTERNAL, Bench, error, hook, publication
@@ -28,7 +30,7 @@ def test_an_anonymous_client_of_the_development_profile_is_let_in() -> None:
         "id": 1,
         "connect": {"client": "me", "version": "test", "ping": 25, "pong": True},
     }
-    assert bench.calls == [("connected", "")]
+    assert bench.calls == [("admit", ""), ("connected", "")]
     assert bench.closes == []
 
 
@@ -186,7 +188,7 @@ def test_a_hook_lets_in_as_whom_it_says() -> None:
         "pong": True,
         "data": [1],
     }
-    assert bench.calls == [("connected", "ann")]
+    assert bench.calls == [("admit", "ann"), ("connected", "ann")]
     assert bench.session.identity.user == "ann"
 
 
@@ -267,7 +269,7 @@ def test_an_answer_that_is_no_result_admits_nobody_and_is_temporary(
     bench.send({"id": 1, "connect": {}})
     bench.answer(result)
     assert bench.one() == {"id": 1, **INTERNAL}
-    assert ("connected", "") not in bench.calls
+    assert bench.calls[-1] == ("refused",)
     bench.send({"id": 2, "rpc": {}})
     assert bench.closes == [3501]
 
@@ -286,20 +288,20 @@ def test_the_reply_waits_for_every_channel_and_nothing_is_released_before() -> N
     assert [j.channel for j in bench.joins] == ["a", "b"]
     assert all(j.held for j in bench.joins)
     bench.joined("b")
-    assert (bench.messages, bench.calls) == ([], [])
+    assert (bench.messages, bench.calls) == ([], [("admit", "ann")])
     bench.joined("a")
     assert bench.one()["connect"]["subs"] == {
         "a": {"recoverable": True, "positioned": True, "epoch": "e", "offset": 0},
         "b": {"recoverable": True, "positioned": True, "epoch": "e", "offset": 0},
     }
-    assert bench.calls[0] == ("connected", "ann")
-    assert sorted(bench.calls[1:]) == [("release", "a"), ("release", "b")]
+    assert bench.calls[:2] == [("admit", "ann"), ("connected", "ann")]
+    assert sorted(bench.calls[2:]) == [("release", "a"), ("release", "b")]
 
 
 def test_channels_that_join_at_once() -> None:
     bench = admit(Bench(handlers=HOOKED, at_once=True), "a", "b")
     assert set(bench.one()["connect"]["subs"]) == {"a", "b"}
-    assert len(bench.calls) == 3
+    assert len(bench.calls) == 4
 
 
 def test_a_channel_named_twice_is_joined_once() -> None:
@@ -352,7 +354,12 @@ def test_one_channel_that_cannot_be_joined_refuses_the_connect() -> None:
     bench.joined("b")
     bench.joined("a", StoreUnavailable("locked"))
     assert bench.one() == {"id": 1, **INTERNAL}
-    assert sorted(bench.calls) == [("unsubscribe", "b"), ("unsubscribe", "c")]
+    assert sorted(bench.calls) == [
+        ("admit", "ann"),
+        ("refused",),
+        ("unsubscribe", "b"),
+        ("unsubscribe", "c"),
+    ]
     assert len(bench.session.channels) == 0
     bench.send({"id": 2, "rpc": {}})
     assert bench.closes == [3501]
@@ -372,7 +379,7 @@ def test_a_channel_that_cannot_be_refuses_the_connect(
 ) -> None:
     bench = admit(Bench(handlers=HOOKED, at_once=True), "a", channel)
     assert bench.one() == {"id": 1, **reply}
-    assert ("connected", "ann") not in bench.calls
+    assert bench.calls[-1] == ("refused",)
 
 
 def test_more_server_side_channels_than_the_limit_refuse_the_connect() -> None:
@@ -393,7 +400,7 @@ def test_the_connection_ends_while_its_channels_are_joined() -> None:
     bench.session.ended()
     assert bench.joined() is False
     assert bench.joined() is False
-    assert (bench.messages, bench.calls) == ([], [])
+    assert (bench.messages, bench.calls) == ([], [("admit", "ann")])
 
 
 def test_commands_wait_for_the_channels_of_the_connect() -> None:
@@ -481,3 +488,54 @@ def test_the_server_subscribes_nobody_who_has_not_connected() -> None:
     bench = Bench()
     bench.session.subscribe("a", None)  # type: ignore[arg-type]
     assert bench.joins == []
+
+
+# A slot.
+
+
+def waiting(**connect: Any) -> Bench:
+    """Return a bench that waits for its slot."""
+    bench = Bench(handlers=HOOKED)
+    bench.full = []
+    return admit(bench, "a", **connect)
+
+
+def test_nothing_is_joined_before_there_is_a_slot() -> None:
+    bench = waiting()
+    assert (bench.messages, bench.joins) == ([], [])
+    assert bench.full is not None
+    assert [one.user for one in bench.full] == ["ann"]
+    assert bench.session.in_flight
+    bench.session.admitted(None)
+    bench.joined()
+    assert bench.one()["connect"]["client"] == "me"
+    assert not bench.session.in_flight
+
+
+def test_who_gets_no_slot_is_closed() -> None:
+    bench = waiting()
+    bench.session.admitted(CLOSE_CONNECTION_LIMIT)
+    assert (bench.closes, bench.messages, bench.joins) == ([3504], [], [])
+
+
+def test_who_gets_no_slot_for_now_is_told_to_try_again() -> None:
+    bench = waiting()
+    bench.session.admitted(INTERNAL_ERROR)
+    assert bench.one() == {"id": 1, **INTERNAL}
+    assert ("refused",) in bench.calls
+    bench.send({"id": 2, "rpc": {}})
+    assert bench.closes == [3501]
+
+
+def test_a_slot_for_a_connection_that_is_over() -> None:
+    bench = waiting()
+    bench.session.ended()
+    for outcome in (None, CLOSE_CONNECTION_LIMIT, INTERNAL_ERROR):
+        bench.session.admitted(outcome)
+    assert (bench.messages, bench.joins, bench.closes) == ([], [], [])
+
+
+def test_who_waits_for_a_slot_too_long_is_stale() -> None:
+    bench = waiting()
+    bench.pass_time(10)
+    assert bench.closes == [3502]

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from random import Random
 from typing import Any
 
+from service.admission import Admission
 from service.errors import Close
 from service.handlers import Handlers
 from service.health import Checks
@@ -30,7 +31,8 @@ from service.settings import (
     StoreSettings,
 )
 from service.stores.sqlite import SqliteStore
-from service.transports.driver import Driver, Services
+from service.transports.driver import Driver
+from service.transports.services import Services
 from tests.clock import VirtualClock
 
 PATIENCE = 10.0  # s; a wait that ends in failure, never in success
@@ -195,6 +197,7 @@ class World:
         flusher, metrics = Flusher(asyncio.get_running_loop().call_soon), Metrics()
         meter = Meter(metrics, clock, flusher)
         self.hub = Hub(self.store, settings.client, self.spawn, meter)
+        connections: Registry[Driver] = Registry()
         self.services = Services(
             settings=settings,
             hub=self.hub,
@@ -206,9 +209,16 @@ class World:
             new_client=self._new_client,
             spawn=self.spawn,
             version="test",
-            connections=Registry(),
             metrics=metrics,
             checks=Checks(),
+            connections=connections,
+            admission=Admission(
+                connections,
+                settings.connections,
+                limit=settings.connection_limit,
+                clock=clock,
+                spawn=self.spawn,
+            ),
         )
         self._clients = 0
 

@@ -18,7 +18,7 @@ from service.model import Appended, Channel, Draft, HistoryPage, RawJson, size_o
 from service.permissions import ChannelRules
 from service.ports import History, Store
 from service.settings import ApiSettings
-from service.transports.driver import Services
+from service.transports.services import Services
 
 __all__ = [
     "ApiContext",
