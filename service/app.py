@@ -46,7 +46,7 @@ from service.transports.services import Services
 from service.transports.watch import Watch
 from service.transports.websocket import WebSocketResource
 from service.web.api.context import ApiContext, Node
-from service.web.api.key import ApiKey
+from service.web.api.key import open_keys
 from service.web.api.methods import METHODS, add_routes
 from service.web.api.publish import append, draft_of
 from service.web.gauges import add_gauges
@@ -80,14 +80,16 @@ class Application:
         self.settings = settings
         self._proxy = Proxy(settings.proxy) if settings.proxy.endpoints else None
         self._handlers = self._proxy.handlers(handlers) if self._proxy else handlers
-        self.api_key = settings.api.key
-        if not self.api_key and settings.environment == "development":
-            self.api_key = secrets.token_urlsafe(16)
         self.startup_error: BaseException | None = None
         self.metrics = Metrics()
         self.checks = Checks()
         self.checks.add("store", self._fault)
         self._clock = clock or SystemClock()
+        self.api_key: str = settings.api.key
+        if settings.environment == "development" and not settings.api.has_keys:
+            self.api_key = secrets.token_urlsafe(16)
+        self._keys = open_keys(settings, self.api_key, self._clock)
+        self.checks.add("api_keys", self._keys.fault)
         self._permissions = Permissions(settings.channels, insecure=settings.insecure)
         self._store: Store | None = None
         self._services: Services | None = None
@@ -303,12 +305,12 @@ class Application:
                 draining=lambda: self._draining is not None,
             ),
         )
-        key = ApiKey(self.api_key)
-        add_routes(routes, self._api, self.settings.api, key)
+        keys = self._keys
+        add_routes(routes, self._api, self.settings.api, keys)
         for method in METHODS:
             self.metrics.api_calls.allow(method.name)
-        routes.add_route("/metrics", MetricsResource(self._running, key))
-        routes.add_route("/stats", StatsResource(self._running, self._this_node, key))
+        routes.add_route("/metrics", MetricsResource(self._running, keys))
+        routes.add_route("/stats", StatsResource(self._running, self._this_node, keys))
         routes.add_route("/health/live", Live())
         routes.add_route("/health/ready", Ready(self.checks))
         return routes
@@ -330,9 +332,10 @@ class _FromEnvironment:
                 await receive()
                 await send({"type": "lifespan.startup.failed", "message": str(error)})
                 return
-            if not self._application.settings.api.key:
+            made_up = self._application.api_key
+            if made_up and made_up != self._application.settings.api.key:
                 # `steadwire serve` prints it; a stock server has only the log.
-                log.warning("made up an API key", api_key=self._application.api_key)
+                log.warning("made up an API key", api_key=made_up)
         await self._application(scope, receive, send)
 
 
@@ -345,7 +348,8 @@ def create_app(settings: Settings, handlers: Handlers | None = None) -> Applicat
             settings name an endpoint for it.
 
     Raises:
-        SettingsError: Keys for tokens are set, and nobody would ask for tokens.
+        SettingsError: Keys for tokens are set, and nobody would ask for tokens; or
+            the file of API keys is wrong.
         StartupError: This version of Hypercorn is not supported.
     """
     handlers = handlers or Handlers()

@@ -6,6 +6,14 @@
 
 from __future__ import annotations
 
+from service.auth.api_keys import (
+    FULL_ACCESS,
+    ApiKey,
+    Scope,
+    digest_of,
+    find_key,
+    read_api_keys,
+)
 from service.auth.claims import (
     ConnectionClaims,
     Override,
@@ -23,18 +31,24 @@ from service.auth.making import issue
 from service.auth.verifier import Pending, Verifier
 
 __all__ = [
+    "FULL_ACCESS",
+    "ApiKey",
     "ConnectionClaims",
     "Key",
     "KeySet",
     "KeysUnavailable",
     "Override",
     "Pending",
+    "Scope",
     "ServerSubscription",
     "SubscriptionClaims",
     "TokenError",
     "TokenExpired",
     "TokenInvalid",
     "Verifier",
+    "digest_of",
+    "find_key",
     "issue",
+    "read_api_keys",
     "read_jwks",
 ]

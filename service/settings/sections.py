@@ -150,8 +150,12 @@ class ApiSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True
     """The server HTTP API.
 
     Attributes:
-        key: What callers send as X-API-Key. Empty: development makes one up at each
-            start and prints it; elsewhere the API refuses everybody.
+        key: What callers send as X-API-Key to be allowed everything. Empty, and no
+            keys_file: development makes one up at each start and prints it; elsewhere
+            the API refuses everybody.
+        keys_file: A TOML file of named keys with scopes (docs/api.md); "" for none.
+            It is followed while it changes. With an error in it the server does not
+            start; one that gets in later leaves the keys as they were.
         request_size: Largest request body; above, status 413.
         publication_size: Largest payload, tags included; above, error 107. Old SDKs
             close on a message over 1 MiB.
@@ -164,12 +168,18 @@ class ApiSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True
             ``transport`` too.
     """
 
-    key: str = ""
+    key: Secret = Secret()
+    keys_file: str = ""
     request_size: Bytes = 4 * MiB
     publication_size: Bytes = 512 * KiB
     history_size: Bytes = 16 * MiB
     batch_size: Annotated[int, msgspec.Meta(gt=0)] = 10_000
     error_mode: Literal["object", "transport"] = "object"
+
+    @property
+    def has_keys(self) -> bool:
+        """Whether anybody can be let in."""
+        return bool(self.key or self.keys_file)
 
 
 class ProxySettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):

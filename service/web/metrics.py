@@ -8,51 +8,50 @@ import falcon
 import falcon.asgi
 import ujson
 
+from service.auth import Scope
 from service.metrics import CONTENT_TYPE, figures, text
 from service.transports.services import Services
 from service.web.api.context import Node
-from service.web.api.key import ApiKey
+from service.web.api.key import ApiKeys
 
 __all__ = ["MetricsResource", "StatsResource"]
 
 
 class MetricsResource:
-    """``/metrics``, for who shows the API's key."""
+    """``/metrics``, for who shows a key that grants reading."""
 
-    def __init__(self, services: Callable[[], Services], key: ApiKey) -> None:
+    def __init__(self, services: Callable[[], Services], keys: ApiKeys) -> None:
         self._services = services
-        self._key = key
+        self._keys = keys
 
     async def on_get(
         self, req: falcon.asgi.Request, resp: falcon.asgi.Response
     ) -> None:
         """Answer with all metrics in the text format."""
-        if not self._key.admits(req):
-            resp.status = falcon.HTTP_401
+        if not await _may_read(self._keys, req, resp):
             return
         resp.content_type = CONTENT_TYPE
         resp.data = text(self._services().metrics)
 
 
 class StatsResource:
-    """``/stats``, for who shows the API's key."""
+    """``/stats``, for who shows a key that grants reading."""
 
     def __init__(
         self,
         services: Callable[[], Services],
         node: Callable[[], Node],
-        key: ApiKey,
+        keys: ApiKeys,
     ) -> None:
         self._services = services
         self._node = node
-        self._key = key
+        self._keys = keys
 
     async def on_get(
         self, req: falcon.asgi.Request, resp: falcon.asgi.Response
     ) -> None:
         """Answer with all metrics, what is wrong, and which node this is."""
-        if not self._key.admits(req):
-            resp.status = falcon.HTTP_401
+        if not await _may_read(self._keys, req, resp):
             return
         services, node = self._services(), self._node()
         resp.content_type = falcon.MEDIA_JSON
@@ -71,3 +70,16 @@ class StatsResource:
                 "metrics": figures(services.metrics),
             }
         )
+
+
+async def _may_read(
+    keys: ApiKeys, req: falcon.asgi.Request, resp: falcon.asgi.Response
+) -> bool:
+    key = await keys.admit(req)
+    if key is None:
+        resp.status = falcon.HTTP_401
+    elif not key.allows(Scope.READ):
+        resp.status = falcon.HTTP_403
+    else:
+        return True
+    return False

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta, Raw
 
+from service.auth import ApiKey
 from service.errors import (
     BAD_REQUEST,
     LIMIT_EXCEEDED,
@@ -58,18 +59,20 @@ class Batch:
             if written > REPLIES:
                 replies += [f'{{"error":{error_body(LIMIT_EXCEEDED)}}}'] * len(piece)
                 continue
-            done = await asyncio.gather(*map(self._one, piece))
+            done = await asyncio.gather(
+                *[self._one(each, context.key) for each in piece]
+            )
             written += sum(map(len, done))
             replies += done
         return f'{{"replies":[{",".join(replies)}]}}'
 
-    async def _one(self, command: dict[str, Raw]) -> str:
+    async def _one(self, command: dict[str, Raw], key: ApiKey) -> str:
         ((name, body),) = command.items()
         methods = self._methods()
         method = methods.get(name)
         try:
             if method is None or not method.wrapped:  # no batch in a batch
                 raise ReplyError(METHOD_NOT_FOUND)
-            return f'{{"{name}":{await methods.call(method, bytes(body))}}}'
+            return f'{{"{name}":{await methods.call(method, bytes(body), key)}}}'
         except ReplyError as refusal:
             return f'{{"error":{error_body(refusal.error)}}}'

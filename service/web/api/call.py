@@ -20,9 +20,11 @@ import msgspec
 import structlog
 
 from _speedups import check
+from service.auth import ApiKey, Scope
 from service.errors import (
     BAD_REQUEST,
     INTERNAL,
+    PERMISSION_DENIED,
     ErrorReply,
     ReplyError,
     StoreError,
@@ -31,11 +33,12 @@ from service.errors import (
 from service.protocol.json import error_body
 from service.settings import ApiSettings
 from service.web.api.context import ApiContext
-from service.web.api.key import ApiKey
+from service.web.api.key import ApiKeys
 
 __all__ = ["ApiResource", "Method", "Methods", "status_of"]
 
 log = structlog.get_logger("steadwire")
+audit = structlog.get_logger("steadwire.audit")
 
 
 class Method(NamedTuple):
@@ -43,16 +46,18 @@ class Method(NamedTuple):
 
     Attributes:
         name: As it stands in the path.
+        scope: What the caller's key must grant.
         summary: What it does, for the OpenAPI document.
         request: What its body must look like.
         result: What it answers with.
         call: Does it; returns the result as JSON text. Raises `ReplyError` for a
             documented refusal and `StoreError` when the store failed.
-        errors: Its refusals beside 100 and 107.
+        errors: Its refusals beside 100, 103 and 107.
         wrapped: Whether the result stands in ``{"result":…}``.
     """
 
     name: str
+    scope: Scope
     summary: str
     request: type[msgspec.Struct]
     result: type[msgspec.Struct]
@@ -72,27 +77,44 @@ class Methods:
         """Return a method, or None."""
         return self._methods.get(name)
 
-    async def call(self, method: Method, body: bytes | str) -> str:
+    async def call(self, method: Method, body: bytes | str, key: ApiKey) -> str:
         """Call a method with a valid JSON object; return the result as JSON text.
+
+        Args:
+            method: What is called.
+            body: The request.
+            key: Who calls.
 
         Raises:
             ReplyError: It is refused or failed; nothing else comes out.
         """
         metrics = self._context.services.metrics
         metrics.api_calls.add(method.name)
+        request, outcome = None, "failed"
         try:
-            return await self._call(method, body)
+            if not key.allows(method.scope):
+                raise ReplyError(PERMISSION_DENIED)
+            request = _decode(method, body)
+            result = await self._run(method, request, key)
+            outcome = "done"
         except ReplyError as refusal:
             metrics.api_errors.add(refusal.error.code)
+            outcome = str(refusal.error.code)
             raise
+        finally:
+            if method.scope is Scope.ADMINISTER:
+                audit.info(
+                    "administered",
+                    method=method.name,
+                    key=key.name,
+                    user=getattr(request, "user", None),
+                    outcome=outcome,
+                )
+        return result
 
-    async def _call(self, method: Method, body: bytes | str) -> str:
+    async def _run(self, method: Method, request: msgspec.Struct, key: ApiKey) -> str:
         try:
-            request = msgspec.json.decode(body, type=method.request)
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            raise ReplyError(BAD_REQUEST) from None
-        try:
-            return await method.call(self._context, request)
+            return await method.call(self._context.called_with(key), request)
         except ReplyError:
             raise
         except StoreError:
@@ -102,22 +124,30 @@ class Methods:
             raise ReplyError(INTERNAL) from None
 
 
+def _decode(method: Method, body: bytes | str) -> msgspec.Struct:
+    try:
+        return msgspec.json.decode(body, type=method.request)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise ReplyError(BAD_REQUEST) from None
+
+
 class ApiResource:
     """The resource of one method."""
 
     def __init__(
-        self, method: Method, methods: Methods, settings: ApiSettings, key: ApiKey
+        self, method: Method, methods: Methods, settings: ApiSettings, keys: ApiKeys
     ) -> None:
         self._method = method
         self._methods = methods
         self._settings = settings
-        self._key = key
+        self._keys = keys
 
     async def on_post(
         self, req: falcon.asgi.Request, resp: falcon.asgi.Response
     ) -> None:
         """Answer one call."""
-        if not self._key.admits(req):
+        key = await self._keys.admit(req)
+        if key is None:
             resp.status = falcon.HTTP_401
             return
         body = await _read(req, self._settings.request_size)
@@ -136,7 +166,7 @@ class ApiResource:
             resp.text = error_body(BAD_REQUEST)
             return
         try:
-            result = await self._methods.call(self._method, text)
+            result = await self._methods.call(self._method, text, key)
         except ReplyError as refusal:
             self._refuse(req, resp, refusal.error)
             return
@@ -153,7 +183,16 @@ class ApiResource:
             resp.text = f'{{"error":{error_body(error)}}}'
 
 
-_STATUSES = {102: 404, 104: 404, 107: 400, 108: 400, 111: 429, 112: 416, 113: 409}
+_STATUSES = {
+    102: 404,
+    103: 403,
+    104: 404,
+    107: 400,
+    108: 400,
+    111: 429,
+    112: 416,
+    113: 409,
+}
 
 
 def status_of(error: ErrorReply) -> int:

@@ -6,18 +6,20 @@ import asyncio
 import base64
 import binascii
 from collections.abc import Callable
+from copy import copy
 from typing import Annotated
 
 import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType
 
 from _speedups import check
-from service.errors import BAD_REQUEST, ReplyError, StoreError
+from service.auth import FULL_ACCESS, ApiKey
+from service.errors import BAD_REQUEST, PERMISSION_DENIED, ReplyError, StoreError
 from service.hub.fanout import Hub
 from service.model import Appended, Channel, Draft, HistoryPage, RawJson, size_of
 from service.permissions import ChannelRules
 from service.ports import History, Store
-from service.settings import ApiSettings
+from service.settings import ApiSettings, Namespace
 from service.transports.services import Services
 
 __all__ = [
@@ -92,6 +94,9 @@ class ApiContext:
         services: The running service.
         store: Its store.
         node: This process.
+
+    Attributes:
+        key: Who calls; the same process until `called_with` says otherwise.
     """
 
     def __init__(
@@ -105,6 +110,13 @@ class ApiContext:
         self._services = services
         self._store = store
         self._node = node
+        self.key = FULL_ACCESS
+
+    def called_with(self, key: ApiKey) -> ApiContext:
+        """Return the context of a call that was made with *key*."""
+        context = copy(self)
+        context.key = key
+        return context
 
     @property
     def services(self) -> Services:
@@ -133,6 +145,19 @@ class ApiContext:
             ReplyError: 102 or 107, from the name.
         """
         return self._services().permissions.rules(channel)
+
+    def publish_rules(self, channel: str) -> ChannelRules:
+        """Return the rules of a channel that the caller wants to publish to.
+
+        Raises:
+            ReplyError: 102 or 107, from the name; 103 if its key is not for it.
+        """
+        rules = self.rules(channel)
+        options = rules.options
+        namespace = options.name if isinstance(options, Namespace) else ""
+        if not self.key.may_publish(namespace):
+            raise ReplyError(PERMISSION_DENIED)
+        return rules
 
     async def publish(
         self, channel: Channel, draft: Draft, history: History

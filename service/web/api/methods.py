@@ -6,6 +6,7 @@ from typing import Any
 
 import falcon.asgi
 
+from service.auth import Scope
 from service.errors import (
     LIMIT_EXCEEDED,
     METHOD_NOT_FOUND,
@@ -43,7 +44,7 @@ from service.web.api.info import (
     channels,
     info,
 )
-from service.web.api.key import ApiKey
+from service.web.api.key import ApiKeys
 from service.web.api.openapi import OpenApi
 from service.web.api.presence import (
     PresenceRequest,
@@ -83,57 +84,60 @@ _HOOK = (
 
 METHODS = (
     Method(
-        "publish", "Publish to a channel", PublishRequest, PublishResult, publish,
-        _CHANNEL,
+        "publish", Scope.PUBLISH, "Publish to a channel",
+        PublishRequest, PublishResult, publish, _CHANNEL,
     ),
     Method(
-        "broadcast", "Publish the same to several channels", BroadcastRequest,
-        BroadcastResult, broadcast,
+        "broadcast", Scope.PUBLISH, "Publish the same to several channels",
+        BroadcastRequest, BroadcastResult, broadcast,
     ),
     Method(
-        "subscribe", "Subscribe a user's connections", SubscribeRequest, Empty,
-        subscribe, (*_FEATURE, LIMIT_EXCEEDED),
+        "subscribe", Scope.ADMINISTER, "Subscribe a user's connections",
+        SubscribeRequest, Empty, subscribe, (*_FEATURE, LIMIT_EXCEEDED),
     ),
     Method(
-        "unsubscribe", "Unsubscribe a user's connections", UnsubscribeRequest, Empty,
-        unsubscribe, _CHANNEL,
+        "unsubscribe", Scope.ADMINISTER, "Unsubscribe a user's connections",
+        UnsubscribeRequest, Empty, unsubscribe, _CHANNEL,
     ),
     Method(
-        "connections", "What a user's connections are", ConnectionsRequest,
-        ConnectionsResult, connections,
+        "connections", Scope.READ, "What a user's connections are",
+        ConnectionsRequest, ConnectionsResult, connections,
     ),
     Method(
-        "disconnect", "Close a user's connections", DisconnectRequest, Empty,
-        disconnect,
+        "disconnect", Scope.ADMINISTER, "Close a user's connections",
+        DisconnectRequest, Empty, disconnect,
     ),
     Method(
-        "refresh", "Set when a user's connections expire", RefreshRequest, Empty,
-        refresh,
+        "refresh", Scope.ADMINISTER, "Set when a user's connections expire",
+        RefreshRequest, Empty, refresh,
     ),
     Method(
-        "presence", "Who is subscribed to a channel", PresenceRequest, PresenceResult,
-        presence, _FEATURE,
+        "presence", Scope.READ, "Who is subscribed to a channel",
+        PresenceRequest, PresenceResult, presence, _FEATURE,
     ),
     Method(
-        "presence_stats", "How many are subscribed to a channel", PresenceRequest,
-        PresenceStatsResult, presence_stats, _FEATURE,
+        "presence_stats", Scope.READ, "How many are subscribed to a channel",
+        PresenceRequest, PresenceStatsResult, presence_stats, _FEATURE,
     ),
     Method(
-        "history", "Read a channel's publications", HistoryRequest, HistoryResult,
-        history, (*_FEATURE, UNRECOVERABLE_POSITION),
+        "history", Scope.READ, "Read a channel's publications",
+        HistoryRequest, HistoryResult, history, (*_FEATURE, UNRECOVERABLE_POSITION),
     ),
     Method(
-        "history_remove", "Delete a channel's publications", HistoryRemoveRequest,
-        Empty, history_remove, _FEATURE,
+        "history_remove", Scope.ADMINISTER, "Delete a channel's publications",
+        HistoryRemoveRequest, Empty, history_remove, _FEATURE,
     ),
     Method(
-        "channels", "Which channels have subscribers", ChannelsRequest, ChannelsResult,
-        channels,
+        "channels", Scope.READ, "Which channels have subscribers",
+        ChannelsRequest, ChannelsResult, channels,
     ),
-    Method("info", "What the nodes carry", InfoRequest, InfoResult, info),
     Method(
-        "rpc", "Call the application's own method", RpcRequest, RpcResult, rpc,
-        _HOOK,
+        "info", Scope.READ, "What the nodes carry",
+        InfoRequest, InfoResult, info,
+    ),
+    Method(
+        "rpc", Scope.ADMINISTER, "Call the application's own method",
+        RpcRequest, RpcResult, rpc, _HOOK,
     ),
 )  # fmt: skip
 
@@ -142,15 +146,15 @@ def add_routes(
     routes: falcon.asgi.App[Any, Any],
     context: ApiContext,
     settings: ApiSettings,
-    key: ApiKey,
+    keys: ApiKeys,
 ) -> None:
     """Serve the API and its description."""
     batch = Method(
-        "batch", "Several calls in one request", BatchRequest, BatchResult,
-        Batch(lambda: methods), wrapped=False,
+        "batch", Scope.ANY, "Several calls in one request",
+        BatchRequest, BatchResult, Batch(lambda: methods), wrapped=False,
     )  # fmt: skip
     methods = Methods(context, (*METHODS, batch))
     for method in (*METHODS, batch):
-        resource = ApiResource(method, methods, settings, key)
+        resource = ApiResource(method, methods, settings, keys)
         routes.add_route(f"/api/{method.name}", resource)
     routes.add_route("/api/openapi.json", OpenApi((*METHODS, batch)))

@@ -12,7 +12,8 @@ import falcon
 import falcon.asgi
 import msgspec
 
-from service.errors import BAD_REQUEST, INTERNAL
+from service.auth import Scope
+from service.errors import BAD_REQUEST, INTERNAL, PERMISSION_DENIED
 from service.web.api.call import Method, status_of
 from service.web.api.context import ErrorObject
 
@@ -20,6 +21,13 @@ __all__ = ["OpenApi"]
 
 _REFERENCE = "#/components/schemas/{name}"
 _TRANSPORT = "In the transport error mode: "
+
+_SCOPES = {
+    Scope.PUBLISH: "The key must grant publishing in the channel's namespace.",
+    Scope.READ: "The key must grant reading.",
+    Scope.ADMINISTER: "The key must grant administering.",
+    Scope.ANY: "Each command needs what it needs alone.",
+}
 
 
 class OpenApi:
@@ -79,7 +87,7 @@ def _operation(method: Method) -> dict[str, Any]:
     content = {"oneOf": [result, _member("error", error)]}
     responses = {"200": _answer("The result, or why there is none.", content)}
     refusals: dict[int, list[str]] = {}
-    for refusal in (INTERNAL, BAD_REQUEST, *method.errors):
+    for refusal in (INTERNAL, BAD_REQUEST, PERMISSION_DENIED, *method.errors):
         text = f"{refusal.code} {refusal.message}"
         refusals.setdefault(status_of(refusal), []).append(text)
     for status, texts in sorted(refusals.items()):
@@ -92,6 +100,7 @@ def _operation(method: Method) -> dict[str, Any]:
     return {
         "operationId": method.name,
         "summary": method.summary,
+        "description": _SCOPES[method.scope],
         "parameters": [
             {
                 "name": "X-Centrifugo-Error-Mode",

@@ -134,10 +134,10 @@ async def append(
     """Publish to one channel and wait for the commit.
 
     Raises:
-        ReplyError: 102 or 107, from the name.
+        ReplyError: 102 or 107, from the name; 103 when the caller's key may not.
         StoreError: It was not published, or nobody knows.
     """
-    history = context.rules(channel).history
+    history = context.publish_rules(channel).history
     if skip_history:
         history = NO_HISTORY
     return await context.publish(Channel(channel), draft, history)

@@ -1,0 +1,200 @@
+"""Keys of the server API: what each may do, and how one is recognised.
+
+A file of keys is TOML. Each key is a table with a name of its own, for people and the
+log::
+
+    [backend]
+    sha256 = "…"                    # of the key, in hex; or key = "…", in the open
+    publish = ["chat", ""]          # namespaces, "" is the one without; true for all
+    read = true
+    administer = true
+    not_after = 2027-01-01T00:00:00Z
+
+What is not granted is refused. Only digests of keys are kept, and a key that is given
+is compared with every one of them in constant time.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import hmac
+import re
+import tomllib
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+import msgspec
+
+from service.errors import SettingsError
+
+__all__ = [
+    "FULL_ACCESS",
+    "ApiKey",
+    "Scope",
+    "digest_of",
+    "find_key",
+    "read_api_keys",
+]
+
+SHORTEST = 16  # characters of a key in the open; `steadwire keys` makes 43
+
+_NAME = re.compile(r"[-a-zA-Z0-9_]{1,64}")
+_DIGEST = re.compile(r"[0-9a-fA-F]{64}")
+
+
+class Scope(enum.Enum):
+    """What a method of the API needs its caller's key to grant."""
+
+    PUBLISH = "publish"
+    READ = "read"
+    ADMINISTER = "administer"
+    ANY = "any"  # each part of the call needs its own
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """One key.
+
+    Attributes:
+        name: For people and the log.
+        digest: SHA-256 of the key.
+        publish: The namespaces it may publish to; None is all of them.
+        read: Whether it may look at channels, connections and figures.
+        administer: Whether it may act on connections and what is kept.
+        not_after: Unix seconds at which it is valid no more; None for ever.
+        plain: Whether its file has the key itself.
+    """
+
+    name: str
+    digest: bytes = field(default=b"", repr=False)
+    publish: frozenset[str] | None = frozenset()
+    read: bool = False
+    administer: bool = False
+    not_after: float | None = None
+    plain: bool = False
+
+    def allows(self, scope: Scope) -> bool:
+        """Tell whether it grants *scope*; to publish, in some namespace."""
+        match scope:
+            case Scope.PUBLISH:
+                return self.publish is None or bool(self.publish)
+            case Scope.READ:
+                return self.read
+            case Scope.ADMINISTER:
+                return self.administer
+            case Scope.ANY:
+                return True
+
+    def may_publish(self, namespace: str) -> bool:
+        """Tell whether it may publish in *namespace*, "" for the one without name."""
+        return self.publish is None or namespace in self.publish
+
+
+FULL_ACCESS = ApiKey("api.key", publish=None, read=True, administer=True)
+"""What the one key of the settings may do, and callers in the same process."""
+
+
+def digest_of(key: str) -> bytes:
+    """Return what is kept of a key."""
+    return hashlib.sha256(key.encode(errors="replace")).digest()
+
+
+def find_key(keys: Sequence[ApiKey], given: str, now: float) -> ApiKey | None:
+    """Return the key that *given* is at *now* (Unix seconds), or None.
+
+    Takes as long whichever it is, if any.
+    """
+    digest = digest_of(given)
+    found = None
+    for key in keys:
+        if hmac.compare_digest(key.digest, digest):
+            found = key
+    if found is None or (found.not_after is not None and now >= found.not_after):
+        return None
+    return found
+
+
+class _Entry(msgspec.Struct, forbid_unknown_fields=True):
+    sha256: str | None = None
+    key: str | None = None
+    publish: bool | list[str] = False
+    read: bool = False
+    administer: bool = False
+    not_after: datetime | int | float | None = None
+
+
+def read_api_keys(text: str, namespaces: Collection[str]) -> tuple[ApiKey, ...]:
+    """Return the keys that a file's *text* describes.
+
+    Args:
+        text: TOML, as above.
+        namespaces: That there are; "" need not be among them.
+
+    Raises:
+        SettingsError: It is wrong; the text names the key's name and the field, and
+            quotes no value.
+    """
+    try:
+        tables = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        # Its message says where; it quotes single characters at most.
+        raise SettingsError(f"no TOML: {error}") from None
+    keys: dict[bytes, ApiKey] = {}
+    for name, table in tables.items():
+        if not _NAME.fullmatch(name):
+            raise SettingsError(
+                "a key's name must be up to 64 of letters, digits, '-' and '_'"
+            )
+        if not isinstance(table, dict):
+            raise SettingsError(f"{name} must be a table: [{name}]")
+        key = _read(name, table, namespaces)
+        if key.digest in keys:
+            raise SettingsError(f"{name} is the same key as {keys[key.digest].name}")
+        keys[key.digest] = key
+    return tuple(keys.values())
+
+
+def _read(name: str, table: dict[str, object], namespaces: Collection[str]) -> ApiKey:
+    try:
+        entry = msgspec.convert(table, _Entry)
+    except msgspec.ValidationError as error:
+        # Types and names of fields; values are not quoted.
+        raise SettingsError(f"{name}: {error}") from None
+    if entry.key is not None and entry.sha256 is None:
+        if len(entry.key) < SHORTEST:
+            raise SettingsError(f"{name}.key is shorter than {SHORTEST} characters")
+        digest = digest_of(entry.key)
+    elif entry.sha256 is not None and entry.key is None:
+        if not _DIGEST.fullmatch(entry.sha256):
+            raise SettingsError(f"{name}.sha256 must be 64 hexadecimal digits")
+        digest = bytes.fromhex(entry.sha256)
+    else:
+        raise SettingsError(f"{name} needs sha256 or key, and not both")
+    publish: frozenset[str] | None
+    if isinstance(entry.publish, bool):
+        publish = None if entry.publish else frozenset()
+    else:
+        publish = frozenset(entry.publish)
+        for namespace in publish:
+            if namespace and namespace not in namespaces:
+                raise SettingsError(
+                    f"{name}.publish: there is no namespace {namespace!r}"
+                )
+    if publish == frozenset() and not entry.read and not entry.administer:
+        raise SettingsError(f"{name} may do nothing: grant publish, read or administer")
+    not_after = entry.not_after
+    if isinstance(not_after, datetime):
+        if not_after.tzinfo is None:
+            raise SettingsError(f"{name}.not_after needs a time zone, as Z")
+        not_after = not_after.timestamp()
+    return ApiKey(
+        name,
+        digest,
+        publish,
+        entry.read,
+        entry.administer,
+        not_after,
+        plain=entry.key is not None,
+    )
