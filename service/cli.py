@@ -170,11 +170,56 @@ def token(
 
 
 @main.command()
-def keys() -> None:
-    """Print fresh secrets, as lines for steadwire.toml."""
-    # 64 random bytes are enough for every HS*, and 32 for a key that is only compared.
-    print(f'[token]\nhmac_secret_key = "{secrets.token_urlsafe(64)}"\n')
-    print(f'[api]\nkey = "{secrets.token_urlsafe(32)}"')
+@click.option("--name", help="Make a key of the server API, called so.")
+@click.option(
+    "--publish",
+    multiple=True,
+    help='It may publish to this namespace, "" for none. Repeatable.',
+)
+@click.option("--publish-all", is_flag=True, help="It may publish everywhere.")
+@click.option("--read", is_flag=True, help="It may look at everything.")
+@click.option("--administer", is_flag=True, help="It may act on connections.")
+@click.option("--days", type=click.IntRange(1, 36500), help="It is valid so long.")
+def keys(
+    name: str | None,
+    publish: tuple[str, ...],
+    publish_all: bool,
+    read: bool,
+    administer: bool,
+    days: int | None,
+) -> None:
+    """Print fresh secrets, as lines for steadwire.toml.
+
+    With --name, print a key of the server API and the lines for api.keys_file, which
+    hold only its digest.
+    """
+    if name is None:
+        if publish or publish_all or read or administer or days:
+            raise click.UsageError("what a key may do needs --name")
+        # 64 random bytes are enough for every HS*, and 32 for a key that is compared.
+        print(f'[token]\nhmac_secret_key = "{secrets.token_urlsafe(64)}"\n')
+        print(f'[api]\nkey = "{secrets.token_urlsafe(32)}"')
+        return
+    # Only here: this imports cryptography.
+    from service.auth import digest_of, read_api_keys
+
+    key = secrets.token_urlsafe(32)
+    lines = [f"[{json.dumps(name)}]", f'sha256 = "{digest_of(key).hex()}"']
+    if publish_all or publish:
+        lines.append(f"publish = {json.dumps(publish_all or publish)}")
+    lines += [f"{scope} = true" for scope in _granted(read=read, administer=administer)]
+    if days:
+        lines.append(f"not_after = {int(time.time()) + 86400 * days}")
+    text = "\n".join(lines)
+    try:
+        read_api_keys(text, publish)
+    except SteadwireError as error:
+        raise click.UsageError(str(error)) from None
+    print(f"# The key, for who calls with it; it is kept nowhere:\n# {key}\n{text}")
+
+
+def _granted(**scopes: bool) -> list[str]:
+    return [scope for scope, granted in scopes.items() if granted]
 
 
 @main.command()
@@ -212,8 +257,9 @@ def _refuse(error: SteadwireError) -> NoReturn:
 def _announcement(settings: Settings, api_key: str) -> Callable[[list[str]], None]:
     # A key that somebody chose is a secret; one made up for this run is of no use
     # unless it is shown.
-    shown = "$STEADWIRE_API_KEY" if settings.api.key else api_key
-    where = " (where STEADWIRE_API_KEY is the key)" if settings.api.key else ""
+    made_up = not settings.api.has_keys
+    shown = api_key if made_up else "$STEADWIRE_API_KEY"
+    where = "" if made_up else " (where STEADWIRE_API_KEY is the key)"
 
     def announce(addresses: list[str]) -> None:
         for address in addresses:

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from service.auth import FULL_ACCESS
 from service.errors import ReplyError, StoreUnavailable
 from service.handlers import ConnectEvent, ConnectResult, Handlers
 from service.web.api import subscribe as subscribe_module
@@ -34,7 +35,9 @@ class Caller:
     async def call(self, name: str, **fields: Any) -> Any:
         method = self._methods.get(name)
         assert method is not None
-        text = await self._methods.call(method, msgspec.json.encode(fields))
+        text = await self._methods.call(
+            method, msgspec.json.encode(fields), FULL_ACCESS
+        )
         return msgspec.json.decode(text)
 
     async def refused(self, name: str, **fields: Any) -> int:

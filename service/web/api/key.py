@@ -151,6 +151,11 @@ class ApiKeys:
         self._refusals = 0
         self._told = -LOOK
 
+    @property
+    def named(self) -> tuple[ApiKey, ...]:
+        """The keys of the file."""
+        return self._file.keys if self._file is not None else ()
+
     def fault(self) -> Fault | None:
         """Return what is wrong with the file of keys, for the checks."""
         if self._file is None or self._file.fault is None:

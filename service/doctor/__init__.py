@@ -18,11 +18,12 @@ import time
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import NamedTuple
 
 import _speedups
 from service.auth import KeysUnavailable, TokenInvalid, Verifier
 from service.clock import SystemClock
+from service.doctor.api import api_keys
+from service.doctor.finding import NOTE, OK, PROBLEM, Finding
 from service.errors import SettingsError, StartupError, SteadwireError
 from service.settings import ServerSettings, Settings, StoreSettings, load
 from service.stores.schema import open_files
@@ -30,28 +31,8 @@ from service.web.jwks import Jwks, open_endpoints
 
 __all__ = ["PROBLEM", "Finding", "examine"]
 
-OK = "ok"
-NOTE = "note"
-PROBLEM = "problem"
-
 _MAGIC = b"SQLite format 3\x00"
 _HEADER = 108  # bytes of a database's header, and of its first page's
-
-
-class Finding(NamedTuple):
-    """One line of the doctor's.
-
-    Attributes:
-        level: ``ok``, ``note`` (it works, but) or ``problem`` (it does not).
-        subject: What was looked at.
-        text: What was found.
-        remedy: How to mend it; "" for ok.
-    """
-
-    level: str
-    subject: str
-    text: str
-    remedy: str = ""
 
 
 def examine(environ: Mapping[str, str]) -> Iterator[Finding]:
@@ -79,22 +60,7 @@ def examine(environ: Mapping[str, str]) -> Iterator[Finding]:
 
 def _keys(settings: Settings) -> Iterator[Finding]:
     yield _token_keys(settings)
-    if settings.api.key:
-        yield Finding(OK, "api key", "is set")
-    elif settings.environment == "development":
-        yield Finding(
-            NOTE,
-            "api key",
-            "is not set: each start makes one up",
-            "set api.key; `steadwire keys` prints one",
-        )
-    else:
-        yield Finding(
-            PROBLEM,
-            "api key",
-            "is not set: the server API refuses everybody",
-            "set api.key; `steadwire keys` prints one",
-        )
+    yield from api_keys(settings)
     for section in ("token", "subscription_token"):
         until = getattr(settings, section).hmac_previous_secret_key_valid_until
         if 0 < until <= time.time():
