@@ -41,6 +41,7 @@ from service.registry import Registry
 from service.server import install
 from service.settings import Settings, load
 from service.stores.sqlite import SqliteStore
+from service.transports.door import Door
 from service.transports.driver import Driver
 from service.transports.services import Services
 from service.transports.watch import Watch
@@ -102,6 +103,9 @@ class Application:
         self._api = ApiContext(
             settings.api, self._running, self._opened, self._this_node
         )
+        self._door = Door(
+            settings, self._clock, draining=lambda: self._draining is not None
+        )
         self._falcon = self._routes()
 
     async def start(self) -> None:
@@ -137,7 +141,10 @@ class Application:
                     log.error("cannot start", reason=str(error), **describe(error))
                 await unavailable(scope, receive, send)
                 return
-        await self._falcon(below(scope), receive, send)
+        if scope["type"] == "websocket":
+            await self._door.serve(self._falcon, below(scope), receive, send)
+        else:
+            await self._falcon(below(scope), receive, send)
 
     # In-process use.
 
@@ -245,6 +252,7 @@ class Application:
             self._watch.stop()
         if self._timer is not None:
             self._timer.cancel()
+        self._door.close()
         deadline = self._clock.now() + CLOSING
         for connection in services.connections:
             connection.session.disconnect(SHUTDOWN)
@@ -297,14 +305,7 @@ class Application:
         routes.ws_options.default_close_reasons[INTERNAL_CLOSE.code] = (
             INTERNAL_CLOSE.reason
         )
-        routes.add_route(
-            "/connection/websocket",
-            WebSocketResource(
-                self._running,
-                self.settings.server,
-                draining=lambda: self._draining is not None,
-            ),
-        )
+        routes.add_route("/connection/websocket", WebSocketResource(self._running))
         keys = self._keys
         add_routes(routes, self._api, self.settings.api, keys)
         for method in METHODS:

@@ -47,14 +47,14 @@ class _Waiting(Protocol):
 class Flusher:
     """Flush, at the end of this turn of the loop, every outbox that was put to.
 
-    Args:
+    Attributes:
         call_soon: Runs a callback in the next turn, as the loop's method does.
     """
 
-    __slots__ = ("_call_soon", "_scheduled", "_waiting")
+    __slots__ = ("_scheduled", "_waiting", "call_soon")
 
     def __init__(self, call_soon: Callable[[Callable[[], None]], object]) -> None:
-        self._call_soon = call_soon
+        self.call_soon = call_soon
         self._waiting: deque[_Waiting] = deque()
         self._scheduled = False
 
@@ -63,7 +63,7 @@ class Flusher:
         self._waiting.append(waiting)
         if not self._scheduled:
             self._scheduled = True
-            self._call_soon(self._run)
+            self.call_soon(self._run)
 
     def _run(self) -> None:
         waiting = self._waiting
@@ -74,7 +74,7 @@ class Flusher:
             # A bug met in one connection must not silence all the others.
             self._scheduled = bool(waiting)
             if waiting:
-                self._call_soon(self._run)
+                self.call_soon(self._run)
 
 
 class Outbox:

@@ -161,7 +161,9 @@ class Commands:
             identity.user,
             subscribed=self._channels.is_established(channel),
         )
-        return self._port.present(channel)
+        present = self._port.present(channel)
+        self._work.charge(len(present))
+        return present
 
     def rpc(self, identity: Identity, command: int, fields: dict[str, Any]) -> None:
         """Handle an rpc command."""
@@ -202,6 +204,7 @@ class Commands:
         elif since is not None and since.epoch not in ("", outcome.top.epoch):
             self._refuse(command, UNRECOVERABLE_POSITION)
         else:
+            self._work.charge(len(outcome.publications))
             self._port.reply(
                 wire.history_reply(command, outcome.publications, outcome.top)
             )

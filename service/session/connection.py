@@ -1,8 +1,7 @@
 """One client's side of the protocol as a state machine without I/O.
 
-Fed by `receive` (decoded commands), `tick` (the time has come) and the outcomes of
-what it asked for; it acts through a narrow port. It never sees a socket, a store or a
-task, which is what makes it the same code behind an API gateway.
+Fed by `receive`, `tick`, `turn` and outcomes of what it asked for, it acts through a
+narrow port. It never sees a socket, a store or a task: the same code serves a gateway.
 
     NEW ──connect──► CONNECTING ──► CONNECTED       any other step raises
                           └───────► REFUSED         AssertionError; all lead
@@ -15,15 +14,13 @@ Invariants:
   channel, subscribe and unsubscribe do wait for each other (`channels`). A connect,
   and a publish that a hook is asked about, hold up all that follow: the commands
   after a connect need its outcome, and hooks may answer out of order.
-* At most `in_flight` commands are under way; the rest wait in the backlog, which is
-  bounded by one frame, since the driver reads no further while `busy`.
-* While what waits for the socket is more than a recovery's piece, no command is taken
-  up, and one history is read at a time: a client that asks faster than it reads is
-  slowed down, not closed.
+* At most `in_flight` commands are under way, and one portion is handled in a turn of
+  the event loop (`pace`); the backlog is one frame: `busy` stops the reading.
+* While more than a recovery's piece waits for the socket, no command is taken up, and
+  one history is read at a time: who asks faster than it reads is slowed, not closed.
 * Every command with an id gets exactly one reply, unless the connection ends.
 * Nothing is asked of the port after CLOSED, and outcomes that arrive then are dropped.
-* A pong is handled when it arrives, whatever waits; and while we do not read, its
-  absence is not held against the client.
+* A pong is handled when it arrives, whatever waits; while we do not read, none lacks.
 
 Interleavings that could break them, each a test in tests/session: an outcome after
 close; unsubscribe and subscribe while the first subscribe is under way; the in-flight
@@ -75,10 +72,12 @@ from service.model import (
 from service.payload import dump_optional
 from service.permissions import Permissions
 from service.protocol import json as wire
+from service.session.allowance import Allowance
 from service.session.channels import Channels
 from service.session.commands import Commands
 from service.session.handshake import Handshake
 from service.session.liveness import NEVER, Due, Liveness
+from service.session.pace import Pace
 from service.session.port import Identity, Port, Work
 from service.settings import ClientSettings
 
@@ -115,6 +114,7 @@ class Session:
         insecure: bool,
         random: Random,
         now: float,
+        allowance: Allowance | None = None,
     ) -> None:
         self.identity = Identity(client, UserId(""))
         self._port = port
@@ -122,6 +122,7 @@ class Session:
         self._random = random
         self._state = _State.NEW
         self._work = Work()
+        self._pace = Pace(allowance, self._work, settings.in_flight)
         asks = handlers.subscribe is not None
         self.channels = Channels(port, self._work, settings, permissions, asks=asks)
         self._handshake = Handshake(
@@ -199,6 +200,10 @@ class Session:
         if self._work.backlog and self._state is not _State.CLOSED:
             self._go_on(now)
 
+    def turn(self) -> None:
+        """Take note that the loop has turned; the caller then resumes."""
+        self._work.spent = 0
+
     def ended(self) -> None:
         """Take note that the connection is gone, or is being closed from outside."""
         self._state = _State.CLOSED
@@ -251,7 +256,7 @@ class Session:
             self.channels.remove(channel, code)
 
     def lost(self, channel: Channel) -> None:
-        """Tell the client that a subscription has a gap that cannot be filled."""
+        """Tell the client of a gap in a subscription that cannot be filled."""
         try:
             self.channels.lost(channel)
         except CloseError as end:
@@ -339,12 +344,7 @@ class Session:
     # Commands.
 
     def _go_on(self, now: float) -> None:
-        work = self._work
-        limit = self._settings.in_flight
-        while work.backlog and work.under_way < limit and not work.blocked:
-            if not self._port.has_room:
-                return  # replies are small, but histories and recoveries are not
-            command, method, fields = work.backlog.popleft()
+        for command, method, fields in self._pace.portion(self._port):
             try:
                 self._handle(command, method, fields, now)
             except ReplyError as refusal:
@@ -358,6 +358,8 @@ class Session:
         self, command: int, method: str, fields: dict[str, Any], now: float
     ) -> None:
         if self._state is _State.CONNECTED:
+            if not self._pace.admits(command, method, now):
+                return
             handler = self._methods.get(method)
             if handler is not None and (command or method == "send"):
                 handler(self.identity, command, fields)

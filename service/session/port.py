@@ -34,6 +34,10 @@ class Port(Protocol):
         """Whether more may be asked for; else `Session.resume` is called in time."""
         ...
 
+    def later(self) -> None:
+        """Call `Session.turn` in the event loop's next turn."""
+        ...
+
     def reply(self, text: str) -> None:
         """Write one reply or push, after all that were written before."""
         ...
@@ -149,16 +153,25 @@ class Work:
         backlog: Commands not yet handled, in order.
         under_way: Commands that wait for an outcome.
         blocked: A command under way holds up all that follow.
+        granted: Commands in the backlog that were let through already (`pace`).
+        spent: What was handled in this turn of the loop, in units of `pace`.
     """
 
-    __slots__ = ("backlog", "blocked", "under_way")
+    __slots__ = ("backlog", "blocked", "granted", "spent", "under_way")
 
     def __init__(self) -> None:
         self.backlog: deque[wire.Command] = deque()
         self.under_way = 0
         self.blocked = False
+        self.granted = 0
+        self.spent = 0
+
+    def charge(self, items: int) -> None:
+        """Count a command that goes through so many *items*; 32 are a unit."""
+        self.spent += items >> 5
 
     def put_back(self, waiting: deque[wire.Command]) -> None:
         """Take up commands that waited for another, before all the rest."""
         self.under_way -= len(waiting)
+        self.granted += len(waiting)
         self.backlog.extendleft(reversed(waiting))

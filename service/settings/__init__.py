@@ -5,6 +5,7 @@ from __future__ import annotations
 from service.settings.channels import ChannelOptions, ChannelSettings, Namespace
 from service.settings.connections import ConnectionSettings
 from service.settings.dynamodb import DynamodbSettings
+from service.settings.limits import LimitSettings
 from service.settings.loading import Settings, load
 from service.settings.sections import (
     ApiSettings,
@@ -23,6 +24,7 @@ __all__ = [
     "ClientSettings",
     "ConnectionSettings",
     "DynamodbSettings",
+    "LimitSettings",
     "Namespace",
     "ProxySettings",
     "Secret",

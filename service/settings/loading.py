@@ -20,10 +20,13 @@ from typing import Any
 
 import msgspec
 
+from service.address import Proxies
 from service.errors import SettingsError
+from service.origins import Origins, is_secure
 from service.settings.channels import ChannelSettings
 from service.settings.connections import ConnectionSettings
 from service.settings.dynamodb import DynamodbSettings
+from service.settings.limits import LimitSettings
 from service.settings.sections import (
     ApiSettings,
     ClientSettings,
@@ -55,6 +58,7 @@ class Settings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     server: ServerSettings = ServerSettings()
     client: ClientSettings = ClientSettings()
     connections: ConnectionSettings = ConnectionSettings()
+    limits: LimitSettings = LimitSettings()
     store: StoreSettings = StoreSettings()
     dynamodb: DynamodbSettings = DynamodbSettings()
     api: ApiSettings = ApiSettings()
@@ -76,6 +80,31 @@ class Settings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return self.connections.limit_in(self.environment)
 
     @property
+    def strict(self) -> bool:
+        """Whether what is only good for development is refused."""
+        return self.environment != "development"
+
+    @property
+    def limits_in_force(self) -> LimitSettings:
+        """The limits, with a number for each that depends on the environment."""
+        return self.limits.resolved(strict=self.strict)
+
+    @property
+    def origins(self) -> Origins:
+        """The pages that may connect.
+
+        Raises:
+            SettingsError: An entry can never match.
+        """
+        server = self.server
+        return Origins(
+            server.origins,
+            own_host=server.host,
+            missing=server.missing_origin,
+            strict=self.strict,
+        )
+
+    @property
     def subscription_keys(self) -> TokenSettings:
         """The section that holds for subscription tokens."""
         return (
@@ -93,6 +122,7 @@ class Settings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
         self.token.check("token")
         self.subscription_token.check("subscription_token")
         self.dynamodb.check()
+        self._check_door()
         self.channels.without_namespace.check("channels.without_namespace")
         for namespace in self.channels.namespaces:
             namespace.check(f"channels.namespaces {namespace.name!r}")
@@ -127,6 +157,18 @@ class Settings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
                 f"environment {self.environment!r} needs token authentication, which "
                 "this version does not have yet; only 'development' can start"
             )
+
+    def _check_door(self) -> None:
+        Proxies(self.server.trusted_proxies)
+        _ = self.origins  # raises
+        if not self.strict or self.server.insecure_origins:
+            return
+        for entry in self.server.origins:
+            if not is_secure(entry):
+                raise SettingsError(
+                    f"server.origins: {entry!r} is not secure; outside development "
+                    "only server.insecure_origins allows it"
+                )
 
 
 def load(environ: Mapping[str, str], overrides: Mapping[str, Any]) -> Settings:

@@ -69,8 +69,17 @@ class ServerSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=T
             is noticed before megabytes are queued in the kernel.
         abort_timeout: A connection whose peer acknowledges nothing for this long is
             aborted (TCP_USER_TIMEOUT), as is one that does not take its close frame.
-        origins: Browser origins let in beside the server's own host, as
-            ``https://chat.example.org``. A request without Origin is no browser.
+        origins: Pages let in beside those of the server's own host: an origin as
+            ``https://chat.example.org``; ``https://*.example.org`` for all names below
+            that one, with the same scheme and port; an application's or an extension's
+            as ``app://name``; ``null``; or ``*`` for every page. Others get status 403.
+        missing_origin: Let in requests without Origin, which no browser sends.
+        insecure_origins: Allow ``*``, ``null`` and ``http://`` in ``origins`` outside
+            development, where it does not start with them otherwise.
+        trusted_proxies: Networks in CIDR notation whose X-Forwarded-For is believed;
+            ``unix`` for peers on a Unix socket.
+        silent: Connections that have not sent a whole request; one more, and the one
+            that has been silent longest is cut off.
     """
 
     host: str = "127.0.0.1"
@@ -81,6 +90,10 @@ class ServerSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=T
     send_buffer: Bytes = 256 * KiB
     abort_timeout: Seconds = 30.0
     origins: tuple[str, ...] = ()
+    missing_origin: bool = True
+    insecure_origins: bool = False
+    trusted_proxies: tuple[str, ...] = ()
+    silent: Annotated[int, msgspec.Meta(gt=0)] = 1000
 
 
 class ClientSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -10,7 +10,6 @@ peer answers or the deadline aborts the transport, the receive loop ends, `gone`
 
 from __future__ import annotations
 
-import asyncio
 from functools import partial
 
 from service.errors import Close, CodecError, ErrorReply, StoreError
@@ -33,8 +32,10 @@ from service.session.connection import Session
 from service.session.port import Identity
 from service.transports.alarm import Alarm
 from service.transports.asking import Outcome, ask, log_hook
+from service.transports.door import Visit
 from service.transports.services import Services
 from service.transports.timeline import Timeline
+from service.transports.turns import Room, Turn
 
 __all__ = ["Driver"]
 
@@ -48,16 +49,18 @@ class Driver:
         behind: Subscriptions that are being caught up; kept by the hub.
     """
 
-    def __init__(self, services: Services, socket: Socket, address: str = "") -> None:
+    def __init__(self, services: Services, socket: Socket, visit: Visit) -> None:
         self.behind: dict[Subscription, None] = {}
         self._services = services
         self._clock = services.clock
         self._hub = services.hub
         self._socket = socket
+        self._visit = visit
+        self.later = Turn(services.flusher.call_soon, self._turn).ask
         self._subscriptions: dict[Channel, Subscription] = {}
         self._released: set[Channel] = set()
         self._reserved = 0  # bytes of recovered publications that a reply will hold
-        self._room: asyncio.Future[None] | None = None
+        self._room = Room()
         self._alarm = Alarm(services.clock, self._tick)
         client = services.settings.client
         name, now = services.new_client(), services.clock.now()
@@ -80,8 +83,10 @@ class Driver:
             insecure=services.settings.insecure,
             random=services.random,
             now=now,
+            allowance=visit.allowance,
         )
-        self._record = services.connections.open(self, address, now)
+        visit.end = self.end
+        self._record = services.connections.open(self, visit.address, now)
         self._schedule()
 
     @property
@@ -144,8 +149,7 @@ class Driver:
     async def room(self) -> None:
         """Wait until the session takes more: this is what stops reading the socket."""
         while self._session.busy:
-            self._room = asyncio.get_running_loop().create_future()
-            await self._room
+            await self._room.wait()
 
     def gone(self, code: int | None = None) -> None:
         """Free everything: it is over, by the peer's *code*. Safe to call twice."""
@@ -169,6 +173,10 @@ class Driver:
         self.expire(self._clock.now() + left + EXPIRED_CLOSE_DELAY)
 
     # session.Port
+
+    def _turn(self) -> None:
+        self._session.turn()
+        self._resume()
 
     def reply(self, text: str) -> None:
         """Write one reply or push."""
@@ -197,6 +205,7 @@ class Driver:
 
     def connected(self) -> None:
         """Take note of who it is."""
+        self._visit.welcome(self.identity.user)
         self._timeline.connected(self.identity.user, self._clock.now())
 
     def ping(self) -> None:
@@ -320,7 +329,7 @@ class Driver:
         self._timeline.closing(close)
         self._services.admission.release(self._record)
         self._leave_all()
-        self._release()
+        self._room.free()
         deadline = self._clock.now() + self._services.settings.server.abort_timeout
         self._alarm.last(deadline, self._socket.abort)
         self._outbox.close(lambda: self._services.spawn(self._write_close(close)))
@@ -357,19 +366,13 @@ class Driver:
         session = self._session
         session.resume(self._clock.now())
         if not session.busy:
-            self._release()
+            self._room.free()
         self._schedule()
-
-    def _release(self) -> None:
-        room, self._room = self._room, None
-        if room is not None and not room.done():
-            room.set_result(None)
 
     def _drained(self) -> None:
         self._record.active = self._clock.now()
         if self._session.busy:
-            # First: a channel that waits to be joined must not wait for one that is
-            # far behind.
+            # First: who waits to join must not wait for one that is far behind.
             self._resume()
         for subscription in tuple(self.behind):
             self._hub.advance(subscription)

@@ -18,7 +18,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "health": set(),
     "metrics": {"errors"},  # the codes
     "model": {"errors"},
-    "settings": {"errors"},
+    "address": {"errors"},
+    "origins": {"errors"},
+    "limits": {"errors"},
+    "settings": {"errors", "address", "origins"},  # it checks what they are made of
     "ports": {"errors", "model"},
     "clock": {"ports"},
     "handlers": {"errors", "model"},
@@ -34,7 +37,15 @@ MAY_IMPORT: dict[str, set[str]] = {
     # The session asks hooks and dumps what they say; ports.History passes through it.
     # _speedups: the filter of ping times.
     "session": CORE
-    | {"handlers", "payload", "permissions", "protocol", "auth", "_speedups"},
+    | {
+        "auth",
+        "handlers",
+        "limits",
+        "payload",
+        "permissions",
+        "protocol",
+        "_speedups",
+    },
     "registry": {"errors", "model", "ports", "session"},  # session.Identity
     "admission": CORE | {"registry", "session"},  # session.Identity
     "hub": CORE | {"protocol", "recovery"},  # settings: its bounds
@@ -46,10 +57,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "transports": CORE
     | {
         "admission",
+        "address",
         "auth",
         "handlers",
         "health",
         "hub",
+        "limits",
         "outbox",
         "payload",
         "permissions",

@@ -23,6 +23,7 @@ from service.model import (
 from service.permissions import Permissions
 from service.ports import History
 from service.protocol import json as wire
+from service.session.allowance import Allowance
 from service.session.connection import Session
 from service.session.port import Identity
 from service.settings import ChannelOptions, ChannelSettings, ClientSettings, Namespace
@@ -68,6 +69,7 @@ class Bench:
         published: Publishes under way: command, channel, draft, history.
         histories: Reads under way: command, channel, history, since, limit, reverse.
         closes: Codes of close frames.
+        turns: Turns of the loop that were asked for; taken at once while `turning`.
         calls: What else was asked of the port: ("ping",), ("unsubscribe", "ch"), …
         at_once: When set, joins, publishes and histories end inside the call.
         top: Of every channel, when `at_once`.
@@ -81,6 +83,7 @@ class Bench:
         insecure: bool = True,
         channels: ChannelSettings = SETTINGS,
         at_once: bool = False,
+        allowance: Allowance | None = None,
         **client: Any,
     ) -> None:
         self.now = 1000.0
@@ -96,6 +99,8 @@ class Bench:
         self.histories: list[tuple[Any, ...]] = []
         self.closes: list[int] = []
         self.calls: list[tuple[str, ...]] = []
+        self.turns = 0
+        self.turning = True
         self.session = Session(
             self,
             ClientSettings(**client),
@@ -106,12 +111,24 @@ class Bench:
             insecure=insecure,
             random=Random(1),
             now=self.now,
+            allowance=allowance,
         )
 
     # What tests say.
 
     def frame(self, text: str) -> None:
         self.session.receive(wire.decode(text), self.now)
+        self._settle()
+
+    def _settle(self) -> None:
+        while self.turns and self.turning:
+            self.turn()
+
+    def turn(self) -> None:
+        """Let the loop turn once, as it was asked for."""
+        self.turns -= 1
+        self.session.turn()
+        self.session.resume(self.now)
 
     def send(self, *commands: dict[str, Any]) -> None:
         self.frame("\n".join(json.dumps(command) for command in commands))
@@ -163,6 +180,7 @@ class Bench:
             outcome = self._joined(found[0])
         wanted = self.session.subscribed(found[0].channel, outcome)
         self.session.resume(self.now)
+        self._settle()
         return wanted
 
     def _joined(self, join: Join) -> Joined:
@@ -174,23 +192,30 @@ class Bench:
         command, event = self.asked.pop(number)
         self.session.answered(command, event, answer, self.now)
         self.session.resume(self.now)
+        self._settle()
 
     def append(self, outcome: Appended | StoreError | None = None) -> None:
         command, *_ = self.published.pop(0)
         outcome = outcome or Appended(Position(1, "e"), True)
         self.session.published(command, outcome)
         self.session.resume(self.now)
+        self._settle()
 
     def read(self, outcome: HistoryPage | StoreError | None = None) -> None:
         command, _, _, since, *_ = self.histories.pop(0)
         outcome = outcome or HistoryPage([], self.top)
         self.session.history_read(command, since, outcome)
         self.session.resume(self.now)
+        self._settle()
 
     # The port.
 
     def _open(self) -> None:
         assert not self.closes, "asked for something after the close"
+
+    def later(self) -> None:
+        self._open()
+        self.turns += 1
 
     def reply(self, text: str) -> None:
         self._open()

@@ -24,6 +24,7 @@ from service.outbox import Flusher
 from service.permissions import Permissions
 from service.registry import Registry
 from service.settings import ChannelSettings, ClientSettings, Settings
+from service.transports.door import Visit
 from service.transports.driver import Driver
 from service.transports.services import Services
 from tests.clock import VirtualClock
@@ -82,7 +83,7 @@ class Client:
         self.close_code: int | None = None
         self.aborted = False
         self.over = False
-        self.driver = Driver(world.services, self)
+        self.driver = Driver(world.services, self, Visit("192.0.2.1"))
 
     # What it does.
 

@@ -31,6 +31,7 @@ from service.settings import (
     StoreSettings,
 )
 from service.stores.sqlite import SqliteStore
+from service.transports.door import Visit
 from service.transports.driver import Driver
 from service.transports.services import Services
 from tests.clock import VirtualClock
@@ -253,7 +254,7 @@ class World:
 
     def open(self) -> tuple[Driver, FakeSocket]:
         socket = FakeSocket()
-        return Driver(self.services, socket), socket
+        return Driver(self.services, socket, Visit("192.0.2.1")), socket
 
     async def connect(self, *channels: str) -> tuple[Driver, FakeSocket]:
         """Return a connection that has subscribed to *channels* with ids from 2."""
