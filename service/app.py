@@ -24,6 +24,7 @@ import falcon
 import falcon.asgi
 import structlog
 
+from service import logs
 from service.admission import Admission
 from service.clock import SystemClock
 from service.errors import INTERNAL_CLOSE, SHUTDOWN, SettingsError, describe
@@ -326,7 +327,9 @@ class _FromEnvironment:
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if self._application is None:
             try:
-                self._application = create_app(load(os.environ, {}))
+                settings = load(os.environ, {})
+                logs.configure(settings.log)
+                self._application = create_app(settings)
             except Exception as error:
                 if scope["type"] != "lifespan":
                     raise

@@ -41,17 +41,16 @@ def serve(host: str | None, port: int | None, store: str | None) -> None:
     Settings come from steadwire.toml (or the file that STEADWIRE_CONFIG names), then
     from STEADWIRE_… variables, then from these options.
     """
-    # The announcement owns stdout.
-    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     overrides = _without_none(
         {"server": {"host": host, "port": port}, "store": {"path": store}}
     )
     try:
         settings = load(os.environ, overrides)
         # Not before the settings are known to be right: this imports everything.
-        from service import server
+        from service import logs, server
         from service.app import create_app
 
+        logs.configure(settings.log)  # stderr: the announcement owns stdout
         app = create_app(settings)
         ready = _announcement(settings, app.api_key)
         server.run(server.serve(app, settings, ready=ready, drain=app.drain))

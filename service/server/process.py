@@ -7,9 +7,11 @@ from a 1011, and can be kept alive by one of them; hence ours around its `serve`
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
 import resource
+import select
 import signal
 import socket
 import sys
@@ -245,7 +247,11 @@ def _end_at_once(number: int, frame: object) -> NoReturn:
 
 
 def _end_late(timeout: float) -> NoReturn:
-    os.write(2, f"steadwire: shutdown took longer than {timeout:g} s\n".encode())
+    with contextlib.suppress(OSError, ValueError):
+        # A pipe that nobody reads must not keep the process.
+        if select.select([], [2], [], 0)[1]:
+            line = f"steadwire: shutdown took longer than {timeout:g} s\n"
+            os.write(2, line.encode())
     os._exit(1)
 
 

@@ -7,6 +7,7 @@ from service.settings.connections import ConnectionSettings
 from service.settings.dynamodb import DynamodbSettings
 from service.settings.limits import LimitSettings
 from service.settings.loading import Settings, load
+from service.settings.logging import LogSettings
 from service.settings.sections import (
     ApiSettings,
     ClientSettings,
@@ -25,6 +26,7 @@ __all__ = [
     "ConnectionSettings",
     "DynamodbSettings",
     "LimitSettings",
+    "LogSettings",
     "Namespace",
     "ProxySettings",
     "Secret",

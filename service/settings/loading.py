@@ -27,6 +27,7 @@ from service.settings.channels import ChannelSettings
 from service.settings.connections import ConnectionSettings
 from service.settings.dynamodb import DynamodbSettings
 from service.settings.limits import LimitSettings
+from service.settings.logging import LogSettings
 from service.settings.sections import (
     ApiSettings,
     ClientSettings,
@@ -66,6 +67,7 @@ class Settings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     proxy: ProxySettings = ProxySettings()
     token: TokenSettings = TokenSettings()
     subscription_token: TokenSettings = TokenSettings()
+    log: LogSettings = LogSettings()
 
     @property
     def insecure(self) -> bool:

@@ -251,12 +251,10 @@ class Driver:
         under_way = True
 
         def joined(outcome: Joined | StoreError) -> bool:
-            if asked is not None and isinstance(outcome, Joined):
-                recovered = "no" if outcome.recovered is None else "yes"
-                self._services.metrics.recoveries.add(recovered)
             if held and isinstance(outcome, Joined):
                 self._reserved += sum(map(size_of_publication, outcome.recovered or ()))
             wanted = self._session.subscribed(channel, outcome)
+            self._timeline.joined(channel, asked, outcome, wanted=wanted)
             if not wanted:
                 self._subscriptions.pop(channel, None)
             if not under_way:
@@ -292,6 +290,7 @@ class Driver:
         subscription = self._subscriptions.pop(channel, None)
         if subscription is not None:
             self._hub.leave(subscription)
+            self._timeline.left(channel)
 
     def history(
         self,
@@ -354,6 +353,7 @@ class Driver:
     def lost(self, channel: Channel) -> None:
         """Tell the client that a subscription has a gap that cannot be filled."""
         self._subscriptions.pop(channel, None)
+        self._timeline.left(channel)
         self._session.lost(channel)
 
     # Callbacks.

@@ -18,9 +18,10 @@ from service.errors import (
     WRITE_ERROR,
     Close,
     ErrorReply,
+    StoreError,
 )
 from service.metrics import Metrics
-from service.model import ClientId, UserId
+from service.model import Channel, ClientId, Joined, Position, UserId
 
 __all__ = ["Timeline"]
 
@@ -88,6 +89,25 @@ class Timeline:
             log.info(
                 "connection refused", connection=self._client, error_code=error.code
             )
+
+    def joined(
+        self,
+        channel: Channel,
+        asked: Position | None,
+        outcome: Joined | StoreError,
+        *,
+        wanted: bool,
+    ) -> None:
+        """A join of a channel has ended; *wanted* if it is in the channel now."""
+        if asked is not None and isinstance(outcome, Joined):
+            recovered = "no" if outcome.recovered is None else "yes"
+            self._metrics.recoveries.add(recovered)
+        if wanted:
+            log.debug("channel subscribed", connection=self._client, channel=channel)
+
+    def left(self, channel: Channel) -> None:
+        """It is in a channel no more; not said of each when the connection ends."""
+        log.debug("channel unsubscribed", connection=self._client, channel=channel)
 
     def closing(self, close: Close) -> None:
         """We end it; the first reason counts."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from service.logs import dropped
 from service.transports.services import Services
 from service.transports.watch import Watch
 
@@ -37,6 +38,12 @@ def add_gauges(services: Services, watch: Watch) -> None:
         "messages_sent",
         "Messages handed to clients' sockets: replies, pushes and pings.",
         lambda: metrics.sent.value + sum(one.outbox.sent for one in registry),
+    )
+    metrics.total(
+        "log_lines_dropped",
+        "Lines of this process's log that nobody will read: too many waited, or they "
+        "could not be written.",
+        dropped,
     )
     metrics.gauge(
         "queued_bytes",

@@ -16,6 +16,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "_speedups": set(),
     "errors": set(),
     "health": set(),
+    "logs": {"errors", "settings"},
     "metrics": {"errors"},  # the codes
     "model": {"errors"},
     "address": {"errors"},
@@ -78,6 +79,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "handlers",
         "health",
         "hub",
+        "logs",
         "payload",
         "permissions",
         "protocol",
@@ -106,7 +108,7 @@ THIRD_PARTIES: dict[str, set[str]] = {
     "prometheus_client": {"metrics"},
     "msgspec": {"auth", "settings", "web"},  # it validates what comes from outside
     "sqlite3": {"stores"},
-    "structlog": {"app", "cli", "server", "stores", "transports", "web"},
+    "structlog": {"app", "cli", "logs", "server", "stores", "transports", "web"},
     "ujson": {"payload", "web"},
     "uvloop": {"server"},
     "wsproto": {"server"},

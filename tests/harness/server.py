@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import signal
@@ -12,7 +13,7 @@ import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Literal, Self
+from typing import IO, Any, Literal, Self
 
 import psutil
 
@@ -53,6 +54,7 @@ class Server:
         settings: Mapping[str, str] | None = None,
         *,
         command: Literal["steadwire", "hypercorn"] = "steadwire",
+        stderr: int = subprocess.PIPE,
     ) -> None:
         self.port = 0
         self.key = API_KEY
@@ -64,6 +66,7 @@ class Server:
         self.starts = 0
         self._directory = directory
         self._command: Literal["steadwire", "hypercorn"] = command
+        self._stderr = stderr
         self._process: subprocess.Popen[bytes] | None = None
         self._pumps: list[threading.Thread] = []
         self._output: dict[str, bytearray] = {}
@@ -88,14 +91,11 @@ class Server:
             env=environment({**port, **self.settings}),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=self._stderr,
             start_new_session=True,
         )
-        assert self._process.stdout is not None and self._process.stderr is not None
-        self._pumps = [
-            self._pump("stdout", self._process.stdout),
-            self._pump("stderr", self._process.stderr),
-        ]
+        pipes = {"stdout": self._process.stdout, "stderr": self._process.stderr}
+        self._pumps = [self._pump(name, pipe) for name, pipe in pipes.items() if pipe]
 
     def wait_ready(self) -> None:
         """Block until it says that it serves.
@@ -172,9 +172,9 @@ class Server:
     def _forget(self, process: subprocess.Popen[bytes]) -> None:
         for pump in self._pumps:
             pump.join(5.0)
-        assert process.stdout is not None and process.stderr is not None
-        process.stdout.close()
-        process.stderr.close()
+        for pipe in (process.stdout, process.stderr):
+            if pipe is not None:
+                pipe.close()
         self._process = None
 
     # --- looking at it
@@ -221,6 +221,11 @@ class Server:
             f"--- {name} of the server ---\n{bytes(text).decode(errors='replace')}"
             for name, text in self._output.items()
         )
+
+    def log(self) -> list[dict[str, Any]]:
+        """Return the whole lines of its log, in its present life."""
+        text = bytes(self._output["stderr"]).decode()
+        return [json.loads(line) for line in text.split("\n")[:-1]]
 
     def _announced_port(self) -> int | None:
         text = b"\n".join(bytes(text) for text in self._output.values())

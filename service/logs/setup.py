@@ -1,0 +1,97 @@
+"""The one place where the process's log is set up.
+
+The log belongs to the process: `steadwire serve` and a stock server's application set
+it up, an application that is mounted in another leaves it to that one.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import secrets
+import sys
+import threading
+from typing import Any
+
+import structlog
+
+from service.errors import describe
+from service.logs.lines import Lines
+from service.logs.sink import Sink
+from service.settings import LogSettings
+
+__all__ = ["configure", "dropped"]
+
+PATIENCE = 1.0  # s, for what waits when the process ends
+
+_LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+
+_sink: Sink | None = None
+_log = structlog.get_logger("steadwire")
+
+
+def configure(settings: LogSettings, descriptor: int = 2) -> None:
+    """Write all logs of this process to *descriptor*, ours and other libraries'.
+
+    Call it once, when the settings are known. Nothing that is logged after it can wait
+    for the descriptor or fail because of it.
+    """
+    global _sink
+    console = settings.format == "console"
+    if settings.format == "auto":
+        console = sys.stderr is not None and sys.stderr.isatty()
+    key = settings.hash_key.encode() or secrets.token_bytes(32)
+    lines = Lines(settings, key[:64], console=console)
+    sink = _sink = Sink(descriptor, lines.missing)
+    atexit.register(sink.close, PATIENCE)
+    level = _LEVELS[settings.level]
+    structlog.configure(
+        processors=[lines],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=lambda *names: _Logger(sink),
+        cache_logger_on_first_use=True,
+    )
+    logging.basicConfig(level=logging.WARNING, handlers=[_Library()], force=True)
+    logging.captureWarnings(True)
+    sys.unraisablehook = lambda what: _failed("ignored", what.exc_value)
+    threading.excepthook = lambda what: _failed("of a thread", what.exc_value)
+
+
+def dropped() -> int:
+    """Return how many lines of this process's log nobody will read."""
+    return 0 if _sink is None else _sink.dropped
+
+
+class _Logger:
+    """What structlog hands rendered lines to."""
+
+    __slots__ = ("critical", "debug", "error", "exception", "info", "warning")
+
+    def __init__(self, sink: Sink) -> None:
+        self.debug = self.info = self.warning = sink.put
+        self.error = self.critical = self.exception = sink.put
+
+
+class _Library(logging.Handler):
+    """Logs of libraries: which logger, where, and what kind of error it was about.
+
+    Not their texts, which may quote what somebody sent.
+    """
+
+    def emit(self, record: logging.LogRecord) -> None:
+        error = record.exc_info[1] if record.exc_info else None
+        fields: dict[str, Any] = {} if error is None else dict(describe(error))
+        if record.name == "py.warnings":
+            fields["text"] = record.getMessage()  # of the code, not of its data
+        write = _log.error if record.levelno >= logging.ERROR else _log.warning
+        write(
+            "a library logged",
+            logger=record.name,
+            place=f"{record.module}:{record.lineno}",
+            **fields,
+        )
+
+
+def _failed(where: str, error: BaseException | None) -> None:
+    fields = {} if error is None else describe(error)
+    _log.error(f"an exception {where}", **fields)
