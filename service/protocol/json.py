@@ -8,7 +8,7 @@ field without a default.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Final
 
 from _speedups import (
     encode_publication,
@@ -17,10 +17,11 @@ from _speedups import (
     quote,
     scan_commands,
 )
-from service.errors import Close, CodecError, ErrorReply
+from service.errors import BAD_REQUEST, Close, CodecError, ErrorReply, ReplyError
 from service.model import ClientInfo, Joined, Position, Publication, RawJson
 
 __all__ = [
+    "NOT_JSON",
     "PING",
     "Command",
     "boolean",
@@ -55,6 +56,9 @@ __all__ = [
 PING = "{}"
 
 MAX_OFFSET = 2**53 - 1  # above, a JavaScript client could not tell two offsets apart
+
+NOT_JSON: Final = object()
+"""Stands where a payload would, when a client who need not speak JSON does not."""
 
 Command = tuple[int, str, dict[str, Any]]
 """The command's id, its method ("" for none), and the method's fields."""
@@ -91,8 +95,14 @@ def text(fields: dict[str, Any], key: str) -> str:
 
 
 def raw(fields: dict[str, Any], key: str) -> RawJson | None:
-    """Return a payload field as JSON text, None when absent."""
+    """Return a payload field as JSON text, None when absent.
+
+    Raises:
+        ReplyError: 107, it is something else.
+    """
     value: RawJson | None = fields.get(key)
+    if value is NOT_JSON:
+        raise ReplyError(BAD_REQUEST)
     return value
 
 

@@ -1,0 +1,237 @@
+"""The Centrifuge client protocol in protobuf: binary frames in, binary frames out.
+
+Everything inside speaks JSON text: sessions, the hub and the store know of one form.
+Here a binary frame becomes the same commands that `json.decode` gives, and a reply or
+push that `json` wrote becomes the same in protobuf. So a field that `json` learns to
+write has to be in the table of `schema`; the tests compare the two.
+
+Payloads are bytes in protobuf and JSON here: what subscribers who speak JSON could not
+be given, and the store not keep, is refused (`json.NOT_JSON`). They go out as the text
+they came in, with one exception: half a surrogate pair, which JSON can escape and
+Unicode does not have, becomes U+FFFD, as it has to in strings.
+
+Frames come from anybody: nothing but `CodecError` leaves `decode`, and nothing is
+allocated for a length that the frame does not have. What goes out is never longer than
+its JSON, so what bounds the one bounds the other.
+"""
+
+from __future__ import annotations
+
+import re
+import typing
+from collections.abc import Callable
+from functools import cache, partial
+from typing import Any, Final
+
+import msgspec
+from google.protobuf.message import DecodeError, Message
+
+from _speedups import check
+from service.errors import CodecError
+from service.protocol.json import NOT_JSON, Command
+from service.protocol.schema import CLASSES, SCALARS, SCHEMA, Field
+
+__all__ = ["Encoder", "decode"]
+
+_Convert = Callable[[Any], Any]
+_Plan = dict[str, dict[str, _Convert]]
+
+COMMANDS: Final = 4096
+"""Most commands in a frame; more are malformed. The smallest in JSON has 17 bytes, so
+that a frame of 64 KiB could not have more, and what is done for a frame stays in
+proportion: a pong here is one byte."""
+
+_PONG: Final[Command] = (0, "", {})
+
+
+def decode(frame: bytes) -> list[Command]:
+    """Split a frame of commands, each after its length.
+
+    Raises:
+        CodecError: The frame is not one or more well-formed commands.
+    """
+    commands = []
+    at, end = 0, len(frame)
+    while at < end:
+        size = frame[at]
+        if size < 0x80:
+            at += 1
+        else:
+            size, at = _length(frame, at)
+        if size > end - at:
+            raise CodecError(f"a command of {size} bytes where {end - at} are left")
+        if len(commands) == COMMANDS:
+            raise CodecError(f"more than {COMMANDS} commands")
+        commands.append(_command(frame[at : at + size]) if size else _PONG)
+        at += size
+    if not commands:
+        raise CodecError("an empty frame")
+    return commands
+
+
+def _length(frame: bytes, at: int) -> tuple[int, int]:
+    """Return the varint at *at*, and where it ends."""
+    value = 0
+    for index, byte in enumerate(frame[at : at + 10]):
+        value |= (byte & 0x7F) << (7 * index)
+        if byte < 0x80:
+            return value, at + index + 1
+    raise CodecError("a length without an end")
+
+
+def _command(data: bytes) -> Command:
+    try:
+        message = CLASSES["Command"].FromString(data)
+    except (DecodeError, ValueError, RecursionError) as error:
+        # The last two only from the library's interpreted side: UTF-8 and nesting.
+        raise CodecError("not a command") from error
+    fields = _fields("Command", message)
+    number = fields.pop("id", 0)
+    if not fields:
+        return number, "", {}
+    if len(fields) > 1:
+        raise CodecError("a command with several methods")
+    [(method, parameters)] = fields.items()
+    if method == "connect" and parameters.get("data") is NOT_JSON:
+        raise CodecError("data must be JSON")
+    return number, method, parameters
+
+
+class Encoder:
+    """Makes protobuf of what `json` has written.
+
+    The last message is kept: a publication to a thousand subscribers is one text that
+    is put into a thousand outboxes one after the other, and is worked on once.
+    """
+
+    __slots__ = ("_last",)
+
+    def __init__(self) -> None:
+        self._last = ("", b"")
+
+    def encode(self, text: str) -> bytes:
+        """Return a reply or push, after its length.
+
+        Raises:
+            CodecError: Protobuf cannot say it; what wrote it is at fault.
+        """
+        known, data = self._last
+        if known is text:
+            return data
+        try:
+            try:
+                record = _from_json(text)
+            except msgspec.DecodeError:
+                record = _from_json(_ESCAPES.sub(_mended, text))
+            body = _built("Reply", record).SerializeToString()
+        except (ValueError, TypeError, RecursionError) as error:
+            raise CodecError("a message that protobuf cannot say") from error
+        data = _varint(len(body)) + body
+        self._last = (text, data)
+        return data
+
+
+def _varint(value: int) -> bytes:
+    data = bytearray()
+    while value > 0x7F:
+        data.append(value & 0x7F | 0x80)
+        value >>= 7
+    data.append(value)
+    return bytes(data)
+
+
+# Pairs come before halves, and an escaped backslash is none of either.
+_ESCAPES: Final = re.compile(
+    r"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+    r"|(\\u[dD][89a-fA-F][0-9a-fA-F]{2})|\\."
+)
+
+
+def _mended(escape: re.Match[str]) -> str:
+    return "\\ufffd" if escape[1] else escape[0]
+
+
+# Between a message and its fields by name. What a plan does not name stays as it is.
+
+
+def _fields(kind: str, message: Message) -> dict[str, Any]:
+    """Return the fields that a message has."""
+    plan = _READING[kind]
+    fields = {}
+    for descriptor, value in message.ListFields():
+        name = descriptor.name
+        fields[name] = plan[name](value) if name in plan else value
+    return fields
+
+
+def _built(kind: str, fields: dict[str, Any]) -> Message:
+    """Return the message of *fields*, which are changed."""
+    plan = _WRITING[kind]
+    for name in fields:
+        if name in plan:
+            fields[name] = plan[name](fields[name])
+    return CLASSES[kind](**fields)
+
+
+def _payload(data: bytes) -> object:
+    try:
+        return check(data)
+    except ValueError:
+        return NOT_JSON
+
+
+def _list(convert: _Convert, values: Any) -> list[Any]:
+    return [convert(value) for value in values]
+
+
+def _map(convert: _Convert, values: Any) -> dict[str, Any]:
+    return {key: convert(value) for key, value in values.items()}
+
+
+def _planned(payload: _Convert, message: Callable[[str, Any], Any]) -> _Plan:
+    plan: _Plan = {}
+    for name, fields in SCHEMA.items():
+        plan[name] = {}
+        for field in fields:
+            if field.kind == "bytes":
+                convert = payload
+            elif field.kind not in SCALARS:
+                convert = partial(message, field.kind)
+            elif field.many:
+                convert = str  # as it is, but out of the library's container
+            else:
+                continue
+            if field.many:
+                convert = partial(_map if field.many == "map" else _list, convert)
+            plan[name][field.name] = convert
+    return plan
+
+
+_READING: Final = _planned(_payload, _fields)
+_WRITING: Final = _planned(bytes, _built)
+
+
+# JSON to fields by name.
+
+
+_TYPES: Final = {"bool": bool, "bytes": msgspec.Raw, "string": str}  # else int
+
+
+@cache
+def _record(kind: str) -> Any:
+    """Return the type that msgspec reads a message of *kind* as."""
+    make: Any = typing.TypedDict  # for a checker, its fields are not known
+    return make(kind, {field.name: _type(field) for field in SCHEMA[kind]}, total=False)
+
+
+def _type(field: Field) -> Any:
+    if field.kind in SCALARS:
+        one: Any = _TYPES.get(field.kind, int)
+    else:
+        one = _record(field.kind)
+    return {"": one, "list": list[one], "map": dict[str, one]}[field.many]
+
+
+_from_json: Final[Callable[[str], dict[str, Any]]] = msgspec.json.Decoder(
+    _record("Reply")
+).decode
