@@ -46,6 +46,7 @@ from service.outbox import Flusher, Outbox
 from service.permissions import Permissions
 from service.ports import Committed, History
 from service.protocol import json as wire
+from service.protocol.codecs import Json
 from service.session.connection import Session
 from service.settings import ClientSettings, Settings, StoreSettings
 from service.stores.sqlite import SqliteStore
@@ -137,6 +138,7 @@ def outbox_stage():
         send,
         SystemClock(),
         ClientSettings(),
+        Json(),
         flusher=Flusher(lambda run: None),
         drained=lambda: None,
         failed=lambda close: None,

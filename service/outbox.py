@@ -10,14 +10,16 @@ Invariants:
 
 * One write at a time; messages leave in the order of `put`, pings excepted, which go
   to the front: they have no order to keep, and must be on schedule.
-* What waits is at most `queue_size` bytes. One message more is overflow: everything
-  waiting is dropped and the connection ends with 3008. The client recovers from its
-  position, so nothing is lost that had an offset.
+* What waits is at most `queue_size` bytes, as they are on the socket. One message more
+  is overflow: everything waiting is dropped and the connection ends with 3008. The
+  client recovers from its position, so nothing is lost that had an offset.
 * A write not done within `write_timeout` is final: it may be partial, so the
   connection ends with 3009 and the socket is not used for messages again.
 * After `close`, nothing is accepted; what waited is written first, then `end` is
   called once. After `drop`, nothing is written at all.
 * `put` calls nothing but `failed`, and that at most once.
+* A message that has no form in the connection's encoding ends it with 3506, before
+  anything that was put after it: no client is left with a hole.
 """
 
 from __future__ import annotations
@@ -28,9 +30,15 @@ from collections.abc import Callable, Coroutine, Generator
 from functools import partial
 from typing import Any, Protocol
 
-from service.errors import INTERNAL_CLOSE, SLOW, WRITE_ERROR, Close
-from service.model import size_of
-from service.ports import Clock, Send, Timer
+from service.errors import (
+    INAPPROPRIATE_PROTOCOL,
+    INTERNAL_CLOSE,
+    SLOW,
+    WRITE_ERROR,
+    Close,
+    CodecError,
+)
+from service.ports import Clock, Encoding, Frame, Send, Timer
 from service.settings import ClientSettings
 
 __all__ = ["Flusher", "Outbox"]
@@ -84,6 +92,7 @@ class Outbox:
         send: Writes one frame.
         clock: Measures the write deadline.
         settings: The bounds.
+        encoding: The form of the messages.
         flusher: Calls `flush` at the end of the loop's turn.
         drained: Called when all that was put has been written.
         failed: Called once when the connection must end, and why. The owner then
@@ -98,6 +107,7 @@ class Outbox:
         "_clock",
         "_closing",
         "_drained",
+        "_encoding",
         "_end",
         "_failed",
         "_flusher",
@@ -117,6 +127,7 @@ class Outbox:
         send: Send,
         clock: Clock,
         settings: ClientSettings,
+        encoding: Encoding,
         *,
         flusher: Flusher,
         drained: Callable[[], None],
@@ -125,10 +136,11 @@ class Outbox:
         self._send = send
         self._clock = clock
         self._settings = settings
+        self._encoding = encoding
         self._flusher = flusher
         self._drained = drained
         self._failed = failed
-        self._queue: deque[str] = deque()
+        self._queue: deque[Frame] = deque()
         self._size = 0  # bytes waiting, not counting the write under way
         self._held = False
         self._task: asyncio.Task[None] | None = None
@@ -149,10 +161,17 @@ class Outbox:
         return self._size
 
     def put(self, text: str, *, first: bool = False) -> None:
-        """Write *text*, now or later; dropped when the connection is ending."""
+        """Write a message, now or later; dropped when the connection is ending."""
         if self._closing:
             return
-        size = size_of(text)
+        encoding = self._encoding
+        try:
+            message = encoding.encode(text)
+        except CodecError:
+            self.dropped += 1
+            self._fail(INAPPROPRIATE_PROTOCOL)
+            return
+        size = encoding.size(message)
         queue = self._queue
         # A message larger than the whole queue is let through alone: refusing it
         # would close every subscriber again and again.
@@ -162,9 +181,9 @@ class Outbox:
             return
         self._size += size
         if first:
-            queue.appendleft(text)
+            queue.appendleft(message)
         else:
-            queue.append(text)
+            queue.append(message)
         if self._task is None and not self._held:
             self._held = True
             self._flusher.add(self)
@@ -241,26 +260,28 @@ class Outbox:
         elif not self._closing:
             self._drained()
 
-    def _take(self) -> str:
+    def _take(self) -> Frame:
         """Remove and return the next frame: as many messages as fit into one."""
         queue = self._queue
-        text = queue.popleft()
+        message = queue.popleft()
         if not queue:
             self._size = 0
             self.sent += 1
-            return text
-        taken = [text]
-        size = size_of(text)
+            return message
+        encoding = self._encoding
+        gap, size_of = encoding.gap, encoding.size
+        taken = [message]
+        size = size_of(message)
         limit = self._settings.frame_size
         while queue:
             more = size_of(queue[0])
-            if size + 1 + more > limit:
+            if size + gap + more > limit:
                 break
-            size += 1 + more
+            size += gap + more
             taken.append(queue.popleft())
-        self._size -= size - len(taken) + 1
+        self._size -= size - gap * (len(taken) - 1)
         self.sent += len(taken)
-        return "\n".join(taken)
+        return encoding.join(taken)
 
     # Ending.
 

@@ -26,6 +26,8 @@ __all__ = [
     "CommitListener",
     "Committed",
     "Directory",
+    "Encoding",
+    "Frame",
     "Kept",
     "NO_HISTORY",
     "STATE_KEY_SIZE",
@@ -67,9 +69,38 @@ class Clock(Protocol):
         ...
 
 
-Send = Callable[[str], Coroutine[Any, Any, None]]
-"""Write one text frame. Suspends while the socket takes no more; raises OSError when
-the connection is gone."""
+Frame = str | bytes
+"""What one WebSocket message carries: text, or binary."""
+
+Send = Callable[[Frame], Coroutine[Any, Any, None]]
+"""Write one frame. Suspends while the socket takes no more; raises OSError when the
+connection is gone."""
+
+
+class Encoding(Protocol):
+    """The form that messages have on one connection's socket.
+
+    Attributes:
+        gap: Bytes between two messages of a frame.
+    """
+
+    gap: int
+
+    def encode(self, text: str) -> Frame:
+        """Return a message of JSON text in this form.
+
+        Raises:
+            CodecError: It has none.
+        """
+        ...
+
+    def size(self, message: Any) -> int:
+        """Return the bytes of a message in this form."""
+        ...
+
+    def join(self, messages: list[Any]) -> Frame:
+        """Return one frame of several messages."""
+        ...
 
 
 class History(NamedTuple):
@@ -104,8 +135,8 @@ CommitListener = Callable[[Sequence[Committed]], None]
 class Socket(Protocol):
     """What a driver needs of a connection's transport."""
 
-    def send(self, text: str) -> Coroutine[Any, Any, None]:
-        """Write one text frame; raises OSError when the connection is gone."""
+    def send(self, frame: Frame) -> Coroutine[Any, Any, None]:
+        """Write one frame; raises OSError when the connection is gone."""
         ...
 
     def close(self, close: Close) -> Coroutine[Any, Any, None]:

@@ -50,7 +50,7 @@ def decode(frame: bytes) -> list[Command]:
     Raises:
         CodecError: The frame is not one or more well-formed commands.
     """
-    commands = []
+    commands: list[Command] = []
     at, end = 0, len(frame)
     while at < end:
         size = frame[at]

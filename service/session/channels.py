@@ -105,7 +105,7 @@ class Channels:
             or wire.boolean(fields, "recover"),
             hears_joins=wire.boolean(fields, "join_leave"),
         )
-        token = wire.text(fields, "token")
+        token, data = wire.text(fields, "token"), wire.raw(fields, "data")
         if fields.get("tf") is not None:
             raise ReplyError(BAD_REQUEST)  # tags filters are not there
         entry = self._entries.get(channel)
@@ -123,7 +123,6 @@ class Channels:
         self._entries[channel] = entry = Entry(rules, pending, server=False)
         self._work.under_way += 1
         if self._asks:
-            data = wire.raw(fields, "data")
             self._port.ask(
                 command,
                 SubscribeEvent(identity.client, identity.user, channel, token, data),

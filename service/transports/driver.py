@@ -25,8 +25,9 @@ from service.model import (
     Position,
 )
 from service.outbox import Outbox
-from service.ports import History, Socket
+from service.ports import Frame, History, Socket
 from service.protocol import json as wire
+from service.protocol.codecs import Codec
 from service.recovery import size_of_publication, take_piece
 from service.session.connection import Session
 from service.session.port import Identity
@@ -47,9 +48,13 @@ class Driver:
 
     Attributes:
         behind: Subscriptions that are being caught up; kept by the hub.
+        codec: The form of the protocol that it speaks.
     """
 
-    def __init__(self, services: Services, socket: Socket, visit: Visit) -> None:
+    def __init__(
+        self, services: Services, socket: Socket, codec: Codec, visit: Visit
+    ) -> None:
+        self.codec = codec
         self.behind: dict[Subscription, None] = {}
         self._services = services
         self._clock = services.clock
@@ -69,6 +74,7 @@ class Driver:
             socket.send,
             services.clock,
             client,
+            codec,
             flusher=services.flusher,
             drained=self._drained,
             failed=self._failed,
@@ -128,11 +134,11 @@ class Driver:
 
     # From the transport.
 
-    def receive(self, frame: str) -> None:
-        """Handle one text frame."""
+    def receive(self, frame: Frame) -> None:
+        """Handle one frame, of the kind that its codec takes."""
         now = self._clock.now()
         try:
-            commands = wire.decode(frame)
+            commands = self.codec.decode(frame)
         except CodecError:
             self._session.malformed()
         else:
@@ -143,7 +149,7 @@ class Driver:
         self._schedule()
 
     def refuse(self) -> None:
-        """Handle a frame that cannot be one of ours (a binary one)."""
+        """Handle a frame of the other kind."""
         self._session.malformed()
 
     async def room(self) -> None:

@@ -1,4 +1,8 @@
-"""WebSocket connections that end in this process: the Falcon resource."""
+"""WebSocket connections that end in this process: the Falcon resource.
+
+Clients speak JSON unless they ask for protobuf: by the subprotocol that they offer, or
+in the URL, as ``?format=protobuf`` or ``?cf_protocol=protobuf``.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,8 @@ import falcon.asgi
 from falcon import OperationNotAllowed, PayloadTypeError, WebSocketDisconnected
 
 from service.errors import Close
+from service.ports import Frame
+from service.protocol.codecs import Codec, Json, Protobuf
 from service.transports.door import VISIT
 from service.transports.driver import Driver
 from service.transports.services import Services
@@ -25,6 +31,12 @@ class WebSocketResource:
 
     def __init__(self, services: Callable[[], Services]) -> None:
         self._services = services
+        self._json = Json()
+        self._protobuf = Protobuf()
+        self._subprotocols: dict[str, Codec] = {
+            "centrifuge-json": self._json,
+            "centrifuge-protobuf": self._protobuf,
+        }
 
     async def on_get(
         self, req: falcon.asgi.Request, resp: falcon.asgi.Response
@@ -40,15 +52,19 @@ class WebSocketResource:
     ) -> None:
         """Serve one connection, which the door has let in, until it ends."""
         # Old SDKs send an empty header; only a name that we know is answered.
-        known = "centrifuge-json" in ws.subprotocols
-        await ws.accept("centrifuge-json" if known else None)
+        known = (name for name in ws.subprotocols if name in self._subprotocols)
+        subprotocol = next(known, None)
+        codec = self._codec(subprotocol, req)
+        await ws.accept(subprotocol)
         abort = req.scope.get("state", {}).get(ABORT)
-        driver = Driver(self._services(), _FalconSocket(ws, abort), req.scope[VISIT])
+        socket = _FalconSocket(ws, abort)
+        driver = Driver(self._services(), socket, codec, req.scope[VISIT])
+        receive = ws.receive_data if codec.binary else ws.receive_text
         code: int | None = None
         try:
             while True:
                 try:
-                    frame = await ws.receive_text()
+                    frame = await receive()
                 except PayloadTypeError:
                     driver.refuse()
                     continue
@@ -60,6 +76,12 @@ class WebSocketResource:
             pass
         finally:
             driver.gone(code)
+
+    def _codec(self, subprotocol: str | None, req: falcon.asgi.Request) -> Codec:
+        if subprotocol is not None:
+            return self._subprotocols[subprotocol]
+        asked = (req.get_param("format"), req.get_param("cf_protocol"))
+        return self._protobuf if "protobuf" in asked else self._json
 
 
 class _FalconSocket:
@@ -74,9 +96,12 @@ class _FalconSocket:
         self._abort = abort
         self._task = asyncio.current_task()
 
-    async def send(self, text: str) -> None:
+    async def send(self, frame: Frame) -> None:
         try:
-            await self._ws.send_text(text)
+            if isinstance(frame, str):
+                await self._ws.send_text(frame)
+            else:
+                await self._ws.send_data(frame)
         except (WebSocketDisconnected, OperationNotAllowed) as error:
             raise ConnectionResetError("the client is gone") from error
 

@@ -26,7 +26,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ports": {"errors", "model"},
     "clock": {"ports"},
     "handlers": {"errors", "model"},
-    "protocol": {"errors", "model", "_speedups"},
+    "protocol": {"errors", "model", "ports", "_speedups"},  # ports.Encoding
     "payload": {
         "errors",
         "model",
@@ -102,11 +102,13 @@ THIRD_PARTIES: dict[str, set[str]] = {
     "click": {"cli"},
     "cryptography": {"auth"},
     "falcon": {"app", "transports", "web"},
+    "google": {"protocol"},  # protobuf, the other form of the wire
     "httpx": {"web"},
     "hypercorn": {"server"},
     "jwt": {"auth"},
     "prometheus_client": {"metrics"},
-    "msgspec": {"auth", "settings", "web"},  # it validates what comes from outside
+    # It validates what comes from outside; `protocol` reads with it what it wrote.
+    "msgspec": {"auth", "protocol", "settings", "web"},
     "sqlite3": {"stores"},
     "structlog": {"app", "cli", "logs", "server", "stores", "transports", "web"},
     "ujson": {"payload", "web"},

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from service.errors import Close
 from service.outbox import Flusher, Outbox
+from service.protocol.codecs import Json
 from service.settings import ClientSettings
 from tests.clock import VirtualClock
 
@@ -61,6 +62,7 @@ class Bench:
             self.send,
             self.clock,
             ClientSettings(**bounds),
+            Json(),
             flusher=flusher,
             drained=lambda: self.events.append("drained"),
             failed=self._failed,
@@ -523,6 +525,7 @@ def test_a_bug_in_what_a_drained_connection_does_does_not_silence_the_others() -
         Bench().send,
         bench.clock,
         ClientSettings(),
+        Json(),
         flusher=bench.flusher,
         drained=drained,
         failed=lambda close: None,
@@ -705,6 +708,7 @@ def test_what_is_put_by_drained_is_written_in_a_turn_of_its_own() -> None:
         send,
         VirtualClock(),
         ClientSettings(),
+        Json(),
         flusher=flusher,
         drained=drained,
         failed=lambda close: None,
@@ -745,6 +749,7 @@ def test_a_turn_serves_200_sockets_at_the_most() -> None:
             sender(number),
             VirtualClock(),
             ClientSettings(),
+            Json(),
             flusher=flusher,
             drained=lambda: None,
             failed=lambda close: None,

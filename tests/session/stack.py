@@ -22,6 +22,7 @@ from service.metrics import Metrics
 from service.model import Appended, Channel, ClientId, Position
 from service.outbox import Flusher
 from service.permissions import Permissions
+from service.protocol.codecs import Json
 from service.registry import Registry
 from service.settings import ChannelSettings, ClientSettings, Settings
 from service.transports.door import Visit
@@ -83,7 +84,7 @@ class Client:
         self.close_code: int | None = None
         self.aborted = False
         self.over = False
-        self.driver = Driver(world.services, self, Visit("192.0.2.1"))
+        self.driver = Driver(world.services, self, Json(), Visit("192.0.2.1"))
 
     # What it does.
 

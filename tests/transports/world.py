@@ -21,6 +21,7 @@ from service.model import Channel, ClientId, Draft, HistoryPage, RawJson
 from service.outbox import Flusher
 from service.permissions import Permissions
 from service.ports import AppendDone, Clock, CommitListener, History, Store
+from service.protocol.codecs import Json
 from service.registry import Registry
 from service.settings import (
     ChannelOptions,
@@ -254,7 +255,7 @@ class World:
 
     def open(self) -> tuple[Driver, FakeSocket]:
         socket = FakeSocket()
-        return Driver(self.services, socket, Visit("192.0.2.1")), socket
+        return Driver(self.services, socket, Json(), Visit("192.0.2.1")), socket
 
     async def connect(self, *channels: str) -> tuple[Driver, FakeSocket]:
         """Return a connection that has subscribed to *channels* with ids from 2."""

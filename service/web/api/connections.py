@@ -124,7 +124,7 @@ async def connections(context: ApiContext, request: ConnectionsRequest) -> str:
         rtt = driver.session.liveness.rtt
         found[driver.identity.client] = ConnectionObject(
             transport="websocket",
-            protocol="json",
+            protocol=driver.codec.name,
             user=request.user,
             state=StateObject({name: Empty() for name in driver.session.channels}),
             rtt=UNSET if rtt is None else rtt_of(rtt),
