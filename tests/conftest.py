@@ -36,6 +36,7 @@ from tests.harness.server import Server  # noqa: E402
 from tests.harness.sockets import close_all  # noqa: E402
 
 SDKS = ("js-5.8.0", "python-0.7.0", "js-5.5.3", "python-0.4.4")
+PROTOBUF = ("js-5.8.0 protobuf", "python-0.7.0 protobuf")
 
 _servers: list[Server] = []
 
@@ -151,15 +152,16 @@ async def start_host() -> AsyncIterator[Callable[..., Any]]:
         await host.close()
 
 
-@pytest.fixture(params=SDKS)
+@pytest.fixture(params=SDKS + PROTOBUF)
 async def make_client(
     request: pytest.FixtureRequest, start_host: Callable[..., Any]
 ) -> Callable[..., Any]:
-    """Make clients of one SDK, not connected yet; once for each SDK."""
-    host = await start_host(request.param)
+    """Make clients of one SDK, not connected yet; once for each SDK and protocol."""
+    name, _, form = request.param.partition(" ")
+    host = await start_host(name)
 
     async def make(url: str, **options: Any) -> SdkClient:
-        return await SdkClient.create(host, url, **options)
+        return await SdkClient.create(host, url, protobuf=form == "protobuf", **options)
 
     return make
 

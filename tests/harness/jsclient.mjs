@@ -15,6 +15,7 @@ if (installed !== version) {
     throw new Error(`${packageName} is ${installed}, not ${version}; run tests/tools/install`)
 }
 const { Centrifuge } = require(packageName)
+const { Centrifuge: ProtobufCentrifuge } = require(`${packageName}/build/protobuf`)
 const WebSocket = require('ws')
 
 // Up to some version between 5.5.3 and 5.8.0 the SDK mixes up the order when a frame of
@@ -28,10 +29,25 @@ function write(message) {
     process.stdout.write(JSON.stringify(message) + '\n')
 }
 
+// Payloads are bytes in protobuf: here JSON, as with the other clients.
+
+function packed(state, data) {
+    return state.protobuf ? new TextEncoder().encode(JSON.stringify(data)) : data
+}
+
+function unpacked(data) {
+    return data instanceof Uint8Array ? JSON.parse(new TextDecoder().decode(data)) : data
+}
+
+// 5.5.3 gives objects for 64 bits in protobuf.
+function number(value) {
+    return value?.toNumber ? value.toNumber() : value ?? null
+}
+
 function publication(ctx) {
     return {
-        offset: ctx.offset ?? null,
-        data: ctx.data,
+        offset: number(ctx.offset),
+        data: unpacked(ctx.data),
         tags: ctx.tags ?? {},
         info: ctx.info ? { user: ctx.info.user, client: ctx.info.client } : null,
     }
@@ -39,14 +55,15 @@ function publication(ctx) {
 
 function create(name, options) {
     const { url, min_delay: minDelay, max_delay: maxDelay, ping_delay: pingDelay } = options
-    const state = { socket: null }
+    const state = { socket: null, protobuf: options.protobuf }
     class Socket extends WebSocket {
         constructor(address, protocols) {
             super(address, protocols, { allowSynchronousEvents })
             state.socket = this
         }
     }
-    const client = new Centrifuge(url, {
+    const Client = options.protobuf ? ProtobufCentrifuge : Centrifuge
+    const client = new Client(url, {
         websocket: Socket,
         minReconnectDelay: minDelay * 1000,
         maxReconnectDelay: maxDelay * 1000,
@@ -77,7 +94,7 @@ function subscribe({ client, report, delays }, channel) {
             positioned: ctx.positioned,
             was_recovering: ctx.wasRecovering,
             recovered: ctx.recovered,
-            offset: ctx.streamPosition?.offset ?? null,
+            offset: number(ctx.streamPosition?.offset),
             epoch: ctx.streamPosition?.epoch ?? null,
         }))
     }
@@ -89,19 +106,24 @@ async function carryOut(command) {
         return create(command.client, command)
     }
     const entry = clients.get(command.client)
-    const { client } = entry
+    const { client, state } = entry
     switch (command.do) {
         case 'connect': return client.connect()
         case 'disconnect': return client.disconnect()
         case 'subscribe': return subscribe(entry, command.channel)
         case 'unsubscribe': return client.getSubscription(command.channel).unsubscribe()
-        case 'publish': await client.publish(command.channel, command.data); return
-        case 'rpc': return (await client.rpc(command.method, command.data)).data
-        case 'cut': entry.state.socket._socket.destroy(); return
+        case 'publish': await client.publish(command.channel, packed(state, command.data)); return
+        case 'rpc':
+            return unpacked((await client.rpc(command.method, packed(state, command.data))).data)
+        case 'cut': state.socket._socket.destroy(); return
         case 'history': {
             const { limit, since, reverse } = command
             const page = await client.history(command.channel, { limit, since, reverse })
-            return { ...page, publications: page.publications.map(publication) }
+            return {
+                ...page,
+                offset: number(page.offset),
+                publications: page.publications.map(publication),
+            }
         }
         default: throw new Error(`unknown command ${command.do}`)
     }

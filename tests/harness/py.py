@@ -47,11 +47,22 @@ def _code(value: Any) -> int:
     return int(getattr(value, "value", value))
 
 
+# Payloads are bytes in protobuf: here JSON, as with the other clients.
+
+
+def _packed(client: Any, data: Any) -> Any:
+    return json.dumps(data).encode() if client._use_protobuf else data
+
+
+def _unpacked(data: Any) -> Any:
+    return json.loads(data) if isinstance(data, bytes) else data
+
+
 def _publication(pub: centrifuge.Publication) -> dict[str, Any]:
     info = pub.info and {"user": pub.info.user, "client": pub.info.client}
     return {
         "offset": pub.offset,
-        "data": pub.data,
+        "data": _unpacked(pub.data),
         "tags": pub.tags or {},
         "info": info,
     }
@@ -149,6 +160,7 @@ class _Runner:
             min_reconnect_delay=command["min_delay"],
             max_reconnect_delay=command["max_delay"],
             max_server_ping_delay=command["ping_delay"],
+            use_protobuf=command["protobuf"],
             **options,
         )
         client.harness_name = name
@@ -174,10 +186,11 @@ class _Runner:
         await client.get_subscription(command["channel"]).unsubscribe()
 
     async def _do_publish(self, client: Any, command: dict[str, Any]) -> None:
-        await client.publish(command["channel"], command["data"])
+        await client.publish(command["channel"], _packed(client, command["data"]))
 
     async def _do_rpc(self, client: Any, command: dict[str, Any]) -> Any:
-        return (await client.rpc(command["method"], command["data"])).data
+        data = _packed(client, command["data"])
+        return _unpacked((await client.rpc(command["method"], data)).data)
 
     async def _do_cut(self, client: Any, _: dict[str, Any]) -> None:
         client._conn.transport.abort()

@@ -85,6 +85,7 @@ class SdkClient:
         min_delay: float = 0.1,
         max_delay: float = 0.5,
         ping_delay: float = 10.0,
+        protobuf: bool = False,
     ) -> Self:
         """Make a client.
 
@@ -94,6 +95,7 @@ class SdkClient:
             min_delay: Seconds before it reconnects or resubscribes, at least,
             max_delay: and at most.
             ping_delay: Seconds that a ping of the server may be late.
+            protobuf: It speaks protobuf; payloads are JSON all the same.
         """
         client = cls(host, f"c{next(cls._names)}")
         host.clients[client.name] = client
@@ -103,6 +105,7 @@ class SdkClient:
             min_delay=min_delay,
             max_delay=max_delay,
             ping_delay=ping_delay,
+            protobuf=protobuf,
         )
         return client
 
