@@ -67,13 +67,12 @@ class Driver:
         self._reserved = 0  # bytes of recovered publications that a reply will hold
         self._room = Room()
         self._alarm = Alarm(services.clock, self._tick)
-        client = services.settings.client
         name, now = services.new_client(), services.clock.now()
         self._timeline = Timeline(services.metrics, name, now)
         self._outbox = Outbox(
             socket.send,
             services.clock,
-            client,
+            services.settings.client,
             codec,
             flusher=services.flusher,
             drained=self._drained,
@@ -81,7 +80,7 @@ class Driver:
         )
         self._session = Session(
             self,
-            client,
+            services.settings.client,
             services.permissions,
             services.handlers,
             client=name,
@@ -147,10 +146,6 @@ class Driver:
             self._session.receive(commands, now)
         self._record.hear(now)
         self._schedule()
-
-    def refuse(self) -> None:
-        """Handle a frame of the other kind."""
-        self._session.malformed()
 
     async def room(self) -> None:
         """Wait until the session takes more: this is what stops reading the socket."""
@@ -314,9 +309,8 @@ class Driver:
 
         def read(outcome: HistoryPage | StoreError) -> None:
             if not isinstance(outcome, StoreError):
-                outcome = HistoryPage(
-                    take_piece(outcome.publications, size), outcome.top
-                )
+                piece = take_piece(outcome.publications, size)
+                outcome = HistoryPage(piece, outcome.top)
             self._session.history_read(command, since, outcome)
             if not under_way:
                 self._resume()

@@ -66,7 +66,7 @@ class WebSocketResource:
                 try:
                     frame = await receive()
                 except PayloadTypeError:
-                    driver.refuse()
+                    driver.session.malformed()  # a frame of the other kind
                     continue
                 driver.receive(frame)
                 await driver.room()

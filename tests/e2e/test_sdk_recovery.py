@@ -10,16 +10,12 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import PROTOBUF, SDKS
 from tests.harness.api import Api
 from tests.harness.proxy import Proxy
 from tests.harness.server import Server
 
 MakeClient = Callable[..., Any]
 MakeServer = Callable[..., Server]
-
-# These take seconds each, and recovery is not the codec's: one in protobuf will do.
-pytestmark = pytest.mark.parametrize("make_client", [*SDKS, PROTOBUF[0]], indirect=True)
 
 
 def expected(count: int) -> list[dict[str, Any]]:

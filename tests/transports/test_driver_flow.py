@@ -191,7 +191,7 @@ async def test_a_frame_that_is_no_command_closes(world: World) -> None:
 
 async def test_a_binary_frame_closes(world: World) -> None:
     driver, socket = await world.connect()
-    driver.refuse()
+    driver.session.malformed()
     await socket.until(lambda: socket.closes)
     assert socket.closes == [3501]
 
