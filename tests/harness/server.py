@@ -61,6 +61,9 @@ class Server:
         self.settings = {
             "STEADWIRE_STORE_PATH": str(directory / "steadwire.db"),
             "STEADWIRE_API_KEY": self.key,
+            # All the clients of all the tests come from one address.
+            "STEADWIRE_CONNECTIONS_LIMIT": "2000",
+            "STEADWIRE_CONNECTIONS_ADDRESS_LIMIT": "2000",
             **(settings or {}),
         }
         self.starts = 0
