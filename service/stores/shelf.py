@@ -12,7 +12,8 @@ import sqlite3
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol, TypeVar
 
-from service.ports import STATE_KEY_SIZE, STATE_VALUE_SIZE, Clock, Kept
+from service.ports import Clock, Kept
+from service.stores.sizes import check_sizes
 from service.stores.tail import milliseconds
 
 __all__ = ["Shelf", "SqliteState"]
@@ -104,7 +105,7 @@ class SqliteState:
             ValueError: Key or value is too large, or is no text.
             StoreUnavailable: It is not known to be kept.
         """
-        _check_sizes(key, value)
+        check_sizes(key, value)
         expires = self._now() + milliseconds(ttl)
         await self._write(lambda: self._writer().put(kind, key, value, expires))
 
@@ -115,7 +116,7 @@ class SqliteState:
             ValueError: The key is too large, or is no text.
             StoreUnavailable: Nobody knows whether it was removed.
         """
-        _check_sizes(key)
+        check_sizes(key)
         now = self._now()
         return await self._write(lambda: self._writer().take(kind, key, now))
 
@@ -130,18 +131,3 @@ class SqliteState:
 
     def _now(self) -> int:
         return int(self._clock.wall() * 1000)
-
-
-def _check_sizes(key: str, value: str = "") -> None:
-    """Refuse what no State keeps.
-
-    Raises:
-        ValueError: Key or value is too large, or is no text.
-    """
-    for name, text, limit in (
-        ("key", key, STATE_KEY_SIZE),
-        ("value", value, STATE_VALUE_SIZE),
-    ):
-        size = len(text.encode())  # UnicodeEncodeError is a ValueError
-        if size > limit:
-            raise ValueError(f"the {name} has {size} bytes, no more than {limit} may")

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from tests.clock import VirtualClock
+from tests.stores.dynamodb.opening import EMULATORS, state_on
 from tests.stores.support import (
     DURABLE,
     DURABLE_STATES,
@@ -41,10 +42,17 @@ async def reopen(request, tmp_path, clock):
         await opened[-1].store.close()
 
 
-@pytest.fixture(params=STATES.values(), ids=STATES.keys())
+def state_factory(request):
+    """Return what opens a State: of a name in STATES, or on an emulator."""
+    if request.param in STATES:
+        return STATES[request.param]
+    return state_on(request.getfixturevalue(request.param))
+
+
+@pytest.fixture(params=[*STATES, *EMULATORS])
 async def opened(request, tmp_path, clock):
     """Return a State and what closes it."""
-    state, close = await request.param(tmp_path, clock)
+    state, close = await state_factory(request)(tmp_path, clock)
     yield state, close
     await close()
 
@@ -59,15 +67,16 @@ def state_closed(opened):
     return opened[1]
 
 
-@pytest.fixture(params=DURABLE_STATES.values(), ids=DURABLE_STATES.keys())
+@pytest.fixture(params=[*DURABLE_STATES, *EMULATORS])
 async def reopen_state(request, tmp_path, clock):
     """Return a function that closes the State, if one is open, and opens it again."""
     closing = []
+    factory = state_factory(request)
 
     async def reopen():
         for close in closing:
             await close()
-        state, close = await request.param(tmp_path, clock)
+        state, close = await factory(tmp_path, clock)
         closing[:] = [close]
         return state
 

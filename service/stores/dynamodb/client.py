@@ -146,6 +146,7 @@ class Client:
         self._threads = ThreadPoolExecutor(settings.connections, "dynamodb")
         self._waiting = 0  # attempts that have not ended
         self._probing: asyncio.Task[None] | None = None
+        self._closed = False
         self.breaker = Breaker(
             clock,
             probe=self._begin_probe,
@@ -167,6 +168,7 @@ class Client:
 
     async def close(self) -> None:
         """Wait for the attempts under way, then give everything back."""
+        self._closed = True
         self.breaker.close()
         if self._probing is not None:
             self._probing.cancel()
@@ -213,6 +215,8 @@ class Client:
         unknown = False
         attempt = 0
         while True:
+            if self._closed:
+                raise self._unavailable("the store is closed", unknown=unknown)
             if not self.breaker.closed:
                 raise self._unavailable(self.breaker.reason, unknown=unknown)
             if transaction and not (token and unknown):

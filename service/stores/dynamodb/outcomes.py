@@ -35,6 +35,7 @@ from service.errors import SteadwireError, StoreBusy, StoreUnavailable
 __all__ = [
     "ConditionFailed",
     "Failure",
+    "Item",
     "NoTable",
     "OutcomeUnknown",
     "Throttled",

@@ -19,7 +19,7 @@ from service.settings import DynamodbSettings
 from service.stores.dynamodb.client import Client
 from service.stores.dynamodb.outcomes import NoTable
 
-__all__ = ["check", "create", "delete", "examine", "template"]
+__all__ = ["check", "create", "definition", "delete", "examine", "template"]
 
 KEYS: list[dict[str, str]] = [
     {"AttributeName": "pk", "KeyType": "HASH"},

@@ -1,0 +1,104 @@
+"""Small shared values with an end, in the table: the State port on DynamoDB.
+
+    K#<kind>   <SHA-256 of the key>   key, value, expires (Unix ms), ttl
+
+A kind is one partition, which takes 1,000 puts and takes a second; the rest is repeated
+for some seconds and then refused. The sort key is a hash because a key may be empty or
+as long as a sort key can be, and because keys are tickets: what lists a table's keys
+need not show them.
+
+A value is taken with the answer of the DeleteItem that removed it. If that answer is
+lost, the repeat finds nothing: then nobody is given the value, and the caller is told
+that it is not there, as everybody is from then on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+from service.ports import Clock, Kept
+from service.stores.dynamodb.client import Client
+from service.stores.dynamodb.outcomes import Item
+from service.stores.dynamodb.pages import pages
+from service.stores.dynamodb.records import key as item_key
+from service.stores.dynamodb.records import number
+from service.stores.sizes import check_sizes
+from service.stores.tail import milliseconds
+
+__all__ = ["DynamodbState"]
+
+
+class DynamodbState:
+    """The State port on a table.
+
+    Args:
+        client: Of the table.
+        clock: Tells what has expired.
+    """
+
+    def __init__(self, client: Client, clock: Clock) -> None:
+        self._client = client
+        self._clock = clock
+
+    async def put(self, kind: str, key: str, value: str, ttl: float) -> None:
+        """Keep *value* for *ttl* seconds; see the port.
+
+        Raises:
+            ValueError: Key or value is too large, or is no text.
+            StoreError: It is not known to be kept.
+        """
+        check_sizes(key, value)
+        expires = self._now() + milliseconds(ttl)
+        item = {
+            **_key(kind, key),
+            "key": {"S": key},
+            "value": {"S": value},
+            "expires": number(expires),
+            "ttl": number(-(-expires // 1000)),
+        }
+        await self._client.call(
+            "put_item", {"TableName": self._client.table, "Item": item}
+        )
+
+    async def take(self, kind: str, key: str) -> str | None:
+        """Remove an entry and return its value; see the port.
+
+        Raises:
+            ValueError: The key is too large, or is no text.
+            StoreError: Nobody knows whether it was removed.
+        """
+        check_sizes(key)
+        answer = await self._client.call(
+            "delete_item",
+            {
+                "TableName": self._client.table,
+                "Key": _key(kind, key),
+                "ReturnValues": "ALL_OLD",
+            },
+        )
+        item: Item | None = answer.get("Attributes")
+        kept = _read(item) if item else None
+        if kept is None or kept.expires * 1000 <= self._now():
+            return None
+        return kept.value
+
+    async def entries(self, kind: str) -> list[Kept]:
+        """Return all entries of a kind; see the port.
+
+        Raises:
+            StoreError: They cannot be read.
+        """
+        found = [_read(item) async for item in pages(self._client, f"K#{kind}")]
+        now = self._now()
+        return [kept for kept in found if kept.expires * 1000 > now]
+
+    def _now(self) -> int:
+        return int(self._clock.wall() * 1000)
+
+
+def _key(kind: str, key: str) -> Item:
+    return item_key(f"K#{kind}", hashlib.sha256(key.encode()).hexdigest())
+
+
+def _read(item: Item) -> Kept:
+    return Kept(item["key"]["S"], item["value"]["S"], int(item["expires"]["N"]) / 1000)
