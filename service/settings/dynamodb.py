@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from service.errors import SettingsError
-from service.settings.sections import Section
+from service.settings.sections import Seconds, Section
 
 __all__ = ["DynamodbSettings"]
 
@@ -35,6 +35,11 @@ class DynamodbSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields
         shards: A channel's publications are spread over so many partitions; a read
             asks each. More than 1 only helps a channel with more than 500 KB/s. Do not
             change it while history is needed: what was stored before is not found.
+        client_limit: Clients connected to all processes of the table; above, a connect
+            is closed with 3013 and comes back later.
+        node_timeout: A process that has said nothing for so long is taken for dead: its
+            connections lose their places. Clocks should differ by less than a tenth of
+            it.
     """
 
     table: str = "steadwire"
@@ -46,6 +51,8 @@ class DynamodbSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields
     connections: Annotated[int, msgspec.Meta(gt=0, le=256)] = 16
     timeout: Annotated[float, msgspec.Meta(gt=0, lt=5)] = 4.0
     shards: Annotated[int, msgspec.Meta(gt=0, le=16)] = 1
+    client_limit: Units = 100_000
+    node_timeout: Seconds = 40.0
 
     def check(self) -> None:
         """Refuse an endpoint that is no URL.

@@ -1,0 +1,119 @@
+"""A table and the processes that share it, as far as the registry goes."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from typing import Any, NamedTuple
+
+from service.model import ClientId, UserId
+from service.settings import DynamodbSettings
+from service.stores.dynamodb import table
+from service.stores.dynamodb.connections import Limits
+from service.stores.dynamodb.directory import DynamodbDirectory
+from tests.stores.dynamodb.support import SESSION, Faults, StoreClock, client_for
+
+DAY = 86400.0
+
+
+class Contents(NamedTuple):
+    """What another program sees in the table."""
+
+    counts: Counter[int]  # by shard, as written
+    records: dict[str, dict[str, Any]]  # by client
+    books: dict[str, dict[str, Any]]  # by name, then by client
+    rest: list[tuple[str, str]]  # keys of everything else
+
+
+class Fleet:
+    """Processes of one deployment."""
+
+    def __init__(
+        self,
+        settings: DynamodbSettings,
+        clock: StoreClock,
+        *,
+        user: int = 3,
+        address: int = 100,
+        policy: str = "evict_lru",
+        age: float = DAY,
+    ) -> None:
+        self.settings = settings
+        self.clock = clock
+        self.limits = Limits(user, address, policy, age)
+        self.faults = Faults()
+        self.boto = Faults().connect(settings)  # nobody's fault
+        self._clients: list[Any] = []
+
+    async def create(self) -> Fleet:
+        client = client_for(self.settings, self.clock)
+        await client.start()
+        await table.create(client, self.settings)
+        await client.close()
+        return self
+
+    async def process(self, faults: Faults | None = None) -> DynamodbDirectory:
+        """Return the directory of a new process."""
+        seed = len(self._clients)
+        client = client_for(self.settings, self.clock, faults, seed)
+        await client.start()
+        self._clients.append(client)
+        directory = DynamodbDirectory(
+            client, self.settings, self.limits, self.clock, random.Random(seed)
+        )
+        await directory.start()
+        return directory
+
+    async def close(self) -> None:
+        for client in self._clients:
+            await client.close()
+        self.boto.close()
+
+    def items(self) -> list[dict[str, Any]]:
+        pages = self.boto.get_paginator("scan").paginate(
+            TableName=self.settings.table, ConsistentRead=True
+        )
+        return [item for page in pages for item in page["Items"]]
+
+    def contents(self) -> Contents:
+        counts: Counter[int] = Counter()
+        found = Contents(counts, {}, {}, [])
+        for item in self.items():
+            pk, sk = item["pk"]["S"], item["sk"]["S"]
+            if pk.startswith("G#"):
+                counts[int(pk[2:])] = int(item["n"]["N"])
+            elif pk.startswith("N#") and sk.startswith("C#"):
+                found.records[sk[2:]] = item
+            elif sk == "CONNS":
+                found.books[pk] = item["conns"]["M"]
+            elif pk not in ("NODES", "RECOUNT"):
+                found.rest.append((pk, sk))
+        return found
+
+    def check(self) -> Contents:
+        """Assert that every count is what it is derived from; return the contents."""
+        found = self.contents()
+        derived = Counter(int(r["shard"]["N"]) for r in found.records.values())
+        assert +found.counts == derived
+        booked = {
+            client: (name, entry["M"]["node"]["S"], entry["M"]["shard"]["N"])
+            for name, entries in found.books.items()
+            for client, entry in entries.items()
+        }
+        assert sum(map(len, found.books.values())) == len(booked)
+        recorded = {
+            client: (r["book"]["S"], r["pk"]["S"][2:], r["shard"]["N"])
+            for client, r in found.records.items()
+        }
+        assert booked == recorded
+        assert all(found.books.values()), "an empty book is deleted"
+        return found
+
+
+async def admit(
+    directory: DynamodbDirectory, user: str, client: str, address: str = "192.0.2.1"
+) -> Any:
+    return await directory.admit(UserId(user), ClientId(client), address)
+
+
+__all__ = ["SESSION", "Contents", "Fleet", "admit"]
