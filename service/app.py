@@ -239,7 +239,7 @@ class Application:
         )
         self._watch = Watch(self._services)
         self._watch.start()
-        add_gauges(self._services, self._watch)
+        add_gauges(self._services, self._watch, self._door, self._keys)
 
     async def _drain(self) -> None:
         services, store = self._services, self._store

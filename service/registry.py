@@ -114,6 +114,12 @@ class Registry(Generic[C]):
         """Connections that have a slot: clients, in the server API's words."""
         return len(self._slots)
 
+    def states(self) -> dict[str, float]:
+        """Return how many connections wait for a slot, have one, and are ending."""
+        ending = sum(record.over for record in self._records.values())
+        pending = len(self._records) - len(self._slots) - ending
+        return {"pending": pending, "connected": len(self._slots), "closing": ending}
+
     def open(self, connection: C, address: str, now: float) -> Record[C]:
         """Take in a connection that nobody is known of yet."""
         record = self._records[connection] = Record(connection, address, now)

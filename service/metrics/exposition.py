@@ -65,19 +65,15 @@ def _metric(family: Family) -> Metric:
             buckets = list(zip(bounds, counts, strict=True))
             metric.add_metric([], buckets, histogram.sum)
             return metric
-        case Total(read=read):
-            found = read()
-            if isinstance(found, Mapping):
-                raise AssertionError("a total has no label")
-            return CounterMetricFamily(name, about, found)
-        case Gauge(read=read):
+        case Gauge(read=read) as source:
+            kind = CounterMetricFamily if type(source) is Total else GaugeMetricFamily
             found = read()
             if not isinstance(found, Mapping):
-                return GaugeMetricFamily(name, about, found)
-            gauge = GaugeMetricFamily(name, about, labels=labels)
-            for label, reading in found.items():
-                gauge.add_metric([label], reading)
-            return gauge
+                return kind(name, about, found)
+            several = kind(name, about, labels=labels)
+            for name, reading in found.items():
+                several.add_metric([name], reading)
+            return several
 
 
 def _figure(family: Family) -> object:

@@ -57,8 +57,9 @@ _SIZES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0)
 class Metrics:
     """The metrics of one service, to be counted on its event loop.
 
-    Parts count with one call, as ``metrics.evictions.add("user")``; what there *is* at
-    a moment is never counted but read from where it is, with a `gauge`.
+    Parts count with one call, as ``metrics.auth.add("expired")``, or keep counts of
+    their own that are read with a `total`; what there *is* at a moment is never counted
+    but read from where it is, with a `gauge`.
 
     Attributes:
         families: All of them, in the order in which they are shown.
@@ -83,18 +84,6 @@ class Metrics:
             "Connections that ended, by our close code; client: the peer ended it.",
             "code",
             (*_CLOSES, "client"),
-        )
-        self.refusals = self._tally(
-            "connections_refused",
-            "Connections turned away before they were accepted, by cause.",
-            "cause",
-            ("draining", "origin", "rate", "limit"),
-        )
-        self.evictions = self._tally(
-            "evictions",
-            "Connections ended to make room or because nothing was behind them.",
-            "cause",
-            ("user", "global", "ghost", "idle", "age"),
         )
         self.auth = self._tally(
             "auth",
@@ -171,9 +160,15 @@ class Metrics:
         """
         self._add(name, help, Gauge(read), label)
 
-    def total(self, name: str, help: str, read: Callable[[], int]) -> None:
+    def total(
+        self,
+        name: str,
+        help: str,
+        read: Callable[[], float | Mapping[str, float]],
+        label: str = "",
+    ) -> None:
         """Show a counter that is kept elsewhere; as `gauge`, but it only grows."""
-        self._add(name, help, Total(read))
+        self._add(name, help, Total(read), label)
 
     def _count(self, name: str, help: str) -> Count:
         return self._add(name, help, Count())

@@ -1,26 +1,75 @@
-"""What there is at the moment, read at each scrape from where it is."""
+"""What parts count themselves, and what there is now: read at each scrape."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from service.errors import (
+    CLOSE_CONNECTION_LIMIT,
+    INTERNAL,
+    NO_PONG,
+    TOO_MANY_REQUESTS_CLOSE,
+)
 from service.logs import dropped
+from service.metrics import Metrics
+from service.transports.door import Door
 from service.transports.services import Services
 from service.transports.watch import Watch
+from service.web.api.key import ApiKeys
 
 __all__ = ["add_gauges"]
 
+# The values that a label has from the start: a counter that appears with its first
+# count has no increase that Prometheus could see.
+_REFUSALS = (
+    "draining",
+    "blocked",
+    "connects",
+    "origin",
+    "unauthenticated",
+    "room",
+    "failures",
+)
+_EVICTIONS = {CLOSE_CONNECTION_LIMIT.code: "limit", NO_PONG.code: "silent"}
+_TURNED_AWAY = {
+    CLOSE_CONNECTION_LIMIT.code: "user",
+    TOO_MANY_REQUESTS_CLOSE.code: "process",
+    INTERNAL.code: "store",
+}
 
-def add_gauges(services: Services, watch: Watch) -> None:
-    """Show what the registry, the hub, the checks and the watch of a service hold."""
-    metrics, registry, hub = services.metrics, services.connections, services.hub
 
-    def connections() -> dict[str, float]:
-        connected = registry.connected
-        return {"connected": connected, "pending": len(registry) - connected}
+def add_gauges(services: Services, watch: Watch, door: Door, keys: ApiKeys) -> None:
+    """Show what the parts of a service hold and have counted."""
+    metrics = services.metrics
+    _add_connections(metrics, services)
+    _add_limits(metrics, services, door, keys)
+    metrics.gauge(
+        "loop_lag_max_seconds",
+        "The largest lag of the event loop in the last one to two minutes.",
+        lambda: watch.worst,
+    )
+    metrics.gauge(
+        "health",
+        "0 when all is well, 1 when clients are served and somebody should look, 2 "
+        "when traffic should go elsewhere; by check.",
+        services.checks.levels,
+        "check",
+    )
+    metrics.total(
+        "log_lines_dropped",
+        "Lines of this process's log that nobody will read: too many waited, or they "
+        "could not be written.",
+        dropped,
+    )
 
+
+def _add_connections(metrics: Metrics, services: Services) -> None:
+    registry, hub = services.connections, services.hub
     metrics.gauge(
         "connections",
-        "Open connections: those that have connected, and those that have yet to.",
-        connections,
+        "Open connections: pending, those that have yet to connect; connected; "
+        "closing, those that wait for their peer's close frame.",
+        registry.states,
         "state",
     )
     metrics.gauge(
@@ -39,26 +88,62 @@ def add_gauges(services: Services, watch: Watch) -> None:
         "Messages handed to clients' sockets: replies, pushes and pings.",
         lambda: metrics.sent.value + sum(one.outbox.sent for one in registry),
     )
-    metrics.total(
-        "log_lines_dropped",
-        "Lines of this process's log that nobody will read: too many waited, or they "
-        "could not be written.",
-        dropped,
-    )
     metrics.gauge(
         "queued_bytes",
         "Bytes that wait for clients' sockets.",
         lambda: sum(one.outbox.size for one in registry),
     )
-    metrics.gauge(
-        "loop_lag_max_seconds",
-        "The largest lag of the event loop in the last one to two minutes.",
-        lambda: watch.worst,
+
+
+def _add_limits(
+    metrics: Metrics, services: Services, door: Door, keys: ApiKeys
+) -> None:
+    admission = services.admission
+    metrics.total(
+        "connections_refused",
+        "Connections turned away before they could connect, and credentials that made "
+        "an address be blocked (failures); by cause.",
+        lambda: _with(_REFUSALS, door.refusals.counts),
+        "cause",
     )
-    metrics.gauge(
-        "health",
-        "0 when all is well, 1 when clients are served and somebody should look, 2 "
-        "when traffic should go elsewhere; by check.",
-        services.checks.levels,
-        "check",
+    metrics.total(
+        "admissions_refused",
+        "Clients turned away when they connected: their user, or address, has as many "
+        "connections as it may (user), the process has (process), or the store did not "
+        "say (store).",
+        lambda: _by(_TURNED_AWAY, admission.refused),
+        "limit",
     )
+    metrics.total(
+        "evictions",
+        "Connections closed for a newcomer: the least recently active one (limit), or "
+        "one that did not answer a probe (silent).",
+        lambda: _by(_EVICTIONS, admission.evicted),
+        "cause",
+    )
+    metrics.total(
+        "commands_refused",
+        "Commands over a rate: answered with 111, or dropped if they get no answer.",
+        lambda: {
+            "answered": door.commands.refused,
+            "dropped": door.commands.dropped,
+        },
+        "outcome",
+    )
+    metrics.total(
+        "api_unauthorized",
+        "Requests of the server API with a wrong key or none.",
+        lambda: keys.refused,
+    )
+
+
+def _with(known: tuple[str, ...], counts: Mapping[str, int]) -> dict[str, float]:
+    return {**dict.fromkeys(known, 0), **counts}
+
+
+def _by(names: Mapping[int, str], counts: Mapping[int, int]) -> dict[str, float]:
+    """Return counts by code as counts by name; of an unknown code as "other"."""
+    found = dict.fromkeys((*names.values(), "other"), 0.0)
+    for code, count in counts.items():
+        found[names.get(code, "other")] += count
+    return found

@@ -56,7 +56,11 @@ async def test_a_connection_is_counted_from_its_first_to_its_last_byte(
             await client.subscribe(channel)
             await api.publish(channel, 1)
             now = await scrape(api)
-            assert now.labels("connections") == {"connected": 1, "pending": 0}
+            assert now.labels("connections") == {
+                "pending": 0,
+                "connected": 1,
+                "closing": 0,
+            }
             assert (now["users"], now["channels"], now["subscriptions"]) == (1, 1, 1)
             await client.publications(channel, 1)
         assert (await settled(api)).since(before) == {

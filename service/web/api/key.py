@@ -140,6 +140,9 @@ class ApiKeys:
         key: The one that may do everything; "" for none.
         file: The others.
         clock: Says which have ended.
+
+    Attributes:
+        refused: Requests with a wrong key or none, so far.
     """
 
     def __init__(self, key: str, file: KeysFile | None, clock: Clock) -> None:
@@ -148,7 +151,8 @@ class ApiKeys:
             self._full.append(replace(FULL_ACCESS, digest=digest_of(key)))
         self._file = file
         self._clock = clock
-        self._refusals = 0
+        self.refused = 0
+        self._refusals = 0  # that the log has yet to say
         self._told = -LOOK
 
     @property
@@ -188,6 +192,7 @@ class ApiKeys:
 
     def _refused(self) -> None:
         """Log that callers were refused, at most once a second."""
+        self.refused += 1
         self._refusals += 1
         now = self._clock.now()
         if now - self._told >= LOOK:
