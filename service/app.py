@@ -20,14 +20,12 @@ from collections.abc import Awaitable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-import falcon
-import falcon.asgi
 import structlog
 
 from service import logs
 from service.admission import Admission
 from service.clock import SystemClock
-from service.errors import INTERNAL_CLOSE, SHUTDOWN, SettingsError, describe
+from service.errors import SHUTDOWN, SettingsError, describe
 from service.handlers import Handlers
 from service.health import Checks, Fault
 from service.hub.fanout import Hub
@@ -46,16 +44,15 @@ from service.transports.door import Door
 from service.transports.driver import Driver
 from service.transports.services import Services
 from service.transports.watch import Watch
-from service.transports.websocket import WebSocketResource
 from service.web.api.context import ApiContext, Node
 from service.web.api.key import open_keys
-from service.web.api.methods import METHODS, add_routes
+from service.web.api.methods import METHODS
 from service.web.api.publish import append, draft_of
 from service.web.gauges import add_gauges
-from service.web.health import Live, Ready
-from service.web.metrics import MetricsResource, StatsResource
+from service.web.health import Ready
 from service.web.mount import below, unavailable
 from service.web.proxy import Proxy
+from service.web.routing import Routing
 
 __all__ = ["Application", "app", "create_app"]
 
@@ -107,7 +104,16 @@ class Application:
         self._door = Door(
             settings, self._clock, draining=lambda: self._draining is not None
         )
-        self._falcon = self._routes()
+        for method in METHODS:
+            self.metrics.api_calls.allow(method.name)
+        self._routing = Routing(
+            settings,
+            self._running,
+            self._this_node,
+            self._api,
+            self._keys,
+            Ready(self.checks),
+        )
 
     async def start(self) -> None:
         """Open the store and begin to serve; done once.
@@ -142,10 +148,11 @@ class Application:
                     log.error("cannot start", reason=str(error), **describe(error))
                 await unavailable(scope, receive, send)
                 return
+        routes = self._routing.of(scope)
         if scope["type"] == "websocket":
-            await self._door.serve(self._falcon, below(scope), receive, send)
+            await self._door.serve(routes, below(scope), receive, send)
         else:
-            await self._falcon(below(scope), receive, send)
+            await routes(below(scope), receive, send)
 
     # In-process use.
 
@@ -295,27 +302,6 @@ class Application:
             return Fault("shutting down", failing=True)
         reason = self._store.fault() if self._store is not None else "starting"
         return None if reason is None else Fault(reason, failing=True)
-
-    # Routes.
-
-    def _routes(self) -> falcon.asgi.App[Any, Any]:
-        routes = falcon.asgi.App()
-        # Falcon's own receive queue would cost a task per connection.
-        routes.ws_options.max_receive_queue = 0
-        routes.ws_options.error_close_code = INTERNAL_CLOSE.code
-        routes.ws_options.default_close_reasons[INTERNAL_CLOSE.code] = (
-            INTERNAL_CLOSE.reason
-        )
-        routes.add_route("/connection/websocket", WebSocketResource(self._running))
-        keys = self._keys
-        add_routes(routes, self._api, self.settings.api, keys)
-        for method in METHODS:
-            self.metrics.api_calls.allow(method.name)
-        routes.add_route("/metrics", MetricsResource(self._running, keys))
-        routes.add_route("/stats", StatsResource(self._running, self._this_node, keys))
-        routes.add_route("/health/live", Live())
-        routes.add_route("/health/ready", Ready(self.checks))
-        return routes
 
 
 class _FromEnvironment:

@@ -261,19 +261,19 @@ def _announcement(settings: Settings, api_key: str) -> Callable[[list[str]], Non
     where = "" if made_up else " (where STEADWIRE_API_KEY is the key)"
 
     def announce(addresses: list[str]) -> None:
-        for address in addresses:
-            websocket = address.replace("http", "ws", 1)
-            print(f"Steadwire, {settings.environment}")
-            print(f"  WebSocket  {websocket}/connection/websocket")
-            print(f"  API        {address}/api")
-            print(f"  health     {address}/health/ready")
-        print(f"\nPublish a message{where}:\n")
+        # The API's address is the last: its own, or that of clients.
+        clients, api = addresses[0], addresses[-1]
+        # At once, and before the process ends if it is a pipe.
         print(
-            f"curl -sS {addresses[0]}/api/publish -H 'Content-Type: application/json' "
+            f"Steadwire, {settings.environment}\n"
+            f"  WebSocket  {clients.replace('http', 'ws', 1)}/connection/websocket\n"
+            f"  API        {api}/api\n"
+            f"  health     {clients}/health/ready\n"
+            f"\nPublish a message{where}:\n\n"
+            f"curl -sS {api}/api/publish -H 'Content-Type: application/json' "
             f'-H "X-API-Key: {shown}" '
-            """-d '{"channel":"chat","data":{"text":"hello"}}'"""
+            """-d '{"channel":"chat","data":{"text":"hello"}}'\n""",
+            flush=True,
         )
-        # A pipe is read before the process ends.
-        print(flush=True)
 
     return announce

@@ -25,7 +25,7 @@ from service.clock import SystemClock
 from service.doctor.api import api_keys
 from service.doctor.finding import NOTE, OK, PROBLEM, Finding
 from service.errors import SettingsError, StartupError, SteadwireError
-from service.settings import ServerSettings, Settings, StoreSettings, load
+from service.settings import Settings, StoreSettings, load
 from service.stores.schema import open_files
 from service.web.jwks import Jwks, open_endpoints
 
@@ -50,7 +50,17 @@ def examine(environ: Mapping[str, str]) -> Iterator[Finding]:
         yield Finding(OK, "settings", f"environment {settings.environment!r}")
         yield from _keys(settings)
         yield _store(settings.store)
-        yield _port(settings.server)
+        server, api = settings.server, settings.api
+        yield _port(server.host, server.port, "server")
+        if api.port is not None:
+            yield _port(api.host or server.host, api.port, "api")
+            if api.port == server.port != 0 and api.host in ("", server.host):
+                yield Finding(
+                    PROBLEM,
+                    "port",
+                    "api.port is server.port: it is no address of its own",
+                    "set api.port to another, or leave it out",
+                )
     yield _hypercorn()
     yield _fast()
 
@@ -243,11 +253,11 @@ def _expected() -> tuple[int, int]:
 # The process.
 
 
-def _port(settings: ServerSettings) -> Finding:
-    where = f"{settings.port} on {settings.host}"
+def _port(host: str, port: int, section: str) -> Finding:
+    where = f"{port} on {host}"
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
-            settings.host, settings.port, type=socket.SOCK_STREAM
+            host, port, type=socket.SOCK_STREAM
         )[0]
         with contextlib.closing(socket.socket(family, kind, protocol)) as listener:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -259,14 +269,14 @@ def _port(settings: ServerSettings) -> Finding:
                 PROBLEM,
                 "port",
                 f"{where} is in use",
-                "if that is Steadwire, it runs already; else set server.port",
+                f"if that is Steadwire, it runs already; else set {section}.port",
             )
         return Finding(
             PROBLEM,
             "port",
             f"{where} cannot be bound: {error.strerror}",
-            "set server.host to an address of this machine, and server.port to one "
-            "that this user may bind (from 1024)",
+            f"set {section}.host to an address of this machine, and {section}.port to "
+            "one that this user may bind (from 1024)",
         )
     return Finding(OK, "port", f"{where} is free")
 

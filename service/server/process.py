@@ -16,7 +16,13 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
+from collections.abc import (
+    Awaitable,
+    Callable,
+    Coroutine,
+    MutableMapping,
+    Sequence,
+)
 from typing import Any, NoReturn, Protocol
 
 import hypercorn.asyncio
@@ -30,6 +36,11 @@ from service.server.connection import Seam, install
 from service.settings import ServerSettings, Settings
 
 __all__ = ["Application", "run", "serve"]
+
+_ADMIN = "steadwire.admin"
+"""Key in the scope: whether a connection came to the API's own listener."""
+
+_EVERY = ("0.0.0.0", "::")  # the addresses that stand for all
 
 _BACKLOG = 16384  # connections; the kernel cuts it to net.core.somaxconn
 
@@ -85,7 +96,7 @@ async def serve(
         app: The application; its lifespan is run around the serving.
         settings: The listener's, and how long a shutdown may take.
         ready: Told the addresses, as ``http://127.0.0.1:8000``, once connections are
-            accepted.
+            accepted: that of clients, and that of the API if it has one of its own.
         drain: Ends the clients' connections and flushes the store. The lifespan's
             shutdown waits for it.
 
@@ -97,18 +108,19 @@ async def serve(
     # A busy loop must let the store's writer in between two batches: with the default
     # of 5 ms it commits a quarter less.
     sys.setswitchinterval(0.0005)
-    listener = _bind(settings.server)
-    config = _configure(settings.server, listener)
-    address = _address(listener)
-    shutdown = _Shutdown(seam, listener, drain)
-    lifespan = _Lifespan(app, shutdown.finished)
+    listeners = _bind_all(settings)
+    config = _configure(settings.server, listeners)
+    addresses = [_address(listener) for listener in listeners]
+    shutdown = _Shutdown(seam, listeners, drain)
+    admin = listeners[1].getsockname()[:2] if len(listeners) > 1 else None
+    lifespan = _Lifespan(app, shutdown.finished, admin)
 
     async def wait_for_shutdown() -> None:
         # Awaited once the listener accepts; returning makes Hypercorn close it.
         if lifespan.failure is not None:
             return
         if ready is not None and not shutdown.requested.is_set():
-            ready([address])
+            ready(addresses)
         await shutdown.requested.wait()
         shutdown.drain()
 
@@ -127,30 +139,45 @@ async def serve(
         if lifespan.failure is None:
             raise
     finally:
-        listener.close()
+        for listener in listeners:
+            listener.close()
     if lifespan.failure is not None:
         raise _startup_error(app.startup_error, lifespan.failure)
     shutdown.result()
 
 
 class _Lifespan:
-    """The application, with its lifespan looked after.
+    """The application, with its lifespan looked after, and told of its listeners.
 
     Attributes:
         failure: The text of a failed start-up.
     """
 
-    def __init__(self, app: Application, drained: asyncio.Event) -> None:
+    def __init__(
+        self,
+        app: Application,
+        drained: asyncio.Event,
+        admin: tuple[str, int] | None,
+    ) -> None:
         self.failure: str | None = None
         self._app = app
         self._drained = drained
+        self._admin = admin
 
     def __call__(
         self, scope: _Message, receive: _Receive, send: _Send
     ) -> Awaitable[None]:
         if scope["type"] == "lifespan":
             return self._run(scope, receive, send)
+        scope[_ADMIN] = self._admin is not None and self._is_admin(scope["server"])
         return self._app(scope, receive, send)
+
+    def _is_admin(self, server: tuple[str, int]) -> bool:
+        """Tell whether a connection's own end is one of the listener of the API."""
+        if self._admin is None or server[1] != self._admin[1]:
+            return False
+        # With one port for both, neither is bound to every address.
+        return self._admin[0] in (server[0], *_EVERY)
 
     async def _run(self, scope: _Message, receive: _Receive, send: _Send) -> None:
         started = False
@@ -189,13 +216,13 @@ class _Shutdown:
     def __init__(
         self,
         seam: Seam,
-        listener: socket.socket,
+        listeners: Sequence[socket.socket],
         drain: Callable[[], Awaitable[None]],
     ) -> None:
         self.requested = asyncio.Event()
         self.finished = asyncio.Event()
         self._seam = seam
-        self._listener = listener
+        self._listeners = listeners
         self._drain = drain
         self._task: asyncio.Task[None] | None = None
 
@@ -235,7 +262,7 @@ class _Shutdown:
         try:
             # A few rounds of the loop: a client that is told to come back must not
             # come back to us.
-            while self._listener.fileno() != -1:
+            while any(listener.fileno() != -1 for listener in self._listeners):
                 await asyncio.sleep(0)
             await self._drain()
         finally:
@@ -275,18 +302,18 @@ class _Log(Logger):
 
 
 class _Config(Config):
-    """Hypercorn's configuration, for a socket that listens already."""
+    """Hypercorn's configuration, for sockets that listen already."""
 
-    def __init__(self, listener: socket.socket) -> None:
-        self._listener = listener
+    def __init__(self, listeners: Sequence[socket.socket]) -> None:
+        self._listeners = listeners
 
     def create_sockets(self) -> Sockets:
-        """Return the listener; Hypercorn closes it."""
-        return Sockets([], [self._listener], [])
+        """Return the listeners; Hypercorn closes them."""
+        return Sockets([], list(self._listeners), [])
 
 
-def _configure(settings: ServerSettings, listener: socket.socket) -> Config:
-    config = _Config(listener)
+def _configure(settings: ServerSettings, listeners: Sequence[socket.socket]) -> Config:
+    config = _Config(listeners)
     config.backlog = _BACKLOG
     config.logger_class = _Log
     config.include_server_header = False
@@ -299,11 +326,24 @@ def _configure(settings: ServerSettings, listener: socket.socket) -> Config:
     return config
 
 
-def _bind(settings: ServerSettings) -> socket.socket:
-    where = f"port {settings.port} on {settings.host}"
+def _bind_all(settings: Settings) -> list[socket.socket]:
+    """Bind the listener of clients, and that of the API if it has one of its own."""
+    server, api = settings.server, settings.api
+    listeners = [_bind(server.host, server.port)]
+    if api.port is not None:
+        try:
+            listeners.append(_bind(api.host or server.host, api.port))
+        except BaseException:
+            listeners[0].close()
+            raise
+    return listeners
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    where = f"port {port} on {host}"
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
-            settings.host, settings.port, type=socket.SOCK_STREAM
+            host, port, type=socket.SOCK_STREAM
         )[0]
     except OSError as error:
         raise StartupError(f"cannot listen on {where}: {error.strerror}") from error

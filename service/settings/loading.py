@@ -140,6 +140,8 @@ class Settings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
         for hook, endpoint in self.proxy.endpoints.items():
             if not endpoint.startswith(("http://", "https://")):
                 raise SettingsError(f"proxy.{hook}: {endpoint!r} is no http(s) URL")
+        if self.api.host and self.api.port is None:
+            raise SettingsError("api.host needs api.port")
         if self.client.pong_timeout >= self.client.ping_interval:
             raise SettingsError(
                 "client.pong_timeout must be below client.ping_interval "

@@ -169,6 +169,10 @@ class ApiSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True
         keys_file: A TOML file of named keys with scopes (docs/api.md); "" for none.
             It is followed while it changes. With an error in it the server does not
             start; one that gets in later leaves the keys as they were.
+        port: TCP port of a listener of its own for the API, ``/metrics`` and
+            ``/stats``, which are then served there alone; 0 lets the system choose.
+            None: they are served beside the clients. For ``steadwire serve`` only.
+        host: Address of that listener; "" for that of the server.
         request_size: Largest request body; above, status 413.
         publication_size: Largest payload, tags included; above, error 107. Old SDKs
             close on a message over 1 MiB.
@@ -183,6 +187,8 @@ class ApiSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     key: Secret = Secret()
     keys_file: str = ""
+    port: Port | None = None
+    host: str = ""
     request_size: Bytes = 4 * MiB
     publication_size: Bytes = 512 * KiB
     history_size: Bytes = 16 * MiB
