@@ -7,11 +7,15 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from tests.harness.metrics import scrape
 from tests.harness.server import Server
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 async def timeline(server: Server, client: str) -> list[dict[str, Any]]:
@@ -68,6 +72,27 @@ async def test_the_life_of_a_connection_is_found_by_its_id(
         "dropped": 0,
     }
     assert "in a payload" not in server.output()  # R47
+
+
+async def test_the_example_of_the_handbook_is_what_a_server_writes(
+    shared_server: Server,
+) -> None:
+    text = (ROOT / "docs" / "operations.md").read_text()
+    [(name, example)] = re.findall(r"\$ grep (\S+) .*\n((?:\{.*\}\n)+)", text)
+    documented = [json.loads(line) for line in example.splitlines()]
+    assert {line["connection"] for line in documented} == {name}
+    async with (
+        shared_server.api() as api,
+        await shared_server.raw(connected=False) as client,
+    ):
+        name = (await client.connect())["client"]
+        await api.call("disconnect", {"user": ""})
+        await client.closed()
+    written = await timeline(shared_server, name)
+    assert [[*line] for line in written] == [[*line] for line in documented]
+    assert [line["event"] for line in written] == [line["event"] for line in documented]
+    for key in ("by", "code", "reason", "level"):
+        assert written[-1][key] == documented[-1][key]
 
 
 async def test_who_ended_it_is_said(shared_server: Server) -> None:

@@ -22,16 +22,22 @@ class Scrape:
 
     Attributes:
         types: The type of each family, by its name.
+        help: What each family is.
+        label_names: The label of each sample, by its name; "" without one.
     """
 
     def __init__(self, text: str) -> None:
         self.types: dict[str, str] = {}
+        self.help: dict[str, str] = {}
+        self.label_names: dict[str, str] = {}
         self._samples: dict[tuple[str, str], float] = {}
         for family in text_string_to_metric_families(text):
             self.types[family.name] = family.type
+            self.help[family.name] = family.documentation
             for sample in family.samples:
                 assert len(sample.labels) <= 1, sample
                 label = next(iter(sample.labels.values()), "")
+                self.label_names[sample.name] = next(iter(sample.labels), "")
                 key = (sample.name, label)
                 assert key not in self._samples, f"{key} is there twice"
                 self._samples[key] = sample.value
@@ -46,8 +52,12 @@ class Scrape:
         """The names of all samples."""
         return {name for name, _ in self._samples}
 
+    def values_of(self, name: str) -> set[str]:
+        """Return the values that the label of the sample *name* has."""
+        return {label for sample, label in self._samples if sample == name}
+
     def labels(self, name: str) -> dict[str, float]:
-        """Return the values of *name* by its label."""
+        """Return the values of *name*, without our prefix, by its label."""
         name = f"steadwire_{name}"
         return {label: v for (n, label), v in self._samples.items() if n == name}
 
