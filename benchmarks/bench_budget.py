@@ -200,6 +200,9 @@ async def whole(seconds, environment):
         environment = {
             "STEADWIRE_STORE_PATH": os.path.join(directory, "bench.db"),
             "STEADWIRE_CLIENT_PING_INTERVAL": "300",
+            "STEADWIRE_CLIENT_HEARTBEAT_TIMEOUT": "900",
+            "STEADWIRE_CONNECTIONS_LIMIT": "20000",
+            "STEADWIRE_CONNECTIONS_ADDRESS_LIMIT": "20000",
             **environment,
         }
         with process(command, environment) as (pid, port):

@@ -48,6 +48,7 @@ from service.errors import (
 from service.model import ClientId
 from service.ports import Clock, Directory, Timer
 from service.registry import Record, Registry
+from service.session.connection import Session
 from service.session.port import Identity
 from service.settings import ConnectionSettings
 
@@ -65,21 +66,10 @@ class _Connection(Protocol):
     def identity(self) -> Identity: ...
 
     @property
-    def in_flight(self) -> bool:
-        """Whether a command of it is under way."""
-        ...
-
-    @property
-    def reads(self) -> bool:
-        """Whether it is being read: else its pong may wait before our door."""
-        ...
+    def session(self) -> Session: ...
 
     def probe(self) -> bool:
         """Ping it now; False if it cannot be pinged yet."""
-        ...
-
-    def end(self, close: Close) -> None:
-        """Begin to close it; its slot is free when this returns."""
         ...
 
 
@@ -215,7 +205,7 @@ class Admission(Generic[C]):
 
     def _evict(self, record: Record[C], close: Close) -> None:
         self.evicted[close.code] += 1
-        record.connection.end(close)
+        record.connection.session.disconnect(close)
 
     # Probes.
 
@@ -261,7 +251,8 @@ class Admission(Generic[C]):
         del self._rounds[key]
         dead: list[ClientId] = []
         for record in tuple(round_.silent):
-            if record.admitted and record.connection.reads:
+            # Who is not read may have answered: its pong waits before our door.
+            if record.admitted and not record.connection.session.busy:
                 dead.append(record.client)
                 self._evict(record, NO_PONG)
         for again in round_.waiting:
@@ -338,7 +329,7 @@ class Admission(Generic[C]):
 
 def _worth(record: Record[Any]) -> tuple[bool, float, float]:
     """Rank who goes first: with nothing under way, the least recently active."""
-    return record.connection.in_flight, record.active, record.heard
+    return record.connection.session.in_flight, record.active, record.heard
 
 
 def _silence(record: Record[Any]) -> float:

@@ -28,6 +28,7 @@ from service.clock import SystemClock
 from service.errors import SHUTDOWN, SettingsError, describe
 from service.handlers import Handlers
 from service.health import Checks, Fault
+from service.heartbeat import Heartbeat
 from service.hub.fanout import Hub
 from service.hub.meter import Meter
 from service.metrics import Metrics
@@ -243,6 +244,7 @@ class Application:
                 clock=self._clock,
                 spawn=self._spawn,
             ),
+            heartbeat=Heartbeat(settings.heartbeat_timeout),
         )
         self._watch = Watch(self._services)
         self._watch.start()

@@ -35,9 +35,7 @@ from typing import Any
 
 from service.errors import (
     CLOSE_BAD_REQUEST,
-    CONNECTION_EXPIRED,
     INTERNAL,
-    NO_PONG,
     STALE,
     Close,
     CloseError,
@@ -60,6 +58,7 @@ from service.handlers import (
     SubscribeEvent,
     SubscribeResult,
 )
+from service.heartbeat import Heartbeat
 from service.model import (
     Appended,
     Channel,
@@ -108,6 +107,7 @@ class Session:
         settings: ClientSettings,
         permissions: Permissions,
         handlers: Handlers,
+        heartbeat: Heartbeat,
         *,
         client: ClientId,
         version: str,
@@ -138,7 +138,7 @@ class Session:
             refused=self._turned_away,
         )
         self._connected_at = now
-        self.liveness = Liveness(settings)
+        self.liveness = Liveness(settings, heartbeat, client)
         self.next_tick = now + settings.stale_timeout
         self._commands = Commands(
             port, self._work, settings, permissions, handlers, self.channels
@@ -164,9 +164,9 @@ class Session:
         """Handle the commands of one frame; the caller then looks at `next_tick`."""
         if self._state is _State.CLOSED:
             return
-        if self._state is _State.CONNECTED and len(commands) == 1:
-            command, method, _ = commands[0]
-            if not command and not method:
+        if self._state is _State.CONNECTED:
+            self.liveness.hear(now)
+            if len(commands) == 1 and commands[0][:2] == (0, ""):
                 self._pong(now)
                 return
         self._work.backlog.extend(commands)
@@ -184,15 +184,12 @@ class Session:
             if now >= self.next_tick:
                 self.disconnect(STALE)
             return
-        match self.liveness.tick(now, reading=not self.busy):
-            case Due.PING:
-                self._port.ping()
-            case Due.NO_PONG:
-                self.disconnect(NO_PONG)
-                return
-            case Due.EXPIRED:
-                self.disconnect(CONNECTION_EXPIRED)
-                return
+        due = self.liveness.tick(now, reading=not self.busy)
+        if due.close is not None:
+            self.disconnect(due.close)
+            return
+        if due is Due.PING:
+            self._port.ping()
         self.next_tick = self.liveness.next
 
     def resume(self, now: float) -> None:
@@ -209,6 +206,7 @@ class Session:
         self._state = _State.CLOSED
         self._work.backlog.clear()
         self.channels.clear()
+        self.liveness.end()
         self.next_tick = NEVER
 
     # The server's side.

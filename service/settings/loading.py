@@ -42,6 +42,7 @@ from service.settings.sections import (
 __all__ = ["Settings", "load"]
 
 _PREFIX = "STEADWIRE_"
+HEARTBEATS = {"development": 60.0, "production": 75.0, "staging": 90.0}  # s
 _NAMESPACE = re.compile(r"[-a-zA-Z0-9_]{2,}")
 
 
@@ -107,6 +108,13 @@ class Settings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
         )
 
     @property
+    def heartbeat_timeout(self) -> float:
+        """Seconds without a sign of life until a connection is dead."""
+        if self.client.heartbeat_timeout is not None:
+            return self.client.heartbeat_timeout
+        return HEARTBEATS.get(self.environment, HEARTBEATS["development"])
+
+    @property
     def subscription_keys(self) -> TokenSettings:
         """The section that holds for subscription tokens."""
         return (
@@ -146,6 +154,13 @@ class Settings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
             raise SettingsError(
                 "client.pong_timeout must be below client.ping_interval "
                 f"({self.client.pong_timeout} s against {self.client.ping_interval} s)"
+            )
+        missed = self.client.ping_interval + self.client.pong_timeout
+        if missed >= 0.8 * self.heartbeat_timeout:
+            raise SettingsError(
+                "client.ping_interval and client.pong_timeout together must be below "
+                f"80 % of client.heartbeat_timeout ({missed} s against "
+                f"{self.heartbeat_timeout} s): else the living would be thought dead"
             )
         if self.client.queue_size < 2 * self.client.recovery_size:
             raise SettingsError(

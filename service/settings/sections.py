@@ -103,7 +103,13 @@ class ClientSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=T
         insecure: Admit connections without a token and allow them every channel.
             None: true in development, false elsewhere.
         ping_interval: Seconds between pings, also when the connection is busy.
-        pong_timeout: A pong later than this closes the connection with 3012.
+        pong_timeout: A pong later than this makes the connection degraded: it is pinged
+            once more.
+        heartbeat_timeout: A connection that gives no sign of life for so long is closed
+            with 3012. None: 60 s in development and in an environment of another name,
+            75 s in production, 90 s in staging.
+        max_age: A connection this old, or up to 5 % younger by chance, is closed with
+            3011, and comes back with what it missed.
         stale_timeout: A connection not authenticated by then is closed with 3502.
         hook_timeout: A hook that has not answered by then has failed: the client gets
             a temporary error. Below the SDKs' 5 s.
@@ -123,6 +129,8 @@ class ClientSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=T
     insecure: bool | None = None
     ping_interval: Seconds = 25.0
     pong_timeout: Seconds = 8.0
+    heartbeat_timeout: Seconds | None = None
+    max_age: Seconds = 24 * 3600.0
     stale_timeout: Seconds = 10.0
     hook_timeout: Seconds = 4.5
     write_timeout: Seconds = 2.0

@@ -83,6 +83,7 @@ class Driver:
             services.settings.client,
             services.permissions,
             services.handlers,
+            services.heartbeat,
             client=name,
             version=services.version,
             insecure=services.settings.insecure,
@@ -109,27 +110,11 @@ class Driver:
         """Its writer, to be looked at."""
         return self._outbox
 
-    # Of `Admission`.
-
-    @property
-    def in_flight(self) -> bool:
-        """Whether a command of it is under way."""
-        return self._session.in_flight
-
-    @property
-    def reads(self) -> bool:
-        """Whether it is being read."""
-        return not self._session.busy
-
     def probe(self) -> bool:
         """Ping it now; False if it cannot be pinged yet."""
         asked = self._session.probe(self._clock.now())
         self._schedule()
         return asked
-
-    def end(self, close: Close) -> None:
-        """Close it; its slot is free when this returns."""
-        self._session.disconnect(close)
 
     # From the transport.
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from service.admission import Admission
 from service.handlers import Handlers
 from service.health import Checks
+from service.heartbeat import Heartbeat
 from service.hub.fanout import Hub
 from service.metrics import Metrics
 from service.model import ClientId
@@ -41,5 +42,6 @@ class Services:
     version: str
     connections: Registry[Driver]
     admission: Admission[Driver]
+    heartbeat: Heartbeat
     metrics: Metrics
     checks: Checks

@@ -37,10 +37,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "permissions": CORE,  # ports.History is what a namespace comes to
     # The session asks hooks and dumps what they say; ports.History passes through it.
     # _speedups: the filter of ping times.
+    "heartbeat": {"errors", "model"},
     "session": CORE
     | {
         "auth",
         "handlers",
+        "heartbeat",
         "limits",
         "payload",
         "permissions",
@@ -61,6 +63,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "address",
         "auth",
         "handlers",
+        "heartbeat",
         "health",
         "hub",
         "limits",

@@ -238,6 +238,7 @@ async def test_dead_link_is_noticed_by_both_sides(
     settings = {
         "STEADWIRE_CLIENT_PING_INTERVAL": "1",
         "STEADWIRE_CLIENT_PONG_TIMEOUT": "0.5",
+        "STEADWIRE_CLIENT_HEARTBEAT_TIMEOUT": "2.5",
     }
     server = await make_server(settings).start()
     async with Proxy(server.port, seed=1) as proxy, server.api() as api:

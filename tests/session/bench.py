@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from service.errors import Close, CloseError, ErrorReply, ReplyError, StoreError
 from service.handlers import Answer, Event, Handlers
+from service.heartbeat import Heartbeat
 from service.model import (
     Appended,
     Channel,
@@ -84,6 +85,7 @@ class Bench:
         channels: ChannelSettings = SETTINGS,
         at_once: bool = False,
         allowance: Allowance | None = None,
+        timeout: float = 60.0,
         **client: Any,
     ) -> None:
         self.now = 1000.0
@@ -101,11 +103,13 @@ class Bench:
         self.calls: list[tuple[str, ...]] = []
         self.turns = 0
         self.turning = True
+        self.heartbeat = Heartbeat(timeout)
         self.session = Session(
             self,
             ClientSettings(**client),
             Permissions(channels, insecure=insecure),
             handlers or Handlers(),
+            self.heartbeat,
             client=ClientId("me"),
             version="test",
             insecure=insecure,
@@ -162,9 +166,11 @@ class Bench:
         return message
 
     def pass_time(self, seconds: float) -> None:
-        self.now += seconds
-        while self.session.next_tick <= self.now:
+        until = self.now + seconds
+        while self.session.next_tick <= until:
+            self.now = max(self.now, self.session.next_tick)
             self.session.tick(self.now)
+        self.now = until
 
     # Outcomes.
 

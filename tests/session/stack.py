@@ -16,6 +16,7 @@ from service.admission import Admission
 from service.errors import Close, StoreError
 from service.handlers import Event, Handlers
 from service.health import Checks
+from service.heartbeat import Heartbeat
 from service.hub.fanout import Hub
 from service.hub.meter import Meter
 from service.metrics import Metrics
@@ -251,6 +252,7 @@ class Stack:
                 clock=self.clock,
                 spawn=self.spawn,
             ),
+            heartbeat=Heartbeat(self.settings.heartbeat_timeout),
         )
 
     async def _hook(self, event: Any) -> Any:

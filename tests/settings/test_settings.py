@@ -176,6 +176,14 @@ def test_namespaces_come_from_either_place() -> None:
             ["presense", "channels.without_namespace"],
         ),
         ("[client]\nping_interval = 5\npong_timeout = 5\n", ["client.pong_timeout"]),
+        (
+            "[client]\nping_interval = 40\n",  # and 8 s make 80 % of 60 s
+            ["client.ping_interval", "client.heartbeat_timeout", "48.0 s"],
+        ),
+        ("[client]\nheartbeat_timeout = 41.2\n", ["client.heartbeat_timeout"]),
+        ("[connections]\nprobe_timeout = 2.1\n", ["connections.probe_timeout"]),
+        ("[connections]\nuser_limit = 0\n", ["connections.user_limit"]),
+        ("[connections]\npolicy = 'evict'\n", ["connections.policy"]),
         ("[client]\nqueue_size = 1000\n", ["client.queue_size", "recovery_size"]),
         ("[proxy]\nconnect = 'ftp://a'\n", ["proxy.connect", "ftp://a"]),
         ("[proxy]\nrpc = 'localhost:80'\n", ["proxy.rpc"]),

@@ -228,6 +228,12 @@ async def test_pings_at_their_times_and_the_pong_s_absence(
     assert socket.closes == []
     clock.advance(0.1)
     await world.quiet()
+    assert socket.frames.count("{}") == 3  # it is asked once more
+    clock.advance(60.0 - 33.1)
+    await world.quiet()
+    assert socket.closes == []
+    clock.advance(0.1)
+    await world.quiet()
     assert socket.closes == [3012]
 
 

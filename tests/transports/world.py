@@ -14,6 +14,7 @@ from service.admission import Admission
 from service.errors import Close
 from service.handlers import Handlers
 from service.health import Checks
+from service.heartbeat import Heartbeat
 from service.hub.fanout import Hub
 from service.hub.meter import Meter
 from service.metrics import Metrics
@@ -221,6 +222,7 @@ class World:
                 clock=clock,
                 spawn=self.spawn,
             ),
+            heartbeat=Heartbeat(settings.heartbeat_timeout),
         )
         self._clients = 0
 

@@ -19,6 +19,9 @@ from service.web.api.methods import METHODS
 from tests.clock import VirtualClock
 from tests.transports.world import FakeSocket, World, settings
 
+# No pings to answer.
+UNTIMED = {"ping_interval": 86400.0, "heartbeat_timeout": 864000.0}
+
 
 class Caller:
     """Calls methods on a world without a server."""
@@ -53,7 +56,7 @@ def clock() -> VirtualClock:
 
 @pytest.fixture
 async def world(clock: VirtualClock) -> AsyncIterator[World]:
-    world = World(settings({"ping_interval": 86400.0}), clock)  # no pings to answer
+    world = World(settings(UNTIMED), clock)
     await world.start()
     yield world
     await world.stop()
@@ -196,7 +199,7 @@ async def test_connect_hook_sets_an_expiry(clock: VirtualClock) -> None:
         return ConnectResult(user="ann", expire_at=clock.wall() + 10)
 
     hooks = Handlers(connect=connect)
-    world = World(settings({"ping_interval": 86400.0}), clock, hooks)
+    world = World(settings(UNTIMED), clock, hooks)
     await world.start()
     _, socket = await world.connect()
     await world.quiet()

@@ -1,0 +1,234 @@
+"""Healthy, degraded, suspect, dead: each step at its time, once, and seen. R26, R28"""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+
+from service.heartbeat import Heartbeat, Level
+from service.model import ClientId
+from service.session.liveness import Due, Liveness
+from service.settings import ClientSettings
+from tests.session.bench import Bench
+
+H, D, S, X = Level.HEALTHY, Level.DEGRADED, Level.SUSPECT, Level.DEAD
+
+PROFILES = [60.0, 75.0, 90.0]  # development, production, staging
+
+
+class Watched(Bench):
+    """A bench that notes each step with its time, in seconds since the last pong."""
+
+    def __init__(self, timeout: float = 60.0, **client: float) -> None:
+        super().__init__(timeout=timeout, **client)
+        self.steps: list[tuple[float, Level, Level]] = []
+        self.heartbeat.listeners.append(self._step)
+        self.connect()
+        self.pass_time(self.session.next_tick - self.now)
+        self.frame("{}")
+        self.heard = self.now
+        self.calls.clear()
+
+    def _step(self, client: ClientId, before: Level, after: Level) -> None:
+        assert client == "me"
+        self.steps.append((round(self.now - self.heard, 6), before, after))
+
+
+@pytest.mark.parametrize("timeout", PROFILES)
+def test_a_silent_connection_takes_each_step_once(timeout: float) -> None:
+    bench = Watched(timeout)
+    bench.pass_time(timeout - 0.001)
+    assert bench.closes == []
+    assert bench.steps == [(33.0, H, D), (0.8 * timeout, D, S)]
+    bench.pass_time(0.001)
+    assert bench.closes == [3012]
+    assert bench.steps[2:] == [(timeout, S, X)]
+    bench.pass_time(1000)
+    assert len(bench.steps) == 3
+    assert bench.heartbeat.steps == {(H, D): 1, (D, S): 1, (S, X): 1}
+
+
+@pytest.mark.parametrize("timeout", PROFILES)
+def test_who_pongs_at_the_last_moment_is_healthy_for_ever(timeout: float) -> None:
+    bench = Watched(timeout)
+    for _ in range(100):
+        bench.pass_time(25.0)
+        bench.pass_time(7.999)
+        bench.frame("{}")
+        bench.pass_time(25.0 - 7.999)
+        bench.frame("{}")
+    assert (bench.steps, bench.closes) == ([], [])
+
+
+def test_a_missed_pong_is_probed_once_and_pings_go_on_as_planned() -> None:
+    bench = Watched()
+    bench.pass_time(32.999)
+    assert len(bench.calls) == 1
+    bench.pass_time(0.001)  # 33: the probe
+    assert len(bench.calls) == 2
+    bench.pass_time(16.999)
+    assert len(bench.calls) == 2
+    bench.pass_time(0.001)  # 50: as planned
+    assert len(bench.calls) == 3
+
+
+@pytest.mark.parametrize("when", [33.0, 47.999, 48.0, 59.999])
+def test_any_sign_of_life_resurrects(when: float) -> None:  # R30
+    for life in ("{}", '{"id":7,"unsubscribe":{"channel":"x"}}'):
+        bench = Watched()
+        bench.pass_time(when)
+        before = bench.session.liveness.level
+        assert before is (D if when < 48 else S)
+        bench.frame(life)
+        assert bench.steps[-1] == (when, before, H)
+        assert bench.session.liveness.resurrections == 1
+        assert bench.heartbeat.resurrections == 1
+        bench.heard = bench.now
+        bench.pass_time(60 - 0.001)
+        assert bench.closes == []
+        bench.pass_time(0.001)
+        assert bench.closes == [3012]
+
+
+def test_resurrections_are_counted_exactly() -> None:
+    bench = Watched()
+    for _ in range(10):
+        bench.pass_time(40)
+        bench.frame('{"id":7,"unsubscribe":{"channel":"x"}}')
+        bench.frame('{"id":8,"unsubscribe":{"channel":"x"}}')
+    assert bench.session.liveness.resurrections == 10
+
+
+def test_nobody_rises_from_the_dead() -> None:  # R30
+    bench = Watched()
+    bench.pass_time(60)
+    bench.frame("{}")
+    bench.session.tick(bench.now + 5)
+    assert bench.session.liveness.level is X
+    assert bench.heartbeat.resurrections == 0
+    assert bench.closes == [3012]
+
+
+def test_the_dead_are_remembered_for_twice_the_timeout() -> None:  # R34
+    bench = Watched()
+    heartbeat = bench.heartbeat
+    bench.pass_time(60)
+    assert heartbeat.dead(bench.heard + 1.99 * 60) == {"me": bench.heard}
+    assert heartbeat.dead(bench.heard + 2 * 60) == {}
+
+
+def test_no_more_than_five_hundred_dead_are_remembered() -> None:  # R1
+    heartbeat = Heartbeat(60.0)
+    for number in range(600):
+        heartbeat.bury(ClientId(str(number)), 1000.0)
+    assert list(heartbeat.dead(1001.0)) == [str(number) for number in range(100, 600)]
+
+
+def liveness(**settings: float) -> tuple[Liveness, Heartbeat]:
+    heartbeat = Heartbeat(60.0)
+    found = Liveness(ClientSettings(**settings), heartbeat, ClientId("me"))  # type: ignore[arg-type]
+    found.start(0.0, Random(1))
+    return found, heartbeat
+
+
+def test_a_ping_that_nobody_answers_is_given_up_after_twice_the_timeout() -> (
+    None
+):  # R31
+    found, heartbeat = liveness()
+    now = 0.0
+    while now < 300.0:
+        now += 1.0
+        found.hear(now)  # it talks, and never pongs
+        found.tick(now, reading=True)
+    assert found.level is H
+    assert heartbeat.sent == 12
+    assert found.pending == 5  # of the last 120 s
+    assert heartbeat.orphaned == 7
+    # Should they come after all, they are ignored: that is no protocol error.
+    for _ in range(12):
+        assert found.pong(now) is True
+    assert found.pong(now) is False
+    assert (heartbeat.late, heartbeat.answered, found.pending) == (7, 5, 0)
+
+
+def test_every_ping_is_answered_orphaned_or_waits() -> None:
+    for seed in range(50):
+        random = Random(seed)
+        found, heartbeat = liveness()
+        now = 0.0
+        while now < 1000.0:
+            now += random.uniform(0.0, 10.0)
+            while (due := found.tick(now, reading=random.random() < 0.9)) is Due.PING:
+                pass
+            if due is not Due.NOTHING:
+                break
+            if random.random() < 0.3:
+                found.hear(now)
+                found.pong(now)
+            known = heartbeat.answered + heartbeat.orphaned + found.pending
+            assert heartbeat.sent == known, f"seed {seed}"
+        found.end()
+        found.end()
+        assert heartbeat.sent == heartbeat.answered + heartbeat.orphaned, f"seed {seed}"
+
+
+def test_pings_that_wait_are_bounded() -> None:
+    found, heartbeat = liveness()
+    for _ in range(1000):
+        found.pinged(1.0)
+    assert found.pending == 64
+    assert heartbeat.orphaned == 936
+
+
+def test_a_pong_later_than_30_s_measures_nothing_and_is_life_all_the_same() -> None:
+    found, heartbeat = liveness()  # R32
+    found.pinged(0.0)
+    found.hear(31.0)
+    assert found.pong(31.0)
+    assert heartbeat.rejected_samples == 1
+    assert found.rtt is not None and found.rtt.accepted == 0
+    assert found.level is H
+
+
+def test_a_clock_that_goes_back_is_counted_and_kills_nobody() -> None:  # R33
+    found, heartbeat = liveness()
+    found.pinged(100.0)
+    found.hear(99.0)
+    assert found.pong(99.0)
+    assert heartbeat.clock_skew_corrections == 1
+    assert found.rtt is not None and found.rtt.accepted == 0
+    assert found.tick(99.0, reading=True) is not Due.NO_PONG
+
+
+def test_rapid_signs_of_life_are_counted() -> None:  # R35
+    found, heartbeat = liveness()
+    for now in (10.0, 10.05, 10.2, 10.29):
+        found.hear(now)
+    assert heartbeat.rapid == 2
+
+
+def test_the_maximum_age_is_an_orderly_end_and_not_everybody_s_at_once() -> None:  # R9
+    ends = []
+    for seed in range(200):
+        found, _ = liveness(ping_interval=1e6)
+        found.start(0.0, Random(seed))
+        found.heard = 1e6
+        ends.append(found.next)
+        assert found.tick(found.next - 0.001, reading=True) is Due.NOTHING
+        assert found.tick(found.next, reading=True) is Due.AGED
+    day = 86400.0
+    assert max(ends) <= day
+    assert min(ends) >= 0.95 * day
+    assert max(ends) - min(ends) > 0.04 * day
+
+
+def test_an_old_connection_is_told_to_come_back() -> None:  # R9
+    bench = Bench(max_age=100.0).connect()
+    while not bench.closes and bench.now < 2000:
+        bench.pass_time(1)
+        if ("ping",) in bench.calls:
+            bench.calls.clear()
+            bench.frame("{}")
+    assert bench.closes == [3011]
+    assert 95.0 <= bench.now - 1000.0 <= 101.0
