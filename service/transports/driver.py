@@ -91,7 +91,7 @@ class Driver:
             now=now,
             allowance=visit.allowance,
         )
-        visit.end = self.end
+        visit.end = self._session.disconnect
         self._record = services.connections.open(self, visit.address, now)
         self._schedule()
 
