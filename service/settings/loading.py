@@ -150,6 +150,18 @@ class Settings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
                 raise SettingsError(f"proxy.{hook}: {endpoint!r} is no http(s) URL")
         if self.api.host and self.api.port is None:
             raise SettingsError("api.host needs api.port")
+        self._check_client()
+        if self.environment != "development" and self.insecure:
+            raise SettingsError(
+                f"client.insecure must not be true in {self.environment!r}"
+            )
+        if self.environment != "development":
+            raise SettingsError(
+                f"environment {self.environment!r} needs token authentication, which "
+                "this version does not have yet; only 'development' can start"
+            )
+
+    def _check_client(self) -> None:
         if self.client.pong_timeout >= self.client.ping_interval:
             raise SettingsError(
                 "client.pong_timeout must be below client.ping_interval "
@@ -166,15 +178,6 @@ class Settings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
             raise SettingsError(
                 "client.queue_size must be at least twice client.recovery_size "
                 f"({self.client.queue_size} against {self.client.recovery_size} bytes)"
-            )
-        if self.environment != "development" and self.insecure:
-            raise SettingsError(
-                f"client.insecure must not be true in {self.environment!r}"
-            )
-        if self.environment != "development":
-            raise SettingsError(
-                f"environment {self.environment!r} needs token authentication, which "
-                "this version does not have yet; only 'development' can start"
             )
 
     def _check_door(self) -> None:
