@@ -64,36 +64,29 @@ def no_socket_left() -> Iterator[None]:
     close_all()
 
 
-def _running(emulator: Emulator) -> Iterator[Emulator]:
-    before = {name: os.environ.get(name) for name in emulator.credentials}
-    os.environ.update(emulator.credentials)
-    try:
-        yield emulator.start()
-    finally:
-        emulator.close()
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+@pytest.fixture(scope="session", autouse=True)
+def no_emulator_left() -> Iterator[None]:
+    """End the emulators of DynamoDB that tests have started."""
+    yield
+    emulators.close_all()
 
 
 @pytest.fixture(scope="session")
-def ministack() -> Iterator[Emulator]:
+def ministack() -> Emulator:
     """Return DynamoDB as ministack has it: with transactions."""
-    yield from _running(emulators.ministack())
+    return emulators.running("ministack")
 
 
 @pytest.fixture(scope="session")
-def dynalite() -> Iterator[Emulator]:
+def dynalite() -> Emulator:
     """Return DynamoDB as dynalite has it: with exact capacity units."""
-    yield from _running(emulators.dynalite())
+    return emulators.running("dynalite")
 
 
 @pytest.fixture(scope="session")
-def moto() -> Iterator[Emulator]:
+def moto() -> Emulator:
     """Return DynamoDB as moto has it: right with one call at a time."""
-    yield from _running(emulators.moto())
+    return emulators.running("moto")
 
 
 @pytest.fixture

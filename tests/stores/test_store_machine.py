@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import tempfile
+from operator import itemgetter
 from pathlib import Path
 
 import pytest
@@ -122,7 +123,10 @@ class Machine(RuleBasedStateMachine):
             (c.channel, c.publication.offset, c.publication.data)
             for c in self.bench.told
         ]
-        assert told == self.expected
+        # Stable: the order within a channel counts, that of the channels does not.
+        assert sorted(told, key=itemgetter(0)) == sorted(
+            self.expected, key=itemgetter(0)
+        )
 
     def check(self, channel, key, version, outcome, data):
         now = self.clock.wall()
@@ -207,6 +211,9 @@ class Machine(RuleBasedStateMachine):
             self.open()
 
 
+EXAMPLES = {"ministack": 10, "moto": 3}  # each call of theirs takes milliseconds
+
+
 @pytest.mark.parametrize("name", FACTORIES)
 def test_any_sequence_of_calls(name):
     machine = type(
@@ -216,6 +223,9 @@ def test_any_sequence_of_calls(name):
     )
     case = machine.TestCase
     case.settings = settings(
-        max_examples=40, stateful_step_count=30, deadline=None, print_blob=True
+        max_examples=EXAMPLES.get(name, 40),
+        stateful_step_count=30,
+        deadline=None,
+        print_blob=True,
     )
     case("runTest").runTest()

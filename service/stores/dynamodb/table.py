@@ -156,8 +156,10 @@ async def delete(client: Client) -> bool:
     raise StoreUnavailable(f"table {client.table} is not gone yet")
 
 
-async def examine(client: Client) -> None:
-    """See at the start of a process whether the table can be used.
+async def examine(client: Client) -> str:
+    """See at the start of a process whether the table can be used; return its id.
+
+    A table restored from a backup has another id than the one it was made of.
 
     Raises:
         StartupError: It cannot; the text says why.
@@ -175,6 +177,8 @@ async def examine(client: Client) -> None:
         problems.append(f"it is {table['TableStatus']}, not ACTIVE")
     if problems:
         raise StartupError(f"table {client.table}: {'; '.join(problems)}")
+    identity: str = table.get("TableId", client.table)
+    return identity
 
 
 def _keys(table: dict[str, Any]) -> list[str]:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import random
 import time
+import zlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import boto3
@@ -14,10 +17,13 @@ from botocore.awsrequest import AWSResponse
 from botocore.config import Config
 from botocore.exceptions import ConnectionClosedError, ReadTimeoutError
 
-from service.ports import Timer
-from service.settings import DynamodbSettings
+from service.ports import CommitListener, Timer
+from service.settings import DynamodbSettings, StoreSettings
+from service.stores.dynamodb import table
 from service.stores.dynamodb.client import Client
+from service.stores.dynamodb.store import DynamodbStore
 from tests.clock import VirtualClock
+from tests.harness.emulators import running
 
 SESSION = boto3.session.Session()  # a model of the API takes 50 ms to load
 
@@ -128,3 +134,67 @@ def client_for(
 ) -> Client:
     faults = faults or Faults()
     return Client(settings, clock, chance=random.Random(seed), connect=faults.connect)
+
+
+class TableStore:
+    """A `DynamodbStore` with a client and a table of its own.
+
+    Attributes:
+        client: Its client.
+        store: The store itself.
+    """
+
+    def __init__(
+        self,
+        settings: DynamodbSettings,
+        clock: Any,
+        faults: Faults | None = None,
+        seed: int = 1,
+        **bounds: object,
+    ) -> None:
+        self.settings = settings
+        self.client = client_for(settings, clock, faults, seed)
+        self.store = DynamodbStore(
+            self.client,
+            settings,
+            StoreSettings(**bounds),  # type: ignore[arg-type]
+            clock,
+            chance=random.Random(seed),
+        )
+        self.append, self.peek, self.read = (
+            self.store.append,
+            self.store.peek,
+            self.store.read,
+        )
+        self.remove, self.erase, self.fault = (
+            self.store.remove,
+            self.store.erase,
+            self.store.fault,
+        )
+
+    async def start(self, listener: CommitListener) -> None:
+        await self.client.start()
+        await table.create(self.client, self.settings)
+        await self.store.start(listener)
+
+    async def close(self) -> None:
+        await self.store.close()
+        await self.client.close()
+
+
+def on_emulator(
+    name: str,
+    path: Path,
+    clock: VirtualClock,
+    faults: Faults | None = None,
+    connections: int = 16,
+    shards: int = 1,
+    **bounds: object,
+) -> TableStore:
+    """Return a store on an emulator; the same *path* names the same table."""
+    settings = running(name).settings(
+        table=f"test-{zlib.crc32(str(path).encode()):08x}-{os.getpid()}",
+        connections=connections,
+        shards=shards,
+    )
+    return TableStore(settings, StoreClock(clock), faults, **bounds)
