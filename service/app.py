@@ -40,7 +40,7 @@ from service.ports import Clock, Store, Timer
 from service.registry import Registry
 from service.server import install
 from service.settings import Settings, load
-from service.stores.sqlite import SqliteStore
+from service.stores.opening import make_store
 from service.transports.door import Door
 from service.transports.driver import Driver
 from service.transports.services import Services
@@ -209,7 +209,7 @@ class Application:
 
     async def _start(self) -> None:
         settings = self.settings
-        store = SqliteStore(settings.store, self._clock)
+        store = make_store(settings, self._clock)
         loop = asyncio.get_running_loop()
         flusher = Flusher(loop.call_soon)
         meter = Meter(self.metrics, self._clock, flusher)

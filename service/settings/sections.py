@@ -148,7 +148,9 @@ class StoreSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Where publications are stored, and how much of it is held in memory.
 
     Attributes:
-        path: The SQLite file, or ``:memory:``.
+        backend: ``sqlite``, embedded in this process, or ``dynamodb``, which has a
+            section of its own. What is said of SQLite below has no effect there.
+        path: SQLite: the file, or ``:memory:``.
         durability: SQLite: ``process`` survives the death of the process at any moment;
             ``power`` adds an fsync per commit and survives a power cut.
         cache_size: Bytes of the newest publications kept in memory, all channels.
@@ -159,6 +161,7 @@ class StoreSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         sweep_interval: SQLite: how often what has expired is deleted.
     """
 
+    backend: Literal["sqlite", "dynamodb"] = "sqlite"
     path: str = "steadwire.db"
     durability: Literal["process", "power"] = "process"
     cache_size: Bytes = 64 * MiB

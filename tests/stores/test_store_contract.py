@@ -49,9 +49,9 @@ async def test_appends_commit_in_the_order_of_the_calls(bench):
 
 
 async def test_many_channels_in_one_batch(bench):
-    outcomes = await asyncio.gather(*[bench.append(f"c{n}") for n in range(100)])
+    outcomes = await asyncio.gather(*[bench.append(f"c{n}") for n in range(40)])
     assert {o.position.offset for o in outcomes} == {1}
-    outcomes = await asyncio.gather(*[bench.append(f"c{n}") for n in range(100)])
+    outcomes = await asyncio.gather(*[bench.append(f"c{n}") for n in range(40)])
     assert {o.position.offset for o in outcomes} == {2}
 
 

@@ -53,7 +53,7 @@ from service.stores.dynamodb.outcomes import (
     examine,
 )
 
-__all__ = ["Client"]
+__all__ = ["Client", "Connect", "connect"]
 
 CONNECT_TIMEOUT = 1.0  # s
 READ_TIMEOUT = 2.0  # s

@@ -37,8 +37,9 @@ from service.stores.dynamodb.client import Client
 from service.stores.dynamodb.items import BATCH, Head, decode_key, encode_draft, key_of
 from service.stores.dynamodb.outcomes import TransactionCancelled
 from service.stores.dynamodb.plan import Plan, Waiting, learn, plan
+from service.stores.dynamodb.view import View
 
-__all__ = ["Combiner", "Desk"]
+__all__ = ["Combiner"]
 
 BATCH_BYTES = 256 * 1024  # of rows; a single larger one is a batch by itself
 
@@ -54,19 +55,7 @@ Job = Callable[[], Awaitable[None]]
 
 
 class Desk(Protocol):
-    """What a combiner asks of its store."""
-
-    def remembered(self, channel: Channel) -> Head | None:
-        """Return a channel's state as of its last commit, if it is known."""
-        ...
-
-    async def head(self, channel: Channel, deadline: float) -> Head:
-        """Read a channel's state; raises `StoreError`."""
-        ...
-
-    def remember(self, channel: Channel, head: Head | None) -> None:
-        """Take note of a channel's state, or that it is not known."""
-        ...
+    """Whom a combiner tells."""
 
     def committed(self, made: Plan, batch: list[Waiting]) -> None:
         """Tell everybody of a batch that was committed."""
@@ -74,10 +63,6 @@ class Desk(Protocol):
 
     def failed(self, batch: list[Waiting], error: StoreError) -> None:
         """Tell the callers of a batch that was not."""
-        ...
-
-    def now(self) -> int:
-        """Return Unix milliseconds."""
         ...
 
 
@@ -90,7 +75,8 @@ class Combiner:
         clock: Of the deadlines and pauses.
         chance: Spreads repeats.
         turns: Bounds the batches of all channels under way at once.
-        desk: The store.
+        view: What is known of channels.
+        desk: Is told of each batch.
         idle: Called when nothing waits any more.
 
     Attributes:
@@ -104,6 +90,7 @@ class Combiner:
         clock: Clock,
         chance: random.Random,
         turns: asyncio.Semaphore,
+        view: View,
         desk: Desk,
         idle: Callable[[Channel], None],
     ) -> None:
@@ -112,6 +99,7 @@ class Combiner:
         self._clock = clock
         self._chance = chance
         self._turns = turns
+        self._view = view
         self._desk = desk
         self._idle = idle
         self._queue: deque[Waiting | Job] = deque()
@@ -176,7 +164,7 @@ class Combiner:
             self._desk.committed(made, batch)
             return
         # Perhaps it was done, or will be: then HEAD is not what we think.
-        self._desk.remember(self._channel, None)
+        self._view.remember(self._channel, None)
         self._desk.failed(batch, error)
 
     async def _store(self, batch: list[Waiting], deadline: float) -> Plan:
@@ -189,13 +177,13 @@ class Combiner:
         head: Head | None = NOWHERE
         fresh = not any(waiting.history.size for waiting in batch)
         if not fresh:
-            head = self._desk.remembered(self._channel)
+            head = self._view.remembered(self._channel)
         attempt = 0
         while True:
             if head is None:
-                head = await self._desk.head(self._channel, deadline)
+                head = await self._view.head(self._channel, deadline)
                 fresh = True
-            now = self._desk.now()
+            now = self._view.now()
             made = plan(self._client.table, self._channel, batch, head, known, now)
             if made.lookups:
                 for key in made.lookups:
@@ -227,7 +215,7 @@ class Combiner:
             "ConsistentRead": True,
         }
         answer = await self._client.call("get_item", request, deadline=deadline)
-        return decode_key(answer.get("Item"), self._desk.now())
+        return decode_key(answer.get("Item"), self._view.now())
 
     async def _pause(self, attempt: int, deadline: float) -> None:
         jitter = self._chance.random()

@@ -45,6 +45,7 @@ from service.stores.tail import FOREVER
 
 __all__ = [
     "BATCH",
+    "HEAD_KEPT",
     "Head",
     "Stored",
     "batch_key",
@@ -61,7 +62,6 @@ __all__ = [
     "key_of",
     "next_epoch",
     "range_key",
-    "shard_of",
     "time_to_live",
 ]
 
@@ -203,7 +203,7 @@ def time_to_live(ends: int) -> Item:
 # Batches
 
 
-def shard_of(first: int, shards: int) -> int:
+def _shard_of(first: int, shards: int) -> int:
     """Return where the batch from offset *first* on is."""
     return first // BATCH % shards
 
@@ -243,7 +243,7 @@ def encode_batch(
 ) -> list[Item]:
     """Return the items of a batch."""
     base = {
-        "pk": {"S": batch_key(channel, head, shard_of(first, head.shards))},
+        "pk": {"S": batch_key(channel, head, _shard_of(first, head.shards))},
         "sk": {"S": range_key(first)},
         "n": {"N": str(len(rows))},
         "at": {"N": str(time)},

@@ -34,7 +34,7 @@ from service.stores.dynamodb.items import (
 from service.stores.dynamodb.outcomes import Item, TransactionCancelled
 from service.stores.tail import FOREVER, milliseconds
 
-__all__ = ["KEY_TTL", "Plan", "Waiting", "learn", "plan"]
+__all__ = ["Plan", "Waiting", "learn", "plan"]
 
 KEY_TTL = 300_000  # ms; what the server API documents
 

@@ -8,7 +8,8 @@ import os
 import random
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,17 @@ def client_for(
     return Client(settings, clock, chance=random.Random(seed), connect=faults.connect)
 
 
+@asynccontextmanager
+async def made(settings: DynamodbSettings, clock: Any) -> AsyncIterator[Client]:
+    """Give a client for a while, without faults."""
+    client = client_for(settings, clock)
+    await client.start()
+    try:
+        yield client
+    finally:
+        await client.close()
+
+
 class TableStore:
     """A `DynamodbStore` with a client and a table of its own.
 
@@ -153,33 +165,31 @@ class TableStore:
         **bounds: object,
     ) -> None:
         self.settings = settings
-        self.client = client_for(settings, clock, faults, seed)
+        self._clock = clock
         self.store = DynamodbStore(
-            self.client,
             settings,
             StoreSettings(**bounds),  # type: ignore[arg-type]
             clock,
             chance=random.Random(seed),
+            connect=(faults or Faults()).connect,
         )
+        self.client = self.store.client
         self.append, self.peek, self.read = (
             self.store.append,
             self.store.peek,
             self.store.read,
         )
-        self.remove, self.erase, self.fault = (
+        self.remove, self.erase, self.fault, self.close = (
             self.store.remove,
             self.store.erase,
             self.store.fault,
+            self.store.close,
         )
 
     async def start(self, listener: CommitListener) -> None:
-        await self.client.start()
-        await table.create(self.client, self.settings)
+        async with made(self.settings, self._clock) as client:
+            await table.create(client, self.settings)
         await self.store.start(listener)
-
-    async def close(self) -> None:
-        await self.store.close()
-        await self.client.close()
 
 
 def on_emulator(
@@ -196,5 +206,6 @@ def on_emulator(
         table=f"test-{zlib.crc32(str(path).encode()):08x}-{os.getpid()}",
         connections=connections,
         shards=shards,
+        timeout=60.0,  # machines are shared
     )
     return TableStore(settings, StoreClock(clock), faults, **bounds)
