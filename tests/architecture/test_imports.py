@@ -110,8 +110,9 @@ THIRD_PARTIES: dict[str, set[str]] = {
     "hypercorn": {"server"},
     "jwt": {"auth"},
     "prometheus_client": {"metrics"},
-    # It validates what comes from outside; `protocol` reads with it what it wrote.
-    "msgspec": {"auth", "protocol", "settings", "web"},
+    # It validates what comes from outside; `protocol` reads with it what it wrote, and
+    # DynamoDB's store packs.
+    "msgspec": {"auth", "protocol", "settings", "stores", "web"},
     "sqlite3": {"stores"},
     "structlog": {"app", "cli", "logs", "server", "stores", "transports", "web"},
     "ujson": {"payload", "web"},

@@ -33,6 +33,7 @@ from service.stores.dynamodb.combiner import Combiner
 from service.stores.dynamodb.plan import Plan, Waiting
 from service.stores.dynamodb.reading import Reader
 from service.stores.dynamodb.removing import Remover
+from service.stores.dynamodb.state import DynamodbState
 from service.stores.dynamodb.view import View
 from service.stores.tail import Demand
 
@@ -55,6 +56,7 @@ class DynamodbStore:
 
     Attributes:
         client: Calls DynamoDB; lives as long as the store.
+        state: The State port on the same table.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class DynamodbStore:
         connect: Connect = connect,
     ) -> None:
         self.client = Client(settings, clock, chance=chance, connect=connect)
+        self.state = DynamodbState(self.client, clock)
         self._settings = settings
         self._clock = clock
         self._chance = chance or random.SystemRandom()
