@@ -183,8 +183,8 @@ async def test_the_log_has_names_of_keys_and_no_keys(server: Server, api: Api) -
     lines = [line for line in server.output().splitlines() if "administered" in line]
     of_ann = [line for line in lines if "ann-1" in line]
     assert len(of_ann) == 1  # the other was refused before its body was looked at
-    assert "key=admin" in of_ann[0] and "outcome=107" in of_ann[0]
-    assert any("key=reader" in line and "outcome=103" in line for line in lines)
+    assert '"key": "admin"' in of_ann[0] and '"outcome": "107"' in of_ann[0]
+    assert any('"reader"' in line and '"outcome": "103"' in line for line in lines)
     assert "API key missing or wrong" in server.output()
     for name in (*SCOPED, "wrong"):
         assert key_of(name) not in server.output()

@@ -115,6 +115,6 @@ async def test_document_describes_every_route(server: Server) -> None:
     }
     for path, item in document["paths"].items():
         statuses = set(item["post"]["responses"])
-        assert {"200", "400", "401", "413", "500"} <= statuses, path
+        assert {"200", "400", "401", "403", "413", "500"} <= statuses, path
     history = document["paths"]["/api/history"]["post"]["responses"]
-    assert set(history) == {"200", "400", "401", "404", "413", "416", "500"}
+    assert set(history) == {"200", "400", "401", "403", "404", "413", "416", "500"}
