@@ -9,6 +9,8 @@ EXTENSIONS := $(wildcard _speedups/*.py _speedups/*.pyx _speedups/*.pxd)
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 # A result of make test in a terminal should say that it is alive.
+# Most tests wait for servers: more workers than cores keep the cores busy.
+WORKERS := 3
 PYTEST := $(BIN)/python -m pytest $(ARGS)
 
 .PHONY: install run test test-slow test-tools lint format clean bench
@@ -19,7 +21,7 @@ run: install
 	@exec $(BIN)/steadwire serve $(ARGS)
 
 test: $(VENV)/.installed-dev test-tools
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -m "not slow" -n $(WORKERS) --dist loadfile
 
 test-slow: $(VENV)/.installed-dev test-tools
 	$(PYTEST) -m slow
