@@ -24,8 +24,10 @@ import structlog
 
 from service import logs
 from service.admission import Admission
+from service.auth import Verifier
+from service.authenticator import Authenticator, NothingRevoked
 from service.clock import SystemClock
-from service.errors import SHUTDOWN, SettingsError, describe
+from service.errors import SHUTDOWN, describe
 from service.handlers import Handlers
 from service.health import Checks, Fault
 from service.heartbeat import Heartbeat
@@ -51,6 +53,7 @@ from service.web.api.methods import METHODS
 from service.web.api.publish import append, draft_of
 from service.web.gauges import add_gauges
 from service.web.health import Ready
+from service.web.jwks import open_endpoints
 from service.web.mount import below, unavailable
 from service.web.proxy import Proxy
 from service.web.routing import Routing
@@ -79,7 +82,8 @@ class Application:
     ) -> None:
         self.settings = settings
         self._proxy = Proxy(settings.proxy) if settings.proxy.endpoints else None
-        self._handlers = self._proxy.handlers(handlers) if self._proxy else handlers
+        own = self._proxy.handlers(handlers) if self._proxy else handlers
+        settings.check_door(hook=own.connect is not None)
         self.startup_error: BaseException | None = None
         self.metrics = Metrics()
         self.checks = Checks()
@@ -90,7 +94,15 @@ class Application:
             self.api_key = secrets.token_urlsafe(16)
         self._keys = open_keys(settings, self.api_key, self._clock)
         self.checks.add("api_keys", self._keys.fault)
-        self._permissions = Permissions(settings.channels, insecure=settings.insecure)
+        self._endpoints = open_endpoints(settings, self._clock)
+        verifier = Verifier(settings, self._clock.wall, self._endpoints)
+        authenticator = Authenticator(verifier, NothingRevoked())
+        self._handlers = authenticator.handlers(own, settings)
+        self._permissions = Permissions(
+            settings.channels,
+            insecure=settings.insecure,
+            personal=settings.client.user_personal_channel,
+        )
         self._store: Store | None = None
         self._services: Services | None = None
         self._starting: asyncio.Task[None] | None = None
@@ -254,6 +266,8 @@ class Application:
         services, store = self._services, self._store
         if services is not None and store is not None:
             await self._end(services, store)
+        for endpoint in self._endpoints.values():
+            await endpoint.close()
         if self._proxy is not None:
             await self._proxy.close()
 
@@ -340,19 +354,12 @@ def create_app(settings: Settings, handlers: Handlers | None = None) -> Applicat
             settings name an endpoint for it.
 
     Raises:
-        SettingsError: Keys for tokens are set, and nobody would ask for tokens; or
-            the file of API keys is wrong.
+        SettingsError: Nobody could connect, a key is none, or the file of API keys
+            is wrong.
         StartupError: This version of Hypercorn is not supported.
     """
-    handlers = handlers or Handlers()
-    keys = settings.token.has_keys or settings.subscription_token.has_keys
-    if keys and handlers.connect is None and not settings.proxy.connect:
-        raise SettingsError(
-            "token: this version does not ask connections for tokens, so its keys "
-            "would protect nothing; let a connect hook decide, or remove them"
-        )
     install(settings.server)
-    return Application(settings, handlers)
+    return Application(settings, handlers or Handlers())
 
 
 app = _FromEnvironment()

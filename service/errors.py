@@ -61,6 +61,7 @@ __all__ = [
     "Close",
     "CloseError",
     "CodecError",
+    "EXPIRED",
     "ErrorReply",
     "ReplyError",
     "SettingsError",
@@ -170,6 +171,7 @@ LIMIT_EXCEEDED: Final = ErrorReply(106, "limit exceeded")
 BAD_REQUEST: Final = ErrorReply(107, "bad request")
 NOT_AVAILABLE: Final = ErrorReply(108, "not available")
 TOKEN_EXPIRED: Final = ErrorReply(109, "token expired")
+EXPIRED: Final = ErrorReply(110, "expired")
 TOO_MANY_REQUESTS: Final = ErrorReply(111, "too many requests", temporary=True)
 UNRECOVERABLE_POSITION: Final = ErrorReply(112, "unrecoverable position")
 
@@ -198,19 +200,31 @@ UNSUBSCRIBE_EXPIRED: Final = Unsubscribe(2501, "subscription expired")
 
 
 class ReplyError(SteadwireError):
-    """Refuse one command with a row of the error table; the connection stays."""
+    """Refuse one command with a row of the error table; the connection stays.
 
-    def __init__(self, error: ErrorReply) -> None:
+    Attributes:
+        error: The row.
+        reason: Why, in our words: for the log, not for the client.
+    """
+
+    def __init__(self, error: ErrorReply, *, reason: str = "") -> None:
         super().__init__(error.message)
         self.error = error
+        self.reason = reason or error.message
 
 
 class CloseError(SteadwireError):
-    """End one connection with a row of the close table."""
+    """End one connection with a row of the close table.
 
-    def __init__(self, close: Close) -> None:
+    Attributes:
+        close: The row.
+        reason: Why, in our words: for the log, not for the client.
+    """
+
+    def __init__(self, close: Close, *, reason: str = "") -> None:
         super().__init__(close.reason)
         self.close = close
+        self.reason = reason or close.reason
 
 
 def describe(error: BaseException) -> dict[str, str]:

@@ -7,6 +7,7 @@ wire.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple, NewType
 
 __all__ = [
@@ -18,6 +19,8 @@ __all__ = [
     "HistoryPage",
     "Joined",
     "Listener",
+    "NO_OVERRIDE",
+    "Override",
     "Position",
     "Publication",
     "RawJson",
@@ -133,6 +136,25 @@ class Draft:
         self.idempotency_key = idempotency_key
         self.version = version
         self.version_epoch = version_epoch
+
+
+@dataclass(frozen=True, slots=True)
+class Override:
+    """Options of a channel that are different for one subscription; None: are not."""
+
+    presence: bool | None = None
+    join_leave: bool | None = None
+    force_push_join_leave: bool | None = None
+    force_recovery: bool | None = None
+    force_positioning: bool | None = None
+
+    def changes(self) -> dict[str, bool]:
+        """Return the options that are different, named as in `ChannelOptions`."""
+        every = {name: getattr(self, name) for name in self.__slots__}
+        return {name: value for name, value in every.items() if value is not None}
+
+
+NO_OVERRIDE = Override()
 
 
 class Appended(NamedTuple):

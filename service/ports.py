@@ -33,6 +33,7 @@ __all__ = [
     "STATE_KEY_SIZE",
     "STATE_VALUE_SIZE",
     "History",
+    "Revocations",
     "Send",
     "Socket",
     "State",
@@ -359,5 +360,24 @@ class Directory(Protocol):
         """Return clients of this process that lost their place to others.
 
         Each at least once; asked for every few seconds. They are closed then.
+        """
+        ...
+
+
+class Revocations(Protocol):
+    """What was taken back before its time.
+
+    Asked at each connect, refresh and subscribe with a token. What is revoked later
+    has to be closed by who revokes it: `Session.identity`, `token_id` and `issued_at`
+    say what a live connection stands on, from before its channels are joined.
+    """
+
+    def is_revoked(self, user: UserId, token_id: str, issued_at: float) -> bool:
+        """Tell whether a token admits nobody any more. Synchronous, and never waits.
+
+        Args:
+            user: Whose it is.
+            token_id: Its ``jti``, "" for none.
+            issued_at: Its ``iat`` in Unix seconds, 0 for none.
         """
         ...

@@ -16,7 +16,6 @@ from service.auth.api_keys import (
 )
 from service.auth.claims import (
     ConnectionClaims,
-    Override,
     ServerSubscription,
     SubscriptionClaims,
 )
@@ -37,7 +36,6 @@ __all__ = [
     "Key",
     "KeySet",
     "KeysUnavailable",
-    "Override",
     "Pending",
     "Scope",
     "ServerSubscription",

@@ -16,11 +16,10 @@ from msgspec import Raw
 
 from _speedups import check
 from service.auth.errors import TokenExpired, TokenInvalid
-from service.model import Channel, ClientId, RawJson, UserId
+from service.model import NO_OVERRIDE, Channel, ClientId, Override, RawJson, UserId
 
 __all__ = [
     "ConnectionClaims",
-    "Override",
     "ServerSubscription",
     "SubscriptionClaims",
     "read_connection",
@@ -31,22 +30,6 @@ ANY = ClientId("")
 
 LEEWAY = 5.0
 """Seconds that ``nbf`` may be ahead of us: the issuer's clock is not ours."""
-
-
-@dataclass(frozen=True, slots=True)
-class Override:
-    """Options of a channel that are different for one subscription; None: are not."""
-
-    presence: bool | None = None
-    join_leave: bool | None = None
-    force_push_join_leave: bool | None = None
-    force_recovery: bool | None = None
-    force_positioning: bool | None = None
-
-    def changes(self) -> dict[str, bool]:
-        """Return the options that are different, named as in `ChannelOptions`."""
-        every = {name: getattr(self, name) for name in self.__slots__}
-        return {name: value for name, value in every.items() if value is not None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +46,7 @@ class ServerSubscription:
     channel: Channel
     info: RawJson | None = field(default=None, repr=False)
     data: RawJson | None = field(default=None, repr=False)
-    override: Override = Override()
+    override: Override = NO_OVERRIDE
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +96,7 @@ class SubscriptionClaims:
     issued_at: float = 0.0
     info: RawJson | None = field(default=None, repr=False)
     data: RawJson | None = field(default=None, repr=False)
-    override: Override = Override()
+    override: Override = NO_OVERRIDE
 
 
 _Time = Annotated[float, msgspec.Meta(ge=0, le=2**53)]  # Unix seconds
@@ -283,7 +266,7 @@ def _payload(value: Raw, encoded: str | None) -> RawJson | None:
 
 def _override(override: _Override | None) -> Override:
     if override is None:
-        return Override()
+        return NO_OVERRIDE
     return Override(
         *(
             None if value is None else value.value

@@ -84,8 +84,14 @@ def _keys(settings: Settings) -> Iterator[Finding]:
 
 def _token_keys(settings: Settings) -> Finding:
     if not (settings.token.has_keys or settings.subscription_keys.has_keys):
+        try:
+            settings.check_door(hook=settings.proxy.connect != "")
+        except SettingsError:
+            level = PROBLEM
+        else:
+            level = NOTE
         return Finding(
-            NOTE if settings.insecure else PROBLEM,
+            level,
             "keys",
             "no key is set: no token is valid"
             + (", and everybody is let in without" if settings.insecure else ""),

@@ -45,6 +45,7 @@ __all__ = [
     "publication_push",
     "quote",
     "raw",
+    "refresh_reply",
     "rpc_reply",
     "subscribe_push",
     "subscribe_reply",
@@ -181,6 +182,7 @@ def connect_reply(
     ping: float,
     *,
     data: RawJson | None = None,
+    ttl: int | None = None,
     subscriptions: Iterable[tuple[str, str]] = (),
 ) -> str:
     """Return the reply to connect.
@@ -191,9 +193,12 @@ def connect_reply(
         version: Ours.
         ping: The ping interval in seconds.
         data: A payload for the client.
+        ttl: Seconds after which the client should refresh; None for never.
         subscriptions: Server-side ones: the channel and its `subscribe_result`.
     """
     extra = "" if data is None else f',"data":{data}'
+    if ttl is not None:
+        extra += f",{_expires(ttl)}"
     subs = ",".join([f"{quote(name)}:{result}" for name, result in subscriptions])
     if subs:
         extra += f',"subs":{{{subs}}}'
@@ -210,6 +215,7 @@ def subscribe_result(
     recoverable: bool,
     positioned: bool,
     data: RawJson | None = None,
+    ttl: int | None = None,
 ) -> str:
     """Return the result of a subscribe, as it stands in replies.
 
@@ -219,8 +225,9 @@ def subscribe_result(
         recoverable: Whether the client may recover.
         positioned: Whether its position is checked.
         data: A payload for the client.
+        ttl: Seconds after which the client should refresh; None for never.
     """
-    parts = []
+    parts = [] if ttl is None else [_expires(ttl)]
     top, recovered = joined
     if recoverable:
         parts.append('"recoverable":true')
@@ -247,6 +254,12 @@ def subscribe_result(
 def subscribe_reply(command: int, result: str) -> str:
     """Return the reply to subscribe around a `subscribe_result`."""
     return f'{{"id":{command},"subscribe":{result}}}'
+
+
+def refresh_reply(command: int, method: str, ttl: int | None) -> str:
+    """Return the reply to refresh or sub_refresh; *ttl* as in `connect_reply`."""
+    result = "" if ttl is None else _expires(ttl)
+    return f'{{"id":{command},"{method}":{{{result}}}}}'
 
 
 def presence_reply(command: int, clients: Iterable[tuple[str, RawJson]]) -> str:
@@ -344,6 +357,10 @@ def client_info(info: ClientInfo) -> RawJson:
     return RawJson(
         f'{{"user":{quote(info.user)},"client":{quote(info.client)}{extra}}}'
     )
+
+
+def _expires(ttl: int) -> str:
+    return f'"expires":true,"ttl":{ttl}'
 
 
 def _seconds(value: float) -> str:

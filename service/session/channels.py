@@ -1,36 +1,34 @@
 """The channels of one connection: subscribe, unsubscribe, recovery, from either side.
 
 A channel is *pending* from its subscribe to the outcome, then *established*. While it
-is pending, the client's further subscribe and unsubscribe commands for it wait, since
-clients pipeline them; nothing else does.
+is pending, the client's further subscribe, unsubscribe and sub_refresh commands for it
+wait, since clients pipeline them; nothing else does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable
 from typing import Any
 
 from service.errors import (
     ALREADY_SUBSCRIBED,
     BAD_REQUEST,
-    INSUFFICIENT_STATE,
     INTERNAL,
     LIMIT_EXCEEDED,
     UNRECOVERABLE_POSITION,
-    UNSUBSCRIBE_INSUFFICIENT,
-    CloseError,
     ErrorReply,
     ReplyError,
     StoreError,
-    Unsubscribe,
 )
-from service.handlers import SubscribeEvent
+from service.handlers import Handlers, SubscribeEvent, SubscribeResult
 from service.model import Channel, Joined, Listener, Position, RawJson
-from service.permissions import ChannelRules, Permissions
+from service.payload import dump_optional
+from service.permissions import ChannelRules, Decider, Permissions
 from service.protocol import json as wire
 from service.session.entry import Entry, Pending, channel_of
+from service.session.expiry import NEVER, Expiry
 from service.session.port import Identity, Port, Work
+from service.session.subscriptions import Subscriptions
 from service.settings import ClientSettings
 
 __all__ = ["Channels"]
@@ -38,7 +36,7 @@ __all__ = ["Channels"]
 REJECT_UNRECOVERED = 2  # bit of subscribe.flag: error 112 instead of recovered:false
 
 
-class Channels:
+class Channels(Subscriptions):
     """The channels of one connection.
 
     Args:
@@ -46,7 +44,9 @@ class Channels:
         work: The session's.
         settings: Limits.
         permissions: Decides.
-        asks: Whether a hook decides about subscribes.
+        handlers: Decide about subscribes, where they are.
+        expiry: The session's.
+        left: As of `Subscriptions`.
     """
 
     def __init__(
@@ -55,33 +55,17 @@ class Channels:
         work: Work,
         settings: ClientSettings,
         permissions: Permissions,
-        *,
-        asks: bool,
+        handlers: Handlers,
+        expiry: Expiry,
+        left: Callable[[Channel], None],
     ) -> None:
-        self._port = port
+        super().__init__(port, left)
         self._work = work
         self._settings = settings
         self._permissions = permissions
-        self._asks = asks
-        self._entries: dict[Channel, Entry] = {}
-
-    def __contains__(self, channel: Channel) -> bool:
-        return channel in self._entries
-
-    def __iter__(self) -> Iterator[Channel]:
-        return iter(self._entries)
-
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    def is_established(self, channel: Channel) -> bool:
-        """Tell whether *channel* is subscribed to, and not only about to be."""
-        entry = self._entries.get(channel)
-        return entry is not None and entry.pending is None
-
-    def clear(self) -> None:
-        """Forget all: the connection is over."""
-        self._entries.clear()
+        self._verified = handlers.subscribe_token is not None
+        self._hook = handlers.subscribe is not None
+        self._expiry = expiry
 
     # Commands.
 
@@ -108,42 +92,56 @@ class Channels:
         token, data = wire.text(fields, "token"), wire.raw(fields, "data")
         if fields.get("tf") is not None:
             raise ReplyError(BAD_REQUEST)  # tags filters are not there
-        entry = self._entries.get(channel)
-        if entry is not None:
-            if self._wait(entry, (command, "subscribe", fields)):
-                return
+        if self.waits(channel, (command, "subscribe", fields)):
+            return
+        if channel in self._entries:
             raise ReplyError(ALREADY_SUBSCRIBED)
         rules = self._permissions.rules(channel)
-        if self._asks:
-            self._permissions.refuse_private(channel)
-        else:
-            self._permissions.may_subscribe(rules, channel, identity.user)
+        decider = self._permissions.may_subscribe(
+            rules,
+            channel,
+            identity.user,
+            token=token != "",
+            verified=self._verified,
+            hook=self._hook,
+        )
         if len(self._entries) >= self._settings.channel_limit:
             raise ReplyError(LIMIT_EXCEEDED)
         self._entries[channel] = entry = Entry(rules, pending, server=False)
         self._work.under_way += 1
-        if self._asks:
-            self._port.ask(
-                command,
-                SubscribeEvent(identity.client, identity.user, channel, token, data),
-            )
-        else:
+        if decider is Decider.NOBODY:
             self._join(identity, channel, entry)
+            return
+        self._port.ask(
+            command,
+            SubscribeEvent(
+                identity.client, identity.user, channel, token, data, identity.meta
+            ),
+        )
 
     def admitted(
-        self,
-        identity: Identity,
-        channel: Channel,
-        info: RawJson | None,
-        data: RawJson | None,
+        self, identity: Identity, channel: Channel, answer: SubscribeResult, now: float
     ) -> None:
-        """Go on with a subscribe that the hook lets in."""
+        """Go on with a subscribe that a token or a hook lets in.
+
+        Raises:
+            Exception: What it answered is of the wrong types; nothing was done.
+        """
         entry = self._entries[channel]
-        entry.data = data
-        self._join(identity, channel, entry, info)
+        info, data = dump_optional(answer.info), dump_optional(answer.data)
+        rules = entry.rules.changed(answer.override)
+        ends = self._expiry.unsubscribe_at(answer.expire_at, now)
+        ttl = self._expiry.ttl(answer.expire_at, now)
+        pending = entry.pending
+        assert pending is not None
+        if answer.client_side_refresh:
+            pending.ttl = ttl
+            entry.refreshes = True
+        entry.rules, entry.info, entry.data, entry.ends = rules, info, data, ends
+        self._join(identity, channel, entry)
 
     def refused(self, channel: Channel, error: ErrorReply) -> None:
-        """End a subscribe that the hook refuses."""
+        """End a subscribe that a token or a hook refuses."""
         pending = self._entries.pop(channel).pending
         assert pending is not None
         pending.outcome(error)
@@ -159,17 +157,22 @@ class Channels:
             CodecError: A field has the wrong type.
         """
         channel = channel_of(fields)
-        entry = self._entries.get(channel)
-        if entry is not None:
-            if self._wait(entry, (command, "unsubscribe", fields)):
-                return
+        if self.waits(channel, (command, "unsubscribe", fields)):
+            return
+        if channel in self._entries:
             del self._entries[channel]
             self._port.unsubscribe(channel)
+            self._left(channel)
         self._port.reply(wire.empty_reply(command, "unsubscribe"))
 
-    def _wait(self, entry: Entry, command: wire.Command) -> bool:
-        """Queue a command behind the subscribe of its channel that is under way."""
-        if entry.pending is None:
+    def waits(self, channel: Channel, command: wire.Command) -> bool:
+        """Queue a command behind the subscribe of its channel that is under way.
+
+        Returns:
+            False if none is: it has to be handled now.
+        """
+        entry = self._entries.get(channel)
+        if entry is None or entry.pending is None:
             return False
         self._work.under_way += 1
         entry.pending.waiting.append(command)
@@ -186,6 +189,7 @@ class Channels:
         info: RawJson | None = None,
         data: RawJson | None = None,
         rules: ChannelRules | None = None,
+        ends: float = NEVER,
         done: Callable[[ErrorReply | None], None] = lambda error: None,
     ) -> None:
         """Subscribe on the server's side and push that to the client.
@@ -201,14 +205,24 @@ class Channels:
                 self._port.reply(wire.subscribe_push(wire.quote(channel), result))
             done(None if isinstance(result, str) else result)
 
-        if not self.add(
-            identity, channel, since, outcome, info=info, data=data, rules=rules
+        if self.add(
+            identity,
+            channel,
+            since,
+            outcome,
+            info=info,
+            data=data,
+            rules=rules,
+            ends=ends,
         ):
-            pending = self._entries[channel].pending
-            if pending is None:
-                done(None)
-            else:
-                pending.also(done)
+            return
+        entry = self._entries[channel]
+        if entry.server:
+            self.ends(entry, ends)
+        if entry.pending is None:
+            done(None)
+        else:
+            entry.pending.also(done)
 
     def add(
         self,
@@ -221,6 +235,7 @@ class Channels:
         info: RawJson | None = None,
         data: RawJson | None = None,
         rules: ChannelRules | None = None,
+        ends: float = NEVER,
     ) -> bool:
         """Subscribe on the server's side; *outcome* is told the result to write.
 
@@ -237,77 +252,10 @@ class Channels:
             raise ReplyError(LIMIT_EXCEEDED)
         pending = Pending(asked, outcome, positioned=True)
         self._entries[channel] = entry = Entry(rules, pending, server=True)
-        entry.data = data
+        entry.data, entry.info, entry.ends = data, info, ends
         self._work.under_way += 1
-        self._join(identity, channel, entry, info, held=held)
+        self._join(identity, channel, entry, held=held)
         return True
-
-    def add_all(
-        self,
-        identity: Identity,
-        channels: list[Channel],
-        asked: dict[Channel, Position],
-        done: Callable[[dict[Channel, str] | ErrorReply], None],
-    ) -> None:
-        """Subscribe to all of *channels*, held, or say why not to one.
-
-        *done* is called once, with the result to write of each channel.
-        """
-        missing = set(channels)
-        results: dict[Channel, str] = {}
-        failed = False
-
-        def outcome(channel: Channel, result: str | ErrorReply) -> None:
-            nonlocal failed
-            if failed:
-                return
-            if isinstance(result, ErrorReply):
-                failed = True
-                done(result)
-                return
-            results[channel] = result
-            missing.discard(channel)
-            if not missing:
-                done(results)
-
-        if not missing:
-            done(results)
-        for channel in sorted(missing):
-            if failed:
-                return
-            tell = partial(outcome, channel)
-            try:
-                self.add(identity, channel, asked.get(channel), tell, held=True)
-            except ReplyError as refusal:
-                tell(refusal.error)
-
-    def remove(self, channel: Channel, code: Unsubscribe) -> bool:
-        """Take the client out of a channel and tell it; False if it was not there."""
-        entry = self._entries.get(channel)
-        if entry is None:
-            return False
-        if entry.pending is not None:
-            entry.pending.removal = code  # once it is known to the client
-            return True
-        del self._entries[channel]
-        self._port.unsubscribe(channel)
-        self._port.reply(wire.unsubscribe_push(wire.quote(channel), code))
-        return True
-
-    def lost(self, channel: Channel) -> None:
-        """Tell the client that a subscription has a gap: it comes back by itself.
-
-        Raises:
-            CloseError: A server-side one comes back only with the connection.
-        """
-        entry = self._entries.pop(channel)
-        if entry.pending is not None:
-            raise AssertionError("only an established subscription can be lost")
-        if entry.server:
-            raise CloseError(INSUFFICIENT_STATE)
-        self._port.reply(
-            wire.unsubscribe_push(wire.quote(channel), UNSUBSCRIBE_INSUFFICIENT)
-        )
 
     # Outcomes.
 
@@ -316,7 +264,6 @@ class Channels:
         identity: Identity,
         channel: Channel,
         entry: Entry,
-        info: RawJson | None = None,
         *,
         held: bool = False,
     ) -> None:
@@ -331,10 +278,10 @@ class Channels:
         if not entry.recoverable:
             pending.asked = None
         options = rules.options
-        listener = Listener(
+        entry.listener = listener = Listener(
             identity.client,
             user,
-            identity.in_channel(info),
+            identity.in_channel(entry.info),
             present=options.presence,
             announced=options.join_leave,
             hears_joins=decide.hears_joins(rules, user, asked=pending.hears_joins),
@@ -368,9 +315,11 @@ class Channels:
                     recoverable=entry.recoverable,
                     positioned=entry.positioned,
                     data=entry.data,
+                    ttl=pending.ttl,
                 )
             )
             entry.data = None
+            self.ends(entry, entry.ends)
             if pending.removal is not None:
                 self.remove(channel, pending.removal)
         self._take_up(pending)

@@ -41,7 +41,7 @@ from service.session.entry import channel_of
 from service.session.port import Identity, Port, Work
 from service.settings import ClientSettings
 
-__all__ = ["Commands"]
+__all__ = ["Commands", "Method"]
 
 Method = Callable[[Identity, int, dict[str, Any]], None]
 """Handles one command: who gave it, its id, its fields."""
@@ -81,8 +81,6 @@ class Commands:
             "presence_stats": self.presence_stats,
             "rpc": self.rpc,
             "send": self.send,
-            "refresh": self.not_available,
-            "sub_refresh": self.not_available,
             "ping": self.not_available,
         }
 
@@ -100,7 +98,10 @@ class Commands:
             self._work.under_way += 1
             self._work.blocked = True  # hooks may answer out of order
             self._port.ask(
-                command, PublishEvent(identity.client, identity.user, channel, data)
+                command,
+                PublishEvent(
+                    identity.client, identity.user, channel, data, identity.meta
+                ),
             )
             return
         subscribed = self._channels.is_established(channel)
@@ -171,7 +172,10 @@ class Commands:
         if self._handlers.rpc is None:
             raise ReplyError(NOT_AVAILABLE)
         self._work.under_way += 1
-        self._port.ask(command, RpcEvent(identity.client, identity.user, method, data))
+        self._port.ask(
+            command,
+            RpcEvent(identity.client, identity.user, method, data, identity.meta),
+        )
 
     def send(self, identity: Identity, command: int, fields: dict[str, Any]) -> None:
         """Handle a send command: nobody receives it."""

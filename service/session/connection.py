@@ -10,10 +10,11 @@ narrow port. It never sees a socket, a store or a task: the same code serves a g
 Invariants:
 
 * Commands of one connection are *handled* in the order they came. A command that
-  waits for the outside (publish, history, rpc) does not hold up the next; of one
-  channel, subscribe and unsubscribe do wait for each other (`channels`). A connect,
-  and a publish that a hook is asked about, hold up all that follow: the commands
-  after a connect need its outcome, and hooks may answer out of order.
+  waits for the outside (publish, history, rpc, refresh) does not hold up the next; of
+  one channel, subscribe and unsubscribe do wait for each other (`channels`), and so do
+  refreshes of one thing (`refreshing`). A connect, and a publish that a hook is asked
+  about, hold up all that follow: the commands after a connect need its outcome, and
+  hooks may answer out of order.
 * At most `in_flight` commands are under way, and one portion is handled in a turn of
   the event loop (`pace`); the backlog is one frame: `busy` stops the reading.
 * While more than a recovery's piece waits for the socket, no command is taken up, and
@@ -35,7 +36,6 @@ from typing import Any
 
 from service.errors import (
     CLOSE_BAD_REQUEST,
-    INTERNAL,
     STALE,
     Close,
     CloseError,
@@ -45,19 +45,7 @@ from service.errors import (
     StoreError,
     Unsubscribe,
 )
-from service.handlers import (
-    Answer,
-    ConnectEvent,
-    ConnectResult,
-    Event,
-    Handlers,
-    PublishEvent,
-    PublishResult,
-    RpcEvent,
-    RpcResult,
-    SubscribeEvent,
-    SubscribeResult,
-)
+from service.handlers import Answer, ConnectResult, Event, Handlers, RefreshResult
 from service.heartbeat import Heartbeat
 from service.model import (
     Appended,
@@ -66,17 +54,17 @@ from service.model import (
     HistoryPage,
     Joined,
     Position,
+    RawJson,
     UserId,
 )
 from service.payload import dump_optional
 from service.permissions import Permissions
 from service.protocol import json as wire
 from service.session.allowance import Allowance
-from service.session.channels import Channels
-from service.session.commands import Commands
-from service.session.handshake import Handshake
-from service.session.liveness import NEVER, Due, Liveness
+from service.session.expiry import NEVER, Expiry
+from service.session.liveness import Due, Liveness
 from service.session.pace import Pace
+from service.session.parts import Parts
 from service.session.port import Identity, Port, Work
 from service.settings import ClientSettings
 
@@ -96,8 +84,12 @@ class Session:
 
     Attributes:
         identity: Who it is; nobody before it has connected.
+        token_id: The ``jti`` of the last token it came or was refreshed with, "" for
+            none.
+        issued_at: When that token was issued, in Unix seconds, 0 for unknown.
         channels: What it is subscribed to.
         liveness: Its clocks, and the round-trip times of its pings.
+        expiry: From Unix times to those of its clock.
         next_tick: When `tick` wants to be called, on the clock of *now*.
     """
 
@@ -114,36 +106,43 @@ class Session:
         insecure: bool,
         random: Random,
         now: float,
+        wall: float,
         allowance: Allowance | None = None,
     ) -> None:
         self.identity = Identity(client, UserId(""))
+        self.token_id = ""
+        self.issued_at = 0.0
         self._port = port
         self._settings = settings
         self._random = random
         self._state = _State.NEW
         self._work = Work()
         self._pace = Pace(allowance, self._work, settings.in_flight)
-        asks = handlers.subscribe is not None
-        self.channels = Channels(port, self._work, settings, permissions, asks=asks)
-        self._handshake = Handshake(
+        self.expiry = Expiry(settings, wall - now)
+        parts = Parts(
             port,
-            self.channels,
-            client,
+            self._work,
+            settings,
+            permissions,
+            handlers,
+            self.expiry,
+            client=client,
             version=version,
-            ping=settings.ping_interval,
-            asks=handlers.connect is not None,
             insecure=insecure,
             identified=self._identified,
             welcomed=self._welcomed,
             refused=self._turned_away,
+            refreshed=self._refreshed,
         )
+        self._handshake = parts.handshake
+        self.channels = parts.channels
+        self._refreshing = parts.refreshing
+        self._commands = parts.commands
+        self._answers = parts.answers
+        self._methods = parts.methods
         self._connected_at = now
         self.liveness = Liveness(settings, heartbeat, client)
         self.next_tick = now + settings.stale_timeout
-        self._commands = Commands(
-            port, self._work, settings, permissions, handlers, self.channels
-        )
-        self._methods = self._commands.methods()
 
     @property
     def busy(self) -> bool:
@@ -185,12 +184,12 @@ class Session:
                 self.disconnect(STALE)
             return
         due = self.liveness.tick(now, reading=not self.busy)
-        if due.close is not None:
-            self.disconnect(due.close)
-            return
-        if due is Due.PING:
+        end = due.close or self.channels.tick(now)
+        if end is not None:
+            self.disconnect(end)
+        elif due is Due.PING:
             self._port.ping()
-        self.next_tick = self.liveness.next
+        self._plan()
 
     def resume(self, now: float) -> None:
         """Take up commands that waited for an outcome."""
@@ -207,6 +206,7 @@ class Session:
         self._work.backlog.clear()
         self.channels.clear()
         self.liveness.end()
+        self._refreshing.clear()
         self.next_tick = NEVER
 
     # The server's side.
@@ -222,15 +222,16 @@ class Session:
         if self._state is not _State.CONNECTED:
             return False
         self.liveness.pinged(now)
-        self.next_tick = self.liveness.next
+        self._plan()
         self._port.ping()
         return True
 
-    def expire(self, at: float | None) -> None:
-        """Close the connection with 3005 at the time *at*; None: never."""
-        self.liveness.expire(at)
+    def refresh(self, expire_at: float, info: RawJson | None, now: float) -> None:
+        """Expire at the Unix time *expire_at*, 0 for never; show *info* if not None."""
         if self._state is _State.CONNECTED:
-            self.next_tick = self.liveness.next
+            self.liveness.expire(self.expiry.close_at(expire_at, now))
+            self._describe(info)
+            self._plan()
 
     def subscribe(
         self, channel: Channel, since: Position | None, **options: Any
@@ -246,6 +247,7 @@ class Session:
         if self._state is not _State.CONNECTED:
             return False
         self.channels.add_and_tell(self.identity, channel, since, **options)
+        self._plan()
         return True
 
     def unsubscribe(self, channel: Channel, code: Unsubscribe) -> None:
@@ -287,7 +289,10 @@ class Session:
         """Answer a subscribe; False when it is not wanted after all."""
         if self._state is _State.CLOSED:
             return False
-        return self.channels.joined(channel, outcome)
+        wanted = self.channels.joined(channel, outcome)
+        if self.channels.next_end < self.next_tick:
+            self._plan()
+        return wanted
 
     def answered(
         self,
@@ -303,41 +308,10 @@ class Session:
         """
         if self._state is _State.CLOSED:
             return None
-        if isinstance(answer, CloseError):
-            self.disconnect(answer.close)
-            return None
-        try:
-            self._answered(command, event, answer, now)
-        except Exception as error:
-            # A result of the wrong types: it admits nobody.
-            self._answered(command, event, ReplyError(INTERNAL), now)
-            return error
-        return None
-
-    def _answered(
-        self, command: int, event: Event, answer: Answer | ReplyError, now: float
-    ) -> None:
-        error = answer.error if isinstance(answer, ReplyError) else INTERNAL
-        match event, answer:
-            case ConnectEvent(), ConnectResult():
-                float(answer.expire_at)  # raises before it is let in
-                self._connected_at = now
-                self._handshake.admit(command, answer)
-            case ConnectEvent(), _:
-                self._handshake.turn_away(command, error)
-            case SubscribeEvent(), SubscribeResult():
-                info, data = dump_optional(answer.info), dump_optional(answer.data)
-                self.channels.admitted(self.identity, event.channel, info, data)
-            case SubscribeEvent(), _:
-                self.channels.refused(event.channel, error)
-            case PublishEvent(), PublishResult():
-                self._commands.publish_allowed(self.identity, command, event, answer)
-            case RpcEvent(), RpcResult():
-                self._commands.rpc_returned(command, answer)
-            case PublishEvent(), _:
-                self._commands.publish_refused(command, error)
-            case _:
-                self._commands.rpc_refused(command, error)
+        wrong, end = self._answers.take(self.identity, command, event, answer, now)
+        if end is not None:
+            self.disconnect(end)
+        return wrong
 
     # Commands.
 
@@ -370,18 +344,41 @@ class Session:
             self._work.blocked = True
             self._work.under_way += 1
             self._connected_at = now
-            self._handshake.begin(command, fields)
+            self._handshake.begin(command, fields, now)
         else:
             raise CloseError(CLOSE_BAD_REQUEST)
 
     def _pong(self, now: float) -> None:
         if self.liveness.pong(now):
-            self.next_tick = self.liveness.next
+            self._plan()
         else:
             self.disconnect(CLOSE_BAD_REQUEST)
 
-    def _identified(self, identity: Identity) -> None:
+    def _identified(
+        self, identity: Identity, result: ConnectResult, now: float
+    ) -> None:
         self.identity = identity
+        self.token_id, self.issued_at = result.token_id, result.issued_at
+        self._refreshing.allowed = result.client_side_refresh
+        self._connected_at = now
+        self.liveness.expire(self.expiry.close_at(result.expire_at, now))
+
+    def _refreshed(self, result: RefreshResult, now: float) -> None:
+        info = dump_optional(result.info)
+        self.liveness.expire(self.expiry.close_at(result.expire_at, now))
+        self.token_id, self.issued_at = result.token_id, result.issued_at
+        self._describe(info)
+        self._plan()
+
+    def _describe(self, info: RawJson | None) -> None:
+        old = self.identity
+        if info is not None and info != old.conn_info:
+            self.identity = Identity(old.client, old.user, info, old.meta)
+            self.channels.describe_all(self.identity)
+
+    def _plan(self) -> None:
+        if self._state is _State.CONNECTED:
+            self.next_tick = min(self.liveness.next, self.channels.next_end)
 
     def _welcomed(self) -> None:
         self._state = _State.CONNECTED
@@ -389,7 +386,7 @@ class Session:
         self._work.blocked = False
         self._port.connected()
         self.liveness.start(self._connected_at, self._random)
-        self.next_tick = self.liveness.next
+        self._plan()
 
     def _turned_away(self) -> None:
         self._port.refused()

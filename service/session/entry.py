@@ -7,9 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 from service.errors import CLOSE_BAD_REQUEST, CloseError, ErrorReply, Unsubscribe
-from service.model import Channel, Position, RawJson
+from service.model import Channel, Listener, Position, RawJson
 from service.permissions import ChannelRules
 from service.protocol import json as wire
+from service.session.expiry import NEVER
 
 __all__ = ["Entry", "Pending", "channel_of"]
 
@@ -24,6 +25,7 @@ class Pending:
         "outcome",
         "positioned",
         "removal",
+        "ttl",
         "waiting",
     )
 
@@ -42,6 +44,7 @@ class Pending:
         self.positioned = positioned  # what the client asks for
         self.hears_joins = hears_joins
         self.removal: Unsubscribe | None = None  # the server wants it out again
+        self.ttl: int | None = None  # for the reply
         self.waiting: deque[wire.Command] = deque()
 
     def also(self, done: Callable[[ErrorReply | None], None]) -> None:
@@ -64,9 +67,24 @@ class Entry:
         recoverable: As granted.
         positioned: As granted.
         data: A payload for the reply.
+        info: What others see of its client in this channel alone.
+        listener: It as the hub knows it, once it was told.
+        ends: When it ends if nobody refreshes it, as `Clock.now`.
+        refreshes: Its client was told when it expires, and may refresh it.
     """
 
-    __slots__ = ("data", "pending", "positioned", "recoverable", "rules", "server")
+    __slots__ = (
+        "data",
+        "ends",
+        "info",
+        "listener",
+        "pending",
+        "positioned",
+        "recoverable",
+        "refreshes",
+        "rules",
+        "server",
+    )
 
     def __init__(self, rules: ChannelRules, pending: Pending, *, server: bool) -> None:
         self.rules = rules
@@ -75,6 +93,10 @@ class Entry:
         self.recoverable = False
         self.positioned = False
         self.data: RawJson | None = None
+        self.info: RawJson | None = None
+        self.listener: Listener | None = None
+        self.ends = NEVER
+        self.refreshes = False
 
 
 def channel_of(fields: dict[str, Any]) -> Channel:

@@ -1,8 +1,11 @@
 """The connect command: ask who it is, join its channels, then one reply for all.
 
-    ask a hook ──► identity ──► a slot ──► join the server-side channels ──► the reply
-        │                          │             │         (held)
-        └──────────── refused ◄────┴─────────────┘      the connection is of no use then
+    ask ──► identity ──► a slot ──► join the server-side channels ──► the reply
+     │                     │              │        (held)
+     └────── refused ◄─────┴──────────────┘      the connection is of no use then
+
+A token is verified where there are keys, and then it alone decides; else a connect hook
+is asked; else the settings say whether somebody without a token is let in.
 
 The reply goes out when every channel is joined, and only then may anything be written
 for them: a publication before the reply would be lost or doubled by the SDKs.
@@ -12,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from service.errors import (
     CLOSE_BAD_REQUEST,
@@ -20,15 +23,52 @@ from service.errors import (
     CloseError,
     CodecError,
     ErrorReply,
+    ReplyError,
 )
-from service.handlers import ConnectEvent, ConnectResult
-from service.model import Channel, ClientId, Position, UserId
+from service.handlers import ConnectEvent, ConnectResult, Handlers, ServerSubscription
+from service.model import (
+    NO_OVERRIDE,
+    Channel,
+    ClientId,
+    Override,
+    Position,
+    RawJson,
+    UserId,
+)
 from service.payload import dump_optional
+from service.permissions import Permissions
 from service.protocol import json as wire
 from service.session.channels import Channels
-from service.session.port import Identity, Port
+from service.session.expiry import Expiry
+from service.session.port import Decision, Identity, Port
 
 __all__ = ["Handshake"]
+
+
+class _Wish(NamedTuple):
+    """A channel that the client is to be subscribed to by the server."""
+
+    info: RawJson | None = None
+    data: RawJson | None = None
+    override: Override = NO_OVERRIDE
+
+
+class _Entrance(NamedTuple):
+    """A client that is let in, and what for.
+
+    Attributes:
+        command: The connect command.
+        identity: Who it is.
+        data: A payload for the reply.
+        ttl: For the reply.
+        wishes: Its server-side subscriptions.
+    """
+
+    command: int
+    identity: Identity
+    data: RawJson | None
+    ttl: int | None
+    wishes: dict[Channel, _Wish]
 
 
 class Handshake:
@@ -37,12 +77,16 @@ class Handshake:
     Args:
         port: The session's.
         channels: The session's.
+        permissions: Know the channel of a user's own, and options that are different.
+        handlers: Decide, where they are.
+        expiry: The session's.
         client: The connection's id.
         version: Ours.
         ping: The ping interval in seconds.
-        asks: Whether a hook decides.
-        insecure: Whether anybody is let in where no hook decides.
-        identified: Told who it is, before it is given a slot.
+        anonymous: Whether somebody without a token is let in where no hook decides.
+        insecure: The same, whatever token they send where no key can verify it.
+        identified: Told who it is and why, before it is given a slot; raises nothing
+            for a result that `admit` has looked at.
         welcomed: Called right before the reply is written.
         refused: Called right before the error is written.
     """
@@ -51,31 +95,37 @@ class Handshake:
         self,
         port: Port,
         channels: Channels,
+        permissions: Permissions,
+        handlers: Handlers,
+        expiry: Expiry,
         client: ClientId,
         *,
         version: str,
         ping: float,
-        asks: bool,
+        anonymous: bool,
         insecure: bool,
-        identified: Callable[[Identity], None],
+        identified: Callable[[Identity, ConnectResult, float], None],
         welcomed: Callable[[], None],
         refused: Callable[[], None],
     ) -> None:
         self._port = port
         self._channels = channels
+        self._permissions = permissions
+        self._verified = handlers.connect_token is not None
+        self._hook = handlers.connect is not None
+        self._expiry = expiry
         self._client = client
         self._version = version
         self._ping = ping
-        self._asks = asks
+        self._anonymous = anonymous
         self._insecure = insecure
         self._identified = identified
         self._welcomed = welcomed
         self._refused = refused
         self._asked: dict[Channel, Position] = {}
-        self._command = 0
-        self._join: Callable[[], None] | None = None
+        self._entrance: _Entrance | None = None
 
-    def begin(self, command: int, fields: dict[str, Any]) -> None:
+    def begin(self, command: int, fields: dict[str, Any], now: float) -> None:
         """Handle the connect command.
 
         Raises:
@@ -91,53 +141,110 @@ class Handshake:
             wire.mapping(fields, "headers") or {},
         )
         self._asked = _positions(wire.mapping(fields, "subs") or {})
-        if self._asks:
+        if (event.token and self._verified) or self._hook:
             self._port.ask(command, event)
-        elif self._insecure:
-            self.admit(command, ConnectResult())
+        elif self._insecure or (self._anonymous and not event.token):
+            self._port.audit(Decision("connect", UserId("")))
+            self.admit(command, ConnectResult(), now)
         else:
-            # Nothing can verify a token yet, so no token is valid.
-            raise CloseError(INVALID_TOKEN if event.token else CLOSE_BAD_REQUEST)
+            close = INVALID_TOKEN if event.token else CLOSE_BAD_REQUEST
+            why = "no key can verify it" if event.token else "there is no token"
+            self._port.audit(Decision("connect", UserId(""), close.code, why))
+            raise CloseError(close, reason=why)
 
-    def admit(self, command: int, result: ConnectResult) -> None:
-        """Let the client in as the hook says, if there is room for it."""
-        info, data = dump_optional(result.info), dump_optional(result.data)
-        identity = Identity(self._client, UserId(result.user), info)
-        channels = [Channel(name) for name in result.channels]
+    def admit(self, command: int, result: ConnectResult, now: float) -> None:
+        """Let the client in as was answered, if there is room for it.
 
-        def joined(results: dict[Channel, str] | ErrorReply) -> None:
-            if isinstance(results, ErrorReply):
-                self.turn_away(command, results)
-                return
-            self._welcomed()
-            self._port.reply(
-                wire.connect_reply(
-                    command,
-                    self._client,
-                    self._version,
-                    self._ping,
-                    data=data,
-                    subscriptions=results.items(),
-                )
-            )
-            for channel in results:
-                self._port.release(channel)
-
-        self._command = command
-        self._join = partial(
-            self._channels.add_all, identity, channels, self._asked, joined
+        Raises:
+            Exception: The answer is of the wrong types; nothing was done.
+        """
+        identity = Identity(
+            self._client,
+            UserId(result.user),
+            dump_optional(result.info),
+            dump_optional(result.meta),
         )
-        self._identified(identity)
+        ttl = self._expiry.ttl(result.expire_at, now)
+        self._entrance = _Entrance(
+            command,
+            identity,
+            dump_optional(result.data),
+            ttl if result.client_side_refresh else None,
+            _wishes(result),
+        )
+        self._identified(identity, result, now)
         self._port.admit(identity)
 
     def admitted(self, refusal: ErrorReply | None) -> None:
         """Go on with a client that has its slot; refuse one that gets none for now."""
-        join, self._join = self._join, None
-        assert join is not None
+        entrance, self._entrance = self._entrance, None
+        assert entrance is not None
         if refusal is None:
-            join()
+            self._enter(entrance)
         else:
-            self.turn_away(self._command, refusal)
+            self.turn_away(entrance.command, refusal)
+
+    def _enter(self, entrance: _Entrance) -> None:
+        """Join the channels, then reply."""
+        command, identity = entrance.command, entrance.identity
+        results: dict[Channel, str] = {}
+        over = False
+
+        def joined(channel: Channel, result: str | ErrorReply) -> None:
+            nonlocal over
+            if over:
+                return
+            if isinstance(result, ErrorReply):
+                over = True
+                self.turn_away(command, result)
+                return
+            results[channel] = result
+            if len(results) == len(wishes):
+                self._welcome(entrance, results)
+
+        wishes = dict(entrance.wishes)
+        try:
+            own = self._permissions.personal_channel(identity.user)
+        except ReplyError as refusal:
+            self.turn_away(command, refusal.error)
+            return
+        if own is not None:
+            wishes.setdefault(own, _Wish())
+        if not wishes:
+            self._welcome(entrance, results)
+        for channel in sorted(wishes):
+            if over:
+                return
+            wish, tell = wishes[channel], partial(joined, channel)
+            try:
+                self._channels.add(
+                    identity,
+                    channel,
+                    self._asked.get(channel),
+                    tell,
+                    held=True,
+                    info=wish.info,
+                    data=wish.data,
+                    rules=self._permissions.rules(channel).changed(wish.override),
+                )
+            except ReplyError as refusal:
+                tell(refusal.error)
+
+    def _welcome(self, entrance: _Entrance, results: dict[Channel, str]) -> None:
+        self._welcomed()
+        self._port.reply(
+            wire.connect_reply(
+                entrance.command,
+                self._client,
+                self._version,
+                self._ping,
+                data=entrance.data,
+                ttl=entrance.ttl,
+                subscriptions=results.items(),
+            )
+        )
+        for channel in results:
+            self._port.release(channel)
 
     def turn_away(self, command: int, error: ErrorReply) -> None:
         """Refuse the connect."""
@@ -146,6 +253,21 @@ class Handshake:
         self._channels.clear()
         self._refused()
         self._port.reply_error(command, error)
+
+
+def _wishes(result: ConnectResult) -> dict[Channel, _Wish]:
+    wishes = {Channel(name): _Wish() for name in result.channels}
+    for name, wish in result.subs.items():
+        if not isinstance(wish, ServerSubscription):
+            raise TypeError("subs must be a mapping to ServerSubscription")
+        if not isinstance(wish.override, Override):
+            raise TypeError("override must be an Override")
+        wishes[Channel(name)] = _Wish(
+            dump_optional(wish.info), dump_optional(wish.data), wish.override
+        )
+    if not all(isinstance(name, str) for name in wishes):
+        raise TypeError("a channel must be a string")
+    return wishes
 
 
 def _positions(subs: dict[str, Any]) -> dict[Channel, Position]:

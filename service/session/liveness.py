@@ -20,11 +20,10 @@ from _speedups import RttFilter
 from service.errors import CONNECTION_EXPIRED, FORCE_RECONNECT, NO_PONG, Close
 from service.heartbeat import Heartbeat, Level
 from service.model import ClientId
+from service.session.expiry import NEVER
 from service.settings import ClientSettings
 
-__all__ = ["NEVER", "Due", "Liveness"]
-
-NEVER = float("inf")
+__all__ = ["Due", "Liveness"]
 
 SUSPECT = 0.8
 """Part of the timeout after which a silent connection is suspect."""
@@ -141,9 +140,9 @@ class Liveness:
         self._pings.clear()
         self._forgiven = 0
 
-    def expire(self, at: float | None) -> None:
-        """Expire at *at*; None: never."""
-        self._expires_at = NEVER if at is None else at
+    def expire(self, at: float) -> None:
+        """Expire at *at*; `NEVER` for never."""
+        self._expires_at = at
 
     def hear(self, now: float) -> None:
         """Take a sign of life."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from service.errors import Close, ErrorReply
 from service.handlers import Event
@@ -20,7 +20,23 @@ from service.model import (
 from service.ports import History
 from service.protocol import json as wire
 
-__all__ = ["Identity", "Port", "Work"]
+__all__ = ["Decision", "Identity", "Port", "Work"]
+
+
+class Decision(NamedTuple):
+    """Whether somebody is who they say, or may do what a token is for.
+
+    Attributes:
+        about: ``connect``, ``refresh``, ``subscribe`` or ``sub_refresh``.
+        user: Who it is, or was before a refresh; "" where nobody is known.
+        code: Of the error or the close; 0 for admitted.
+        reason: Why, in our words; "" for admitted.
+    """
+
+    about: str
+    user: UserId
+    code: int = 0
+    reason: str = ""
 
 
 class Port(Protocol):
@@ -56,6 +72,10 @@ class Port(Protocol):
 
     def refused(self) -> None:
         """Give the slot back: the connect is refused after all."""
+        ...
+
+    def audit(self, decision: Decision) -> None:
+        """Log a decision; also after `close`, and whatever it is, it goes on."""
         ...
 
     def ping(self) -> None:
@@ -121,20 +141,24 @@ class Identity:
     """Who a connection is, once it has connected.
 
     Attributes:
+        conn_info: What its user says of itself.
         info: It as others see it, as JSON text.
+        meta: What hooks are told of it, and clients are not.
     """
 
-    __slots__ = ("client", "conn_info", "info", "user")
+    __slots__ = ("client", "conn_info", "info", "meta", "user")
 
     def __init__(
         self,
         client: ClientId,
         user: UserId,
         conn_info: RawJson | None = None,
+        meta: RawJson | None = None,
     ) -> None:
         self.client = client
         self.user = user
         self.conn_info = conn_info
+        self.meta = meta
         self.info = wire.client_info(ClientInfo(user, client, conn_info))
 
     def in_channel(self, chan_info: RawJson | None) -> RawJson:

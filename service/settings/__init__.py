@@ -11,6 +11,7 @@ from service.settings.logging import LogSettings
 from service.settings.sections import (
     ApiSettings,
     ClientSettings,
+    PersonalChannel,
     ProxySettings,
     Secret,
     ServerSettings,
@@ -28,6 +29,7 @@ __all__ = [
     "LimitSettings",
     "LogSettings",
     "Namespace",
+    "PersonalChannel",
     "ProxySettings",
     "Secret",
     "ServerSettings",

@@ -8,6 +8,7 @@ from typing import Annotated
 import msgspec
 
 from service.errors import SettingsError
+from service.model import Override
 from service.settings.sections import Count, Seconds, Section
 
 __all__ = ["ChannelOptions", "ChannelSettings", "Namespace"]
@@ -41,6 +42,8 @@ class ChannelOptions(Section, frozen=True, kw_only=True, forbid_unknown_fields=T
         allow_history_for_client: Who may read history, and so ask for recovery.
         allow_history_for_subscriber: The same.
         allow_history_for_anonymous: The same.
+        allow_user_limited_channels: A channel ``name#42,43`` is for the users 42 and
+            43, who may subscribe without a token; nobody else may.
         channel_regex: The part of the name after ``namespace:`` must match it as a
             whole; "" allows every name in ASCII.
     """
@@ -66,6 +69,7 @@ class ChannelOptions(Section, frozen=True, kw_only=True, forbid_unknown_fields=T
     allow_history_for_client: bool = False
     allow_history_for_subscriber: bool = False
     allow_history_for_anonymous: bool = False
+    allow_user_limited_channels: bool = False
     channel_regex: str = ""
 
     def check(self, where: str) -> None:
@@ -92,6 +96,10 @@ class ChannelOptions(Section, frozen=True, kw_only=True, forbid_unknown_fields=T
             re.compile(self.channel_regex)
         except re.error as error:
             raise SettingsError(f"{where}: channel_regex: {error}") from error
+
+    def changed(self, override: Override) -> ChannelOptions:
+        """Return them with what is different in *override*."""
+        return msgspec.structs.replace(self, **override.changes())
 
 
 _NEED_HISTORY = (

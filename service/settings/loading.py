@@ -74,7 +74,7 @@ class Settings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def insecure(self) -> bool:
         """Whether connections without a token are admitted to everything."""
         if self.client.insecure is None:
-            return self.environment == "development"
+            return self.environment == "development" and not self.token.has_keys
         return self.client.insecure
 
     @property
@@ -155,10 +155,32 @@ class Settings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
             raise SettingsError(
                 f"client.insecure must not be true in {self.environment!r}"
             )
-        if self.environment != "development":
+        personal = self.client.user_personal_channel
+        if personal.enabled and personal.namespace not in ("", *names):
             raise SettingsError(
-                f"environment {self.environment!r} needs token authentication, which "
-                "this version does not have yet; only 'development' can start"
+                "client.user_personal_channel: there is no namespace "
+                f"{personal.namespace!r}"
+            )
+
+    def check_door(self, *, hook: bool) -> None:
+        """Refuse to serve where nobody could connect.
+
+        Args:
+            hook: Whether a connect hook decides.
+
+        Raises:
+            SettingsError: The text names what could be set.
+        """
+        if not (
+            self.insecure
+            or hook
+            or self.token.has_keys
+            or self.client.allow_anonymous_connect_without_token
+        ):
+            raise SettingsError(
+                f"environment {self.environment!r} has no way to know its clients: "
+                "set token.hmac_secret_key (`steadwire keys` makes one) or another key "
+                "in [token], or proxy.connect"
             )
 
     def _check_client(self) -> None:

@@ -13,6 +13,7 @@ from service.errors import SettingsError
 
 __all__ = [
     "ApiSettings",
+    "PersonalChannel",
     "ClientSettings",
     "Count",
     "ProxySettings",
@@ -28,6 +29,7 @@ KiB = 1024
 MiB = 1024 * KiB
 
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=10 * 365 * 86400)]
+Delay = Annotated[float, msgspec.Meta(ge=0, le=10 * 365 * 86400)]
 Bytes = Annotated[int, msgspec.Meta(gt=0)]
 Count = Annotated[int, msgspec.Meta(ge=0)]
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
@@ -96,12 +98,31 @@ class ServerSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=T
     silent: Annotated[int, msgspec.Meta(gt=0)] = 1000
 
 
+class PersonalChannel(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A channel of each user's own, ``#<user>`` or ``<namespace>:#<user>``.
+
+    The server subscribes each connection that has a user id, and nobody else can
+    subscribe. A user id that has ``#`` or ``,``, or is not ASCII, cannot connect
+    (error 107): its channel would be another's, or none.
+
+    Attributes:
+        enabled: Subscribe each connection.
+        namespace: The channels' namespace; "" for none.
+    """
+
+    enabled: bool = False
+    namespace: str = ""
+
+
 class ClientSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Each client connection.
 
     Attributes:
         insecure: Admit connections without a token and allow them every channel.
-            None: true in development, false elsewhere.
+            None: true in development while no token key is set, else false.
+        allow_anonymous_connect_without_token: Admit connections without a token as
+            the anonymous user.
+        user_personal_channel: Subscribe each user to a channel of their own.
         ping_interval: Seconds between pings, also when the connection is busy.
         pong_timeout: A pong later than this makes the connection degraded: it is pinged
             once more.
@@ -111,6 +132,10 @@ class ClientSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=T
         max_age: A connection this old, or up to 5 % younger by chance, is closed with
             3011, and comes back with what it missed.
         stale_timeout: A connection not authenticated by then is closed with 3502.
+        expired_close_delay: A connection that was not refreshed is closed with 3005
+            so long after its expiry.
+        expired_sub_close_delay: A subscription that was not refreshed ends so long
+            after its expiry, with push 2501 (the server's with close 3006).
         hook_timeout: A hook that has not answered by then has failed: the client gets
             a temporary error. Below the SDKs' 5 s.
         write_timeout: A write not done by then is final: close 3009.
@@ -127,11 +152,16 @@ class ClientSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=T
     """
 
     insecure: bool | None = None
+    allow_anonymous_connect_without_token: bool = False
+    user_personal_channel: PersonalChannel = PersonalChannel()
     ping_interval: Seconds = 25.0
     pong_timeout: Seconds = 8.0
     heartbeat_timeout: Seconds | None = None
     max_age: Seconds = 24 * 3600.0
     stale_timeout: Seconds = 10.0
+    # The SDKs refresh at the expiry itself, and after a failure 5 to 20 s later.
+    expired_close_delay: Delay = 25.0
+    expired_sub_close_delay: Delay = 25.0
     hook_timeout: Seconds = 4.5
     write_timeout: Seconds = 2.0
     queue_size: Bytes = 1 * MiB

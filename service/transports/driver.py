@@ -13,7 +13,7 @@ from __future__ import annotations
 from functools import partial
 
 from service.errors import Close, CodecError, ErrorReply, StoreError
-from service.handlers import ConnectResult, Event
+from service.handlers import Event
 from service.hub.subscription import Subscription
 from service.model import (
     Appended,
@@ -30,17 +30,16 @@ from service.protocol import json as wire
 from service.protocol.codecs import Codec
 from service.recovery import size_of_publication, take_piece
 from service.session.connection import Session
-from service.session.port import Identity
+from service.session.port import Decision, Identity
 from service.transports.alarm import Alarm
 from service.transports.asking import Outcome, ask, log_hook
+from service.transports.audit import log_decision
 from service.transports.door import Visit
 from service.transports.services import Services
 from service.transports.timeline import Timeline
 from service.transports.turns import Room, Turn
 
 __all__ = ["Driver"]
-
-EXPIRED_CLOSE_DELAY = 25.0  # seconds after the expiry, for the client to refresh
 
 
 class Driver:
@@ -89,11 +88,12 @@ class Driver:
             insecure=services.settings.insecure,
             random=services.random,
             now=now,
+            wall=services.clock.wall(),
             allowance=visit.allowance,
         )
         visit.end = self._session.disconnect
         self._record = services.connections.open(self, visit.address, now)
-        self._schedule()
+        self.schedule()
 
     @property
     def session(self) -> Session:
@@ -113,8 +113,12 @@ class Driver:
     def probe(self) -> bool:
         """Ping it now; False if it cannot be pinged yet."""
         asked = self._session.probe(self._clock.now())
-        self._schedule()
+        self.schedule()
         return asked
+
+    def schedule(self) -> None:
+        """Look when the session wants to be called; after whatever is done to it."""
+        self._alarm.by(self._session.next_tick)
 
     # From the transport.
 
@@ -130,7 +134,7 @@ class Driver:
                 self._timeline.received(method)
             self._session.receive(commands, now)
         self._record.hear(now)
-        self._schedule()
+        self.schedule()
 
     async def room(self) -> None:
         """Wait until the session takes more: this is what stops reading the socket."""
@@ -147,16 +151,6 @@ class Driver:
         self._services.admission.remove(self._record)
         now = self._clock.now()
         self._timeline.closed(code, now, sent=outbox.sent, dropped=outbox.dropped)
-
-    def expire(self, at: float | None) -> None:
-        """Close the connection with 3005 at the time *at*; None: never."""
-        self._session.expire(at)
-        self._schedule()
-
-    def expire_on(self, unix: float) -> None:
-        """Close the connection with 3005 if nothing changes by the Unix time *unix*."""
-        left = max(0.0, unix - self._clock.wall())
-        self.expire(self._clock.now() + left + EXPIRED_CLOSE_DELAY)
 
     # session.Port
 
@@ -194,6 +188,10 @@ class Driver:
         self._visit.welcome(self.identity.user)
         self._timeline.connected(self.identity.user, self._clock.now())
 
+    def audit(self, decision: Decision) -> None:
+        """Log who was let in or refused, and why."""
+        log_decision(decision, self.identity.client, self._visit)
+
     def ping(self) -> None:
         """Write a ping ahead of what waits."""
         self._outbox.put(wire.PING, first=True)
@@ -220,8 +218,6 @@ class Driver:
         wrong = self._session.answered(command, event, answer, self._clock.now())
         if wrong is not None:
             log_hook(event, wrong)
-        elif isinstance(answer, ConnectResult) and answer.expire_at:
-            self.expire_on(answer.expire_at)
         self._resume()
 
     def subscribe(
@@ -256,6 +252,7 @@ class Driver:
             if channel in self._released:
                 self._hub.release(subscription)
         self._released.discard(channel)
+        self.schedule()  # it may have an end
 
     @property
     def has_room(self) -> bool:
@@ -352,7 +349,7 @@ class Driver:
         session.resume(self._clock.now())
         if not session.busy:
             self._room.free()
-        self._schedule()
+        self.schedule()
 
     def _drained(self) -> None:
         self._record.active = self._clock.now()
@@ -377,9 +374,6 @@ class Driver:
             self._hub.leave(subscription)
         self._subscriptions.clear()
 
-    def _schedule(self) -> None:
-        self._alarm.by(self._session.next_tick)
-
     def _tick(self) -> None:
         self._session.tick(self._clock.now())
-        self._schedule()
+        self.schedule()

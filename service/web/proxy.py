@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import httpx
 import msgspec
@@ -19,6 +19,7 @@ import structlog
 from msgspec import UNSET, Raw, UnsetType
 
 from _speedups import check, quote
+from service import model
 from service.errors import INTERNAL, CloseError, ReplyError, SettingsError
 from service.handlers import (
     ConnectEvent,
@@ -28,12 +29,15 @@ from service.handlers import (
     PublishResult,
     RpcEvent,
     RpcResult,
+    ServerSubscription,
     SubscribeEvent,
     SubscribeResult,
 )
 from service.handlers import Raw as RawPayload
+from service.model import NO_OVERRIDE
 from service.settings import ProxySettings
 from service.web.api.context import optional_payload_of
+from service.web.api.override import Override
 from service.web.close import close_of, error_of
 from service.web.fetch import Unfit, fetch
 
@@ -64,6 +68,14 @@ class _Envelope(msgspec.Struct):
     disconnect: _Disconnect | None = None
 
 
+class _Subscription(msgspec.Struct):
+    info: Raw | UnsetType = UNSET
+    b64info: str | None = None
+    data: Raw | UnsetType = UNSET
+    b64data: str | None = None
+    override: Override | None = None
+
+
 class _Connect(msgspec.Struct):
     user: str = ""
     info: Raw | UnsetType = UNSET
@@ -72,7 +84,8 @@ class _Connect(msgspec.Struct):
     b64data: str | None = None
     channels: list[str] | None = None
     expire_at: int | None = None
-    subs: dict[str, Any] | None = None
+    subs: dict[str, _Subscription] | None = None
+    meta: Raw | UnsetType = UNSET
 
 
 class _Subscribe(msgspec.Struct):
@@ -81,7 +94,7 @@ class _Subscribe(msgspec.Struct):
     data: Raw | UnsetType = UNSET
     b64data: str | None = None
     expire_at: int | None = None
-    override: dict[str, Any] | None = None
+    override: Override | None = None
 
 
 class _Publish(msgspec.Struct):
@@ -231,6 +244,8 @@ def _channel(event: SubscribeEvent | PublishEvent) -> str:
     token = getattr(event, "token", "")
     if token:
         extra += f',"token":{quote(token)}'
+    if event.meta is not None:
+        extra += f',"meta":{event.meta}'
     return (
         f'{{"client":{quote(event.client)},{_ABOUT},"user":{quote(event.user)},'
         f'"channel":{quote(event.channel)}{extra}}}'
@@ -239,33 +254,45 @@ def _channel(event: SubscribeEvent | PublishEvent) -> str:
 
 def _rpc(event: RpcEvent) -> str:
     extra = "" if event.data is None else f',"data":{event.data}'
+    if event.meta is not None:
+        extra += f',"meta":{event.meta}'
     return (
         f'{{"client":{quote(event.client)},{_ABOUT},"user":{quote(event.user)},'
         f'"method":{quote(event.method)}{extra}}}'
     )
 
 
-# Answers. What they ask for and cannot have is refused: it may be a restriction.
+# Answers.
 
 
 def _connected(result: _Connect, limit: int) -> ConnectResult:
-    if result.subs:
-        raise Unfit("subs is not supported; name the channels in channels")
+    meta = _payload(result.meta, None, limit)
+    if meta is not None and not meta.text.startswith("{"):
+        raise Unfit("meta must be an object")
     return ConnectResult(
         user=result.user,
         info=_payload(result.info, result.b64info, limit),
         data=_payload(result.data, result.b64data, limit),
         channels=tuple(result.channels or ()),
         expire_at=result.expire_at or 0,
+        subs={
+            name: ServerSubscription(
+                info=_payload(sub.info, sub.b64info, limit),
+                data=_payload(sub.data, sub.b64data, limit),
+                override=_override(sub.override),
+            )
+            for name, sub in (result.subs or {}).items()
+        },
+        meta=meta,
     )
 
 
 def _subscribed(result: _Subscribe, limit: int) -> SubscribeResult:
-    if result.expire_at or result.override:
-        raise Unfit("expire_at and override are not supported")
     return SubscribeResult(
         info=_payload(result.info, result.b64info, limit),
         data=_payload(result.data, result.b64data, limit),
+        expire_at=result.expire_at or 0,
+        override=_override(result.override),
     )
 
 
@@ -278,6 +305,10 @@ def _published(result: _Publish, limit: int) -> PublishResult:
 
 def _called(result: _Rpc, limit: int) -> RpcResult:
     return RpcResult(data=_payload(result.data, result.b64data, limit))
+
+
+def _override(given: Override | None) -> model.Override:
+    return NO_OVERRIDE if given is None else given.override()
 
 
 def _payload(

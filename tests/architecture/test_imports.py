@@ -22,7 +22,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "address": {"errors"},
     "origins": {"errors"},
     "limits": {"errors"},
-    "settings": {"errors", "address", "origins"},  # it checks what they are made of
+    # model.Override; it checks what they are made of.
+    "settings": {"errors", "model", "address", "origins"},
     "ports": {"errors", "model"},
     "clock": {"ports"},
     "handlers": {"errors", "model"},
@@ -49,6 +50,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "protocol",
         "_speedups",
     },
+    "authenticator": CORE | {"auth", "handlers"},
     "registry": {"errors", "model", "ports", "session"},  # session.Identity
     "admission": CORE | {"registry", "session"},  # session.Identity
     "hub": CORE | {"protocol", "recovery"},  # settings: its bounds

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 
 from service.auth import (
     ConnectionClaims,
-    Override,
     ServerSubscription,
     SubscriptionClaims,
     TokenError,
     TokenInvalid,
 )
+from service.model import Override
 from tests.auth.keyring import NOW, b64, forge, settings_of, sign, verifier
 
 check = verifier(settings_of("HS256"))

@@ -26,7 +26,7 @@ from service.ports import History
 from service.protocol import json as wire
 from service.session.allowance import Allowance
 from service.session.connection import Session
-from service.session.port import Identity
+from service.session.port import Decision, Identity
 from service.settings import ChannelOptions, ChannelSettings, ClientSettings, Namespace
 
 OPEN = ChannelOptions(
@@ -45,6 +45,9 @@ SETTINGS = ChannelSettings(
         Namespace(name="asks", history_size=10, history_ttl=60.0, allow_recovery=True),
     ),
 )
+
+
+WALL = 1_700_000_000.0  # Unix seconds when a bench is made
 
 
 async def hook(event: Any) -> Any:
@@ -72,6 +75,7 @@ class Bench:
         closes: Codes of close frames.
         turns: Turns of the loop that were asked for; taken at once while `turning`.
         calls: What else was asked of the port: ("ping",), ("unsubscribe", "ch"), …
+        decisions: What was logged of who is who.
         at_once: When set, joins, publishes and histories end inside the call.
         top: Of every channel, when `at_once`.
         full: When set, whoever asks for a slot waits here.
@@ -104,6 +108,7 @@ class Bench:
         self.turns = 0
         self.turning = True
         self.heartbeat = Heartbeat(timeout)
+        self.decisions: list[Decision] = []
         self.session = Session(
             self,
             ClientSettings(**client),
@@ -115,6 +120,7 @@ class Bench:
             insecure=insecure,
             random=Random(1),
             now=self.now,
+            wall=WALL,
             allowance=allowance,
         )
 
@@ -246,6 +252,9 @@ class Bench:
     def refused(self) -> None:
         self._open()
         self.calls.append(("refused",))
+
+    def audit(self, decision: Decision) -> None:
+        self.decisions.append(decision)
 
     def ping(self) -> None:
         self._open()

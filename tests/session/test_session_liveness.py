@@ -12,7 +12,7 @@ from service.heartbeat import Heartbeat, Level
 from service.model import ClientId
 from service.session.liveness import Liveness
 from service.settings import ClientSettings
-from tests.session.bench import Bench, hook
+from tests.session.bench import WALL, Bench, hook
 
 
 def first_ping(bench: Bench) -> float:
@@ -155,9 +155,15 @@ def test_pings_begin_with_the_reply_that_announces_them() -> None:
     assert bench.closes == []  # not stale
 
 
-def test_expiry_closes_with_3005() -> None:
-    bench = Bench().connect()
-    bench.session.expire(bench.now + 5)
+def expire(bench: Bench, seconds: float) -> None:
+    """Let the connection expire so many seconds from now."""
+    unix = WALL + bench.now - 1000.0 + seconds
+    bench.session.refresh(unix, None, bench.now)
+
+
+def test_expiry_closes_with_3005_after_the_delay() -> None:
+    bench = Bench(expired_close_delay=4.0).connect()
+    expire(bench, 1)
     assert first_ping(bench) == 5.0
     bench.pass_time(4.999)
     assert bench.closes == []
@@ -166,30 +172,35 @@ def test_expiry_closes_with_3005() -> None:
 
 
 def test_an_expiry_that_is_put_off_and_taken_back() -> None:
-    bench = Bench().connect()
-    bench.session.expire(bench.now + 5)
-    bench.session.expire(bench.now + 9)
+    bench = Bench(expired_close_delay=0.0).connect()
+    expire(bench, 5)
+    expire(bench, 9)
     bench.pass_time(8)
     assert bench.closes == []
-    bench.session.expire(None)
+    bench.session.refresh(0.0, None, bench.now)
     bench.pass_time(4)
     assert bench.closes == []
     assert first_ping(bench) > 0
 
 
-def test_an_expiry_set_before_the_reply_counts() -> None:
-    bench = Bench(handlers=Handlers(connect=hook))
+def test_an_expiry_that_comes_before_the_reply_counts() -> None:
+    bench = Bench(handlers=Handlers(connect=hook), expired_close_delay=2.0)
     bench.send({"id": 1, "connect": {}})
-    bench.session.expire(bench.now + 5)
-    bench.answer(ConnectResult())
+    bench.answer(ConnectResult(expire_at=WALL + 3, channels=("a",)))
     bench.pass_time(5)
+    assert bench.closes == []  # it is not in yet
+    bench.joined()
+    bench.pass_time(0)
     assert bench.closes == [3005]
 
 
-def test_an_expiry_in_the_past_closes_at_the_next_tick() -> None:
-    bench = Bench().connect()
-    bench.session.expire(bench.now - 5)
-    bench.pass_time(0)
+def test_an_expiry_in_the_past_counts_from_now() -> None:
+    # Else a hook that says so would be asked again and again, without a pause.
+    bench = Bench(expired_close_delay=2.0).connect()
+    expire(bench, -5)
+    bench.pass_time(1.999)
+    assert bench.closes == []
+    bench.pass_time(0.001)
     assert bench.closes == [3005]
 
 
@@ -197,7 +208,7 @@ def test_nothing_is_due_after_the_end() -> None:
     bench = at_first_ping()
     bench.session.ended()
     assert bench.session.next_tick == float("inf")
-    bench.session.expire(bench.now + 1)
+    expire(bench, 1)
     bench.session.tick(bench.now + 100)
     assert bench.closes == []
     assert bench.session.next_tick == float("inf")

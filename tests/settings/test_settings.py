@@ -322,10 +322,66 @@ def test_every_option_of_a_namespace_can_be_set() -> None:
 # Security.
 
 
-@pytest.mark.parametrize("environment", ["staging", "production", "prod", "", "DEV"])
+ELSEWHERE = ["staging", "production", "prod", "", "DEV"]
+WAYS_IN = [
+    {"STEADWIRE_TOKEN_HMAC_SECRET_KEY": "k" * 32},
+    {"STEADWIRE_TOKEN_JWKS_PUBLIC_ENDPOINT": "https://id.example/jwks"},
+    {"STEADWIRE_PROXY_CONNECT": "http://127.0.0.1/connect"},
+    {"STEADWIRE_CLIENT_ALLOW_ANONYMOUS_CONNECT_WITHOUT_TOKEN": "true"},
+]
+
+
+def hooked(settings: Settings) -> bool:
+    return settings.proxy.connect != ""
+
+
+@pytest.mark.parametrize("environment", ELSEWHERE)
 def test_only_development_starts_without_any_key(environment: str) -> None:
-    message = refusal(environ={"STEADWIRE_ENVIRONMENT": environment})
-    assert repr(environment) in message
+    settings = load({"STEADWIRE_ENVIRONMENT": environment}, {})
+    with pytest.raises(SettingsError) as refused:
+        settings.check_door(hook=False)
+    assert repr(environment) in str(refused.value)
+    assert "token.hmac_secret_key" in str(refused.value)
+    settings.check_door(hook=True)  # one in Python decides
+
+
+@pytest.mark.parametrize("way", WAYS_IN, ids=lambda way: next(iter(way)))
+@pytest.mark.parametrize("environment", ELSEWHERE)
+def test_every_environment_starts_with_a_way_in(
+    environment: str, way: dict[str, str]
+) -> None:
+    settings = load({"STEADWIRE_ENVIRONMENT": environment, **way}, {})
+    settings.check_door(hook=hooked(settings))
+    assert settings.insecure is False
+
+
+def test_keys_of_subscriptions_alone_let_nobody_in() -> None:
+    settings = load(
+        {
+            "STEADWIRE_ENVIRONMENT": "production",
+            "STEADWIRE_SUBSCRIPTION_TOKEN_HMAC_SECRET_KEY": "k" * 32,
+        },
+        {},
+    )
+    with pytest.raises(SettingsError):
+        settings.check_door(hook=False)
+
+
+def test_development_is_strict_where_there_are_keys() -> None:
+    keys = {"STEADWIRE_TOKEN_HMAC_SECRET_KEY": "k" * 32}
+    assert load(keys, {}).insecure is False
+    assert load({**keys, "STEADWIRE_CLIENT_INSECURE": "true"}, {}).insecure is True
+
+
+def test_a_personal_channel_in_a_namespace_that_is_not_there() -> None:
+    message = refusal(
+        environ={
+            "STEADWIRE_CLIENT_USER_PERSONAL_CHANNEL": (
+                '{"enabled": true, "namespace": "mine"}'
+            )
+        }
+    )
+    assert "client.user_personal_channel" in message and "'mine'" in message
 
 
 @pytest.mark.parametrize("environment", ["staging", "production", "anything"])
@@ -345,7 +401,7 @@ def test_development_can_be_strict() -> None:
 
 
 def test_an_environment_that_is_json_is_a_name_like_others() -> None:
-    assert "[1]" in refusal(environ={"STEADWIRE_ENVIRONMENT": "[1]"})
+    assert load({"STEADWIRE_ENVIRONMENT": "[1]"}, {}).environment == "[1]"
 
 
 def test_a_secret_is_in_no_message() -> None:

@@ -15,7 +15,7 @@ from service.errors import (
 )
 from service.model import UserId
 from service.transports.driver import Driver
-from service.web.api.context import ApiContext, Empty, Integer
+from service.web.api.context import ApiContext, Empty, Integer, optional_payload_of
 from service.web.api.rtt import RttObject, rtt_of
 from service.web.close import close_of
 
@@ -91,7 +91,7 @@ class RefreshRequest(msgspec.Struct, kw_only=True):
         session: Only this session; there are none, so it finds nobody.
         expired: Close them with 3005 now.
         expire_at: Unix seconds; 0 or absent for never.
-        info: Accepted and ignored.
+        info: Shown to others from now on.
     """
 
     user: str
@@ -148,14 +148,15 @@ async def disconnect(context: ApiContext, request: DisconnectRequest) -> str:
 
 
 async def refresh(context: ApiContext, request: RefreshRequest) -> str:
-    """Change when connections expire."""
-    expires = bool(request.expire_at)
-    past = expires and (request.expire_at or 0) <= context.services.clock.wall()
+    """Change when connections expire, and what others see of them."""
+    expire_at = request.expire_at or 0
+    clock = context.services.clock
+    past = 0 < expire_at <= clock.wall()
+    info = optional_payload_of(request.info, None, context.settings.publication_size)
     for driver in connections_of(context, request):
         if request.expired or past:
             driver.session.disconnect(CONNECTION_EXPIRED)
-        elif request.expire_at:
-            driver.expire_on(request.expire_at)
         else:
-            driver.expire(None)
+            driver.session.refresh(expire_at, info, clock.now())
+            driver.schedule()
     return "{}"

@@ -9,13 +9,11 @@ from msgspec import UNSET, Raw, UnsetType
 
 from service.errors import (
     INTERNAL,
-    NOT_AVAILABLE,
     UNSUBSCRIBE_SERVER,
     ErrorReply,
     ReplyError,
 )
 from service.model import Channel, Position
-from service.permissions import ChannelRules
 from service.transports.driver import Driver
 from service.web.api.connections import connections_of
 from service.web.api.context import (
@@ -26,26 +24,11 @@ from service.web.api.context import (
     Since,
     optional_payload_of,
 )
+from service.web.api.override import Override
 
 __all__ = ["SubscribeRequest", "UnsubscribeRequest", "subscribe", "unsubscribe"]
 
 JOINING = 4.0  # seconds; as long as the store may take, and no answer is 100
-
-
-class BoolValue(msgspec.Struct):
-    """A boolean that may be absent."""
-
-    value: bool = False
-
-
-class Override(msgspec.Struct):
-    """Options of the namespace that are different for these subscriptions."""
-
-    presence: BoolValue | None = None
-    join_leave: BoolValue | None = None
-    force_push_join_leave: BoolValue | None = None
-    force_recovery: BoolValue | None = None
-    force_positioning: BoolValue | None = None
 
 
 class SubscribeRequest(msgspec.Struct, kw_only=True):
@@ -57,7 +40,9 @@ class SubscribeRequest(msgspec.Struct, kw_only=True):
         info: Shown to others in the channel.
         data: Goes to the client with the subscription.
         recover_since: Send the publications since.
-        expire_at: Not supported: a value above 0 is refused.
+        expire_at: Unix seconds; a connection that is still subscribed 25 s later is
+            closed with 3006 and comes back. 0 or absent for never.
+        override: Options of the namespace that are different.
     """
 
     user: str
@@ -84,9 +69,9 @@ class UnsubscribeRequest(msgspec.Struct, kw_only=True):
 
 async def subscribe(context: ApiContext, request: SubscribeRequest) -> str:
     """Subscribe; the answer comes when every connection is, or cannot be."""
-    if request.expire_at:
-        raise ReplyError(NOT_AVAILABLE)
-    rules = _rules(context, request)
+    rules = context.rules(request.channel)
+    if request.override is not None:
+        rules = rules.changed(request.override.override())
     limit = context.settings.publication_size
     info = optional_payload_of(request.info, request.b64info, limit)
     data = optional_payload_of(request.data, request.b64data, limit)
@@ -94,13 +79,16 @@ async def subscribe(context: ApiContext, request: SubscribeRequest) -> str:
     if request.recover_since is not None:
         position = request.recover_since
         since = Position(position.offset or 0, position.epoch or "")
+    expire_at, now = request.expire_at or 0, context.services.clock.now()
     joins: list[_Join] = []
     for driver in connections_of(context, request):
         join = _Join(driver)
         try:
+            ends = driver.session.expiry.unsubscribe_at(expire_at, now)
             if driver.session.subscribe(
                 Channel(request.channel),
                 since,
+                ends=ends,
                 info=info,
                 data=data,
                 rules=rules,
@@ -110,6 +98,7 @@ async def subscribe(context: ApiContext, request: SubscribeRequest) -> str:
         except ReplyError as refusal:
             join.done(refusal.error)
             joins.append(join)
+        driver.schedule()
     await _all(joins)
     connected = connections_of(context, request)
     for join in joins:
@@ -145,18 +134,6 @@ async def _all(joins: list[_Join]) -> None:
     waiting = [join.outcome for join in joins if not join.outcome.done()]
     if waiting:
         await asyncio.wait(waiting, timeout=JOINING)
-
-
-def _rules(context: ApiContext, request: SubscribeRequest) -> ChannelRules:
-    rules, override = context.rules(request.channel), request.override
-    if override is None:
-        return rules
-    changes = {
-        name: value.value
-        for name in override.__struct_fields__
-        if (value := getattr(override, name)) is not None
-    }
-    return ChannelRules(msgspec.structs.replace(rules.options, **changes))
 
 
 async def unsubscribe(context: ApiContext, request: UnsubscribeRequest) -> str:

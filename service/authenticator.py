@@ -1,0 +1,214 @@
+"""Tokens as answers: the handlers of connects, subscribes and refreshes with a token.
+
+| a token that is | connect | refresh | subscribe | sub_refresh |
+|---|---|---|---|---|
+| valid | admitted | goes on | admitted | goes on |
+| expired, or not valid yet | 109 | close 3005 | 109 | push 2501 |
+| invalid, or revoked | close 3500 | close 3500 | 103 | 103 |
+| of another user | | close 3500 | close 3500 | close 3500 |
+| for another channel or client | | | close 3500 | close 3500 |
+| of a key that nobody can get now | 100, temporary | the same | the same | the same |
+
+The session makes a close and a push of the 109 that a refresh raises.
+
+Between the look at what is revoked and the answer nothing is awaited: what is revoked
+later finds a session that says which token it stands on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TypeVar
+
+from service.auth import (
+    ConnectionClaims,
+    KeysUnavailable,
+    Pending,
+    SubscriptionClaims,
+    TokenExpired,
+    TokenInvalid,
+    Verifier,
+)
+from service.errors import (
+    INTERNAL,
+    INVALID_TOKEN,
+    PERMISSION_DENIED,
+    TOKEN_EXPIRED,
+    CloseError,
+    ReplyError,
+)
+from service.handlers import (
+    ConnectEvent,
+    ConnectResult,
+    Handlers,
+    Raw,
+    RefreshEvent,
+    RefreshResult,
+    ServerSubscription,
+    SubRefreshEvent,
+    SubRefreshResult,
+    SubscribeEvent,
+    SubscribeResult,
+)
+from service.model import RawJson, UserId
+from service.ports import Revocations
+from service.settings import Settings
+
+__all__ = ["Authenticator", "NothingRevoked"]
+
+Claims = TypeVar("Claims", ConnectionClaims, SubscriptionClaims)
+
+
+class NothingRevoked:
+    """`ports.Revocations` where nobody takes anything back."""
+
+    def is_revoked(self, user: UserId, token_id: str, issued_at: float) -> bool:
+        """Return False."""
+        return False
+
+
+class Authenticator:
+    """Decides by tokens.
+
+    Args:
+        verifier: Tells what a token says.
+        revocations: What was taken back.
+    """
+
+    def __init__(self, verifier: Verifier, revocations: Revocations) -> None:
+        self._verifier = verifier
+        self._revocations = revocations
+
+    def handlers(self, own: Handlers, settings: Settings) -> Handlers:
+        """Return *own* with the handlers that are missing, where there are keys."""
+        both = own
+        if settings.token.has_keys:
+            both = replace(
+                both,
+                connect_token=own.connect_token or self.connect,
+                refresh=own.refresh or self.refresh,
+            )
+        if settings.subscription_keys.has_keys:
+            both = replace(
+                both,
+                subscribe_token=own.subscribe_token or self.subscribe,
+                sub_refresh=own.sub_refresh or self.sub_refresh,
+            )
+        return both
+
+    async def connect(self, event: ConnectEvent) -> ConnectResult:
+        """Let in whom the token names.
+
+        Raises:
+            ReplyError: 109 or 100.
+            CloseError: 3500.
+        """
+        claims = await self._connection(event.token)
+        return ConnectResult(
+            user=claims.user,
+            info=_raw(claims.info),
+            meta=_raw(claims.meta),
+            expire_at=claims.expire_at,
+            subs={
+                each.channel: ServerSubscription(
+                    _raw(each.info), _raw(each.data), each.override
+                )
+                for each in claims.subscriptions
+            },
+            client_side_refresh=True,
+            token_id=claims.token_id,
+            issued_at=claims.issued_at,
+        )
+
+    async def refresh(self, event: RefreshEvent) -> RefreshResult:
+        """Let a connection go on with a new token of its user.
+
+        Raises:
+            ReplyError: 109 or 100.
+            CloseError: 3500.
+        """
+        claims = await self._connection(event.token)
+        if claims.user != event.user:
+            raise CloseError(INVALID_TOKEN, reason="it is of another user")
+        return RefreshResult(
+            expire_at=claims.expire_at,
+            info=_raw(claims.info),
+            token_id=claims.token_id,
+            issued_at=claims.issued_at,
+        )
+
+    async def subscribe(self, event: SubscribeEvent) -> SubscribeResult:
+        """Let a client subscribe to the channel that its token names.
+
+        Raises:
+            ReplyError: 103, 109 or 100.
+            CloseError: 3500.
+        """
+        claims = await self._subscription(event)
+        if claims.channel != event.channel:
+            raise CloseError(INVALID_TOKEN, reason="it is for another channel")
+        return SubscribeResult(
+            info=_raw(claims.info),
+            data=_raw(claims.data),
+            expire_at=claims.expire_at,
+            override=claims.override,
+            client_side_refresh=True,
+        )
+
+    async def sub_refresh(self, event: SubRefreshEvent) -> SubRefreshResult:
+        """Let a subscription go on with a new token for its channel.
+
+        Raises:
+            ReplyError: 103, 109 or 100.
+            CloseError: 3500.
+        """
+        claims = await self._subscription(event)
+        if claims.channel != (event.channel or claims.channel):
+            raise CloseError(INVALID_TOKEN, reason="it is for another channel")
+        return SubRefreshResult(
+            channel=claims.channel,
+            expire_at=claims.expire_at,
+            info=_raw(claims.info),
+        )
+
+    async def _connection(self, token: str) -> ConnectionClaims:
+        try:
+            return await self._believed(self._verifier.connection, token)
+        except TokenInvalid as error:
+            raise CloseError(INVALID_TOKEN, reason=error.reason) from None
+
+    async def _subscription(
+        self, event: SubscribeEvent | SubRefreshEvent
+    ) -> SubscriptionClaims:
+        try:
+            claims = await self._believed(self._verifier.subscription, event.token)
+        except TokenInvalid as error:
+            raise ReplyError(PERMISSION_DENIED, reason=error.reason) from None
+        if claims.user != event.user:
+            raise CloseError(INVALID_TOKEN, reason="it is of another user")
+        if claims.client not in ("", event.client):
+            raise CloseError(INVALID_TOKEN, reason="it is for another connection")
+        return claims
+
+    async def _believed(
+        self, verify: Callable[[str], Claims | Pending], token: str
+    ) -> Claims:
+        try:
+            claims = verify(token)
+            if isinstance(claims, Pending):
+                await claims.keys.key(claims.kid)
+                claims = verify(token)
+            if isinstance(claims, Pending):
+                raise KeysUnavailable("the key was withdrawn while we waited")
+        except TokenExpired as error:
+            raise ReplyError(TOKEN_EXPIRED, reason=str(error)) from None
+        except KeysUnavailable as error:
+            raise ReplyError(INTERNAL, reason=str(error)) from None
+        if self._revocations.is_revoked(claims.user, claims.token_id, claims.issued_at):
+            raise TokenInvalid("it was revoked")
+        return claims
+
+
+def _raw(text: RawJson | None) -> Raw | None:
+    return None if text is None else Raw(text)
