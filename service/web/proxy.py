@@ -36,7 +36,7 @@ from service.handlers import (
 from service.handlers import Raw as RawPayload
 from service.model import NO_OVERRIDE
 from service.settings import ProxySettings
-from service.web.api.context import optional_payload_of
+from service.web.api.context import Integer, optional_payload_of
 from service.web.api.override import Override
 from service.web.close import close_of, error_of
 from service.web.fetch import Unfit, fetch
@@ -83,7 +83,7 @@ class _Connect(msgspec.Struct):
     data: Raw | UnsetType = UNSET
     b64data: str | None = None
     channels: list[str] | None = None
-    expire_at: int | None = None
+    expire_at: Integer | None = None
     subs: dict[str, _Subscription] | None = None
     meta: Raw | UnsetType = UNSET
 
@@ -93,7 +93,7 @@ class _Subscribe(msgspec.Struct):
     b64info: str | None = None
     data: Raw | UnsetType = UNSET
     b64data: str | None = None
-    expire_at: int | None = None
+    expire_at: Integer | None = None
     override: Override | None = None
 
 

@@ -290,7 +290,12 @@ FAILURES: dict[str, Any] = {
     "channels-text": {"result": {"user": "eve", "channels": "a"}},
     "bad-channel": {"result": {"user": "eve", "channels": [1]}},
     "bad-base64": {"result": {"user": "eve", "b64data": "!"}},
-    "subs": {"result": {"user": "eve", "subs": {"a": {}}}},
+    "subs-shape": {"result": {"user": "eve", "subs": {"a": []}}},
+    "override-shape": {
+        "result": {"user": "eve", "subs": {"a": {"override": {"presence": True}}}}
+    },
+    "meta-list": {"result": {"user": "eve", "meta": [1]}},
+    "expire-at-below-zero": {"result": {"user": "eve", "expire_at": -1}},
     "error-shape": {"error": "no"},
     "error-code-low": {"error": {"code": 99, "message": "no"}},
     "error-code-high": {"error": {"code": 2000, "message": "no"}},
@@ -338,17 +343,58 @@ async def test_other_hooks_fail_closed_too(
         assert (await api.history(channel))["offset"] == 0
 
 
-async def test_subscribe_restrictions_that_we_cannot_keep_are_refused(
+async def test_subscribe_with_options(
     server: Server, endpoints: Endpoints, channel: str
 ) -> None:
     client, _ = await enter(server)
-    for result in (
-        {"expire_at": 1},
-        {"override": {"presence": {"value": False}}},
-    ):
-        endpoints.results["subscribe"] = {"result": result}
-        refused = await client.request(subscribe={"channel": channel})
-        assert refused["error"] == INTERNAL
+    override = {"presence": {"value": False}, "force_recovery": {"value": False}}
+    endpoints.results["subscribe"] = {
+        "result": {"override": override, "expire_at": 4_000_000_000}
+    }
+    reply = (await client.request(subscribe={"channel": channel}))["subscribe"]
+    # Nobody could refresh it: it is not told when it expires.
+    assert reply == {}
+    present = await client.request(presence={"channel": channel})
+    assert present["presence"] == {"presence": {}}
+
+
+@pytest.mark.parametrize("result", [{"expire_at": -1}, {"override": {"presence": 1}}])
+async def test_subscribe_options_that_are_none(
+    server: Server, endpoints: Endpoints, channel: str, result: dict[str, Any]
+) -> None:
+    client, _ = await enter(server)
+    endpoints.results["subscribe"] = {"result": result}
+    refused = await client.request(subscribe={"channel": channel})
+    assert refused["error"] == INTERNAL
+
+
+async def test_connect_with_subscriptions(
+    server: Server, endpoints: Endpoints, channel: str
+) -> None:
+    hidden = {"override": {"presence": {"value": False}}}
+    endpoints.results["connect"] = {
+        "result": {
+            "user": "ann",
+            "channels": [channel],
+            "subs": {
+                f"{channel}2": {"info": {"role": 1}, "data": {"d": 1}},
+                f"{channel}3": hidden,
+            },
+            "meta": {"plan": "free"},
+        }
+    }
+    client, reply = await enter(server)
+    assert sorted(reply["subs"]) == [channel, f"{channel}2", f"{channel}3"]
+    assert reply["subs"][f"{channel}2"]["data"] == {"d": 1}
+    presence = (await client.request(presence={"channel": f"{channel}2"}))["presence"]
+    (info,) = presence["presence"].values()
+    assert info["chan_info"] == {"role": 1}
+    presence = (await client.request(presence={"channel": f"{channel}3"}))["presence"]
+    assert presence["presence"] == {}
+    # What only the server sees goes with the next questions.
+    endpoints.results["rpc"] = {"result": {}}
+    await client.request(rpc={"method": "m"})
+    assert endpoints.question("rpc")["meta"] == {"plan": "free"}
 
 
 async def test_nobody_gets_in_while_there_is_no_endpoint(

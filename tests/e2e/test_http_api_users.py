@@ -160,7 +160,7 @@ async def test_subscribe_reaches_one_client_or_all(
         ({"channel": ""}, 107),
         ({"channel": "ключ"}, 107),
         ({"user": None}, 107),
-        ({"channel": "x", "expire_at": 1}, 108),
+        ({"channel": "x", "expire_at": -1}, 107),
         ({"channel": "x", "b64data": "eyJ"}, 107),
         ({"channel": "x", "b64info": "e30"}, 107),
     ],
