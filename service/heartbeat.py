@@ -47,6 +47,7 @@ class Heartbeat:
 
     Attributes:
         listeners: Told of each step.
+        timers: Told of each round trip that says something about its link, in seconds.
         steps: How often each step was taken, by the two levels.
         resurrections: Steps back to healthy.
         sent: Pings written.
@@ -62,6 +63,7 @@ class Heartbeat:
     def __init__(self, timeout: float) -> None:
         self.timeout = timeout
         self.listeners: list[Listener] = []
+        self.timers: list[Callable[[float], object]] = []
         self.steps: Counter[tuple[Level, Level]] = Counter()
         self.resurrections = 0
         self.sent = 0

@@ -230,7 +230,11 @@ class Liveness:
         rtt = self.rtt
         if rtt is None:
             rtt = self.rtt = RttFilter()
+        heartbeat, accepted = self._heartbeat, rtt.accepted
         rejected, skewed = rtt.rejected, rtt.clock_skew_corrections
         rtt.accept(seconds)
-        self._heartbeat.rejected_samples += rtt.rejected - rejected
-        self._heartbeat.clock_skew_corrections += rtt.clock_skew_corrections - skewed
+        heartbeat.rejected_samples += rtt.rejected - rejected
+        heartbeat.clock_skew_corrections += rtt.clock_skew_corrections - skewed
+        if rtt.accepted > accepted:
+            for tell in heartbeat.timers:
+                tell(seconds)

@@ -20,10 +20,11 @@ from service.errors import (
     ErrorReply,
     StoreError,
 )
+from service.heartbeat import Level
 from service.metrics import Metrics
 from service.model import Channel, ClientId, Joined, Position, UserId
 
-__all__ = ["Timeline"]
+__all__ = ["Timeline", "log_level"]
 
 log = structlog.get_logger("steadwire")
 
@@ -152,6 +153,16 @@ class Timeline:
         if self._close is None:
             return "abandoned"
         return "failed" if self._close.code in _OURS else "refused"
+
+
+def log_level(client: ClientId, before: Level, after: Level) -> None:
+    """Log that a connection is at another level of its heartbeat."""
+    what = "resurrected" if after is Level.HEALTHY else after.value
+    log.info(
+        f"connection {what}",
+        connection=client,
+        before=before.value,
+    )
 
 
 def _cause(close: Close | None) -> str:

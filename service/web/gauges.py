@@ -10,10 +10,12 @@ from service.errors import (
     NO_PONG,
     TOO_MANY_REQUESTS_CLOSE,
 )
+from service.heartbeat import Level
 from service.logs import dropped
 from service.metrics import Metrics
 from service.transports.door import Door
 from service.transports.services import Services
+from service.transports.timeline import log_level
 from service.transports.watch import Watch
 from service.web.api.key import ApiKeys
 
@@ -43,6 +45,7 @@ def add_gauges(services: Services, watch: Watch, door: Door, keys: ApiKeys) -> N
     metrics = services.metrics
     _add_connections(metrics, services)
     _add_limits(metrics, services, door, keys)
+    _add_heartbeat(metrics, services)
     metrics.gauge(
         "loop_lag_max_seconds",
         "The largest lag of the event loop in the last one to two minutes.",
@@ -134,6 +137,72 @@ def _add_limits(
         "api_unauthorized",
         "Requests of the server API with a wrong key or none.",
         lambda: keys.refused,
+    )
+
+
+def _add_heartbeat(metrics: Metrics, services: Services) -> None:
+    heartbeat, registry = services.heartbeat, services.connections
+    heartbeat.timers.append(metrics.rtt.observe)
+    heartbeat.listeners.append(log_level)
+
+    def levels() -> dict[str, float]:
+        found = dict.fromkeys((level.value for level in Level), 0.0)
+        for record in registry.slots():
+            found[record.connection.session.liveness.level.value] += 1
+        # Those that are over, and remembered for twice the timeout.
+        found[Level.DEAD.value] = len(heartbeat.dead(services.clock.now()))
+        return found
+
+    def steps() -> dict[str, float]:
+        found = dict.fromkeys((level.value for level in Level), 0.0)
+        for (_, after), count in heartbeat.steps.items():
+            found[after.value] += count
+        return found
+
+    metrics.gauge(
+        "heartbeat_level",
+        "Connected clients by how sure we are of them; dead: those closed for their "
+        "silence within twice the timeout.",
+        levels,
+        "level",
+    )
+    metrics.total(
+        "heartbeat_steps",
+        "Steps of connections to another level; healthy is a resurrection.",
+        steps,
+        "level",
+    )
+    metrics.gauge(
+        "pings_waiting",
+        "Pings that wait for their pong.",
+        lambda: sum(one.session.liveness.pending for one in registry),
+    )
+    metrics.total(
+        "pings",
+        "Pings written (sent), and what became of them: answered, or orphaned when no "
+        "pong came in twice the timeout or before the end; late pongs of these.",
+        lambda: {
+            "sent": heartbeat.sent,
+            "answered": heartbeat.answered,
+            "orphaned": heartbeat.orphaned,
+            "late": heartbeat.late,
+        },
+        "outcome",
+    )
+    metrics.total(
+        "ping_samples_rejected",
+        "Round trips that were not taken: over 30 s (late), or such as no monotonic "
+        "clock can give (clock_skew).",
+        lambda: {
+            "late": heartbeat.rejected_samples,
+            "clock_skew": heartbeat.clock_skew_corrections,
+        },
+        "cause",
+    )
+    metrics.total(
+        "rapid_activity",
+        "Signs of life less than 0.1 s after the one before.",
+        lambda: heartbeat.rapid,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 
 import falcon
@@ -63,6 +64,7 @@ class StatsResource:
                     "version": services.version,
                     "uptime": services.clock.now() - node.started,
                 },
+                "connections": _summary(services),
                 "faults": {
                     name: {"reason": fault.reason, "failing": fault.failing}
                     for name, fault in services.checks.faults().items()
@@ -70,6 +72,19 @@ class StatsResource:
                 "metrics": figures(services.metrics),
             }
         )
+
+
+def _summary(services: Services) -> dict[str, object]:
+    registry = services.connections
+    levels = Counter(
+        record.connection.session.liveness.level.value for record in registry.slots()
+    )
+    return {
+        "total": len(registry),
+        "alive": registry.connected,
+        "pending": registry.states()["pending"],
+        "levels": levels,
+    }
 
 
 async def _may_read(

@@ -83,6 +83,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "auth",
         "handlers",
         "health",
+        "heartbeat",
         "hub",
         "logs",
         "payload",

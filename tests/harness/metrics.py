@@ -14,6 +14,7 @@ _SAMPLED = (
     "steadwire_loop_lag_seconds_count",
     "steadwire_queue_depth_bytes_count",
     "steadwire_publish_to_write_seconds_count",
+    "steadwire_rapid_activity_total",
 )
 
 
