@@ -391,3 +391,62 @@ async def test_a_scrape_under_load_is_true(  # R11
     assert grown["connects_total{abandoned}"] == total // 4
     assert grown["closes_total{client}"] == total
     assert grown["commands_total{subscribe}"] == total * 3 // 4
+
+
+async def test_levels_of_a_heartbeat(  # R28, R30
+    make_server: Callable[..., Server],
+) -> None:
+    server = await make_server(
+        {
+            "STEADWIRE_CLIENT_PING_INTERVAL": "0.5",
+            "STEADWIRE_CLIENT_PONG_TIMEOUT": "0.2",
+            "STEADWIRE_CLIENT_HEARTBEAT_TIMEOUT": "2",
+        }
+    ).start()
+
+    async def level(api: Api, name: str, count: int) -> None:
+        async with asyncio.timeout(10.0):
+            while (await scrape(api)).labels("heartbeat_level")[name] != count:
+                await asyncio.sleep(0.02)
+
+    async with change(server) as seen:
+        client = await server.raw(connected=False)
+        name = (await client.connect())["client"]
+        assert (await stats(seen.api))["connections"] == {
+            "total": 1,
+            "alive": 1,
+            "pending": 0,
+            "levels": {"healthy": 1},
+        }
+        await level(seen.api, "degraded", 1)  # it does not read, nor answer
+        await client.send({"id": 5, "presence": {"channel": "c"}})
+        await level(seen.api, "healthy", 1)
+        await level(seen.api, "suspect", 1)
+        await level(seen.api, "dead", 1)
+        now = await scrape(seen.api)
+        pings = now.labels("pings_total")
+        assert pings["sent"] == pings["answered"] + pings["orphaned"]
+        await level(seen.api, "dead", 0)  # forgotten after twice the timeout
+        client.reset()
+    assert seen.pop("pings_total{sent}") == seen.pop("pings_total{orphaned}") >= 4
+    seen.pop("messages_sent_total")
+    assert seen.grown == {
+        **CONNECT,
+        "commands_total{presence}": 1,
+        "heartbeat_steps_total{degraded}": 2,
+        "heartbeat_steps_total{healthy}": 1,
+        "heartbeat_steps_total{suspect}": 1,
+        "heartbeat_steps_total{dead}": 1,
+        "closes_total{3012}": 1,
+    }
+    events = [line["event"] for line in server.log() if line.get("connection") == name]
+    assert events == [
+        "connection opened",
+        "connection connected",
+        "connection degraded",
+        "connection resurrected",
+        "connection degraded",
+        "connection suspect",
+        "connection dead",
+        "connection closed",
+    ]
