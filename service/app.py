@@ -41,7 +41,7 @@ from service.permissions import Permissions
 from service.ports import Clock, Store, Timer
 from service.registry import Registry
 from service.server import install
-from service.settings import Settings, load
+from service.settings import Settings, changes, load
 from service.stores.opening import make_store
 from service.transports.door import Door
 from service.transports.driver import Driver
@@ -232,6 +232,7 @@ class Application:
             self.startup_error = error
             raise
         self._store = store
+        log.info("settings", **changes(settings))  # R48
         self._node = Node(uuid.uuid4().hex, platform.node(), self._clock.now())
         self._check_later()
         connections: Registry[Driver] = Registry()

@@ -15,7 +15,7 @@ import structlog
 
 from _speedups import check
 from service.errors import SteadwireError
-from service.settings import Settings, load
+from service.settings import Settings, load, reference
 from service.stores import backup as copying
 
 __all__ = ["main"]
@@ -219,6 +219,12 @@ def keys(
 
 def _granted(**scopes: bool) -> list[str]:
     return [scope for scope, granted in scopes.items() if granted]
+
+
+@main.command()
+def settings() -> None:
+    """Print every setting in Markdown: name, variable, type, default and meaning."""
+    print(reference(), end="")
 
 
 @main.command()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from service.settings.channels import ChannelOptions, ChannelSettings, Namespace
 from service.settings.connections import ConnectionSettings
+from service.settings.describing import changes, reference
 from service.settings.dynamodb import DynamodbSettings
 from service.settings.limits import LimitSettings
 from service.settings.loading import Settings, load
@@ -36,5 +37,7 @@ __all__ = [
     "Settings",
     "StoreSettings",
     "TokenSettings",
+    "changes",
     "load",
+    "reference",
 ]

@@ -39,9 +39,9 @@ from service.settings.sections import (
     TokenSettings,
 )
 
-__all__ = ["Settings", "load"]
+__all__ = ["PREFIX", "Settings", "load"]
 
-_PREFIX = "STEADWIRE_"
+PREFIX = "STEADWIRE_"
 HEARTBEATS = {"development": 60.0, "production": 75.0, "staging": 90.0}  # s
 _NAMESPACE = re.compile(r"[-a-zA-Z0-9_]{2,}")
 
@@ -225,7 +225,7 @@ def load(environ: Mapping[str, str], overrides: Mapping[str, Any]) -> Settings:
     Raises:
         SettingsError: The text names the key or variable and what is wrong with it.
     """
-    named = environ.get(_PREFIX + "CONFIG")
+    named = environ.get(PREFIX + "CONFIG")
     values = _read_file(Path(named or "steadwire.toml"), required=named is not None)
     _merge(values, _read_environment(environ))
     _merge(values, overrides)
@@ -257,18 +257,18 @@ def _read_file(path: Path, *, required: bool) -> dict[str, Any]:
 
 def _read_environment(environ: Mapping[str, str]) -> dict[str, Any]:
     texts: set[tuple[str, ...]] = {("environment",)}  # never JSON, whatever they hold
-    known: dict[str, tuple[str, ...]] = {_PREFIX + "ENVIRONMENT": ("environment",)}
+    known: dict[str, tuple[str, ...]] = {PREFIX + "ENVIRONMENT": ("environment",)}
     for section in msgspec.structs.fields(Settings):
         if section.name == "environment":
             continue
         for field in msgspec.structs.fields(section.type):
-            name = f"{_PREFIX}{section.name}_{field.name}".upper()
+            name = f"{PREFIX}{section.name}_{field.name}".upper()
             known[name] = (section.name, field.name)
             if field.type in (str, Secret):
                 texts.add(known[name])
     values: dict[str, Any] = {}
     for name, text in environ.items():
-        if not name.startswith(_PREFIX) or name == _PREFIX + "CONFIG":
+        if not name.startswith(PREFIX) or name == PREFIX + "CONFIG":
             continue
         path = known.get(name)
         if path is None:

@@ -5,6 +5,7 @@ Times are seconds and sizes bytes unless a field says otherwise.
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
 import msgspec
@@ -13,9 +14,12 @@ from service.errors import SettingsError
 
 __all__ = [
     "ApiSettings",
+    "Bytes",
     "PersonalChannel",
     "ClientSettings",
     "Count",
+    "Delay",
+    "Port",
     "ProxySettings",
     "Secret",
     "Seconds",
@@ -23,6 +27,7 @@ __all__ = [
     "ServerSettings",
     "StoreSettings",
     "TokenSettings",
+    "without_credentials",
 ]
 
 KiB = 1024
@@ -30,7 +35,7 @@ MiB = 1024 * KiB
 
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=10 * 365 * 86400)]
 Delay = Annotated[float, msgspec.Meta(ge=0, le=10 * 365 * 86400)]
-Bytes = Annotated[int, msgspec.Meta(gt=0)]
+Bytes = Annotated[int, msgspec.Meta(gt=0, extra={"unit": "bytes"})]
 Count = Annotated[int, msgspec.Meta(ge=0)]
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 
@@ -50,8 +55,19 @@ class Secret(str):
         return format(str(self), spec)
 
 
+_CREDENTIALS = re.compile(r"(?<=://)[^/@\s]*@")
+
+
+def without_credentials(text: str) -> str:
+    """Return *text* without the name and password that a URL in it may hold."""
+    return _CREDENTIALS.sub("[secret]@", text)
+
+
 class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A group of settings that one part of the service reads."""
+
+    def __repr__(self) -> str:
+        return without_credentials(super().__repr__())
 
 
 class ServerSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
