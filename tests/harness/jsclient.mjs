@@ -14,7 +14,7 @@ const installed = JSON.parse(readFileSync(manifest)).version
 if (installed !== version) {
     throw new Error(`${packageName} is ${installed}, not ${version}; run tests/tools/install`)
 }
-const { Centrifuge } = require(packageName)
+const { Centrifuge, UnauthorizedError } = require(packageName)
 const { Centrifuge: ProtobufCentrifuge } = require(`${packageName}/build/protobuf`)
 const WebSocket = require('ws')
 
@@ -53,6 +53,22 @@ function publication(ctx) {
     }
 }
 
+// A token to begin with, and what getToken gives: the last one again and again.
+function tokens({ token, get_token: given }, asked) {
+    const options = token ? { token } : {}
+    if (given) {
+        const left = [...given]
+        options.getToken = async () => {
+            const next = left.length > 1 ? left.shift() : left[0]
+            asked()
+            if (next.throw === 'unauthorized') throw new UnauthorizedError('no')
+            if (next.throw) throw new Error(next.throw)
+            return next
+        }
+    }
+    return options
+}
+
 function create(name, options) {
     const { url, min_delay: minDelay, max_delay: maxDelay, ping_delay: pingDelay } = options
     const state = { socket: null, protobuf: options.protobuf }
@@ -68,21 +84,26 @@ function create(name, options) {
         minReconnectDelay: minDelay * 1000,
         maxReconnectDelay: maxDelay * 1000,
         maxServerPingDelay: pingDelay * 1000,
+        ...tokens(options, () => report('get_token', {})),
     })
     const report = (event, fields) => write({ client: name, event, ...fields })
     client.on('connecting', ({ code, reason }) => report('connecting', { code, reason }))
     client.on('connected', (ctx) => report('connected', { id: ctx.client }))
     client.on('disconnected', ({ code, reason }) => report('disconnected', { code, reason }))
     client.on('error', (ctx) => report('error', ctx.error))
+    client.on('subscribed', ({ channel, recovered }) => report('server_subscribed', { channel, recovered }))
+    client.on('unsubscribed', ({ channel }) => report('server_unsubscribed', { channel }))
+    client.on('publication', (ctx) => report('server_publication', { channel: ctx.channel, ...publication(ctx) }))
     clients.set(name, { client, state, report, delays: { minDelay, maxDelay } })
 }
 
-function subscribe({ client, report, delays }, channel) {
+function subscribe({ client, report, delays }, channel, options) {
     let sub = client.getSubscription(channel)
     if (sub === null) {
         sub = client.newSubscription(channel, {
             minResubscribeDelay: delays.minDelay * 1000,
             maxResubscribeDelay: delays.maxDelay * 1000,
+            ...tokens(options, () => report('get_token', { channel })),
         })
         sub.on('subscribing', ({ code, reason }) => report('subscribing', { channel, code, reason }))
         sub.on('unsubscribed', ({ code, reason }) => report('unsubscribed', { channel, code, reason }))
@@ -110,7 +131,7 @@ async function carryOut(command) {
     switch (command.do) {
         case 'connect': return client.connect()
         case 'disconnect': return client.disconnect()
-        case 'subscribe': return subscribe(entry, command.channel)
+        case 'subscribe': return subscribe(entry, command.channel, command)
         case 'unsubscribe': return client.getSubscription(command.channel).unsubscribe()
         case 'publish': await client.publish(command.channel, packed(state, command.data)); return
         case 'rpc':

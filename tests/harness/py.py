@@ -89,6 +89,16 @@ class _ClientEvents(centrifuge.ClientEventHandler):
     async def on_error(self, ctx: Any) -> None:
         self._report("error", code=_code(ctx.code), message=str(ctx.error))
 
+    async def on_subscribed(self, ctx: Any) -> None:
+        self._report("server_subscribed", channel=ctx.channel, recovered=ctx.recovered)
+
+    async def on_unsubscribed(self, ctx: Any) -> None:
+        self._report("server_unsubscribed", channel=ctx.channel)
+
+    async def on_publication(self, ctx: Any) -> None:
+        publication = _publication(ctx.pub)
+        self._report("server_publication", channel=ctx.channel, **publication)
+
 
 class _SubscriptionEvents(centrifuge.SubscriptionEventHandler):
     def __init__(self, channel: str, report: Callable[..., None]) -> None:
@@ -121,6 +131,27 @@ class _SubscriptionEvents(centrifuge.SubscriptionEventHandler):
 
     async def on_error(self, ctx: Any) -> None:
         self._report("sub_error", code=_code(ctx.code), message=str(ctx.error))
+
+
+def _tokens(command: dict[str, Any], asked: Callable[[], None]) -> dict[str, Any]:
+    """Return a token to begin with, and a get_token that ends with the same one."""
+    options: dict[str, Any] = {}
+    if command.get("token"):
+        options["token"] = command["token"]
+    if command.get("get_token"):
+        left = list(command["get_token"])
+
+        async def get_token(*_: Any) -> str:
+            following = left.pop(0) if len(left) > 1 else left[0]
+            asked()
+            if isinstance(following, dict):
+                if following["throw"] == "unauthorized":
+                    raise centrifuge.UnauthorizedError("no")
+                raise RuntimeError(following["throw"])
+            return str(following)
+
+        options["get_token"] = get_token
+    return options
 
 
 class _Runner:
@@ -161,6 +192,7 @@ class _Runner:
             max_reconnect_delay=command["max_delay"],
             max_server_ping_delay=command["ping_delay"],
             use_protobuf=command["protobuf"],
+            **_tokens(command, lambda: self._reporter(name)("get_token")),
             **options,
         )
         client.harness_name = name
@@ -179,7 +211,11 @@ class _Runner:
         if sub is None:
             name = client.harness_name
             events = _SubscriptionEvents(channel, self._reporter(name))
-            sub = client.new_subscription(channel, events, **self._delays[name])
+            report = self._reporter(name)
+            tokens = _tokens(command, lambda: report("get_token", channel=channel))
+            sub = client.new_subscription(
+                channel, events, **self._delays[name], **tokens
+            )
         await sub.subscribe()
 
     async def _do_unsubscribe(self, client: Any, command: dict[str, Any]) -> None:

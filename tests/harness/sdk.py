@@ -17,7 +17,10 @@ from typing import Any, Protocol, Self
 
 from tests.harness.process import environment, launched
 
-__all__ = ["Host", "ProcessHost", "SdkClient", "SdkError"]
+__all__ = ["THROWS", "UNAUTHORIZED", "Host", "ProcessHost", "SdkClient", "SdkError"]
+
+THROWS = {"throw": "error"}
+UNAUTHORIZED = {"throw": "unauthorized"}
 
 # One line holds at most one publication or one page of history.
 _LINE_LIMIT = 64 * 1024 * 1024
@@ -86,6 +89,8 @@ class SdkClient:
         max_delay: float = 0.5,
         ping_delay: float = 10.0,
         protobuf: bool = False,
+        token: str = "",
+        get_token: list[Any] | None = None,
     ) -> Self:
         """Make a client.
 
@@ -96,6 +101,10 @@ class SdkClient:
             max_delay: and at most.
             ping_delay: Seconds that a ping of the server may be late.
             protobuf: It speaks protobuf; payloads are JSON all the same.
+            token: Its first connection token.
+            get_token: What its application's getToken gives, one after the other, the
+                last one again and again: a token, or `THROWS` or `UNAUTHORIZED`. Each
+                call is an event ``get_token``. None for no such function.
         """
         client = cls(host, f"c{next(cls._names)}")
         host.clients[client.name] = client
@@ -106,6 +115,8 @@ class SdkClient:
             max_delay=max_delay,
             ping_delay=ping_delay,
             protobuf=protobuf,
+            token=token,
+            get_token=get_token,
         )
         return client
 
@@ -127,10 +138,12 @@ class SdkClient:
         await self.do("disconnect")
         await self.seen("disconnected", count + 1)
 
-    async def subscribe(self, channel: str, within: float = 10.0) -> dict[str, Any]:
-        """Subscribe and return the subscribed event."""
+    async def subscribe(
+        self, channel: str, within: float = 10.0, **tokens: Any
+    ) -> dict[str, Any]:
+        """Subscribe and return the subscribed event; *tokens* as of `create`."""
         count = len(self.events["subscribed"])
-        await self.do("subscribe", channel=channel)
+        await self.do("subscribe", channel=channel, **tokens)
         return (await self.seen("subscribed", count + 1, within))[count]
 
     async def unsubscribe(self, channel: str) -> dict[str, Any]:

@@ -55,16 +55,27 @@ def settings(**more: str) -> dict[str, str]:
     }
 
 
-def make(claims: dict[str, Any], *, algorithm: str = "HS256") -> str:
+def make(
+    claims: dict[str, Any], *, algorithm: str = "HS256", kid: str | None = None
+) -> str:
     """Return a token that is as good as its claims."""
     payload = json.dumps({"aud": AUDIENCE, **claims}).encode()
     key = SECRET.encode() if algorithm.startswith("HS") else _private()
-    return PyJWS().encode(payload, key, algorithm)
+    headers = None if kid is None else {"kid": kid}
+    return PyJWS().encode(payload, key, algorithm, headers)
 
 
-def connection(user: str, *, seconds: float | None = 3600, **claims: Any) -> str:
+def connection(
+    user: str,
+    *,
+    seconds: float | None = 3600,
+    algorithm: str = "HS256",
+    kid: str | None = None,
+    **claims: Any,
+) -> str:
     """Return a connection token; *seconds* from now it expires, None for never."""
-    return make({"sub": user, **_expiry(seconds), **claims})
+    every = {"sub": user, **_expiry(seconds), **claims}
+    return make(every, algorithm=algorithm, kid=kid)
 
 
 def subscription(

@@ -1,0 +1,298 @@
+"""What the official SDKs do with tokens that end: PROTOCOL.md, 3, as its table says.
+
+Each row is a client of its own, and the rows of one SDK run at once: they wait for
+tokens to expire. A token lives about a second here, and the delays after an expiry are
+a second too, where the reference has 25.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+import pytest
+
+from tests.harness.api import Api
+from tests.harness.sdk import THROWS, SdkClient
+from tests.harness.server import Server
+from tests.harness.tokens import BAD, connection, subscription
+from tests.harness.tokens import settings as token_settings
+
+Make = Callable[..., Awaitable[SdkClient]]
+
+TOKEN = 1.4  # seconds that a short token lives; SDKs refresh after a whole one
+CHANNELS = {"history_size": 100, "history_ttl": 60, "force_recovery": True}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    server = Server(
+        tmp_path_factory.mktemp("server"),
+        token_settings(
+            STEADWIRE_CLIENT_EXPIRED_CLOSE_DELAY="1",
+            STEADWIRE_CLIENT_EXPIRED_SUB_CLOSE_DELAY="1",
+            STEADWIRE_CHANNELS_WITHOUT_NAMESPACE=json.dumps(CHANNELS),
+            # Nobody is there: tokens with a kid meet a key source that is down.
+            STEADWIRE_TOKEN_JWKS_PUBLIC_ENDPOINT="http://127.0.0.1:1/jwks",
+        ),
+    )
+    try:
+        yield server.start_blocking()
+    finally:
+        server.close()
+
+
+def of(client: SdkClient, event: str) -> list[int]:
+    return [each["code"] for each in client.events[event]]
+
+
+class Rows:
+    """The rows of the table; each is given clients by *make*."""
+
+    def __init__(self, server: Server, make: Make, sdk: str, api: Api) -> None:
+        self.url = server.url
+        self.api = api
+        self.sdk = sdk
+        self.new = sdk.startswith(("js-5.8.0", "python-0.7.0"))
+        self._make = make
+
+    async def make(self, token: str = "", get_token: Any = None) -> SdkClient:
+        return await self._make(self.url, token=token, get_token=get_token)
+
+    def channel(self, name: str) -> str:
+        return f"${name}-{self.sdk}".replace(" ", "-")
+
+    # Connections.
+
+    async def connect_109_with_get_token(self) -> None:
+        client = await self.make(BAD["expired"]({"sub": "a1"}), [connection("a1")])
+        await client.connect()
+        assert len(client.events["get_token"]) == 1
+        assert len(client.events["error"]) == 1
+        assert client.events["disconnected"] == []
+
+    async def connect_109_without_get_token(self) -> None:
+        client = await self.make(BAD["expired"]({"sub": "a2"}))
+        await client.do("connect")
+        if self.new:
+            [end] = await client.seen("disconnected", 1)
+            assert end["code"] == 1
+        else:
+            await client.seen("error", 1)
+        assert client.events["connected"] == []
+
+    async def connect_with_a_bad_token(self) -> None:
+        client = await self.make(BAD["tampered"]({"sub": "a3"}), [connection("a3")])
+        await client.do("connect")
+        [end] = await client.seen("disconnected", 1)
+        assert end["code"] == 3500
+        assert client.events["get_token"] == []  # it does not come back by itself
+
+    async def connect_without_a_token(self) -> None:
+        client = await self.make()
+        await client.do("connect")
+        [end] = await client.seen("disconnected", 1)
+        assert end["code"] == 3501
+
+    async def connect_with_another_error(self) -> None:
+        client = await self.make(connection("a4", channels=["nowhere:x"]))
+        await client.do("connect")
+        [end] = await client.seen("disconnected", 1)
+        assert end["code"] == 102
+
+    async def connect_while_the_keys_cannot_be_had(self) -> None:
+        token = connection("a5", algorithm="RS256", kid="k1")
+        client = await self.make(token, [connection("a5")])
+        await client.do("connect")
+        await client.seen("error", 2)  # it goes on trying
+        assert client.events["connected"] == []
+        assert client.events["disconnected"] == []
+
+    async def refresh_again_and_again(self) -> None:
+        short = [connection("a6", seconds=TOKEN + n * 1.0) for n in range(4)]
+        client = await self.make(short[0], [*short[1:], connection("a6")])
+        await client.connect()
+        await client.seen("get_token", 4)
+        await asyncio.sleep(0)
+        assert len(client.events["connected"]) == 1
+        assert client.events["connecting"][1:] == []
+
+    async def refresh_with_a_bad_token(self) -> None:
+        bad = BAD["another key"]({"sub": "a7"})
+        client = await self.make(connection("a7", seconds=TOKEN), [bad])
+        await client.connect()
+        [end] = await client.seen("disconnected", 1)
+        assert end["code"] == 3500
+
+    async def refresh_with_another_user_s_token(self) -> None:
+        client = await self.make(connection("a8", seconds=TOKEN), [connection("eve")])
+        await client.connect()
+        [end] = await client.seen("disconnected", 1)
+        assert end["code"] == 3500
+
+    async def refresh_with_a_token_that_has_expired(self) -> None:
+        # Never 109: that would be the end. It is closed with 3005, comes back with the
+        # same token, gets 109, and asks for another.
+        plan = [BAD["expired"]({"sub": "a9"}), connection("a9")]
+        client = await self.make(connection("a9", seconds=TOKEN), plan)
+        await client.connect()
+        await client.seen("connected", 2)
+        assert 3005 in of(client, "connecting")
+        assert client.events["disconnected"] == []
+        assert len(client.events["get_token"]) == 2
+
+    async def refresh_that_the_application_cannot_do(self) -> None:
+        # Nothing comes in time, so it is closed with 3005 when the delay is over.
+        plan = [THROWS, connection("a10")]
+        client = await self.make(connection("a10", seconds=TOKEN), plan)
+        await client.connect()
+        await client.seen("connected", 2)
+        assert 3005 in of(client, "connecting")
+        assert client.events["disconnected"] == []
+
+    async def refresh_while_the_keys_cannot_be_had(self) -> None:
+        plan = [connection("a11", algorithm="RS256", kid="k1"), connection("a11")]
+        client = await self.make(connection("a11", seconds=TOKEN + 60), plan)
+        # The server's hand makes it refresh soon: it lives on until its own expiry.
+        client2 = await self.make(connection("a11", seconds=TOKEN), plan)
+        await client.connect()
+        await client2.connect()
+        await client2.seen("error", 1)
+        assert client2.events["connecting"][1:] == []  # it is still there
+        assert client.events["error"] == []
+
+    async def closed_by_the_server_with_a_token_that_is_still_good(self) -> None:
+        client = await self.make(connection("a12"))
+        await client.connect()
+        await self.api.call("refresh", {"user": "a12", "expired": True})
+        await client.seen("connected", 2)
+        assert 3005 in of(client, "connecting")
+
+    async def server_side_subscription_that_expires(self) -> None:
+        channel = self.channel("b0")
+        client = await self.make(connection("b0"))
+        await client.connect()
+        body = {"user": "b0", "channel": channel, "expire_at": 1}
+        await self.api.call("subscribe", body)
+        await client.seen("connected", 2)
+        assert 3006 in of(client, "connecting")
+
+    # Subscriptions.
+
+    async def enter(self, user: str) -> SdkClient:
+        client = await self.make(connection(user))
+        await client.connect()
+        return client
+
+    async def subscribe_109_with_get_token(self) -> None:
+        client, channel = await self.enter("b1"), self.channel("b1")
+        bad = BAD["expired"]({"sub": "b1", "channel": channel})
+        plan = [subscription("b1", channel)]
+        await client.subscribe(channel, token=bad, get_token=plan)
+        assert len(client.events["get_token"]) == 1
+
+    async def subscribe_109_without_get_token(self) -> None:
+        client, channel = await self.enter("b2"), self.channel("b2")
+        bad = BAD["expired"]({"sub": "b2", "channel": channel})
+        await client.do("subscribe", channel=channel, token=bad)
+        if self.new:
+            [end] = await client.seen("unsubscribed", 1)
+            assert end["code"] == 1
+        else:
+            await client.seen("sub_error", 1)
+        assert client.events["subscribed"] == []
+
+    async def subscribe_with_a_bad_token(self) -> None:
+        client, channel = await self.enter("b3"), self.channel("b3")
+        bad = BAD["wrong audience"]({"sub": "b3", "channel": channel})
+        await client.do("subscribe", channel=channel, token=bad)
+        [end] = await client.seen("unsubscribed", 1)
+        assert end["code"] == 103
+        assert client.events["disconnected"] == []
+
+    async def subscribe_with_another_user_s_token(self) -> None:
+        client, channel = await self.enter("b4"), self.channel("b4")
+        token = subscription("eve", channel)
+        await client.do("subscribe", channel=channel, token=token)
+        [end] = await client.seen("disconnected", 1)
+        assert end["code"] == 3500
+
+    async def sub_refresh_again_and_again(self) -> None:
+        client, channel = await self.enter("b5"), self.channel("b5")
+        short = [subscription("b5", channel, seconds=TOKEN + n * 1.0) for n in range(3)]
+        plan = [*short[1:], subscription("b5", channel)]
+        await client.subscribe(channel, token=short[0], get_token=plan)
+        await client.seen("get_token", 3)
+        await self.api.publish(channel, 1)
+        await client.seen("publication", 1)
+        assert len(client.events["subscribed"]) == 1
+
+    async def sub_refresh_with_a_bad_token(self) -> None:
+        client, channel = await self.enter("b6"), self.channel("b6")
+        first = subscription("b6", channel, seconds=TOKEN)
+        plan = [
+            BAD["tampered"]({"sub": "b6", "channel": channel}),
+            subscription("b6", channel),
+        ]
+        await client.subscribe(channel, token=first, get_token=plan)
+        if self.sdk == "python-0.4.4":
+            # It says so, and stays until the server ends it.
+            await client.seen("sub_error", 1)
+        else:
+            [end] = await client.seen("unsubscribed", 1)
+            assert end["code"] == 103
+        assert client.events["disconnected"] == []
+
+    async def sub_refresh_with_a_token_that_has_expired(self) -> None:
+        client, channel = await self.enter("b7"), self.channel("b7")
+        first = subscription("b7", channel, seconds=TOKEN)
+        plan = [
+            BAD["expired"]({"sub": "b7", "channel": channel}),
+            subscription("b7", channel),
+        ]
+        await client.subscribe(channel, token=first, get_token=plan)
+        await self.api.publish(channel, 1)
+        await client.seen("publication", 1)
+        await client.seen("subscribed", 2)
+        assert 2501 in of(client, "subscribing")
+        assert client.events["unsubscribed"] == []
+        assert client.events["subscribed"][1]["recovered"] is True
+        await self.api.publish(channel, 2)
+        await client.seen("publication", 2)
+        assert client.offsets(channel) == [1, 2]
+
+    async def sub_refresh_with_another_user_s_token(self) -> None:
+        client, channel = await self.enter("b8"), self.channel("b8")
+        first = subscription("b8", channel, seconds=TOKEN)
+        plan = [subscription("eve", channel)]
+        await client.subscribe(channel, token=first, get_token=plan)
+        [end] = await client.seen("disconnected", 1)
+        assert end["code"] == 3500
+
+    async def subscription_that_nobody_refreshes(self) -> None:
+        client, channel = await self.enter("b9"), self.channel("b9")
+        first = subscription("b9", channel, seconds=TOKEN)
+        plan = [THROWS, subscription("b9", channel)]
+        await client.subscribe(channel, token=first, get_token=plan)
+        await client.seen("subscribed", 2)
+        assert 2501 in of(client, "subscribing")
+        assert client.events["unsubscribed"] == []
+
+
+ROWS = [name for name in vars(Rows) if not name.startswith("_")]
+ROWS = [name for name in ROWS if name not in ("make", "channel", "enter")]
+
+
+async def test_every_row_of_the_table(
+    server: Server, make_client: Make, request: pytest.FixtureRequest
+) -> None:
+    sdk = request.node.callspec.params["make_client"]
+    async with server.api() as api:
+        rows = Rows(server, make_client, sdk, api)
+        outcomes = await asyncio.gather(
+            *(getattr(rows, name)() for name in ROWS), return_exceptions=True
+        )
+    wrong = {n: o for n, o in zip(ROWS, outcomes, strict=True) if o is not None}
+    assert not wrong, "\n".join(f"{name}: {error!r}" for name, error in wrong.items())
