@@ -17,7 +17,7 @@ Invariants:
 * While the breaker is open nothing is sent but its probe, and `call` fails at once.
 
 Event loop only, but for `_send`, which runs in a thread and touches nothing but the
-boto client, which may be shared by threads.
+clock and the boto client, which may be shared by threads.
 """
 
 from __future__ import annotations
@@ -57,6 +57,7 @@ __all__ = ["Client", "Connect", "connect"]
 
 CONNECT_TIMEOUT = 1.0  # s
 READ_TIMEOUT = 2.0  # s
+PATIENCE = 1.0  # s without an answer, before that says anything of the other side
 
 # What others hold is free again in milliseconds; what is throttled, in tenths of a
 # second: the table's budget is one of seconds. Full jitter, so that two processes that
@@ -245,8 +246,9 @@ class Client:
         """Send once; return the answer, or what went wrong, and tell the breaker."""
         if self._waiting >= WAITING * self._settings.connections:
             raise StoreBusy(f"{self._waiting} calls wait for DynamoDB")
+        begun: list[float] = []
         work: Future[dict[str, Any]] = self._threads.submit(
-            self._send, operation, request
+            self._send, operation, request, begun
         )
         self._waiting += 1
         self.attempts += 1
@@ -264,6 +266,8 @@ class Client:
             raise StoreBusy("no thread was free for DynamoDB in time")
         if not work.done():
             failure = Failure("transport", True, "no answer in time")
+            if self._clock.now() - begun[0] < PATIENCE:
+                return failure  # it waited for a thread: that is not the other side
         else:
             error = work.exception()
             if error is None:
@@ -279,7 +283,10 @@ class Client:
             self.breaker.succeeded()
         return failure
 
-    def _send(self, operation: Operation, request: dict[str, Any]) -> dict[str, Any]:
+    def _send(
+        self, operation: Operation, request: dict[str, Any], begun: list[float]
+    ) -> dict[str, Any]:
+        begun.append(self._clock.now())
         answer: dict[str, Any] = getattr(self._boto, operation)(**request)
         return answer
 

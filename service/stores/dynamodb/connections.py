@@ -327,7 +327,7 @@ class Connections:
             if cancelled.failed(place):
                 ghosts.add(one.client)
         if plan.slot is not None and cancelled.failed(plan.slot):
-            await self._slots.look(deadline)
+            await self._slots.full(plan.record.shard, deadline)
         if cancelled.failed(plan.entry) and not cancelled.failed(plan.book):
             # Its record is there, and its book does not have it: the rest of one that
             # has expired.

@@ -14,12 +14,13 @@ Invariants:
 * A shard's version changes with its count, whoever changes it. So a recount (`sweep`)
   that finds the version it began with has counted what is there.
 
-At the bound: the next connect costs one cancelled transaction and one look at all
-shards (64 read units); those of the next second are refused without a call.
+At the bound: in each second, a process spends a cancelled transaction or so and one
+look at all shards (64 read units); the rest is refused without a call.
 """
 
 from __future__ import annotations
 
+import asyncio
 import random
 from typing import Any, NamedTuple
 
@@ -66,6 +67,7 @@ class Slots:
         self._all = [shard for shard in range(SHARDS) if self._limits[shard]]
         self._room = self._all  # as of the last look
         self._looked = float("-inf")
+        self._looking: asyncio.Task[None] | None = None
 
     def pick(self) -> int:
         """Return a shard that may have room.
@@ -79,13 +81,34 @@ class Slots:
             raise Full
         return self._chance.choice(self._room)
 
-    async def look(self, deadline: float) -> None:
-        """See which shards have room.
+    async def full(self, shard: int, deadline: float) -> None:
+        """Take note that a shard has no room, and see which others have.
+
+        All who ask at once share one look.
 
         Raises:
             StoreError: They cannot be seen.
         """
-        counts = await self.counts(deadline)
+        if self._clock.now() - self._looked < FRESH:
+            self._room = [other for other in self._room if other != shard]
+            if self._room:
+                return
+        if self._looking is None:
+            self._looking = asyncio.create_task(self._look())
+            # Nobody may be left to take its error when it ends.
+            self._looking.add_done_callback(lambda task: task.exception())
+        looking = self._looking
+        left = max(0.0, deadline - self._clock.now())
+        await asyncio.wait([looking], timeout=left)
+        if not looking.done():
+            raise StoreBusy("DynamoDB did not say in time where there is room")
+        looking.result()
+
+    async def _look(self) -> None:
+        try:
+            counts = await self.counts()
+        finally:
+            self._looking = None
         self._looked = self._clock.now()
         self._room = [s for s in self._all if counts[s].number < self._limits[s]]
 

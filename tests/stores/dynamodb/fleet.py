@@ -11,7 +11,7 @@ from service.settings import DynamodbSettings
 from service.stores.dynamodb import table
 from service.stores.dynamodb.connections import Limits
 from service.stores.dynamodb.directory import DynamodbDirectory
-from tests.stores.dynamodb.support import SESSION, Faults, StoreClock, client_for
+from tests.stores.dynamodb.support import Faults, StoreClock, client_for
 
 DAY = 86400.0
 
@@ -64,6 +64,10 @@ class Fleet:
         await directory.start()
         return directory
 
+    def write(self, operation: str, **request: Any) -> None:
+        """Do something to the table that no process of ours does."""
+        getattr(self.boto, operation)(TableName=self.settings.table, **request)
+
     async def close(self) -> None:
         for client in self._clients:
             await client.close()
@@ -110,10 +114,15 @@ class Fleet:
         return found
 
 
+def nothing(found: Contents) -> bool:
+    """Return whether no connection has left anything."""
+    return not (found.records or found.books or found.rest or +found.counts)
+
+
 async def admit(
     directory: DynamodbDirectory, user: str, client: str, address: str = "192.0.2.1"
 ) -> Any:
     return await directory.admit(UserId(user), ClientId(client), address)
 
 
-__all__ = ["SESSION", "Contents", "Fleet", "admit"]
+__all__ = ["Contents", "Fleet", "admit", "nothing"]

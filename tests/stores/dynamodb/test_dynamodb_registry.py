@@ -1,11 +1,15 @@
-"""Connections in the table, one call at a time, on every emulator that has
-transactions."""
+"""Connections in the table, one call at a time, on the emulators with transactions."""
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
-from tests.stores.dynamodb.fleet import Fleet, admit
+from service.errors import CLOSE_CONNECTION_LIMIT, TOO_MANY_REQUESTS_CLOSE
+from service.model import Channel, RawJson, UserId
+from tests.stores.dynamodb.fleet import Fleet, admit, nothing
+from tests.stores.dynamodb.support import Faults, refusal
 
 
 @pytest.fixture(params=["ministack", "moto"])
@@ -27,17 +31,39 @@ async def make_fleet(emulator, store_clock):
         await fleet.close()
 
 
+async def subscribe(directory, client, channel, user="u"):
+    info = RawJson(f'{{"user":"{user}","client":"{client}"}}')
+    return await directory.subscribe(client, Channel(channel), UserId(user), info)
+
+
+async def present(directory, channel):
+    found = await directory.present(Channel(channel))
+    return sorted((one.client, one.user) for one in found)
+
+
 async def test_a_connection_is_counted_until_it_leaves(make_fleet):
     fleet = await make_fleet()
     one = await fleet.process()
     assert await admit(one, "u", "c1") == []
     found = fleet.check()
-    assert list(found.records) == ["c1"]
-    assert list(found.books) == ["U#u"]
+    assert (list(found.records), list(found.books)) == (["c1"], ["U#u"])
     assert await one.total() == 1
     await one.leave("c1")
-    found = fleet.check()
-    assert (found.records, found.books, found.rest) == ({}, {}, [])
+    assert nothing(fleet.check())
+    assert await one.total() == 0
+
+
+async def test_entering_and_leaving_again_changes_nothing(make_fleet):
+    fleet = await make_fleet()
+    one = await fleet.process()
+    await one.leave("c1")
+    for _ in range(3):
+        assert await admit(one, "u", "c1") == []
+    assert await one.total() == 1
+    fleet.check()
+    for _ in range(3):
+        await one.leave("c1")
+    assert nothing(fleet.check())
     assert await one.total() == 0
 
 
@@ -54,11 +80,327 @@ async def test_the_fourth_takes_the_place_of_the_least_recently_active(
     assert await admit(there, "u", "d") == ["b"]
     assert sorted(fleet.check().books["U#u"]) == ["a", "c", "d"]
     assert await here.evictions() == ["b"]
+    assert await here.evictions() == ["b"]  # until it has left
     assert await there.evictions() == []
     await here.leave("b")
     assert await here.evictions() == []
     for directory, client in ((here, "a"), (there, "c"), (there, "d")):
         await directory.leave(client)
+    assert nothing(fleet.check())
+
+
+async def test_who_is_active_here_is_known_without_a_write(make_fleet, clock):
+    fleet = await make_fleet()
+    faults = Faults()
+    one = await fleet.process(faults)
+    for client in ("a", "b", "c"):
+        await admit(one, "u", client)
+        clock.advance(1)
+    before = fleet.check().books["U#u"]
+    faults.before.append(
+        lambda operation: (
+            refusal("AccessDeniedException") if operation == "UpdateItem" else None
+        )
+    )
+    await one.touch({"a": clock.wall()})
+    assert fleet.check().books["U#u"] == before
+    assert await admit(one, "u", "d") == ["b"]
+
+
+async def test_activity_is_written_only_where_somebody_may_have_to_go(
+    make_fleet, clock
+):
+    fleet = await make_fleet()
+    faults = Faults()
+    one = await fleet.process(faults)
+    await admit(one, "u", "c1")
+    clock.advance(60)
+    faults.calls.clear()
+    await one.touch({"c1": clock.wall()})
+    assert faults.calls == ["GetItem"]
+    await admit(one, "u", "c2")
+    clock.advance(60)
+    faults.calls.clear()
+    await one.touch({"c1": clock.wall(), "c2": clock.wall() - 60})
+    assert faults.calls == ["GetItem", "UpdateItem"]  # c2 was not active since
+    await one.touch({"c1": clock.wall()})
+    assert faults.calls == ["GetItem", "UpdateItem"]
+    active = fleet.check().books["U#u"]["c1"]["M"]["active"]["N"]
+    assert active == str(int(clock.wall() * 1000))
+
+
+async def test_a_touch_finds_out_that_a_place_is_lost(make_fleet, clock):
+    fleet = await make_fleet(user=1)
+    here, there = await fleet.process(), await fleet.process()
+    await admit(here, "u", "a")
+    clock.advance(1)
+    assert await admit(there, "u", "b") == ["a"]
+    (notice,) = [i for i in fleet.items() if i["sk"]["S"] == "E#a"]
+    fleet.write("delete_item", Key={"pk": notice["pk"], "sk": notice["sk"]})
+    assert await here.evictions() == []
+    await here.touch({"a": clock.wall()})
+    assert await here.evictions() == ["a"]
+
+
+async def test_a_policy_of_rejecting_closes_the_newcomer(make_fleet, clock):
+    fleet = await make_fleet(policy="reject", user=2)
+    here, there = await fleet.process(), await fleet.process()
+    assert await admit(here, "u", "a") == []
+    assert await admit(there, "u", "b") == []
+    assert await admit(there, "u", "c") is CLOSE_CONNECTION_LIMIT
+    assert sorted(fleet.check().records) == ["a", "b"]
+    assert await admit(there, "v", "d") == []
+    # Whose process is dead keeps nobody out.
+    clock.advance(41)
+    await there.beat()
+    third = await fleet.process()
+    await third.bury()
+    assert await admit(third, "u", "e") == []
+
+
+async def test_there_is_room_for_as_many_as_the_limit_says(make_fleet):
+    fleet = await make_fleet({"client_limit": 5})
+    one = await fleet.process()
+    for number in range(5):
+        assert await admit(one, f"u{number}", f"c{number}") == []
+    assert await admit(one, "u", "c") is TOO_MANY_REQUESTS_CLOSE
+    assert len(fleet.check().records) == 5
+    await one.leave("c3")
+    assert await admit(one, "u", "c") == []
+    # One in, one out: a user at his limit does not need more room.
+    for number in range(3):
+        await one.leave(f"c{number}")
+        assert await admit(one, "u", f"d{number}") == ([] if number < 2 else ["c"])
+    fleet.check()
+
+
+async def test_without_a_user_addresses_are_what_is_limited(make_fleet, clock):
+    fleet = await make_fleet(address=2)
+    one = await fleet.process()
+    assert await admit(one, "", "a", "192.0.2.1") == []
+    clock.advance(1)
+    assert await admit(one, "", "b", "192.0.2.1") == []
+    assert await admit(one, "", "c", "192.0.2.2") == []
+    assert await admit(one, "", "d", "192.0.2.1") == ["a"]
     found = fleet.check()
-    assert (found.records, found.books, found.rest) == ({}, {}, [])
-    assert await here.total() == 0
+    assert sorted(found.books["A#192.0.2.1"]) == ["b", "d"]
+    assert sorted(found.books["A#192.0.2.2"]) == ["c"]
+
+
+async def test_what_has_expired_does_not_count_while_it_is_still_there(
+    make_fleet, clock
+):
+    fleet = await make_fleet(age=100.0)
+    one = await fleet.process()
+    for client in ("a", "b", "c"):
+        assert await admit(one, "u", client) == []
+    assert await subscribe(one, "a", "news")
+    clock.advance(100)
+    assert len(fleet.contents().records) == 3
+    assert await present(one, "news") == []
+    assert await admit(one, "u", "d") == []  # nobody had to go
+    assert list(fleet.contents().books["U#u"]) == ["d"]
+    assert await one.total() == 4  # until they leave, or the sweep comes
+    for client in ("a", "b", "c"):
+        await one.leave(client)
+    assert list(fleet.check().records) == ["d"]
+    assert await one.total() == 1
+
+
+async def test_who_is_where_is_known_in_all_processes(make_fleet):
+    fleet = await make_fleet()
+    here, there = await fleet.process(), await fleet.process()
+    await admit(here, "u", "a")
+    await admit(there, "v", "b")
+    assert await subscribe(here, "a", "news")
+    assert await subscribe(here, "a", "other")
+    assert await subscribe(there, "b", "news", "v")
+    assert await present(here, "news") == [("a", "u"), ("b", "v")]
+    assert await present(there, "other") == [("a", "u")]
+    assert [one.info for one in await there.present("other")] == [
+        '{"user":"u","client":"a"}'
+    ]
+    await here.unsubscribe("a", "other")
+    await here.unsubscribe("a", "other")
+    assert await present(there, "other") == []
+    await here.leave("a")
+    assert await present(there, "news") == [("b", "v")]
+    assert not await subscribe(here, "a", "news")  # it has left
+    await there.leave("b")
+    assert nothing(fleet.check())
+
+
+async def test_the_dead_are_swept_by_whoever_comes(make_fleet, clock):
+    fleet = await make_fleet()
+    dead, one, two = [await fleet.process() for _ in range(3)]
+    for client in ("a", "b", "c"):
+        await admit(dead, "u", client)
+        await subscribe(dead, client, "news")
+    await admit(dead, "v", "d")
+    clock.advance(1)
+    await admit(one, "u", "e")  # takes the place of one of the dead
+    await subscribe(one, "e", "news")
+    clock.advance(38.9)
+    await asyncio.gather(one.beat(), two.beat())
+    await one.bury()
+    assert len(fleet.check().records) == 4  # it was not late when it was looked at
+    clock.advance(1)
+    await asyncio.gather(one.beat(), two.beat())
+    assert await present(two, "news") == [("e", "u")]
+    await asyncio.gather(one.bury(), two.bury(), one.bury())
+    assert one.buried + two.buried == 3
+    found = fleet.check()
+    assert list(found.records) == ["e"]
+    assert sorted(found.rest) == [("C#e", "S#news"), ("S#news", "e")]
+    # Its row stays for an hour, in case something of it arrives late.
+    clock.advance(3601)
+    await one.beat()
+    await one.bury()
+    assert [i["pk"]["S"] for i in fleet.items()].count("NODES") == 2
+
+
+async def test_who_was_taken_for_dead_enters_again(make_fleet, clock):
+    fleet = await make_fleet(user=2)
+    away, other = await fleet.process(), await fleet.process()
+    for client in ("a", "b"):
+        await admit(away, "u", client)
+        await subscribe(away, client, "news")
+        clock.advance(1)
+    clock.advance(41)
+    await other.beat()
+    await other.bury()
+    assert nothing(fleet.check())
+    await admit(other, "u", "c")
+    clock.advance(1)
+    await away.beat()  # a and b are let in as if they came now: c has to go
+    found = fleet.check()
+    assert sorted(found.records) == ["a", "b"]
+    assert await other.evictions() == ["c"]
+    assert await present(other, "news") == [("a", "u"), ("b", "u")]
+    await other.leave("c")
+    for client in ("a", "b"):
+        await away.leave(client)
+    assert nothing(fleet.check())
+
+
+async def test_an_admission_that_arrives_after_its_leave_is_tidied_away(
+    make_fleet, clock
+):
+    fleet = await make_fleet()
+    faults = Faults()
+    one, other = await fleet.process(faults), await fleet.process()
+    await admit(one, "u", "a")
+    (late,) = [r for name, r in faults.requests if name == "TransactWriteItems"]
+    await one.leave("a")
+    await admit(other, "v", "b")
+    del late["ClientRequestToken"]
+    fleet.boto.transact_write_items(**late)
+    await one.tidy()
+    assert sorted(fleet.check().records) == ["a", "b"]  # it may be under way
+    clock.advance(16)
+    await one.tidy()
+    assert list(fleet.check().records) == ["b"]
+    assert (one.tidied, other.tidied) == (1, 0)
+
+
+async def test_a_recount_repairs_what_others_broke(make_fleet):
+    fleet = await make_fleet()
+    one, two = await fleet.process(), await fleet.process()
+    for number in range(6):
+        await admit((one, two)[number % 2], f"u{number}", f"c{number}")
+    found = fleet.check()
+    shards = sorted(+found.counts)
+    # DynamoDB deletes a record by time; somebody writes counts; one is lost.
+    record = found.records["c0"]
+    fleet.write("delete_item", Key={"pk": record["pk"], "sk": record["sk"]})
+    fleet.write(
+        "put_item",
+        Item={
+            "pk": {"S": f"G#{shards[0]}"},
+            "sk": {"S": "COUNT"},
+            "n": {"N": "17"},
+            "ver": {"N": "1"},
+        },
+    )
+    fleet.write(
+        "delete_item", Key={"pk": {"S": f"G#{shards[1]}"}, "sk": {"S": "COUNT"}}
+    )
+    wrong = fleet.contents()
+    assert sum(wrong.counts.values()) != len(wrong.records) == 5
+    await one.recount()
+    right = fleet.contents()
+    assert sum(right.counts.values()) == len(right.records) == 5
+    assert one.corrected > 0
+    assert await one.recount() == 0
+    for number in range(6):
+        await (one, two)[number % 2].leave(f"c{number}")
+    assert await one.total() == 0
+
+
+async def test_a_recount_leaves_alone_what_changes_meanwhile(make_fleet):
+    fleet = await make_fleet({"client_limit": 64})
+    faults = Faults()
+    one, two = await fleet.process(faults), await fleet.process()
+    await admit(two, "u", "a")
+    (shard,) = +fleet.check().counts
+    key = {"pk": {"S": f"G#{shard}"}, "sk": {"S": "COUNT"}}
+    fleet.write(
+        "update_item",
+        Key=key,
+        UpdateExpression="SET n = :n",
+        ExpressionAttributeValues={":n": {"N": "9"}},
+    )
+    loop = asyncio.get_running_loop()
+
+    def between(operation):
+        if operation == "UpdateItem":  # the records have been read
+            faults.before.clear()
+            asyncio.run_coroutine_threadsafe(two.leave("a"), loop).result(10)
+
+    faults.before.append(between)
+    assert await one.recount() == 0
+    assert fleet.contents().counts[shard] == 8  # wrong still, but not made worse
+    assert await one.recount() == 1
+    assert await one.total() == 0
+
+
+async def test_a_recount_is_due_once_a_day_for_all(make_fleet, clock):
+    fleet = await make_fleet()
+    processes = [await fleet.process() for _ in range(3)]
+    wrong = {"pk": {"S": "G#1"}, "sk": {"S": "COUNT"}, "ver": {"N": "1"}}
+
+    async def corrected():
+        fleet.write("put_item", Item={**wrong, "n": {"N": "5"}})
+        before = sum(p.corrected for p in processes)
+        await asyncio.gather(*[p.recount_when_due() for p in processes])
+        return sum(p.corrected for p in processes) - before
+
+    assert await corrected() == 1
+    clock.advance(86399)
+    assert await corrected() == 0
+    clock.advance(1)
+    assert await corrected() == 1
+
+
+async def test_nothing_is_left_after_the_last_process(make_fleet):
+    fleet = await make_fleet()
+    one, two = await fleet.process(), await fleet.process()
+    await admit(one, "u", "a")
+    await admit(two, "u", "b")
+    await subscribe(one, "a", "news")
+    await one.leave("a")
+    await two.leave("b")
+    await one.close()
+    await two.close()
+    left = {item["pk"]["S"][:2] for item in fleet.items()}
+    assert left == {"G#"}
+    assert nothing(fleet.check())
+
+
+async def test_who_leaves_connections_behind_is_swept_at_once(make_fleet):
+    fleet = await make_fleet()
+    one, two = await fleet.process(), await fleet.process()
+    await admit(one, "u", "a")
+    await one.close()
+    await two.bury()
+    assert nothing(fleet.check())
