@@ -217,6 +217,8 @@ class DynamodbDirectory:
         if self._touching is None or self._touching.done():
             self._touching = asyncio.create_task(self._touch_all(due))
         await asyncio.wait([self._touching], timeout=self._timeout)
+        if self._touching.done():
+            self._touching.result()
 
     async def evictions(self) -> list[ClientId]:
         """Return clients of this process that lost their place; see the port.

@@ -106,6 +106,11 @@ def refusal(code: str, status: int = 400, **body: object) -> AWSResponse:
     return AWSResponse("http://127.0.0.1/", status, {}, raw)
 
 
+def served(body: str) -> AWSResponse:
+    """Return an answer that the emulator did not give."""
+    return AWSResponse("http://127.0.0.1/", 200, {}, _Raw(body.encode()))
+
+
 def conflict(actions: int) -> AWSResponse:
     """Return what a transaction meets when another one holds its first item."""
     reasons = [{"Code": "TransactionConflict"}] + [{"Code": "None"}] * (actions - 1)

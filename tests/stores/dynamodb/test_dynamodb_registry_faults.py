@@ -1,0 +1,244 @@
+"""Every mishap at every call: counts are exact afterwards, and nobody is lost.
+
+On ministack, whose transactions are atomic and know their tokens.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from service.errors import StoreError
+from service.model import Channel, RawJson, UserId
+from tests.stores.dynamodb.fleet import Fleet, admit, nothing
+from tests.stores.dynamodb.mishaps import MISHAPS, Death, Mishap
+from tests.stores.dynamodb.support import Faults, lost, refusal, served
+
+MOST = 14  # calls of one of the things below, at the most
+
+
+@pytest.fixture
+async def make_fleet(ministack, store_clock):
+    made = []
+
+    async def make(settings=None, **limits):
+        fleet = Fleet(ministack.settings(**settings or {}), store_clock, **limits)
+        made.append(fleet)
+        return await fleet.create()
+
+    yield make
+    for fleet in made:
+        await fleet.close()
+
+
+class World:
+    """Two processes and a user with three connections, all subscribed."""
+
+    def __init__(self, fleet, clock):
+        self.fleet = fleet
+        self.clock = clock
+        self.faults = Faults()
+        self.known = set()
+
+    async def begin(self):
+        self.one = await self.fleet.process(self.faults)
+        self.two = await self.fleet.process()
+        for directory, client in ((self.one, "a"), (self.two, "b"), (self.one, "c")):
+            await admit(directory, "u", client)
+            self.known.add(client)
+            await self.subscribe(directory, client)
+            self.clock.advance(1)
+        return self
+
+    async def subscribe(self, directory, client):
+        await directory.subscribe(client, Channel("n"), UserId("u"), RawJson("{}"))
+
+    # What is done while something goes wrong.
+
+    async def admission(self):
+        self.known.add("d")
+        assert await admit(self.one, "u", "d") == ["a"]
+
+    async def leave(self):
+        self.known.discard("a")
+        await self.one.leave("a")
+
+    async def subscription(self):
+        await self.one.subscribe("a", Channel("m"), UserId("u"), RawJson("{}"))
+
+    async def touch(self):
+        await self.one.touch({"a": self.clock.wall(), "c": self.clock.wall() - 0.5})
+
+    async def recount(self):
+        await self.one.recount()
+
+    async def burial(self):
+        self.clock.advance(40)
+        await self.one.beat()
+        await self.one.bury()
+
+    async def reentry(self):
+        self.clock.advance(41)
+        await self.two.beat()
+        await self.two.bury()
+        await self.one.beat()
+
+    async def finish(self):
+        """Let everybody leave who can, bury who cannot; nothing may be left."""
+        alive = [self.two]
+        if self.one is not None:
+            alive.append(self.one)
+            for client in ("a", "c", "d"):
+                await self.one.leave(client)
+        await self.two.leave("b")
+        last = await self.fleet.process()
+        self.clock.advance(41)
+        for directory in alive:
+            await directory.beat()
+        await last.beat()
+        await last.bury()
+        assert nothing(self.fleet.check())
+        assert await last.total() == 0
+
+
+WORK = ["admission", "leave", "subscription", "touch", "recount", "burial", "reentry"]
+ALL = [(work, kind) for work in WORK for kind in MISHAPS]
+# What says most of each; all of it takes minutes.
+SOME = [(work, "dead after") for work in WORK] + [
+    ("admission", "answer lost"),
+    ("admission", "conflict"),
+    ("leave", "answer lost"),
+    ("leave", "throttled"),
+]
+
+
+@pytest.mark.parametrize(("work", "kind"), SOME)
+async def test_a_mishap_at_any_call(make_fleet, clock, work, kind):
+    happened = 0
+    for number in range(MOST):
+        fleet = await make_fleet()
+        world = await World(fleet, clock).begin()
+        mishap = Mishap(world.faults, number, kind)
+        try:
+            await getattr(world, work)()
+        except Death:
+            world.one = None
+        mishap.end()
+        fleet.check()
+        await world.finish()
+        if not mishap.happened:
+            break
+        happened += 1
+    else:
+        raise AssertionError("there are more calls than MOST")
+    assert happened > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("work", "kind"), sorted({*ALL} - {*SOME}))
+async def test_any_mishap_at_any_call(make_fleet, clock, work, kind):
+    await test_a_mishap_at_any_call(make_fleet, clock, work, kind)
+
+
+async def test_who_cannot_be_taken_out_is_owed(make_fleet, clock):
+    fleet = await make_fleet({"timeout": 0.2})
+    faults = Faults()
+    one = await fleet.process(faults)
+    await admit(one, "u", "a")
+    faults.before.append(lambda operation: refusal("ThrottlingException"))
+    with pytest.raises(StoreError):
+        await one.leave("a")
+    with pytest.raises(StoreError):
+        await one.beat()
+    assert list(fleet.check().records) == ["a"]
+    faults.before.clear()
+    await one.beat()
+    assert nothing(fleet.check())
+
+
+async def test_an_admission_of_unknown_outcome_is_taken_back(make_fleet, clock):
+    fleet = await make_fleet({"timeout": 0.3})
+    faults = Faults()
+    one = await fleet.process(faults)
+
+    def lost_transactions(operation):
+        if operation == "TransactWriteItems":
+            lost(operation)
+
+    faults.after.append(lost_transactions)
+    with pytest.raises(StoreError):
+        await admit(one, "u", "a")
+    assert list(fleet.check().records) == ["a"]  # it was done, and nobody was told
+    faults.after.clear()
+    await one.beat()
+    assert nothing(fleet.check())
+
+
+async def test_a_leave_that_meets_its_admission_wins(make_fleet):
+    fleet = await make_fleet()
+    one = await fleet.process()
+    for number in range(10):
+        entering = asyncio.create_task(admit(one, "u", f"c{number}"))
+        await asyncio.sleep(0.002 * number)
+        await one.leave(f"c{number}")
+        await entering
+    assert nothing(fleet.check())
+
+
+async def test_a_leave_and_an_eviction_of_the_same_give_one_slot_back(make_fleet):
+    fleet = await make_fleet(user=1)
+    one, two = await fleet.process(), await fleet.process()
+    for number in range(10):
+        await admit(one, "u", f"a{number}")
+        await asyncio.gather(admit(two, "u", f"b{number}"), one.leave(f"a{number}"))
+        assert sum(fleet.check().counts.values()) == 1
+        await two.leave(f"b{number}")
+        assert nothing(fleet.check())
+
+
+async def test_a_jump_of_the_clock_loses_nothing_but_places(make_fleet, clock):
+    fleet = await make_fleet()
+    one, two = await fleet.process(), await fleet.process()
+    for directory, client in ((one, "a"), (two, "b"), (one, "c"), (two, "d")):
+        await admit(directory, "u", client)
+        clock.advance(1)
+    clock.advance(10 * 86400)
+    # Everybody is late, and everybody finds everybody else dead.
+    await asyncio.gather(one.bury(), two.bury())
+    fleet.check()
+    await asyncio.gather(one.beat(), two.beat())
+    found = fleet.check()
+    assert len(found.books["U#u"]) == 3
+    for directory, client in ((one, "a"), (two, "b"), (one, "c"), (two, "d")):
+        await directory.leave(client)
+    assert nothing(fleet.check())
+
+
+async def test_an_old_answer_to_a_touch_is_not_believed(make_fleet, clock):
+    fleet = await make_fleet()
+    faults = Faults()
+    one = await fleet.process(faults)
+    await admit(one, "u", "a")
+    clock.advance(60)
+
+    def old(operation):
+        consistent = faults.requests[-1][1].get("ConsistentRead")
+        return served("{}") if operation == "GetItem" and not consistent else None
+
+    faults.before.append(old)
+    await one.touch({"a": clock.wall()})
+    assert await one.evictions() == []
+
+
+async def test_a_shard_that_filled_meanwhile_is_not_the_end(make_fleet):
+    fleet = await make_fleet({"client_limit": 3})  # shards 0 to 2, one each
+    processes = [await fleet.process() for _ in range(3)]
+    for _ in range(5):
+        answers = await asyncio.gather(
+            *[admit(p, f"u{n}", f"c{n}") for n, p in enumerate(processes)]
+        )
+        assert answers == [[], [], []]
+        fleet.check()
+        await asyncio.gather(*[p.leave(f"c{n}") for n, p in enumerate(processes)])
+        assert nothing(fleet.check())
