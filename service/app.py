@@ -24,6 +24,7 @@ import structlog
 
 from service import logs
 from service.admission import Admission
+from service.attendance import Attendance
 from service.auth import Verifier
 from service.authenticator import Authenticator, NothingRevoked
 from service.clock import SystemClock
@@ -42,7 +43,8 @@ from service.ports import Clock, Store, Timer
 from service.registry import Registry
 from service.server import install
 from service.settings import Settings, changes, load
-from service.stores.opening import make_store
+from service.stores.dynamodb.upkeep import Upkeep
+from service.stores.opening import make_store, make_upkeep
 from service.transports.door import Door
 from service.transports.driver import Driver
 from service.transports.services import Services
@@ -104,6 +106,8 @@ class Application:
             personal=settings.client.user_personal_channel,
         )
         self._store: Store | None = None
+        self._upkeep: Upkeep | None = None
+        self._attendance: Attendance | None = None
         self._services: Services | None = None
         self._starting: asyncio.Task[None] | None = None
         self._draining: asyncio.Task[None] | None = None
@@ -226,16 +230,33 @@ class Application:
         flusher = Flusher(loop.call_soon)
         meter = Meter(self.metrics, self._clock, flusher)
         hub = Hub(store, settings.client, self._spawn, meter)
+        upkeep = make_upkeep(store, settings, self._clock)
         try:
             await store.start(hub.committed)
+            if upkeep is not None:
+                await upkeep.start()
         except Exception as error:
             self.startup_error = error
+            await store.close()
             raise
-        self._store = store
+        self._store, self._upkeep = store, upkeep
         log.info("settings", **changes(settings))  # R48
         self._node = Node(uuid.uuid4().hex, platform.node(), self._clock.now())
         self._check_later()
         connections: Registry[Driver] = Registry()
+        admission = Admission(
+            connections,
+            settings.connections,
+            limit=settings.connection_limit,
+            clock=self._clock,
+            spawn=self._spawn,
+            directory=None if upkeep is None else upkeep.directory,
+        )
+        if upkeep is not None:
+            self._attendance = Attendance(
+                connections, admission, upkeep.directory, self._clock, self._spawn
+            )
+            self._attendance.start()
         self._services = Services(
             settings=settings,
             hub=hub,
@@ -250,13 +271,7 @@ class Application:
             metrics=self.metrics,
             checks=self.checks,
             connections=connections,
-            admission=Admission(
-                connections,
-                settings.connections,
-                limit=settings.connection_limit,
-                clock=self._clock,
-                spawn=self._spawn,
-            ),
+            admission=admission,
             heartbeat=Heartbeat(settings.heartbeat_timeout),
         )
         self._watch = Watch(self._services)
@@ -283,6 +298,10 @@ class Application:
             connection.session.disconnect(SHUTDOWN)
         while len(services.connections) and self._clock.now() < deadline:
             await asyncio.sleep(0.01)
+        if self._attendance is not None:
+            self._attendance.stop()
+        if self._upkeep is not None:
+            await self._upkeep.close()
         await store.close()
 
     def _check_later(self) -> None:

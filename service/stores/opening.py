@@ -1,13 +1,16 @@
-"""Which store the settings ask for."""
+"""Which store the settings ask for, and what comes with it."""
 
 from __future__ import annotations
 
-from service.ports import Clock
+from service.ports import Clock, Store
 from service.settings import Settings
+from service.stores.dynamodb.connections import Limits
+from service.stores.dynamodb.directory import DynamodbDirectory
 from service.stores.dynamodb.store import DynamodbStore
+from service.stores.dynamodb.upkeep import Upkeep
 from service.stores.sqlite import SqliteStore
 
-__all__ = ["make_store"]
+__all__ = ["make_store", "make_upkeep"]
 
 
 def make_store(settings: Settings, clock: Clock) -> SqliteStore | DynamodbStore:
@@ -15,3 +18,20 @@ def make_store(settings: Settings, clock: Clock) -> SqliteStore | DynamodbStore:
     if settings.store.backend == "dynamodb":
         return DynamodbStore(settings.dynamodb, settings.store, clock)
     return SqliteStore(settings.store, clock)
+
+
+def make_upkeep(store: Store, settings: Settings, clock: Clock) -> Upkeep | None:
+    """Return the registry that all processes of a store share, not started.
+
+    None where there is one process: it knows by itself who is connected.
+    """
+    if not isinstance(store, DynamodbStore):
+        return None
+    limits = Limits(
+        settings.connections.user_limit,
+        settings.connections.address_limit,
+        settings.connections.policy,
+        settings.client.max_age,
+    )
+    directory = DynamodbDirectory(store.client, settings.dynamodb, limits, clock)
+    return Upkeep(directory, settings.dynamodb.node_timeout)

@@ -52,6 +52,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "authenticator": CORE | {"auth", "handlers"},
     "registry": {"errors", "model", "ports", "session"},  # session.Identity
+    "attendance": CORE | {"admission", "registry"},
     "admission": CORE | {"registry", "session"},  # session.Identity
     "hub": CORE | {"protocol", "recovery"},  # settings: its bounds
     "outbox": CORE,  # settings: its bounds

@@ -20,7 +20,8 @@ What has expired is not counted, wherever it still lies: entries are compared wi
 clock here, records by the sweep.
 
 Who goes is the least recently active, as the book has it: for connections of other
-processes it is up to a minute old (`touch`), those of this one are asked.
+processes it is up to a minute old (`touch`), those of this one are asked, and what they
+say is written with the book.
 
 Interleavings, each a test: two admissions of one user read the same book (one of them
 reads again); an admission and the leave of him who is to go (his record is gone: he is
@@ -37,6 +38,7 @@ those without a user.
 from __future__ import annotations
 
 import asyncio
+import heapq
 import random
 from collections import Counter
 from collections.abc import Callable
@@ -266,7 +268,11 @@ class Connections:
     ) -> _Plan:
         table = self._client.table
         now = int(self._clock.wall() * 1000)
-        kept = [one for one in self._alive(book) if one.client not in ghosts]
+        kept = [
+            one._replace(active=max(one.active, self._active(one.client) or 0))
+            for one in self._alive(book)
+            if one.client not in ghosts
+        ]
         evicted = self._choose(book.name, kept)
         actions: list[Action] = []
         places: dict[int, Record] = {}
@@ -304,11 +310,10 @@ class Connections:
         if count <= 0:
             return []
 
-        def last_active(one: Record) -> tuple[bool, int]:
-            local = self._active(one.client)
-            return not self._lost(one.node), max(one.active, local or 0)
+        def worth(one: Record) -> tuple[bool, int]:
+            return not self._lost(one.node), one.active
 
-        chosen = sorted(kept, key=last_active)[: min(count, REMOVED)]
+        chosen = heapq.nsmallest(min(count, REMOVED), kept, key=worth)
         if self._limits.policy == "reject" and not all(
             self._lost(one.node) for one in chosen
         ):
