@@ -43,7 +43,6 @@ from service.ports import Clock, Store, Timer
 from service.registry import Registry
 from service.server import install
 from service.settings import Settings, changes, load
-from service.stores.dynamodb.upkeep import Upkeep
 from service.stores.opening import make_store, make_upkeep
 from service.transports.door import Door
 from service.transports.driver import Driver
@@ -106,7 +105,6 @@ class Application:
             personal=settings.client.user_personal_channel,
         )
         self._store: Store | None = None
-        self._upkeep: Upkeep | None = None
         self._attendance: Attendance | None = None
         self._services: Services | None = None
         self._starting: asyncio.Task[None] | None = None
@@ -230,7 +228,8 @@ class Application:
         flusher = Flusher(loop.call_soon)
         meter = Meter(self.metrics, self._clock, flusher)
         hub = Hub(store, settings.client, self._spawn, meter)
-        upkeep = make_upkeep(store, settings, self._clock)
+        connections: Registry[Driver] = Registry()
+        upkeep = make_upkeep(store, settings, self._clock, connections.active)
         try:
             await store.start(hub.committed)
             if upkeep is not None:
@@ -239,11 +238,10 @@ class Application:
             self.startup_error = error
             await store.close()
             raise
-        self._store, self._upkeep = store, upkeep
+        self._store = store
         log.info("settings", **changes(settings))  # R48
         self._node = Node(uuid.uuid4().hex, platform.node(), self._clock.now())
         self._check_later()
-        connections: Registry[Driver] = Registry()
         admission = Admission(
             connections,
             settings.connections,
@@ -254,7 +252,7 @@ class Application:
         )
         if upkeep is not None:
             self._attendance = Attendance(
-                connections, admission, upkeep.directory, self._clock, self._spawn
+                connections, admission, upkeep, self._clock, self._spawn
             )
             self._attendance.start()
         self._services = Services(
@@ -299,9 +297,7 @@ class Application:
         while len(services.connections) and self._clock.now() < deadline:
             await asyncio.sleep(0.01)
         if self._attendance is not None:
-            self._attendance.stop()
-        if self._upkeep is not None:
-            await self._upkeep.close()
+            await self._attendance.close()
         await store.close()
 
     def _check_later(self) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, Protocol
 
 from service.admission import Admission
 from service.errors import StoreError
@@ -22,13 +22,22 @@ ASKED = 1.0  # s between questions who has to go
 TOLD = 60.0  # s between reports of who was active
 
 
+class _Shared(Protocol):
+    @property
+    def directory(self) -> Directory: ...
+
+    async def close(self) -> None:
+        """Leave the directory."""
+        ...
+
+
 class Attendance:
-    """The attendance of one process; `start` it when the directory is there.
+    """The attendance of one process.
 
     Args:
         registry: Who is here.
         admission: Closes connections.
-        directory: Of the deployment.
+        shared: The directory of the deployment, in which this process is.
         clock: Of the timers.
         spawn: Runs what waits for the directory.
     """
@@ -37,13 +46,14 @@ class Attendance:
         self,
         registry: Registry[Any],
         admission: Admission[Any],
-        directory: Directory,
+        shared: _Shared,
         clock: Clock,
         spawn: Callable[[Awaitable[None]], object],
     ) -> None:
         self._registry = registry
         self._admission = admission
-        self._directory = directory
+        self._shared = shared
+        self._directory = shared.directory
         self._clock = clock
         self._spawn = spawn
         self._timer: Timer | None = None
@@ -56,10 +66,11 @@ class Attendance:
         self._tell_at = self._clock.now() + TOLD
         self._wind()
 
-    def stop(self) -> None:
-        """Ask and tell no more."""
+    async def close(self) -> None:
+        """Ask and tell no more, and leave the directory."""
         if self._timer is not None:
             self._timer.cancel()
+        await self._shared.close()
 
     def _wind(self) -> None:
         self._timer = self._clock.call_at(self._clock.now() + ASKED, self._turn)

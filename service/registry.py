@@ -166,6 +166,11 @@ class Registry(Generic[C]):
         """Return the record of a client that has a slot."""
         return self._slots.get(client)
 
+    def active(self, client: ClientId) -> float | None:
+        """Return when a client that has a slot was last active; None if it has none."""
+        record = self.find(client)
+        return None if record is None else record.active
+
     def of_user(self, user: UserId, client: str = "") -> list[C]:
         """Return a user's connections; only the one with id *client* if given."""
         clients = self._users.get(user, {})

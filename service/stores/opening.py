@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from service.model import ClientId
 from service.ports import Clock, Store
 from service.settings import Settings
 from service.stores.dynamodb.connections import Limits
@@ -20,10 +23,21 @@ def make_store(settings: Settings, clock: Clock) -> SqliteStore | DynamodbStore:
     return SqliteStore(settings.store, clock)
 
 
-def make_upkeep(store: Store, settings: Settings, clock: Clock) -> Upkeep | None:
+def make_upkeep(
+    store: Store,
+    settings: Settings,
+    clock: Clock,
+    active: Callable[[ClientId], float | None],
+) -> Upkeep | None:
     """Return the registry that all processes of a store share, not started.
 
     None where there is one process: it knows by itself who is connected.
+
+    Args:
+        store: Theirs.
+        settings: Of this one.
+        clock: Of everything.
+        active: When a client of this process was last active, on the clock.
     """
     if not isinstance(store, DynamodbStore):
         return None
@@ -33,5 +47,7 @@ def make_upkeep(store: Store, settings: Settings, clock: Clock) -> Upkeep | None
         settings.connections.policy,
         settings.client.max_age,
     )
-    directory = DynamodbDirectory(store.client, settings.dynamodb, limits, clock)
+    directory = DynamodbDirectory(
+        store.client, settings.dynamodb, limits, clock, active=active
+    )
     return Upkeep(directory, settings.dynamodb.node_timeout)

@@ -53,6 +53,12 @@ async def enter(server: Server, user: str) -> tuple[RawClient, str]:
     return client, (await client.connect(token=token))["client"]
 
 
+async def answers(client: RawClient) -> bool:
+    """Ask something, whatever the answer: it is a sign of life."""
+    reply = await client.request(history={"channel": "any"})
+    return "id" in reply
+
+
 async def until(fleet: Fleet, what: Callable[[Contents], Any]) -> Contents:
     async with asyncio.timeout(60):
         while not what(found := fleet.contents()):
@@ -67,13 +73,13 @@ async def test_a_fourth_connection_closes_the_least_recently_active(
     await asyncio.gather(here.start(), there.start())
     (a, a_id), (b, _), (c, _) = [await enter(here, "u") for _ in range(3)]
     other, other_id = await enter(there, "v")
-    assert await a.publish("channel", 1) == {"offset": 1} or True
+    assert await answers(a)
     d, d_id = await enter(here, "u")
     assert (await b.closed()).code == 3504
     e, e_id = await enter(there, "u")
     assert (await c.closed()).code == 3504  # it is told by the table
     for client in (a, d, e, other):
-        await client.publish("channel", 2)  # these are still in
+        assert await answers(client)  # these are still in
     found = await until(fleet, lambda found: not found.rest)
     assert fleet.check() == found
     assert found.books["U#u"].keys() == {a_id, d_id, e_id}

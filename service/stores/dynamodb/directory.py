@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 
 import structlog
@@ -81,6 +81,8 @@ class DynamodbDirectory:
         limits: Of one user.
         clock: Of everything.
         chance: Spreads what many processes would do at once.
+        active: When a client of this process was last active, on the clock; None when
+            it is not known better than from `touch`.
 
     Attributes:
         buried: Connections of dead processes that this one has taken out.
@@ -95,12 +97,14 @@ class DynamodbDirectory:
         limits: Limits,
         clock: Clock,
         chance: random.Random | None = None,
+        active: Callable[[ClientId], float | None] = lambda client: None,
     ) -> None:
         self.buried = 0
         self.tidied = 0
         self.corrected = 0
         self._clock = clock
         self._chance = chance or random.SystemRandom()
+        self._seen_active = active
         self._timeout = settings.timeout
         self._nodes = Nodes(client, clock, settings.node_timeout)
         self._slots = Slots(client, settings.client_limit, clock, self._chance)
@@ -370,7 +374,13 @@ class DynamodbDirectory:
 
     def _active(self, client: ClientId) -> int | None:
         entry = self._entries.get(client)
-        return None if entry is None else entry.active
+        if entry is None:
+            return None
+        seen = self._seen_active(client)
+        if seen is not None:
+            ago = self._clock.now() - seen
+            entry.active = max(entry.active, self._now() - int(ago * 1000))
+        return entry.active
 
     def _forget(self, client: ClientId) -> None:
         self._entries.pop(client, None)
