@@ -7,8 +7,8 @@ from collections.abc import Callable
 from service.model import ClientId
 from service.ports import Clock, Store
 from service.settings import Settings
-from service.stores.dynamodb.connections import Limits
 from service.stores.dynamodb.directory import DynamodbDirectory
+from service.stores.dynamodb.limits import Limits
 from service.stores.dynamodb.store import DynamodbStore
 from service.stores.dynamodb.upkeep import Upkeep
 from service.stores.sqlite import SqliteStore

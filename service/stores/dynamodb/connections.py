@@ -38,11 +38,10 @@ those without a user.
 from __future__ import annotations
 
 import asyncio
-import heapq
 import random
 from collections import Counter
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from service.errors import StoreBusy
 from service.model import ClientId
@@ -58,6 +57,7 @@ from service.stores.dynamodb.actions import (
     remove_from_book,
 )
 from service.stores.dynamodb.client import Client
+from service.stores.dynamodb.limits import Limits, choose
 from service.stores.dynamodb.outcomes import (
     ConditionFailed,
     Item,
@@ -80,31 +80,9 @@ from service.stores.dynamodb.records import (
 from service.stores.dynamodb.slots import Slots
 from service.stores.dynamodb.turns import Turns
 
-__all__ = ["Connections", "Limits", "OverLimit"]
+__all__ = ["Connections"]
 
-REMOVED = 20  # taken out by one admission at the most; more only if a limit was lowered
 PAUSE = 0.02  # s before a book is read again that somebody else was faster with
-
-
-class OverLimit(Exception):
-    """A user has all the connections that he may have."""
-
-
-class Limits(NamedTuple):
-    """What there may be.
-
-    Attributes:
-        user: Connections of one user.
-        address: Connections of one address without a user.
-        policy: ``evict_lru`` takes out the least recently active; ``reject`` refuses
-            the newcomer.
-        age: Seconds after which a connection does not count any more.
-    """
-
-    user: int
-    address: int
-    policy: Literal["evict_lru", "reject"]
-    age: float
 
 
 class Admitted(NamedTuple):
@@ -273,7 +251,7 @@ class Connections:
             for one in self._alive(book)
             if one.client not in ghosts
         ]
-        evicted = self._choose(book.name, kept)
+        evicted = choose(book.name, kept, self._limits, self._lost)
         actions: list[Action] = []
         places: dict[int, Record] = {}
         slot = None
@@ -297,28 +275,6 @@ class Connections:
         item = book_item(new_version(), [*records, record])
         actions.append(put_book(table, item, book.version))
         return _Plan(actions, record, evicted, places, slot, entry, entry + 1)
-
-    def _choose(self, book: str, kept: list[Record]) -> list[Record]:
-        """Return who goes, so that one more is within the limit.
-
-        Raises:
-            OverLimit: Nobody does.
-        """
-        of_user = book.startswith("U#")
-        limit = self._limits.user if of_user else self._limits.address
-        count = len(kept) + 1 - limit
-        if count <= 0:
-            return []
-
-        def worth(one: Record) -> tuple[bool, int]:
-            return not self._lost(one.node), one.active
-
-        chosen = heapq.nsmallest(min(count, REMOVED), kept, key=worth)
-        if self._limits.policy == "reject" and not all(
-            self._lost(one.node) for one in chosen
-        ):
-            raise OverLimit
-        return chosen
 
     async def _understand(
         self,

@@ -34,7 +34,8 @@ from service.model import Channel, ClientId, RawJson, UserId
 from service.ports import Clock
 from service.settings import DynamodbSettings
 from service.stores.dynamodb.client import Client
-from service.stores.dynamodb.connections import Connections, Limits, OverLimit
+from service.stores.dynamodb.connections import Connections
+from service.stores.dynamodb.limits import Limits, OverLimit
 from service.stores.dynamodb.nodes import Nodes
 from service.stores.dynamodb.presence import Presence, Present
 from service.stores.dynamodb.records import Record, book_of

@@ -18,8 +18,8 @@ from service.errors import Close, StoreError
 from service.model import ClientId, UserId
 from service.settings import DynamodbSettings
 from service.stores.dynamodb.client import Client
-from service.stores.dynamodb.connections import Limits
 from service.stores.dynamodb.directory import DynamodbDirectory
+from service.stores.dynamodb.limits import Limits
 
 
 async def main(settings: DynamodbSettings, prefix: str, count: int, user: str) -> None:

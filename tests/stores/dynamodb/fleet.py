@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 from service.model import ClientId, UserId
 from service.settings import DynamodbSettings
 from service.stores.dynamodb import table
-from service.stores.dynamodb.connections import Limits
 from service.stores.dynamodb.directory import DynamodbDirectory
+from service.stores.dynamodb.limits import Limits
 from tests.stores.dynamodb.support import Faults, StoreClock, client_for
 
 DAY = 86400.0
