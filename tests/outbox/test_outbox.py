@@ -12,9 +12,12 @@ from hypothesis import strategies as st
 
 from service.errors import Close
 from service.outbox import Flusher, Outbox
+from service.ports import Encoding
 from service.protocol.codecs import Json
 from service.settings import ClientSettings
 from tests.clock import VirtualClock
+
+JSON = Json()
 
 
 class Turns:
@@ -57,12 +60,14 @@ class Bench:
         self.failures: list[int] = []
         self.outbox = self.make(self.flusher, **bounds)
 
-    def make(self, flusher: Flusher, **bounds: Any) -> Outbox:
+    def make(
+        self, flusher: Flusher, encoding: Encoding = JSON, **bounds: Any
+    ) -> Outbox:
         return Outbox(
             self.send,
             self.clock,
             ClientSettings(**bounds),
-            Json(),
+            encoding,
             flusher=flusher,
             drained=lambda: self.events.append("drained"),
             failed=self._failed,

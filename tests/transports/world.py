@@ -22,7 +22,7 @@ from service.model import Channel, ClientId, Draft, HistoryPage, RawJson
 from service.outbox import Flusher
 from service.permissions import Permissions
 from service.ports import AppendDone, Clock, CommitListener, History, Store
-from service.protocol.codecs import Json
+from service.protocol.codecs import Codec, Json
 from service.registry import Registry
 from service.settings import (
     ChannelOptions,
@@ -37,7 +37,9 @@ from service.transports.door import Visit
 from service.transports.driver import Driver
 from service.transports.services import Services
 from tests.clock import VirtualClock
+from tests.protocol.public import commands, replies
 
+JSON = Json()
 PATIENCE = 10.0  # s; a wait that ends in failure, never in success
 
 
@@ -45,14 +47,14 @@ class FakeSocket:
     """`driver.Socket` whose peer the test is.
 
     Attributes:
-        frames: Text frames written, in order.
+        frames: Frames written, in order; binary ones are protobuf.
         closes: Close frames written.
         aborts: Calls of `abort`.
         gone: Once set, every write raises OSError.
     """
 
     def __init__(self) -> None:
-        self.frames: list[str] = []
+        self.frames: list[str | bytes] = []
         self.closes: list[int] = []
         self.aborts = 0
         self.gone = False
@@ -71,7 +73,13 @@ class FakeSocket:
 
     @property
     def messages(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for frame in self.frames for line in frame.split("\n")]
+        found: list[dict[str, Any]] = []
+        for frame in self.frames:
+            if isinstance(frame, bytes):
+                found += replies(frame)
+            else:
+                found += map(json.loads, frame.split("\n"))
+        return found
 
     def offsets(self, channel: str) -> list[int]:
         """Return the offsets seen of *channel*, of replies and pushes, in order."""
@@ -107,12 +115,12 @@ class FakeSocket:
 
     # The port.
 
-    async def send(self, text: str) -> None:
+    async def send(self, frame: str | bytes) -> None:
         if self._stuck is not None:
             await self._stuck
         if self.gone:
             raise ConnectionResetError("gone")
-        self.frames.append(text)
+        self.frames.append(frame)
         self._written.set()
 
     async def close(self, close: Close) -> None:
@@ -255,17 +263,20 @@ class World:
         self._clients += 1
         return ClientId(f"client{self._clients}")
 
-    def open(self) -> tuple[Driver, FakeSocket]:
+    def open(self, codec: Codec = JSON) -> tuple[Driver, FakeSocket]:
         socket = FakeSocket()
-        return Driver(self.services, socket, Json(), Visit("192.0.2.1")), socket
+        return Driver(self.services, socket, codec, Visit("192.0.2.1")), socket
 
-    async def connect(self, *channels: str) -> tuple[Driver, FakeSocket]:
+    async def connect(
+        self, *channels: str, codec: Codec = JSON
+    ) -> tuple[Driver, FakeSocket]:
         """Return a connection that has subscribed to *channels* with ids from 2."""
-        driver, socket = self.open()
-        driver.receive(lines({"id": 1, "connect": {}}))
+        write = commands if codec.binary else lines
+        driver, socket = self.open(codec)
+        driver.receive(write({"id": 1, "connect": {}}))
         await socket.reply(1)
         for number, channel in enumerate(channels, 2):
-            driver.receive(lines({"id": number, "subscribe": {"channel": channel}}))
+            driver.receive(write({"id": number, "subscribe": {"channel": channel}}))
             reply = await socket.reply(number)
             assert "error" not in reply
         return driver, socket
