@@ -14,8 +14,9 @@ const installed = JSON.parse(readFileSync(manifest)).version
 if (installed !== version) {
     throw new Error(`${packageName} is ${installed}, not ${version}; run tests/tools/install`)
 }
-const { Centrifuge, UnauthorizedError } = require(packageName)
-const { Centrifuge: ProtobufCentrifuge } = require(`${packageName}/build/protobuf`)
+// Two builds, which know only their own classes.
+const JSON_BUILD = require(packageName)
+const PROTOBUF_BUILD = require(`${packageName}/build/protobuf`)
 const WebSocket = require('ws')
 
 // Up to some version between 5.5.3 and 5.8.0 the SDK mixes up the order when a frame of
@@ -36,7 +37,14 @@ function packed(state, data) {
 }
 
 function unpacked(data) {
-    return data instanceof Uint8Array ? JSON.parse(new TextDecoder().decode(data)) : data
+    if (!(data instanceof Uint8Array)) {
+        return data
+    }
+    return data.length ? JSON.parse(new TextDecoder().decode(data)) : null // absent
+}
+
+function info({ user, client, connInfo, chanInfo }) {
+    return { user, client, conn_info: unpacked(connInfo), chan_info: unpacked(chanInfo) }
 }
 
 // 5.5.3 gives objects for 64 bits in protobuf.
@@ -54,7 +62,7 @@ function publication(ctx) {
 }
 
 // A token to begin with, and what getToken gives: the last one again and again.
-function tokens({ token, get_token: given }, asked) {
+function tokens({ token, get_token: given }, { UnauthorizedError }, asked) {
     const options = token ? { token } : {}
     if (given) {
         const left = [...given]
@@ -71,46 +79,63 @@ function tokens({ token, get_token: given }, asked) {
 
 function create(name, options) {
     const { url, min_delay: minDelay, max_delay: maxDelay, ping_delay: pingDelay } = options
-    const state = { socket: null, protobuf: options.protobuf }
+    const build = options.protobuf ? PROTOBUF_BUILD : JSON_BUILD
+    const state = { socket: null, protobuf: options.protobuf, build }
     class Socket extends WebSocket {
         constructor(address, protocols) {
             super(address, protocols, { allowSynchronousEvents })
             state.socket = this
         }
     }
-    const Client = options.protobuf ? ProtobufCentrifuge : Centrifuge
-    const client = new Client(url, {
+    const client = new build.Centrifuge(url, {
         websocket: Socket,
         minReconnectDelay: minDelay * 1000,
         maxReconnectDelay: maxDelay * 1000,
         maxServerPingDelay: pingDelay * 1000,
-        ...tokens(options, () => report('get_token', {})),
+        ...tokens(options, build, () => report('get_token', {})),
+        name: options.name,
+        data: options.data === null ? null : packed(state, options.data),
     })
     const report = (event, fields) => write({ client: name, event, ...fields })
     client.on('connecting', ({ code, reason }) => report('connecting', { code, reason }))
-    client.on('connected', (ctx) => report('connected', { id: ctx.client }))
+    client.on('connected', (ctx) => report('connected', {
+        id: ctx.client,
+        data: unpacked(ctx.data) ?? null,
+    }))
     client.on('disconnected', ({ code, reason }) => report('disconnected', { code, reason }))
     client.on('error', (ctx) => report('error', ctx.error))
-    client.on('subscribed', ({ channel, recovered }) => report('server_subscribed', { channel, recovered }))
+    client.on('subscribed', ({ channel, ...ctx }) => report('server_subscribed', {
+        channel,
+        recovered: ctx.recovered,
+        data: unpacked(ctx.data) ?? null,
+        offset: number(ctx.streamPosition?.offset),
+    }))
+    client.on('publication', ({ channel, ...ctx }) => {
+        report('server_publication', { channel, ...publication(ctx) })
+    })
     client.on('unsubscribed', ({ channel }) => report('server_unsubscribed', { channel }))
-    client.on('publication', (ctx) => report('server_publication', { channel: ctx.channel, ...publication(ctx) }))
     clients.set(name, { client, state, report, delays: { minDelay, maxDelay } })
 }
 
-function subscribe({ client, report, delays }, channel, options) {
+function subscribe({ client, state, report, delays }, options) {
+    const { channel, join_leave: joinLeave = false } = options
     let sub = client.getSubscription(channel)
     if (sub === null) {
         sub = client.newSubscription(channel, {
             minResubscribeDelay: delays.minDelay * 1000,
             maxResubscribeDelay: delays.maxDelay * 1000,
-            ...tokens(options, () => report('get_token', { channel })),
+            ...tokens(options, state.build, () => report('get_token', { channel })),
+            joinLeave,
         })
         sub.on('subscribing', ({ code, reason }) => report('subscribing', { channel, code, reason }))
         sub.on('unsubscribed', ({ code, reason }) => report('unsubscribed', { channel, code, reason }))
         sub.on('error', (ctx) => report('sub_error', { channel, ...ctx.error }))
         sub.on('publication', (ctx) => report('publication', { channel, ...publication(ctx) }))
+        sub.on('join', (ctx) => report('join', { channel, info: info(ctx.info) }))
+        sub.on('leave', (ctx) => report('leave', { channel, info: info(ctx.info) }))
         sub.on('subscribed', (ctx) => report('subscribed', {
             channel,
+            data: unpacked(ctx.data) ?? null,
             recoverable: ctx.recoverable,
             positioned: ctx.positioned,
             was_recovering: ctx.wasRecovering,
@@ -131,11 +156,21 @@ async function carryOut(command) {
     switch (command.do) {
         case 'connect': return client.connect()
         case 'disconnect': return client.disconnect()
-        case 'subscribe': return subscribe(entry, command.channel, command)
+        case 'subscribe': return subscribe(entry, command)
         case 'unsubscribe': return client.getSubscription(command.channel).unsubscribe()
         case 'publish': await client.publish(command.channel, packed(state, command.data)); return
         case 'rpc':
             return unpacked((await client.rpc(command.method, packed(state, command.data))).data)
+        case 'presence': {
+            const { clients: present } = await client.presence(command.channel)
+            return Object.fromEntries(
+                Object.entries(present).map(([id, one]) => [id, info(one)])
+            )
+        }
+        case 'presence_stats': {
+            const { numClients, numUsers } = await client.presenceStats(command.channel)
+            return { clients: numClients, users: numUsers }
+        }
         case 'cut': state.socket._socket.destroy(); return
         case 'history': {
             const { limit, since, reverse } = command

@@ -55,7 +55,9 @@ def _packed(client: Any, data: Any) -> Any:
 
 
 def _unpacked(data: Any) -> Any:
-    return json.loads(data) if isinstance(data, bytes) else data
+    if not isinstance(data, bytes):
+        return data
+    return json.loads(data) if data else None  # absent
 
 
 def _publication(pub: centrifuge.Publication) -> dict[str, Any]:
@@ -68,6 +70,15 @@ def _publication(pub: centrifuge.Publication) -> dict[str, Any]:
     }
 
 
+def _info(info: centrifuge.ClientInfo) -> dict[str, Any]:
+    return {
+        "user": info.user,
+        "client": info.client,
+        "conn_info": _unpacked(info.conn_info),
+        "chan_info": _unpacked(info.chan_info),
+    }
+
+
 class _ClientEvents(centrifuge.ClientEventHandler):
     def __init__(self, report: Callable[..., None]) -> None:
         self._report = report
@@ -77,7 +88,7 @@ class _ClientEvents(centrifuge.ClientEventHandler):
         self._report("connecting", code=_code(ctx.code), reason=ctx.reason)
 
     async def on_connected(self, ctx: Any) -> None:
-        self._report("connected", id=ctx.client)
+        self._report("connected", id=ctx.client, data=_unpacked(ctx.data))
 
     async def on_disconnected(self, ctx: Any) -> None:
         # 0.4.4 calls this also when it is going to reconnect, newer ones do not.
@@ -90,14 +101,19 @@ class _ClientEvents(centrifuge.ClientEventHandler):
         self._report("error", code=_code(ctx.code), message=str(ctx.error))
 
     async def on_subscribed(self, ctx: Any) -> None:
-        self._report("server_subscribed", channel=ctx.channel, recovered=ctx.recovered)
+        self._report(
+            "server_subscribed",
+            channel=ctx.channel,
+            recovered=ctx.recovered,
+            data=_unpacked(ctx.data),
+            offset=ctx.stream_position and ctx.stream_position.offset,
+        )
+
+    async def on_publication(self, ctx: Any) -> None:
+        self._report("server_publication", channel=ctx.channel, **_publication(ctx.pub))
 
     async def on_unsubscribed(self, ctx: Any) -> None:
         self._report("server_unsubscribed", channel=ctx.channel)
-
-    async def on_publication(self, ctx: Any) -> None:
-        publication = _publication(ctx.pub)
-        self._report("server_publication", channel=ctx.channel, **publication)
 
 
 class _SubscriptionEvents(centrifuge.SubscriptionEventHandler):
@@ -119,9 +135,16 @@ class _SubscriptionEvents(centrifuge.SubscriptionEventHandler):
             positioned=ctx.positioned,
             was_recovering=ctx.was_recovering,
             recovered=ctx.recovered,
+            data=_unpacked(ctx.data),
             offset=position and position.offset,
             epoch=position and position.epoch,
         )
+
+    async def on_join(self, ctx: Any) -> None:
+        self._report("join", info=_info(ctx.info))
+
+    async def on_leave(self, ctx: Any) -> None:
+        self._report("leave", info=_info(ctx.info))
 
     async def on_unsubscribed(self, ctx: Any) -> None:
         self._report("unsubscribed", code=_code(ctx.code), reason=ctx.reason)
@@ -193,11 +216,19 @@ class _Runner:
             max_server_ping_delay=command["ping_delay"],
             use_protobuf=command["protobuf"],
             **_tokens(command, lambda: self._reporter(name)("get_token")),
+            name=command["name"],
+            data=self._data(command),
             **options,
         )
         client.harness_name = name
         events.client = client
         self.clients[name] = client
+
+    @staticmethod
+    def _data(command: dict[str, Any]) -> Any:
+        data = command["data"]
+        packed = data is not None and command["protobuf"]
+        return json.dumps(data).encode() if packed else data
 
     async def _do_connect(self, client: Any, _: dict[str, Any]) -> None:
         await client.connect()
@@ -214,7 +245,11 @@ class _Runner:
             report = self._reporter(name)
             tokens = _tokens(command, lambda: report("get_token", channel=channel))
             sub = client.new_subscription(
-                channel, events, **self._delays[name], **tokens
+                channel,
+                events,
+                join_leave=command.get("join_leave", False),
+                **self._delays[name],
+                **tokens,
             )
         await sub.subscribe()
 
@@ -223,6 +258,14 @@ class _Runner:
 
     async def _do_publish(self, client: Any, command: dict[str, Any]) -> None:
         await client.publish(command["channel"], _packed(client, command["data"]))
+
+    async def _do_presence(self, client: Any, command: dict[str, Any]) -> Any:
+        found = (await client.presence(command["channel"])).clients
+        return {name: _info(info) for name, info in found.items()}
+
+    async def _do_presence_stats(self, client: Any, command: dict[str, Any]) -> Any:
+        found = await client.presence_stats(command["channel"])
+        return {"clients": found.num_clients, "users": found.num_users}
 
     async def _do_rpc(self, client: Any, command: dict[str, Any]) -> Any:
         data = _packed(client, command["data"])

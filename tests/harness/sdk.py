@@ -91,6 +91,8 @@ class SdkClient:
         protobuf: bool = False,
         token: str = "",
         get_token: list[Any] | None = None,
+        name: str = "",
+        data: Any = None,
     ) -> Self:
         """Make a client.
 
@@ -105,6 +107,8 @@ class SdkClient:
             get_token: What its application's getToken gives, one after the other, the
                 last one again and again: a token, or `THROWS` or `UNAUTHORIZED`. Each
                 call is an event ``get_token``. None for no such function.
+            name: What its application is called.
+            data: What it connects with, if it is not None.
         """
         client = cls(host, f"c{next(cls._names)}")
         host.clients[client.name] = client
@@ -117,6 +121,8 @@ class SdkClient:
             protobuf=protobuf,
             token=token,
             get_token=get_token,
+            name=name or "harness",
+            data=data,
         )
         return client
 
@@ -139,11 +145,16 @@ class SdkClient:
         await self.seen("disconnected", count + 1)
 
     async def subscribe(
-        self, channel: str, within: float = 10.0, **tokens: Any
+        self,
+        channel: str,
+        within: float = 10.0,
+        *,
+        join_leave: bool = False,
+        **tokens: Any,
     ) -> dict[str, Any]:
         """Subscribe and return the subscribed event; *tokens* as of `create`."""
         count = len(self.events["subscribed"])
-        await self.do("subscribe", channel=channel, **tokens)
+        await self.do("subscribe", channel=channel, join_leave=join_leave, **tokens)
         return (await self.seen("subscribed", count + 1, within))[count]
 
     async def unsubscribe(self, channel: str) -> dict[str, Any]:
@@ -160,6 +171,16 @@ class SdkClient:
         """Return ``publications``, ``offset`` and ``epoch``."""
         page: dict[str, Any] = await self.do("history", channel=channel, **options)
         return page
+
+    async def presence(self, channel: str) -> dict[str, Any]:
+        """Return who is in a channel, by client id."""
+        found: dict[str, Any] = await self.do("presence", channel=channel)
+        return found
+
+    async def presence_stats(self, channel: str) -> dict[str, int]:
+        """Return ``clients`` and ``users``: how many are in a channel."""
+        found: dict[str, int] = await self.do("presence_stats", channel=channel)
+        return found
 
     async def rpc(self, method: str, data: Any) -> Any:
         """Call a remote procedure and return its data."""
