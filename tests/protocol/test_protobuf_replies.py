@@ -42,6 +42,7 @@ ALL = {
     "recoverable": True,
     "positioned": True,
     "data": RawJson('{"d":1}'),
+    "ttl": 60,
 }
 RESULT = wire.subscribe_result(JOINED, **ALL)
 
@@ -55,6 +56,7 @@ WRITTEN: dict[str, dict[str, Any]] = {
         "client": "c-1",
         "version": "1.0",
         "ping": 25.0,
+        "ttl": 2**31 - 1,
         "data": RawJson('{"hello":[1,2.50]}'),
         "subscriptions": [('room "1"', RESULT), ("other", "{}")],
     },
@@ -62,6 +64,7 @@ WRITTEN: dict[str, dict[str, Any]] = {
     "presence_reply": {"command": 4, "clients": [("c-1", INFO), ("c-2", "{}")]},
     "presence_stats_reply": {"command": 4, "clients": 3, "users": 2},
     "rpc_reply": {"command": 4, "data": RawJson('{"r":null}')},
+    "refresh_reply": {"command": 4, "method": "sub_refresh", "ttl": 1},
     "history_reply": {
         "command": 4,
         "publications": [PUBLICATION],
@@ -82,6 +85,7 @@ LEAST: dict[str, dict[str, Any]] = {
     "presence_reply": {"command": 1, "clients": []},
     "presence_stats_reply": {"command": 1, "clients": 0, "users": 0},
     "rpc_reply": {"command": 1, "data": None},
+    "refresh_reply": {"command": 1, "method": "refresh", "ttl": None},
     "subscribe_reply": {"command": 1, "result": "{}"},
     "history_reply": {"command": 1, "publications": [], "top": Position(0, "")},
     "publication_push": {
