@@ -32,6 +32,7 @@ ERRORS = {
     107: '{"id":5,"error":{"code":107,"message":"bad request"}}',
     108: '{"id":5,"error":{"code":108,"message":"not available"}}',
     109: '{"id":5,"error":{"code":109,"message":"token expired"}}',
+    110: '{"id":5,"error":{"code":110,"message":"expired"}}',
     111: '{"id":5,"error":{"code":111,"message":"too many requests","temporary":true}}',
     112: '{"id":5,"error":{"code":112,"message":"unrecoverable position"}}',
 }
