@@ -44,6 +44,7 @@ from service.registry import Registry
 from service.server import install
 from service.settings import Settings, changes, load
 from service.stores.opening import make_store, make_upkeep
+from service.stores.gauges import add_gauges as add_store_gauges
 from service.transports.door import Door
 from service.transports.driver import Driver
 from service.transports.services import Services
@@ -239,6 +240,7 @@ class Application:
             await store.close()
             raise
         self._store = store
+        add_store_gauges(self.metrics, store)
         log.info("settings", **changes(settings))  # R48
         self._node = Node(uuid.uuid4().hex, platform.node(), self._clock.now())
         self._check_later()

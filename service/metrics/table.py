@@ -87,9 +87,18 @@ class Metrics:
         )
         self.auth = self._tally(
             "auth",
-            "Tokens, tickets and keys looked at, by outcome.",
+            "Decisions about who a client is, or what a token lets it do: admitted; "
+            "refused for good; expired, when a new token helps; unavailable, when a "
+            "hook or a key could not be asked.",
             "outcome",
-            ("ok", "missing", "invalid", "expired", "revoked", "unavailable"),
+            ("admitted", "refused", "expired", "unavailable"),
+        )
+        self.hook_failures = self._tally(
+            "hook_failures",
+            "Questions that a hook, or the key of a token, did not answer: it raised, "
+            "was wrong, late or not reached.",
+            "hook",
+            ("connect", "refresh", "subscribe", "sub_refresh", "publish", "rpc"),
         )
         self.commands = self._tally(
             "commands", "Commands received from clients.", "method", METHODS

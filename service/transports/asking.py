@@ -8,12 +8,32 @@ from collections.abc import Awaitable, Callable
 import structlog
 
 from service.errors import INTERNAL, CloseError, ReplyError, describe
-from service.handlers import Answer, Event, Handlers
+from service.handlers import (
+    Answer,
+    ConnectEvent,
+    Event,
+    Handlers,
+    PublishEvent,
+    RefreshEvent,
+    RpcEvent,
+    SubRefreshEvent,
+    SubscribeEvent,
+)
+from service.metrics import Metrics
 from service.ports import Clock
 
-__all__ = ["Outcome", "ask", "log_hook"]
+__all__ = ["Outcome", "ask", "count_hook", "log_hook"]
 
 Outcome = Answer | ReplyError | CloseError
+
+_NAMES: dict[type, str] = {
+    ConnectEvent: "connect",
+    RefreshEvent: "refresh",
+    SubscribeEvent: "subscribe",
+    SubRefreshEvent: "sub_refresh",
+    PublishEvent: "publish",
+    RpcEvent: "rpc",
+}
 
 log = structlog.get_logger("steadwire")
 
@@ -26,6 +46,7 @@ def ask(
     clock: Clock,
     timeout: float,
     spawn: Callable[[Awaitable[None]], object],
+    metrics: Metrics,
 ) -> None:
     """Ask the hook that *event* is for; *answered* is called once.
 
@@ -40,6 +61,8 @@ def ask(
         if waiting:
             waiting = False
             timer.cancel()
+            if isinstance(outcome, ReplyError) and outcome.error is INTERNAL:
+                count_hook(event, metrics)
             answered(outcome)
 
     async def run() -> None:
@@ -49,17 +72,24 @@ def ask(
             outcome = refusal
         except (Exception, asyncio.CancelledError) as error:
             # Cancelled is what a hook is whose own work was cancelled.
-            log_hook(event, error)
+            if waiting:  # else it is what `late` has cancelled
+                log_hook(event, error)
             outcome = ReplyError(INTERNAL)
         take(outcome)
 
     def late() -> None:
+        log_hook(event, TimeoutError())
         take(ReplyError(INTERNAL))
         if isinstance(work, asyncio.Task):
             work.cancel()  # else what hangs would pile up
 
     timer = clock.call_at(clock.now() + timeout, late)
     work = spawn(run())
+
+
+def count_hook(event: Event, metrics: Metrics) -> None:
+    """Count that nobody knows what a hook would have said."""
+    metrics.hook_failures.add(_NAMES[type(event)])
 
 
 def log_hook(event: Event, error: BaseException) -> None:

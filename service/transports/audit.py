@@ -6,7 +6,16 @@ import contextlib
 
 import structlog
 
-from service.errors import INVALID_TOKEN, PERMISSION_DENIED, UNAUTHORIZED
+from service.errors import (
+    CONNECTION_EXPIRED,
+    INTERNAL,
+    INVALID_TOKEN,
+    PERMISSION_DENIED,
+    TOKEN_EXPIRED,
+    UNAUTHORIZED,
+    UNSUBSCRIBE_EXPIRED,
+)
+from service.metrics import Metrics
 from service.model import ClientId
 from service.session.port import Decision
 from service.transports.door import Visit
@@ -19,14 +28,28 @@ _BAD = frozenset({UNAUTHORIZED.code, PERMISSION_DENIED.code, INVALID_TOKEN.code}
 log = structlog.get_logger("steadwire")
 
 
-def log_decision(decision: Decision, client: ClientId, visit: Visit) -> None:
-    """Log *decision*, and tell the door; nothing that was in a token is logged.
+# How a decision is counted, by its code; any other code is a refusal.
+_OUTCOMES = {
+    0: "admitted",
+    INTERNAL.code: "unavailable",
+    TOKEN_EXPIRED.code: "expired",
+    CONNECTION_EXPIRED.code: "expired",
+    UNSUBSCRIBE_EXPIRED.code: "expired",
+}
+
+
+def log_decision(
+    decision: Decision, client: ClientId, visit: Visit, metrics: Metrics
+) -> None:
+    """Log and count *decision*, and tell the door; nothing of a token is logged.
 
     Args:
         decision: About whom, and what.
         client: The connection.
         visit: Where it comes from.
+        metrics: Counts.
     """
+    metrics.auth.add(_OUTCOMES.get(decision.code, "refused"))
     if decision.code in _BAD:
         visit.reject()
     # A log that cannot be written must not decide who is let in.

@@ -32,7 +32,7 @@ from service.recovery import size_of_publication, take_piece
 from service.session.connection import Session
 from service.session.port import Decision, Identity
 from service.transports.alarm import Alarm
-from service.transports.asking import Outcome, ask, log_hook
+from service.transports.asking import Outcome, ask, count_hook, log_hook
 from service.transports.audit import log_decision
 from service.transports.door import Visit
 from service.transports.services import Services
@@ -190,7 +190,8 @@ class Driver:
 
     def audit(self, decision: Decision) -> None:
         """Log who was let in or refused, and why."""
-        log_decision(decision, self.identity.client, self._visit)
+        services = self._services
+        log_decision(decision, self.identity.client, self._visit, services.metrics)
 
     def ping(self) -> None:
         """Write a ping ahead of what waits."""
@@ -212,11 +213,13 @@ class Driver:
             clock=services.clock,
             timeout=services.settings.client.hook_timeout,
             spawn=services.spawn,
+            metrics=services.metrics,
         )
 
     def _answered(self, command: int, event: Event, answer: Outcome) -> None:
         wrong = self._session.answered(command, event, answer, self._clock.now())
         if wrong is not None:
+            count_hook(event, self._services.metrics)
             log_hook(event, wrong)
         self._resume()
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+import jwt
 import pytest
 
 from tests.harness.api import Api, ApiError
@@ -20,6 +22,7 @@ CONNECT = {
     "connections_opened_total": 1,
     "commands_total{connect}": 1,
     "connects_total{ok}": 1,
+    "auth_total{admitted}": 1,
 }
 LEFT = {"closes_total{client}": 1}
 
@@ -234,6 +237,7 @@ async def test_the_limits_of_connections(
     assert seen.grown == {
         "connections_opened_total": 3,
         "commands_total{connect}": 3,
+        "auth_total{admitted}": 3,  # who it is, is another question
         "closes_total{3504}": 1,
         "closes_total{client}": 2,
         **codes,
@@ -285,6 +289,8 @@ async def test_connects_that_fail_for_a_fault_of_ours(
         "connections_opened_total": 1,
         "commands_total{connect}": 1,
         "errors_total{100}": 1,
+        "auth_total{unavailable}": 1,
+        "hook_failures_total{connect}": 1,
         "connects_total{failed}": 1,
         "messages_sent_total": 1,
         **LEFT,
@@ -450,3 +456,91 @@ async def test_levels_of_a_heartbeat(  # R28, R30
         "connection dead",
         "connection closed",
     ]
+
+
+async def test_tokens_by_what_became_of_them(
+    make_server: Callable[..., Server],
+) -> None:
+    secret = "a secret of thirty-two bytes or more"
+    server = await make_server(
+        {
+            "STEADWIRE_TOKEN_HMAC_SECRET_KEY": secret,
+            "STEADWIRE_CLIENT_INSECURE": "false",
+        }
+    ).start()
+
+    def token(seconds: int) -> str:
+        claims = {"sub": "ann", "exp": int(time.time()) + seconds}
+        return jwt.encode(claims, secret, "HS256")
+
+    async with change(server) as seen:
+        async with await server.raw(connected=False) as client:
+            await client.connect(token=token(60))
+            assert (await scrape(seen.api))["users"] == 1
+        async with await server.raw(connected=False) as client:
+            reply = await client.request(connect={"token": token(-60)})
+            assert reply["error"]["code"] == 109
+        for wrong in ("none", token(60)[:-3] + "AAA"):
+            async with await server.raw(connected=False) as client:
+                await client.send({"id": 1, "connect": {"token": wrong}})
+                assert (await client.closed()).code == 3500
+        async with await server.raw(connected=False) as client:
+            await client.send({"id": 1, "connect": {}})
+            assert (await client.closed()).code == 3501
+    seen.pop("messages_sent_total")
+    assert seen.grown == {
+        "connections_opened_total": 5,
+        "commands_total{connect}": 5,
+        "auth_total{admitted}": 1,
+        "auth_total{expired}": 1,
+        "auth_total{refused}": 3,
+        "connects_total{ok}": 1,
+        "connects_total{refused}": 4,
+        "errors_total{109}": 1,
+        "closes_total{3500}": 2,
+        "closes_total{3501}": 1,
+        "closes_total{client}": 2,
+    }
+    log = server.output()
+    assert token(60).split(".")[0] not in log  # R47
+    assert secret not in log
+
+
+async def test_rates_of_commands(make_server: Callable[..., Server]) -> None:
+    settings = {
+        "STEADWIRE_LIMITS_COMMANDS_PER_CONNECTION": "1",
+        "STEADWIRE_LIMITS_BURST": "5",
+    }
+    server = await make_server(settings).start()
+    async with change(server) as seen, await server.raw() as client:
+        commands = [
+            {"id": number, "presence_stats": {"channel": "c"}}
+            for number in range(101, 109)
+        ]
+        await client.send(*commands)
+        codes = [
+            (await client.message()).get("error", {}).get("code") for _ in range(8)
+        ]
+    refused = codes.count(111)
+    assert 1 <= refused <= 4
+    seen.pop("messages_sent_total")
+    assert seen.grown == {
+        **CONNECT,
+        **LEFT,
+        "commands_total{presence_stats}": 8,
+        "commands_refused_total{answered}": refused,
+        "errors_total{111}": refused,
+        **{f"errors_total{{{code}}}": codes.count(code) for code in codes if code},
+    }
+
+
+async def test_reads_that_memory_could_not_answer(
+    shared_server: Server, channel: str
+) -> None:
+    async with shared_server.api() as api:
+        before = (await scrape(api))["store_reads_total"]
+        for _ in range(3):
+            await api.history(channel)  # the first finds nothing in memory
+        assert (await scrape(api))["store_reads_total"] == before + 1
+        states = (await scrape(api)).labels("breaker_state")
+        assert states == {"closed": 1, "open": 0, "half-open": 0}

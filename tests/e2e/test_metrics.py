@@ -66,6 +66,7 @@ async def test_a_connection_is_counted_from_its_first_to_its_last_byte(
         assert (await settled(api)).since(before) == {
             "connections_opened_total": 1,
             "connects_total{ok}": 1,
+            "auth_total{admitted}": 1,
             "commands_total{connect}": 1,
             "commands_total{subscribe}": 1,
             "closes_total{client}": 1,

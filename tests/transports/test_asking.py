@@ -7,6 +7,7 @@ from collections.abc import Awaitable
 
 from service.errors import INTERNAL, ReplyError
 from service.handlers import Handlers, RpcEvent, RpcResult
+from service.metrics import Metrics
 from service.model import ClientId, UserId
 from service.transports.asking import Outcome, ask
 from tests.clock import VirtualClock
@@ -26,6 +27,7 @@ async def test_a_hook_that_hangs_is_refused_in_time_and_cancelled() -> None:
         return asyncio.ensure_future(work)
 
     clock = VirtualClock()
+    metrics = Metrics()
     outcomes: list[Outcome] = []
     event = RpcEvent(ClientId("c"), UserId(""), "m")
     ask(
@@ -35,6 +37,7 @@ async def test_a_hook_that_hangs_is_refused_in_time_and_cancelled() -> None:
         clock=clock,
         timeout=4.5,
         spawn=spawn,
+        metrics=metrics,
     )
     await asyncio.sleep(0)
     clock.advance(4.4)
@@ -46,3 +49,4 @@ async def test_a_hook_that_hangs_is_refused_in_time_and_cancelled() -> None:
     await asyncio.wait_for(ended.wait(), 10)
     await asyncio.sleep(0)
     assert len(outcomes) == 1
+    assert metrics.hook_failures.values["rpc"] == 1

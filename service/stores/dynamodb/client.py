@@ -127,6 +127,7 @@ class Client:
         table: Its name, for requests.
         breaker: Of this client; its state is for logs and metrics.
         attempts: Sent so far, repeats and probes included.
+        repeats: Of these, those that repeat one that failed.
     """
 
     def __init__(
@@ -139,6 +140,7 @@ class Client:
     ) -> None:
         self.table = settings.table
         self.attempts = 0
+        self.repeats = 0
         self._settings = settings
         self._clock = clock
         self._chance = chance or random.SystemRandom()
@@ -234,6 +236,7 @@ class Client:
             if pause is None or self._clock.now() + pause >= deadline:
                 raise self._given_up(operation, ended, unknown=unknown)
             await self._sleep(pause)
+            self.repeats += 1
 
     async def _attempt(
         self,
