@@ -43,8 +43,8 @@ from service.ports import Clock, Store, Timer
 from service.registry import Registry
 from service.server import install
 from service.settings import Settings, changes, load
-from service.stores.opening import make_store, make_upkeep
 from service.stores.gauges import add_gauges as add_store_gauges
+from service.stores.opening import make_store, make_upkeep
 from service.transports.door import Door
 from service.transports.driver import Driver
 from service.transports.services import Services
