@@ -51,7 +51,6 @@ from service.transports.services import Services
 from service.transports.watch import Watch
 from service.web.api.context import ApiContext, Node
 from service.web.api.key import open_keys
-from service.web.api.methods import METHODS
 from service.web.api.publish import append, draft_of
 from service.web.gauges import add_gauges
 from service.web.health import Ready
@@ -120,8 +119,6 @@ class Application:
         self._door = Door(
             settings, self._clock, draining=lambda: self._draining is not None
         )
-        for method in METHODS:
-            self.metrics.api_calls.allow(method.name)
         self._routing = Routing(
             settings,
             self._running,

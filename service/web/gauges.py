@@ -18,6 +18,7 @@ from service.transports.services import Services
 from service.transports.timeline import log_level
 from service.transports.watch import Watch
 from service.web.api.key import ApiKeys
+from service.web.api.methods import METHODS
 
 __all__ = ["add_gauges"]
 
@@ -43,6 +44,8 @@ _TURNED_AWAY = {
 def add_gauges(services: Services, watch: Watch, door: Door, keys: ApiKeys) -> None:
     """Show what the parts of a service hold and have counted."""
     metrics = services.metrics
+    for method in METHODS:
+        metrics.api_calls.allow(method.name)
     _add_connections(metrics, services)
     _add_limits(metrics, services, door, keys)
     _add_heartbeat(metrics, services)
