@@ -14,6 +14,7 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from jwt import PyJWS
+from jwt.algorithms import RSAAlgorithm
 
 __all__ = [
     "AUDIENCE",
@@ -21,6 +22,7 @@ __all__ = [
     "SECRET",
     "settings",
     "connection",
+    "jwks",
     "make",
     "subscription",
 ]
@@ -43,6 +45,13 @@ def public_pem() -> str:
         .public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     )
     return text.decode()
+
+
+def jwks(kid: str) -> dict[str, Any]:
+    """Return that public key as an issuer publishes it."""
+    entry = RSAAlgorithm.to_jwk(_private().public_key(), as_dict=True)
+    entry.pop("key_ops", None)
+    return {"keys": [{**entry, "kid": kid}]}
 
 
 def settings(**more: str) -> dict[str, str]:

@@ -25,7 +25,12 @@ from service.outbox import Flusher
 from service.permissions import Permissions
 from service.protocol.codecs import Json
 from service.registry import Registry
-from service.settings import ChannelSettings, ClientSettings, Settings
+from service.settings import (
+    ChannelSettings,
+    ClientSettings,
+    PersonalChannel,
+    Settings,
+)
 from service.transports.door import Visit
 from service.transports.driver import Driver
 from service.transports.services import Services
@@ -190,7 +195,7 @@ class Client:
             if offset and self.inside[channel]:
                 self._took(channel, offset)
         elif "unsubscribe" in push:
-            assert push["unsubscribe"]["code"] in (2000, 2500)
+            assert push["unsubscribe"]["code"] in (2000, 2500, 2501)
             assert push["unsubscribe"]["reason"]
             del self.inside[channel]
         else:
@@ -217,9 +222,12 @@ class Stack:
         hooks: tuple[str, ...] = (),
         insecure: bool = True,
         in_memory: bool = False,
+        clock: VirtualClock | None = None,
+        handlers: Handlers | None = None,
+        personal: PersonalChannel | None = None,
         **client: Any,
     ) -> None:
-        self.clock = VirtualClock()
+        self.clock = clock or VirtualClock()
         self.settings = Settings(client=ClientSettings(**client), channels=channels)
         self.store = ScriptedStore(in_memory=in_memory)
         self._turns: deque[Callable[[], None]] = deque()
@@ -234,8 +242,10 @@ class Stack:
         self.services = Services(
             settings=self.settings,
             hub=self.hub,
-            permissions=Permissions(channels, insecure=insecure),
-            handlers=Handlers(**dict.fromkeys(hooks, self._hook)),
+            permissions=Permissions(
+                channels, insecure=insecure, personal=personal or PersonalChannel()
+            ),
+            handlers=handlers or Handlers(**dict.fromkeys(hooks, self._hook)),
             clock=self.clock,
             flusher=flusher,
             random=Random(1),
@@ -310,10 +320,10 @@ class Stack:
         else:
             done(Appended(Position(0, ""), True))
 
-    def publish(self, channel: str, count: int = 1) -> None:
+    def publish(self, channel: str, count: int = 1, text: str = "1") -> None:
         """Publish from the server's side, all at once."""
         rules = self.services.permissions.rules(channel)
-        data = ["1"] * count
+        data = [text] * count
         self.store.commit(Channel(channel), *data, skip_history=rules.history.size == 0)
         self.store.tell()
 

@@ -27,6 +27,7 @@ from service.errors import (
     FORCE_RECONNECT,
     LIMIT_EXCEEDED,
     SHUTDOWN,
+    TOKEN_EXPIRED,
     UNSUBSCRIBE_SERVER,
     CloseError,
     ReplyError,
@@ -38,8 +39,12 @@ from service.handlers import (
     ConnectResult,
     PublishEvent,
     PublishResult,
+    RefreshEvent,
+    RefreshResult,
     RpcEvent,
     RpcResult,
+    SubRefreshEvent,
+    SubRefreshResult,
     SubscribeEvent,
     SubscribeResult,
 )
@@ -51,9 +56,18 @@ WRONG = ["nowhere:x", "$a", "x" * 256]
 
 
 def allow(question: Question) -> object:
+    soon = question._world.clock.wall() + 5.0
     match question.event:
         case ConnectEvent():
-            return ConnectResult(user="ann", channels=("a", "plain:c"))
+            return ConnectResult(
+                user="ann", channels=("a", "plain:c"), client_side_refresh=True
+            )
+        case RefreshEvent():
+            return RefreshResult(expire_at=soon, info={"n": 1})
+        case SubRefreshEvent(channel=channel):
+            return SubRefreshResult(channel or "b", soon, info={"c": 1})
+        case SubscribeEvent(token="t"):
+            return SubscribeResult(expire_at=soon, client_side_refresh=True)
         case SubscribeEvent():
             return SubscribeResult(info=[1], data={"x": 1})
         case PublishEvent():
@@ -84,6 +98,11 @@ def command(random: Random) -> dict[str, Any]:
         {"presence_stats": {"channel": channel}},
         {"rpc": {"method": "m"}},
         {"refresh": {"token": ""}},
+        {"refresh": {"token": "t"}},
+        {"subscribe": {"channel": channel, "token": "t"}},
+        {"sub_refresh": {"channel": channel, "token": "t"}},
+        {"sub_refresh": {"channel": channel, "token": "t"}},
+        {"sub_refresh": {"token": "t"}},
     ]
     return random.choice(commands)
 
@@ -161,6 +180,7 @@ class Machine(RuleBasedStateMachine):
         question = questions[number % len(questions)]
         bad: list[object] = [
             ReplyError(LIMIT_EXCEEDED),
+            ReplyError(TOKEN_EXPIRED),
             CloseError(FORCE_RECONNECT),
             ValueError("a bug"),
             None,
@@ -241,7 +261,13 @@ class WithHooks(Machine):
     hooks = ("connect", "subscribe", "publish", "rpc")
 
 
-@pytest.mark.parametrize("machine", [Machine, WithHooks])
+class WithTokens(Machine):
+    """With tokens that end, and are refreshed."""
+
+    hooks = ("connect", "refresh", "subscribe_token", "sub_refresh")
+
+
+@pytest.mark.parametrize("machine", [Machine, WithHooks, WithTokens])
 def test_every_command_gets_one_reply(machine: type[Machine]) -> None:
     run_state_machine_as_test(
         machine,
@@ -303,7 +329,7 @@ def walk(machine: type[Machine], seed: int) -> None:
     m.finish()
 
 
-@pytest.mark.parametrize("machine", [Machine, WithHooks])
+@pytest.mark.parametrize("machine", [Machine, WithHooks, WithTokens])
 def test_many_walks(machine: type[Machine]) -> None:
     for seed in range(400):
         try:

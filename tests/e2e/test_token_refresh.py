@@ -1,0 +1,302 @@
+"""Refreshes in the middle of things: streams, shutdowns, each other, a dead key set.
+
+D17 to D24 of the requirements, L15, and the isolation of R38 with tokens, on real
+sockets. Nothing here waits for a clock but for tokens that must expire.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+
+import pytest
+from aiohttp import web
+
+from tests.harness.raw import Closed, RawClient
+from tests.harness.sdk import SdkClient
+from tests.harness.server import Server
+from tests.harness.tokens import connection, jwks, subscription
+from tests.harness.tokens import settings as token_settings
+
+Make = Callable[..., Awaitable[SdkClient]]
+
+CHANNELS = {"history_size": 2000, "history_ttl": 60, "force_recovery": True}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    server = Server(
+        tmp_path_factory.mktemp("server"),
+        token_settings(
+            STEADWIRE_CHANNELS_WITHOUT_NAMESPACE=json.dumps(CHANNELS),
+        ),
+    )
+    try:
+        yield server.start_blocking()
+    finally:
+        server.close()
+
+
+async def enter(server: Server, user: str, channel: str = "") -> RawClient:
+    client = await server.raw(connected=False)
+    await client.connect(token=connection(user))
+    if channel:
+        await client.subscribe(channel, token=subscription(user, channel))
+    return client
+
+
+# --- streams
+
+
+@pytest.mark.parametrize("what", ["refresh", "sub_refresh", "both"])
+async def test_a_refresh_in_the_middle_of_a_stream_loses_and_doubles_nothing(
+    server: Server, what: str
+) -> None:
+    # R22, D21, L15: refreshed without a pause while 1,000 publications come.
+    channel = f"$stream-{what}"
+    client = await enter(server, "ann", channel)
+    async with server.api() as api:
+
+        async def publish() -> None:
+            for first in range(0, 1000, 20):
+                numbers = range(first, first + 20)
+                await asyncio.gather(*(api.publish(channel, n) for n in numbers))
+
+        publishing = asyncio.create_task(publish())
+        sent = 0
+        offsets: list[int] = []
+        replies = 0
+        while len(offsets) < 1000:
+            if sent - replies < 2 and not publishing.done():
+                commands = []
+                if what != "sub_refresh":
+                    commands.append({"refresh": {"token": connection("ann")}})
+                if what != "refresh":
+                    token = subscription("ann", channel)
+                    commands.append(
+                        {"sub_refresh": {"channel": channel, "token": token}}
+                    )
+                for command in commands:
+                    sent += 1
+                    await client.send({"id": 1000 + sent, **command})
+            message = await client.message()
+            if "push" in message:
+                offsets.append(message["push"]["pub"]["offset"])
+            else:
+                replies += 1
+                assert message["id"] == 1000 + replies, "refreshes out of order"
+                [result] = (
+                    message[m] for m in ("refresh", "sub_refresh") if m in message
+                )
+                assert result["expires"] is True and 3590 <= result["ttl"] <= 3600
+        await publishing
+    assert offsets == list(range(1, 1001))
+    assert replies >= 20  # so it was in the middle
+
+
+async def test_an_sdk_refreshes_in_the_middle_of_a_stream(
+    server: Server, make_client: Make, request: pytest.FixtureRequest
+) -> None:
+    # D17, D21: connection and subscription tokens of a second or two, renewed by the
+    # SDK itself while 20 messages of 0.2 s come.
+    sdk = request.node.callspec.params["make_client"]
+    channel = f"$chat-{sdk}".replace(" ", "-")
+    lives = [1.4 + n * 1.1 for n in range(6)]
+    plan = [connection("ann", seconds=life) for life in lives]
+    client = await make_client(
+        server.url, token=plan[0], get_token=[*plan[1:], connection("ann")]
+    )
+    await client.connect()
+    subs = [subscription("ann", channel, seconds=life) for life in lives]
+    await client.subscribe(
+        channel, token=subs[0], get_token=[*subs[1:], subscription("ann", channel)]
+    )
+    async with server.api() as api:
+        for number in range(20):
+            await api.publish(channel, number)
+            await asyncio.sleep(0.2)
+        await client.seen("publication", 20)
+    assert client.offsets(channel) == list(range(1, 21))
+    # Twice each at the least, and never a new connection or subscription for it.
+    assert len(client.events["get_token"]) >= 4
+    assert len(client.events["connected"]) == 1
+    assert len(client.events["subscribed"]) == 1
+
+
+# --- many at once
+
+
+@pytest.mark.parametrize("count", [10, 100])
+async def test_many_connections_refresh_at_once(server: Server, count: int) -> None:
+    # D18, D24
+    clients = await asyncio.gather(*(enter(server, f"u{n}") for n in range(count)))
+    replies = await asyncio.gather(
+        *(
+            client.request(refresh={"token": connection(f"u{n}")})
+            for n, client in enumerate(clients)
+        )
+    )
+    assert all(reply["refresh"]["expires"] is True for reply in replies)
+
+
+async def test_one_connection_refreshes_ten_times_at_once(server: Server) -> None:
+    client = await enter(server, "ann")
+    seconds = range(600, 610)
+    await client.send(
+        *(
+            {"id": 100 + n, "refresh": {"token": connection("ann", seconds=s + 0.9)}}
+            for n, s in enumerate(seconds)
+        )
+    )
+    replies = [await client.message() for _ in seconds]
+    # In order, so the last one is the one that holds.
+    assert [reply["id"] for reply in replies] == list(range(100, 110))
+    assert [reply["refresh"]["ttl"] for reply in replies] == list(seconds)
+
+
+async def test_one_bad_refresh_among_many_harms_nobody_else(server: Server) -> None:
+    # D20, K107
+    clients = await asyncio.gather(*(enter(server, f"v{n}") for n in range(20)))
+    tokens = [connection("eve" if n == 7 else f"v{n}") for n in range(20)]
+    outcomes = await asyncio.gather(
+        *(
+            client.request(refresh={"token": token})
+            for client, token in zip(clients, tokens, strict=True)
+        ),
+        return_exceptions=True,
+    )
+    ended = [n for n, outcome in enumerate(outcomes) if isinstance(outcome, Closed)]
+    assert ended == [7]
+    assert all("refresh" in o for n, o in enumerate(outcomes) if n != 7)  # type: ignore[operator]
+
+
+# --- the key set
+
+
+class Issuer:
+    """Publishes keys, until it is told to be silent."""
+
+    def __init__(self) -> None:
+        self.silent = asyncio.Event()
+        self.asked = asyncio.Event()
+        self.requests = 0
+
+    async def answer(self, _: web.Request) -> web.StreamResponse:
+        self.requests += 1
+        self.asked.set()
+        if self.silent.is_set():
+            await asyncio.sleep(60)
+        return web.json_response(jwks("k1"))
+
+
+@pytest.fixture
+async def issuer() -> AsyncIterator[tuple[Issuer, str]]:
+    issuer = Issuer()
+    app = web.Application()
+    app.router.add_get("/jwks", issuer.answer)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    port = runner.addresses[0][1]
+    yield issuer, f"http://127.0.0.1:{port}/jwks"
+    await runner.cleanup()
+
+
+async def test_keys_that_cannot_be_had_let_nobody_in_and_nobody_down(
+    make_server: Callable[..., Server], issuer: tuple[Issuer, str], channel: str
+) -> None:
+    # Fail closed; those who are in stay in, until their own expiry.
+    assert issuer
+    server = await make_server(
+        token_settings(
+            STEADWIRE_TOKEN_JWKS_PUBLIC_ENDPOINT="http://127.0.0.1:1/jwks",
+            STEADWIRE_CLIENT_EXPIRED_CLOSE_DELAY="0.5",
+            STEADWIRE_CHANNELS_WITHOUT_NAMESPACE=json.dumps(CHANNELS),
+        )
+    ).start()
+    client = await server.raw(connected=False)
+    reply = await client.connect(token=connection("ann", seconds=2.5))
+    assert reply["ttl"] == 2
+    await client.subscribe(channel, token=subscription("ann", channel))
+    published = {"algorithm": "RS256", "kid": "k1"}
+    temporary = {"code": 100, "message": "internal server error", "temporary": True}
+    for _ in range(3):
+        other = await server.raw(connected=False)
+        refused = await other.request(connect={"token": connection("bob", **published)})
+        assert refused["error"] == temporary
+    # A refresh fails for now, and the connection goes on.
+    refused = await client.request(refresh={"token": connection("ann", **published)})
+    assert refused["error"] == temporary
+    async with server.api() as api:
+        await api.publish(channel, 1)
+        assert (await api.call("info", {}))["nodes"][0]["num_clients"] == 1
+    assert (await client.push())["pub"]["offset"] == 1
+    assert (await client.closed()).code == 3005
+
+
+async def test_a_shutdown_in_the_middle_of_a_refresh(
+    make_server: Callable[..., Server], issuer: tuple[Issuer, str]
+) -> None:
+    # D23
+    source, url = issuer
+    source.silent.set()
+    server = await make_server(
+        token_settings(STEADWIRE_TOKEN_JWKS_PUBLIC_ENDPOINT=url)
+    ).start()
+    client = await enter(server, "ann")
+    token = connection("ann", algorithm="RS256", kid="k1")
+    await client.send({"id": 9, "refresh": {"token": token}})
+    async with asyncio.timeout(10):
+        await source.asked.wait()
+    status = await server.terminate()
+    assert (await client.closed()).code == 3001
+    assert status == 0
+    assert client.pushes == type(client.pushes)()  # no answer to what was not decided
+
+
+async def test_a_key_of_the_issuer_s(
+    make_server: Callable[..., Server], issuer: tuple[Issuer, str]
+) -> None:
+    source, url = issuer
+    server = await make_server(
+        token_settings(STEADWIRE_TOKEN_JWKS_PUBLIC_ENDPOINT=url)
+    ).start()
+    clients = [await server.raw(connected=False) for _ in range(10)]
+    token = connection("ann", algorithm="RS256", kid="k1")
+    replies = await asyncio.gather(*(c.connect(token=token) for c in clients[:3]))
+    assert all(reply["expires"] for reply in replies)
+    assert source.requests == 1
+
+
+# --- isolation
+
+
+async def test_fifty_users_with_three_sockets_each_hear_their_own_alone(
+    server: Server,
+) -> None:
+    # R38: 50 users, 3 sockets, 100 messages; identity comes from the token alone.
+    users = [f"user{n}" for n in range(50)]
+    sockets: dict[str, list[RawClient]] = {}
+
+    async def open_all(user: str) -> None:
+        sockets[user] = [await enter(server, user, f"$of-{user}") for _ in range(3)]
+
+    await asyncio.gather(*(open_all(user) for user in users))
+    async with server.api() as api:
+        for number in range(100):
+            await asyncio.gather(
+                *(api.publish(f"$of-{user}", [user, number]) for user in users)
+            )
+
+    async def heard(user: str, client: RawClient) -> None:
+        publications = await client.publications(f"$of-{user}", 100)
+        assert [p["data"] for p in publications] == [[user, n] for n in range(100)]
+        # Nothing else is on its way: the reply to a command is the next message.
+        reply = await client.request(unsubscribe={"channel": "$none"})
+        assert reply["unsubscribe"] == {} and not client.pushes
+
+    await asyncio.gather(
+        *(heard(user, client) for user in users for client in sockets[user])
+    )
