@@ -56,6 +56,7 @@ def process(command, environment=None):
         cwd=ROOT,
         env={**os.environ, **(environment or {})},
         stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,  # the log, a line for each connection
         text=True,
         start_new_session=True,
     )

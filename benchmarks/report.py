@@ -18,7 +18,7 @@ from load import describe
 
 HERE = Path(__file__).parent
 DOCS = HERE.parent / "docs"
-SCRIPTS = ("codec", "serialize", "ping", "backoff", "store", "budget", "server")
+SCRIPTS = ("codec", "serialize", "ping", "backoff", "store", "budget", "server", "refresh")
 
 
 def collect(directory):
@@ -110,6 +110,28 @@ def store(report):
     return lines
 
 
+def refresh(report):
+    lines = [
+        "| | | p50 ms | p95 ms | p99 ms | a token, µs |",
+        "|---|---|---:|---:|---:|---:|",
+    ]
+    for algorithm in ("HS256", "RS256"):
+        row = report[algorithm]
+        for name, title in (
+            ("rival", "rival"),
+            ("ours", "ours"),
+            ("rival_again", "rival again"),
+        ):
+            times, ours = row[name], name == "ours"
+            lines.append(
+                f"| {algorithm} | {title} | {times['p50_ms']:.1f} | "
+                f"{times['p95_ms']:.1f} | {times['p99_ms']:.1f} | "
+                f"{row['verify_us'] if ours else 0:.0f} |".replace("| 0 |", "|  |")
+            )
+    lines += ["", "The aim is 10, 50 and 100 ms."]
+    return lines
+
+
 def rows_of(report):
     """Return every comparison in a report of bench_store, wherever it keeps them."""
     if isinstance(report, dict):
@@ -173,6 +195,7 @@ TABLES = {
     "store": store,
     "budget": budget,
     "server": server,
+    "refresh": refresh,
 }
 
 

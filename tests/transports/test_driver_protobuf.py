@@ -221,7 +221,8 @@ async def test_publish_keeps_the_text_of_a_payload(world: World) -> None:
     data = '{"ch": "ch",  "n": 1.50, "e": 1E2}'
     publish = {"channel": "ch", "data": f" {data}\n".encode()}
     driver.receive(frame(Command(id=9, publish=publish)))
-    await world.quiet()
+    await text.until(lambda: text.offsets("ch") == [1])
+    await binary.until(lambda: binary.offsets("ch") == [1])
     assert f'"data":{data},' in str(text.frames[-1])
     assert data.encode() in bytes(binary.frames[-1])
     # And of what comes over HTTP.
