@@ -18,7 +18,16 @@ from load import describe
 
 HERE = Path(__file__).parent
 DOCS = HERE.parent / "docs"
-SCRIPTS = ("codec", "serialize", "ping", "backoff", "store", "budget", "server", "refresh")
+SCRIPTS = (
+    "codec",
+    "serialize",
+    "ping",
+    "backoff",
+    "store",
+    "budget",
+    "server",
+    "refresh",
+)
 
 
 def collect(directory):
