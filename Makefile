@@ -8,9 +8,9 @@ BIN := $(VENV)/bin
 EXTENSIONS := $(wildcard _speedups/*.py _speedups/*.pyx _speedups/*.pxd)
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-# A result of make test in a terminal should say that it is alive.
 # Most tests wait for servers: more workers than cores keep the cores busy.
 WORKERS := 3
+# A result of make test in a terminal should say that it is alive.
 PYTEST := $(BIN)/python -m pytest $(ARGS)
 
 .PHONY: install run test test-slow test-tools lint format clean bench
