@@ -50,18 +50,6 @@ def server(
         server.close()
 
 
-async def logged(server: Server, text: str, times: int) -> None:
-    """Wait until the server has written *text* so often."""
-
-    def wait() -> bool:
-        with server._changed:
-            return server._changed.wait_for(
-                lambda: server.output().count(text) >= times, 10
-            )
-
-    assert await asyncio.to_thread(wait), server.output()
-
-
 async def enter(server: Server, **fields: Any) -> tuple[RawClient, dict[str, Any]]:
     client = await server.raw(connected=False)
     return client, await client.connect(**fields)
@@ -316,7 +304,7 @@ async def test_nobody_gets_in_without_a_good_answer(
     client = await server.raw(connected=False)
     reply = await client.request(connect={"token": "private-token"})
     assert reply["error"] == INTERNAL
-    await logged(server, failed, before + 1)
+    await server.logged(failed, before + 1)
     assert "private-token" not in server.output()
     # And it goes on once the endpoint does.
     endpoints.results["connect"] = {"result": {"user": "ann"}}

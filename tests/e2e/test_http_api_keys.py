@@ -180,6 +180,7 @@ async def test_the_log_has_names_of_keys_and_no_keys(server: Server, api: Api) -
     await api.post("disconnect", body, key=key_of("admin"))
     await api.post("disconnect", body, key=key_of("reader"))
     await api.post("disconnect", body, key=key_of("wrong"))
+    await server.logged("API key missing or wrong")
     lines = [line for line in server.output().splitlines() if "administered" in line]
     of_ann = [line for line in lines if "ann-1" in line]
     assert len(of_ann) == 1  # the other was refused before its body was looked at

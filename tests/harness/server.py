@@ -225,6 +225,17 @@ class Server:
             for name, text in self._output.items()
         )
 
+    async def logged(self, text: str, times: int = 1) -> None:
+        """Wait until it has written *text* so often: its log comes from a thread."""
+
+        def wait() -> bool:
+            with self._changed:
+                return self._changed.wait_for(
+                    lambda: self.output().count(text) >= times, 10
+                )
+
+        assert await asyncio.to_thread(wait), self.output()
+
     def log(self) -> list[dict[str, Any]]:
         """Return the whole lines of its log, in its present life."""
         text = bytes(self._output["stderr"]).decode()

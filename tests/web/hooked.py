@@ -23,7 +23,7 @@ from service.handlers import (
 )
 from service.settings import load
 
-PRIVATE = "sec" + "ret"  # not in the source that a traceback quotes
+PRIVATE = "what the hook " + "saw"  # not in the source that a traceback quotes
 
 
 async def connect(event: ConnectEvent) -> ConnectResult:
