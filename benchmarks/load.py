@@ -54,7 +54,7 @@ def process(command, environment=None):
     server = subprocess.Popen(
         command,
         cwd=ROOT,
-        # Without the three lines of each connection (14 µs each), which are no message's.
+        # Without the lines of each connection, 14 µs each, which are no message's.
         env={"STEADWIRE_LOG_LEVEL": "warning", **os.environ, **(environment or {})},
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,  # the log, a line for each connection

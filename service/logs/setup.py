@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import logging
+import os
 import secrets
 import sys
 import threading
@@ -30,13 +31,19 @@ _sink: Sink | None = None
 _log = structlog.get_logger("steadwire")
 
 
-def configure(settings: LogSettings, descriptor: int = 2) -> None:
+def configure(settings: LogSettings, descriptor: int | None = None) -> None:
     """Write all logs of this process to *descriptor*, ours and other libraries'.
 
-    Call it once, when the settings are known. Nothing that is logged after it can wait
-    for the descriptor or fail because of it.
+    Call it once, when the settings are known and before anything is opened. Nothing
+    that is logged after it can wait for the descriptor or fail because of it.
+
+    Args:
+        settings: How.
+        descriptor: Where to; None: stderr, if there is one.
     """
     global _sink
+    if descriptor is None:
+        descriptor = _stderr()
     console = settings.format == "console"
     if settings.format == "auto":
         console = sys.stderr is not None and sys.stderr.isatty()
@@ -60,6 +67,20 @@ def configure(settings: LogSettings, descriptor: int = 2) -> None:
 def dropped() -> int:
     """Return how many lines of this process's log nobody will read."""
     return 0 if _sink is None else _sink.dropped
+
+
+def _stderr() -> int:
+    """Return the descriptor of stderr, or one of nothing.
+
+    A process that was started without one gives its number to the next file that it
+    opens, and that would be the store.
+    """
+    while (nothing := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass  # the number stays taken
+    if sys.stderr is None:
+        return nothing
+    os.close(nothing)
+    return 2
 
 
 class _Logger:

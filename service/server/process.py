@@ -276,7 +276,7 @@ def _end_at_once(number: int, frame: object) -> NoReturn:
 def _end_late(timeout: float) -> NoReturn:
     with contextlib.suppress(OSError, ValueError):
         # A pipe that nobody reads must not keep the process.
-        if select.select([], [2], [], 0)[1]:
+        if sys.stderr is not None and select.select([], [2], [], 0)[1]:
             line = f"steadwire: shutdown took longer than {timeout:g} s\n"
             os.write(2, line.encode())
     os._exit(1)

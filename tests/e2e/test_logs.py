@@ -8,11 +8,16 @@ import fcntl
 import json
 import os
 import re
+import sqlite3
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from tests.harness.api import Api
 from tests.harness.metrics import scrape
+from tests.harness.process import environment, launched
+from tests.harness.raw import RawClient
 from tests.harness.server import Server
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -254,3 +259,42 @@ async def test_a_level_leaves_out_what_is_less(
         pass
     assert await server.terminate() == 0
     assert server.log() == []
+
+
+async def test_without_a_stderr_nothing_is_written_in_its_place(
+    tmp_path: Path,
+) -> None:
+    # The next file that is opened gets the number 2: that would be the store.
+    path = tmp_path / "steadwire.db"
+    settings = {
+        "STEADWIRE_STORE_PATH": str(path),
+        "STEADWIRE_API_KEY": "key",
+        "STEADWIRE_SERVER_PORT": "0",
+    }
+    command = ("sh", "-c", 'exec "$0" -m service serve 2>&- <&-', sys.executable)
+    process = await asyncio.create_subprocess_exec(
+        *launched(*command),
+        cwd=tmp_path,
+        env=environment(settings),
+        stdout=asyncio.subprocess.PIPE,
+    )
+    try:
+        assert process.stdout is not None
+        async with asyncio.timeout(30.0):
+            found = None
+            while found is None:
+                text = await process.stdout.readline()
+                assert text, "it ended"
+                found = re.search(rb"ws://127.0.0.1:(\d+)/", text)
+        async with Api(int(found[1]), "key") as api:
+            for number in range(20):
+                client = await RawClient.open(api.port)
+                await client.connect()
+                assert await api.publish("c", number) == number + 1
+                client.reset()
+    finally:
+        process.terminate()
+        await process.wait()
+    assert process.returncode == 0
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
