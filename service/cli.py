@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import secrets
 import sys
 import time
-from collections.abc import Callable
-from typing import Any, NoReturn
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 import structlog
@@ -18,7 +19,13 @@ from service.errors import SteadwireError
 from service.settings import Settings, load, reference
 from service.stores import backup as copying
 
+if TYPE_CHECKING:
+    from service.settings import DynamodbSettings
+    from service.stores.dynamodb.client import Client
+
 __all__ = ["main"]
+
+T = TypeVar("T")
 
 _MISCONFIGURED = 2  # exit code, as for a usage error: trying again will not help
 
@@ -244,6 +251,67 @@ def doctor() -> None:
         if remedy:
             print(f"{'mend it:':>19} {remedy}")
     sys.exit(1 if failed else 0)
+
+
+@main.group()
+def tables() -> None:
+    """Make, check or delete the DynamoDB table that the settings name."""
+
+
+@tables.command()
+def create() -> None:
+    """Make the table, wait until it can be used, and let it delete what has expired.
+
+    Safe to repeat. A table that is there is not changed, but for a time to live that
+    is missing.
+    """
+    from service.stores.dynamodb import table
+
+    name, made = _with_table(table.create)
+    print(f"{name}: {'made' if made else 'there already, and as it should be'}")
+
+
+@tables.command(name="check")
+def check_table() -> None:
+    """Compare the table with what it should be; exit status 1 if it is not that."""
+    from service.stores.dynamodb import table
+
+    name, problems = _with_table(table.check)
+    for problem in problems:
+        print(f"{name}: {problem}")
+    if problems:
+        sys.exit(1)
+    print(f"{name}: as it should be")
+
+
+@tables.command()
+@click.confirmation_option(prompt="Delete the table, and everything in it, for ever?")
+def delete() -> None:
+    """Delete the table with everything in it."""
+    from service.stores.dynamodb import table
+
+    name, deleted = _with_table(lambda client, _: table.delete(client))
+    print(f"{name}: {'deleted' if deleted else 'there was none'}")
+
+
+def _with_table(
+    work: Callable[[Client, DynamodbSettings], Coroutine[Any, Any, T]],
+) -> tuple[str, T]:
+    """Do *work* with a client; return the table's name and what came of it."""
+    # Only here: boto3 takes a while to import.
+    from service.clock import SystemClock
+    from service.stores.dynamodb.client import opened
+
+    async def run(settings: DynamodbSettings) -> T:
+        async with opened(settings, SystemClock()) as client:
+            return await work(client, settings)
+
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+    try:
+        settings = load(os.environ, {}).dynamodb
+        return settings.table, asyncio.run(run(settings))
+    except SteadwireError as error:
+        _refuse(error)
 
 
 def _without_none(sections: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -24,6 +24,7 @@ from service.auth import KeysUnavailable, TokenInvalid, Verifier
 from service.clock import SystemClock
 from service.doctor.api import api_keys
 from service.doctor.finding import NOTE, OK, PROBLEM, Finding
+from service.doctor.table import examine_table
 from service.errors import SettingsError, StartupError, SteadwireError
 from service.settings import Settings, StoreSettings, load
 from service.stores.schema import open_files
@@ -49,7 +50,10 @@ def examine(environ: Mapping[str, str]) -> Iterator[Finding]:
     else:
         yield Finding(OK, "settings", f"environment {settings.environment!r}")
         yield from _keys(settings)
-        yield _store(settings.store)
+        if settings.store.backend == "dynamodb":
+            yield examine_table(settings.dynamodb)
+        else:
+            yield _store(settings.store)
         server, api = settings.server, settings.api
         yield _port(server.host, server.port, "server")
         if api.port is not None:

@@ -82,6 +82,7 @@ def backup(settings: StoreSettings, target: str) -> Copied:
         StoreVersion: A newer program wrote the store.
         StartupError: The store cannot be opened.
     """
+    _check_kind(settings)
     path = settings.path
     if path == MEMORY:
         raise StoreError("a store in memory cannot be backed up")
@@ -122,6 +123,7 @@ def restore(
         StoreVersion: A newer program wrote *source*.
         StartupError: *source* or the lock cannot be opened.
     """
+    _check_kind(settings)
     path = settings.path
     if path == MEMORY:
         raise StoreError("a store in memory cannot be restored")
@@ -144,6 +146,14 @@ def restore(
             os.replace(copy, final)
             _sync(final.parent)
     return Restored(copied, replaced)
+
+
+def _check_kind(settings: StoreSettings) -> None:
+    if settings.backend != "sqlite":
+        raise StoreError(
+            f"store.backend is {settings.backend}, and this is for SQLite: use the "
+            "backups of DynamoDB (docs/store.md)"
+        )
 
 
 @contextlib.contextmanager

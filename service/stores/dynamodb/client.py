@@ -25,8 +25,9 @@ from __future__ import annotations
 import asyncio
 import random
 import uuid
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, Literal
 
@@ -53,7 +54,7 @@ from service.stores.dynamodb.outcomes import (
     examine,
 )
 
-__all__ = ["Client", "Connect", "connect"]
+__all__ = ["Client", "Connect", "connect", "opened"]
 
 CONNECT_TIMEOUT = 1.0  # s
 READ_TIMEOUT = 2.0  # s
@@ -370,6 +371,17 @@ class Client:
             _log.info("DynamoDB answers again")
         elif state == "open":
             _log.warning("DynamoDB is left alone", reason=reason)
+
+
+@asynccontextmanager
+async def opened(settings: DynamodbSettings, clock: Clock) -> AsyncIterator[Client]:
+    """Give a client that lives as long as the block."""
+    client = Client(settings, clock)
+    try:
+        await client.start()
+        yield client
+    finally:
+        await client.close()
 
 
 def _settle(future: asyncio.Future[None]) -> None:
