@@ -25,6 +25,7 @@ from __future__ import annotations
 import asyncio
 import random
 import uuid
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -217,7 +218,7 @@ class Client:
         transaction = operation == "transact_write_items"
         token = ""
         unknown = False
-        attempt = 0
+        failed: Counter[str] = Counter()  # attempts, by kind: each has its own pauses
         while True:
             if self._closed:
                 raise self._unavailable("the store is closed", unknown=unknown)
@@ -232,8 +233,8 @@ class Client:
             unknown = unknown or ended.unknown
             if ended.error is not None:
                 raise ended.error
-            pause = self._pause(ended, attempt)
-            attempt += 1
+            pause = self._pause(ended, failed[ended.kind])
+            failed[ended.kind] += 1
             if pause is None or self._clock.now() + pause >= deadline:
                 raise self._given_up(operation, ended, unknown=unknown)
             await self._sleep(pause)

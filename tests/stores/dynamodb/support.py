@@ -30,20 +30,25 @@ SESSION = boto3.session.Session()  # a model of the API takes 50 ms to load
 
 
 class StoreClock:
-    """Real time for what waits on the network; the wall clock is a virtual one's."""
+    """Real time for what waits on the network; the wall clock is a virtual one's.
+
+    Attributes:
+        ahead: Seconds to add to both: what was remembered becomes older.
+    """
 
     def __init__(self, virtual: VirtualClock) -> None:
+        self.ahead = 0.0
         self._virtual = virtual
 
     def now(self) -> float:
-        return time.monotonic()
+        return time.monotonic() + self.ahead
 
     def wall(self) -> float:
-        return self._virtual.wall()
+        return self._virtual.wall() + self.ahead
 
     def call_at(self, when: float, callback: Callable[[], object]) -> Timer:
         loop = asyncio.get_running_loop()
-        return loop.call_later(max(0.0, when - time.monotonic()), callback)
+        return loop.call_later(max(0.0, when - self.now()), callback)
 
 
 class Faults:
@@ -159,6 +164,7 @@ class TableStore:
     Attributes:
         client: Its client.
         store: The store itself.
+        clock: Of both.
     """
 
     def __init__(
@@ -170,7 +176,7 @@ class TableStore:
         **bounds: object,
     ) -> None:
         self.settings = settings
-        self._clock = clock
+        self.clock = clock
         self.store = DynamodbStore(
             settings,
             StoreSettings(**bounds),  # type: ignore[arg-type]
@@ -192,7 +198,7 @@ class TableStore:
         )
 
     async def start(self, listener: CommitListener) -> None:
-        async with made(self.settings, self._clock) as client:
+        async with made(self.settings, self.clock) as client:
             await table.create(client, self.settings)
         await self.store.start(listener)
 
