@@ -28,6 +28,7 @@ if _ROOT not in sys.path:
     sys.path.insert(0, _ROOT)
 
 from tests.harness import emulators  # noqa: E402
+from tests.harness.backends import BACKENDS, Backend  # noqa: E402
 from tests.harness.emulators import Emulator  # noqa: E402
 from tests.harness.js import start_js  # noqa: E402
 from tests.harness.py import start_python  # noqa: E402
@@ -87,6 +88,12 @@ def dynalite() -> Emulator:
 def moto() -> Emulator:
     """Return DynamoDB as moto has it: right with one call at a time."""
     return emulators.running("moto")
+
+
+@pytest.fixture(scope="module", params=BACKENDS)
+def backend(request: pytest.FixtureRequest) -> Backend:
+    """Return what gives a server a fresh store, once for each kind of store."""
+    return BACKENDS[request.param]
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """What an application does with an official SDK, against the real server.
 
-Each test runs once for each SDK; see SDKS in tests/conftest.py.
+Each test runs once for each SDK (see SDKS in tests/conftest.py) and for each store.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.harness.api import Api
+from tests.harness.backends import Backend
 from tests.harness.sdk import SdkError
 from tests.harness.server import Server
 
@@ -55,9 +56,9 @@ def namespaces() -> str:
 
 @pytest.fixture(scope="module")
 def server(
-    tmp_path_factory: pytest.TempPathFactory, namespaces: str
+    tmp_path_factory: pytest.TempPathFactory, namespaces: str, backend: Backend
 ) -> Iterator[Server]:
-    settings = {"STEADWIRE_CHANNELS_NAMESPACES": namespaces}
+    settings = {"STEADWIRE_CHANNELS_NAMESPACES": namespaces, **backend()}
     server = Server(tmp_path_factory.mktemp("server"), settings)
     try:
         yield server.start_blocking()

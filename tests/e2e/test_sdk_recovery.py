@@ -5,17 +5,45 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
 
 from tests.harness.api import Api
+from tests.harness.backends import BACKENDS, Backend
 from tests.harness.proxy import Proxy
 from tests.harness.server import Server
 
 MakeClient = Callable[..., Any]
 MakeServer = Callable[..., Server]
+
+
+@pytest.fixture(
+    scope="module",
+    params=["sqlite", pytest.param("dynamodb", marks=pytest.mark.slow)],
+)
+def backend(request: pytest.FixtureRequest) -> Backend:
+    return BACKENDS[request.param]
+
+
+@pytest.fixture(scope="module")
+def shared_server(
+    tmp_path_factory: pytest.TempPathFactory, backend: Backend
+) -> Iterator[Server]:
+    server = Server(tmp_path_factory.mktemp("server"), backend())
+    try:
+        yield server.start_blocking()
+    finally:
+        server.close()
+
+
+@pytest.fixture
+def make_server(make_server: MakeServer, backend: Backend) -> MakeServer:
+    def make(settings: Mapping[str, str] | None = None) -> Server:
+        return make_server({**backend(), **(settings or {})})
+
+    return make
 
 
 def expected(count: int) -> list[dict[str, Any]]:

@@ -1,0 +1,43 @@
+"""The stores that a server under test can have."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import boto3
+
+from service.stores.dynamodb.table import definition
+from tests.harness.emulators import running
+
+__all__ = ["BACKENDS", "Backend"]
+
+Backend = Callable[[], dict[str, str]]
+"""Returns the STEADWIRE_* variables, and others, of a server with a fresh store."""
+
+
+def _sqlite() -> dict[str, str]:
+    return {}
+
+
+def _dynamodb() -> dict[str, str]:
+    emulator = running("ministack")
+    settings = emulator.settings()
+    boto = boto3.session.Session().client(
+        "dynamodb",
+        region_name=settings.region,
+        endpoint_url=settings.endpoint,
+        aws_access_key_id="test",
+        aws_secret_access_key="test",
+    )
+    boto.create_table(**definition(settings))
+    boto.close()
+    return {
+        **emulator.credentials,
+        "STEADWIRE_STORE_BACKEND": "dynamodb",
+        "STEADWIRE_DYNAMODB_TABLE": settings.table,
+        "STEADWIRE_DYNAMODB_REGION": settings.region,
+        "STEADWIRE_DYNAMODB_ENDPOINT": settings.endpoint,
+    }
+
+
+BACKENDS: dict[str, Backend] = {"sqlite": _sqlite, "dynamodb": _dynamodb}
