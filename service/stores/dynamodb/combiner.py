@@ -5,6 +5,13 @@ publishers fail most of the time. So each process has one writer for each channe
 is being written to, with one transaction under way: what is appended meanwhile waits
 for the next one.
 
+Writers in several processes meet at HEAD: one is first, the others' conditions fail.
+They learn the new top from that, but who was first has it sooner; a busy one would go
+on for ever and the others get nothing. So who has lost `PATIENCE` times *asks*:
+it raises a number in HEAD that every condition names, and is given the top by the same
+call. Until they have learnt that number the others fail, and who fails for it alone
+waits for about as long as a transaction takes. Of several that ask, the last is first.
+
 Invariants, all on the event loop:
 
 * One batch at a time, in the order of the calls; the next one is not planned before
@@ -34,8 +41,16 @@ from service.errors import StoreBusy, StoreError, StoreUnavailable, describe
 from service.model import Channel, Position
 from service.ports import Clock
 from service.stores.dynamodb.client import Client
-from service.stores.dynamodb.items import BATCH, Head, decode_key, encode_draft, key_of
-from service.stores.dynamodb.outcomes import TransactionCancelled
+from service.stores.dynamodb.items import (
+    BATCH,
+    Head,
+    decode_head,
+    decode_key,
+    encode_draft,
+    head_key,
+    key_of,
+)
+from service.stores.dynamodb.outcomes import ConditionFailed, TransactionCancelled
 from service.stores.dynamodb.plan import Plan, Waiting, learn, plan
 from service.stores.dynamodb.view import View
 
@@ -43,8 +58,9 @@ __all__ = ["Combiner"]
 
 BATCH_BYTES = 256 * 1024  # of rows; a single larger one is a batch by itself
 
-# Another process was faster. Short: whoever lost knows the new top already.
-AGAIN_BASE, AGAIN_CAP = 0.005, 0.04  # s
+# Another process was faster. Short at first: whoever lost knows the new top already.
+AGAIN_BASE, AGAIN_CAP = 0.005, 0.3  # s
+PATIENCE = 2  # losses in a row
 
 NOWHERE = Head("")  # the state of a channel that nobody asks for
 
@@ -178,7 +194,7 @@ class Combiner:
         fresh = not any(waiting.history.size for waiting in batch)
         if not fresh:
             head = self._view.remembered(self._channel)
-        attempt = 0
+        losses = 0
         while True:
             if head is None:
                 head = await self._view.head(self._channel, deadline)
@@ -201,12 +217,20 @@ class Combiner:
                     "transact_write_items", request, deadline=deadline
                 )
             except TransactionCancelled as cancelled:
+                expected = head
                 head = learn(cancelled, made, self._channel, head, known, now)
             else:
                 return made
             fresh = False
-            await self._pause(attempt, deadline)
-            attempt += 1
+            if head is expected:
+                continue  # it was a key, and nobody was faster
+            if head is not None and head.stored == expected.stored:
+                # Somebody asks, and has as long as this took to go first.
+                taken = self._clock.now() - made.begun
+                await self._sleep(taken * (1.0 + self._chance.random()), deadline)
+            else:
+                losses += 1
+                head = await self._lost(head, losses, deadline)
 
     async def _look_up(self, key: str, deadline: float) -> Position | None:
         request = {
@@ -217,9 +241,36 @@ class Combiner:
         answer = await self._client.call("get_item", request, deadline=deadline)
         return decode_key(answer.get("Item"), self._view.now())
 
-    async def _pause(self, attempt: int, deadline: float) -> None:
+    async def _lost(
+        self, head: Head | None, losses: int, deadline: float
+    ) -> Head | None:
+        """Pause, and ask if need be; return the state to plan with, if it is known."""
         jitter = self._chance.random()
-        pause = backoff_full_jitter(attempt, jitter, AGAIN_BASE, AGAIN_CAP)
+        pause = backoff_full_jitter(losses - 1, jitter, AGAIN_BASE, AGAIN_CAP)
+        await self._sleep(pause, deadline)
+        if head is None or losses < PATIENCE:
+            return head
+        return await self._ask(head, deadline)
+
+    async def _ask(self, head: Head, deadline: float) -> Head | None:
+        """Ask to be let in; return the state to plan with, None if there is no HEAD."""
+        request = {
+            "TableName": self._client.table,
+            "Key": head_key(self._channel),
+            "UpdateExpression": "ADD #asks :one",
+            "ConditionExpression": "attribute_exists(pk)",
+            "ExpressionAttributeNames": {"#asks": "asks"},
+            "ExpressionAttributeValues": {":one": {"N": "1"}},
+            "ReturnValues": "ALL_NEW",
+        }
+        try:
+            answer = await self._client.call("update_item", request, deadline=deadline)
+        except ConditionFailed:
+            return None
+        item, now = answer["Attributes"], self._view.now()
+        return decode_head(item, head.origin, self._channel, head.shards, now)
+
+    async def _sleep(self, pause: float, deadline: float) -> None:
         if self._clock.now() + pause >= deadline:
             raise StoreBusy("others were faster each time")
         woken = asyncio.get_running_loop().create_future()

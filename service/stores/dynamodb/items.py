@@ -2,7 +2,7 @@
 
     pk                      sk              attributes
     H#<channel>             HEAD            epoch, top, n, at, ends, floor, rev, vn, vs,
-                                            shards, origin, ttl [, owner, until]
+                                            asks, shards, origin, ttl [, owner, until]
     L#<channel>#<epoch>     <first>         n, b or z, at, ttl [, parts]
     I#<channel>             <key>           epoch, off, ends, ttl
 
@@ -10,8 +10,10 @@ HEAD is the commit point of a channel: ``top`` is its newest offset, ``n`` how m
 publications came with it, ``at`` their time, ``ends`` the time at which the offsets
 restart. ``floor`` is the offset up to which everything was removed; ``rev`` rises
 whenever something that was stored is changed. ``vn`` and ``vs`` are the newest version
-and its epoch. ``owner`` and ``until`` belong to whoever delivers from this table
-without a process of his own: nothing here writes or removes them.
+and its epoch. ``asks`` rises when a writer that lost several times asks to be let in:
+who appends with an older value fails, and waits (`combiner`). ``owner`` and ``until``
+belong to whoever delivers from this table without a process of his own: nothing here
+writes or removes them.
 
 A batch is one item: ``n`` publications of one time from the offset ``first`` on,
 MessagePack, deflated if that pays. One that is too large for an item is in several:
@@ -99,6 +101,7 @@ class Head(NamedTuple):
         revision: Rises when something that was stored is changed.
         version: The highest of `version_epoch` that was published, 0 for none.
         version_epoch: What `version` belongs to.
+        asks: How often a writer asked to be let in.
         shards: Over so many partitions are the batches of this epoch spread.
         origin: The id of the table that it was written to.
         stored: The epoch and top that the item has; None if there is no item. A new
@@ -114,6 +117,7 @@ class Head(NamedTuple):
     revision: int = 0
     version: int = 0
     version_epoch: str = ""
+    asks: int = 0
     shards: int = 1
     origin: str = ""
     stored: tuple[str, int] | None = None
@@ -169,12 +173,13 @@ def decode_head(
         return Head(epoch, shards=shards, origin=origin)
     epoch, top = item["epoch"]["S"], int(item["top"]["N"])
     ends, theirs = int(item["ends"]["N"]), item["origin"]["S"]
-    revision = int(item["rev"]["N"])
+    revision, asks = int(item["rev"]["N"]), int(item["asks"]["N"])
     if ends <= now or theirs != origin:
         epoch_after = next_epoch(origin, channel, epoch)
         return Head(
             epoch_after,
             revision=revision,
+            asks=asks,
             shards=shards,
             origin=origin,
             stored=(epoch, top),
@@ -189,6 +194,7 @@ def decode_head(
         revision,
         int(item["vn"]["N"]),
         item["vs"]["S"],
+        asks,
         int(item["shards"]["N"]),
         theirs,
         (epoch, top),

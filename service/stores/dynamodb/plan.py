@@ -224,7 +224,11 @@ def learn(
             learnt = True
             spent = next_epoch(head.origin, channel, head.epoch)
             found = Head(
-                spent, shards=head.shards, origin=head.origin, stored=head.stored
+                spent,
+                asks=head.asks,
+                shards=head.shards,
+                origin=head.origin,
+                stored=head.stored,
             )
     if not learnt:
         raise StoreError("DynamoDB refuses a batch and does not say why")
@@ -238,6 +242,8 @@ def _write_head(made: Plan, table: str, channel: Channel, head: Head) -> None:
         values["rev"] = {"N": str(head.revision)}
         values["shards"] = {"N": str(head.shards)}
         values["origin"] = {"S": head.origin}
+    if head.stored is None:
+        values["asks"] = {"N": "0"}
     ends = made.head.ends + HEAD_KEPT if made.head.ends < FOREVER else FOREVER
     ttl = time_to_live(ends)
     values.update(ttl)
@@ -248,9 +254,14 @@ def _write_head(made: Plan, table: str, channel: Channel, head: Head) -> None:
         names["#ttl"] = "ttl"
     condition, given = "attribute_not_exists(pk)", {}
     if head.stored is not None:
-        condition = "#epoch = :was AND #top = :at_top"
+        condition = "#epoch = :was AND #top = :at_top AND #asks = :asks"
         epoch, top = head.stored
-        given = {":was": {"S": epoch}, ":at_top": {"N": str(top)}}
+        given = {
+            ":was": {"S": epoch},
+            ":at_top": {"N": str(top)},
+            ":asks": {"N": str(head.asks)},
+        }
+        names["#asks"] = "asks"
     made.actions.append(
         {
             "Update": {

@@ -475,3 +475,24 @@ async def test_a_hot_channel_is_spread_over_partitions(open_bench):
     await plain.store.remove("a")
     bench.store.clock.ahead += 4.1
     assert await bench.offsets("a", history=large) == []
+
+
+async def test_a_busy_process_lets_the_others_in(bench, open_bench):
+    """One that never stops has the new top sooner than the others, each time."""
+    others = [await open_bench(Faults()) for _ in range(3)]
+    going = True
+
+    async def go_on():
+        while going:
+            await asyncio.gather(*[bench.append("a", "busy") for _ in range(8)])
+
+    task = asyncio.ensure_future(go_on())
+    await bench.append("a")
+    for n in range(10):
+        outcomes = await asyncio.gather(*[o.append("a", f"{n}") for o in others])
+        assert len({o.position.offset for o in outcomes}) == 3
+    going = False
+    await task
+    asked = [o.faults.count("UpdateItem") for o in others]
+    sent = [o.faults.count("TransactWriteItems") for o in others]
+    assert all(sent[n] <= 100 for n in range(3)), (asked, sent)
