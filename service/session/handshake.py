@@ -202,6 +202,7 @@ class Handshake:
             if len(results) == len(wishes):
                 self._welcome(entrance, results)
 
+        asked, self._asked = self._asked, {}  # not kept: it is as large as a frame
         wishes = dict(entrance.wishes)
         try:
             own = self._permissions.personal_channel(identity.user)
@@ -220,7 +221,7 @@ class Handshake:
                 self._channels.add(
                     identity,
                     channel,
-                    self._asked.get(channel),
+                    asked.get(channel),
                     tell,
                     held=True,
                     info=wish.info,

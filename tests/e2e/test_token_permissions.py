@@ -6,6 +6,7 @@ On a real server and real sockets. The tables below are the documented decision 
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -218,6 +219,49 @@ async def test_a_good_token_of_every_algorithm_there_is_a_key_for(
         assert await outcome(client, connect={"token": token}) == IN
 
 
+async def test_each_decision_is_a_line_in_the_log(server: Server) -> None:
+    # K109: complete, and nothing of any token.
+    client, name = await enter(server, "logan")
+    channel = "closed:logged"
+    tokens = [
+        connection("logan"),
+        BAD["tampered"]({"sub": "logan", "channel": channel}),
+    ]
+    await outcome(client, refresh={"token": tokens[0]})
+    await outcome(client, subscribe={"channel": channel, "token": tokens[1]})
+    good = {"channel": channel, "token": subscription("logan", channel)}
+    await outcome(client, subscribe=good)
+    tokens.append(connection("mallory"))
+    assert await outcome(client, refresh={"token": tokens[2]}) == "closed 3500"
+
+    def lines() -> list[dict[str, Any]]:
+        found = []
+        for line in server.output().splitlines():
+            if line.startswith("{") and name in line:
+                entry = json.loads(line)
+                if entry["event"] == "authentication":
+                    found.append(entry)
+        return found
+
+    async with asyncio.timeout(10):
+        while len(lines()) < 5:
+            await asyncio.sleep(0.01)  # another thread writes them
+    wanted = [
+        ("connect", "admitted", 0, ""),
+        ("refresh", "admitted", 0, ""),
+        ("subscribe", "refused", 103, "the signature does not match"),
+        ("subscribe", "admitted", 0, ""),
+        ("refresh", "refused", 3500, "it is of another user"),
+    ]
+    for line, (about, result, code, reason) in zip(lines(), wanted, strict=True):
+        assert (line["about"], line["outcome"]) == (about, result)
+        assert (line["code"], line["reason"]) == (code, reason)
+        assert (line["user"], line["address"]) == ("logan", "127.0.0.1")
+    for token in tokens:
+        for part in token.split("."):
+            assert part not in server.output()
+
+
 # --- publish, history, presence: who, by which option, with or without a subscription
 
 WHO = ("client", "subscriber", "anonymous")
@@ -303,3 +347,36 @@ async def test_everything_is_allowed_to_everybody_where_it_is_insecure(
         assert await outcome(other, connect={"token": token}) == "closed 3500"
     finally:
         server.close()
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        ({"refresh": {}}, "closed 3500"),
+        ({"refresh": {"token": None}}, "closed 3500"),
+        ({"refresh": {"token": 7}}, "closed 3501"),
+        ({"refresh": {"token": ["x"]}}, "closed 3501"),
+        ({"refresh": {"token": "x" * 20_000}}, "closed 3500"),
+        ({"sub_refresh": {}}, 103),
+        ({"sub_refresh": {"channel": 7, "token": "t"}}, "closed 3501"),
+        ({"sub_refresh": {"channel": "closed:x", "token": {}}}, "closed 3501"),
+        ({"sub_refresh": {"channel": "closed:x", "token": "t"}}, 103),
+        ({"sub_refresh": {"channel": "closed:x" * 99, "token": "t"}}, 103),
+        ({"subscribe": {"channel": "closed:x", "token": 7}}, "closed 3501"),
+        ({"subscribe": {"channel": "closed:x", "token": ".."}}, 103),
+        ({"connect": {"token": connection("ann")}}, "closed 3501"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else str(value),
+)
+async def test_garbage(server: Server, command: dict[str, Any], expected: Any) -> None:
+    client, _ = await enter(server, "ann")
+    other, _ = await enter(server, "other")
+    assert await outcome(client, **command) == expected
+    assert await outcome(other, unsubscribe={"channel": "x"}) == IN
+
+
+async def test_nothing_before_connect(server: Server) -> None:
+    for method in ("refresh", "sub_refresh"):
+        client = await server.raw(connected=False)
+        command = {method: {"token": connection("ann")}}
+        assert await outcome(client, **command) == "closed 3501"
