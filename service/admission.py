@@ -46,6 +46,7 @@ from service.errors import (
     StoreError,
 )
 from service.model import ClientId
+from service.parking import Parking
 from service.ports import Clock, Directory, Timer
 from service.registry import Record, Registry
 from service.session.connection import Session
@@ -96,6 +97,7 @@ class Admission(Generic[C]):
         limit: Slots of this process.
         clock: Measures probes.
         spawn: Runs what waits for the directory.
+        parking: Keeps slots for those who were lost.
         directory: Counts for all processes of a deployment, by user; None: this
             process is all there is.
 
@@ -112,6 +114,7 @@ class Admission(Generic[C]):
         limit: int,
         clock: Clock,
         spawn: Callable[[Awaitable[None]], object],
+        parking: Parking[Any],
         directory: Directory | None = None,
     ) -> None:
         self._registry = registry
@@ -119,6 +122,7 @@ class Admission(Generic[C]):
         self._limit = limit
         self._clock = clock
         self._spawn = spawn
+        self._parking = parking
         self._directory = directory
         self._rounds: dict[str, _Round[C]] = {}
         self._next_round = float("-inf")  # of the process
@@ -170,7 +174,8 @@ class Admission(Generic[C]):
                     refuse,
                 )
                 return
-        if registry.connected - len(victims) >= self._limit:
+        taken = registry.connected + self._parking.held(identity.user) - len(victims)
+        if taken >= self._limit:
             refuse = partial(self._refuse, record, done, TOO_MANY_REQUESTS_CLOSE)
             now = self._clock.now()
             if asked or ("" not in self._rounds and now < self._next_round):
@@ -186,6 +191,7 @@ class Admission(Generic[C]):
             return
         for victim in victims:
             self._evict(victim, CLOSE_CONNECTION_LIMIT)
+        self._parking.claim(identity.user)
         registry.take(record, identity)
         if self._directory is None:
             done(None)

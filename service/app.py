@@ -23,15 +23,12 @@ from typing import Any
 import structlog
 
 from service import logs
-from service.admission import Admission
-from service.attendance import Attendance
 from service.auth import Verifier
 from service.authenticator import Authenticator, NothingRevoked
 from service.clock import SystemClock
 from service.errors import SHUTDOWN, describe
 from service.handlers import Handlers
 from service.health import Checks, Fault
-from service.heartbeat import Heartbeat
 from service.hub.fanout import Hub
 from service.hub.meter import Meter
 from service.metrics import Metrics
@@ -47,6 +44,7 @@ from service.stores.gauges import add_gauges as add_store_gauges
 from service.stores.opening import make_store, make_upkeep
 from service.transports.door import Door
 from service.transports.driver import Driver
+from service.transports.keeping import Keeping, keep
 from service.transports.services import Services
 from service.transports.watch import Watch
 from service.web.api.context import ApiContext, Node
@@ -105,7 +103,7 @@ class Application:
             personal=settings.client.user_personal_channel,
         )
         self._store: Store | None = None
-        self._attendance: Attendance | None = None
+        self._keeping: Keeping | None = None
         self._services: Services | None = None
         self._starting: asyncio.Task[None] | None = None
         self._draining: asyncio.Task[None] | None = None
@@ -241,19 +239,11 @@ class Application:
         log.info("settings", **changes(settings))  # R48
         self._node = Node(uuid.uuid4().hex, platform.node(), self._clock.now())
         self._check_later()
-        admission = Admission(
-            connections,
-            settings.connections,
-            limit=settings.connection_limit,
-            clock=self._clock,
-            spawn=self._spawn,
-            directory=None if upkeep is None else upkeep.directory,
+        chance = random.Random()
+        self._keeping = kept = keep(
+            settings, connections, hub, self._clock, chance, self._spawn, upkeep
         )
-        if upkeep is not None:
-            self._attendance = Attendance(
-                connections, admission, upkeep, self._clock, self._spawn
-            )
-            self._attendance.start()
+        kept.start()
         self._services = Services(
             settings=settings,
             hub=hub,
@@ -261,16 +251,19 @@ class Application:
             handlers=self._handlers,
             clock=self._clock,
             flusher=flusher,
-            random=random.Random(),
+            random=chance,
             new_client=_new_client,
             spawn=self._spawn,
             version=_version(),
             metrics=self.metrics,
             checks=self.checks,
             connections=connections,
-            admission=admission,
-            heartbeat=Heartbeat(settings.heartbeat_timeout),
+            admission=kept.admission,
+            heartbeat=kept.heartbeat,
+            parking=kept.parking,
+            sweep=kept.sweep,
         )
+        self.checks.add("sweep", kept.sweep.fault)
         self._watch = Watch(self._services)
         self._watch.start()
         add_gauges(self._services, self._watch, self._door, self._keys)
@@ -295,8 +288,8 @@ class Application:
             connection.session.disconnect(SHUTDOWN)
         while len(services.connections) and self._clock.now() < deadline:
             await asyncio.sleep(0.01)
-        if self._attendance is not None:
-            await self._attendance.close()
+        if self._keeping is not None:
+            await self._keeping.close()
         await store.close()
 
     def _check_later(self) -> None:

@@ -16,15 +16,19 @@ from service.errors import StoreError
 from service.ports import Clock, Directory, Timer
 from service.registry import Registry
 
-__all__ = ["Attendance"]
+__all__ = ["Attendance", "Shared"]
 
 ASKED = 1.0  # s between questions who has to go
 TOLD = 60.0  # s between reports of who was active
 
 
-class _Shared(Protocol):
+class Shared(Protocol):
+    """A directory that this process has entered."""
+
     @property
-    def directory(self) -> Directory: ...
+    def directory(self) -> Directory:
+        """The directory."""
+        ...
 
     async def close(self) -> None:
         """Leave the directory."""
@@ -46,7 +50,7 @@ class Attendance:
         self,
         registry: Registry[Any],
         admission: Admission[Any],
-        shared: _Shared,
+        shared: Shared,
         clock: Clock,
         spawn: Callable[[Awaitable[None]], object],
     ) -> None:

@@ -130,6 +130,9 @@ class Registry(Generic[C]):
         if record.over or record.admitted:
             return
         record.admitted = True
+        self._enter(record, identity)
+
+    def _enter(self, record: Record[C], identity: Identity) -> None:
         record.user, record.client = identity.user, identity.client
         self._slots[record.client] = record
         self._users.setdefault(record.user, {})[record.client] = record
@@ -141,7 +144,7 @@ class Registry(Generic[C]):
         record.over = True
         if record.admitted:
             record.admitted = False
-            del self._slots[record.client]
+            self._slots.pop(record.client, None)
             _drop(self._users, record.user, record.client)
             if not record.user:
                 _drop(self._addresses, record.address, record.client)
@@ -171,6 +174,48 @@ class Registry(Generic[C]):
         record = self.find(client)
         return None if record is None else record.active
 
+    def records(self) -> list[Record[C]]:
+        """Return every record, with a slot or without."""
+        return list(self._records.values())
+
+    def mend(self, record: Record[C]) -> int:
+        """Put one record into every index that it belongs to, and take it from others.
+
+        Returns:
+            1 if anything was wrong, else 0.
+        """
+        identity = record.connection.identity
+        here = record.admitted and not record.over
+        users = self._users.get(identity.user, {})
+        slot = self._slots.get(identity.client) is record
+        if here == slot == (users.get(identity.client) is record):
+            return 0
+        self._erase(record)
+        record.admitted = here
+        if here:
+            self._enter(record, identity)
+        return 1
+
+    def exorcise(self) -> int:
+        """Take from every index what has no record any more; return how many."""
+        entered = [
+            *self._slots.values(),
+            *(one for clients in self._users.values() for one in clients.values()),
+            *(one for clients in self._addresses.values() for one in clients.values()),
+        ]
+        gone = {one for one in entered if self._records.get(one.connection) is not one}
+        for record in gone:
+            self._erase(record)
+            record.admitted = False
+        return len(gone)
+
+    def _erase(self, record: Record[C]) -> None:
+        """Look for a record everywhere: what it says of itself may be wrong."""
+        for client in [c for c, found in self._slots.items() if found is record]:
+            del self._slots[client]
+        _purge(self._users, record)
+        _purge(self._addresses, record)
+
     def of_user(self, user: UserId, client: str = "") -> list[C]:
         """Return a user's connections; only the one with id *client* if given."""
         clients = self._users.get(user, {})
@@ -184,7 +229,19 @@ K = TypeVar("K")
 
 
 def _drop(index: dict[K, dict[ClientId, Record[C]]], key: K, client: ClientId) -> None:
-    clients = index[key]
-    del clients[client]
+    # Tolerant: the end of a connection must not depend on a count that is wrong.
+    clients = index.get(key, {})
+    clients.pop(client, None)
     if not clients:
-        del index[key]
+        index.pop(key, None)
+
+
+def _purge(index: dict[K, dict[ClientId, Record[C]]], record: Record[C]) -> None:
+    found = [
+        (key, client)
+        for key, clients in index.items()
+        for client, one in clients.items()
+        if one is record
+    ]
+    for key, client in found:
+        _drop(index, key, client)

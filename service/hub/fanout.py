@@ -48,6 +48,9 @@ class Hub:
         settings: Limits of each client.
         spawn: Runs a coroutine in the background, tracked by its caller.
         meter: Counts and times publications.
+
+    Attributes:
+        taken_over: Places of lost connections that their user's next ones took.
     """
 
     def __init__(
@@ -58,6 +61,7 @@ class Hub:
         self._meter = meter
         self._topics: dict[Channel, Topic] = {}
         self._catchup = CatchUp(store, settings.recovery_size, spawn, self._end)
+        self.taken_over = 0
         self.advance = self._catchup.advance
         self.read = self._catchup.read
 
@@ -187,6 +191,8 @@ class Hub:
             # Before settling, which may end the subscription, and tell of that.
             topic = subscription.topic
             self._announce(topic, wire.join_push(topic.quoted, listener.info))
+        if subscription.topic.parked:
+            self._take_over(subscription)
         if subscription.left:
             return
         if subscription.history.size == 0:
@@ -198,16 +204,58 @@ class Hub:
         """Take a subscription out; nothing is written for it any more."""
         if subscription.left:
             return
+        self._take_out(subscription)
+        self._let_go(subscription.topic)
+        if subscription.joined:
+            self._tell_leave(subscription)
+
+    def park(self, subscription: Subscription) -> bool:
+        """Take a subscription out as `leave` does, but let it be seen: it may be back.
+
+        Returns:
+            Whether there is anything to be seen; then `unpark` follows.
+        """
+        listener = subscription.listener
+        seen = listener.user and (listener.present or listener.announced)
+        if subscription.left or not subscription.joined or not seen:
+            self.leave(subscription)
+            return False
+        self._take_out(subscription)
+        subscription.topic.parked[subscription] = None
+        return True
+
+    def unpark(self, subscription: Subscription) -> None:
+        """Let a parked subscription be seen no more, if nobody took its place."""
+        topic = subscription.topic
+        if subscription in topic.parked:
+            del topic.parked[subscription]
+            self._let_go(topic)
+            self._tell_leave(subscription)
+
+    def _take_over(self, subscription: Subscription) -> None:
+        """Let the user's new subscription have the place of the one parked first."""
+        user = subscription.listener.user
+        for parked in subscription.topic.parked:
+            if parked.listener.user == user:
+                self.taken_over += 1
+                self.unpark(parked)
+                return
+
+    def _take_out(self, subscription: Subscription) -> None:
         subscription.left = True
         subscription.live = False
         subscription.member.behind.pop(subscription, None)
-        topic = subscription.topic
-        topic.subscriptions.discard(subscription)
+        subscription.topic.subscriptions.discard(subscription)
+
+    def _let_go(self, topic: Topic) -> None:
         # The same channel may have a newer topic object by now.
-        if not topic.subscriptions and self._topics.get(topic.channel) is topic:
+        empty = not topic.subscriptions and not topic.parked
+        if empty and self._topics.get(topic.channel) is topic:
             del self._topics[topic.channel]
-        listener = subscription.listener
-        if subscription.joined and listener.announced:
+
+    def _tell_leave(self, subscription: Subscription) -> None:
+        topic, listener = subscription.topic, subscription.listener
+        if listener.announced:
             self._announce(topic, wire.leave_push(topic.quoted, listener.info))
 
     def _announce(self, topic: Topic, text: str) -> None:
@@ -240,12 +288,14 @@ class Hub:
             return []
         return [
             subscription.listener
-            for subscription in topic.subscriptions
+            for subscription in (*topic.parked, *topic.subscriptions)
             if subscription.joined and subscription.listener.present
         ]
 
     def counts(self) -> dict[Channel, int]:
         """Return how many subscriptions each channel has; none that has none."""
         return {
-            channel: len(topic.subscriptions) for channel, topic in self._topics.items()
+            channel: len(topic.subscriptions)
+            for channel, topic in self._topics.items()
+            if topic.subscriptions
         }

@@ -50,9 +50,18 @@ class Topic:
     Attributes:
         seen: The newest offset that the listener was told of, in `epoch`.
         turn: Counts changes of `epoch`.
+        parked: Left by their connections, and still shown; the first one first.
     """
 
-    __slots__ = ("channel", "epoch", "quoted", "seen", "subscriptions", "turn")
+    __slots__ = (
+        "channel",
+        "epoch",
+        "parked",
+        "quoted",
+        "seen",
+        "subscriptions",
+        "turn",
+    )
 
     def __init__(self, channel: Channel) -> None:
         self.channel = channel
@@ -61,6 +70,7 @@ class Topic:
         self.epoch = ""
         self.turn = 0
         self.subscriptions: set[Subscription] = set()
+        self.parked: dict[Subscription, None] = {}
 
 
 class Subscription:

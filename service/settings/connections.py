@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from service.settings.sections import Section
+from service.settings.sections import Seconds, Section
 
 __all__ = ["ConnectionSettings"]
 
@@ -29,6 +29,11 @@ class ConnectionSettings(
             3504 by themselves, so two of them never evict each other in turns.
         probe_timeout: Who does not answer this ping in time is closed with 3012, and
             the newcomer admitted. Below the SDKs' 5 s to connect.
+        parked: A connection that was lost stays in presence this long, and its slot is
+            kept for its user.
+        idle_ttl: A connection without a frame, a pong or a successful write for so long
+            is closed with 3012. The heartbeat is earlier; this is the backstop.
+        sweep_interval: How often all are looked at, give or take a tenth.
     """
 
     limit: _Positive | None = None
@@ -36,6 +41,9 @@ class ConnectionSettings(
     address_limit: _Positive = 100
     policy: Literal["evict_lru", "reject"] = "evict_lru"
     probe_timeout: Annotated[float, msgspec.Meta(gt=0, le=2)] = 2.0
+    parked: Seconds = 10.0
+    idle_ttl: Seconds = 180.0
+    sweep_interval: Seconds = 30.0
 
     def limit_in(self, environment: str) -> int:
         """Return the process's limit in *environment*."""

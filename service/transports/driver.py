@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from service.errors import Close, CodecError, ErrorReply, StoreError
+from service.errors import WRITE_ERROR, Close, CodecError, ErrorReply, StoreError
 from service.handlers import Event
 from service.hub.subscription import Subscription
 from service.model import (
@@ -40,6 +40,8 @@ from service.transports.timeline import Timeline
 from service.transports.turns import Room, Turn
 
 __all__ = ["Driver"]
+
+LOST = 1006  # the transport ended, and nobody had said so
 
 
 class Driver:
@@ -120,6 +122,10 @@ class Driver:
         """Look when the session wants to be called; after whatever is done to it."""
         self._alarm.by(self._session.next_tick)
 
+    def abort(self) -> None:
+        """Drop the transport at once."""
+        self._socket.abort()
+
     # From the transport.
 
     def receive(self, frame: Frame) -> None:
@@ -144,7 +150,7 @@ class Driver:
     def gone(self, code: int | None = None) -> None:
         """Free everything: it is over, by the peer's *code*. Safe to call twice."""
         self._session.ended()
-        self._leave_all()
+        self._give_up(lost=code == LOST)
         outbox = self._outbox
         outbox.drop()
         self._alarm.stop()
@@ -311,8 +317,7 @@ class Driver:
     def close(self, close: Close) -> None:
         """Write what waits, then the close frame; abort if that takes too long."""
         self._timeline.closing(close)
-        self._services.admission.release(self._record)
-        self._leave_all()
+        self._give_up(lost=close is WRITE_ERROR)
         self._room.free()
         deadline = self._clock.now() + self._services.settings.server.abort_timeout
         self._alarm.last(deadline, self._socket.abort)
@@ -372,10 +377,18 @@ class Driver:
         except OSError:
             self._socket.abort()
 
-    def _leave_all(self) -> None:
-        for subscription in self._subscriptions.values():
-            self._hub.leave(subscription)
+    def _give_up(self, *, lost: bool) -> None:
+        """Give back the slot and every place in a channel, or park them."""
+        lost = lost and self._record.admitted
+        self._services.admission.release(self._record)
+        places = tuple(self._subscriptions.values())
         self._subscriptions.clear()
+        if lost and (user := self.identity.user):
+            kept = [place for place in places if self._hub.park(place)]
+            self._services.parking.park(user, self.identity.client, kept)
+        else:
+            for place in places:
+                self._hub.leave(place)
 
     def _tick(self) -> None:
         self._session.tick(self._clock.now())

@@ -12,13 +12,16 @@ from service.handlers import Handlers
 from service.health import Checks
 from service.heartbeat import Heartbeat
 from service.hub.fanout import Hub
+from service.hub.subscription import Subscription
 from service.metrics import Metrics
 from service.model import ClientId
 from service.outbox import Flusher
+from service.parking import Parking
 from service.permissions import Permissions
 from service.ports import Clock
 from service.registry import Registry
 from service.settings import Settings
+from service.sweep import Sweep
 
 if TYPE_CHECKING:
     from service.transports.driver import Driver
@@ -43,5 +46,7 @@ class Services:
     connections: Registry[Driver]
     admission: Admission[Driver]
     heartbeat: Heartbeat
+    parking: Parking[Subscription]
+    sweep: Sweep[Driver]
     metrics: Metrics
     checks: Checks

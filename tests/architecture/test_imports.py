@@ -52,8 +52,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "authenticator": CORE | {"auth", "handlers"},
     "registry": {"errors", "model", "ports", "session"},  # session.Identity
+    "parking": {"errors", "model", "ports"},
+    "admission": CORE | {"parking", "registry", "session"},  # session.Identity
     "attendance": CORE | {"admission", "registry"},
-    "admission": CORE | {"registry", "session"},  # session.Identity
+    "sweep": CORE | {"health", "registry", "session"},
     "hub": CORE | {"protocol", "recovery"},  # settings: its bounds
     "outbox": CORE,  # settings: its bounds
     "auth": {"errors", "model", "settings", "_speedups"},
@@ -64,6 +66,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {
         "admission",
         "address",
+        "attendance",
         "auth",
         "handlers",
         "heartbeat",
@@ -71,12 +74,14 @@ MAY_IMPORT: dict[str, set[str]] = {
         "hub",
         "limits",
         "outbox",
+        "parking",
         "payload",
         "permissions",
         "protocol",
         "recovery",
         "registry",
         "session",
+        "sweep",
     },
     "web": CORE
     | {
@@ -118,7 +123,16 @@ THIRD_PARTIES: dict[str, set[str]] = {
     # DynamoDB's store packs.
     "msgspec": {"auth", "protocol", "settings", "stores", "web"},
     "sqlite3": {"stores"},
-    "structlog": {"app", "cli", "logs", "server", "stores", "transports", "web"},
+    "structlog": {
+        "sweep",
+        "app",
+        "cli",
+        "logs",
+        "server",
+        "stores",
+        "transports",
+        "web",
+    },
     "ujson": {"payload", "web"},
     "uvloop": {"server"},
     "wsproto": {"server"},

@@ -12,11 +12,9 @@ from collections.abc import Awaitable, Callable, Coroutine, Generator
 from random import Random
 from typing import Any
 
-from service.admission import Admission
 from service.errors import Close, StoreError
 from service.handlers import Event, Handlers
 from service.health import Checks
-from service.heartbeat import Heartbeat
 from service.hub.fanout import Hub
 from service.hub.meter import Meter
 from service.metrics import Metrics
@@ -28,16 +26,19 @@ from service.registry import Registry
 from service.settings import (
     ChannelSettings,
     ClientSettings,
+    ConnectionSettings,
     PersonalChannel,
     Settings,
 )
 from service.transports.door import Visit
 from service.transports.driver import Driver
+from service.transports.keeping import keep
 from service.transports.services import Services
 from tests.clock import VirtualClock
 from tests.hub.script import Read, ScriptedStore
 from tests.session.bench import SETTINGS
 
+UNLIMITED = ConnectionSettings(limit=10_000, user_limit=10_000, address_limit=10_000)
 _IN_TURN = ("subscribe", "unsubscribe")  # of one channel, in the order they came
 
 
@@ -78,7 +79,7 @@ class Client:
         aborted: The transport was dropped.
     """
 
-    def __init__(self, world: Stack) -> None:
+    def __init__(self, world: Stack, address: str = "192.0.2.1") -> None:
         self._world = world
         self._numbers = 0
         self.waiting: dict[int, tuple[str, str]] = {}
@@ -90,7 +91,7 @@ class Client:
         self.close_code: int | None = None
         self.aborted = False
         self.over = False
-        self.driver = Driver(world.services, self, Json(), Visit("192.0.2.1"))
+        self.driver = Driver(world.services, self, Json(), Visit(address))
 
     # What it does.
 
@@ -111,9 +112,9 @@ class Client:
         self.pings -= 1
         self.driver.receive("{}")
 
-    def gone(self) -> None:
+    def gone(self, code: int | None = None) -> None:
         self.over = True
-        self.driver.gone()
+        self.driver.gone(code)
 
     # What it gets.
 
@@ -225,10 +226,13 @@ class Stack:
         clock: VirtualClock | None = None,
         handlers: Handlers | None = None,
         personal: PersonalChannel | None = None,
+        connections: ConnectionSettings = UNLIMITED,
         **client: Any,
     ) -> None:
         self.clock = clock or VirtualClock()
-        self.settings = Settings(client=ClientSettings(**client), channels=channels)
+        self.settings = Settings(
+            client=ClientSettings(**client), channels=channels, connections=connections
+        )
         self.store = ScriptedStore(in_memory=in_memory)
         self._turns: deque[Callable[[], None]] = deque()
         flusher, metrics = Flusher(self._turns.append), Metrics()
@@ -238,7 +242,10 @@ class Stack:
         self.questions: list[Question] = []
         self.failures: list[BaseException] = []
         self.clients: list[Client] = []
-        connections: Registry[Driver] = Registry()
+        self.registry: Registry[Driver] = Registry()
+        self.kept = keep(
+            self.settings, self.registry, self.hub, self.clock, Random(1), self.spawn
+        )
         self.services = Services(
             settings=self.settings,
             hub=self.hub,
@@ -254,15 +261,11 @@ class Stack:
             version="test",
             metrics=metrics,
             checks=Checks(),
-            connections=connections,
-            admission=Admission(
-                connections,
-                self.settings.connections,
-                limit=self.settings.connection_limit,
-                clock=self.clock,
-                spawn=self.spawn,
-            ),
-            heartbeat=Heartbeat(self.settings.heartbeat_timeout),
+            connections=self.registry,
+            admission=self.kept.admission,
+            heartbeat=self.kept.heartbeat,
+            parking=self.kept.parking,
+            sweep=self.kept.sweep,
         )
 
     async def _hook(self, event: Any) -> Any:
@@ -294,8 +297,8 @@ class Stack:
         client.pings = 0
         return client
 
-    def open(self) -> Client:
-        client = Client(self)
+    def open(self, address: str = "192.0.2.1") -> Client:
+        client = Client(self, address)
         self.clients.append(client)
         return client
 
@@ -349,9 +352,11 @@ class Stack:
             if not client.over:
                 client.gone()
         self.settle(lambda question: RuntimeError("too late"))
+        self.kept.parking.clear()
         assert self.hub.counts() == {}
         assert len(self.services.connections) == 0
         assert self.services.connections.users == 0
+        assert self.services.connections.connected == 0
         assert self.clock.pending == []
         for client in self.clients:
             assert client.driver.behind == {}

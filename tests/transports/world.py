@@ -10,11 +10,9 @@ from collections.abc import Awaitable, Callable
 from random import Random
 from typing import Any
 
-from service.admission import Admission
 from service.errors import Close
 from service.handlers import Handlers
 from service.health import Checks
-from service.heartbeat import Heartbeat
 from service.hub.fanout import Hub
 from service.hub.meter import Meter
 from service.metrics import Metrics
@@ -35,6 +33,7 @@ from service.settings import (
 from service.stores.sqlite import SqliteStore
 from service.transports.door import Visit
 from service.transports.driver import Driver
+from service.transports.keeping import keep
 from service.transports.services import Services
 from tests.clock import VirtualClock
 from tests.protocol.public import commands, replies
@@ -208,7 +207,10 @@ class World:
         flusher, metrics = Flusher(asyncio.get_running_loop().call_soon), Metrics()
         meter = Meter(metrics, clock, flusher)
         self.hub = Hub(self.store, settings.client, self.spawn, meter)
-        connections: Registry[Driver] = Registry()
+        self.registry: Registry[Driver] = Registry()
+        self.kept = keep(
+            settings, self.registry, self.hub, clock, Random(1), self.spawn
+        )
         self.services = Services(
             settings=settings,
             hub=self.hub,
@@ -222,15 +224,11 @@ class World:
             version="test",
             metrics=metrics,
             checks=Checks(),
-            connections=connections,
-            admission=Admission(
-                connections,
-                settings.connections,
-                limit=settings.connection_limit,
-                clock=clock,
-                spawn=self.spawn,
-            ),
-            heartbeat=Heartbeat(settings.heartbeat_timeout),
+            connections=self.registry,
+            admission=self.kept.admission,
+            heartbeat=self.kept.heartbeat,
+            parking=self.kept.parking,
+            sweep=self.kept.sweep,
         )
         self._clients = 0
 

@@ -144,6 +144,8 @@ async def disconnect(context: ApiContext, request: DisconnectRequest) -> str:
     for driver in connections_of(context, request):
         if driver.identity.client not in stay:
             driver.session.disconnect(close)
+    if request.user and not request.client and not request.session:
+        context.services.parking.forget(UserId(request.user))
     return "{}"
 
 

@@ -1,0 +1,87 @@
+"""What keeps the connections of one process: made together, since it works together."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from random import Random
+from typing import TYPE_CHECKING
+
+from service.admission import Admission
+from service.attendance import Attendance, Shared
+from service.heartbeat import Heartbeat
+from service.hub.fanout import Hub
+from service.hub.subscription import Subscription
+from service.parking import Parking
+from service.ports import Clock
+from service.registry import Registry
+from service.settings import Settings
+from service.sweep import Sweep
+
+if TYPE_CHECKING:
+    from service.transports.driver import Driver
+
+__all__ = ["Keeping", "keep"]
+
+
+@dataclass(frozen=True, slots=True)
+class Keeping:
+    """Who acts on the registry."""
+
+    admission: Admission[Driver]
+    heartbeat: Heartbeat
+    parking: Parking[Subscription]
+    sweep: Sweep[Driver]
+    attendance: Attendance | None
+
+    def start(self) -> None:
+        """Begin to look after the connections."""
+        self.sweep.start()
+        if self.attendance is not None:
+            self.attendance.start()
+
+    async def close(self) -> None:
+        """Look after nobody any more."""
+        self.sweep.stop()
+        self.parking.clear()
+        if self.attendance is not None:
+            await self.attendance.close()
+
+
+def keep(
+    settings: Settings,
+    registry: Registry[Driver],
+    hub: Hub,
+    clock: Clock,
+    random: Random,
+    spawn: Callable[[Awaitable[None]], object],
+    shared: Shared | None = None,
+) -> Keeping:
+    """Make what keeps the connections in *registry*; it has yet to be started."""
+    limits = settings.connections
+    parking = Parking(hub.unpark, clock, limits.parked)
+    admission = Admission(
+        registry,
+        limits,
+        limit=settings.connection_limit,
+        clock=clock,
+        spawn=spawn,
+        parking=parking,
+        directory=None if shared is None else shared.directory,
+    )
+    attendance = None
+    if shared is not None:
+        attendance = Attendance(registry, admission, shared, clock, spawn)
+    return Keeping(
+        admission,
+        Heartbeat(settings.heartbeat_timeout),
+        parking,
+        Sweep(
+            registry,
+            clock,
+            random,
+            period=limits.sweep_interval,
+            idle_ttl=limits.idle_ttl,
+        ),
+        attendance,
+    )

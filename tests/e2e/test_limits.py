@@ -1,0 +1,154 @@
+"""How many may be connected, on real sockets: exactly so many, however they come."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+
+from tests.harness.proxy import Proxy
+from tests.harness.raw import Closed, RawClient
+from tests.harness.server import Server
+from tests.harness.tokens import connection, settings
+
+PROBE = 0.5  # s
+
+
+@pytest.fixture(scope="module")
+def evicting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    yield from _serve(tmp_path_factory, STEADWIRE_CONNECTIONS_LIMIT="100")
+
+
+@pytest.fixture(scope="module")
+def rejecting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    yield from _serve(tmp_path_factory, STEADWIRE_CONNECTIONS_POLICY="reject")
+
+
+def _serve(factory: pytest.TempPathFactory, **more: str) -> Iterator[Server]:
+    server = Server(
+        factory.mktemp("server"),
+        settings(STEADWIRE_CONNECTIONS_PROBE_TIMEOUT=str(PROBE), **more),
+    )
+    try:
+        yield server.start_blocking()
+    finally:
+        server.close()
+
+
+async def ask(port: int, user: str) -> tuple[RawClient, int | None]:
+    """Connect as *user*; return the code of the close frame if that was the answer."""
+    client = await RawClient.open(port, within=60.0)
+    await client.send({"id": 1, "connect": {"token": connection(user)}})
+    try:
+        reply = await client.message(60.0)
+    except Closed as closed:
+        return client, closed.code
+    assert reply["connect"]["client"]
+    return client, None
+
+
+class Living:
+    """Reads and pongs for clients until they are closed."""
+
+    def __init__(self) -> None:
+        self.codes: Counter[int | None] = Counter()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def add(self, client: RawClient) -> None:
+        self._tasks.append(asyncio.create_task(self._live(client)))
+
+    async def _live(self, client: RawClient) -> None:
+        self.codes[(await client.closed(within=600.0)).code] += 1
+
+    @property
+    def alive(self) -> int:
+        return sum(not task.done() for task in self._tasks)
+
+    async def stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+async def connected(server: Server, user: str) -> int:
+    async with server.api() as api:
+        found = await api.call("connections", {"user": user})
+        return len(found["connections"])
+
+
+async def test_fifty_connects_of_one_user_leave_three(evicting: Server) -> None:  # R2
+    asked = await asyncio.gather(*(ask(evicting.port, "ann") for _ in range(50)))
+    living = Living()
+    for client, code in asked:
+        assert code in (None, 3504)
+        if code is None:
+            living.add(client)
+    async with asyncio.timeout(30):
+        while living.alive > 3:
+            await asyncio.sleep(0.02)
+    assert await connected(evicting, "ann") == 3
+    refused = sum(code == 3504 for _, code in asked)
+    assert refused + living.codes[3504] == 47
+    assert set(living.codes) <= {3504}
+    await living.stop()
+
+
+async def test_five_hundred_connects_leave_a_hundred(evicting: Server) -> None:  # R3
+    # The server of the test before may have three left, which are in nobody's way.
+    async with evicting.api() as api:
+        await api.call("disconnect", {"user": "ann"})
+    living = Living()
+
+    async def one(user: str) -> int | None:
+        client, code = await ask(evicting.port, user)
+        if code is None:
+            living.add(client)
+        return code
+
+    codes = Counter(await asyncio.gather(*(one(f"user{n}") for n in range(500))))
+    assert codes == {None: 100, 3013: 400}
+    assert living.alive == 100
+    async with evicting.api() as api:
+        [node] = (await api.call("info", {}))["nodes"]
+    assert (node["num_clients"], node["num_users"]) == (100, 100)
+    await living.stop()
+
+
+@pytest.mark.parametrize("ghosts", [1, 3])
+async def test_ghosts_lock_nobody_out_for_longer_than_one_probe(
+    rejecting: Server,
+    ghosts: int,  # L10
+) -> None:
+    user = f"haunted{ghosts}"
+    loop = asyncio.get_running_loop()
+    living = Living()
+    async with Proxy(rejecting.port, seed=1) as proxy:
+        for _ in range(ghosts):
+            assert (await ask(proxy.port, user))[1] is None
+        for _ in range(3 - ghosts):
+            client, code = await ask(rejecting.port, user)
+            assert code is None
+            living.add(client)
+        proxy.black_hole()
+        started = loop.time()
+        client, code = await ask(rejecting.port, user)
+        assert code is None, "locked out by its own ghosts"
+        assert loop.time() - started >= PROBE - 0.01
+        assert living.alive == 3 - ghosts
+        assert await connected(rejecting, user) == 4 - ghosts
+        living.add(client)
+    await living.stop()
+
+
+async def test_three_that_live_keep_a_fourth_out(rejecting: Server) -> None:
+    living = Living()
+    for _ in range(3):
+        client, code = await ask(rejecting.port, "eve")
+        assert code is None
+        living.add(client)
+    _, code = await ask(rejecting.port, "eve")
+    assert code == 3504
+    assert living.alive == 3
+    await living.stop()
