@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from service.metrics.exposition import CONTENT_TYPE, figures, text
-from service.metrics.table import Metrics
+from service.metrics.table import PROTOCOL_CLOSES, Metrics
 
 __all__ = [
     "CONTENT_TYPE",
+    "PROTOCOL_CLOSES",
     "Metrics",
     "figures",
     "text",

@@ -20,11 +20,15 @@ from service.metrics.counting import (
     Total,
 )
 
-__all__ = ["Metrics"]
+__all__ = ["PROTOCOL_CLOSES", "Metrics"]
 
 M = TypeVar("M", Count, Tally, Histogram, Gauge, Total)
 
 PREFIX = "steadwire_"
+
+PROTOCOL_CLOSES = (1002, 1007, 1009)
+"""Close codes of RFC 6455 for what no WebSocket may send: the server below us answers
+with them, and a peer that finds fault with us does too."""
 
 METHODS = (
     "connect",
@@ -81,9 +85,10 @@ class Metrics:
         )
         self.closes = self._tally(
             "closes",
-            "Connections that ended, by our close code; client: the peer ended it.",
+            "Connections that ended, by our close code, or that of a frame or message "
+            "that broke the WebSocket protocol; client: the peer ended it.",
             "code",
-            (*_CLOSES, "client"),
+            (*PROTOCOL_CLOSES, *_CLOSES, "client"),
         )
         self.auth = self._tally(
             "auth",

@@ -21,7 +21,7 @@ from service.errors import (
     StoreError,
 )
 from service.heartbeat import Level
-from service.metrics import Metrics
+from service.metrics import PROTOCOL_CLOSES, Metrics
 from service.model import Channel, ClientId, Joined, Position, UserId
 
 __all__ = ["Timeline", "log_level"]
@@ -129,7 +129,12 @@ class Timeline:
             return
         self._ended = True
         close, metrics = self._close, self._metrics
-        metrics.closes.add("client" if close is None else close.code)
+        by = "client"
+        if close is not None:
+            by, code = "server", close.code
+        elif code in PROTOCOL_CLOSES:
+            by = "protocol"
+        metrics.closes.add(by if code is None or by == "client" else code)
         metrics.sent.add(sent)
         if dropped:
             metrics.drops.add(_cause(close), dropped)
@@ -138,8 +143,8 @@ class Timeline:
         log.info(
             "connection closed",
             connection=self._client,
-            by="client" if close is None else "server",
-            code=code if close is None else close.code,
+            by=by,
+            code=code,
             reason="" if close is None else close.reason,
             seconds=round(now - self._opened_at, 6),
             commands=self.commands,

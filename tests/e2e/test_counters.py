@@ -544,3 +544,11 @@ async def test_reads_that_memory_could_not_answer(
         assert (await scrape(api))["store_reads_total"] == before + 1
         states = (await scrape(api)).labels("breaker_state")
         assert states == {"closed": 1, "open": 0, "half-open": 0}
+
+
+async def test_messages_that_no_websocket_may_send(shared_server: Server) -> None:
+    async with change(shared_server) as seen, await shared_server.raw() as client:
+        await client.send_text("x" * 100_000)
+        assert (await client.closed()).code == 1009
+    seen.pop("messages_sent_total")
+    assert seen.grown == {**CONNECT, "closes_total{1009}": 1}
