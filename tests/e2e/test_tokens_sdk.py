@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import SDKS
 from tests.harness.api import Api
 from tests.harness.sdk import THROWS, SdkClient
 from tests.harness.server import Server
@@ -285,6 +286,11 @@ ROWS = [name for name in vars(Rows) if not name.startswith("_")]
 ROWS = [name for name in ROWS if name not in ("make", "channel", "enter")]
 
 
+@pytest.mark.parametrize(
+    "make_client",
+    [*SDKS, "js-5.8.0 protobuf", "python-0.7.0 protobuf"],
+    indirect=True,
+)
 async def test_every_row_of_the_table(
     server: Server, make_client: Make, request: pytest.FixtureRequest
 ) -> None:
