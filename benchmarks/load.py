@@ -87,21 +87,23 @@ def memory(pid):
     return sum(map(int, pages)) * 1024
 
 
-def frame(text):
-    """Return a masked text frame."""
-    data = text.encode()
+def frame(message):
+    """Return a masked frame: text of a str, binary of bytes."""
+    data, first = message, 0x82
+    if isinstance(message, str):
+        data, first = message.encode(), 0x81
     size = len(data)
     if size < 126:
-        head = bytes((0x81, 0x80 | size))
+        head = bytes((first, 0x80 | size))
     elif size < 65536:
-        head = bytes((0x81, 0x80 | 126)) + size.to_bytes(2, "big")
+        head = bytes((first, 0x80 | 126)) + size.to_bytes(2, "big")
     else:
-        head = bytes((0x81, 0x80 | 127)) + size.to_bytes(8, "big")
+        head = bytes((first, 0x80 | 127)) + size.to_bytes(8, "big")
     return head + MASK + data
 
 
 class Client(asyncio.Protocol):
-    """One connection; calls `received` with the text of each frame."""
+    """One connection; calls `received` with the content of each frame."""
 
     def __init__(self, path):
         self._path = path
@@ -148,12 +150,14 @@ class Client(asyncio.Protocol):
                 start += 8
             if len(buffer) < start + size:
                 break
-            if buffer[at] == 0x81:
-                text = buffer[start : start + size]
-                if text == b"{}":
+            if buffer[at] in (0x81, 0x82):
+                content = buffer[start : start + size]
+                if content == b"{}":
                     self.send(frame("{}"))
+                elif content == b"\0":
+                    self.send(frame(b"\0"))
                 else:
-                    self.received(text)
+                    self.received(content)
             at = start + size
         self._buffer = buffer[at:]
 
