@@ -29,7 +29,7 @@ from google.protobuf.message import DecodeError, Message
 from _speedups import check
 from service.errors import CodecError
 from service.protocol.json import NOT_JSON, Command
-from service.protocol.schema import CLASSES, SCALARS, SCHEMA, Field
+from service.protocol.schema import CLASSES, SCALARS, SCHEMA, WHOLE, Field
 
 __all__ = ["Encoder", "decode"]
 
@@ -40,6 +40,11 @@ COMMANDS: Final = 4096
 """Most commands in a frame; more are malformed. The smallest in JSON has 17 bytes, so
 that a frame of 64 KiB could not have more, and what is done for a frame stays in
 proportion: a pong here is one byte."""
+
+MEMO: Final = 2 * 1024 * 1024
+"""Bytes of publications, in both forms, that are kept for the next reader: some
+thousands, as clients that come back together ask for. When they are more, all are
+forgotten."""
 
 _PONG: Final[Command] = (0, "", {})
 
@@ -173,6 +178,28 @@ def _built(kind: str, fields: dict[str, Any]) -> Message:
     return CLASSES[kind](**fields)
 
 
+class _Serialized:
+    """Messages that stand in others as bytes, each worked on once."""
+
+    __slots__ = ("_known", "_size")
+
+    def __init__(self) -> None:
+        self._known: dict[bytes, bytes] = {}
+        self._size = 0
+
+    def __call__(self, kind: str, json: msgspec.Raw) -> bytes:
+        text = bytes(json)
+        data = self._known.get(text)
+        if data is None:
+            data = _built(kind, _WHOLE_FROM_JSON[kind](text)).SerializeToString()
+            self._size += len(text) + len(data)
+            if self._size > MEMO:
+                self._known.clear()
+                self._size = len(text) + len(data)
+            self._known[text] = data
+        return data
+
+
 def _payload(data: bytes) -> object:
     try:
         return check(data)
@@ -188,13 +215,19 @@ def _map(convert: _Convert, values: Any) -> dict[str, Any]:
     return {key: convert(value) for key, value in values.items()}
 
 
-def _planned(payload: _Convert, message: Callable[[str, Any], Any]) -> _Plan:
+def _planned(
+    payload: _Convert,
+    message: Callable[[str, Any], Any],
+    whole: Callable[[str, Any], Any],
+) -> _Plan:
     plan: _Plan = {}
     for name, fields in SCHEMA.items():
         plan[name] = {}
         for field in fields:
             if field.kind == "bytes":
                 convert = payload
+            elif field.kind in WHOLE:
+                convert = partial(whole, field.kind)
             elif field.kind not in SCALARS:
                 convert = partial(message, field.kind)
             elif field.many:
@@ -207,8 +240,8 @@ def _planned(payload: _Convert, message: Callable[[str, Any], Any]) -> _Plan:
     return plan
 
 
-_READING: Final = _planned(_payload, _fields)
-_WRITING: Final = _planned(bytes, _built)
+_READING: Final = _planned(_payload, _fields, _fields)
+_WRITING: Final = _planned(bytes, _built, _Serialized())
 
 
 # JSON to fields by name.
@@ -225,13 +258,20 @@ def _record(kind: str) -> Any:
 
 
 def _type(field: Field) -> Any:
-    if field.kind in SCALARS:
-        one: Any = _TYPES.get(field.kind, int)
+    if field.kind in WHOLE:
+        one: Any = msgspec.Raw
+    elif field.kind in SCALARS:
+        one = _TYPES.get(field.kind, int)
     else:
         one = _record(field.kind)
     return {"": one, "list": list[one], "map": dict[str, one]}[field.many]
 
 
-_from_json: Final[Callable[[str], dict[str, Any]]] = msgspec.json.Decoder(
-    _record("Reply")
-).decode
+def _reader(kind: str) -> Callable[[str | bytes], dict[str, Any]]:
+    decoder: Any = msgspec.json.Decoder(_record(kind))
+    read: Callable[[str | bytes], dict[str, Any]] = decoder.decode
+    return read
+
+
+_from_json: Final = _reader("Reply")
+_WHOLE_FROM_JSON: Final = {kind: _reader(kind) for kind in WHOLE}

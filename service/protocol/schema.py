@@ -19,7 +19,7 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import Message as _Message
 from google.protobuf.message_factory import GetMessageClass
 
-__all__ = ["CLASSES", "SCALARS", "SCHEMA", "Field"]
+__all__ = ["CLASSES", "SCALARS", "SCHEMA", "WHOLE", "Field"]
 
 _TABLE = """
 Command: 1 uint32 id, 4 ConnectRequest connect, 5 SubscribeRequest subscribe,
@@ -93,6 +93,11 @@ SCALARS: Final = {
 """The types of fields that are no messages."""
 
 
+WHOLE: Final = frozenset(("Publication",))
+"""Messages that are put into others as bytes, already serialized: on the wire that is
+what a message in another one is. What is read by thousands is serialized once."""
+
+
 class Field(NamedTuple):
     """A row of the table.
 
@@ -139,7 +144,9 @@ def _add(message: _MessageType, field: Field) -> None:
         _add(entry, Field(1, "key", "string", ""))
         _add(entry, Field(2, "value", kind, ""))
         kind = f"{message.name}.{entry.name}"
-    if kind in SCALARS:
+    if kind in WHOLE:
+        one.type = _FieldType.TYPE_BYTES
+    elif kind in SCALARS:
         one.type = SCALARS[kind]
     else:
         one.type = _FieldType.TYPE_MESSAGE

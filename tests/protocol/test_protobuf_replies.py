@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
@@ -352,6 +353,34 @@ def test_one_text_is_worked_on_once() -> None:
     other = wire.publication_push('"ch"', Publication(8, RawJson("1")))
     assert codec.encode(other) is not first
     assert codec.encode(text) == first
+
+
+def test_those_who_recover_share_the_work_and_get_each_their_own() -> None:
+    codec = Protobuf()
+    publications = [
+        Publication(number, RawJson(json.dumps({"n": number, "x": "ö" * 50})), INFO)
+        for number in range(1, 301)
+    ]
+    for since in (0, 100, 299, 0):
+        part = publications[since:]
+        top = Position(300, "e")
+        text = wire.history_reply(since + 1, part, top)
+        assert replies(codec.encode(text)) == [sent(text)]
+        push = wire.publication_push('"ch"', part[-1])
+        assert replies(codec.encode(push)) == [sent(push)]
+
+
+def test_what_is_kept_for_the_next_reader_is_bounded() -> None:
+    codec = Protobuf()
+    tracemalloc.start()
+    try:
+        for number in range(200):
+            data = RawJson(f'"{number}{"x" * 100_000}"')
+            codec.encode(wire.publication_push('"ch"', Publication(number, data)))
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < 3 * 1024 * 1024  # of 40 MB, in both forms
 
 
 def test_an_equal_text_is_not_taken_for_another() -> None:
