@@ -25,15 +25,17 @@ from hypercorn.asyncio.task_group import TaskGroup
 from hypercorn.asyncio.tcp_server import TCPServer
 from hypercorn.events import Closed, Event, RawData, Updated
 from hypercorn.protocol import ProtocolWrapper
-from hypercorn.protocol.h11 import H11Protocol
+from hypercorn.protocol.h2 import H2Protocol
 from hypercorn.typing import ConnectionState
 from hypercorn.utils import parse_socket_addr
 
+from service.address import key_of
 from service.errors import StartupError, describe
+from service.server.seam import Seam
 from service.server.stream import LINGER, WebSocketStream
 from service.settings import ServerSettings
 
-__all__ = ["HYPERCORN_VERSIONS", "Seam", "TcpConnection", "install"]
+__all__ = ["HYPERCORN_VERSIONS", "TcpConnection", "install"]
 
 # The classes below override methods that Hypercorn does not document.
 HYPERCORN_VERSIONS: Final = frozenset({"0.18.0"})
@@ -48,35 +50,6 @@ _READ = 4096  # bytes at once: 700 of the least frames, some 5 ms, between two t
 _REQUEST = 60.0  # s; a request that is not answered by then, for its body is missing
 
 _log = structlog.get_logger("steadwire.server")
-
-
-class Seam:
-    """What the connections of one process share.
-
-    Attributes:
-        settings: Of the listener.
-        connections: Those that are open.
-        draining: True once new connections are turned away.
-    """
-
-    __slots__ = ("connections", "draining", "settings")
-
-    def __init__(self, settings: ServerSettings) -> None:
-        self.settings = settings
-        self.connections: set[TcpConnection] = set()
-        self.draining = False
-
-    def drain(self) -> None:
-        """Turn new connections away and let go of those without a request."""
-        self.draining = True
-        for connection in list(self.connections):
-            if connection.idle:
-                connection.finish(LINGER)
-
-    def abort(self) -> None:
-        """Free every socket that is still open, at once."""
-        for connection in list(self.connections):
-            connection.abort()
 
 
 def install(settings: ServerSettings) -> Seam:
@@ -145,10 +118,10 @@ class TcpConnection(TCPServer):
 
     async def run(self) -> None:
         """Serve the connection; return when its socket is closed."""
-        if self._seam.draining:
+        raw = self.writer.get_extra_info("socket")
+        if not self._seam.admit(self, raw.fileno()):
             self.abort()
             return
-        self._seam.connections.add(self)
         try:
             await self._serve()
         except OSError:
@@ -162,7 +135,7 @@ class TcpConnection(TCPServer):
             self.finish(LINGER)
         finally:
             await self._close()
-            self._seam.connections.discard(self)
+            self._seam.forget(self)
             # Else only the garbage collector frees what refers to each other here.
             self.stream = None
             self.state.clear()
@@ -194,6 +167,12 @@ class TcpConnection(TCPServer):
             self.finish(self._seam.settings.abort_timeout)
             self.writer.close()
 
+    @property
+    def peer(self) -> str:
+        """The key of the other end's address, for the log."""
+        name = self.writer.get_extra_info("peername")
+        return key_of(name[0] if isinstance(name, tuple) else None)
+
     def _set_options(self, raw: socket.socket) -> None:
         if raw.family not in (socket.AF_INET, socket.AF_INET6):
             return
@@ -224,11 +203,22 @@ class TcpConnection(TCPServer):
             if self.stream is not None:
                 await self.stream.receive(data)
             else:
-                await self.protocol.handle(RawData(data))
+                await self._handle(data)
             if len(data) == _READ:
                 # There is more. A flood of tiny frames would never let go otherwise.
                 await asyncio.sleep(0)
         await self.protocol.handle(Closed())
+
+    async def _handle(self, data: bytes) -> None:
+        await self.protocol.handle(RawData(data))
+        http = self.protocol.protocol
+        if self.idle:
+            return
+        if isinstance(http, H2Protocol) and http.idle:
+            # Its preface looked like a request, and none has come with it.
+            self._set_idle(idle=True)
+        else:
+            self._seam.heard(self)
 
     async def protocol_send(self, event: Event) -> None:
         """Do what the HTTP protocol above asks for."""
@@ -332,9 +322,20 @@ class TcpConnection(TCPServer):
             self._timer = self.loop.call_later(
                 self.config.keep_alive_timeout, self.finish, LINGER
             )
-        elif isinstance(self.protocol.protocol, H11Protocol):
+        else:
             # Until its answer, or until a WebSocket takes the connection over.
-            self._timer = self.loop.call_later(_REQUEST, self.finish, LINGER)
+            self._timer = self.loop.call_later(_REQUEST, self._look)
+
+    def _look(self) -> None:
+        http = self.protocol.protocol
+        if isinstance(http, H2Protocol) and any(
+            isinstance(stream, WebSocketStream) and stream.is_connected
+            for stream in http.streams.values()
+        ):
+            # Whoever serves it ends it; the requests beside it are a few.
+            self._timer = self.loop.call_later(_REQUEST, self._look)
+        else:
+            self.finish(LINGER)
 
     def take_over(self, stream: WebSocketStream) -> None:
         """Let *stream* have the connection from here on."""

@@ -32,7 +32,8 @@ from hypercorn.logging import Logger
 from hypercorn.utils import LifespanFailureError, LifespanTimeoutError
 
 from service.errors import StartupError, SteadwireError, describe
-from service.server.connection import Seam, install
+from service.server.connection import install
+from service.server.seam import Seam
 from service.settings import ServerSettings, Settings
 
 __all__ = ["Application", "run", "serve"]
@@ -43,6 +44,7 @@ _ADMIN = "steadwire.admin"
 _EVERY = ("0.0.0.0", "::")  # the addresses that stand for all
 
 _BACKLOG = 16384  # connections; the kernel cuts it to net.core.somaxconn
+_ACCEPTS = 32  # connections accepted in one turn of asyncio's loop, before others' turn
 
 _log = structlog.get_logger("steadwire.server")
 
@@ -103,8 +105,8 @@ async def serve(
     Raises:
         StartupError: The port cannot be bound, or the lifespan start-up failed.
     """
-    seam = install(settings.server)
     _raise_descriptor_limit()
+    seam = install(settings.server)
     # A busy loop must let the store's writer in between two batches: with the default
     # of 5 ms it commits a quarter less.
     sys.setswitchinterval(0.0005)
@@ -116,7 +118,9 @@ async def serve(
     lifespan = _Lifespan(app, shutdown.finished, admin)
 
     async def wait_for_shutdown() -> None:
-        # Awaited once the listener accepts; returning makes Hypercorn close it.
+        # Awaited once the listeners accept; returning makes Hypercorn close them.
+        for listener in listeners:
+            listener.listen(_BACKLOG)  # asyncio was told how many it accepts in a turn
         if lifespan.failure is not None:
             return
         if ready is not None and not shutdown.requested.is_set():
@@ -125,6 +129,7 @@ async def serve(
         shutdown.drain()
 
     shutdown.listen()
+    asyncio.get_running_loop().set_exception_handler(seam.failed)
     try:
         await hypercorn.asyncio.serve(
             lifespan,  # type: ignore[arg-type]  # typed by its own typed dicts
@@ -314,7 +319,7 @@ class _Config(Config):
 
 def _configure(settings: ServerSettings, listeners: Sequence[socket.socket]) -> Config:
     config = _Config(listeners)
-    config.backlog = _BACKLOG
+    config.backlog = _ACCEPTS
     config.logger_class = _Log
     config.include_server_header = False
     config.websocket_max_message_size = settings.message_size

@@ -188,7 +188,7 @@ class WebSocketStream(WSStream):
                 await tcp.drain()
         elif message is None:
             await self._app_ended()
-        elif message["type"] == "websocket.close" and self._is_connected():
+        elif message["type"] == "websocket.close" and self.is_connected:
             code, reason = int(message.get("code", 1000)), message.get("reason") or ""
             self._direct = False
             await self._send_frame(CloseConnection(code, reason), drain=False)
@@ -197,7 +197,9 @@ class WebSocketStream(WSStream):
         else:
             await super().app_send(message)
 
-    def _is_connected(self) -> bool:
+    @property
+    def is_connected(self) -> bool:
+        """Whether it was accepted, and has not ended."""
         return self.state is ASGIWebsocketState.CONNECTED
 
     async def _app_ended(self) -> None:
@@ -206,7 +208,7 @@ class WebSocketStream(WSStream):
         code, reason = (SHUTDOWN.code, SHUTDOWN.reason) if cancelled else (1011, "")
         if self.state is ASGIWebsocketState.HANDSHAKE:
             await self._send_error_response(500)
-        elif self._is_connected():
+        elif self.is_connected:
             self._direct = False
             await self._send_frame(CloseConnection(code, reason), drain=False)
         self._empty_queue()

@@ -33,9 +33,9 @@ from service.errors import TOO_MANY_REQUESTS_CLOSE, Close
 from service.limits import Buckets, Failures, Holders, rate_of
 from service.model import UserId
 from service.ports import Clock
+from service.refusals import Refusals
 from service.session.allowance import Allowance, CommandLimits
 from service.settings import Settings
-from service.transports.refusals import Refusals
 
 __all__ = ["VISIT", "Door", "Visit"]
 
@@ -124,7 +124,7 @@ class Door:
         self._waiting: dict[Visit, None] = {}  # in the order in which they came
         self._held = Holders[str](limits.unauthenticated_per_address or 0)
         self.commands = CommandLimits(limits)
-        self.refusals = Refusals(clock)
+        self.refusals = Refusals()
 
     @property
     def waiting(self) -> int:
@@ -138,7 +138,7 @@ class Door:
         address = self._proxies.client(client[0] if client else None, headers)
         refusal = self._refusal(address, headers)
         if refusal is not None:
-            self.refusals.add(refusal.cause, address)
+            self._refused(refusal.cause, address)
             await _refuse(refusal, scope, receive, send)
             return
         visit = self._admit(address)
@@ -172,7 +172,7 @@ class Door:
         if 0 < self._room <= len(self._waiting):
             oldest = next(iter(self._waiting))
             self.forget(oldest)
-            self.refusals.add("room", oldest.address)
+            self._refused("room", oldest.address)
             if oldest.end is not None:
                 oldest.end(TOO_MANY_REQUESTS_CLOSE)
         self._waiting[visit] = None
@@ -189,11 +189,14 @@ class Door:
         if self._failures is not None and self._failures.failed(
             address, self._clock.now()
         ):
-            self.refusals.add("failures", address)
+            self._refused("failures", address)
 
     def close(self) -> None:
-        """Keep no timer."""
+        """Log what was not logged yet."""
         self.refusals.close()
+
+    def _refused(self, cause: str, address: str) -> None:
+        self.refusals.add(cause, address, self._clock.now())
 
 
 def _all(headers: list[tuple[bytes, bytes]], name: bytes) -> list[str]:

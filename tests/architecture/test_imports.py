@@ -22,6 +22,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "address": {"errors"},
     "origins": {"errors"},
     "limits": {"errors"},
+    "refusals": set(),
     # model.Override; it checks what they are made of.
     "settings": {"errors", "model", "address", "origins"},
     "ports": {"errors", "model"},
@@ -79,6 +80,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "permissions",
         "protocol",
         "recovery",
+        "refusals",
         "registry",
         "session",
         "sweep",
@@ -101,7 +103,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "transports",
         "_speedups",
     },
-    "server": {"errors", "settings"},
+    "server": {"address", "errors", "refusals", "settings"},
 }
 
 # Composition: these may import everything.
@@ -124,12 +126,13 @@ THIRD_PARTIES: dict[str, set[str]] = {
     "msgspec": {"auth", "protocol", "settings", "stores", "web"},
     "sqlite3": {"stores"},
     "structlog": {
-        "sweep",
         "app",
         "cli",
         "logs",
+        "refusals",
         "server",
         "stores",
+        "sweep",
         "transports",
         "web",
     },
