@@ -40,12 +40,14 @@ from service.errors import (
     CLOSE_CONNECTION_LIMIT,
     INTERNAL,
     NO_PONG,
+    TOO_MANY_REQUESTS,
     TOO_MANY_REQUESTS_CLOSE,
     Close,
     ErrorReply,
     StoreError,
 )
-from service.model import ClientId
+from service.limits import Buckets, Rate
+from service.model import ClientId, UserId
 from service.parking import Parking
 from service.ports import Clock, Directory, Timer
 from service.registry import Record, Registry
@@ -57,6 +59,9 @@ __all__ = ["Admission"]
 
 PROBED = 16
 """Connections asked in one round (count)."""
+
+USERS = 65536
+"""Users whose rates of connects are kept (count); some 200 bytes each."""
 
 _Done = Callable[[Close | ErrorReply | None], None]
 """Told of the outcome: None admits."""
@@ -100,6 +105,8 @@ class Admission(Generic[C]):
         parking: Keeps slots for those who were lost.
         directory: Counts for all processes of a deployment, by user; None: this
             process is all there is.
+        connects: Connects of one user, those without a name excepted; above, error 111,
+            before anybody is evicted for it. None for any number.
 
     Attributes:
         evicted: Connections that were closed for another, by close code.
@@ -116,6 +123,7 @@ class Admission(Generic[C]):
         spawn: Callable[[Awaitable[None]], object],
         parking: Parking[Any],
         directory: Directory | None = None,
+        connects: Rate | None = None,
     ) -> None:
         self._registry = registry
         self._settings = settings
@@ -124,6 +132,7 @@ class Admission(Generic[C]):
         self._spawn = spawn
         self._parking = parking
         self._directory = directory
+        self._connects = Buckets[UserId](connects, USERS) if connects else None
         self._rounds: dict[str, _Round[C]] = {}
         self._next_round = float("-inf")  # of the process
         self._entered: set[ClientId] = set()  # in the directory, as far as we know
@@ -132,7 +141,11 @@ class Admission(Generic[C]):
 
     def admit(self, record: Record[C], identity: Identity, done: _Done) -> None:
         """Give *record* a slot, or say why not."""
-        self._admit(record, identity, done, asked=False)
+        rate, user = self._connects, identity.user
+        if rate is None or not user or rate.take(user, self._clock.now()):
+            self._admit(record, identity, done, asked=False)
+        else:
+            self._refuse(record, done, TOO_MANY_REQUESTS)
 
     def release(self, record: Record[C]) -> None:
         """Give a slot back: the connection is ending. Safe to call again."""

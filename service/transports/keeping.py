@@ -12,6 +12,7 @@ from service.attendance import Attendance, Shared
 from service.heartbeat import Heartbeat
 from service.hub.fanout import Hub
 from service.hub.subscription import Subscription
+from service.limits import rate_of
 from service.parking import Parking
 from service.ports import Clock
 from service.registry import Registry
@@ -58,7 +59,7 @@ def keep(
     shared: Shared | None = None,
 ) -> Keeping:
     """Make what keeps the connections in *registry*; it has yet to be started."""
-    limits = settings.connections
+    limits, rates = settings.connections, settings.limits_in_force
     parking = Parking(hub.unpark, clock, limits.parked)
     admission = Admission(
         registry,
@@ -68,6 +69,7 @@ def keep(
         spawn=spawn,
         parking=parking,
         directory=None if shared is None else shared.directory,
+        connects=rate_of(rates.connects_per_user, rates.burst),
     )
     attendance = None
     if shared is not None:

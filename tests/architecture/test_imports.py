@@ -54,7 +54,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "authenticator": CORE | {"auth", "handlers"},
     "registry": {"errors", "model", "ports", "session"},  # session.Identity
     "parking": {"errors", "model", "ports"},
-    "admission": CORE | {"parking", "registry", "session"},  # session.Identity
+    # session.Identity
+    "admission": CORE | {"limits", "parking", "registry", "session"},
     "attendance": CORE | {"admission", "registry"},
     "sweep": CORE | {"health", "registry", "session"},
     "hub": CORE | {"protocol", "recovery"},  # settings: its bounds

@@ -109,6 +109,6 @@ async def test_descriptors_run_out_and_come_back(
         async with await server.raw() as fresh:
             assert await fresh.publish("ch", 4) == {}
         await bystander.publications("ch", 1)
-    assert server.output().count("cause=descriptors") == 1
+    assert server.output().count('"cause": "descriptors"') == 1
     assert "Traceback" not in server.output()
     assert server.running
