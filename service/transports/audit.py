@@ -22,8 +22,9 @@ from service.transports.door import Visit
 
 __all__ = ["log_decision"]
 
-# What somebody who tries out tokens would get; an expired token once was good.
-_BAD = frozenset({UNAUTHORIZED.code, PERMISSION_DENIED.code, INVALID_TOKEN.code})
+# What somebody who tries out tokens gets. An expired token once was good, and a channel
+# that is denied to who is known says nothing about who he is.
+_BAD_CONNECTS = frozenset({UNAUTHORIZED.code, PERMISSION_DENIED.code})
 
 log = structlog.get_logger("steadwire")
 
@@ -50,7 +51,8 @@ def log_decision(
         metrics: Counts.
     """
     metrics.auth.add(_OUTCOMES.get(decision.code, "refused"))
-    if decision.code in _BAD:
+    denied = decision.about == "connect" and decision.code in _BAD_CONNECTS
+    if denied or decision.code == INVALID_TOKEN.code:
         visit.reject()
     # A log that cannot be written must not decide who is let in.
     with contextlib.suppress(Exception):
