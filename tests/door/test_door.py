@@ -202,7 +202,7 @@ async def test_what_is_refused_is_counted_and_logged_once(
     for _ in range(19):
         await refused(server, Cookie=secret)
     output = server.output()
-    assert output.count("refused") == 2
+    assert output.count('"event": "refused"') == 2
     assert output.count('"cause": "origin"') == output.count('"cause": "connects"') == 1
     assert "secret" not in output and "evil" not in output
     async with server.api() as api:
