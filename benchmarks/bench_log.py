@@ -84,9 +84,12 @@ async def measure(
     )
     elapsed = time.perf_counter() - begun
     calls = sum(store.client.attempts for store in every) - calls
-    stored = await every[0].read(CHANNEL, HISTORY, None, 0)
     for store in every:
         await store.close()
+    reader = DynamodbStore(settings, StoreSettings(), clock)  # has nothing in memory
+    await reader.start(listen)
+    stored = await reader.read(CHANNEL, HISTORY, None, 0)
+    await reader.close()
     count = len(result.times)
     if stored.top.offset < count:
         raise AssertionError(f"{stored.top.offset} stored of {count}")

@@ -325,7 +325,9 @@ class Application:
         if self._draining is not None:
             return Fault("shutting down", failing=True)
         reason = self._store.fault() if self._store is not None else "starting"
-        return None if reason is None else Fault(reason, failing=True)
+        # A fault of what all share is no reason to go elsewhere.
+        own = self._store is None or self.settings.store.backend == "sqlite"
+        return None if reason is None else Fault(reason, failing=own)
 
 
 class _FromEnvironment:

@@ -29,7 +29,7 @@ from service.settings import DynamodbSettings
 from tests.harness.process import TOOLS, launched
 from tests.harness.tools import missing, node
 
-__all__ = ["Emulator", "close_all", "running"]
+__all__ = ["Emulator", "close_all", "ministack", "running"]
 
 _READY_WITHIN = 60.0  # s
 
@@ -141,7 +141,7 @@ _running: dict[str, Emulator] = {}
 def running(name: str) -> Emulator:
     """Return the emulator of that name, which all tests share; start it if need be."""
     if name not in _running:
-        make = {"ministack": _ministack, "dynalite": _dynalite, "moto": _moto}[name]
+        make = {"ministack": ministack, "dynalite": _dynalite, "moto": _moto}[name]
         _running[name] = make().start()
     return _running[name]
 
@@ -152,7 +152,7 @@ def close_all() -> None:
         _running.popitem()[1].close()
 
 
-def _ministack() -> Emulator:
+def ministack() -> Emulator:
     """Return ministack, not started."""
     program = TOOLS / "ministack" / "bin" / "ministack"
     if not program.is_file() or not (TOOLS / "ministack.stamp").is_file():
