@@ -49,6 +49,7 @@ def add_gauges(services: Services, watch: Watch, door: Door, keys: ApiKeys) -> N
     _add_connections(metrics, services)
     _add_limits(metrics, services, door, keys)
     _add_heartbeat(metrics, services)
+    _add_sweep(metrics, services)
     metrics.gauge(
         "loop_lag_max_seconds",
         "The largest lag of the event loop in the last one to two minutes.",
@@ -206,6 +207,28 @@ def _add_heartbeat(metrics: Metrics, services: Services) -> None:
         "rapid_activity",
         "Signs of life less than 0.1 s after the one before.",
         lambda: heartbeat.rapid,
+    )
+
+
+def _add_sweep(metrics: Metrics, services: Services) -> None:
+    sweep = services.sweep
+    metrics.gauge(
+        "last_sweep_timestamp_seconds",
+        "When the last sweep of all connections ended, in Unix seconds; 0 before that.",
+        lambda: sweep.last_sweep_at or 0.0,
+    )
+    metrics.total("sweeps", "Sweeps of all connections.", lambda: sweep.rounds)
+    metrics.total(
+        "swept",
+        "What sweeps found: connections idle for too long, or closed and still there "
+        "(aborted), wrong counts (repaired), and what could not be looked at (failed).",
+        lambda: {
+            "idle": sweep.idle,
+            "aborted": sweep.aborted,
+            "repaired": sweep.repaired,
+            "failed": sweep.failures,
+        },
+        "found",
     )
 
 

@@ -552,3 +552,19 @@ async def test_messages_that_no_websocket_may_send(shared_server: Server) -> Non
         assert (await client.closed()).code == 1009
     seen.pop("messages_sent_total")
     assert seen.grown == {**CONNECT, "closes_total{1009}": 1}
+
+
+async def test_the_sweep_says_when_it_ran(  # R7
+    make_server: Callable[..., Server],
+) -> None:
+    settings = {"STEADWIRE_CONNECTIONS_SWEEP_INTERVAL": "0.2"}
+    server = await make_server(settings).start()
+    async with server.api() as api:
+        started = time.time()
+        async with asyncio.timeout(20.0):
+            while (now := await scrape(api))["sweeps_total"] < 3:
+                await asyncio.sleep(0.02)
+        assert started - 60 < now["last_sweep_timestamp_seconds"] < time.time() + 60
+        found = {"idle": 0, "aborted": 0, "repaired": 0, "failed": 0}
+        assert now.labels("swept_total") == found
+        assert "sweep" in now.labels("health")

@@ -16,6 +16,7 @@ _SAMPLED = (
     "steadwire_publish_to_write_seconds_count",
     "steadwire_rapid_activity_total",
     "steadwire_store_reads_total",
+    "steadwire_sweeps_total",
 )
 
 
