@@ -21,7 +21,7 @@ from service.errors import (
     StoreError,
 )
 from service.handlers import Handlers, SubscribeEvent, SubscribeResult
-from service.model import Channel, Joined, Listener, Position, RawJson
+from service.model import Channel, Joined, Listener, Position, Publication, RawJson
 from service.payload import dump_optional
 from service.permissions import ChannelRules, Decider, Permissions
 from service.protocol import json as wire
@@ -251,6 +251,7 @@ class Channels(Subscriptions):
         if len(self._entries) >= self._settings.channel_limit:
             raise ReplyError(LIMIT_EXCEEDED)
         pending = Pending(asked, outcome, positioned=True)
+        pending.pushed = not held
         self._entries[channel] = entry = Entry(rules, pending, server=True)
         entry.data, entry.info, entry.ends = data, info, ends
         self._work.under_way += 1
@@ -308,6 +309,9 @@ class Channels(Subscriptions):
         else:
             wanted = True
             entry.pending = None
+            follow: list[Publication] = []
+            if pending.pushed and outcome.recovered:
+                follow, outcome = outcome.recovered, Joined(outcome.top, [])
             pending.outcome(
                 wire.subscribe_result(
                     outcome,
@@ -319,6 +323,9 @@ class Channels(Subscriptions):
                 )
             )
             entry.data = None
+            for publication in follow:
+                push = wire.publication_push(wire.quote(channel), publication)
+                self._port.reply(push)
             self.ends(entry, entry.ends)
             if pending.removal is not None:
                 self.remove(channel, pending.removal)

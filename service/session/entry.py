@@ -24,6 +24,7 @@ class Pending:
         "hears_joins",
         "outcome",
         "positioned",
+        "pushed",
         "removal",
         "ttl",
         "waiting",
@@ -43,6 +44,7 @@ class Pending:
         self.flag = flag
         self.positioned = positioned  # what the client asks for
         self.hears_joins = hears_joins
+        self.pushed = False  # told by a push: SDKs look for no publications there
         self.removal: Unsubscribe | None = None  # the server wants it out again
         self.ttl: int | None = None  # for the reply
         self.waiting: deque[wire.Command] = deque()

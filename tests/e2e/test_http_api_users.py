@@ -112,7 +112,12 @@ async def test_subscribe_in_base64_and_from_a_position(
     subscribed = (await client.push())["subscribe"]
     assert subscribed["data"] == {"a": 1}
     assert subscribed["recovered"] and subscribed["offset"] == 1
-    assert [each["data"] for each in subscribed["publications"]] == [1, 2]
+    # As pushes: no SDK looks for publications in a subscribe push.
+    assert "publications" not in subscribed
+    await api.publish(channel, 3)
+    found = await client.publications(channel, 3)
+    assert [each["data"] for each in found] == [1, 2, 3]
+    assert [each["offset"] for each in found] == [2, 3, 4]
 
 
 async def test_subscribe_overrides_the_namespace(

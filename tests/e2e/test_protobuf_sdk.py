@@ -278,3 +278,21 @@ async def test_a_server_that_dies_and_comes_back(
         assert client.offsets(channel) == list(range(1, 11))
         (_, again) = client.events["subscribed"]
         assert again["recovered"] is True
+
+
+async def test_subscribed_by_the_server_from_a_position(
+    make: Make, api: Api, channel: str
+) -> None:
+    for number in range(3):
+        await api.publish(channel, number)
+    user = f"since-{channel}"
+    for protobuf in (True, False):
+        client = await make(f"{user}-{protobuf}", protobuf=protobuf)
+        if client.host.name == "python-0.4.4":
+            return  # it does not know of such subscriptions
+        body = {"user": f"{user}-{protobuf}", "channel": channel}
+        since = {"offset": 1, "epoch": ""}
+        await api.call("subscribe", {**body, "recover_since": since})
+        await client.seen("server_publication", 2)
+        seen = client.events["server_publication"]
+        assert [(e["offset"], e["data"]) for e in seen] == [(2, 1), (3, 2)]
