@@ -38,7 +38,7 @@ from service.payload import dump
 from service.permissions import Permissions
 from service.ports import Clock, Store, Timer
 from service.registry import Registry
-from service.server import install
+from service.server import REFUSALS, install
 from service.settings import Settings, changes, load
 from service.stores.gauges import add_gauges as add_store_gauges
 from service.stores.opening import make_store, make_upkeep
@@ -266,7 +266,7 @@ class Application:
         self.checks.add("sweep", kept.sweep.fault)
         self._watch = Watch(self._services)
         self._watch.start()
-        add_gauges(self._services, self._watch, self._door, self._keys)
+        add_gauges(self._services, self._watch, self._door, self._keys, REFUSALS)
 
     async def _drain(self) -> None:
         services, store = self._services, self._store

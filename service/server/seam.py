@@ -19,7 +19,10 @@ from service.settings import ServerSettings
 if TYPE_CHECKING:
     from service.server.connection import TcpConnection
 
-__all__ = ["Seam"]
+__all__ = ["REFUSALS", "Seam"]
+
+REFUSALS: Final = Refusals()
+"""Connections of this process that were cut off before they had sent a request."""
 
 _RESERVED = 256  # descriptors kept for the store, for hooks, and for a burst of accepts
 _NO_MORE: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
@@ -32,16 +35,14 @@ class Seam:
         settings: Of the listener.
         connections: Those that are open.
         draining: True once new connections are turned away.
-        refusals: Connections that were cut off before they had sent a request.
     """
 
-    __slots__ = ("_silent", "connections", "draining", "refusals", "settings")
+    __slots__ = ("_silent", "connections", "draining", "settings")
 
     def __init__(self, settings: ServerSettings) -> None:
         self.settings = settings
         self.connections: set[TcpConnection] = set()
         self.draining = False
-        self.refusals = Refusals()
         self._silent: dict[TcpConnection, None] = {}  # in the order in which they came
 
     def admit(self, connection: TcpConnection, descriptor: int) -> bool:
@@ -81,12 +82,12 @@ class Seam:
         """
         error = context.get("exception")
         if isinstance(error, OSError) and error.errno in _NO_MORE:
-            self.refusals.add("descriptors", "unknown", loop.time())
+            REFUSALS.add("descriptors", "unknown", loop.time())
         else:
             loop.default_exception_handler(context)
 
     def _refused(self, cause: str, connection: TcpConnection) -> None:
-        self.refusals.add(cause, connection.peer, connection.loop.time())
+        REFUSALS.add(cause, connection.peer, connection.loop.time())
 
     def drain(self) -> None:
         """Turn new connections away and let go of those without a request."""

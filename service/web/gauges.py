@@ -13,6 +13,7 @@ from service.errors import (
 from service.heartbeat import Level
 from service.logs import dropped
 from service.metrics import Metrics
+from service.refusals import Refusals
 from service.transports.door import Door
 from service.transports.services import Services
 from service.transports.timeline import log_level
@@ -32,6 +33,8 @@ _REFUSALS = (
     "unauthenticated",
     "room",
     "failures",
+    "silent",
+    "descriptors",
 )
 _EVICTIONS = {CLOSE_CONNECTION_LIMIT.code: "limit", NO_PONG.code: "silent"}
 _TURNED_AWAY = {
@@ -41,13 +44,23 @@ _TURNED_AWAY = {
 }
 
 
-def add_gauges(services: Services, watch: Watch, door: Door, keys: ApiKeys) -> None:
-    """Show what the parts of a service hold and have counted."""
+def add_gauges(
+    services: Services, watch: Watch, door: Door, keys: ApiKeys, sockets: Refusals
+) -> None:
+    """Show what the parts of a service hold and have counted.
+
+    Args:
+        services: What all connections share.
+        watch: Measures the event loop.
+        door: Refuses WebSockets.
+        keys: Refuses callers of the API.
+        sockets: Those that were cut off before they had sent a request.
+    """
     metrics = services.metrics
     for method in METHODS:
         metrics.api_calls.allow(method.name)
     _add_connections(metrics, services)
-    _add_limits(metrics, services, door, keys)
+    _add_limits(metrics, services, door, keys, sockets)
     _add_heartbeat(metrics, services)
     _add_sweep(metrics, services)
     metrics.gauge(
@@ -103,14 +116,18 @@ def _add_connections(metrics: Metrics, services: Services) -> None:
 
 
 def _add_limits(
-    metrics: Metrics, services: Services, door: Door, keys: ApiKeys
+    metrics: Metrics,
+    services: Services,
+    door: Door,
+    keys: ApiKeys,
+    sockets: Refusals,
 ) -> None:
     admission = services.admission
     metrics.total(
         "connections_refused",
         "Connections turned away before they could connect, and credentials that made "
         "an address be blocked (failures); by cause.",
-        lambda: _with(_REFUSALS, door.refusals.counts),
+        lambda: _with(_REFUSALS, {**door.refusals.counts, **sockets.counts}),
         "cause",
     )
     metrics.total(

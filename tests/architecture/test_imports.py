@@ -99,6 +99,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "permissions",
         "protocol",
         "recovery",
+        "refusals",
         "registry",
         "session",
         "transports",
