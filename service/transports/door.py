@@ -208,7 +208,7 @@ async def _refuse(refusal: _Refusal, scope: Any, receive: Any, send: Any) -> Non
     if "websocket.http.response" not in scope.get("extensions", {}):
         await send({"type": "websocket.close", "code": 1013})  # which is status 403
         return
-    headers = [(b"content-length", b"0"), (b"connection", b"close")]
+    headers = [(b"content-length", b"0")]
     if refusal.retry_after:
         seconds = math.ceil(refusal.retry_after)
         headers.append((b"retry-after", b"%d" % seconds))

@@ -11,6 +11,8 @@ import pytest
 
 from tests.harness.raw import HandshakeRefused, RawClient
 from tests.harness.server import Server
+from tests.harness.sockets import TcpClient
+from tests.server.test_server_http2 import Stream
 
 BEHIND_A_PROXY = {"STEADWIRE_SERVER_TRUSTED_PROXIES": '["127.0.0.1/32"]'}
 
@@ -189,6 +191,21 @@ async def test_a_flood_of_commands_is_refused_and_then_ended(  # L117, K104
         assert await bystander.publish(channel, number) == {}
     await bystander.publications(channel, 20)
     bystander.tcp.close()
+
+
+async def test_a_websocket_over_http2_is_refused_too(
+    make_server: Callable[..., Server],
+) -> None:
+    server = make_server(limits(connects_per_address=0.001, burst=1000))
+    await server.start()
+    statuses = []
+    for _ in range(2):
+        stream = Stream(await TcpClient.connect(server.port))
+        async with asyncio.timeout(10.0):
+            await stream.open(server.port, "/connection/websocket")
+        statuses.append(stream.status)
+        stream.tcp.close()
+    assert statuses == [b"200", b"429"]
 
 
 async def test_what_is_refused_is_counted_and_logged_once(
