@@ -399,6 +399,44 @@ async def test_a_message_over_the_limit_closes_with_1009(
     client.tcp.close()
 
 
+@pytest.mark.parametrize("size", [5, 10, 15])  # L112
+async def test_a_message_of_megabytes_is_refused_by_its_head(
+    server: Server, size: int
+) -> None:
+    client = await server.raw()
+    length = (size * 1024 * KiB).to_bytes(8, "big")
+    await client.tcp.send(b"\x81\xff" + length + bytes(4) + b"{" * 1000)
+    end = await client.closed()
+    assert (end.code, end.reason) == (1009, "message too big")
+    client.tcp.close()
+
+
+@pytest.mark.parametrize(  # L122
+    "text",
+    [
+        "\N{GRINNING FACE}",
+        "\N{FAMILY}\N{ZERO WIDTH JOINER}\N{WOMAN}\N{EMOJI MODIFIER FITZPATRICK TYPE-5}",
+        "\N{LINE SEPARATOR}\N{PARAGRAPH SEPARATOR}\x7f\x85",
+        "\N{RIGHT-TO-LEFT OVERRIDE}abc\N{POP DIRECTIONAL FORMATTING}",
+        "e\N{COMBINING ACUTE ACCENT}\ufffd\uffff\U0010ffff",
+    ],
+    ids=ascii,
+)
+@pytest.mark.parametrize("escaped", [True, False])
+async def test_text_of_every_kind_arrives_as_it_was_sent(
+    server: Server, text: str, escaped: bool
+) -> None:
+    async with await server.raw() as client:
+        name = "unicode"
+        await client.subscribe(name)
+        data = json.dumps(text, ensure_ascii=escaped)
+        await client.send_text(
+            f'{{"id":99,"publish":{{"channel":"{name}","data":{data}}}}}'
+        )
+        [publication] = await client.publications(name, 1)
+        assert publication["data"] == text
+
+
 async def test_a_message_over_the_limit_in_fragments(
     server: Server, channel: str
 ) -> None:
