@@ -16,7 +16,7 @@ from service.errors import StoreError
 from service.ports import Clock, Directory, Timer
 from service.registry import Registry
 
-__all__ = ["Attendance", "Shared"]
+__all__ = ["ASKED", "Attendance", "Shared"]
 
 ASKED = 1.0  # s between questions who has to go
 TOLD = 60.0  # s between reports of who was active

@@ -55,7 +55,7 @@ from service.stores.dynamodb.outcomes import (
     examine,
 )
 
-__all__ = ["Client", "Connect", "connect", "opened"]
+__all__ = ["Client", "Connect", "Operation", "connect", "opened"]
 
 CONNECT_TIMEOUT = 1.0  # s
 READ_TIMEOUT = 2.0  # s

@@ -21,7 +21,7 @@ import structlog
 from service.errors import StoreError, describe
 from service.stores.dynamodb.directory import DynamodbDirectory
 
-__all__ = ["Upkeep"]
+__all__ = ["BEATS", "SWEEP", "Upkeep"]
 
 BEATS = 4  # in one `node_timeout`
 SWEEP = 30.0  # s between sweeps; up to a fifth more or less, so that processes differ

@@ -1,0 +1,295 @@
+"""What each operation consumes is at or under the budget in docs/deployment.md.
+
+Transactions are measured on ministack, which charges for them as the service does;
+operations on single items on dynalite, whose arithmetic of sizes is the service's. The
+items that those need, and that only transactions write, are copied.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import re
+from functools import partial
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from service.attendance import ASKED
+from service.model import Channel, Draft, RawJson, UserId
+from service.ports import History
+from service.settings import StoreSettings
+from service.stores.dynamodb import directory
+from service.stores.dynamodb.client import Client, Operation
+from service.stores.dynamodb.connections import Connections
+from service.stores.dynamodb.limits import Limits
+from service.stores.dynamodb.nodes import Nodes
+from service.stores.dynamodb.presence import Presence
+from service.stores.dynamodb.records import read_record
+from service.stores.dynamodb.slots import Slots
+from service.stores.dynamodb.state import DynamodbState
+from service.stores.dynamodb.store import DynamodbStore
+from service.stores.dynamodb.upkeep import BEATS, SWEEP
+from tests.stores.dynamodb.fleet import Fleet, admit
+from tests.stores.dynamodb.opening import make_table
+from tests.stores.dynamodb.support import StoreClock, made
+from tests.stores.dynamodb.units import Meter
+
+DOC = Path(__file__).parents[3] / "docs" / "deployment.md"
+ROW = re.compile(r"^\| ([^|]+?) \| ([\d.]+) \| ([\d.]+) \| \$([\d.]+) \|$", re.M)
+WRITE, READ = 0.625, 0.125  # dollars per million units, on demand
+CHAT = History(100, 3600.0)
+
+
+def budget():
+    section = DOC.read_text().split("\n## Capacity\n")[1].split("\n## ")[0]
+    return {
+        name: (float(written), float(read), float(cost))
+        for name, written, read, cost in ROW.findall(section)
+    }
+
+
+BUDGET = budget()
+_chance = random.Random(1)
+WORDS = [
+    "".join(_chance.choices("etaoinshrdlucmfwyp", k=_chance.randint(2, 9)))
+    for _ in range(500)
+]
+
+
+def within(name, meter, times=1.0):
+    """Assert that what was measured, so many times, is within the row of this name."""
+    written, read, _ = BUDGET[name]
+    assert meter.written * times <= written, (name, meter.written * times)
+    assert meter.read * times <= read, (name, meter.read * times)
+    # A budget nobody comes near to would not be one.
+    assert meter.written * times >= written * 0.8, (name, meter.written * times)
+    assert meter.read * times >= read * 0.8, (name, meter.read * times)
+    meter.reset()
+
+
+@pytest.fixture
+async def fleet(ministack, store_clock):
+    fleet = await Fleet(ministack.settings(), store_clock).create()
+    yield fleet
+    await fleet.close()
+
+
+@pytest.fixture
+async def plain(dynalite, store_clock):
+    """Return a fleet on dynalite, for what needs no transactions."""
+    fleet = Fleet(dynalite.settings(), store_clock)
+    async with made(fleet.settings, store_clock) as client:
+        await make_table(client, fleet.settings)
+    yield fleet
+    await fleet.close()
+
+
+@pytest.fixture
+async def open_store(store_clock):
+    opened = []
+
+    async def open_store(fleet, meter, clock=store_clock):
+        store = DynamodbStore(
+            fleet.settings, StoreSettings(), clock, connect=meter.connect
+        )
+        await store.start(lambda committed: None)
+        opened.append(store)
+        return store
+
+    yield open_store
+    for store in opened:
+        await store.close()
+
+
+def message(chance):
+    """Return 300 bytes of JSON, with words of a language that has five hundred."""
+    words = " ".join(chance.choice(WORDS) for _ in range(60))
+    head = json.dumps({"id": f"{chance.getrandbits(128):032x}", "text": ""})[:-2]
+    return RawJson(head + words[: 298 - len(head)] + '"}')
+
+
+async def publish(store, channel, count, key=""):
+    done = [asyncio.get_running_loop().create_future() for _ in range(count)]
+    chance = random.Random(7)
+    for future in done:
+        draft = Draft(message(chance), idempotency_key=key)
+        store.append(Channel(channel), draft, CHAT, future.set_result)
+    return await asyncio.gather(*done)
+
+
+async def test_connections(fleet, clock):
+    meter = Meter()
+    one = await fleet.process(meter)
+    meter.reset()
+    await admit(one, "u", "a")
+    within("connect", meter)
+    await one.leave("a")
+    within("disconnect", meter)
+    for client in ("a", "b", "c"):
+        await admit(one, "u", client)
+        clock.advance(1)
+    meter.reset()
+    await admit(one, "u", "d")
+    within("connect that takes the place of another", meter)
+    await one.evictions()
+    await one.leave("a")
+    meter.reset()
+
+
+@pytest.fixture
+async def metered(plain, store_clock):
+    """Return a client of a table on dynalite, and what it consumes."""
+    meter = Meter()
+    client = Client(plain.settings, store_clock, connect=meter.connect)
+    await client.start()
+    yield client, meter
+    await client.close()
+
+
+async def test_who_is_where(metered, fleet, plain, store_clock):
+    one = await fleet.process()
+    await admit(one, "u", "a")
+    (item,) = fleet.contents().records.values()
+    record = read_record(item)
+    copy(fleet, plain)
+    client, meter = metered
+    presence = Presence(client, Nodes(client, store_clock, 40.0), store_clock)
+    await presence.enter(record, Channel("news"), UserId("u"), RawJson("{}"))
+    within("subscribe, in a namespace with presence", meter)
+    await presence.leave(record.client, Channel("news"))
+    within("unsubscribe, in a namespace with presence", meter)
+    connections = Connections(
+        client,
+        Slots(client, 100, store_clock, random.Random(1)),
+        Limits(3, 100, "evict_lru", 86400.0),
+        store_clock,
+        random.Random(1),
+        timeout=4.0,
+        active=lambda client: None,
+        lost=lambda node: False,
+    )
+    assert await connections.touch(record, record.active + 1)
+    within("activity of a client, at most once a minute", meter)
+    await admit(one, "u", "b")
+    copy(fleet, plain)
+    assert await connections.touch(record, record.active + 1)
+    within("activity of one whose user has others", meter)
+
+
+def copy(source, target):
+    """Put everything into the other table, as if it had been written there."""
+    about = target.boto.describe_table(TableName=target.settings.table)
+    for item in source.items():
+        if "origin" in item:  # the id of the table that it was written to
+            item["origin"] = {"S": about["Table"]["TableId"]}
+        target.write("put_item", Item=item)
+
+
+async def test_publications(fleet, open_store):
+    meter = Meter()
+    store = await open_store(fleet, meter)
+    await publish(store, "c", 1)
+    meter.reset()
+    await publish(store, "c", 1)
+    within("publish, 300 bytes", meter)
+    await publish(store, "c", 1, key="k")
+    within("publish, 300 bytes, with an idempotency key", meter)
+    await publish(store, "c", 32)
+    within("publish, each of 32 at once", meter, 1 / 32)
+
+
+async def test_reading(fleet, plain, open_store):
+    store = await open_store(fleet, Meter())
+    for _ in range(5):
+        await publish(store, "c", 10)
+    copy(fleet, plain)
+    meter = Meter()
+    store = await open_store(plain, meter)
+    meter.reset()
+    page = await store.read(Channel("c"), CHAT, 0, -1)
+    assert len(page.publications) == 50
+    within("recover 50 publications of 300 bytes", meter)
+
+
+class Later(StoreClock):
+    """A clock that can be set forward."""
+
+    offset = 0.0
+
+    def now(self):
+        return super().now() + self.offset
+
+    def call_at(self, when, callback):
+        return super().call_at(when - self.offset, callback)
+
+
+async def test_a_channel_that_is_idle(fleet, plain, open_store, clock):
+    store = await open_store(fleet, Meter())
+    await publish(store, "c", 1)
+    copy(fleet, plain)
+    meter, later = Meter(), Later(clock)
+    store = await open_store(plain, meter, later)
+    await store.read(Channel("c"), CHAT, None, 0)
+    meter.reset()
+    # As often as a process looks whether it has missed something.
+    for _ in range(90):
+        later.offset += 40.0
+        await store.read(Channel("c"), CHAT, None, 0)
+    within("a channel with subscribers, for each process and hour", meter)
+
+
+async def test_a_process_that_is_idle(metered, store_clock):
+    client, meter = metered
+    nodes = Nodes(client, store_clock, 40.0)
+    await nodes.enter()
+    hourly = {
+        partial(nodes.notices, nodes.name): 3600 / ASKED,
+        nodes.renew: 3600 / (40.0 / BEATS),
+        nodes.all: 3600 / SWEEP,
+    }
+    total = Meter()
+    for work, times in hourly.items():
+        meter.reset()
+        await work()
+        total.written += meter.written * times
+        total.read += meter.read * times
+    within("a process, for each hour", total)
+
+
+async def test_shared_values(metered, store_clock):
+    client, meter = metered
+    state = DynamodbState(client, store_clock)
+    await state.put("ticket", "k" * 43, "v" * 300, 60.0)
+    within("a ticket made", meter)
+    assert await state.take("ticket", "k" * 43) == "v" * 300
+    within("a ticket taken", meter)
+
+
+def test_the_table_says_what_it_costs():
+    for name, (written, read, cost) in BUDGET.items():
+        assert abs(cost - (written * WRITE + read * READ)) < 0.0051, name
+
+
+def test_every_row_of_the_table_is_measured():
+    measured = re.findall(r"within\(\s*\"([^\"]+)\"", Path(__file__).read_text())
+    assert len(BUDGET) == 15
+    assert sorted(measured) == sorted(BUDGET)
+
+
+def test_the_policy_allows_what_is_called_and_no_more():
+    policy = re.search(r"```json\n(.*?)```", DOC.read_text(), re.S)
+    (statement,) = json.loads(policy[1])["Statement"]
+    sources = Path(directory.__file__).parent.glob("*.py")
+    called = set()
+    for source in sources:
+        if source.name not in ("table.py", "client.py"):  # administration; a list
+            called |= set(re.findall(r"\"([a-z_]+)\"", source.read_text()))
+    operations = called & set(get_args(Operation))
+    operations |= {"describe_table"}  # at the start
+    assert "transact_write_items" in operations
+    operations -= {"transact_write_items"}  # is made of Put, Update and Delete
+    names = {"".join(map(str.capitalize, name.split("_"))) for name in operations}
+    assert {action.removeprefix("dynamodb:") for action in statement["Action"]} == names
