@@ -271,7 +271,7 @@ class Client:
             raise StoreBusy("no thread was free for DynamoDB in time")
         if not work.done():
             failure = Failure("transport", True, "no answer in time")
-            if self._clock.now() - begun[0] < PATIENCE:
+            if not begun or self._clock.now() - begun[0] < PATIENCE:
                 return failure  # it waited for a thread: that is not the other side
         else:
             error = work.exception()

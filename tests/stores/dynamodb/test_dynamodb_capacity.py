@@ -214,29 +214,17 @@ async def test_reading(fleet, plain, open_store):
     within("recover 50 publications of 300 bytes", meter)
 
 
-class Later(StoreClock):
-    """A clock that can be set forward."""
-
-    offset = 0.0
-
-    def now(self):
-        return super().now() + self.offset
-
-    def call_at(self, when, callback):
-        return super().call_at(when - self.offset, callback)
-
-
 async def test_a_channel_that_is_idle(fleet, plain, open_store, clock):
     store = await open_store(fleet, Meter())
     await publish(store, "c", 1)
     copy(fleet, plain)
-    meter, later = Meter(), Later(clock)
+    meter, later = Meter(), StoreClock(clock)
     store = await open_store(plain, meter, later)
     await store.read(Channel("c"), CHAT, None, 0)
     meter.reset()
     # As often as a process looks whether it has missed something.
     for _ in range(90):
-        later.offset += 40.0
+        later.ahead += 40.0
         await store.read(Channel("c"), CHAT, None, 0)
     within("a channel with subscribers, for each process and hour", meter)
 
