@@ -133,9 +133,12 @@ class Combiner:
                 await first()
                 continue
             async with self._turns:
-                batch = self._take()
-                if batch:
-                    await self._commit(batch)
+                try:
+                    batch = self._take()
+                    if batch:
+                        await self._commit(batch)
+                except Exception as error:  # or the channel would be stuck for ever
+                    _log.error("a batch was not told of", **describe(error))
         self._idle(self._channel)
 
     def _take(self) -> list[Waiting]:
