@@ -110,6 +110,7 @@ class Client(asyncio.Protocol):
         self._buffer = b""
         self.open = asyncio.get_running_loop().create_future()
         self.received = lambda text: None
+        self.pongs = 0
 
     def connection_made(self, transport):
         self.transport = transport
@@ -154,6 +155,7 @@ class Client(asyncio.Protocol):
                 content = buffer[start : start + size]
                 if content == b"{}":
                     self.send(frame("{}"))
+                    self.pongs += 1
                 elif content == b"\0":
                     self.send(frame(b"\0"))
                 else:

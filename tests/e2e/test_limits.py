@@ -18,7 +18,11 @@ PROBE = 0.5  # s
 
 @pytest.fixture(scope="module")
 def evicting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    yield from _serve(tmp_path_factory, STEADWIRE_CONNECTIONS_LIMIT="100")
+    yield from _serve(
+        tmp_path_factory,
+        STEADWIRE_CONNECTIONS_LIMIT="100",
+        STEADWIRE_CONNECTIONS_PROBE_TIMEOUT="2",
+    )
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +33,7 @@ def rejecting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def _serve(factory: pytest.TempPathFactory, **more: str) -> Iterator[Server]:
     server = Server(
         factory.mktemp("server"),
-        settings(STEADWIRE_CONNECTIONS_PROBE_TIMEOUT=str(PROBE), **more),
+        settings(**{"STEADWIRE_CONNECTIONS_PROBE_TIMEOUT": str(PROBE), **more}),
     )
     try:
         yield server.start_blocking()
@@ -108,7 +112,9 @@ async def test_five_hundred_connects_leave_a_hundred(evicting: Server) -> None: 
         return code
 
     codes = Counter(await asyncio.gather(*(one(f"user{n}") for n in range(500))))
-    assert codes == {None: 100, 3013: 400}
+    # A machine that stands still for a whole probe may make some of ours look dead.
+    dead = living.codes[3012]
+    assert codes == {None: 100 + dead, 3013: 400 - dead}
     assert living.alive == 100
     async with evicting.api() as api:
         [node] = (await api.call("info", {}))["nodes"]

@@ -1,0 +1,189 @@
+"""Connections that come, live, fall silent and end in any order, with every count.
+
+After each step: open sockets == records, slots == the sum over users, no limit is
+exceeded, and every ping is answered, given up or waits (R1, R11). After the last step
+there is nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from service.errors import FORCE_DISCONNECT
+from service.heartbeat import Level
+from service.model import Channel
+from tests.connections.house import House
+from tests.session.stack import Client
+
+USERS = st.sampled_from(["ann", "bob", "eve", ""])
+CHANNELS = st.sampled_from(["a", "b"])
+LOST = 1006
+
+
+class Connections(RuleBasedStateMachine):
+    policy = "evict_lru"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.house = House(
+            limits={
+                "limit": 8,
+                "user_limit": 2,
+                "address_limit": 2,
+                "policy": self.policy,
+            },
+            max_age=2000.0,
+        )
+        self.house.kept.sweep.start()
+        self.lost: dict[str, float] = {}
+
+    def pick(self, data: Any) -> Client:
+        found = [client for client in self.house.clients if not client.over]
+        client: Client = data.draw(st.sampled_from(found))
+        return client
+
+    @property
+    def here(self) -> bool:
+        return any(not client.over for client in self.house.clients)
+
+    @property
+    def talking(self) -> list[Client]:
+        inside = self.house.inside(*self.house.clients)
+        return [c for c, here in zip(self.house.clients, inside, strict=True) if here]
+
+    @rule(user=USERS)
+    def connect(self, user: str) -> None:
+        if sum(not client.over for client in self.house.clients) < 30:
+            self.house.enter(user)
+
+    @precondition(lambda self: self.talking)
+    @rule(data=st.data(), channel=CHANNELS)
+    def subscribe(self, data: Any, channel: str) -> None:
+        client = data.draw(st.sampled_from(self.talking))
+        if channel not in client.inside:
+            client.say({"subscribe": {"channel": channel, "join_leave": True}})
+        else:
+            client.say({"unsubscribe": {"channel": channel}})
+        self.house.settle()
+
+    @precondition(lambda self: self.talking)
+    @rule(data=st.data(), channel=CHANNELS)
+    def publish(self, data: Any, channel: str) -> None:
+        data.draw(st.sampled_from(self.talking)).say(
+            {"publish": {"channel": channel, "data": 1}}
+        )
+        self.house.settle()
+
+    @precondition(lambda self: any(client.pings for client in self.talking))
+    @rule(data=st.data())
+    def pong(self, data: Any) -> None:
+        asked = [client for client in self.talking if client.pings]
+        data.draw(st.sampled_from(asked)).pong()
+        self.house.turns()
+
+    @rule()
+    def everybody_pongs(self) -> None:
+        for client in self.talking:
+            while client.pings and client.close_code is None:
+                client.pong()
+        self.house.turns()
+
+    @rule(seconds=st.sampled_from([0.1, 1.9, 2.0, 8.0, 10.0, 25.0, 61.0, 200.0]))
+    def silence(self, seconds: float) -> None:
+        self.house.clock.advance(seconds)
+        self.house.settle()
+
+    @precondition(lambda self: self.here)
+    @rule(data=st.data())
+    def abort(self, data: Any) -> None:
+        client = self.pick(data)
+        if client.close_code is None:
+            self.lost[client.driver.identity.client] = self.house.clock.now()
+        client.gone(LOST)
+        self.house.settle()
+
+    @precondition(lambda self: self.here)
+    @rule(data=st.data())
+    def leave(self, data: Any) -> None:
+        self.pick(data).gone(1000)
+        self.house.settle()
+
+    @precondition(lambda self: self.talking)
+    @rule(data=st.data())
+    def evict(self, data: Any) -> None:
+        client = data.draw(st.sampled_from(self.talking))
+        client.driver.session.disconnect(FORCE_DISCONNECT)
+        self.house.settle()
+
+    @precondition(lambda self: self.talking)
+    @rule(data=st.data(), seconds=st.sampled_from([0.0, 5.0, 40.0]))
+    def expire(self, data: Any, seconds: float) -> None:
+        client = data.draw(st.sampled_from(self.talking))
+        client.driver.session.liveness.expire(self.house.clock.now() + seconds)
+        self.house.settle()
+
+    @rule()
+    def sweep(self) -> None:
+        rounds = self.house.kept.sweep.rounds
+        while self.house.kept.sweep.rounds == rounds:
+            self.house.clock.advance(1.0)
+            self.house.settle()
+        assert self.house.kept.sweep.failures == 0
+        assert self.house.kept.sweep.repaired == 0
+
+    @rule(hours=st.sampled_from([-1, 1]))
+    def jump(self, hours: int) -> None:
+        self.house.turns()
+        before = [client.close_code for client in self.house.clients]
+        self.house.clock.jump(3600.0 * hours)
+        self.house.turns()
+        assert [client.close_code for client in self.house.clients] == before  # R33
+
+    @invariant()
+    def counts(self) -> None:
+        house = self.house
+        house.check()
+        now = house.clock.now()
+        lately = {client for client, at in self.lost.items() if now < at + 10.0}
+        for name in ("a", "b"):
+            shown = {one.client for one in house.hub.present(Channel(name))}
+            inside = {
+                client.driver.identity.client
+                for client in self.talking
+                if name in client.inside
+            }
+            assert inside <= shown <= inside | lately
+        assert len(house.kept.parking) <= len(lately)
+        for client in house.clients:
+            if client.close_code == 3012:
+                level = client.driver.session.liveness.level
+                probed = house.kept.admission.evicted[3012] > 0
+                swept = house.kept.sweep.idle > 0
+                assert level is Level.DEAD or probed or swept
+
+    def teardown(self) -> None:
+        self.house.kept.sweep.stop()
+        for client in self.house.clients:
+            if not client.over:
+                client.gone()
+        self.house.turns()
+        self.house.assert_free()
+        self.house.check()
+        heartbeat = self.house.kept.heartbeat
+        assert heartbeat.sent == heartbeat.answered + heartbeat.orphaned
+
+
+class Rejecting(Connections):
+    policy = "reject"
+
+
+FEW = settings(max_examples=60, stateful_step_count=40)
+
+TestConnections = Connections.TestCase
+TestConnections.settings = FEW
+TestRejecting = Rejecting.TestCase
+TestRejecting.settings = FEW

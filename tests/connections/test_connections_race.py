@@ -1,0 +1,65 @@
+"""A thousand at once come, talk, pong and go in any order: counts are exact. R27"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+import pytest
+
+from service.settings import ConnectionSettings
+from tests.clock import VirtualClock
+from tests.transports.world import World, lines, settings
+
+THOUSAND = 1000
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+async def test_a_thousand_at_once(seed: int) -> None:
+    clock, chance = VirtualClock(), random.Random(seed)
+    given = settings()
+    limits = ConnectionSettings(limit=THOUSAND, address_limit=THOUSAND)
+    given = type(given)(
+        client=given.client,
+        store=given.store,
+        channels=given.channels,
+        connections=limits,
+    )
+    world = World(given, clock)
+    await world.start()
+    registry, heartbeat = world.registry, world.kept.heartbeat
+    ended = 0
+
+    async def live() -> None:
+        nonlocal ended
+        driver, socket = world.open()
+        await asyncio.sleep(0)
+        driver.receive(lines({"id": 1, "connect": {}}))
+        for _ in range(chance.randrange(8)):
+            await asyncio.sleep(0)
+            step = chance.randrange(4)
+            if step == 0:
+                driver.receive(lines({"id": 5, "unsubscribe": {"channel": "x"}}))
+            elif step == 1:
+                assert driver.probe()
+            elif step == 2:
+                clock.advance(chance.random() * 0.01)
+            elif driver.session.liveness.pending:
+                driver.receive("{}")
+        assert socket.closes == []
+        driver.gone(chance.choice([None, 1000, 1006]))
+        driver.gone(1006)  # again: nothing happens
+        ended += 1
+
+    tasks = [asyncio.create_task(live()) for _ in range(THOUSAND)]
+    while ended < THOUSAND:
+        await asyncio.sleep(0)
+        assert len(registry) <= THOUSAND
+        assert registry.connected <= len(registry)
+        pending = sum(one.session.liveness.pending for one in registry)
+        assert heartbeat.sent == heartbeat.answered + heartbeat.orphaned + pending
+    await asyncio.gather(*tasks)
+    assert (len(registry), registry.connected, registry.users) == (0, 0, 0)
+    assert heartbeat.sent == heartbeat.answered + heartbeat.orphaned > 100
+    assert clock.pending == []
+    await world.stop()
