@@ -175,8 +175,8 @@ class Registry(Generic[C]):
         return None if record is None else record.active
 
     def records(self) -> list[Record[C]]:
-        """Return every record, with a slot or without."""
-        return list(self._records.values())
+        """Return every record, and what has a slot and no record any more."""
+        return list({*self._records.values(), *self._slots.values()})
 
     def mend(self, record: Record[C]) -> int:
         """Put one record into every index that it belongs to, and take it from others.
@@ -185,7 +185,8 @@ class Registry(Generic[C]):
             1 if anything was wrong, else 0.
         """
         identity = record.connection.identity
-        here = record.admitted and not record.over
+        known = self._records.get(record.connection) is record
+        here = known and record.admitted and not record.over
         users = self._users.get(identity.user, {})
         slot = self._slots.get(identity.client) is record
         if here == slot == (users.get(identity.client) is record):
@@ -197,7 +198,15 @@ class Registry(Generic[C]):
         return 1
 
     def exorcise(self) -> int:
-        """Take from every index what has no record any more; return how many."""
+        """Take from the other indexes what has no slot any more; return how many.
+
+        Costs a count of each unless they disagree.
+        """
+        entries = sum(map(len, self._users.values()))
+        nobody = sum(map(len, self._addresses.values()))
+        here = len(self._users.get(UserId(""), ()))
+        if entries == len(self._slots) and nobody == here:
+            return 0
         entered = [
             *self._slots.values(),
             *(one for clients in self._users.values() for one in clients.values()),
