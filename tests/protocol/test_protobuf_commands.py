@@ -365,6 +365,7 @@ def test_the_interpreted_side_of_the_library_lets_nothing_through_either() -> No
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_mutated_frames_at_length() -> None:
     seed = random.randrange(2**32)
     print(f"seed {seed}")
