@@ -18,13 +18,12 @@ import secrets
 import uuid
 from collections.abc import Awaitable, Mapping
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 
 from service import logs
 from service.auth import Verifier
-from service.authenticator import Authenticator, NothingRevoked
 from service.clock import SystemClock
 from service.errors import SHUTDOWN, describe
 from service.handlers import Handlers
@@ -50,16 +49,19 @@ from service.transports.watch import Watch
 from service.web.api.context import ApiContext, Node
 from service.web.api.key import open_keys
 from service.web.api.publish import append, draft_of
+from service.web.credentials import Credentials
 from service.web.gauges import add_gauges
 from service.web.health import Ready
 from service.web.jwks import open_endpoints
-from service.web.mount import below, unavailable
+from service.web.mount import Deferred, below, unavailable
 from service.web.proxy import Proxy
 from service.web.routing import Routing
 
 __all__ = ["Application", "app", "create_app"]
 
 log = structlog.get_logger("steadwire")
+
+T = TypeVar("T")
 
 CLOSING = 2.0
 """Seconds a drain waits for clients to take their close frames; then it goes on."""
@@ -94,9 +96,8 @@ class Application:
         self._keys = open_keys(settings, self.api_key, self._clock)
         self.checks.add("api_keys", self._keys.fault)
         self._endpoints = open_endpoints(settings, self._clock)
-        verifier = Verifier(settings, self._clock.wall, self._endpoints)
-        authenticator = Authenticator(verifier, NothingRevoked())
-        self._handlers = authenticator.handlers(own, settings)
+        self._verifier = Verifier(settings, self._clock.wall, self._endpoints)
+        self._handlers = own
         self._permissions = Permissions(
             settings.channels,
             insecure=settings.insecure,
@@ -111,8 +112,9 @@ class Application:
         self._timer: Timer | None = None
         self._watch: Watch | None = None
         self._node: Node | None = None
+        self._credentials: Credentials | None = None
         self._api = ApiContext(
-            settings.api, self._running, self._opened, self._this_node
+            settings.api, self._running, self._opened, self._this_node, self._issued
         )
         self._door = Door(
             settings, self._clock, draining=lambda: self._draining is not None
@@ -244,11 +246,16 @@ class Application:
             settings, connections, hub, self._clock, chance, self._spawn, upkeep
         )
         kept.start()
+        self._credentials = Credentials(
+            store.state, self._verifier, self._clock, self._spawn, connections
+        )
+        await self._credentials.start()
+        self.checks.add("revocations", self._credentials.fault)
         self._services = Services(
             settings=settings,
             hub=hub,
             permissions=self._permissions,
-            handlers=self._handlers,
+            handlers=self._credentials.handlers(self._handlers, settings),
             clock=self._clock,
             flusher=flusher,
             random=chance,
@@ -282,6 +289,8 @@ class Application:
             self._watch.stop()
         if self._timer is not None:
             self._timer.cancel()
+        if self._credentials is not None:
+            self._credentials.stop()
         self._door.close()
         deadline = self._clock.now() + CLOSING
         for connection in services.connections:
@@ -306,20 +315,19 @@ class Application:
         task.add_done_callback(self._tasks.discard)
         return task
 
+    # Nothing is routed before the start.
+
     def _running(self) -> Services:
-        if self._services is None:
-            raise AssertionError("no request is routed before the start")
-        return self._services
+        return _there(self._services)
 
     def _opened(self) -> Store:
-        if self._store is None:
-            raise AssertionError("no request is routed before the start")
-        return self._store
+        return _there(self._store)
+
+    def _issued(self) -> Credentials:
+        return _there(self._credentials)
 
     def _this_node(self) -> Node:
-        if self._node is None:
-            raise AssertionError("no request is routed before the start")
-        return self._node
+        return _there(self._node)
 
     def _fault(self) -> Fault | None:
         if self._draining is not None:
@@ -328,31 +336,6 @@ class Application:
         # A fault of what all share is no reason to go elsewhere.
         own = self._store is None or self.settings.store.backend == "sqlite"
         return None if reason is None else Fault(reason, failing=own)
-
-
-class _FromEnvironment:
-    """An application made when a stock server starts it, not when it is imported."""
-
-    def __init__(self) -> None:
-        self._application: Application | None = None
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if self._application is None:
-            try:
-                settings = load(os.environ, {})
-                logs.configure(settings.log)
-                self._application = create_app(settings)
-            except Exception as error:
-                if scope["type"] != "lifespan":
-                    raise
-                await receive()
-                await send({"type": "lifespan.startup.failed", "message": str(error)})
-                return
-            made_up = self._application.api_key
-            if made_up and made_up != self._application.settings.api.key:
-                # `steadwire serve` prints it; a stock server has only the log.
-                log.warning("made up an API key", api_key=made_up)
-        await self._application(scope, receive, send)
 
 
 def create_app(settings: Settings, handlers: Handlers | None = None) -> Application:
@@ -372,7 +355,24 @@ def create_app(settings: Settings, handlers: Handlers | None = None) -> Applicat
     return Application(settings, handlers or Handlers())
 
 
-app = _FromEnvironment()
+def _from_environment() -> Application:
+    settings = load(os.environ, {})
+    logs.configure(settings.log)
+    application = create_app(settings)
+    made_up = application.api_key
+    if made_up and made_up != settings.api.key:
+        # `steadwire serve` prints it; a stock server has only the log.
+        log.warning("made up an API key", api_key=made_up)
+    return application
+
+
+app = Deferred(_from_environment)
+
+
+def _there(made: T | None) -> T:
+    if made is None:
+        raise AssertionError("no request is routed before the start")
+    return made
 
 
 async def _guard(work: Awaitable[None]) -> None:

@@ -4,12 +4,17 @@
 |---|---|---|---|---|
 | valid | admitted | goes on | admitted | goes on |
 | expired, or not valid yet | 109 | close 3005 | 109 | push 2501 |
-| invalid, or revoked | close 3500 | close 3500 | 103 | 103 |
+| revoked, or a ticket that is not there | as expired | | | |
+| invalid | close 3500 | close 3500 | 103 | 103 |
 | of another user | | close 3500 | close 3500 | close 3500 |
 | for another channel or client | | | close 3500 | close 3500 |
 | of a key that nobody can get now | 100, temporary | the same | the same | the same |
 
 The session makes a close and a push of the 109 that a refresh raises.
+
+What is revoked counts as expired, because that makes an SDK ask its application for
+another token, and stay away for good if it gets none; after 3500 it would stay away
+although its user may come in.
 
 Between the look at what is revoked and the answer nothing is awaited: what is revoked
 later finds a session that says which token it stands on.
@@ -17,7 +22,7 @@ later finds a session that says which token it stands on.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import TypeVar
 
@@ -26,6 +31,7 @@ from service.auth import (
     KeysUnavailable,
     Pending,
     SubscriptionClaims,
+    Tickets,
     TokenExpired,
     TokenInvalid,
     Verifier,
@@ -33,10 +39,12 @@ from service.auth import (
 from service.errors import (
     INTERNAL,
     INVALID_TOKEN,
+    NOT_AVAILABLE,
     PERMISSION_DENIED,
     TOKEN_EXPIRED,
     CloseError,
     ReplyError,
+    StoreError,
 )
 from service.handlers import (
     ConnectEvent,
@@ -51,38 +59,38 @@ from service.handlers import (
     SubscribeEvent,
     SubscribeResult,
 )
-from service.model import RawJson, UserId
+from service.model import TICKET_PREFIX, RawJson
 from service.ports import Revocations
 from service.settings import Settings
 
-__all__ = ["Authenticator", "NothingRevoked"]
+__all__ = ["Authenticator"]
 
 Claims = TypeVar("Claims", ConnectionClaims, SubscriptionClaims)
 
 
-class NothingRevoked:
-    """`ports.Revocations` where nobody takes anything back."""
-
-    def is_revoked(self, user: UserId, token_id: str, issued_at: float) -> bool:
-        """Return False."""
-        return False
-
-
 class Authenticator:
-    """Decides by tokens.
+    """Decides by tokens and tickets.
 
     Args:
         verifier: Tells what a token says.
         revocations: What was taken back.
+        tickets: Tell what a ticket says.
     """
 
-    def __init__(self, verifier: Verifier, revocations: Revocations) -> None:
+    def __init__(
+        self, verifier: Verifier, revocations: Revocations, tickets: Tickets
+    ) -> None:
         self._verifier = verifier
         self._revocations = revocations
+        self._tickets = tickets
 
     def handlers(self, own: Handlers, settings: Settings) -> Handlers:
         """Return *own* with the handlers that are missing, where there are keys."""
-        both = own
+        both = replace(
+            own,
+            connect_ticket=self.connect,
+            refresh=own.refresh or self.refresh_ticket,
+        )
         if settings.token.has_keys:
             both = replace(
                 both,
@@ -98,13 +106,13 @@ class Authenticator:
         return both
 
     async def connect(self, event: ConnectEvent) -> ConnectResult:
-        """Let in whom the token names.
+        """Let in whom the token or ticket names.
 
         Raises:
             ReplyError: 109 or 100.
             CloseError: 3500.
         """
-        claims = await self._connection(event.token)
+        claims = await self._connection(event)
         return ConnectResult(
             user=claims.user,
             info=_raw(claims.info),
@@ -121,14 +129,25 @@ class Authenticator:
             issued_at=claims.issued_at,
         )
 
+    async def refresh_ticket(self, event: RefreshEvent) -> RefreshResult:
+        """Let a connection go on with a ticket, where nothing else can verify tokens.
+
+        Raises:
+            ReplyError: 108, 109 or 100.
+            CloseError: 3500.
+        """
+        if not event.token.startswith(TICKET_PREFIX):
+            raise ReplyError(NOT_AVAILABLE)
+        return await self.refresh(event)
+
     async def refresh(self, event: RefreshEvent) -> RefreshResult:
-        """Let a connection go on with a new token of its user.
+        """Let a connection go on with a new token or ticket of its user.
 
         Raises:
             ReplyError: 109 or 100.
             CloseError: 3500.
         """
-        claims = await self._connection(event.token)
+        claims = await self._connection(event)
         if claims.user != event.user:
             raise CloseError(INVALID_TOKEN, reason="it is of another user")
         return RefreshResult(
@@ -172,9 +191,14 @@ class Authenticator:
             info=_raw(claims.info),
         )
 
-    async def _connection(self, token: str) -> ConnectionClaims:
+    async def _connection(self, event: ConnectEvent | RefreshEvent) -> ConnectionClaims:
+        verified = (
+            self._tickets.redeem(event.token, event.origin)
+            if event.token.startswith(TICKET_PREFIX)
+            else _verified(self._verifier.connection, event.token)
+        )
         try:
-            return await self._believed(self._verifier.connection, token)
+            return await self._believed(verified)
         except TokenInvalid as error:
             raise CloseError(INVALID_TOKEN, reason=error.reason) from None
 
@@ -182,7 +206,9 @@ class Authenticator:
         self, event: SubscribeEvent | SubRefreshEvent
     ) -> SubscriptionClaims:
         try:
-            claims = await self._believed(self._verifier.subscription, event.token)
+            claims = await self._believed(
+                _verified(self._verifier.subscription, event.token)
+            )
         except TokenInvalid as error:
             raise ReplyError(PERMISSION_DENIED, reason=error.reason) from None
         if claims.user != event.user:
@@ -191,23 +217,27 @@ class Authenticator:
             raise CloseError(INVALID_TOKEN, reason="it is for another connection")
         return claims
 
-    async def _believed(
-        self, verify: Callable[[str], Claims | Pending], token: str
-    ) -> Claims:
+    async def _believed(self, verified: Awaitable[Claims]) -> Claims:
         try:
-            claims = verify(token)
-            if isinstance(claims, Pending):
-                await claims.keys.key(claims.kid)
-                claims = verify(token)
-            if isinstance(claims, Pending):
-                raise KeysUnavailable("the key was withdrawn while we waited")
+            claims = await verified
+            user, token_id = claims.user, claims.token_id
+            if self._revocations.is_revoked(user, token_id, claims.issued_at):
+                raise TokenExpired("it was revoked")
         except TokenExpired as error:
             raise ReplyError(TOKEN_EXPIRED, reason=str(error)) from None
-        except KeysUnavailable as error:
+        except (KeysUnavailable, StoreError) as error:
             raise ReplyError(INTERNAL, reason=str(error)) from None
-        if self._revocations.is_revoked(claims.user, claims.token_id, claims.issued_at):
-            raise TokenInvalid("it was revoked")
         return claims
+
+
+async def _verified(verify: Callable[[str], Claims | Pending], token: str) -> Claims:
+    claims = verify(token)
+    if isinstance(claims, Pending):
+        await claims.keys.key(claims.kid)
+        claims = verify(token)
+    if isinstance(claims, Pending):
+        raise KeysUnavailable("the key was withdrawn while we waited")
+    return claims
 
 
 def _raw(text: RawJson | None) -> Raw | None:

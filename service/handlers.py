@@ -18,7 +18,15 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from service.model import NO_OVERRIDE, Channel, ClientId, Override, RawJson, UserId
+from service.model import (
+    NO_OVERRIDE,
+    TICKET_PREFIX,
+    Channel,
+    ClientId,
+    Override,
+    RawJson,
+    UserId,
+)
 
 __all__ = [
     "Answer",
@@ -59,6 +67,7 @@ class ConnectEvent:
         name: The SDK's name, as it says.
         version: The application's version, as it says.
         headers: What it sent as emulated headers.
+        origin: The Origin header of its WebSocket, "" for none.
     """
 
     client: ClientId
@@ -67,6 +76,7 @@ class ConnectEvent:
     name: str = ""
     version: str = ""
     headers: dict[str, Any] = field(default_factory=dict)
+    origin: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,12 +128,13 @@ class ConnectResult:
 
 @dataclass(frozen=True, slots=True)
 class RefreshEvent:
-    """A client wants its connection to go on."""
+    """A client wants its connection to go on; *origin* as in `ConnectEvent`."""
 
     client: ClientId
     user: UserId
     token: str = ""
     meta: RawJson | None = None
+    origin: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,6 +285,8 @@ class Handlers:
     `rpc` also answers calls of the server API, with empty client and user.
 
     Attributes:
+        connect_ticket: Asked, instead of all others, when the client sent a ticket: a
+            token that begins with ``tkt_``.
         connect_token: Asked, instead of `connect`, when the client sent a token.
         refresh: Asked about connections that were let in with `client_side_refresh`;
             without it nobody can refresh (error 108).
@@ -291,6 +304,13 @@ class Handlers:
         None
     )
     sub_refresh: Callable[[SubRefreshEvent], Awaitable[SubRefreshResult]] | None = None
+    connect_ticket: Callable[[ConnectEvent], Awaitable[ConnectResult]] | None = None
+
+    def verifies(self, token: str) -> bool:
+        """Tell whether a hook is there that looks at the token of a connect."""
+        if self.connect_ticket is not None and token.startswith(TICKET_PREFIX):
+            return True
+        return bool(token) and self.connect_token is not None
 
     async def answer(self, event: Event) -> Answer:
         """Ask the hook that *event* is for.
@@ -300,6 +320,10 @@ class Handlers:
             CloseError: The hook ends the connection.
         """
         match event:
+            case ConnectEvent(token=str(token)) if (
+                self.connect_ticket and token.startswith(TICKET_PREFIX)
+            ):
+                return await self.connect_ticket(event)
             case ConnectEvent(token=str(token)) if token and self.connect_token:
                 return await self.connect_token(event)
             case ConnectEvent() if self.connect:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, NewType
 
 __all__ = [
+    "TICKET_PREFIX",
     "Appended",
     "Channel",
     "ClientId",
@@ -33,6 +34,9 @@ ClientId = NewType("ClientId", str)
 UserId = NewType("UserId", str)
 RawJson = NewType("RawJson", str)
 """One JSON value as text: valid by RFC 8259, without raw newlines."""
+
+TICKET_PREFIX = "tkt_"
+"""What a ticket begins with, and no other token: one for a single connect."""
 
 
 def size_of(text: str) -> int:

@@ -27,9 +27,17 @@ from service.auth.errors import (
 )
 from service.auth.keys import Key, KeySet, read_jwks
 from service.auth.making import issue
+from service.auth.revocations import (
+    DEFAULT_TTL,
+    Revocations,
+    Revoked,
+    RevokedTooMany,
+)
+from service.auth.tickets import TICKET_TTL, TicketRefused, Tickets
 from service.auth.verifier import Pending, Verifier
 
 __all__ = [
+    "DEFAULT_TTL",
     "FULL_ACCESS",
     "ApiKey",
     "ConnectionClaims",
@@ -37,9 +45,15 @@ __all__ = [
     "KeySet",
     "KeysUnavailable",
     "Pending",
+    "Revocations",
+    "Revoked",
+    "RevokedTooMany",
     "Scope",
     "ServerSubscription",
     "SubscriptionClaims",
+    "TICKET_TTL",
+    "TicketRefused",
+    "Tickets",
     "TokenError",
     "TokenExpired",
     "TokenInvalid",

@@ -18,7 +18,14 @@ from _speedups import (
     scan_commands,
 )
 from service.errors import BAD_REQUEST, Close, CodecError, ErrorReply, ReplyError
-from service.model import ClientInfo, Joined, Position, Publication, RawJson
+from service.model import (
+    ClientInfo,
+    Joined,
+    Position,
+    Publication,
+    RawJson,
+    UserId,
+)
 
 __all__ = [
     "NOT_JSON",
@@ -32,6 +39,7 @@ __all__ = [
     "error_body",
     "error_reply",
     "history_reply",
+    "info_of_user",
     "integer",
     "join_push",
     "leave_push",
@@ -349,14 +357,17 @@ def leave_push(channel: str, info: RawJson) -> str:
     return f'{{"push":{{"channel":{channel},"leave":{{"info":{info}}}}}}}'
 
 
+def info_of_user(user: UserId) -> str:
+    """Return what the `client_info` of each client of *user* begins with."""
+    return f'{{"user":{quote(user)},'
+
+
 def client_info(info: ClientInfo) -> RawJson:
     """Return who a client is, as other clients see it."""
     extra = "" if info.conn_info is None else f',"conn_info":{info.conn_info}'
     if info.chan_info is not None:
         extra += f',"chan_info":{info.chan_info}'
-    return RawJson(
-        f'{{"user":{quote(info.user)},"client":{quote(info.client)}{extra}}}'
-    )
+    return RawJson(f'{info_of_user(info.user)}"client":{quote(info.client)}{extra}}}')
 
 
 def _expires(ttl: int) -> str:

@@ -111,7 +111,7 @@ class Handshake:
         self._port = port
         self._channels = channels
         self._permissions = permissions
-        self._verified = handlers.connect_token is not None
+        self._verifies = handlers.verifies
         self._hook = handlers.connect is not None
         self._expiry = expiry
         self._client = client
@@ -141,7 +141,7 @@ class Handshake:
             wire.mapping(fields, "headers") or {},
         )
         self._asked = _positions(wire.mapping(fields, "subs") or {})
-        if (event.token and self._verified) or self._hook:
+        if self._verifies(event.token) or self._hook:
             self._port.ask(command, event)
         elif self._insecure or (self._anonymous and not event.token):
             self._port.audit(Decision("connect", UserId("")))

@@ -62,10 +62,11 @@ class Visit:
     Attributes:
         address: The key of the client's address.
         allowance: The commands it may send; None for any number.
+        origin: Its Origin header, "" for none.
         end: Closes it; set by whoever serves it while it waits.
     """
 
-    __slots__ = ("_door", "address", "allowance", "end")
+    __slots__ = ("_door", "address", "allowance", "end", "origin")
 
     def __init__(
         self,
@@ -75,6 +76,7 @@ class Visit:
     ) -> None:
         self.address = address
         self.allowance = allowance
+        self.origin = ""
         self._door = door
         self.end: Callable[[Close], None] | None = None
 
@@ -142,6 +144,7 @@ class Door:
             await _refuse(refusal, scope, receive, send)
             return
         visit = self._admit(address)
+        visit.origin = "".join(_all(headers, b"origin")[:1])
         try:
             await app({**scope, VISIT: visit}, receive, send)
         finally:

@@ -10,10 +10,11 @@ peer answers or the deadline aborts the transport, the receive loop ends, `gone`
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 from service.errors import WRITE_ERROR, Close, CodecError, ErrorReply, StoreError
-from service.handlers import Event
+from service.handlers import ConnectEvent, Event, RefreshEvent
 from service.hub.subscription import Subscription
 from service.model import (
     Appended,
@@ -212,6 +213,8 @@ class Driver:
     def ask(self, command: int, event: Event) -> None:
         """Ask a hook; its answer goes to the session, or a refusal if it is late."""
         services = self._services
+        if isinstance(event, ConnectEvent | RefreshEvent):
+            event = replace(event, origin=self._visit.origin)
         ask(
             services.handlers,
             event,

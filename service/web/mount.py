@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-__all__ = ["below", "unavailable"]
+__all__ = ["Deferred", "below", "unavailable"]
 
 _ABSENT = {
     "type": "http.response.start",
@@ -33,3 +34,28 @@ async def unavailable(scope: Any, receive: Any, send: Any) -> None:
         return
     await send(_ABSENT)
     await send({"type": "http.response.body"})
+
+
+class Deferred:
+    """An application made when a stock server starts it, not when it is imported.
+
+    Args:
+        make: Makes it. What it raises ends a start-up.
+    """
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self._make = make
+        self._made: Any = None
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Serve one ASGI scope."""
+        if self._made is None:
+            try:
+                self._made = self._make()
+            except Exception as error:
+                if scope["type"] != "lifespan":
+                    raise
+                await receive()
+                await send({"type": "lifespan.startup.failed", "message": str(error)})
+                return
+        await self._made(scope, receive, send)

@@ -28,6 +28,10 @@ METHODS = (
     "channels",
     "info",
     "rpc",
+    "ticket",
+    "revoke_token",
+    "invalidate_user_tokens",
+    "erase",
     "batch",
 )
 

@@ -36,6 +36,10 @@ BODIES: dict[str, Any] = {
     "channels": {},
     "info": {},
     "rpc": {"method": "m"},
+    "ticket": {"user": "u"},
+    "revoke_token": {"uid": "t"},
+    "invalidate_user_tokens": {"user": "u"},
+    "erase": {"user": "u"},
 }
 
 SCOPED = {

@@ -9,13 +9,16 @@ from typing import Any
 import msgspec
 import pytest
 
-from service.auth import FULL_ACCESS
+from service.auth import FULL_ACCESS, Verifier
 from service.errors import ReplyError, StoreUnavailable
 from service.handlers import ConnectEvent, ConnectResult, Handlers
+from service.settings import StoreSettings
+from service.stores.sqlite import SqliteStore
 from service.web.api import subscribe as subscribe_module
 from service.web.api.call import Methods
 from service.web.api.context import ApiContext, Node
 from service.web.api.methods import METHODS
+from service.web.credentials import Credentials
 from tests.clock import VirtualClock
 from tests.transports.world import FakeSocket, World, settings
 
@@ -27,11 +30,21 @@ class Caller:
     """Calls methods on a world without a server."""
 
     def __init__(self, world: World) -> None:
+        services = world.services
+        verifier = Verifier(world.settings, world.clock.wall)
+        credentials = Credentials(
+            SqliteStore(StoreSettings(path=":memory:"), world.clock).state,
+            verifier,
+            world.clock,
+            services.spawn,
+            services.connections,
+        )
         context = ApiContext(
             world.settings.api,
             lambda: world.services,
             lambda: world.store,
             lambda: Node("uid", "name", 0.0),
+            lambda: credentials,
         )
         self._methods = Methods(context, METHODS)
 

@@ -21,6 +21,7 @@ from service.permissions import ChannelRules
 from service.ports import History, Store
 from service.settings import ApiSettings, Namespace
 from service.transports.services import Services
+from service.web.credentials import Credentials
 
 __all__ = [
     "ApiContext",
@@ -94,6 +95,7 @@ class ApiContext:
         services: The running service.
         store: Its store.
         node: This process.
+        credentials: Its tickets and revocations.
 
     Attributes:
         key: Who calls; the same process until `called_with` says otherwise.
@@ -105,11 +107,13 @@ class ApiContext:
         services: Callable[[], Services],
         store: Callable[[], Store],
         node: Callable[[], Node],
+        credentials: Callable[[], Credentials],
     ) -> None:
         self.settings = settings
         self._services = services
         self._store = store
         self._node = node
+        self._credentials = credentials
         self.key = FULL_ACCESS
 
     def called_with(self, key: ApiKey) -> ApiContext:
@@ -137,6 +141,11 @@ class ApiContext:
     def node(self) -> Node:
         """This process."""
         return self._node()
+
+    @property
+    def credentials(self) -> Credentials:
+        """The running service's tickets and revocations."""
+        return self._credentials()
 
     def rules(self, channel: str) -> ChannelRules:
         """Return the rules of a channel.

@@ -29,6 +29,7 @@ from service.web.api.connections import (
     refresh,
 )
 from service.web.api.context import ApiContext, Empty
+from service.web.api.erase import EraseRequest, EraseResult, erase
 from service.web.api.history import (
     HistoryRemoveRequest,
     HistoryRequest,
@@ -67,6 +68,15 @@ from service.web.api.subscribe import (
     UnsubscribeRequest,
     subscribe,
     unsubscribe,
+)
+from service.web.api.tokens import (
+    InvalidateRequest,
+    RevokeRequest,
+    TicketRequest,
+    TicketResult,
+    invalidate_user_tokens,
+    revoke_token,
+    ticket,
 )
 
 __all__ = ["METHODS", "add_routes"]
@@ -110,6 +120,22 @@ METHODS = (
     Method(
         "refresh", Scope.ADMINISTER, "Set when a user's connections expire",
         RefreshRequest, Empty, refresh,
+    ),
+    Method(
+        "ticket", Scope.ADMINISTER, "Let a client in once",
+        TicketRequest, TicketResult, ticket, (UNKNOWN_CHANNEL, LIMIT_EXCEEDED),
+    ),
+    Method(
+        "revoke_token", Scope.ADMINISTER, "Revoke a token",
+        RevokeRequest, Empty, revoke_token, (LIMIT_EXCEEDED,),
+    ),
+    Method(
+        "invalidate_user_tokens", Scope.ADMINISTER, "Revoke a user's tokens",
+        InvalidateRequest, Empty, invalidate_user_tokens, (LIMIT_EXCEEDED,),
+    ),
+    Method(
+        "erase", Scope.ADMINISTER, "Forget a user",
+        EraseRequest, EraseResult, erase,
     ),
     Method(
         "presence", Scope.READ, "Who is subscribed to a channel",
