@@ -88,7 +88,7 @@ class Authenticator:
         """Return *own* with the handlers that are missing, where there are keys."""
         both = replace(
             own,
-            connect_ticket=self.connect,
+            connect_ticket=own.connect_ticket or self.connect,
             refresh=own.refresh or self.refresh_ticket,
         )
         if settings.token.has_keys:

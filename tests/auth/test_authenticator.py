@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from random import Random
 from typing import Any
 
 import pytest
 
-from service.auth import Key, KeysUnavailable, TokenInvalid, Verifier
-from service.authenticator import Authenticator, NothingRevoked
+from service.auth import Key, KeysUnavailable, Tickets, TokenInvalid, Verifier
+from service.authenticator import Authenticator
 from service.errors import CloseError, ReplyError
 from service.handlers import (
     ConnectEvent,
@@ -24,8 +25,10 @@ from service.handlers import (
 )
 from service.model import Channel, ClientId, Override, RawJson, UserId
 from service.ports import Revocations
-from service.settings import Secret, Settings, TokenSettings
+from service.settings import Secret, Settings, StoreSettings, TokenSettings
+from service.stores.sqlite import SqliteStore
 from tests.auth.keyring import NOW, SECRET, private, sign
+from tests.clock import VirtualClock
 
 ME, ANN, CH = ClientId("me"), UserId("ann"), Channel("ch")
 HMAC = TokenSettings(hmac_secret_key=Secret(SECRET))
@@ -77,7 +80,9 @@ def authenticator(
         lambda: NOW,
         {"http://issuer": remote} if remote is not None else {},
     )
-    return Authenticator(verifier, revocations or NothingRevoked())
+    store = SqliteStore(StoreSettings(path=":memory:"), VirtualClock())  # not started
+    tickets = Tickets(store.state, VirtualClock(), Random(1))
+    return Authenticator(verifier, revocations or Revoked(), tickets)
 
 
 async def refusal(work: Any) -> tuple[int, str]:
@@ -161,7 +166,7 @@ def questions(deciding: Authenticator, claims: dict[str, Any]) -> dict[str, Any]
         ({"sub": "ann", "exp": NOW - 1}, (109, 109, 109, 109)),
         ({"sub": "ann", "nbf": NOW + 60}, (109, 109, 109, 109)),
         ({"sub": 1}, (3500, 3500, 103, 103)),
-        ({"sub": "ann", "jti": "revoked"}, (3500, 3500, 103, 103)),
+        ({"sub": "ann", "jti": "revoked"}, (109, 109, 109, 109)),
     ],
 )
 async def test_refusals(claims: dict[str, Any], codes: tuple[int, ...]) -> None:
@@ -206,12 +211,28 @@ async def test_what_is_revoked_is_asked_with_what_the_token_says() -> None:
     assert revoked.asked == [("ann", "id1", NOW - 5)] * 4
 
 
-async def test_a_revoked_token_is_not_told_from_a_bad_one() -> None:
+async def test_a_revoked_token_is_not_told_from_one_that_has_expired() -> None:
     deciding = authenticator(Revoked("id1"))
     work = questions(deciding, {"sub": "ann", "jti": "id1"})
-    assert await refusal(work.pop("connect")) == (3500, "it was revoked")
+    assert await refusal(work.pop("connect")) == (109, "it was revoked")
     for other in work.values():
         other.close()
+
+
+async def test_a_ticket_is_for_the_state_and_no_token() -> None:
+    deciding = authenticator()
+    ticket = "tkt_" + "A" * 43
+    closed = "the store was not started"
+    for work in (
+        deciding.connect(ConnectEvent(ME, ticket)),
+        deciding.refresh(RefreshEvent(ME, ANN, ticket)),
+        deciding.refresh_ticket(RefreshEvent(ME, ANN, ticket)),
+    ):
+        assert await refusal(work) == (100, closed)
+    short = deciding.connect(ConnectEvent(ME, "tkt_"))
+    assert await refusal(short) == (3500, "it is no ticket")
+    token = deciding.refresh_ticket(RefreshEvent(ME, ANN, sign({"sub": "ann"})))
+    assert (await refusal(token))[0] == 108
 
 
 # --- keys that have to be fetched
@@ -257,14 +278,20 @@ def test_handlers_where_there_are_keys() -> None:
     assert both.subscribe_token == deciding.subscribe
     assert both.sub_refresh == deciding.sub_refresh
     alone = deciding.handlers(Handlers(), Settings(subscription_token=HMAC))
-    assert alone.connect_token is None and alone.refresh is None
+    assert alone.connect_token is None and alone.refresh == deciding.refresh_ticket
     assert alone.subscribe_token == deciding.subscribe
     none = deciding.handlers(Handlers(connect=own), Settings())
-    assert none == Handlers(connect=own)
+    assert none == Handlers(
+        connect=own, connect_ticket=deciding.connect, refresh=deciding.refresh_ticket
+    )
 
 
 def test_the_application_s_own_handlers_win() -> None:
     mine = Handlers(
-        connect_token=own, refresh=own, subscribe_token=own, sub_refresh=own
+        connect_token=own,
+        connect_ticket=own,
+        refresh=own,
+        subscribe_token=own,
+        sub_refresh=own,
     )
     assert authenticator().handlers(mine, Settings(token=HMAC)) == mine
