@@ -360,6 +360,25 @@ async def test_erasing_a_user(server: Server, api: Api, channel: str) -> None:
     assert await outcome(server, connection("eric")) == "in"
 
 
+async def test_erasing_a_user_whose_connection_was_lost(
+    server: Server, api: Api, channel: str
+) -> None:
+    client = await join(server, connection("lost"))
+    await client.subscribe(channel)
+    client.reset()
+    deadline = time.monotonic() + 5
+    while (await api.call("connections", {"user": "lost"}))["connections"]:
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.02)
+    # Others still see it, for it may be about to come back.
+    stats = await api.call("presence_stats", {"channel": channel})
+    assert stats == {"num_clients": 1, "num_users": 1}
+    found = await api.call("erase", {"user": "lost"})
+    assert found == {"connections": 0, "tickets": 0, "publications": 0}
+    stats = await api.call("presence_stats", {"channel": channel})
+    assert stats == {"num_clients": 0, "num_users": 0}
+
+
 async def test_nothing_of_these_is_in_the_log(server: Server, api: Api) -> None:
     given = await ticket(api, "log", info={"pay": "load-of-the-log"})
     token = connection("log", jti="jti-of-the-log")

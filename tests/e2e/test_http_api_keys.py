@@ -179,6 +179,22 @@ async def test_who_has_no_valid_key_gets_401_and_nothing_else(api: Api) -> None:
             assert (response.status, response.body) == (401, b"")
 
 
+@pytest.mark.parametrize("name", ["reader", "admin", "ended", "unknown"])
+async def test_a_key_is_the_same_in_each_form(api: Api, name: str) -> None:
+    key = key_of(name)
+    forms: list[tuple[dict[str, str], str]] = [
+        ({"X-API-Key": key}, ""),
+        ({"Authorization": f"apikey {key}"}, ""),
+        ({}, f"?api_key={key}"),
+    ]
+    found = set()
+    for headers, query in forms:
+        path = f"/api/info{query}"
+        headers = {**headers, "X-Centrifugo-Error-Mode": "transport"}
+        found.add((await api.request("POST", path, b"{}", headers)).status)
+    assert found == {{"reader": 200, "admin": 403}.get(name, 401)}
+
+
 async def test_the_log_has_names_of_keys_and_no_keys(server: Server, api: Api) -> None:
     body = {"user": "ann-1", "disconnect": {"code": 1, "reason": "x"}}
     await api.post("disconnect", body, key=key_of("admin"))

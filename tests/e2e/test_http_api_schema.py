@@ -6,7 +6,7 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from pathlib import Path
 
 import pytest
@@ -45,23 +45,41 @@ async def server(
     assert "failed" not in server.output()
 
 
-async def fuzz(server: Server, directory: Path, examples: int) -> None:
-    """Fail with schemathesis's report if the server broke its own description."""
+async def fuzz(
+    server: Server,
+    directory: Path,
+    examples: int,
+    credential: Sequence[str] = (),
+    without: Collection[str] = (),
+    phases: str = "coverage,fuzzing",
+) -> None:
+    """Fail with schemathesis's report if the server broke its own description.
+
+    Args:
+        server: The server.
+        directory: Where to run.
+        examples: Count for each method.
+        credential: Options that show one; the key of the settings by default.
+        without: Checks that are not made.
+        phases: Of schemathesis.
+    """
     print(f"seed {SEED}, set SCHEMATHESIS_SEED for another")
-    checks = list(CHECKS)
-    more = []
+    checks = [check for check in CHECKS if check not in without]
+    credential = credential or ("--header", f"X-API-Key: {server.key}")
+    more: list[str] = []
     if server.settings["STEADWIRE_API_ERROR_MODE"] == "transport":
         # Only here has a refusal a status; a batch has replies instead.
-        checks.append("negative_data_rejection")
+        if "negative_data_rejection" not in without:
+            checks.append("negative_data_rejection")
         more = ["--exclude-path", "/api/batch"]
     process = await asyncio.create_subprocess_exec(
         *launched(Path(sys.executable).with_name("schemathesis")),
         "run",
         f"{server.api_url}/openapi.json",
-        *("--header", f"X-API-Key: {server.key}"),
+        *credential,
         *("--seed", str(SEED)),
         *("--max-examples", str(examples)),
-        *("--phases", "coverage,fuzzing"),
+        *("--phases", phases),
         *("--checks", ",".join(checks)),
         *("--generation-database", "none"),
         *more,
@@ -79,6 +97,58 @@ async def fuzz(server: Server, directory: Path, examples: int) -> None:
 
 async def test_server_keeps_to_its_description(server: Server, tmp_path: Path) -> None:
     await fuzz(server, tmp_path, 10)
+
+
+# A key for each scope, one that has ended, one that is none, and no key; in the header,
+# and in Authorization. (The query: test_http_api_keys.)
+GRANTS = {
+    "publisher": 'publish = ["plain"]',
+    "reader": "read = true",
+    "admin": "administer = true",
+    "ended": "read = true\nnot_after = 1000",
+}
+CREDENTIALS = {
+    "none": (),
+    "wrong": ("--header", "X-API-Key: key-of-nobody-0123456789"),
+    "publisher": ("--header", "X-API-Key: key-of-publisher-0123456789"),
+    "reader": ("--header", "Authorization: apikey key-of-reader-0123456789"),
+    "admin": ("--header", "Authorization: apikey key-of-admin-0123456789"),
+    "ended": ("--header", "X-API-Key: key-of-ended-0123456789"),
+}
+
+
+SLOW = ("none", "ended")  # answered as a wrong one
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(each, marks=[pytest.mark.slow] if each in SLOW else [])
+        for each in CREDENTIALS
+    ],
+)
+async def test_server_keeps_to_its_description_whoever_calls(
+    make_server: Callable[..., Server], tmp_path: Path, name: str
+) -> None:
+    keys = tmp_path / "keys.toml"
+    entries = [
+        f'[{each}]\nkey = "key-of-{each}-0123456789"\n{grants}\n'
+        for each, grants in GRANTS.items()
+    ]
+    keys.write_text("".join(entries))
+    server = make_server(
+        {
+            "STEADWIRE_API_KEYS_FILE": str(keys),
+            "STEADWIRE_API_ERROR_MODE": "transport",
+            "STEADWIRE_CHANNELS_NAMESPACES": NAMESPACES,
+        }
+    )
+    await server.start()
+    credential = CREDENTIALS[name] or ("--header", "X-Nothing: x")
+    # Bad data is refused with 401 or 403 here, before it is looked at.
+    without = ("negative_data_rejection", "ignored_auth")
+    await fuzz(server, tmp_path, 3, credential, without, "fuzzing")
+    assert "failed" not in server.output()
 
 
 @pytest.mark.slow

@@ -45,6 +45,7 @@ async def erase(context: ApiContext, request: EraseRequest) -> str:
     found = context.services.connections.of_user(user)
     for driver in found:
         driver.session.disconnect(FORCE_DISCONNECT)
+    context.services.parking.forget(user)
     tickets = await context.credentials.tickets.forget(user)
     publications = 0
     if request.publications:
