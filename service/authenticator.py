@@ -74,11 +74,14 @@ class Authenticator:
     Args:
         verifier: Tells what a token says.
         revocations: What was taken back.
-        tickets: Tell what a ticket says.
+        tickets: Tell what a ticket says; None where there are none.
     """
 
     def __init__(
-        self, verifier: Verifier, revocations: Revocations, tickets: Tickets
+        self,
+        verifier: Verifier,
+        revocations: Revocations,
+        tickets: Tickets | None = None,
     ) -> None:
         self._verifier = verifier
         self._revocations = revocations
@@ -86,11 +89,13 @@ class Authenticator:
 
     def handlers(self, own: Handlers, settings: Settings) -> Handlers:
         """Return *own* with the handlers that are missing, where there are keys."""
-        both = replace(
-            own,
-            connect_ticket=own.connect_ticket or self.connect,
-            refresh=own.refresh or self.refresh_ticket,
-        )
+        both = own
+        if self._tickets is not None:
+            both = replace(
+                both,
+                connect_ticket=own.connect_ticket or self.connect,
+                refresh=own.refresh or self.refresh_ticket,
+            )
         if settings.token.has_keys:
             both = replace(
                 both,
@@ -192,11 +197,10 @@ class Authenticator:
         )
 
     async def _connection(self, event: ConnectEvent | RefreshEvent) -> ConnectionClaims:
-        verified = (
-            self._tickets.redeem(event.token, event.origin)
-            if event.token.startswith(TICKET_PREFIX)
-            else _verified(self._verifier.connection, event.token)
-        )
+        if self._tickets is not None and event.token.startswith(TICKET_PREFIX):
+            verified = self._tickets.redeem(event.token, event.origin)
+        else:
+            verified = _verified(self._verifier.connection, event.token)
         try:
             return await self._believed(verified)
         except TokenInvalid as error:
