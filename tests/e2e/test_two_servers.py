@@ -123,3 +123,36 @@ async def test_over_all_there_is_room_for_so_many(
     await late.send({"id": 1, "connect": {"token": token}})
     assert (await late.closed()).code == 3013
     assert len(entered) == 2
+
+
+async def test_a_ticket_of_one_server_lets_in_once_at_any(
+    make_node: Callable[..., Server], fleet: Fleet
+) -> None:
+    here, there = make_node(), make_node()
+    await asyncio.gather(here.start(), there.start())
+    async with here.api() as api:
+        given = (await api.call("ticket", {"user": "tom"}))["ticket"]
+
+    async def show(server: Server) -> Any:
+        client = await server.raw(connected=False)
+        reply = await client.request(connect={"token": given})
+        return reply["error"]["code"] if "error" in reply else "in"
+
+    outcomes = await asyncio.gather(*[show(one) for one in (here, there) * 5])
+    assert sorted(map(str, outcomes)) == ["109"] * 9 + ["in"]
+
+
+async def test_what_one_server_revokes_the_other_closes_within_5_seconds(
+    make_node: Callable[..., Server], fleet: Fleet
+) -> None:
+    here, there = make_node(), make_node()
+    await asyncio.gather(here.start(), there.start())
+    clients = [(await enter(server, "rob"))[0] for server in (here, there)]
+    bystander, _ = await enter(there, "bea")
+    async with here.api() as api:
+        started = time.monotonic()
+        assert await api.call("invalidate_user_tokens", {"user": "rob"}) == {}
+    assert (await clients[0].closed()).code == 3005
+    assert (await clients[1].closed(within=5.0)).code == 3005
+    assert time.monotonic() - started < 5.0
+    assert await answers(bystander)

@@ -60,11 +60,18 @@ async def test_what_is_in_memory_is_erased_too(bench):
     assert [p.data for p in (await bench.read("a", 0)).publications] == ["null"]
 
 
+def whose(n):
+    return "me" if n % 3 else "you"
+
+
 async def test_many_are_erased_while_others_append(bench):
     large = History(5000, 3600.0)
-    for n in range(1500):
-        bench.append(f"c{n % 7}", str(n), large, info=info("me" if n % 3 else "you"))
-    await bench.append("last", history=large)
+    await asyncio.gather(
+        *[
+            bench.append(f"c{n % 7}", str(n), large, info=info(whose(n)))
+            for n in range(1500)
+        ]
+    )
     erasing = asyncio.ensure_future(bench.store.erase(MINE))
     appended = []
     while not erasing.done():
