@@ -63,6 +63,7 @@ def add_gauges(
     _add_limits(metrics, services, door, keys, sockets)
     _add_heartbeat(metrics, services)
     _add_sweep(metrics, services)
+    _add_parking(metrics, services)
     metrics.gauge(
         "loop_lag_max_seconds",
         "The largest lag of the event loop in the last one to two minutes.",
@@ -246,6 +247,27 @@ def _add_sweep(metrics: Metrics, services: Services) -> None:
             "failed": sweep.failures,
         },
         "found",
+    )
+
+
+def _add_parking(metrics: Metrics, services: Services) -> None:
+    parking = services.parking
+    metrics.gauge(
+        "parked_connections",
+        "Lost connections whose leave is held back.",
+        lambda: len(parking),
+    )
+    metrics.total(
+        "parkings",
+        "What became of connections of users: the slot of a lost one was there for "
+        "them (taken), or none was (none); and lost ones that left early, for others "
+        "(evicted).",
+        lambda: {
+            "taken": parking.hits,
+            "none": parking.misses,
+            "evicted": parking.evicted,
+        },
+        "slot",
     )
 
 
