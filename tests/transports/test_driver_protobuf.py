@@ -223,12 +223,13 @@ async def test_publish_keeps_the_text_of_a_payload(world: World) -> None:
     driver.receive(frame(Command(id=9, publish=publish)))
     await text.until(lambda: text.offsets("ch") == [1])
     await binary.until(lambda: binary.offsets("ch") == [1])
-    assert f'"data":{data},' in str(text.frames[-1])
-    assert data.encode() in bytes(binary.frames[-1])
+    # The reply to the publish may have a frame of its own, before or after.
+    assert "".join(map(str, text.frames)).count(f'"data":{data},') == 1
+    assert b"".join(map(bytes, binary.frames)).count(data.encode()) == 1
     # And of what comes over HTTP.
     rules = world.services.permissions.rules("ch")
     world.hub.publish(
         Channel("ch"), Draft(RawJson(data)), rules.history, lambda outcome: None
     )
     await binary.until(lambda: len(binary.offsets("ch")) == 2)
-    assert data.encode() in bytes(binary.frames[-1])
+    assert b"".join(map(bytes, binary.frames)).count(data.encode()) == 2
