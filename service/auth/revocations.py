@@ -134,10 +134,13 @@ class Revocations:
     async def revoke_token(self, token_id: str, expire_at: float) -> None:
         """Revoke a token until *expire_at* (Unix seconds).
 
+        Another call for the same token never makes it revoked for less long.
+
         Raises:
             RevokedTooMany: The list is full.
             StoreError: It is not known to be revoked.
         """
+        expire_at = max(expire_at, self._tokens.get(token_id, 0.0))
         await self._revoke(Revoked(token_id), token_id, token_id, expire_at)
 
     async def revoke_user(self, user: UserId, before: float, expire_at: float) -> None:

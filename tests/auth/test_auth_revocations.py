@@ -249,3 +249,14 @@ async def test_names_of_any_kind_and_length(
     assert sorted(there.told) == sorted(here.told)
     assert all(there.revoked("ann", name, WALL + 1) for name in names)
     assert there.revoked("u" * 600) and there.revoked("")
+
+
+async def test_a_token_is_never_revoked_for_less_long(
+    processes: tuple[Process, Process], clock: VirtualClock
+) -> None:
+    here, there = processes
+    await here.revocations.revoke_token("t", WALL + 100)
+    await here.revocations.revoke_token("t", WALL + 10)
+    clock.advance(20)
+    await there.settle()  # knows what the State holds, and nothing else
+    assert here.revoked("bob", "t") and there.revoked("bob", "t")
