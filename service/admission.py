@@ -180,6 +180,7 @@ class Admission(Generic[C]):
                     refuse()
                     return
                 key = identity.user and f"user {identity.user}"
+                registry.wait(record)
                 self._ask(
                     key or f"address {record.address}",
                     peers,
@@ -195,6 +196,7 @@ class Admission(Generic[C]):
                 refuse()
                 return
             self._next_round = now + settings.probe_timeout
+            registry.wait(record)
             self._ask(
                 "",
                 registry.slots(),

@@ -97,6 +97,7 @@ class Registry(Generic[C]):
         self._slots: dict[ClientId, Record[C]] = {}
         self._users: dict[UserId, dict[ClientId, Record[C]]] = {}
         self._addresses: dict[str, dict[ClientId, Record[C]]] = {}
+        self._waiting: dict[Record[C], None] = {}
 
     def __len__(self) -> int:
         return len(self._records)
@@ -125,11 +126,21 @@ class Registry(Generic[C]):
         record = self._records[connection] = Record(connection, address, now)
         return record
 
+    def wait(self, record: Record[C]) -> None:
+        """Take note that a connection is known, and waits for others to give way."""
+        if not record.over:
+            self._waiting[record] = None
+
+    def waiting(self) -> list[C]:
+        """Return the connections that are known and wait for a slot."""
+        return [record.connection for record in self._waiting]
+
     def take(self, record: Record[C], identity: Identity) -> None:
         """Give a connection its slot; nothing happens when it is over."""
         if record.over or record.admitted:
             return
         record.admitted = True
+        self._waiting.pop(record, None)
         self._enter(record, identity)
 
     def _enter(self, record: Record[C], identity: Identity) -> None:
@@ -142,6 +153,7 @@ class Registry(Generic[C]):
     def release(self, record: Record[C]) -> None:
         """Free a connection's slot: it is ending."""
         record.over = True
+        self._waiting.pop(record, None)
         if record.admitted:
             record.admitted = False
             self._slots.pop(record.client, None)

@@ -74,7 +74,10 @@ class Credentials:
         """Close the connections that stand on what was revoked."""
         found = list(self._connections)
         if not revoked.token_id:
+            # And who waits for a slot: it was believed before it was revoked, and
+            # nobody looks again.
             found = self._connections.of_user(revoked.user)
+            found += self._connections.waiting()
         for driver in found:
             session = driver.session
             if revoked.covers(
