@@ -9,6 +9,7 @@ prose around them is written by hand. The plots go to docs/benchmarks/.
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -43,6 +44,7 @@ def collect(directory):
                 str(directory / f"{name}.json"),
             ],
             cwd=HERE.parent,
+            env={**os.environ, "PYTHONPATH": str(HERE.parent)},
             check=True,
             timeout=900,
         )
@@ -112,10 +114,32 @@ def store(report):
         "| how | batch | per second | per commit | of raw SQLite |",
         "|---|---:|---:|---:|---:|",
     ]
-    for row in rows_of(report):
+    for row in report["results"]:
         lines.append(
             f"| {row['kind']} | {row['batch']} | {row['rate']:,.0f} | "
             f"{row['per_commit']:.1f} | {row['ratio']:.2f} |"
+        )
+    return lines
+
+
+def publishers(report):
+    """Return the table of every store, from the report of bench_store."""
+    about = report["about"]
+    lines = [
+        f"{about['processor']}, {about['cores']} cores, load {about['load']:.1f} when "
+        f"it began; Python {about['python']}, SQLite {about['sqlite']}, "
+        f"{about['loop']}; {about['date']}; `{about['command']}`.",
+        "",
+        "| store | publishers | per second | p50 ms | p99 ms | a commit | calls each | "
+        "refused |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for row in report["publishers"]:
+        calls = "" if row["calls"] is None else f"{row['calls']:.2f}"
+        lines.append(
+            f"| {row['store']} | {row['publishers']} | {row['rate']:,.0f} | "
+            f"{1000 * row['p50']:,.2f} | {1000 * row['p99']:,.2f} | "
+            f"{row['per_commit']:.1f} | {calls} | {row['failed']} |"
         )
     return lines
 
@@ -154,17 +178,6 @@ def protobuf(report):
         f"JSON {used['json']:.1f}, protobuf {used['protobuf']:.1f}, "
         f"JSON again {used['json again']:.1f}; ratio {report['fan_out']['ratio']:.2f}.",
     ]
-
-
-def rows_of(report):
-    """Return every comparison in a report of bench_store, wherever it keeps them."""
-    if isinstance(report, dict):
-        if {"kind", "batch", "rate", "ratio"} <= report.keys():
-            return [report]
-        return [row for value in report.values() for row in rows_of(value)]
-    if isinstance(report, list):
-        return [row for value in report for row in rows_of(value)]
-    return []
 
 
 def budget(report):
@@ -239,6 +252,7 @@ def main(arguments):
     versions = ", ".join(f"{name} {found}" for name, found in here["versions"].items())
     reports["machine"] = {}
     tables = {name: TABLES[name](reports[name]) for name in SCRIPTS}
+    tables["publishers"] = publishers(reports["store"])
     tables["machine"] = [
         f"{here['machine']}; Python {here['python']}; {versions}; {here['date']}; "
         "`make bench`."
