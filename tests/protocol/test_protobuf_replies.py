@@ -96,6 +96,7 @@ LEAST: dict[str, dict[str, Any]] = {
 }
 # What they are made of is written by these.
 PARTS = {"client_info", "error_body", "publication_body"}
+PARTS |= {"info_of_user"}  # how a client_info begins, to search for
 PARTS |= {"presence_result", "presence_stats_result", "subscribe_result"}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from service.model import Appended
 from service.ports import History
 from tests.stores.support import CHAT, Bench, on_disk
 
@@ -66,12 +67,14 @@ def whose(n):
 
 async def test_many_are_erased_while_others_append(bench):
     large = History(5000, 3600.0)
-    await asyncio.gather(
-        *[
-            bench.append(f"c{n % 7}", str(n), large, info=info(whose(n)))
-            for n in range(1500)
-        ]
-    )
+    for first in range(0, 1500, 150):  # in waves: each has the store's time limit
+        outcomes = await asyncio.gather(
+            *[
+                bench.append(f"c{n % 7}", str(n), large, info=info(whose(n)))
+                for n in range(first, first + 150)
+            ]
+        )
+        assert all(isinstance(outcome, Appended) for outcome in outcomes)
     erasing = asyncio.ensure_future(bench.store.erase(MINE))
     appended = []
     while not erasing.done():

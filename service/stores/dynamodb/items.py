@@ -41,6 +41,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from service.errors import StoreUnavailable
 from service.model import Channel, Draft, Position, Publication, RawJson
 from service.stores.dynamodb.outcomes import Item
 from service.stores.tail import FOREVER
@@ -141,9 +142,17 @@ class Stored(NamedTuple):
 
 
 def next_epoch(origin: str, channel: Channel, epoch: str) -> str:
-    """Return the epoch after *epoch*; the first one after ``""``."""
+    """Return the epoch after *epoch*; the first one after ``""``.
+
+    Raises:
+        StoreUnavailable: The channel's name has half a surrogate pair.
+    """
     text = "\0".join((origin, channel, epoch))
-    return blake2b(text.encode(), digest_size=8).hexdigest()
+    try:
+        data = text.encode()
+    except UnicodeEncodeError as error:
+        raise StoreUnavailable("a channel's name is not text") from error
+    return blake2b(data, digest_size=8).hexdigest()
 
 
 def head_key(channel: Channel) -> Item:
