@@ -311,6 +311,7 @@ class Session:
         wrong, end = self._answers.take(self.identity, command, event, answer, now)
         if end is not None:
             self.disconnect(end)
+        self._plan()  # an end may have come nearer
         return wrong
 
     # Commands.

@@ -286,6 +286,17 @@ def test_a_sub_refresh() -> None:
     assert bench.one()["push"]["unsubscribe"]["code"] == 2501
 
 
+def test_a_sub_refresh_that_brings_the_end_nearer() -> None:
+    bench = subscribed(expired_sub_close_delay=1.0)
+    sub_refresh(bench)
+    bench.answer(SubRefreshResult(Channel("ch"), expire_at=WALL + 2.0))
+    bench.take()
+    live(bench, 2.999)
+    assert bench.take() == []
+    live(bench, 0.001)
+    assert bench.one()["push"]["unsubscribe"]["code"] == 2501
+
+
 def test_a_subscription_ends_25_seconds_after_its_expiry() -> None:
     bench = subscribed()
     live(bench, 84.999)
