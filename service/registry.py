@@ -131,9 +131,10 @@ class Registry(Generic[C]):
         if not record.over:
             self._waiting[record] = None
 
-    def waiting(self) -> list[C]:
-        """Return the connections that are known and wait for a slot."""
-        return [record.connection for record in self._waiting]
+    def waiting(self, user: UserId) -> list[C]:
+        """Return a user's connections that wait for a slot."""
+        found = [record.connection for record in self._waiting]
+        return [each for each in found if each.identity.user == user]
 
     def take(self, record: Record[C], identity: Identity) -> None:
         """Give a connection its slot; nothing happens when it is over."""

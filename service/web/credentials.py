@@ -77,7 +77,7 @@ class Credentials:
             # And who waits for a slot: it was believed before it was revoked, and
             # nobody looks again.
             found = self._connections.of_user(revoked.user)
-            found += self._connections.waiting()
+            found += self._connections.waiting(revoked.user)
         for driver in found:
             session = driver.session
             if revoked.covers(

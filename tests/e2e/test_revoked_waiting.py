@@ -1,4 +1,4 @@
-"""Revocations that come while a client waits for its slot."""
+"""What the server API ends, it ends for those too who wait for a slot."""
 
 from __future__ import annotations
 
@@ -12,14 +12,24 @@ from tests.harness.server import Server
 from tests.harness.tokens import connection
 from tests.harness.tokens import settings as token_settings
 
+BY_USER = "STEADWIRE_CONNECTIONS_USER_LIMIT"
+IN_ALL = "STEADWIRE_CONNECTIONS_LIMIT"
 
-@pytest.mark.parametrize("limit", ["STEADWIRE_CONNECTIONS_USER_LIMIT", "process"])
-@pytest.mark.parametrize("method", ["invalidate_user_tokens", "revoke_token"])
-async def test_a_token_that_is_revoked_while_others_are_asked_lets_nobody_in(
-    tmp_path: Path, method: str, limit: str
+
+@pytest.mark.parametrize(
+    ("limit", "method", "body", "code"),
+    [
+        (BY_USER, "invalidate_user_tokens", {"user": "late"}, 3005),
+        (IN_ALL, "invalidate_user_tokens", {"user": "late"}, 3005),
+        (BY_USER, "revoke_token", {"uid": "the-token"}, 3005),
+        (BY_USER, "disconnect", {"user": "late"}, 3503),
+        (BY_USER, "erase", {"user": "late"}, 3503),
+    ],
+)
+async def test_who_waits_while_others_are_asked_is_let_in_no_more(
+    tmp_path: Path, limit: str, method: str, body: dict[str, str], code: int
 ) -> None:
-    name = limit if limit != "process" else "STEADWIRE_CONNECTIONS_LIMIT"
-    settings = token_settings(**{name: "1"}, STEADWIRE_CONNECTIONS_POLICY="reject")
+    settings = token_settings(**{limit: "1"}, STEADWIRE_CONNECTIONS_POLICY="reject")
     server = Server(tmp_path, settings)
     try:
         await asyncio.to_thread(server.start_blocking)
@@ -30,11 +40,10 @@ async def test_a_token_that_is_revoked_while_others_are_asked_lets_nobody_in(
         await late.send({"id": 1, "connect": {"token": token}})
         # The silent one is pinged for it, which it never answers.
         assert (await silent.frame()).payload == b"{}"
-        body = {"user": "late"} if method != "revoke_token" else {"uid": "the-token"}
         async with server.api() as api:
             await api.call(method, body)
         with pytest.raises(Closed) as end:
             await late.message()
-        assert end.value.code == 3005
+        assert end.value.code == code
     finally:
         server.close()

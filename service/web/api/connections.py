@@ -141,11 +141,17 @@ async def disconnect(context: ApiContext, request: DisconnectRequest) -> str:
             raise ReplyError(BAD_REQUEST)
         close = custom
     stay = frozenset(request.whitelist or ())
-    for driver in connections_of(context, request):
+    user, services = UserId(request.user), context.services
+    found = connections_of(context, request)
+    everyone = not request.client and not request.session
+    if everyone:
+        # Who waits for a slot would get one of those that are given back now.
+        found += services.connections.waiting(user)
+    for driver in found:
         if driver.identity.client not in stay:
             driver.session.disconnect(close)
-    if request.user and not request.client and not request.session:
-        context.services.parking.forget(UserId(request.user))
+    if everyone and user:
+        services.parking.forget(user)
     return "{}"
 
 

@@ -42,7 +42,8 @@ async def erase(context: ApiContext, request: EraseRequest) -> str:
     be, and nothing of theirs can come after it was looked for.
     """
     user = UserId(request.user)
-    found = context.services.connections.of_user(user)
+    registry = context.services.connections
+    found = registry.of_user(user) + registry.waiting(user)
     for driver in found:
         driver.session.disconnect(FORCE_DISCONNECT)
     context.services.parking.forget(user)
