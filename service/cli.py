@@ -337,16 +337,24 @@ def _announcement(settings: Settings, api_key: str) -> Callable[[list[str]], Non
     def announce(addresses: list[str]) -> None:
         # The API's address is the last: its own, or that of clients.
         clients, api = addresses[0], addresses[-1]
+        example = (
+            f"Publish a message{where}:\n\n"
+            f"curl -sS {api}/api/publish -H 'Content-Type: application/json' "
+            f'-H "X-API-Key: {shown}" '
+            """-d '{"channel":"chat","data":{"text":"hello"}}'\n"""
+        )
+        if not shown:
+            example = (
+                "The server API refuses everybody: set api.key (`steadwire keys` makes "
+                "one) or api.keys_file\n"
+            )
         # At once, and before the process ends if it is a pipe.
         print(
             f"Steadwire, {settings.environment}\n"
             f"  WebSocket  {clients.replace('http', 'ws', 1)}/connection/websocket\n"
             f"  API        {api}/api\n"
             f"  health     {clients}/health/ready\n"
-            f"\nPublish a message{where}:\n\n"
-            f"curl -sS {api}/api/publish -H 'Content-Type: application/json' "
-            f'-H "X-API-Key: {shown}" '
-            """-d '{"channel":"chat","data":{"text":"hello"}}'\n""",
+            f"\n{example}",
             flush=True,
         )
 

@@ -16,28 +16,28 @@ PerSecond = Annotated[float, msgspec.Meta(ge=0)]
 class LimitSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Rates and attempts; 0 is no limit.
 
-    In development the limits that are None by default do not apply: a test or a
+    In development the limits that are not set by default do not apply: a test or a
     benchmark on one machine is one address and few connections, and no attack. The
     numbers elsewhere leave room for an office behind one address whose clients all
     reconnect at once, and for ten times what a chat sends.
 
     Attributes:
         burst: A rate may be exceeded for a while: so many seconds' worth at once.
-        connects_per_address: Connection attempts a second; above, status 429. None:
+        connects_per_address: Connection attempts a second; above, status 429. Not set:
             20 (100 at once), none in development.
         connects_per_user: Connects a second of one user; above, error 111, which SDKs
-            retry. None: 2 (10 at once), none in development.
+            retry. Not set: 2 (10 at once), none in development.
         commands_per_connection: Commands a second; above, error 111, and at twice as
-            many close 3013. None: 1,000 (5,000 at once), none in development.
+            many close 3013. Not set: 1,000 (5,000 at once), none in development.
         commands_per_user: The same for all connections of a user.
         commands_per_address: The same for all connections from an address.
         unauthenticated: Sockets that have not connected yet; one more, and the one that
             has waited longest is closed with 3013.
         unauthenticated_per_address: The same from one address; above, status 429.
-            None: 200, none in development.
+            Not set: 200, none in development.
         failures_per_address: Refused credentials from one address within
             ``failure_window`` that have its next attempts answered with status 429 for
-            ``failure_block``. None: 20, none in development.
+            ``failure_block``. Not set: 20, none in development.
         failure_window: Seconds that failures count together.
         failure_block: Seconds until the address is let in again, whatever it tried
             meanwhile.

@@ -180,7 +180,8 @@ class Settings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
             raise SettingsError(
                 f"environment {self.environment!r} has no way to know its clients: "
                 "set token.hmac_secret_key (`steadwire keys` makes one) or another key "
-                "in [token], or proxy.connect"
+                "in [token], or proxy.connect, or "
+                "client.allow_anonymous_connect_without_token"
             )
 
     def _check_client(self) -> None:

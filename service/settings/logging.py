@@ -13,8 +13,8 @@ class LogSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True
     """The log, on stderr.
 
     Attributes:
-        level: What is less is not written. ``info`` has three lines for each
-            connection, ``debug`` one more for each subscription.
+        level: What is less is not written. ``info`` has four lines for each
+            connection, ``debug`` those of its subscriptions and of its closing too.
         format: ``json``, one object a line; ``console``, for people; ``auto`` is
             ``console`` on a terminal and ``json`` elsewhere.
         hash_users: Write keyed hashes in place of users, of channels, which may be

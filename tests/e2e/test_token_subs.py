@@ -54,6 +54,15 @@ async def test_production_starts_with_keys(server: Server) -> None:
     assert list(reply["subs"]) == ["#first"]
 
 
+async def test_without_a_key_of_the_api_the_start_says_so(make_server: Any) -> None:
+    server = make_server(
+        token_settings(STEADWIRE_ENVIRONMENT="production", STEADWIRE_API_KEY="")
+    )
+    await server.start()
+    assert "The server API refuses everybody: set api.key" in server.output()
+    assert "curl" not in server.output()
+
+
 async def test_a_token_subscribes_with_options(server: Server) -> None:
     subs = {
         "a": {"info": {"role": 1}, "data": {"hello": 1}},

@@ -35,7 +35,7 @@ from typing import Any, Literal
 import boto3
 import structlog
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError
+from botocore.exceptions import BotoCoreError, NoRegionError
 
 from _speedups import backoff, backoff_full_jitter
 from service.breaker import Breaker, BreakerState
@@ -112,6 +112,10 @@ def connect(settings: DynamodbSettings) -> Any:
                 tcp_keepalive=True,
             ),
         )
+    except NoRegionError as error:
+        raise StartupError(
+            "DynamoDB needs a region: set dynamodb.region or AWS_DEFAULT_REGION"
+        ) from error
     except (BotoCoreError, ValueError) as error:
         raise StartupError(f"DynamoDB cannot be used: {error}") from error
 
