@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 
 from service.errors import (
@@ -69,6 +70,7 @@ def add_gauges(
         "The largest lag of the event loop in the last one to two minutes.",
         lambda: watch.worst,
     )
+    metrics.gauge("tasks", "Tasks of the event loop.", lambda: len(asyncio.all_tasks()))
     metrics.gauge(
         "health",
         "0 when all is well, 1 when clients are served and somebody should look, 2 "

@@ -248,19 +248,20 @@ async def test_ten_thousand_cycles_leave_nothing(make_server: MakeServer) -> Non
         for first in range(0, count, 10):
             await asyncio.gather(*(cycle(first + n) for n in range(10)))
 
-    async def settled() -> dict[str, Any]:
+    async def settled() -> tuple[dict[str, Any], float]:
         async with asyncio.timeout(60), server.api() as api:
             while await clients(server) or server.connections() > 1:
                 await asyncio.sleep(0.1)
             await asyncio.sleep(11)  # what was parked has left
-            result: dict[str, Any] = await api.call("channels", {})
-            return result
+            channels: dict[str, Any] = await api.call("channels", {})
+            return channels, (await scrape(api))["tasks"]
 
     await cycles(2500)
-    assert await settled() == {"channels": {}}
+    channels, tasks = await settled()
+    assert channels == {"channels": {}}
     before, descriptors = server.memory(), server.descriptors()
     await cycles(10_000)
-    assert await settled() == {"channels": {}}
+    assert await settled() == ({"channels": {}}, tasks)
     grown = server.memory() - before
     assert grown < 5 * 1024 * 1024, f"{grown / 2**20:.1f} MiB"
     assert server.descriptors() <= descriptors + 1
