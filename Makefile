@@ -24,7 +24,7 @@ test: $(VENV)/.installed-dev test-tools
 	$(PYTEST) -m "not slow" -n $(WORKERS) --dist loadfile
 
 test-slow: $(VENV)/.installed-dev test-tools
-	$(PYTEST) -m slow
+	$(PYTEST) -m slow -n 2
 
 # The npm packages and older SDKs that the tests drive; quick when they are there.
 # Without them their tests are skipped, except under CI=true.
