@@ -8,8 +8,7 @@ BIN := $(VENV)/bin
 EXTENSIONS := $(wildcard _speedups/*.py _speedups/*.pyx _speedups/*.pxd)
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-# Most tests wait for servers: more workers than cores keep the cores busy.
-WORKERS := 3
+WORKERS := 2
 # A result of make test in a terminal should say that it is alive.
 PYTEST := $(BIN)/python -m pytest $(ARGS)
 

@@ -491,6 +491,7 @@ async def test_tokens_by_what_became_of_them(
     assert seen.grown == {
         "connections_opened_total": 5,
         "commands_total{connect}": 5,
+        "parkings_total{none}": 1,
         "auth_total{admitted}": 1,
         "auth_total{expired}": 1,
         "auth_total{refused}": 3,
