@@ -138,7 +138,7 @@ def test_a_descriptor_that_does_not_block_is_waited_for(
 
 
 def test_threads_lose_no_count(pipe: tuple[int, int]) -> None:
-    _, writer = pipe
+    reader, writer = pipe
     sink = Sink(writer, note, limit=1)
     os.write(writer, b"x" * 4096)  # full
     threads = [
@@ -150,3 +150,6 @@ def test_threads_lose_no_count(pipe: tuple[int, int]) -> None:
     for thread in threads:
         thread.join(PATIENCE)
     assert 8000 - 1 - 1 - 8 <= sink.dropped < 8000
+    # Its thread must not find the descriptor again when it is another test's.
+    os.close(reader)
+    sink.close(PATIENCE)
