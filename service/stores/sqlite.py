@@ -22,18 +22,18 @@ import asyncio
 import random
 from collections.abc import Callable
 from functools import partial
-from sys import getsizeof
 from typing import TypeVar
 
 import structlog
 
-from service.errors import StoreBusy, StoreError, StoreUnavailable, describe
+from service.errors import StoreError, StoreUnavailable, describe
 from service.model import Channel, Draft, HistoryPage, Position
 from service.ports import AppendDone, Clock, CommitListener, History
 from service.settings import StoreSettings
 from service.stores.batch import Commit, Entry
 from service.stores.book import Book
 from service.stores.erasing import Blanked, Eraser
+from service.stores.intake import Intake
 from service.stores.load import load
 from service.stores.log import Log
 from service.stores.probing import Probing
@@ -48,8 +48,6 @@ __all__ = ["SqliteStore"]
 # Of one commit. A larger batch costs those who wait more than it saves: at 512 the
 # fixed cost of a commit is 1 % of it.
 BATCH = 512  # count
-
-ENTRY_OVERHEAD = 400  # bytes of a waiting append beside its payload
 
 T = TypeVar("T")
 Loaded = tuple[Tail, dict[Demand, HistoryPage]]
@@ -81,8 +79,7 @@ class SqliteStore:
         self._clock = clock
         self._chance = chance or random.SystemRandom()
         self._batch = batch
-        self._limit = settings.queue_size
-        self._waiting = 0  # bytes accepted and not yet reported
+        self._intake = Intake(settings.queue_size)
         self._tails = TailCache(settings.cache_size)
         self._reads = 0
         self._open = False  # takes appends
@@ -177,25 +174,14 @@ class SqliteStore:
         self, channel: Channel, draft: Draft, history: History, done: AppendDone
     ) -> None:
         """Accept *draft* for commit; never blocks, never raises."""
-        cost = ENTRY_OVERHEAD + getsizeof(draft.data)
-        if draft.info is not None:
-            cost += getsizeof(draft.info)
-        if draft.tags is not None:
-            cost += getsizeof(draft.tags)
-        waiting = self._waiting + cost
-        # One is always accepted, or a payload above the limit never could be.
-        if self._open and (waiting <= self._limit or not self._waiting):
-            self._waiting = waiting
+        error: StoreError
+        if not self._open:
+            error = StoreUnavailable(self._refusal)
+        elif (cost := self._intake.accept(draft)) is None:
+            error = self._intake.full()
+        else:
             self._put((channel, draft, history, done, cost))
             return
-        error: StoreError
-        if self._open:
-            error = StoreBusy(
-                f"{self._waiting} bytes wait for the store, no more than "
-                f"{self._limit} may"
-            )
-        else:
-            error = StoreUnavailable(self._refusal)
         asyncio.get_running_loop().call_soon(done, error)
 
     def _commit(self, entries: list[Entry]) -> Commit:
@@ -213,7 +199,7 @@ class SqliteStore:
                 _log.error("the listener of the store failed", **describe(error))
         outcomes = iter(commit.outcomes)
         for _, _, _, done, cost in commit.entries:
-            self._waiting -= cost
+            self._intake.release(cost)
             try:
                 done(next(outcomes))
             except Exception as error:
@@ -227,7 +213,7 @@ class SqliteStore:
         elif self._open and not spoilt:
             self._probing.failed(error)
         for _, _, _, done, cost in entries:
-            self._waiting -= cost
+            self._intake.release(cost)
             # One for each: an exception that is raised twice mixes its tracebacks.
             outcome = (
                 StoreError(f"cannot be stored: {reason(error)}")

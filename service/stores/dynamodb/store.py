@@ -19,11 +19,10 @@ from __future__ import annotations
 
 import asyncio
 import random
-from sys import getsizeof
 
 import structlog
 
-from service.errors import StoreBusy, StoreError, StoreUnavailable, describe
+from service.errors import StoreError, StoreUnavailable, describe
 from service.model import Appended, Channel, Draft, HistoryPage
 from service.ports import AppendDone, Clock, CommitListener, History
 from service.settings import DynamodbSettings, StoreSettings
@@ -35,11 +34,10 @@ from service.stores.dynamodb.reading import Reader
 from service.stores.dynamodb.removing import Remover
 from service.stores.dynamodb.state import DynamodbState
 from service.stores.dynamodb.view import View
+from service.stores.intake import Intake
 from service.stores.tail import Demand
 
 __all__ = ["DynamodbStore"]
-
-ENTRY_OVERHEAD = 400  # bytes of a waiting append beside its payload
 
 _log = structlog.get_logger(__name__)
 
@@ -73,8 +71,7 @@ class DynamodbStore:
         self._settings = settings
         self._clock = clock
         self._chance = chance or random.SystemRandom()
-        self._limit = bounds.queue_size
-        self._waiting = 0  # bytes accepted and not yet told of
+        self._intake = Intake(bounds.queue_size)
         self._cache_size = bounds.cache_size
         self._view: View | None = None
         self._combiners: dict[Channel, Combiner] = {}
@@ -126,27 +123,16 @@ class DynamodbStore:
         self, channel: Channel, draft: Draft, history: History, done: AppendDone
     ) -> None:
         """Accept *draft* for commit; never blocks, never raises."""
-        cost = ENTRY_OVERHEAD + getsizeof(draft.data)
-        if draft.info is not None:
-            cost += getsizeof(draft.info)
-        if draft.tags is not None:
-            cost += getsizeof(draft.tags)
-        waiting = self._waiting + cost
-        # One is always accepted, or a payload above the limit never could be.
-        if self._open and (waiting <= self._limit or not self._waiting):
-            self._waiting = waiting
+        error: StoreError
+        if not self._open:
+            error = StoreUnavailable(self._refusal)
+        elif (cost := self._intake.accept(draft)) is None:
+            error = self._intake.full()
+        else:
             deadline = self._clock.now() + self._settings.timeout
             entry = Waiting(draft, history, done, cost, deadline)
             self._combiner(channel).add(entry)
             return
-        error: StoreError
-        if self._open:
-            error = StoreBusy(
-                f"{self._waiting} bytes wait for the store, no more than "
-                f"{self._limit} may"
-            )
-        else:
-            error = StoreUnavailable(self._refusal)
         asyncio.get_running_loop().call_soon(done, error)
 
     def _combiner(self, channel: Channel) -> Combiner:
@@ -187,7 +173,7 @@ class DynamodbStore:
             self._tell(waiting, type(error)(*error.args))
 
     def _tell(self, waiting: Waiting, outcome: Appended | StoreError) -> None:
-        self._waiting -= waiting.cost
+        self._intake.release(waiting.cost)
         try:
             waiting.done(outcome)
         except Exception as error:
