@@ -28,28 +28,28 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from bench_server import CLIENTS, PAYLOAD, RATE, join, paced
 from load import describe, loop_factory, process, write
 
-from service.clock import SystemClock
-from service.handlers import Handlers
-from service.hub.fanout import Hub
-from service.hub.meter import Meter
-from service.metrics import Metrics
-from service.model import (
+from service.auth.permissions import Permissions
+from service.connections.outbox import Flusher, Outbox
+from service.core.clock import SystemClock
+from service.core.hooks import Handlers
+from service.core.model import (
     Channel,
     ClientId,
     Draft,
-    Listener,
     Publication,
     RawJson,
+    SubscriberInfo,
     UserId,
 )
-from service.outbox import Flusher, Outbox
-from service.permissions import Permissions
-from service.ports import Committed, History
+from service.core.ports import Committed, History
+from service.hub.hub import Hub
+from service.hub.publish_metrics import PublishMetrics
+from service.metrics import Metrics
 from service.protocol import json as wire
 from service.protocol.codecs import Json
-from service.session.connection import Session
+from service.session.session import Session
 from service.settings import ClientSettings, Settings, StoreSettings
-from service.stores.sqlite import SqliteStore
+from service.stores.sqlite.store import SqliteStore
 
 TURNS = 40
 EACH = 2000  # calls a turn
@@ -95,7 +95,7 @@ def session_stage():
         now=0.0,
     )
     session.receive([(1, "connect", {})], 0.0)
-    from service.model import Appended, Position
+    from service.core.model import Appended, Position
 
     commands = wire.decode(FRAME)
     done = Appended(Position(1, "e"), True)
@@ -108,10 +108,10 @@ def session_stage():
 
 
 def delivery_stage(store):
-    meter = Meter(Metrics(), SystemClock(), Flusher(lambda run: None))
+    meter = PublishMetrics(Metrics(), SystemClock(), Flusher(lambda run: None))
     hub = Hub(store, ClientSettings(), lambda work: None, meter)
     history = History(0, 0.0)
-    listener = Listener(ClientId("c"), UserId(""), RawJson("{}"))
+    listener = SubscriberInfo(ClientId("c"), UserId(""), RawJson("{}"))
     hub.join(Channel("own"), Silent(), listener, history, None, lambda outcome: True)
     publication = Publication(0, RawJson(PAYLOAD))
     publication.body = "{}"  # encoding is a stage of its own

@@ -17,7 +17,7 @@ import timeit
 from bench_server import FAN_RATE, PAYLOAD, SUBSCRIBERS, ours
 from load import connect, cpu, describe, exchange, frame, loop_factory, write
 
-from service.model import Publication, RawJson
+from service.core.model import Publication, RawJson
 from service.protocol import json as wire
 from service.protocol.codecs import Json, Protobuf
 from service.protocol.schema import CLASSES

@@ -37,12 +37,12 @@ import time
 from pathlib import Path
 
 from benchmarks import publishers
-from service.clock import SystemClock
-from service.model import Channel, Draft
-from service.ports import History
+from service.core.clock import SystemClock
+from service.core.model import Channel, Draft
+from service.core.ports import History
 from service.settings import StoreSettings
-from service.stores.schema import open_files
-from service.stores.sqlite import SqliteStore
+from service.stores.sqlite.schema import open_files
+from service.stores.sqlite.store import SqliteStore
 
 DATA = '{"text":"' + "x" * 200 + '"}'  # a chat message
 HISTORY = History(1_000_000, 3600.0)  # nothing is trimmed: raw does not trim either

@@ -21,15 +21,15 @@ import time
 
 import pytest
 
-from service.clock import SystemClock
-from service.errors import StoreError
-from service.model import Channel, Draft
-from service.ports import History
+from service.core.clock import SystemClock
+from service.core.errors import StoreError
+from service.core.model import Channel, Draft
+from service.core.ports import History
 from service.settings import DynamodbSettings, StoreSettings
 from service.stores.dynamodb import table
 from service.stores.dynamodb.client import opened
 from service.stores.dynamodb.store import DynamodbStore
-from service.stores.sqlite import SqliteStore
+from service.stores.sqlite.store import SqliteStore
 from tests.harness import emulators
 
 DATA = '{"text":"' + "x" * 290 + '"}'  # a chat message

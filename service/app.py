@@ -24,38 +24,38 @@ import structlog
 
 from service import logs
 from service.auth import Verifier
-from service.clock import SystemClock
-from service.errors import SHUTDOWN, describe
-from service.handlers import Handlers
-from service.health import Checks, Fault
-from service.hub.fanout import Hub
-from service.hub.meter import Meter
+from service.auth.jwks import open_endpoints
+from service.auth.permissions import Permissions
+from service.connections.connection import ClientConnection
+from service.connections.credentials import Credentials
+from service.connections.keeping import Keeping, keep
+from service.connections.loop_monitor import LoopMonitor
+from service.connections.outbox import Flusher
+from service.connections.registry import Registry
+from service.connections.services import Services
+from service.core.clock import SystemClock
+from service.core.errors import SHUTDOWN, describe
+from service.core.health import Checks, Fault
+from service.core.hooks import Handlers
+from service.core.model import ClientId, Position
+from service.core.ports import Clock, Store, Timer
+from service.http.api.context import ApiContext, ProcessInfo
+from service.http.api.key import open_keys
+from service.http.api.publish import append, draft_of
+from service.http.gauges import add_gauges
+from service.http.health import Ready
+from service.http.hooks_proxy import Proxy
+from service.http.mount import Deferred, below, unavailable
+from service.http.routing import Routing
+from service.hub.hub import Hub
+from service.hub.publish_metrics import PublishMetrics
 from service.metrics import Metrics
-from service.model import ClientId, Position
-from service.outbox import Flusher
 from service.payload import dump
-from service.permissions import Permissions
-from service.ports import Clock, Store, Timer
-from service.registry import Registry
 from service.server import REFUSALS, install
 from service.settings import Settings, changes, load
+from service.stores.factory import make_store, make_upkeep
 from service.stores.gauges import add_gauges as add_store_gauges
-from service.stores.opening import make_store, make_upkeep
-from service.transports.door import Door
-from service.transports.driver import Driver
-from service.transports.keeping import Keeping, keep
-from service.transports.services import Services
-from service.transports.watch import Watch
-from service.web.api.context import ApiContext, Node
-from service.web.api.key import open_keys
-from service.web.api.publish import append, draft_of
-from service.web.credentials import Credentials
-from service.web.gauges import add_gauges
-from service.web.health import Ready
-from service.web.jwks import open_endpoints
-from service.web.mount import Deferred, below, unavailable
-from service.web.proxy import Proxy
-from service.web.routing import Routing
+from service.transports.handshake_gate import HandshakeGate
 
 __all__ = ["Application", "app", "create_app"]
 
@@ -110,13 +110,13 @@ class Application:
         self._draining: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: Timer | None = None
-        self._watch: Watch | None = None
-        self._node: Node | None = None
+        self._watch: LoopMonitor | None = None
+        self._node: ProcessInfo | None = None
         self._credentials: Credentials | None = None
         self._api = ApiContext(
             settings.api, self._running, self._opened, self._this_node, self._issued
         )
-        self._door = Door(
+        self._door = HandshakeGate(
             settings, self._clock, draining=lambda: self._draining is not None
         )
         self._routing = Routing(
@@ -224,9 +224,9 @@ class Application:
         store = make_store(settings, self._clock)
         loop = asyncio.get_running_loop()
         flusher = Flusher(loop.call_soon)
-        meter = Meter(self.metrics, self._clock, flusher)
+        meter = PublishMetrics(self.metrics, self._clock, flusher)
         hub = Hub(store, settings.client, self._spawn, meter)
-        connections: Registry[Driver] = Registry()
+        connections: Registry[ClientConnection] = Registry()
         upkeep = make_upkeep(store, settings, self._clock, connections.active)
         try:
             await store.start(hub.committed)
@@ -239,11 +239,11 @@ class Application:
         self._store = store
         add_store_gauges(self.metrics, store)
         log.info("settings", **changes(settings))  # R48
-        self._node = Node(uuid.uuid4().hex, platform.node(), self._clock.now())
+        self._node = ProcessInfo(uuid.uuid4().hex, platform.node(), self._clock.now())
         self._check_later()
-        chance = random.Random()
+        rng = random.Random()
         self._keeping = kept = keep(
-            settings, connections, hub, self._clock, chance, self._spawn, upkeep
+            settings, connections, hub, self._clock, rng, self._spawn, upkeep
         )
         kept.start()
         self._credentials = Credentials(
@@ -258,7 +258,7 @@ class Application:
             handlers=self._credentials.handlers(self._handlers, settings),
             clock=self._clock,
             flusher=flusher,
-            random=chance,
+            random=rng,
             new_client=_new_client,
             spawn=self._spawn,
             version=_version(),
@@ -271,7 +271,7 @@ class Application:
             sweep=kept.sweep,
         )
         self.checks.add("sweep", kept.sweep.fault)
-        self._watch = Watch(self._services)
+        self._watch = LoopMonitor(self._services)
         self._watch.start()
         add_gauges(self._services, self._watch, self._door, self._keys, REFUSALS)
 
@@ -326,7 +326,7 @@ class Application:
     def _issued(self) -> Credentials:
         return _there(self._credentials)
 
-    def _this_node(self) -> Node:
+    def _this_node(self) -> ProcessInfo:
         return _there(self._node)
 
     def _fault(self) -> Fault | None:

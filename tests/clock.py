@@ -21,7 +21,7 @@ class VirtualTimer:
 
 
 class VirtualClock:
-    """`service.ports.Clock` without real time: `advance` moves it and calls timers.
+    """The `Clock` port without real time: `advance` moves it and calls timers.
 
     Timers are called from inside `advance`, in the order of their times (those of
     one time in the order they were asked for), with `now` at the timer's own time.

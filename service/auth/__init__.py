@@ -1,7 +1,7 @@
 """Tokens: who a client is, and what it may subscribe to. No I/O.
 
 `Verifier` is the way in. A key that is published elsewhere and not known yet is
-`Pending`; `service.web.jwks` gets it.
+`Pending`; `service.auth.jwks` gets it.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from service.auth.errors import (
     TokenExpired,
     TokenInvalid,
 )
+from service.auth.issue import issue
 from service.auth.keys import Key, KeySet, read_jwks
-from service.auth.making import issue
 from service.auth.revocations import (
     DEFAULT_TTL,
     Revocations,

@@ -27,7 +27,7 @@ from datetime import datetime
 
 import msgspec
 
-from service.errors import SettingsError
+from service.core.errors import SettingsError
 
 __all__ = [
     "FULL_ACCESS",

@@ -16,7 +16,7 @@ from msgspec import Raw
 
 from _speedups import check
 from service.auth.errors import TokenExpired, TokenInvalid
-from service.model import NO_OVERRIDE, Channel, ClientId, Override, RawJson, UserId
+from service.core.model import NO_OVERRIDE, Channel, ClientId, Override, RawJson, UserId
 
 __all__ = [
     "ConnectionClaims",

@@ -10,7 +10,7 @@ No text of theirs holds anything that was in the token.
 
 from __future__ import annotations
 
-from service.errors import SteadwireError
+from service.core.errors import SteadwireError
 
 __all__ = ["KeysUnavailable", "TokenError", "TokenExpired", "TokenInvalid"]
 

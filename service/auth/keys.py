@@ -23,7 +23,7 @@ from jwt.exceptions import PyJWTError
 
 from _speedups import check
 from service.auth.errors import TokenInvalid
-from service.errors import CodecError, SettingsError
+from service.core.errors import CodecError, SettingsError
 from service.settings import Secret, TokenSettings
 
 __all__ = ["ASYMMETRIC", "Key", "KeySet", "RemoteKeys", "read_jwks", "read_settings"]

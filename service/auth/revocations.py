@@ -28,9 +28,9 @@ from typing import NamedTuple
 import msgspec
 
 from service.auth.errors import KeysUnavailable
-from service.errors import SteadwireError, StoreError
-from service.model import UserId
-from service.ports import Clock, Kept, State, Timer
+from service.core.errors import SteadwireError, StoreError
+from service.core.model import UserId
+from service.core.ports import Clock, Kept, State, Timer
 
 __all__ = ["DEFAULT_TTL", "Revocations", "Revoked", "RevokedTooMany"]
 

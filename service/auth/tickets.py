@@ -30,9 +30,9 @@ import msgspec
 
 from service.auth.claims import ConnectionClaims, read_connection
 from service.auth.errors import TokenExpired, TokenInvalid
-from service.errors import SteadwireError
-from service.model import TICKET_PREFIX, UserId
-from service.ports import STATE_VALUE_SIZE, Clock, State
+from service.core.errors import SteadwireError
+from service.core.model import TICKET_PREFIX, UserId
+from service.core.ports import STATE_VALUE_SIZE, Clock, State
 
 __all__ = ["TICKET_TTL", "TicketRefused", "Tickets"]
 
@@ -69,10 +69,10 @@ class Tickets:
         chance: Makes them: one that nobody can predict.
     """
 
-    def __init__(self, state: State, clock: Clock, chance: Random) -> None:
+    def __init__(self, state: State, clock: Clock, rng: Random) -> None:
         self._state = state
         self._clock = clock
-        self._chance = chance
+        self._rng = rng
         self._ends: deque[float] = deque()
 
     async def issue(
@@ -101,7 +101,7 @@ class Tickets:
             raise TicketRefused(str(error), full=False) from None
         if len(value.encode()) > STATE_VALUE_SIZE:
             raise TicketRefused("what it says is too much", full=False)
-        bits = base64.urlsafe_b64encode(self._chance.randbytes(32))
+        bits = base64.urlsafe_b64encode(self._rng.randbytes(32))
         ticket = TICKET_PREFIX + bits.decode().rstrip("=")
         # Not in the order of their ends if those differ: then some count for longer.
         self._ends.append(now + ttl)

@@ -23,7 +23,7 @@ from service.auth.claims import (
 )
 from service.auth.errors import TokenInvalid
 from service.auth.keys import ASYMMETRIC, Key, RemoteKeys, read_settings
-from service.errors import SettingsError
+from service.core.errors import SettingsError
 from service.settings import Settings, TokenSettings
 
 __all__ = ["Pending", "Verifier"]

@@ -26,12 +26,12 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-from service.errors import StoreError, StoreUnavailable
+from service.core.errors import StoreError, StoreUnavailable
+from service.core.model import Channel, HistoryPage, Position
+from service.core.ports import History, Store
+from service.core.position import PIECE, take_piece
 from service.hub.subscription import Subscription, Topic
-from service.model import Channel, HistoryPage, Position
-from service.ports import History, Store
 from service.protocol import json as wire
-from service.recovery import PIECE, take_piece
 
 __all__ = ["CatchUp", "Spawn"]
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from service.model import Channel, Listener, Position
-from service.ports import History
+from service.core.model import Channel, Position, SubscriberInfo
+from service.core.ports import History
 from service.protocol import json as wire
 
 __all__ = ["Member", "Subscription", "Topic"]
@@ -103,7 +103,7 @@ class Subscription:
     )
 
     def __init__(
-        self, topic: Topic, member: Member, listener: Listener, history: History
+        self, topic: Topic, member: Member, listener: SubscriberInfo, history: History
     ) -> None:
         self.topic = topic
         self.member = member

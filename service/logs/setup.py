@@ -16,7 +16,7 @@ from typing import Any
 
 import structlog
 
-from service.errors import describe
+from service.core.errors import describe
 from service.logs.lines import Lines
 from service.logs.sink import Sink
 from service.settings import LogSettings

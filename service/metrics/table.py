@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
 
-from service import errors
+from service.core import errors
 from service.metrics.counting import (
     Count,
     Family,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from time import monotonic
 
-from service.model import RawJson
+from service.core.model import RawJson
 from service.payload.serializer import Serializer
 
 __all__ = ["dump", "dump_optional"]

@@ -9,8 +9,8 @@ from typing import Any, Final
 
 import ujson
 
-from service.handlers import Raw
-from service.model import RawJson, size_of
+from service.core.hooks import Raw
+from service.core.model import RawJson, size_of
 from service.payload.budget import Budget, OverBudget
 from service.payload.strategies import stored
 from service.payload.walk import DEPTH, INTEGER_MAX, INTEGER_MIN, Walk, clean

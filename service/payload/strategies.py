@@ -25,7 +25,7 @@ from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from _speedups import check
-from service.handlers import Raw
+from service.core.hooks import Raw
 from service.payload.budget import Budget, OverBudget
 
 __all__ = ["STRATEGIES", "Unordered", "simplify", "stored"]

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from service.model import size_of
-from service.ports import Encoding
+from service.core.model import size_of
+from service.core.ports import Encoding
 from service.protocol import json, protobuf
 
 __all__ = ["Codec", "Json", "Protobuf"]

@@ -17,8 +17,8 @@ from _speedups import (
     quote,
     scan_commands,
 )
-from service.errors import BAD_REQUEST, Close, CodecError, ErrorReply, ReplyError
-from service.model import (
+from service.core.errors import BAD_REQUEST, Close, CodecError, ErrorReply, ReplyError
+from service.core.model import (
     ClientInfo,
     Joined,
     Position,

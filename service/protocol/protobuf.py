@@ -27,7 +27,7 @@ import msgspec
 from google.protobuf.message import DecodeError, Message
 
 from _speedups import check
-from service.errors import CodecError
+from service.core.errors import CodecError
 from service.protocol.json import NOT_JSON, Command
 from service.protocol.schema import CLASSES, SCALARS, SCHEMA, WHOLE, Field
 

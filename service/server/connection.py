@@ -29,10 +29,10 @@ from hypercorn.protocol.h2 import H2Protocol
 from hypercorn.typing import ConnectionState
 from hypercorn.utils import parse_socket_addr
 
-from service.address import key_of
-from service.errors import StartupError, describe
-from service.server.seam import Seam
+from service.core.client_address import key_of
+from service.core.errors import StartupError, describe
 from service.server.stream import LINGER, WebSocketStream
+from service.server.tracker import ConnectionTracker
 from service.settings import ServerSettings
 
 __all__ = ["HYPERCORN_VERSIONS", "TcpConnection", "install"]
@@ -52,7 +52,7 @@ _REQUEST = 60.0  # s; a request that is not answered by then, for its body is mi
 _log = structlog.get_logger("steadwire.server")
 
 
-def install(settings: ServerSettings) -> Seam:
+def install(settings: ServerSettings) -> ConnectionTracker:
     """Make Hypercorn construct our connections and streams; the last call counts.
 
     Raises:
@@ -64,7 +64,7 @@ def install(settings: ServerSettings) -> Seam:
             f"hypercorn {found} is not supported, only "
             + ", ".join(sorted(HYPERCORN_VERSIONS))
         )
-    seam = Seam(settings)
+    seam = ConnectionTracker(settings)
     stream = partial(WebSocketStream, settings)
     # Hypercorn only ever calls these names; they are imported into its modules, so
     # for a type checker they are not there.
@@ -93,7 +93,7 @@ class TcpConnection(TCPServer):
 
     def __init__(
         self,
-        seam: Seam,
+        seam: ConnectionTracker,
         app: Any,
         loop: asyncio.AbstractEventLoop,
         config: Any,

@@ -31,9 +31,9 @@ from hypercorn.config import Config, Sockets
 from hypercorn.logging import Logger
 from hypercorn.utils import LifespanFailureError, LifespanTimeoutError
 
-from service.errors import StartupError, SteadwireError, describe
+from service.core.errors import StartupError, SteadwireError, describe
 from service.server.connection import install
-from service.server.seam import Seam
+from service.server.tracker import ConnectionTracker
 from service.settings import ServerSettings, Settings
 
 __all__ = ["Application", "run", "serve"]
@@ -220,7 +220,7 @@ class _Shutdown:
 
     def __init__(
         self,
-        seam: Seam,
+        seam: ConnectionTracker,
         listeners: Sequence[socket.socket],
         drain: Callable[[], Awaitable[None]],
     ) -> None:

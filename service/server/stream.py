@@ -29,7 +29,7 @@ from wsproto.extensions import Extension
 from wsproto.handshake import server_extensions_handshake
 from wsproto.utilities import LocalProtocolError
 
-from service.errors import SHUTDOWN
+from service.core.errors import SHUTDOWN
 from service.server.limits import BoundedDeflate, SizeLimit
 
 if TYPE_CHECKING:

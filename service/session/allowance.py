@@ -7,11 +7,11 @@ is refused counts too: a connection that goes on at twice the rate is closed.
 
 from __future__ import annotations
 
-from service.limits import Bucket, Buckets, Rate, rate_of
-from service.model import UserId
+from service.core.model import UserId
+from service.core.rate_limits import Bucket, Buckets, Rate, rate_of
 from service.settings import LimitSettings
 
-__all__ = ["Allowance", "CommandLimits"]
+__all__ = ["CommandQuota", "CommandLimits"]
 
 _KEYS = 65536  # users, and addresses, whose rates are kept; some 200 bytes each
 
@@ -35,14 +35,14 @@ class CommandLimits:
         self.refused = 0
         self.dropped = 0
 
-    def allowance(self, address: str, now: float) -> Allowance | None:
+    def allowance(self, address: str, now: float) -> CommandQuota | None:
         """Return the allowance of a new connection; None when nothing is limited."""
         if self.excess is None:
             return None
-        return Allowance(self, self.excess, address, now)
+        return CommandQuota(self, self.excess, address, now)
 
 
-class Allowance:
+class CommandQuota:
     """The commands that one connection may send."""
 
     __slots__ = ("_address", "_excess", "_limits", "_own", "_refused", "user")

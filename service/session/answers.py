@@ -6,8 +6,8 @@ again. So each of the parts looks at all of an answer before it does anything.
 
 from __future__ import annotations
 
-from service.errors import INTERNAL, Close, CloseError, ReplyError
-from service.handlers import (
+from service.core.errors import INTERNAL, Close, CloseError, ReplyError
+from service.core.hooks import (
     Answer,
     ConnectEvent,
     ConnectResult,
@@ -24,12 +24,12 @@ from service.handlers import (
     SubscribeEvent,
     SubscribeResult,
 )
-from service.model import UserId
+from service.core.model import UserId
 from service.session.channels import Channels
 from service.session.commands import Commands
-from service.session.handshake import Handshake
+from service.session.connect import Handshake
 from service.session.port import Decision, Identity, Port
-from service.session.refreshing import Refreshing
+from service.session.refresh import Refreshing
 
 __all__ = ["Answers"]
 

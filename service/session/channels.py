@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from service.errors import (
+from service.auth.permissions import ChannelRules, Decider, Permissions
+from service.core.errors import (
     ALREADY_SUBSCRIBED,
     BAD_REQUEST,
     INTERNAL,
@@ -20,14 +21,20 @@ from service.errors import (
     ReplyError,
     StoreError,
 )
-from service.handlers import Handlers, SubscribeEvent, SubscribeResult
-from service.model import Channel, Joined, Listener, Position, Publication, RawJson
+from service.core.hooks import Handlers, SubscribeEvent, SubscribeResult
+from service.core.model import (
+    Channel,
+    Joined,
+    Position,
+    Publication,
+    RawJson,
+    SubscriberInfo,
+)
 from service.payload import dump_optional
-from service.permissions import ChannelRules, Decider, Permissions
 from service.protocol import json as wire
-from service.session.entry import Entry, Pending, channel_of
+from service.session.entry import ChannelState, PendingSubscribe, channel_of
 from service.session.expiry import NEVER, Expiry
-from service.session.port import Identity, Port, Work
+from service.session.port import CommandQueue, Identity, Port
 from service.session.subscriptions import Subscriptions
 from service.settings import ClientSettings
 
@@ -52,7 +59,7 @@ class Channels(Subscriptions):
     def __init__(
         self,
         port: Port,
-        work: Work,
+        work: CommandQueue,
         settings: ClientSettings,
         permissions: Permissions,
         handlers: Handlers,
@@ -80,7 +87,7 @@ class Channels(Subscriptions):
             CodecError: A field has the wrong type.
         """
         channel = channel_of(fields)
-        pending = Pending(
+        pending = PendingSubscribe(
             wire.position(fields) if wire.boolean(fields, "recover") else None,
             lambda result: self._reply(command, result),
             flag=wire.integer(fields, "flag"),
@@ -107,7 +114,7 @@ class Channels(Subscriptions):
         )
         if len(self._entries) >= self._settings.channel_limit:
             raise ReplyError(LIMIT_EXCEEDED)
-        self._entries[channel] = entry = Entry(rules, pending, server=False)
+        self._entries[channel] = entry = ChannelState(rules, pending, server=False)
         self._work.under_way += 1
         if decider is Decider.NOBODY:
             self._join(identity, channel, entry)
@@ -250,9 +257,9 @@ class Channels(Subscriptions):
         rules = rules or self._permissions.rules(channel)
         if len(self._entries) >= self._settings.channel_limit:
             raise ReplyError(LIMIT_EXCEEDED)
-        pending = Pending(asked, outcome, positioned=True)
+        pending = PendingSubscribe(asked, outcome, positioned=True)
         pending.pushed = not held
-        self._entries[channel] = entry = Entry(rules, pending, server=True)
+        self._entries[channel] = entry = ChannelState(rules, pending, server=True)
         entry.data, entry.info, entry.ends = data, info, ends
         self._work.under_way += 1
         self._join(identity, channel, entry, held=held)
@@ -264,7 +271,7 @@ class Channels(Subscriptions):
         self,
         identity: Identity,
         channel: Channel,
-        entry: Entry,
+        entry: ChannelState,
         *,
         held: bool = False,
     ) -> None:
@@ -279,7 +286,7 @@ class Channels(Subscriptions):
         if not entry.recoverable:
             pending.asked = None
         options = rules.options
-        entry.listener = listener = Listener(
+        entry.listener = listener = SubscriberInfo(
             identity.client,
             user,
             identity.in_channel(entry.info),
@@ -332,7 +339,7 @@ class Channels(Subscriptions):
         self._take_up(pending)
         return wanted and channel in self._entries
 
-    def _take_up(self, pending: Pending) -> None:
+    def _take_up(self, pending: PendingSubscribe) -> None:
         self._work.under_way -= 1
         self._work.put_back(pending.waiting)
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from service.errors import (
+from service.auth.permissions import Permissions
+from service.core.errors import (
     BAD_REQUEST,
     CLOSE_BAD_REQUEST,
     CLOSE_NOT_AVAILABLE,
@@ -24,21 +25,20 @@ from service.errors import (
     StoreBusy,
     StoreError,
 )
-from service.handlers import (
+from service.core.hooks import (
     Handlers,
     PublishEvent,
     PublishResult,
     RpcEvent,
     RpcResult,
 )
-from service.model import Appended, Draft, HistoryPage, Listener, Position
+from service.core.model import Appended, Draft, HistoryPage, Position, SubscriberInfo
+from service.core.ports import NO_HISTORY
 from service.payload import dump_optional
-from service.permissions import Permissions
-from service.ports import NO_HISTORY
 from service.protocol import json as wire
 from service.session.channels import Channels
 from service.session.entry import channel_of
-from service.session.port import Identity, Port, Work
+from service.session.port import CommandQueue, Identity, Port
 from service.settings import ClientSettings
 
 __all__ = ["Commands", "Method"]
@@ -57,7 +57,7 @@ class Commands:
     def __init__(
         self,
         port: Port,
-        work: Work,
+        work: CommandQueue,
         settings: ClientSettings,
         permissions: Permissions,
         handlers: Handlers,
@@ -155,7 +155,9 @@ class Commands:
         users = len({one.user for one in present})
         self._port.reply(wire.presence_stats_reply(command, len(present), users))
 
-    def _present(self, identity: Identity, fields: dict[str, Any]) -> list[Listener]:
+    def _present(
+        self, identity: Identity, fields: dict[str, Any]
+    ) -> list[SubscriberInfo]:
         channel = channel_of(fields)
         self._permissions.may_see_presence(
             self._permissions.rules(channel),

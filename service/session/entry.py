@@ -6,16 +6,16 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from service.errors import CLOSE_BAD_REQUEST, CloseError, ErrorReply, Unsubscribe
-from service.model import Channel, Listener, Position, RawJson
-from service.permissions import ChannelRules
+from service.auth.permissions import ChannelRules
+from service.core.errors import CLOSE_BAD_REQUEST, CloseError, ErrorReply, Unsubscribe
+from service.core.model import Channel, Position, RawJson, SubscriberInfo
 from service.protocol import json as wire
 from service.session.expiry import NEVER
 
-__all__ = ["Entry", "Pending", "channel_of"]
+__all__ = ["ChannelState", "PendingSubscribe", "channel_of"]
 
 
-class Pending:
+class PendingSubscribe:
     """A subscribe under way, and what waits for it."""
 
     __slots__ = (
@@ -60,7 +60,7 @@ class Pending:
         self.outcome = outcome
 
 
-class Entry:
+class ChannelState:
     """One channel.
 
     Attributes:
@@ -88,15 +88,17 @@ class Entry:
         "server",
     )
 
-    def __init__(self, rules: ChannelRules, pending: Pending, *, server: bool) -> None:
+    def __init__(
+        self, rules: ChannelRules, pending: PendingSubscribe, *, server: bool
+    ) -> None:
         self.rules = rules
-        self.pending: Pending | None = pending
+        self.pending: PendingSubscribe | None = pending
         self.server = server
         self.recoverable = False
         self.positioned = False
         self.data: RawJson | None = None
         self.info: RawJson | None = None
-        self.listener: Listener | None = None
+        self.listener: SubscriberInfo | None = None
         self.ends = NEVER
         self.refreshes = False
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from service.handlers import ConnectResult, Handlers, RefreshResult
-from service.model import ClientId
-from service.permissions import Permissions
+from service.auth.permissions import Permissions
+from service.core.hooks import ConnectResult, Handlers, RefreshResult
+from service.core.model import ClientId
 from service.session.answers import Answers
 from service.session.channels import Channels
 from service.session.commands import Commands, Method
+from service.session.connect import Handshake
 from service.session.expiry import Expiry
-from service.session.handshake import Handshake
-from service.session.port import Identity, Port, Work
-from service.session.refreshing import Refreshing
+from service.session.port import CommandQueue, Identity, Port
+from service.session.refresh import Refreshing
 from service.settings import ClientSettings
 
 __all__ = ["Parts"]
@@ -29,7 +29,7 @@ class Parts:
     def __init__(
         self,
         port: Port,
-        work: Work,
+        work: CommandQueue,
         settings: ClientSettings,
         permissions: Permissions,
         handlers: Handlers,

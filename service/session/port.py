@@ -5,22 +5,22 @@ from __future__ import annotations
 from collections import deque
 from typing import NamedTuple, Protocol
 
-from service.errors import Close, ErrorReply
-from service.handlers import Event
-from service.model import (
+from service.core.errors import Close, ErrorReply
+from service.core.hooks import Event
+from service.core.model import (
     Channel,
     ClientId,
     ClientInfo,
     Draft,
-    Listener,
     Position,
     RawJson,
+    SubscriberInfo,
     UserId,
 )
-from service.ports import History
+from service.core.ports import History
 from service.protocol import json as wire
 
-__all__ = ["Decision", "Identity", "Port", "Work"]
+__all__ = ["Decision", "Identity", "Port", "CommandQueue"]
 
 
 class Decision(NamedTuple):
@@ -95,7 +95,7 @@ class Port(Protocol):
     def subscribe(
         self,
         channel: Channel,
-        listener: Listener,
+        listener: SubscriberInfo,
         history: History,
         asked: Position | None,
         *,
@@ -128,7 +128,7 @@ class Port(Protocol):
         """Read publications; ends in `Session.history_read`."""
         ...
 
-    def present(self, channel: Channel) -> list[Listener]:
+    def present(self, channel: Channel) -> list[SubscriberInfo]:
         """Return who is in a channel."""
         ...
 
@@ -170,7 +170,7 @@ class Identity:
         )
 
 
-class Work:
+class CommandQueue:
     """Commands that wait, and how many are under way.
 
     Attributes:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from service.errors import (
+from service.core.errors import (
     INSUFFICIENT_STATE,
     SUBSCRIPTION_EXPIRED,
     UNSUBSCRIBE_EXPIRED,
@@ -18,9 +18,9 @@ from service.errors import (
     CloseError,
     Unsubscribe,
 )
-from service.model import Channel, RawJson
+from service.core.model import Channel, RawJson
 from service.protocol import json as wire
-from service.session.entry import Entry
+from service.session.entry import ChannelState
 from service.session.expiry import NEVER
 from service.session.port import Identity, Port
 
@@ -41,7 +41,7 @@ class Subscriptions:
     def __init__(self, port: Port, left: Callable[[Channel], None]) -> None:
         self._port = port
         self._left = left
-        self._entries: dict[Channel, Entry] = {}
+        self._entries: dict[Channel, ChannelState] = {}
         self.next_end = NEVER
 
     def __contains__(self, channel: Channel) -> bool:
@@ -57,7 +57,7 @@ class Subscriptions:
         """Tell whether *channel* is subscribed to, and not only about to be."""
         return self.established(channel) is not None
 
-    def established(self, channel: Channel) -> Entry | None:
+    def established(self, channel: Channel) -> ChannelState | None:
         """Return the subscription to *channel*, None if there is none yet."""
         entry = self._entries.get(channel)
         return None if entry is None or entry.pending is not None else entry
@@ -69,7 +69,9 @@ class Subscriptions:
 
     # What others see.
 
-    def describe(self, entry: Entry, identity: Identity, info: RawJson | None) -> None:
+    def describe(
+        self, entry: ChannelState, identity: Identity, info: RawJson | None
+    ) -> None:
         """Show others *info* of the client in a channel; None: what was shown."""
         if info is not None:
             entry.info = info
@@ -113,7 +115,7 @@ class Subscriptions:
         )
         self._left(channel)
 
-    def ends(self, entry: Entry, at: float) -> None:
+    def ends(self, entry: ChannelState, at: float) -> None:
         """Let a subscription end at *at* and not when it would have."""
         entry.ends = at
         if entry.pending is None and at < self.next_end:

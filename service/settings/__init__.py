@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from service.settings.channels import ChannelOptions, ChannelSettings, Namespace
 from service.settings.connections import ConnectionSettings
-from service.settings.describing import changes, reference
 from service.settings.dynamodb import DynamodbSettings
 from service.settings.limits import LimitSettings
-from service.settings.loading import Settings, load
+from service.settings.load import Settings, load
 from service.settings.logging import LogSettings
+from service.settings.reference import changes, reference
 from service.settings.sections import (
     ApiSettings,
     ClientSettings,

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import msgspec
 
-from service.errors import SettingsError
-from service.model import Override
+from service.core.errors import SettingsError
+from service.core.model import Override
 from service.settings.sections import Count, Seconds, Section
 
 __all__ = ["ChannelOptions", "ChannelSettings", "Namespace"]

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from service.errors import SettingsError
+from service.core.errors import SettingsError
 from service.settings.sections import Seconds, Section
 
 __all__ = ["DynamodbSettings"]

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from service.errors import SettingsError
+from service.core.errors import SettingsError
 
 __all__ = [
     "ApiSettings",
@@ -259,7 +259,7 @@ class ApiSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class ProxySettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """HTTP endpoints that are asked about clients (the hooks of `service.handlers`).
+    """HTTP endpoints that are asked about clients (the hooks of `service.core.hooks`).
 
     Each is sent a POST with JSON and answers ``{"result":{…}}``, ``{"error":{code,
     message}}`` or ``{"disconnect":{code,reason}}``. No answer in time, another status

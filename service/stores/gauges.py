@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from service.metrics import Metrics
 from service.stores.dynamodb.store import DynamodbStore
-from service.stores.sqlite import SqliteStore
+from service.stores.sqlite.store import SqliteStore
 
 __all__ = ["add_gauges"]
 

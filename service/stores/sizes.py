@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from service.ports import STATE_KEY_SIZE, STATE_VALUE_SIZE
+from service.core.ports import STATE_KEY_SIZE, STATE_VALUE_SIZE
 
 __all__ = ["check_sizes"]
 

@@ -13,12 +13,12 @@ import falcon
 import falcon.asgi
 from falcon import OperationNotAllowed, PayloadTypeError, WebSocketDisconnected
 
-from service.errors import Close
-from service.ports import Frame
+from service.connections.connection import ClientConnection
+from service.connections.services import Services
+from service.core.errors import Close
+from service.core.ports import Frame
 from service.protocol.codecs import Codec, Json, Protobuf
-from service.transports.door import VISIT
-from service.transports.driver import Driver
-from service.transports.services import Services
+from service.transports.handshake_gate import VISIT
 
 __all__ = ["WebSocketResource"]
 
@@ -58,7 +58,7 @@ class WebSocketResource:
         await ws.accept(subprotocol)
         abort = req.scope.get("state", {}).get(ABORT)
         socket = _FalconSocket(ws, abort)
-        driver = Driver(self._services(), socket, codec, req.scope[VISIT])
+        driver = ClientConnection(self._services(), socket, codec, req.scope[VISIT])
         receive = ws.receive_data if codec.binary else ws.receive_text
         code: int | None = None
         try:

@@ -23,23 +23,26 @@ SERVICE = sources("service")
 OUTSIDE = {
     "app",
     "cli",
-    "doctor",
+    "runtime",
     "__main__",
+    "connections",
+    "http",
     "logs",
     "server",
     "stores",
     "transports",
-    "web",
 }
+
+# Modules of the core that do I/O all the same: what they fetch is theirs alone.
+FETCHING = {"service.auth.jwks", "service.core.fetch"}
 
 # What the core may not import, with those that may by name, and why.
 IO: dict[str, set[str]] = {
     "asyncio": {
-        "service.clock",  # timers of the running loop
-        "service.outbox",  # one task, when a write suspends
+        "service.core.clock",  # timers of the running loop
     },
     "os": {"service.payload.strategies"},  # the type os.PathLike
-    "pathlib": {"service.settings.loading"},  # the one reader of the settings file
+    "pathlib": {"service.settings.load"},  # the one reader of the settings file
     "random": set(),  # the type `Random` is let through below
     "secrets": set(),
     "select": set(),
@@ -51,7 +54,7 @@ IO: dict[str, set[str]] = {
     "sys": set(),
     "tempfile": set(),
     "threading": set(),
-    "time": {"service.clock", "service.payload"},  # its one serializer's clock
+    "time": {"service.core.clock", "service.payload"},  # its one serializer's clock
     "urllib.request": set(),
     "uuid": set(),  # the type `UUID` is let through below
     "http": set(),
@@ -60,23 +63,28 @@ IO: dict[str, set[str]] = {
 # Offered and imported by nobody here, yet on purpose.
 SPARE = {
     "service.app": {"Application", "app"},  # a result's type; stock servers import app
-    "service.hub.fanout": {"JoinDone"},  # a parameter's type
+    "service.hub.hub": {"JoinDone"},  # a parameter's type
     "service.payload": {"dump"},
     "service.protocol.json": {"presence_result", "presence_stats_result"},
+    "service.connections.pending_connection": {"Gate"},  # a parameter's type
     "service.server": {"Application"},
     "service.settings": {"Namespace", "ProxySettings"},  # for those who mount us
-    "service.stores.schema": {"MEMORY"},
+    "service.stores.sqlite.schema": {"MEMORY"},
 }
 
 
 def core() -> list[Source]:
-    return [source for source in SERVICE if source.unit not in OUTSIDE]
+    return [
+        source
+        for source in SERVICE
+        if source.unit not in OUTSIDE and source.name not in FETCHING
+    ]
 
 
 @pytest.mark.parametrize("source", SERVICE, ids=lambda s: s.name)
-def test_a_module_stays_under_400_lines(source: Source) -> None:
+def test_a_module_has_one_subject_and_at_most_700_lines(source: Source) -> None:
     lines = source.text.count("\n")
-    assert lines <= 400, f"{lines} lines: split it by noun"
+    assert lines <= 700, f"{lines} lines: does it have two subjects?"
 
 
 @pytest.mark.parametrize("source", SERVICE, ids=lambda s: s.name)
@@ -103,7 +111,7 @@ def test_the_core_does_no_io(source: Source) -> None:
 
 @pytest.mark.parametrize("source", SERVICE, ids=lambda s: s.name)
 def test_only_the_composition_hands_over_the_environment(source: Source) -> None:
-    if source.unit in ("app", "cli"):
+    if source.unit in ("app", "cli", "runtime"):
         return
     for node in ast.walk(source.tree):
         if isinstance(node, ast.Attribute):
@@ -127,15 +135,16 @@ def test_every_name_imported_elsewhere_is_offered_and_no_other() -> None:
             used[module].add(name)
     faults = []
     for name, source in modules.items():
-        names = {n for n in used[name] if f"{name}.{n}" not in modules}
+        listed = set(offered(source) or ())
+        # A module that bears the name of what its package offers is the module.
+        names = {n for n in used[name] if n in listed or f"{name}.{n}" not in modules}
         if source.unit == "_speedups":
             continue  # a chooser and its twins: offered for the compiled side too
         names = {n for n in names if not n.startswith("_")}
-        listed = set(offered(source) or ())
         if names - listed:
             faults.append(f"{name} does not offer {sorted(names - listed)}")
         spare = listed - names - SPARE.get(name, set())
-        if name == "service.errors":
+        if name == "service.core.errors":
             spare = {n for n in spare if not n.isupper()}  # the wire tables are whole
         if spare:
             faults.append(f"{name} offers {sorted(spare)} to nobody")
@@ -156,7 +165,9 @@ def _uses(source: Source, modules: dict[str, Source]) -> Iterator[tuple[str, str
     aliases: dict[str, str] = {}
     for each in imports(source):
         whole = f"{each.module}.{each.name}" if each.name else each.module
-        if whole in modules:
+        package = modules.get(each.module)
+        named = package is not None and each.name in (offered(package) or ())
+        if whole in modules and not named:
             aliases[each.asname] = whole
         elif each.module in modules and each.module != source.name:
             yield each.module, each.name

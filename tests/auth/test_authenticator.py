@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from service.auth import Key, KeysUnavailable, Tickets, TokenInvalid, Verifier
-from service.authenticator import Authenticator
-from service.errors import CloseError, ReplyError
-from service.handlers import (
+from service.auth.authenticator import Authenticator
+from service.core.errors import CloseError, ReplyError
+from service.core.hooks import (
     ConnectEvent,
     ConnectResult,
     Handlers,
@@ -23,10 +23,10 @@ from service.handlers import (
     SubscribeEvent,
     SubscribeResult,
 )
-from service.model import Channel, ClientId, Override, RawJson, UserId
-from service.ports import Revocations
+from service.core.model import Channel, ClientId, Override, RawJson, UserId
+from service.core.ports import Revocations
 from service.settings import Secret, Settings, StoreSettings, TokenSettings
-from service.stores.sqlite import SqliteStore
+from service.stores.sqlite.store import SqliteStore
 from tests.auth.keyring import NOW, SECRET, private, sign
 from tests.clock import VirtualClock
 

@@ -21,11 +21,11 @@ import pytest
 import structlog
 from click.testing import CliRunner, Result
 
-from service import doctor as looking
 from service.auth import ConnectionClaims, SubscriptionClaims, Verifier
+from service.cli import doctor as looking
 from service.cli import main
 from service.settings import Settings, StoreSettings, TokenSettings, load
-from service.stores.schema import open_files
+from service.stores.sqlite.schema import open_files
 from tests.auth.keyring import OTHER_SECRET, SECRET, odd_curve_pem
 from tests.harness.process import environment, launched
 

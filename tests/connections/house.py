@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from service.handlers import ConnectEvent, ConnectResult, Handlers
-from service.model import UserId
+from service.core.hooks import ConnectEvent, ConnectResult, Handlers
+from service.core.model import UserId
 from service.settings import ConnectionSettings
 from tests.session.stack import Client, Stack
 

@@ -13,9 +13,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from service.errors import FORCE_DISCONNECT
-from service.heartbeat import Level
-from service.model import Channel
+from service.core.errors import FORCE_DISCONNECT
+from service.core.model import Channel
+from service.session.heartbeat import Level
 from tests.connections.house import House
 from tests.session.stack import Client
 

@@ -9,14 +9,14 @@ import pytest
 
 from service.settings import ConnectionSettings
 from tests.clock import VirtualClock
-from tests.transports.world import World, lines, settings
+from tests.connections.world import World, lines, settings
 
 THOUSAND = 1000
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
 async def test_a_thousand_at_once(seed: int) -> None:
-    clock, chance = VirtualClock(), random.Random(seed)
+    clock, rng = VirtualClock(), random.Random(seed)
     given = settings()
     limits = ConnectionSettings(limit=THOUSAND, address_limit=THOUSAND)
     given = type(given)(
@@ -35,19 +35,19 @@ async def test_a_thousand_at_once(seed: int) -> None:
         driver, socket = world.open()
         await asyncio.sleep(0)
         driver.receive(lines({"id": 1, "connect": {}}))
-        for _ in range(chance.randrange(8)):
+        for _ in range(rng.randrange(8)):
             await asyncio.sleep(0)
-            step = chance.randrange(4)
+            step = rng.randrange(4)
             if step == 0:
                 driver.receive(lines({"id": 5, "unsubscribe": {"channel": "x"}}))
             elif step == 1:
                 assert driver.probe()
             elif step == 2:
-                clock.advance(chance.random() * 0.01)
+                clock.advance(rng.random() * 0.01)
             elif driver.session.liveness.pending:
                 driver.receive("{}")
         assert socket.closes == []
-        driver.gone(chance.choice([None, 1000, 1006]))
+        driver.gone(rng.choice([None, 1000, 1006]))
         driver.gone(1006)  # again: nothing happens
         ended += 1
 

@@ -12,14 +12,14 @@ import pytest
 
 from tests.harness.raw import RawClient
 from tests.harness.server import Server
-from tests.web.running import AppServer
+from tests.http.running import AppServer
 
 Call = Callable[[str, Any], Awaitable[Any]]
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    server = AppServer(tmp_path_factory.mktemp("server"), "tests.web.hooked:app")
+    server = AppServer(tmp_path_factory.mktemp("server"), "tests.http.hooked:app")
     try:
         yield server.start_blocking()
     finally:

@@ -13,7 +13,7 @@ from aiohttp import web
 from tests.harness.api import ApiError
 from tests.harness.raw import RawClient
 from tests.harness.server import Server
-from tests.web.endpoints import Endpoints
+from tests.http.endpoints import Endpoints
 
 INTERNAL = {"code": 100, "message": "internal server error", "temporary": True}
 ABOUT = {"transport": "websocket", "protocol": "json", "encoding": "json"}
@@ -427,9 +427,9 @@ async def test_an_expiry_is_no_reason_to_close_at_once(
 
 
 def test_python_wins_over_endpoints_hook_by_hook() -> None:
-    from service.handlers import Handlers, RpcEvent, RpcResult
+    from service.core.hooks import Handlers, RpcEvent, RpcResult
+    from service.http.hooks_proxy import Proxy
     from service.settings import ProxySettings
-    from service.web.proxy import Proxy
 
     async def rpc(event: RpcEvent) -> RpcResult:
         return RpcResult()

@@ -10,14 +10,14 @@ import pytest
 from tests.harness.api import Api, ApiError
 from tests.harness.raw import RawClient
 from tests.harness.server import Server
-from tests.web.running import AppServer
+from tests.http.running import AppServer
 
 INTERNAL = {"code": 100, "message": "internal server error", "temporary": True}
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    server = AppServer(tmp_path_factory.mktemp("server"), "tests.web.hooked:app")
+    server = AppServer(tmp_path_factory.mktemp("server"), "tests.http.hooked:app")
     try:
         yield server.start_blocking()
     finally:

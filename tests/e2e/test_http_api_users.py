@@ -13,7 +13,7 @@ import pytest
 from tests.harness.api import Api, ApiError
 from tests.harness.raw import RawClient
 from tests.harness.server import Server
-from tests.web.running import AppServer
+from tests.http.running import AppServer
 
 NAMESPACES = [
     {"name": "plain"},
@@ -25,7 +25,7 @@ NAMESPACES = [
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     settings = {"STEADWIRE_CHANNELS_NAMESPACES": json.dumps(NAMESPACES)}
     directory = tmp_path_factory.mktemp("server")
-    server = AppServer(directory, "tests.web.hooked:app", settings)
+    server = AppServer(directory, "tests.http.hooked:app", settings)
     try:
         yield server.start_blocking()
     finally:

@@ -17,7 +17,7 @@ from tests.e2e.test_sdk import PAYLOADS
 from tests.harness.api import Api
 from tests.harness.sdk import SdkClient, SdkError
 from tests.harness.server import Server
-from tests.web.running import AppServer
+from tests.http.running import AppServer
 
 Make = Callable[..., Awaitable[SdkClient]]
 
@@ -29,7 +29,7 @@ PLAIN = {"name": "plain", "presence": False}
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     settings = {"STEADWIRE_CHANNELS_NAMESPACES": json.dumps([SEEN, PLAIN])}
     server = AppServer(
-        tmp_path_factory.mktemp("server"), "tests.web.hooked:app", settings
+        tmp_path_factory.mktemp("server"), "tests.http.hooked:app", settings
     )
     try:
         yield server.start_blocking()

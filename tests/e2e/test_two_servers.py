@@ -10,7 +10,7 @@ from typing import Any
 import jwt
 import pytest
 
-from service.clock import SystemClock
+from service.core.clock import SystemClock
 from tests.harness.emulators import Emulator
 from tests.harness.raw import RawClient
 from tests.harness.server import Server

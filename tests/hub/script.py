@@ -6,25 +6,25 @@ import json
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from typing import Any
 
-from service.errors import StoreError
-from service.hub.fanout import Hub
-from service.hub.meter import Meter
-from service.hub.subscription import Subscription
-from service.metrics import Metrics
-from service.model import (
+from service.connections.outbox import Flusher
+from service.core.errors import StoreError
+from service.core.model import (
     Channel,
     ClientId,
     Draft,
     HistoryPage,
     Joined,
-    Listener,
     Position,
     Publication,
     RawJson,
+    SubscriberInfo,
     UserId,
 )
-from service.outbox import Flusher
-from service.ports import AppendDone, CommitListener, Committed, History
+from service.core.ports import AppendDone, CommitListener, Committed, History
+from service.hub.hub import Hub
+from service.hub.publish_metrics import PublishMetrics
+from service.hub.subscription import Subscription
+from service.metrics import Metrics
 from service.settings import ClientSettings
 from tests.clock import VirtualClock
 
@@ -298,7 +298,7 @@ class ScriptedMember:
         held: bool = False,
         **listens: bool,
     ) -> Seat:
-        """Join as the connection `name`; *listens* as in `Listener`."""
+        """Join as the connection `name`; *listens* as in `SubscriberInfo`."""
         seat = Seat(channel, asked)
         self.seats.setdefault(channel, []).append(seat)
 
@@ -309,7 +309,7 @@ class ScriptedMember:
             return accept
 
         info = RawJson(f'{{"user":"","client":"{self.name}"}}')
-        listener = Listener(ClientId(self.name), UserId(""), info, **listens)
+        listener = SubscriberInfo(ClientId(self.name), UserId(""), info, **listens)
         seat.subscription = self._hub.join(
             channel, self, listener, history, asked, done, held=held
         )
@@ -366,7 +366,7 @@ class World:
     ) -> None:
         self.store = ScriptedStore(in_memory=in_memory)
         self.settings = settings or ClientSettings()
-        meter = Meter(Metrics(), VirtualClock(), Flusher(lambda run: None))
+        meter = PublishMetrics(Metrics(), VirtualClock(), Flusher(lambda run: None))
         self.hub = Hub(self.store, self.settings, self.store.spawn, meter)
         self.store.listener = self.hub.committed
         self._members = 0

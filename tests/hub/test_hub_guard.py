@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from service.errors import StoreUnavailable
-from service.model import (
+from service.core.errors import StoreUnavailable
+from service.core.model import (
     Appended,
     Channel,
     Draft,

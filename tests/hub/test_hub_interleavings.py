@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from service.errors import StoreUnavailable
-from service.model import Joined, Position
+from service.core.errors import StoreUnavailable
+from service.core.model import Joined, Position
 from service.settings import ClientSettings
 from tests.hub.script import A, World, committed
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from service.errors import StoreUnavailable
-from service.model import Channel, Joined, Position
+from service.core.errors import StoreUnavailable
+from service.core.model import Channel, Joined, Position
 from tests.hub.script import NOT_KEPT, A, B, World
 
 

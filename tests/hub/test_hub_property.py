@@ -22,8 +22,8 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from service.errors import StoreUnavailable
-from service.model import Joined, Position
+from service.core.errors import StoreUnavailable
+from service.core.model import Joined, Position
 from service.settings import ClientSettings
 from tests.hub.script import A, B, ScriptedMember, Seat, World
 

@@ -18,8 +18,8 @@ import attrs
 import msgspec
 import pydantic
 
-from service.handlers import Raw
-from service.model import RawJson
+from service.core.hooks import Raw
+from service.core.model import RawJson
 
 
 class Colour(enum.Enum):

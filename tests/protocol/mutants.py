@@ -13,7 +13,7 @@ import random
 import sys
 from collections.abc import Iterator
 
-from service.errors import CodecError
+from service.core.errors import CodecError
 from service.protocol import json as wire
 from service.protocol.protobuf import decode
 from tests.protocol.public import commands, frame

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.errors import CodecError, ReplyError
+from service.core.errors import CodecError, ReplyError
 from service.protocol import json as wire
 from service.protocol.protobuf import decode
 from tests.protocol.mutants import commands_like, decoded_or_refused

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from _speedups import check
-from service import errors
-from service.errors import CodecError
-from service.model import (
+from service.core import errors
+from service.core.errors import CodecError
+from service.core.model import (
     ClientId,
     ClientInfo,
     Joined,

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from service import errors
-from service.errors import Close, CodecError, ErrorReply, Unsubscribe
-from service.model import (
+from service.core import errors
+from service.core.errors import Close, CodecError, ErrorReply, Unsubscribe
+from service.core.model import (
     ClientId,
     ClientInfo,
     Joined,

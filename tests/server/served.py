@@ -20,7 +20,7 @@ import falcon.asgi
 import msgspec
 import structlog
 
-from service.errors import StartupError
+from service.core.errors import StartupError
 from service.server import run, serve
 from service.settings import Settings
 

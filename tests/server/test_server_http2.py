@@ -12,7 +12,7 @@ import h2.events
 import h2.settings
 import pytest
 
-from service.errors import StartupError
+from service.core.errors import StartupError
 from service.server import HYPERCORN_VERSIONS, install
 from service.server import connection as seam
 from service.settings import ServerSettings

@@ -6,27 +6,27 @@ import json
 from random import Random
 from typing import Any, NamedTuple
 
-from service.errors import Close, CloseError, ErrorReply, ReplyError, StoreError
-from service.handlers import Answer, Event, Handlers
-from service.heartbeat import Heartbeat
-from service.model import (
+from service.auth.permissions import Permissions
+from service.core.errors import Close, CloseError, ErrorReply, ReplyError, StoreError
+from service.core.hooks import Answer, Event, Handlers
+from service.core.model import (
     Appended,
     Channel,
     ClientId,
     Draft,
     HistoryPage,
     Joined,
-    Listener,
     Position,
     Publication,
     RawJson,
+    SubscriberInfo,
 )
-from service.permissions import Permissions
-from service.ports import History
+from service.core.ports import History
 from service.protocol import json as wire
-from service.session.allowance import Allowance
-from service.session.connection import Session
+from service.session.allowance import CommandQuota
+from service.session.heartbeat import Heartbeat
 from service.session.port import Decision, Identity
+from service.session.session import Session
 from service.settings import ChannelOptions, ChannelSettings, ClientSettings, Namespace
 
 OPEN = ChannelOptions(
@@ -57,7 +57,7 @@ async def hook(event: Any) -> Any:
 
 class Join(NamedTuple):
     channel: Channel
-    listener: Listener
+    listener: SubscriberInfo
     history: History
     asked: Position | None
     held: bool
@@ -88,7 +88,7 @@ class Bench:
         insecure: bool = True,
         channels: ChannelSettings = SETTINGS,
         at_once: bool = False,
-        allowance: Allowance | None = None,
+        allowance: CommandQuota | None = None,
         timeout: float = 60.0,
         **client: Any,
     ) -> None:
@@ -97,7 +97,7 @@ class Bench:
         self.top = Position(0, "e")
         self.has_room = True
         self.full: list[Identity] | None = None
-        self.here: list[Listener] = []
+        self.here: list[SubscriberInfo] = []
         self.messages: list[dict[str, Any]] = []
         self.joins: list[Join] = []
         self.asked: list[tuple[int, Event]] = []
@@ -276,7 +276,7 @@ class Bench:
     def subscribe(
         self,
         channel: Channel,
-        listener: Listener,
+        listener: SubscriberInfo,
         history: History,
         asked: Position | None,
         *,
@@ -313,7 +313,7 @@ class Bench:
             self.histories.pop()
             self.session.history_read(command, since, HistoryPage([], self.top))
 
-    def present(self, channel: Channel) -> list[Listener]:
+    def present(self, channel: Channel) -> list[SubscriberInfo]:
         self._open()
         return self.here
 

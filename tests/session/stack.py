@@ -12,17 +12,21 @@ from collections.abc import Awaitable, Callable, Coroutine, Generator
 from random import Random
 from typing import Any
 
-from service.errors import Close, StoreError
-from service.handlers import Event, Handlers
-from service.health import Checks
-from service.hub.fanout import Hub
-from service.hub.meter import Meter
+from service.auth.permissions import Permissions
+from service.connections.connection import ClientConnection
+from service.connections.keeping import keep
+from service.connections.outbox import Flusher
+from service.connections.pending_connection import PendingConnection
+from service.connections.registry import Registry
+from service.connections.services import Services
+from service.core.errors import Close, StoreError
+from service.core.health import Checks
+from service.core.hooks import Event, Handlers
+from service.core.model import Appended, Channel, ClientId, Position
+from service.hub.hub import Hub
+from service.hub.publish_metrics import PublishMetrics
 from service.metrics import Metrics
-from service.model import Appended, Channel, ClientId, Position
-from service.outbox import Flusher
-from service.permissions import Permissions
 from service.protocol.codecs import Json
-from service.registry import Registry
 from service.settings import (
     ChannelSettings,
     ClientSettings,
@@ -30,10 +34,6 @@ from service.settings import (
     PersonalChannel,
     Settings,
 )
-from service.transports.door import Visit
-from service.transports.driver import Driver
-from service.transports.keeping import keep
-from service.transports.services import Services
 from tests.clock import VirtualClock
 from tests.hub.script import Read, ScriptedStore
 from tests.session.bench import SETTINGS
@@ -91,7 +91,9 @@ class Client:
         self.close_code: int | None = None
         self.aborted = False
         self.over = False
-        self.driver = Driver(world.services, self, Json(), Visit(address))
+        self.driver = ClientConnection(
+            world.services, self, Json(), PendingConnection(address)
+        )
 
     # What it does.
 
@@ -236,13 +238,13 @@ class Stack:
         self.store = ScriptedStore(in_memory=in_memory)
         self._turns: deque[Callable[[], None]] = deque()
         flusher, metrics = Flusher(self._turns.append), Metrics()
-        meter = Meter(metrics, self.clock, flusher)
+        meter = PublishMetrics(metrics, self.clock, flusher)
         self.hub = Hub(self.store, self.settings.client, self.spawn, meter)
         self.store.listener = self.hub.committed
         self.questions: list[Question] = []
         self.failures: list[BaseException] = []
         self.clients: list[Client] = []
-        self.registry: Registry[Driver] = Registry()
+        self.registry: Registry[ClientConnection] = Registry()
         self.kept = keep(
             self.settings, self.registry, self.hub, self.clock, Random(1), self.spawn
         )

@@ -21,10 +21,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 
 from service.auth import Verifier
-from service.authenticator import Authenticator
-from service.errors import INVALID_TOKEN
-from service.handlers import Handlers
-from service.model import RawJson, UserId
+from service.auth.authenticator import Authenticator
+from service.core.errors import INVALID_TOKEN
+from service.core.hooks import Handlers
+from service.core.model import RawJson, UserId
 from service.settings import (
     ChannelOptions,
     ChannelSettings,

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from service.errors import (
+from service.core.errors import (
     UNSUBSCRIBE_SERVER,
     StoreBusy,
     StoreUnavailable,
 )
-from service.handlers import Handlers, SubscribeResult
-from service.model import Joined, Position
+from service.core.hooks import Handlers, SubscribeResult
+from service.core.model import Joined, Position
 from service.settings import ChannelOptions, ChannelSettings
 from tests.session.bench import INTERNAL, Bench, error, hook, publication
 
@@ -85,7 +85,7 @@ def test_positions_are_checked_without_recovery() -> None:
         insecure=False,
         handlers=Handlers(connect=hook, subscribe=hook),
     )
-    from service.handlers import ConnectResult
+    from service.core.hooks import ConnectResult
 
     bench.send({"id": 1, "connect": {}})
     bench.answer(ConnectResult())

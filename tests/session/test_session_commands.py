@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from service.errors import SHUTDOWN, StoreBusy, StoreUnavailable
-from service.model import (
+from service.core.errors import SHUTDOWN, StoreBusy, StoreUnavailable
+from service.core.model import (
     ClientId,
     HistoryPage,
     Joined,
-    Listener,
     Position,
     RawJson,
+    SubscriberInfo,
     UserId,
 )
 from service.settings import ChannelOptions, ChannelSettings
@@ -309,9 +309,9 @@ def test_one_history_is_read_at_a_time() -> None:
 # Presence.
 
 
-def someone(client: str, user: str, info: str | None = None) -> Listener:
+def someone(client: str, user: str, info: str | None = None) -> SubscriberInfo:
     text = info or f'{{"user":"{user}","client":"{client}"}}'
-    return Listener(ClientId(client), UserId(user), RawJson(text), present=True)
+    return SubscriberInfo(ClientId(client), UserId(user), RawJson(text), present=True)
 
 
 def test_presence_names_everybody() -> None:
@@ -372,7 +372,7 @@ def denied(**options: bool) -> Bench:
         join_leave=True,
         **{"allow_subscribe_for_anonymous": True, **options},
     )
-    from service.handlers import ConnectResult, Handlers
+    from service.core.hooks import ConnectResult, Handlers
     from tests.session.bench import hook
 
     bench = Bench(

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from service.errors import (
+from service.core.errors import (
     CLOSE_CONNECTION_LIMIT,
     FORCE_DISCONNECT,
     PERMISSION_DENIED,
@@ -15,9 +15,9 @@ from service.errors import (
     ReplyError,
     StoreUnavailable,
 )
-from service.errors import INTERNAL as INTERNAL_ERROR
-from service.handlers import ConnectEvent, ConnectResult, Handlers, Raw
-from service.model import Joined, Position, RawJson
+from service.core.errors import INTERNAL as INTERNAL_ERROR
+from service.core.hooks import ConnectEvent, ConnectResult, Handlers, Raw
+from service.core.model import Joined, Position, RawJson
 from tests.session.bench import INTERNAL, Bench, error, hook, publication
 
 HOOKED = Handlers(connect=hook)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from service.errors import (
+from service.core.errors import (
     FORCE_DISCONNECT,
     FORCE_RECONNECT,
     LIMIT_EXCEEDED,
@@ -18,7 +18,7 @@ from service.errors import (
     ReplyError,
     StoreUnavailable,
 )
-from service.handlers import (
+from service.core.hooks import (
     Answer,
     ConnectResult,
     Handlers,
@@ -30,7 +30,7 @@ from service.handlers import (
     SubscribeEvent,
     SubscribeResult,
 )
-from service.model import Channel, RawJson
+from service.core.model import Channel, RawJson
 from tests.session.bench import INTERNAL, Bench, error, hook
 
 ALL = Handlers(subscribe=hook, publish=hook, rpc=hook)

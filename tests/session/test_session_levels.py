@@ -6,9 +6,9 @@ from random import Random
 
 import pytest
 
-from service.heartbeat import Heartbeat, Level
-from service.model import ClientId
-from service.session.liveness import Due, Liveness
+from service.core.model import ClientId
+from service.session.heartbeat import Heartbeat, Level
+from service.session.keepalive import Due, Liveness
 from service.settings import ClientSettings
 from tests.session.bench import Bench
 

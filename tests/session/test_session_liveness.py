@@ -6,11 +6,11 @@ from random import Random
 
 import pytest
 
-from service.errors import StoreUnavailable
-from service.handlers import ConnectResult, Handlers
-from service.heartbeat import Heartbeat, Level
-from service.model import ClientId
-from service.session.liveness import Liveness
+from service.core.errors import StoreUnavailable
+from service.core.hooks import ConnectResult, Handlers
+from service.core.model import ClientId
+from service.session.heartbeat import Heartbeat, Level
+from service.session.keepalive import Liveness
 from service.settings import ClientSettings
 from tests.session.bench import WALL, Bench, hook
 

@@ -23,7 +23,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from service.errors import (
+from service.core.errors import (
     FORCE_RECONNECT,
     LIMIT_EXCEEDED,
     SHUTDOWN,
@@ -34,7 +34,7 @@ from service.errors import (
     StoreBusy,
     StoreUnavailable,
 )
-from service.handlers import (
+from service.core.hooks import (
     ConnectEvent,
     ConnectResult,
     PublishEvent,
@@ -48,7 +48,7 @@ from service.handlers import (
     SubscribeEvent,
     SubscribeResult,
 )
-from service.model import Position
+from service.core.model import Position
 from tests.session.stack import Client, Question, Stack
 
 CHANNELS = ["a", "a", "b", "plain:c", "asks:d"]

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from service.errors import SHUTDOWN, ErrorReply, ReplyError
-from service.handlers import ConnectResult, SubscribeResult
+from service.core.errors import SHUTDOWN, ErrorReply, ReplyError
+from service.core.hooks import ConnectResult, SubscribeResult
 from service.settings import ChannelOptions, ChannelSettings, Namespace
 from tests.session.stack import Client, Stack
 

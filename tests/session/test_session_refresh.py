@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from service.errors import (
+from service.core.errors import (
     INTERNAL,
     INVALID_TOKEN,
     PERMISSION_DENIED,
@@ -19,7 +19,7 @@ from service.errors import (
     CloseError,
     ReplyError,
 )
-from service.handlers import (
+from service.core.hooks import (
     ConnectResult,
     Handlers,
     RefreshEvent,
@@ -29,7 +29,7 @@ from service.handlers import (
     SubRefreshResult,
     SubscribeResult,
 )
-from service.model import Channel, Override, RawJson
+from service.core.model import Channel, Override, RawJson
 from service.session.port import Decision
 from tests.session.bench import WALL, Bench, error, hook
 

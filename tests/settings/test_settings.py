@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from service.errors import SettingsError
+from service.core.errors import SettingsError
 from service.settings import Settings, load
 
 

@@ -10,10 +10,10 @@ import asyncio
 import os
 import sys
 
-from service.model import Appended, Channel, Draft
-from service.ports import History
+from service.core.model import Appended, Channel, Draft
+from service.core.ports import History
 from service.settings import StoreSettings
-from service.stores.sqlite import SqliteStore
+from service.stores.sqlite.store import SqliteStore
 from tests.clock import VirtualClock
 
 HISTORY = History(1_000_000, 86400.0)

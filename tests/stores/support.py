@@ -6,10 +6,10 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
-from service.model import Appended, Channel, Draft, HistoryPage
-from service.ports import Committed, History, State, Store
+from service.core.model import Appended, Channel, Draft, HistoryPage
+from service.core.ports import Committed, History, State, Store
 from service.settings import StoreSettings
-from service.stores.sqlite import SqliteStore
+from service.stores.sqlite.store import SqliteStore
 from tests.clock import VirtualClock
 from tests.stores.dynamodb.support import on_emulator
 

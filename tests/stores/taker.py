@@ -12,8 +12,8 @@ import sqlite3
 import sys
 
 from service.settings import StoreSettings
-from service.stores.shelf import Shelf
-from service.stores.sqlite import SqliteStore
+from service.stores.sqlite.state import StateTable
+from service.stores.sqlite.store import SqliteStore
 from tests.clock import VirtualClock
 
 KEYS = 200
@@ -32,7 +32,7 @@ async def keep(path: str) -> None:
 
 
 def take(path: str) -> None:
-    shelf = Shelf(sqlite3.connect(path, timeout=30.0, isolation_level=None))
+    shelf = StateTable(sqlite3.connect(path, timeout=30.0, isolation_level=None))
     os.write(1, b"ready\n")
     sys.stdin.readline()
     found = [shelf.take("t", f"k{number}", NOW) for number in range(KEYS)]

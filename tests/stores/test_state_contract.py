@@ -1,4 +1,4 @@
-"""What every State promises (the port in service/ports.py)."""
+"""What every State promises (the port in service/core/ports.py)."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from service.errors import StoreUnavailable
-from service.ports import Kept
+from service.core.errors import StoreUnavailable
+from service.core.ports import Kept
 
 WALL = 1_700_000_000.0
 

@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from service.model import Appended, Draft, Position
-from service.ports import History
+from service.core.model import Appended, Draft, Position
+from service.core.ports import History
 from tests.stores.support import CHAT
 
 NO_HISTORY = History(0, 0.0)

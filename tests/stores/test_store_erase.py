@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from service.model import Appended
-from service.ports import History
+from service.core.model import Appended
+from service.core.ports import History
 from tests.stores.support import CHAT, Bench, on_disk
 
 MINE = '{"user":"me",'

@@ -6,9 +6,9 @@ import asyncio
 
 import pytest
 
-from service.errors import StoreBusy, StoreUnavailable
-from service.model import Appended, Position
-from service.ports import History
+from service.core.errors import StoreBusy, StoreUnavailable
+from service.core.model import Appended, Position
+from service.core.ports import History
 from tests.stores.support import DURABLE, MONTH, Bench
 
 # Reads

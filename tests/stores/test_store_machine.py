@@ -18,7 +18,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
 
-from service.ports import History
+from service.core.ports import History
 from tests.clock import VirtualClock
 from tests.stores.support import DURABLE, FACTORIES, Bench
 

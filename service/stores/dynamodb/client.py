@@ -38,17 +38,17 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, NoRegionError
 
 from _speedups import backoff, backoff_full_jitter
-from service.breaker import Breaker, BreakerState
-from service.errors import (
+from service.core.circuit_breaker import Breaker, BreakerState
+from service.core.errors import (
     StartupError,
     StoreBusy,
     StoreError,
     StoreUnavailable,
     describe,
 )
-from service.ports import Clock
+from service.core.ports import Clock
 from service.settings import DynamodbSettings
-from service.stores.dynamodb.outcomes import (
+from service.stores.dynamodb.errors import (
     Failure,
     OutcomeUnknown,
     Throttled,
@@ -141,7 +141,7 @@ class Client:
         settings: DynamodbSettings,
         clock: Clock,
         *,
-        chance: random.Random | None = None,
+        rng: random.Random | None = None,
         connect: Connect = connect,
     ) -> None:
         self.table = settings.table
@@ -149,7 +149,7 @@ class Client:
         self.repeats = 0
         self._settings = settings
         self._clock = clock
-        self._chance = chance or random.SystemRandom()
+        self._rng = rng or random.SystemRandom()
         self._connect = connect
         self._boto: Any = None
         self._threads = ThreadPoolExecutor(settings.connections, "dynamodb")
@@ -160,7 +160,7 @@ class Client:
             clock,
             probe=self._begin_probe,
             cleanup=self._disconnect,
-            chance=self._chance,
+            rng=self._rng,
             changed=self._changed,
         )
 
@@ -317,7 +317,7 @@ class Client:
 
     def _pause(self, failure: Failure, attempt: int) -> float | None:
         """Return how long to wait before the next attempt, or None for no more."""
-        jitter = self._chance.random()
+        jitter = self._rng.random()
         if failure.kind == "contention":
             return backoff_full_jitter(attempt, jitter, CONTENTION_BASE, CONTENTION_CAP)
         if failure.kind == "throttle":

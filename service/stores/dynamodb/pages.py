@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from service.stores.dynamodb.client import Client
-from service.stores.dynamodb.outcomes import Item
+from service.stores.dynamodb.errors import Item
 
 __all__ = ["pages"]
 

@@ -16,14 +16,14 @@ from __future__ import annotations
 
 import hashlib
 
-from service.ports import Clock, Kept
+from service.core.ports import Clock, Kept
 from service.stores.dynamodb.client import Client
-from service.stores.dynamodb.outcomes import Item
+from service.stores.dynamodb.errors import Item
 from service.stores.dynamodb.pages import pages
-from service.stores.dynamodb.records import key as item_key
-from service.stores.dynamodb.records import number
+from service.stores.dynamodb.registry.records import key as item_key
+from service.stores.dynamodb.registry.records import number
+from service.stores.history_cache import milliseconds
 from service.stores.sizes import check_sizes
-from service.stores.tail import milliseconds
 
 __all__ = ["DynamodbState"]
 

@@ -1,9 +1,9 @@
 """The Store port on a DynamoDB table, which any number of processes share.
 
-`append` hands a draft to the channel's `Combiner`; what that commits is told here: the
-tail cache takes note, then the listener is told, then each `AppendDone` is called. A
-A read is answered from the cache, or joins the one read of its channel that is about
-to be sent (`view`).
+`append` hands a draft to the channel's `ChannelAppender`; what that commits is told
+here: the tail cache takes note, then the listener is told, then each `AppendDone` is
+called. A read is answered from the cache, or joins the one read of its channel that is
+about to be sent (`ChannelCache`).
 
 Invariants:
 
@@ -22,20 +22,20 @@ import random
 
 import structlog
 
-from service.errors import StoreError, StoreUnavailable, describe
-from service.model import Appended, Channel, Draft, HistoryPage
-from service.ports import AppendDone, Clock, CommitListener, History
+from service.core.errors import StoreError, StoreUnavailable, describe
+from service.core.model import Appended, Channel, Draft, HistoryPage
+from service.core.ports import AppendDone, Clock, CommitListener, History
 from service.settings import DynamodbSettings, StoreSettings
+from service.stores.append_budget import AppendBudget
 from service.stores.dynamodb import table
 from service.stores.dynamodb.client import Client, Connect, connect
-from service.stores.dynamodb.combiner import Combiner
-from service.stores.dynamodb.plan import Plan, Waiting
-from service.stores.dynamodb.reading import Reader
-from service.stores.dynamodb.removing import Remover
+from service.stores.dynamodb.log.appender import ChannelAppender
+from service.stores.dynamodb.log.cache import ChannelCache
+from service.stores.dynamodb.log.planner import Plan, Waiting
+from service.stores.dynamodb.log.reader import Reader
+from service.stores.dynamodb.log.remover import Remover
 from service.stores.dynamodb.state import DynamodbState
-from service.stores.dynamodb.view import View
-from service.stores.intake import Intake
-from service.stores.tail import Demand
+from service.stores.history_cache import ReadRequest
 
 __all__ = ["DynamodbStore"]
 
@@ -63,18 +63,18 @@ class DynamodbStore:
         bounds: StoreSettings,
         clock: Clock,
         *,
-        chance: random.Random | None = None,
+        rng: random.Random | None = None,
         connect: Connect = connect,
     ) -> None:
-        self.client = Client(settings, clock, chance=chance, connect=connect)
+        self.client = Client(settings, clock, rng=rng, connect=connect)
         self.state = DynamodbState(self.client, clock)
         self._settings = settings
         self._clock = clock
-        self._chance = chance or random.SystemRandom()
-        self._intake = Intake(bounds.queue_size)
+        self._rng = rng or random.SystemRandom()
+        self._intake = AppendBudget(bounds.queue_size)
         self._cache_size = bounds.cache_size
-        self._view: View | None = None
-        self._combiners: dict[Channel, Combiner] = {}
+        self._view: ChannelCache | None = None
+        self._combiners: dict[Channel, ChannelAppender] = {}
         self._turns = asyncio.Semaphore(settings.connections)
         self._open = False
         self._refusal = "the store was not started"
@@ -94,7 +94,7 @@ class DynamodbStore:
         self._listener = listener
         await self.client.start()
         origin = await table.examine(self.client)
-        self._view = View(
+        self._view = ChannelCache(
             Reader(self.client, origin, self._settings.shards),
             self._clock,
             timeout=self._settings.timeout,
@@ -135,14 +135,14 @@ class DynamodbStore:
             return
         asyncio.get_running_loop().call_soon(done, error)
 
-    def _combiner(self, channel: Channel) -> Combiner:
+    def _combiner(self, channel: Channel) -> ChannelAppender:
         combiner = self._combiners.get(channel)
         if combiner is None:
-            combiner = self._combiners[channel] = Combiner(
+            combiner = self._combiners[channel] = ChannelAppender(
                 channel,
                 self.client,
                 self._clock,
-                self._chance,
+                self._rng,
                 self._turns,
                 self._seen,
                 self,
@@ -187,7 +187,7 @@ class DynamodbStore:
         """Answer `read` from memory, or return None when that is not possible."""
         if not self._open:
             return None
-        demand = Demand(history.size, history.ttl, since, limit, False)
+        demand = ReadRequest(history.size, history.ttl, since, limit, False)
         return self._seen.answer(channel, demand)
 
     async def read(
@@ -206,11 +206,11 @@ class DynamodbStore:
         """
         if not self._open:
             raise StoreUnavailable(self._refusal)
-        demand = Demand(history.size, history.ttl, since, limit, reverse)
+        demand = ReadRequest(history.size, history.ttl, since, limit, reverse)
         return await self._seen.read(channel, demand)
 
     @property
-    def _seen(self) -> View:
+    def _seen(self) -> ChannelCache:
         if self._view is None:
             raise AssertionError("nothing is asked before the start")
         return self._view

@@ -14,10 +14,10 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from service.errors import StartupError, StoreError, StoreUnavailable
+from service.core.errors import StartupError, StoreError, StoreUnavailable
 from service.settings import DynamodbSettings
 from service.stores.dynamodb.client import Client
-from service.stores.dynamodb.outcomes import NoTable
+from service.stores.dynamodb.errors import NoTable
 
 __all__ = ["check", "create", "definition", "delete", "examine", "template"]
 

@@ -13,13 +13,13 @@ import asyncio
 import json
 import sys
 
-from service.clock import SystemClock
-from service.errors import Close, StoreError
-from service.model import ClientId, UserId
+from service.core.clock import SystemClock
+from service.core.errors import Close, StoreError
+from service.core.model import ClientId, UserId
 from service.settings import DynamodbSettings
 from service.stores.dynamodb.client import Client
-from service.stores.dynamodb.directory import DynamodbDirectory
-from service.stores.dynamodb.limits import Limits
+from service.stores.dynamodb.registry.directory import DynamodbDirectory
+from service.stores.dynamodb.registry.limits import Limits
 
 
 async def main(settings: DynamodbSettings, prefix: str, count: int, user: str) -> None:

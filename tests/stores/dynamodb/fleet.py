@@ -6,10 +6,10 @@ import random
 from collections import Counter
 from typing import Any, NamedTuple
 
-from service.model import ClientId, UserId
+from service.core.model import ClientId, UserId
 from service.settings import DynamodbSettings
-from service.stores.dynamodb.directory import DynamodbDirectory
-from service.stores.dynamodb.limits import Limits
+from service.stores.dynamodb.registry.directory import DynamodbDirectory
+from service.stores.dynamodb.registry.limits import Limits
 from tests.stores.dynamodb.opening import make_table
 from tests.stores.dynamodb.support import Faults, StoreClock, client_for
 

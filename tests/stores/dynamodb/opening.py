@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from service.ports import State
+from service.core.ports import State
 from service.settings import DynamodbSettings
 from service.stores.dynamodb.client import Client
 from service.stores.dynamodb.state import DynamodbState

@@ -15,10 +15,10 @@ import os
 import signal
 import sys
 
-from service.clock import SystemClock
-from service.errors import StoreError
-from service.model import Channel, Draft
-from service.ports import History
+from service.core.clock import SystemClock
+from service.core.errors import StoreError
+from service.core.model import Channel, Draft
+from service.core.ports import History
 from service.settings import DynamodbSettings, StoreSettings
 from service.stores.dynamodb.store import DynamodbStore
 from tests.stores.dynamodb.support import Faults

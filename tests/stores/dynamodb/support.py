@@ -18,7 +18,7 @@ from botocore.awsrequest import AWSResponse
 from botocore.config import Config
 from botocore.exceptions import ConnectionClosedError, ReadTimeoutError
 
-from service.ports import CommitListener, Timer
+from service.core.ports import CommitListener, Timer
 from service.settings import DynamodbSettings, StoreSettings
 from service.stores.dynamodb import table
 from service.stores.dynamodb.client import Client
@@ -144,7 +144,7 @@ def client_for(
     settings: DynamodbSettings, clock: Any, faults: Faults | None = None, seed: int = 1
 ) -> Client:
     faults = faults or Faults()
-    return Client(settings, clock, chance=random.Random(seed), connect=faults.connect)
+    return Client(settings, clock, rng=random.Random(seed), connect=faults.connect)
 
 
 @asynccontextmanager
@@ -181,7 +181,7 @@ class TableStore:
             settings,
             StoreSettings(**bounds),  # type: ignore[arg-type]
             clock,
-            chance=random.Random(seed),
+            rng=random.Random(seed),
             connect=(faults or Faults()).connect,
         )
         self.client = self.store.client

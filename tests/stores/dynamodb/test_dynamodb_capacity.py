@@ -17,21 +17,21 @@ from typing import get_args
 
 import pytest
 
-from service.attendance import ASKED
-from service.model import Channel, Draft, RawJson, UserId
-from service.ports import History
+from service.connections.cluster_sync import ASKED
+from service.core.model import Channel, Draft, RawJson, UserId
+from service.core.ports import History
 from service.settings import StoreSettings
-from service.stores.dynamodb import directory
 from service.stores.dynamodb.client import Client, Operation
-from service.stores.dynamodb.connections import Connections
-from service.stores.dynamodb.limits import Limits
-from service.stores.dynamodb.nodes import Nodes
-from service.stores.dynamodb.presence import Presence
-from service.stores.dynamodb.records import read_record
-from service.stores.dynamodb.slots import Slots
+from service.stores.dynamodb.registry import directory
+from service.stores.dynamodb.registry.connections import Connections
+from service.stores.dynamodb.registry.counter import Slots
+from service.stores.dynamodb.registry.limits import Limits
+from service.stores.dynamodb.registry.nodes import Nodes
+from service.stores.dynamodb.registry.presence import Presence
+from service.stores.dynamodb.registry.records import read_record
+from service.stores.dynamodb.registry.upkeep import BEATS, SWEEP
 from service.stores.dynamodb.state import DynamodbState
 from service.stores.dynamodb.store import DynamodbStore
-from service.stores.dynamodb.upkeep import BEATS, SWEEP
 from tests.stores.dynamodb.fleet import Fleet, admit
 from tests.stores.dynamodb.opening import make_table
 from tests.stores.dynamodb.support import StoreClock, made
@@ -52,9 +52,9 @@ def budget():
 
 
 BUDGET = budget()
-_chance = random.Random(1)
+_rng = random.Random(1)
 WORDS = [
-    "".join(_chance.choices("etaoinshrdlucmfwyp", k=_chance.randint(2, 9)))
+    "".join(_rng.choices("etaoinshrdlucmfwyp", k=_rng.randint(2, 9)))
     for _ in range(500)
 ]
 
@@ -104,18 +104,18 @@ async def open_store(store_clock):
         await store.close()
 
 
-def message(chance):
+def message(rng):
     """Return 300 bytes of JSON, with words of a language that has five hundred."""
-    words = " ".join(chance.choice(WORDS) for _ in range(60))
-    head = json.dumps({"id": f"{chance.getrandbits(128):032x}", "text": ""})[:-2]
+    words = " ".join(rng.choice(WORDS) for _ in range(60))
+    head = json.dumps({"id": f"{rng.getrandbits(128):032x}", "text": ""})[:-2]
     return RawJson(head + words[: 298 - len(head)] + '"}')
 
 
 async def publish(store, channel, count, key=""):
     done = [asyncio.get_running_loop().create_future() for _ in range(count)]
-    chance = random.Random(7)
+    rng = random.Random(7)
     for future in done:
-        draft = Draft(message(chance), idempotency_key=key)
+        draft = Draft(message(rng), idempotency_key=key)
         store.append(Channel(channel), draft, CHAT, future.set_result)
     return await asyncio.gather(*done)
 

@@ -7,9 +7,9 @@ import threading
 
 import pytest
 
-from service.errors import StoreBusy, StoreError, StoreUnavailable
+from service.core.errors import StoreBusy, StoreError, StoreUnavailable
 from service.stores.dynamodb import table
-from service.stores.dynamodb.outcomes import (
+from service.stores.dynamodb.errors import (
     ConditionFailed,
     OutcomeUnknown,
     Throttled,

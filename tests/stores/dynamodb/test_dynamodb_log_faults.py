@@ -7,10 +7,10 @@ import random
 
 import pytest
 
-from service.errors import StoreBusy, StoreError, StoreUnavailable
-from service.model import Appended, Position
-from service.ports import History
-from service.stores.dynamodb.outcomes import OutcomeUnknown, Throttled
+from service.core.errors import StoreBusy, StoreError, StoreUnavailable
+from service.core.model import Appended, Position
+from service.core.ports import History
+from service.stores.dynamodb.errors import OutcomeUnknown, Throttled
 from tests.clock import VirtualClock
 from tests.stores.dynamodb.support import (
     Faults,

@@ -15,9 +15,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from service.errors import StoreError
-from service.ports import History
-from service.stores.dynamodb.outcomes import OutcomeUnknown
+from service.core.errors import StoreError
+from service.core.ports import History
+from service.stores.dynamodb.errors import OutcomeUnknown
 from tests.clock import VirtualClock
 from tests.harness.emulators import running
 from tests.stores.dynamodb.support import (

@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from service.errors import CLOSE_CONNECTION_LIMIT, TOO_MANY_REQUESTS_CLOSE
-from service.model import Channel, RawJson, UserId
+from service.core.errors import CLOSE_CONNECTION_LIMIT, TOO_MANY_REQUESTS_CLOSE
+from service.core.model import Channel, RawJson, UserId
 from tests.stores.dynamodb.fleet import Fleet, admit, nothing
 from tests.stores.dynamodb.support import Faults, refusal
 

@@ -9,8 +9,8 @@ import asyncio
 
 import pytest
 
-from service.errors import StoreError
-from service.model import Channel, RawJson, UserId
+from service.core.errors import StoreError
+from service.core.model import Channel, RawJson, UserId
 from tests.stores.dynamodb.fleet import Fleet, admit, nothing
 from tests.stores.dynamodb.mishaps import MISHAPS, Death, Mishap
 from tests.stores.dynamodb.support import Faults, lost, refusal, served

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from service.errors import StartupError, StoreError
+from service.core.errors import StartupError, StoreError
 from service.settings import DynamodbSettings
 from service.stores.dynamodb import table
 from tests.stores.dynamodb.support import SESSION

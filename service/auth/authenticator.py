@@ -1,0 +1,248 @@
+"""Tokens as answers: the handlers of connects, subscribes and refreshes with a token.
+
+| a token that is | connect | refresh | subscribe | sub_refresh |
+|---|---|---|---|---|
+| valid | admitted | goes on | admitted | goes on |
+| expired, or not valid yet | 109 | close 3005 | 109 | push 2501 |
+| revoked, or a ticket that is not there | as expired | | | |
+| invalid | close 3500 | close 3500 | 103 | 103 |
+| of another user | | close 3500 | close 3500 | close 3500 |
+| for another channel or client | | | close 3500 | close 3500 |
+| of a key that nobody can get now | 100, temporary | the same | the same | the same |
+
+The session makes a close and a push of the 109 that a refresh raises.
+
+What is revoked counts as expired, because that makes an SDK ask its application for
+another token, and stay away for good if it gets none; after 3500 it would stay away
+although its user may come in.
+
+Between the look at what is revoked and the answer nothing is awaited: what is revoked
+later finds a session that says which token it stands on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import TypeVar
+
+from service.auth import (
+    ConnectionClaims,
+    KeysUnavailable,
+    Pending,
+    SubscriptionClaims,
+    Tickets,
+    TokenExpired,
+    TokenInvalid,
+    Verifier,
+)
+from service.core.errors import (
+    INTERNAL,
+    INVALID_TOKEN,
+    NOT_AVAILABLE,
+    PERMISSION_DENIED,
+    TOKEN_EXPIRED,
+    CloseError,
+    ReplyError,
+    StoreError,
+)
+from service.core.hooks import (
+    ConnectEvent,
+    ConnectResult,
+    Handlers,
+    Raw,
+    RefreshEvent,
+    RefreshResult,
+    ServerSubscription,
+    SubRefreshEvent,
+    SubRefreshResult,
+    SubscribeEvent,
+    SubscribeResult,
+)
+from service.core.model import TICKET_PREFIX, RawJson
+from service.core.ports import Revocations
+from service.settings import Settings
+
+__all__ = ["Authenticator"]
+
+Claims = TypeVar("Claims", ConnectionClaims, SubscriptionClaims)
+
+
+class Authenticator:
+    """Decides by tokens and tickets.
+
+    Args:
+        verifier: Tells what a token says.
+        revocations: What was taken back.
+        tickets: Tell what a ticket says; None where there are none.
+    """
+
+    def __init__(
+        self,
+        verifier: Verifier,
+        revocations: Revocations,
+        tickets: Tickets | None = None,
+    ) -> None:
+        self._verifier = verifier
+        self._revocations = revocations
+        self._tickets = tickets
+
+    def handlers(self, own: Handlers, settings: Settings) -> Handlers:
+        """Return *own* with the handlers that are missing, where there are keys."""
+        both = own
+        if self._tickets is not None:
+            both = replace(
+                both,
+                connect_ticket=own.connect_ticket or self.connect,
+                refresh=own.refresh or self.refresh_ticket,
+            )
+        if settings.token.has_keys:
+            both = replace(
+                both,
+                connect_token=own.connect_token or self.connect,
+                refresh=own.refresh or self.refresh,
+            )
+        if settings.subscription_keys.has_keys:
+            both = replace(
+                both,
+                subscribe_token=own.subscribe_token or self.subscribe,
+                sub_refresh=own.sub_refresh or self.sub_refresh,
+            )
+        return both
+
+    async def connect(self, event: ConnectEvent) -> ConnectResult:
+        """Let in whom the token or ticket names.
+
+        Raises:
+            ReplyError: 109 or 100.
+            CloseError: 3500.
+        """
+        claims = await self._connection(event)
+        return ConnectResult(
+            user=claims.user,
+            info=_raw(claims.info),
+            meta=_raw(claims.meta),
+            expire_at=claims.expire_at,
+            subs={
+                each.channel: ServerSubscription(
+                    _raw(each.info), _raw(each.data), each.override
+                )
+                for each in claims.subscriptions
+            },
+            client_side_refresh=True,
+            token_id=claims.token_id,
+            issued_at=claims.issued_at,
+        )
+
+    async def refresh_ticket(self, event: RefreshEvent) -> RefreshResult:
+        """Let a connection go on with a ticket, where nothing else can verify tokens.
+
+        Raises:
+            ReplyError: 108, 109 or 100.
+            CloseError: 3500.
+        """
+        if not event.token.startswith(TICKET_PREFIX):
+            raise ReplyError(NOT_AVAILABLE)
+        return await self.refresh(event)
+
+    async def refresh(self, event: RefreshEvent) -> RefreshResult:
+        """Let a connection go on with a new token or ticket of its user.
+
+        Raises:
+            ReplyError: 109 or 100.
+            CloseError: 3500.
+        """
+        claims = await self._connection(event)
+        if claims.user != event.user:
+            raise CloseError(INVALID_TOKEN, reason="it is of another user")
+        return RefreshResult(
+            expire_at=claims.expire_at,
+            info=_raw(claims.info),
+            token_id=claims.token_id,
+            issued_at=claims.issued_at,
+        )
+
+    async def subscribe(self, event: SubscribeEvent) -> SubscribeResult:
+        """Let a client subscribe to the channel that its token names.
+
+        Raises:
+            ReplyError: 103, 109 or 100.
+            CloseError: 3500.
+        """
+        claims = await self._subscription(event)
+        if claims.channel != event.channel:
+            raise CloseError(INVALID_TOKEN, reason="it is for another channel")
+        return SubscribeResult(
+            info=_raw(claims.info),
+            data=_raw(claims.data),
+            expire_at=claims.expire_at,
+            override=claims.override,
+            client_side_refresh=True,
+        )
+
+    async def sub_refresh(self, event: SubRefreshEvent) -> SubRefreshResult:
+        """Let a subscription go on with a new token for its channel.
+
+        Raises:
+            ReplyError: 103, 109 or 100.
+            CloseError: 3500.
+        """
+        claims = await self._subscription(event)
+        if claims.channel != (event.channel or claims.channel):
+            raise CloseError(INVALID_TOKEN, reason="it is for another channel")
+        return SubRefreshResult(
+            channel=claims.channel,
+            expire_at=claims.expire_at,
+            info=_raw(claims.info),
+        )
+
+    async def _connection(self, event: ConnectEvent | RefreshEvent) -> ConnectionClaims:
+        if self._tickets is not None and event.token.startswith(TICKET_PREFIX):
+            verified = self._tickets.redeem(event.token, event.origin)
+        else:
+            verified = _verified(self._verifier.connection, event.token)
+        try:
+            return await self._believed(verified)
+        except TokenInvalid as error:
+            raise CloseError(INVALID_TOKEN, reason=error.reason) from None
+
+    async def _subscription(
+        self, event: SubscribeEvent | SubRefreshEvent
+    ) -> SubscriptionClaims:
+        try:
+            claims = await self._believed(
+                _verified(self._verifier.subscription, event.token)
+            )
+        except TokenInvalid as error:
+            raise ReplyError(PERMISSION_DENIED, reason=error.reason) from None
+        if claims.user != event.user:
+            raise CloseError(INVALID_TOKEN, reason="it is of another user")
+        if claims.client not in ("", event.client):
+            raise CloseError(INVALID_TOKEN, reason="it is for another connection")
+        return claims
+
+    async def _believed(self, verified: Awaitable[Claims]) -> Claims:
+        try:
+            claims = await verified
+            user, token_id = claims.user, claims.token_id
+            if self._revocations.is_revoked(user, token_id, claims.issued_at):
+                raise TokenExpired("it was revoked")
+        except TokenExpired as error:
+            raise ReplyError(TOKEN_EXPIRED, reason=str(error)) from None
+        except (KeysUnavailable, StoreError) as error:
+            raise ReplyError(INTERNAL, reason=str(error)) from None
+        return claims
+
+
+async def _verified(verify: Callable[[str], Claims | Pending], token: str) -> Claims:
+    claims = verify(token)
+    if isinstance(claims, Pending):
+        await claims.keys.key(claims.kid)
+        claims = verify(token)
+    if isinstance(claims, Pending):
+        raise KeysUnavailable("the key was withdrawn while we waited")
+    return claims
+
+
+def _raw(text: RawJson | None) -> Raw | None:
+    return None if text is None else Raw(text)

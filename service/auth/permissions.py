@@ -1,0 +1,281 @@
+"""Which namespace a channel belongs to, and who may do what in it.
+
+Subscribing: the first rule that matches decides, and no later one is looked at.
+
+| | what is asked for | who decides |
+|---|---|---|
+| 1 | a channel ``$…`` without a token, or where no key can verify one | nobody: 103 |
+| 2 | any channel with a token, where keys can verify it | the token alone |
+| 3 | with a token, no key, and no subscribe hook | `insecure`, else 103 |
+| 4 | a user-limited channel, by a user that it names | admitted |
+| 5 | a user-limited channel, by anybody else | `insecure`, else 103 |
+| 6 | where there is a subscribe hook | the hook alone |
+| 7 | by a user, `allow_subscribe_for_client` | admitted |
+| 8 | by an anonymous one, `allow_subscribe_for_anonymous` | admitted |
+| 9 | anything else | `insecure`, else 103 |
+
+User-limited are ``name#42,43`` where `allow_user_limited_channels` is set, and users'
+personal channels. Rule 5 is there so that neither a hook nor an allowance that was
+made for ordinary channels opens one user's channel to another.
+
+Publishing: a hook alone, if there is one; `allow_publish_for_client` or
+`_for_anonymous`; `_for_subscriber` and subscribed; `insecure`; else 103. History and
+presence are the same without a hook, and 108 where the namespace has none. A token
+lets its client subscribe, and nothing else.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+
+from service.core.errors import (
+    BAD_REQUEST,
+    NOT_AVAILABLE,
+    PERMISSION_DENIED,
+    UNKNOWN_CHANNEL,
+    ReplyError,
+)
+from service.core.model import NO_OVERRIDE, Channel, Override, UserId
+from service.core.ports import History
+from service.settings import ChannelOptions, ChannelSettings, PersonalChannel
+
+__all__ = ["ChannelRules", "Decider", "Permissions"]
+
+MAX_CHANNEL = 255  # characters, and bytes: names are ASCII
+NO_PERSONAL = PersonalChannel()
+
+
+class Decider(enum.Enum):
+    """Who decides about a subscribe."""
+
+    NOBODY = enum.auto()  # it is admitted
+    TOKEN = enum.auto()
+    HOOK = enum.auto()
+
+
+class ChannelRules:
+    """The options of one namespace, ready for use on the hot path."""
+
+    __slots__ = ("_pattern", "history", "options")
+
+    def __init__(self, options: ChannelOptions) -> None:
+        self.options = options
+        self.history = History(
+            options.history_size, options.history_ttl, options.history_meta_ttl
+        )
+        regex = options.channel_regex
+        self._pattern = re.compile(regex) if regex else None
+
+    def admits(self, name: str) -> bool:
+        """Tell whether a channel of this namespace may be called *name*."""
+        return self._pattern is None or self._pattern.fullmatch(name) is not None
+
+    def changed(self, override: Override) -> ChannelRules:
+        """Return the rules of one subscription."""
+        if override == NO_OVERRIDE:
+            return self
+        return ChannelRules(self.options.changed(override))
+
+
+class Permissions:
+    """The decisions about channels, for one set of settings."""
+
+    def __init__(
+        self,
+        settings: ChannelSettings,
+        *,
+        insecure: bool,
+        personal: PersonalChannel = NO_PERSONAL,
+    ) -> None:
+        self._insecure = insecure
+        self._personal = ""
+        if personal.enabled:
+            self._personal = f"{personal.namespace}:#" if personal.namespace else "#"
+        self._default = ChannelRules(settings.without_namespace)
+        self._namespaces = {
+            namespace.name: ChannelRules(namespace) for namespace in settings.namespaces
+        }
+
+    def rules(self, channel: str) -> ChannelRules:
+        """Return the rules of the namespace that *channel* belongs to.
+
+        Raises:
+            ReplyError: 107 when the name cannot be a channel's, 102 when its
+                namespace is unknown.
+        """
+        if not channel or len(channel) > MAX_CHANNEL or not channel.isascii():
+            raise ReplyError(BAD_REQUEST)
+        name, colon, rest = channel.removeprefix("$").partition(":")
+        if not colon:
+            rules, rest = self._default, name
+        elif name in self._namespaces:
+            rules = self._namespaces[name]
+        else:
+            raise ReplyError(UNKNOWN_CHANNEL)
+        if not rules.admits(rest):
+            raise ReplyError(BAD_REQUEST)
+        return rules
+
+    def may_subscribe(
+        self,
+        rules: ChannelRules,
+        channel: str,
+        user: UserId,
+        *,
+        token: bool,
+        verified: bool,
+        hook: bool,
+    ) -> Decider:
+        """Return who decides whether *user* may subscribe to *channel*.
+
+        Args:
+            rules: The channel's.
+            channel: The channel.
+            user: Who wants to.
+            token: It sent a token.
+            verified: Keys can verify tokens.
+            hook: There is a subscribe hook.
+
+        Raises:
+            ReplyError: 103: it may not.
+        """
+        if token and verified:
+            return Decider.TOKEN
+        if channel.startswith("$"):
+            raise ReplyError(PERMISSION_DENIED)
+        options = rules.options
+        if token and not hook:
+            admitted = False
+        elif (named := self._named(options, channel)) is not None:
+            admitted = user != "" and user in named
+        elif hook:
+            return Decider.HOOK
+        elif user:
+            admitted = options.allow_subscribe_for_client
+        else:
+            admitted = options.allow_subscribe_for_anonymous
+        if not admitted and not self._insecure:
+            raise ReplyError(PERMISSION_DENIED)
+        return Decider.NOBODY
+
+    def _named(self, options: ChannelOptions, channel: str) -> list[str] | None:
+        """Return the users that a user-limited channel is for, None for others."""
+        if "#" not in channel:
+            return None
+        personal = self._personal != "" and channel.startswith(self._personal)
+        if personal or options.allow_user_limited_channels:
+            return channel.rpartition("#")[2].split(",")
+        return None
+
+    def personal_channel(self, user: UserId) -> Channel | None:
+        """Return the channel of a user's own, None if there is none.
+
+        Raises:
+            ReplyError: 107 for a user id that would name another user's.
+        """
+        if not user or not self._personal:
+            return None
+        if "#" in user or "," in user:
+            raise ReplyError(BAD_REQUEST)
+        return Channel(self._personal + user)
+
+    def may_publish(
+        self, rules: ChannelRules, user: UserId, *, subscribed: bool
+    ) -> None:
+        """Let *user* publish.
+
+        Raises:
+            ReplyError: 103 when it may not.
+        """
+        options = rules.options
+        if not self._allowed(
+            user,
+            client=options.allow_publish_for_client,
+            anonymous=options.allow_publish_for_anonymous,
+            subscriber=subscribed and options.allow_publish_for_subscriber,
+        ):
+            raise ReplyError(PERMISSION_DENIED)
+
+    def may_read_history(
+        self, rules: ChannelRules, user: UserId, *, subscribed: bool
+    ) -> None:
+        """Let *user* read history.
+
+        Raises:
+            ReplyError: 108 without history, 103 when it may not.
+        """
+        if rules.history.size == 0:
+            raise ReplyError(NOT_AVAILABLE)
+        if not self._may_history(rules.options, user, subscribed=subscribed):
+            raise ReplyError(PERMISSION_DENIED)
+
+    def may_see_presence(
+        self, rules: ChannelRules, user: UserId, *, subscribed: bool
+    ) -> None:
+        """Let *user* ask who is there.
+
+        Raises:
+            ReplyError: 108 without presence, 103 when it may not.
+        """
+        if not rules.options.presence:
+            raise ReplyError(NOT_AVAILABLE)
+        if not self._may_presence(rules.options, user, subscribed=subscribed):
+            raise ReplyError(PERMISSION_DENIED)
+
+    def is_recoverable(self, rules: ChannelRules, user: UserId, *, asked: bool) -> bool:
+        """Tell whether a new subscription can be recovered; *asked* by the client."""
+        options = rules.options
+        if rules.history.size == 0:
+            return False
+        if options.force_recovery:
+            return True
+        return asked and (
+            options.allow_recovery or self._may_history(options, user, subscribed=True)
+        )
+
+    def is_positioned(self, rules: ChannelRules, user: UserId, *, asked: bool) -> bool:
+        """Tell whether a new subscription's position is checked."""
+        options = rules.options
+        if rules.history.size == 0:
+            return False
+        if options.force_positioning or options.force_recovery:
+            return True
+        return asked and (
+            options.allow_positioning
+            or self._may_history(options, user, subscribed=True)
+        )
+
+    def hears_joins(self, rules: ChannelRules, user: UserId, *, asked: bool) -> bool:
+        """Tell whether a new subscription is told of who comes and goes."""
+        options = rules.options
+        if not options.join_leave:
+            return False
+        return options.force_push_join_leave or (
+            asked and self._may_presence(options, user, subscribed=True)
+        )
+
+    def _may_history(
+        self, options: ChannelOptions, user: UserId, *, subscribed: bool
+    ) -> bool:
+        return self._allowed(
+            user,
+            client=options.allow_history_for_client,
+            anonymous=options.allow_history_for_anonymous,
+            subscriber=subscribed and options.allow_history_for_subscriber,
+        )
+
+    def _may_presence(
+        self, options: ChannelOptions, user: UserId, *, subscribed: bool
+    ) -> bool:
+        return self._allowed(
+            user,
+            client=options.allow_presence_for_client,
+            anonymous=options.allow_presence_for_anonymous,
+            subscriber=subscribed and options.allow_presence_for_subscriber,
+        )
+
+    def _allowed(
+        self, user: UserId, *, client: bool, anonymous: bool, subscriber: bool = False
+    ) -> bool:
+        return subscriber or self._insecure or (client if user else anonymous)

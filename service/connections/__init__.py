@@ -1,0 +1,1 @@
+"""Connections that this process holds: their sockets, limits, liveness and end."""

@@ -1,0 +1,176 @@
+"""The life of one connection in the log and in the counters, a line for each step.
+
+    opened ──► connected ──► closing ──► closed        each once, in this order;
+       └───────────┴────────────┴──────────┘           any but the first may be missing
+
+Whoever looks for the id of a connection in the log finds its whole life; and since
+every connection has one `opened` and one `closed`, opened less closed is what is open.
+A connection's own counts are on its last line.
+"""
+
+from __future__ import annotations
+
+import structlog
+
+from service.core.errors import (
+    INTERNAL_CLOSE,
+    SLOW,
+    WRITE_ERROR,
+    Close,
+    ErrorReply,
+    StoreError,
+)
+from service.core.model import Channel, ClientId, Joined, Position, UserId
+from service.metrics import PROTOCOL_CLOSES, Metrics
+from service.session.heartbeat import Level
+
+__all__ = ["LifecycleLog", "log_level"]
+
+log = structlog.get_logger("steadwire")
+
+_OURS = (INTERNAL_CLOSE.code, SLOW.code, WRITE_ERROR.code)  # faults before the connect
+
+
+class LifecycleLog:
+    """One connection's.
+
+    Args:
+        metrics: Counts.
+        client: The connection's id.
+        now: When it was opened.
+
+    Attributes:
+        commands: Commands that it sent.
+    """
+
+    __slots__ = (
+        "_client",
+        "_close",
+        "_connected",
+        "_ended",
+        "_error",
+        "_metrics",
+        "_opened_at",
+        "commands",
+    )
+
+    def __init__(self, metrics: Metrics, client: ClientId, now: float) -> None:
+        self._metrics = metrics
+        self._client = client
+        self._opened_at = now
+        self._connected = False
+        self._ended = False
+        self._error: ErrorReply | None = None  # the last, before it has connected
+        self._close: Close | None = None
+        self.commands = 0
+        metrics.opened.add()
+        log.info("connection opened", connection=client)
+
+    def received(self, method: str) -> None:
+        """Count a command."""
+        self.commands += 1
+        self._metrics.commands.add(method or "pong")
+
+    def connected(self, user: UserId, now: float) -> None:
+        """It has connected as *user*."""
+        self._connected = True
+        self._metrics.connects.add("ok")
+        log.info(
+            "connection connected",
+            connection=self._client,
+            user=user,
+            seconds=round(now - self._opened_at, 6),
+        )
+
+    def refused(self, error: ErrorReply) -> None:
+        """One of its commands is answered with an error."""
+        self._metrics.errors.add(error.code)
+        if not self._connected:
+            self._error = error
+            log.info(
+                "connection refused", connection=self._client, error_code=error.code
+            )
+
+    def joined(
+        self,
+        channel: Channel,
+        asked: Position | None,
+        outcome: Joined | StoreError,
+        *,
+        wanted: bool,
+    ) -> None:
+        """A join of a channel has ended; *wanted* if it is in the channel now."""
+        if asked is not None and isinstance(outcome, Joined):
+            recovered = "no" if outcome.recovered is None else "yes"
+            self._metrics.recoveries.add(recovered)
+        if wanted:
+            log.debug("channel subscribed", connection=self._client, channel=channel)
+
+    def left(self, channel: Channel) -> None:
+        """It is in a channel no more; not said of each when the connection ends."""
+        log.debug("channel unsubscribed", connection=self._client, channel=channel)
+
+    def closing(self, close: Close) -> None:
+        """We end it; the first reason counts."""
+        if self._close is None:
+            self._close = close
+            log.debug("connection closing", connection=self._client, code=close.code)
+
+    def closed(self, code: int | None, now: float, *, sent: int, dropped: int) -> None:
+        """It is over; only the first call counts.
+
+        Args:
+            code: Of the peer's close frame, 1006 without one, None if nobody knows.
+            now: The time.
+            sent: Messages that were written.
+            dropped: Messages that were not.
+        """
+        if self._ended:
+            return
+        self._ended = True
+        close, metrics = self._close, self._metrics
+        by = "client"
+        if close is not None:
+            by, code = "server", close.code
+        elif code in PROTOCOL_CLOSES:
+            by = "protocol"
+        metrics.closes.add(by if code is None or by == "client" else code)
+        metrics.sent.add(sent)
+        if dropped:
+            metrics.drops.add(_cause(close), dropped)
+        if not self._connected:
+            metrics.connects.add(self._outcome())
+        log.info(
+            "connection closed",
+            connection=self._client,
+            by=by,
+            code=code,
+            reason="" if close is None else close.reason,
+            seconds=round(now - self._opened_at, 6),
+            commands=self.commands,
+            messages=sent,
+            dropped=dropped,
+        )
+
+    def _outcome(self) -> str:
+        if self._error is not None:
+            return "failed" if self._error.temporary else "refused"
+        if self._close is None:
+            return "abandoned"
+        return "failed" if self._close.code in _OURS else "refused"
+
+
+def log_level(client: ClientId, before: Level, after: Level) -> None:
+    """Log that a connection is at another level of its heartbeat."""
+    what = "resurrected" if after is Level.HEALTHY else after.value
+    log.info(
+        f"connection {what}",
+        connection=client,
+        before=before.value,
+    )
+
+
+def _cause(close: Close | None) -> str:
+    if close is SLOW:
+        return "slow"
+    return "write_error" if close is WRITE_ERROR else "gone"

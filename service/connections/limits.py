@@ -1,0 +1,357 @@
+"""Who gets a slot, and who has to go for it.
+
+    identity ──► room at once? ──► the directory ──► admitted
+                    │ no               │ refused, or nobody knows
+                    ▼                  ▼
+                  probe ──► room? ──► refused
+
+Where everything is in this process, a decision and what follows from it are one
+synchronous step, so a limit is never exceeded, not for a moment, by however many at
+once. Whoever is refused because of others has seen them alive: the longest silent of
+them, `PROBED` at most, are pinged, who does not answer within `probe_timeout` is closed
+with 3012, and the newcomer is asked in again. One such round is under way per user (or
+address) and one for the process, for all newcomers there are meanwhile; the process's
+are `probe_timeout` apart too, so a flood of newcomers makes us ping nobody more often.
+
+Invariants:
+
+* `done` is called exactly once, or never if the connection ends first; then nothing of
+  it is left anywhere, whatever was under way.
+* A slot is taken before the directory is asked and given back when it refuses: what
+  comes meanwhile counts it. Whoever was entered there is taken out on every path.
+* Nobody is closed for a newcomer who is refused, other than the dead.
+
+Interleavings that could break them, each a test: the newcomer ends while it waits for a
+probe, and while the directory is asked; who is probed ends, or is evicted for another
+newcomer, before it answers; newcomers come during a round; the answer to a probe comes
+in the same turn as its end.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import Any, Generic, Protocol, TypeVar
+
+from service.connections.grace_period import GracePeriod
+from service.connections.registry import Record, Registry
+from service.core.errors import (
+    CLOSE_CONNECTION_LIMIT,
+    INTERNAL,
+    NO_PONG,
+    TOO_MANY_REQUESTS,
+    TOO_MANY_REQUESTS_CLOSE,
+    Close,
+    ErrorReply,
+    StoreError,
+)
+from service.core.model import ClientId, UserId
+from service.core.ports import Clock, Directory, Timer
+from service.core.rate_limits import Buckets, Rate
+from service.session.port import Identity
+from service.session.session import Session
+from service.settings import ConnectionSettings
+
+__all__ = ["ConnectionLimits"]
+
+PROBED = 16
+"""Connections asked in one round (count)."""
+
+USERS = 65536
+"""Users whose rates of connects are kept (count); some 200 bytes each."""
+
+_Done = Callable[[Close | ErrorReply | None], None]
+"""Told of the outcome: None admits."""
+
+
+class _Connection(Protocol):
+    @property
+    def identity(self) -> Identity: ...
+
+    @property
+    def session(self) -> Session: ...
+
+    def probe(self) -> bool:
+        """Ping it now; False if it cannot be pinged yet."""
+        ...
+
+
+C = TypeVar("C", bound=_Connection)
+
+
+class _Round(Generic[C]):
+    """Connections that were pinged, and the newcomers that wait for their answers."""
+
+    __slots__ = ("silent", "timer", "waiting")
+
+    def __init__(self) -> None:
+        self.silent: set[Record[C]] = set()
+        self.waiting: list[Callable[[list[ClientId]], None]] = []
+        self.timer: Timer | None = None
+
+
+class ConnectionLimits(Generic[C]):
+    """Decides who gets a slot of a registry, and gives it back.
+
+    Args:
+        registry: The slots.
+        settings: Limits and policy.
+        limit: Slots of this process.
+        clock: Measures probes.
+        spawn: Runs what waits for the directory.
+        parking: Keeps slots for those who were lost.
+        directory: Counts for all processes of a deployment, by user; None: this
+            process is all there is.
+        connects: Connects of one user, those without a name excepted; above, error 111,
+            before anybody is evicted for it. None for any number.
+
+    Attributes:
+        evicted: Connections that were closed for another, by close code.
+        refused: Newcomers that were turned away, by the code they got.
+    """
+
+    def __init__(
+        self,
+        registry: Registry[C],
+        settings: ConnectionSettings,
+        *,
+        limit: int,
+        clock: Clock,
+        spawn: Callable[[Awaitable[None]], object],
+        parking: GracePeriod[Any],
+        directory: Directory | None = None,
+        connects: Rate | None = None,
+    ) -> None:
+        self._registry = registry
+        self._settings = settings
+        self._limit = limit
+        self._clock = clock
+        self._spawn = spawn
+        self._parking = parking
+        self._directory = directory
+        self._connects = Buckets[UserId](connects, USERS) if connects else None
+        self._rounds: dict[str, _Round[C]] = {}
+        self._next_round = float("-inf")  # of the process
+        self._entered: set[ClientId] = set()  # in the directory, as far as we know
+        self.evicted: Counter[int] = Counter()
+        self.refused: Counter[int] = Counter()
+
+    def admit(self, record: Record[C], identity: Identity, done: _Done) -> None:
+        """Give *record* a slot, or say why not."""
+        rate, user = self._connects, identity.user
+        if rate is None or not user or rate.take(user, self._clock.now()):
+            self._admit(record, identity, done, asked=False)
+        else:
+            self._refuse(record, done, TOO_MANY_REQUESTS)
+
+    def release(self, record: Record[C]) -> None:
+        """Give a slot back: the connection is ending. Safe to call again."""
+        self._registry.release(record)
+        client = record.client
+        if client in self._entered:
+            self._entered.discard(client)
+            self._spawn(self._leave([client]))
+
+    def remove(self, record: Record[C]) -> None:
+        """Forget a connection: it is over. Safe to call again."""
+        self.release(record)
+        self._registry.remove(record)
+
+    # Here.
+
+    def _admit(
+        self, record: Record[C], identity: Identity, done: _Done, *, asked: bool
+    ) -> None:
+        if record.over:
+            return
+        registry, settings = self._registry, self._settings
+        victims: list[Record[C]] = []
+        if self._directory is None:
+            peers = registry.peers(identity, record.address)
+            surplus = 1 + len(peers) - self._peers_limit(identity)
+            if surplus > 0 and settings.policy == "evict_lru":
+                victims = heapq.nsmallest(surplus, peers, key=_worth)
+            elif surplus > 0:
+                refuse = partial(self._refuse, record, done, CLOSE_CONNECTION_LIMIT)
+                if asked:
+                    refuse()
+                    return
+                key = identity.user and f"user {identity.user}"
+                registry.wait(record)
+                self._ask(
+                    key or f"address {record.address}",
+                    peers,
+                    lambda dead: self._admit(record, identity, done, asked=True),
+                    refuse,
+                )
+                return
+        taken = registry.connected + self._parking.held(identity.user) - len(victims)
+        if taken >= self._limit:
+            refuse = partial(self._refuse, record, done, TOO_MANY_REQUESTS_CLOSE)
+            now = self._clock.now()
+            if asked or ("" not in self._rounds and now < self._next_round):
+                refuse()
+                return
+            self._next_round = now + settings.probe_timeout
+            registry.wait(record)
+            self._ask(
+                "",
+                registry.slots(),
+                lambda dead: self._admit(record, identity, done, asked=True),
+                refuse,
+            )
+            return
+        for victim in victims:
+            self._evict(victim, CLOSE_CONNECTION_LIMIT)
+        self._parking.claim(identity.user)
+        registry.take(record, identity)
+        if self._directory is None:
+            done(None)
+        else:
+            self._spawn(self._enter(self._directory, record, done, asked=asked))
+
+    def _peers_limit(self, identity: Identity) -> int:
+        settings = self._settings
+        return settings.user_limit if identity.user else settings.address_limit
+
+    def _refuse(
+        self, record: Record[C], done: _Done, refusal: Close | ErrorReply
+    ) -> None:
+        self.refused[refusal.code] += 1
+        self.release(record)
+        done(refusal)
+
+    def _evict(self, record: Record[C], close: Close) -> None:
+        self.evicted[close.code] += 1
+        record.connection.session.disconnect(close)
+
+    # Probes.
+
+    def _ask(
+        self,
+        key: str,
+        candidates: Iterable[Record[C]],
+        again: Callable[[list[ClientId]], None],
+        refuse: Callable[[], None],
+    ) -> None:
+        """Ping the longest silent, and call *again* with the dead once it is known.
+
+        Calls *refuse* when there is nobody to ask.
+        """
+        found = self._rounds.get(key)
+        if found is not None:
+            found.waiting.append(again)
+            return
+        begun: _Round[C] = _Round()
+        for record in heapq.nsmallest(PROBED, candidates, key=_silence):
+            if record.connection.probe() and not record.over:
+                begun.silent.add(record)
+        if not begun.silent:
+            refuse()
+            return
+        begun.waiting.append(again)
+        self._rounds[key] = begun
+        for record in begun.silent:
+            record.settled.append(partial(self._settled, key, begun, record))
+        when = self._clock.now() + self._settings.probe_timeout
+        begun.timer = self._clock.call_at(when, partial(self._end, key, begun))
+
+    def _settled(self, key: str, round_: _Round[C], record: Record[C]) -> None:
+        round_.silent.discard(record)
+        if not round_.silent and self._rounds.get(key) is round_:
+            # Not now: this may be the middle of that connection's end.
+            if round_.timer is not None:
+                round_.timer.cancel()
+            now = self._clock.now()
+            round_.timer = self._clock.call_at(now, partial(self._end, key, round_))
+
+    def _end(self, key: str, round_: _Round[C]) -> None:
+        del self._rounds[key]
+        dead: list[ClientId] = []
+        for record in tuple(round_.silent):
+            # Who is not read may have answered: its pong waits before our door.
+            if record.admitted and not record.connection.session.busy:
+                dead.append(record.client)
+                self._evict(record, NO_PONG)
+        for again in round_.waiting:
+            again(dead)
+
+    # In the whole deployment.
+
+    async def _enter(
+        self,
+        directory: Directory,
+        record: Record[C],
+        done: _Done,
+        *,
+        asked: bool,
+        dead: Sequence[ClientId] = (),
+    ) -> None:
+        client = record.client
+        answer: list[ClientId] | Close | ErrorReply
+        try:
+            for each in dead:
+                await directory.leave(each)
+            answer = await directory.admit(record.user, client, record.address)
+        except StoreError:
+            answer = INTERNAL
+        if record.over or isinstance(answer, ErrorReply):
+            # It left before it was in; or nobody knows whether it is.
+            await self._leave([client])
+        if record.over:
+            return
+        if isinstance(answer, list):
+            self._entered.add(client)
+            self.evict(answer)
+            done(None)
+        elif answer is CLOSE_CONNECTION_LIMIT and not asked:
+            user, identity = record.user, record.connection.identity
+            peers = self._registry.peers(identity, record.address)
+            self._ask(
+                f"user {user}" if user else f"address {record.address}",
+                [peer for peer in peers if peer is not record],
+                lambda dead: self._enter_again(directory, record, done, dead),
+                partial(self._refuse, record, done, answer),
+            )
+        else:
+            self._refuse(record, done, answer)
+
+    def _enter_again(
+        self,
+        directory: Directory,
+        record: Record[C],
+        done: _Done,
+        dead: list[ClientId],
+    ) -> None:
+        if record.over:
+            return
+        if dead:
+            self._spawn(self._enter(directory, record, done, asked=True, dead=dead))
+        else:
+            self._refuse(record, done, CLOSE_CONNECTION_LIMIT)
+
+    async def _leave(self, clients: Sequence[ClientId]) -> None:
+        assert self._directory is not None
+        for client in clients:
+            # What cannot be taken out now expires there: it is touched no more.
+            with suppress(StoreError):
+                await self._directory.leave(client)
+
+    def evict(self, clients: Iterable[ClientId]) -> None:
+        """Close those of *clients* that are here: others have their places."""
+        for client in clients:
+            record = self._registry.find(client)
+            if record is not None:
+                self._evict(record, CLOSE_CONNECTION_LIMIT)
+
+
+def _worth(record: Record[Any]) -> tuple[bool, float, float]:
+    """Rank who goes first: with nothing under way, the least recently active."""
+    return record.connection.session.in_flight, record.active, record.heard
+
+
+def _silence(record: Record[Any]) -> float:
+    return record.heard

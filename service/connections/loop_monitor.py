@@ -1,0 +1,84 @@
+"""Looks once a second: how late the event loop is, and what waits for the sockets.
+
+A loop that is late is late for everybody. What makes it so is a blocking call or more
+work than one core does, and both are seen here first.
+"""
+
+from __future__ import annotations
+
+import structlog
+
+from service.connections.services import Services
+from service.core.ports import Timer
+
+__all__ = ["LoopMonitor"]
+
+log = structlog.get_logger("steadwire")
+
+PERIOD = 1.0  # s
+LATE = 0.25  # s; above, it is logged, once until it has been below for `CALM`
+CALM = 60.0  # s; also how long the largest lag is shown
+SAMPLE = 100  # connections looked at, of all that there are
+
+
+class LoopMonitor:
+    """The watch over one service; its timer is its only cost.
+
+    Attributes:
+        worst: The largest lag of the last one to two minutes, in seconds.
+    """
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._clock = services.clock
+        self._timer: Timer | None = None
+        self._due = 0.0
+        self._present = 0.0  # the largest of this minute
+        self._former = 0.0  # and of the one before
+        self._turns_at = 0.0
+        self._late_at = float("-inf")
+
+    @property
+    def worst(self) -> float:
+        """The largest lag of the last one to two minutes, in seconds."""
+        return max(self._present, self._former)
+
+    def start(self) -> None:
+        """Begin to look."""
+        self._turns_at = self._clock.now() + CALM
+        self._wind()
+
+    def stop(self) -> None:
+        """Look no more."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _wind(self) -> None:
+        self._due = self._clock.now() + PERIOD
+        self._timer = self._clock.call_at(self._due, self._look)
+
+    def _look(self) -> None:
+        now = self._clock.now()
+        self._take(now, max(0.0, now - self._due))
+        self._sample()
+        self._wind()
+
+    def _take(self, now: float, lag: float) -> None:
+        self._services.metrics.lag.observe(lag)
+        if now >= self._turns_at:
+            self._turns_at = now + CALM
+            self._former, self._present = self._present, 0.0
+        self._present = max(self._present, lag)
+        if lag > LATE:
+            if now - self._late_at > CALM:
+                log.warning("the event loop is late", seconds=round(lag, 3))
+            self._late_at = now
+
+    def _sample(self) -> None:
+        services = self._services
+        connections = list(services.connections)
+        if len(connections) > SAMPLE:
+            connections = services.random.sample(connections, SAMPLE)
+        for connection in connections:
+            services.metrics.queue.observe(connection.outbox.size)

@@ -1,0 +1,348 @@
+"""The one writer of a connection's socket: ordered, bounded, never waited for.
+
+`put` is synchronous and only queues; what was put during one turn of the event loop
+is flushed at its end, joined in one frame: the reply to a publish and its own push, or
+all that a commit brought. The flush drives the send coroutine itself, and only if that
+suspends (the socket takes no more) does a task take over, with a deadline. So a
+delivery to a client that keeps up costs no task, no event and no timeout object.
+
+Invariants:
+
+* One write at a time; messages leave in the order of `put`, pings excepted, which go
+  to the front: they have no order to keep, and must be on schedule.
+* What waits is at most `queue_size` bytes, as they are on the socket. One message more
+  is overflow: everything waiting is dropped and the connection ends with 3008. The
+  client recovers from its position, so nothing is lost that had an offset.
+* A write not done within `write_timeout` is final: it may be partial, so the
+  connection ends with 3009 and the socket is not used for messages again.
+* After `close`, nothing is accepted; what waited is written first, then `end` is
+  called once. After `drop`, nothing is written at all.
+* `put` calls nothing but `failed`, and that at most once.
+* A message that has no form in the connection's encoding ends it with 3506, before
+  anything that was put after it: no client is left with a hole.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Coroutine, Generator
+from functools import partial
+from typing import Any, Protocol
+
+from service.core.errors import (
+    INAPPROPRIATE_PROTOCOL,
+    INTERNAL_CLOSE,
+    SLOW,
+    WRITE_ERROR,
+    Close,
+    CodecError,
+)
+from service.core.ports import Clock, Encoding, Frame, Send, Timer
+from service.settings import ClientSettings
+
+__all__ = ["Flusher", "Outbox"]
+
+TURN = 200
+"""Sockets written to in one turn of the loop (count): a publication to 10,000
+subscribers must not keep the others' commands waiting until all are served."""
+
+
+class _Waiting(Protocol):
+    def flush(self) -> None: ...
+
+
+class Flusher:
+    """Flush, at the end of this turn of the loop, every outbox that was put to.
+
+    Attributes:
+        call_soon: Runs a callback in the next turn, as the loop's method does.
+    """
+
+    __slots__ = ("_scheduled", "_waiting", "call_soon")
+
+    def __init__(self, call_soon: Callable[[Callable[[], None]], object]) -> None:
+        self.call_soon = call_soon
+        self._waiting: deque[_Waiting] = deque()
+        self._scheduled = False
+
+    def add(self, waiting: _Waiting) -> None:
+        """Flush *waiting* soon, after those that wait; once at a time."""
+        self._waiting.append(waiting)
+        if not self._scheduled:
+            self._scheduled = True
+            self.call_soon(self._run)
+
+    def _run(self) -> None:
+        waiting = self._waiting
+        try:
+            for _ in range(min(len(waiting), TURN)):
+                waiting.popleft().flush()
+        finally:
+            # A bug met in one connection must not silence all the others.
+            self._scheduled = bool(waiting)
+            if waiting:
+                self.call_soon(self._run)
+
+
+class Outbox:
+    """The queue before one socket, and its writer.
+
+    Args:
+        send: Writes one frame.
+        clock: Measures the write deadline.
+        settings: The bounds.
+        encoding: The form of the messages.
+        flusher: Calls `flush` at the end of the loop's turn.
+        drained: Called when all that was put has been written.
+        failed: Called once when the connection must end, and why. The owner then
+            calls `close` or `drop`.
+
+    Attributes:
+        sent: Messages handed to the socket.
+        dropped: Messages that were forgotten.
+    """
+
+    __slots__ = (
+        "_clock",
+        "_closing",
+        "_drained",
+        "_encoding",
+        "_end",
+        "_failed",
+        "_flusher",
+        "_held",
+        "_queue",
+        "_send",
+        "_settings",
+        "_size",
+        "_task",
+        "_timer",
+        "dropped",
+        "sent",
+    )
+
+    def __init__(
+        self,
+        send: Send,
+        clock: Clock,
+        settings: ClientSettings,
+        encoding: Encoding,
+        *,
+        flusher: Flusher,
+        drained: Callable[[], None],
+        failed: Callable[[Close], None],
+    ) -> None:
+        self._send = send
+        self._clock = clock
+        self._settings = settings
+        self._encoding = encoding
+        self._flusher = flusher
+        self._drained = drained
+        self._failed = failed
+        self._queue: deque[Frame] = deque()
+        self._size = 0  # bytes waiting, not counting the write under way
+        self._held = False
+        self._task: asyncio.Task[None] | None = None
+        self._timer: Timer | None = None
+        self._closing = False
+        self._end: Callable[[], object] | None = None
+        self.sent = 0
+        self.dropped = 0
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing waits and no write is under way."""
+        return not self._queue and self._task is None
+
+    @property
+    def size(self) -> int:
+        """Bytes waiting."""
+        return self._size
+
+    def put(self, text: str, *, first: bool = False) -> None:
+        """Write a message, now or later; dropped when the connection is ending."""
+        if self._closing:
+            return
+        encoding = self._encoding
+        try:
+            message = encoding.encode(text)
+        except CodecError:
+            self.dropped += 1
+            self._fail(INAPPROPRIATE_PROTOCOL)
+            return
+        size = encoding.size(message)
+        queue = self._queue
+        # A message larger than the whole queue is let through alone: refusing it
+        # would close every subscriber again and again.
+        if queue and self._size + size > self._settings.queue_size:
+            self.dropped += 1
+            self._fail(SLOW)
+            return
+        self._size += size
+        if first:
+            queue.appendleft(message)
+        else:
+            queue.append(message)
+        if self._task is None and not self._held:
+            self._held = True
+            self._flusher.add(self)
+
+    def close(self, end: Callable[[], object]) -> None:
+        """Accept nothing more, write what waits, then call *end*."""
+        self._closing = True
+        self._end = end
+        if self.idle:
+            self._finish()
+
+    def drop(self) -> None:
+        """Forget what waits and stop writing: the socket is gone."""
+        self._closing = True
+        self._end = None
+        self._clear()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._task is not None:
+            self._task.cancel()
+            self._task = None
+
+    # Writing.
+
+    def flush(self) -> None:
+        """Write what waits until the socket takes no more (for the `Flusher`)."""
+        self._held = False
+        try:
+            self._write_now()
+        except OSError:
+            self._fail(WRITE_ERROR)
+        except Exception:
+            self._fail(INTERNAL_CLOSE)
+            raise  # to the loop, which logs it
+
+    def _write_now(self) -> None:
+        while self._queue and self._task is None:
+            writing = self._send(self._take())
+            try:
+                waits = writing.send(None)
+            except StopIteration:
+                continue
+            self._start_timer()
+            self._task = asyncio.get_running_loop().create_task(
+                self._write(_Resumed(writing, waits))
+            )
+            return
+        if self._task is None:
+            self._written()
+
+    async def _write(self, writing: _Resumed) -> None:
+        try:
+            await writing
+            self._stop_timer()
+            while self._queue:
+                self._start_timer()
+                await self._send(self._take())
+                self._stop_timer()
+            self._task = None
+            self._written()
+        except Exception as error:
+            self._stop_timer()
+            self._task = None
+            if isinstance(error, OSError):
+                self._fail(WRITE_ERROR)
+            else:
+                self._fail(INTERNAL_CLOSE)
+                raise  # to the loop, which logs it
+
+    def _written(self) -> None:
+        if self._end is not None:
+            self._finish()
+        elif not self._closing:
+            self._drained()
+
+    def _take(self) -> Frame:
+        """Remove and return the next frame: as many messages as fit into one."""
+        queue = self._queue
+        message = queue.popleft()
+        if not queue:
+            self._size = 0
+            self.sent += 1
+            return message
+        encoding = self._encoding
+        gap, size_of = encoding.gap, encoding.size
+        taken = [message]
+        size = size_of(message)
+        limit = self._settings.frame_size
+        while queue:
+            more = size_of(queue[0])
+            if size + gap + more > limit:
+                break
+            size += gap + more
+            taken.append(queue.popleft())
+        self._size -= size - gap * (len(taken) - 1)
+        self.sent += len(taken)
+        return encoding.join(taken)
+
+    # Ending.
+
+    def _finish(self) -> None:
+        end, self._end = self._end, None
+        if end is not None:
+            end()
+
+    def _fail(self, close: Close) -> None:
+        if self._closing:
+            # The close frame can still be tried: the owner's deadline bounds that.
+            self._clear()
+            if self._task is None:
+                self._finish()
+            return
+        self._closing = True
+        self._clear()
+        self._failed(close)
+
+    def _late(self) -> None:
+        self._timer = None
+        self._fail(WRITE_ERROR)
+
+    def _clear(self) -> None:
+        self.dropped += len(self._queue)
+        self._queue.clear()
+        self._size = 0
+
+    def _start_timer(self) -> None:
+        when = self._clock.now() + self._settings.write_timeout
+        self._timer = self._clock.call_at(when, self._late)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+class _Resumed:
+    """The rest of a coroutine that was started by hand, for a task to await.
+
+    The coroutine has already yielded *waits*, the future that it wants; the task is
+    shown that first, and from then on everything is passed through.
+    """
+
+    __slots__ = ("_coroutine", "_waits")
+
+    def __init__(self, coroutine: Coroutine[Any, Any, None], waits: Any) -> None:
+        self._coroutine = coroutine
+        self._waits = waits
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        waits = self._waits
+        while True:
+            try:
+                value = yield waits
+            except BaseException as error:  # passed on: cancellation above all
+                step = partial(self._coroutine.throw, error)
+            else:
+                step = partial(self._coroutine.send, value)
+            try:
+                waits = step()
+            except StopIteration:
+                return

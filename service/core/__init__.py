@@ -1,0 +1,1 @@
+"""Nouns, ports, errors and small pure mechanisms that every other folder builds on."""

@@ -1,0 +1,141 @@
+"""A circuit breaker: what is not reached is left alone, but asked now and then.
+
+    closed ── 3 failures in a row ──► open ── after the cool-down ──► half-open
+      ▲                                 ▲                                 │
+      │                                 └───────── the probe failed ──────┤
+      └──────────────────────────────── the probe succeeded ──────────────┘
+
+While it is closed, one or two failures change nothing: every call is tried. While it
+is open, or half-open with its one probe under way, `closed` is false and no call may be
+made but the probe. A call that began before may still end; a success closes it in any
+state, since whoever answers is there.
+
+1.0 s after it opened, `cleanup` is called once, unless it has closed by then: that is
+when to give back what only works while the other side answers. A timer that fires
+looks at the state again, so one that raced with a recovery does nothing.
+
+Event loop only, no tasks: `close` cancels the timers, and nothing is left to wait for.
+
+Source:
+    Nygard, "Release It!", 2nd edition, 2018, section 5.2: circuit breaker.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import Random
+from typing import Literal
+
+from _speedups import backoff
+from service.core.ports import Clock, Timer
+
+__all__ = ["Breaker", "BreakerState"]
+
+FAILURES = 3  # in a row open it
+COOL_DOWN = 0.5  # s until the first probe; then twice as long each time, and
+COOL_DOWN_CAP = 4.0  # s, no longer than this
+CLEANUP_AFTER = 1.0  # s from the opening
+
+BreakerState = Literal["closed", "open", "half-open"]
+
+
+class Breaker:
+    """One breaker, around calls to one other side.
+
+    Args:
+        clock: Calls the probe and the cleanup.
+        probe: Begin one call that tells `succeeded` or `failed` when it ends.
+        cleanup: Called once, 1.0 s after an opening that lasts.
+        chance: Spreads the probes of many processes by up to 0.1 s.
+        changed: Told of each new state, for logs and metrics.
+
+    Attributes:
+        state: ``closed``, ``open`` or ``half-open``.
+        reason: Why the last failure failed, in a few words; "" when closed.
+        openings: How often it has opened from closed.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        *,
+        probe: Callable[[], object],
+        cleanup: Callable[[], object],
+        rng: Random,
+        changed: Callable[[BreakerState, str], object],
+    ) -> None:
+        self.state: BreakerState = "closed"
+        self.reason = ""
+        self.openings = 0
+        self._clock = clock
+        self._begin_probe = probe
+        self._clean_up = cleanup
+        self._rng = rng
+        self._changed = changed
+        self._failures = 0  # in a row
+        self._probes = 0  # since it opened
+        self._probe_timer: Timer | None = None
+        self._cleanup_timer: Timer | None = None
+        self._ended = False
+
+    @property
+    def closed(self) -> bool:
+        """Whether calls may be made."""
+        return self.state == "closed"
+
+    def succeeded(self) -> None:
+        """Take note that the other side answered."""
+        self._failures = 0
+        if self.state == "closed":
+            return
+        self.reason = ""
+        self._probes = 0
+        self._cancel()
+        self._enter("closed")
+
+    def failed(self, reason: str) -> None:
+        """Take note that a call did not reach the other side, or got no answer."""
+        self.reason = reason
+        self._failures += 1
+        if self._ended or self.state == "open":
+            return
+        if self.state == "half-open":
+            self._wait()
+        elif self._failures >= FAILURES:
+            self.openings += 1
+            when = self._clock.now() + CLEANUP_AFTER
+            self._cleanup_timer = self._clock.call_at(when, self._cleanup)
+            self._wait()
+
+    def close(self) -> None:
+        """End: no probe and no cleanup will be called any more."""
+        self._ended = True
+        self._cancel()
+
+    def _wait(self) -> None:
+        """Open, and probe after the cool-down."""
+        delay = backoff(self._probes, self._rng.random(), COOL_DOWN, cap=COOL_DOWN_CAP)
+        self._probes += 1
+        self._probe_timer = self._clock.call_at(self._clock.now() + delay, self._probe)
+        self._enter("open")
+
+    def _probe(self) -> None:
+        self._probe_timer = None
+        if self.state == "open" and not self._ended:
+            self._enter("half-open")
+            self._begin_probe()
+
+    def _cleanup(self) -> None:
+        self._cleanup_timer = None
+        if self.state != "closed" and not self._ended:
+            self._clean_up()
+
+    def _enter(self, state: BreakerState) -> None:
+        self.state = state
+        self._changed(state, self.reason)
+
+    def _cancel(self) -> None:
+        for timer in (self._probe_timer, self._cleanup_timer):
+            if timer is not None:
+                timer.cancel()
+        self._probe_timer = self._cleanup_timer = None

@@ -1,0 +1,32 @@
+"""The real clock: the only place that reads the system's time."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from service.core.ports import Timer
+
+__all__ = ["SystemClock"]
+
+
+class SystemClock:
+    """`ports.Clock` on the running event loop. One loop, one clock."""
+
+    def __init__(self) -> None:
+        self._offset = time.time() - time.monotonic()
+
+    def now(self) -> float:
+        """Return monotonic seconds."""
+        return time.monotonic()
+
+    def wall(self) -> float:
+        """Return Unix seconds as of the start of the process plus what has passed."""
+        return time.monotonic() + self._offset
+
+    def call_at(self, when: float, callback: Callable[[], object]) -> Timer:
+        """Call *callback* on the running event loop when `now` reaches *when*."""
+        # asyncio's and uvloop's clocks have zero points of their own.
+        loop = asyncio.get_running_loop()
+        return loop.call_later(max(0.0, when - time.monotonic()), callback)

@@ -1,0 +1,343 @@
+"""Hooks: what an application may decide about its clients, in Python or over HTTP.
+
+Each hook is asked with an event and answers with a result, or raises `ReplyError` (the
+client gets that error) or `CloseError` (the connection ends). Anything else that it
+raises is an internal error, temporary for the client: a hook that fails admits nobody.
+
+Payloads (``data``, ``info``, ``meta``) are JSON text in events. In results they are
+any Python object, or `RawJson` text wrapped in `Raw`.
+
+Who answers what: a token goes to `connect_token` and `subscribe_token` where they are,
+and what they say holds; everything else goes to `connect` and `subscribe`. Where token
+keys are set, `service.auth.authenticator` provides the handlers of tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from service.core.model import (
+    NO_OVERRIDE,
+    TICKET_PREFIX,
+    Channel,
+    ClientId,
+    Override,
+    RawJson,
+    UserId,
+)
+
+__all__ = [
+    "Answer",
+    "ConnectEvent",
+    "ConnectResult",
+    "Event",
+    "Handlers",
+    "PublishEvent",
+    "PublishResult",
+    "Raw",
+    "RefreshEvent",
+    "RefreshResult",
+    "RpcEvent",
+    "RpcResult",
+    "ServerSubscription",
+    "SubRefreshEvent",
+    "SubRefreshResult",
+    "SubscribeEvent",
+    "SubscribeResult",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Raw:
+    """A payload that is JSON text already; the caller vouches that it is valid."""
+
+    text: RawJson
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectEvent:
+    """A client wants in.
+
+    Attributes:
+        client: The id its connection will have.
+        token: What it sent as token, unverified.
+        data: The payload of its connect command, None for none.
+        name: The SDK's name, as it says.
+        version: The application's version, as it says.
+        headers: What it sent as emulated headers.
+        origin: The Origin header of its WebSocket, "" for none.
+    """
+
+    client: ClientId
+    token: str = ""
+    data: RawJson | None = None
+    name: str = ""
+    version: str = ""
+    headers: dict[str, Any] = field(default_factory=dict)
+    origin: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSubscription:
+    """How a client is subscribed on the server's side.
+
+    Attributes:
+        info: Shown to others in this channel.
+        data: Goes to the client with the subscription.
+        override: Options of the channel that are different.
+    """
+
+    info: object = None
+    data: object = None
+    override: Override = NO_OVERRIDE
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectResult:
+    """Let a client in.
+
+    Attributes:
+        user: Who it is; "" is anonymous.
+        info: Shown to others in presence, join, leave and publications.
+        data: Goes to the client with the reply.
+        channels: Subscribed on the server's side.
+        expire_at: Unix seconds; `client.expired_close_delay` later the connection is
+            closed with 3005, the client connects again and the hook is asked again.
+            0 for never.
+        subs: Subscribed on the server's side too, with options.
+        meta: A JSON object that later events hold, and no client sees.
+        client_side_refresh: Tell the client when it expires, so that it asks `refresh`
+            in time. A client that has no token to refresh with must not be told.
+        token_id: Of the token it came with, "" for none.
+        issued_at: When that was issued, in Unix seconds, 0 for unknown.
+    """
+
+    user: str = ""
+    info: object = None
+    data: object = None
+    channels: tuple[str, ...] = ()
+    expire_at: float = 0.0
+    subs: Mapping[str, ServerSubscription] = field(default_factory=dict)
+    meta: object = None
+    client_side_refresh: bool = False
+    token_id: str = ""
+    issued_at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class RefreshEvent:
+    """A client wants its connection to go on; *origin* as in `ConnectEvent`."""
+
+    client: ClientId
+    user: UserId
+    token: str = ""
+    meta: RawJson | None = None
+    origin: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RefreshResult:
+    """Let it go on, as who it is.
+
+    Attributes:
+        expire_at: As in `ConnectResult`.
+        info: Shown to others from now on; None leaves it as it is.
+        token_id: As in `ConnectResult`.
+        issued_at: As in `ConnectResult`.
+    """
+
+    expire_at: float = 0.0
+    info: object = None
+    token_id: str = ""
+    issued_at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class SubscribeEvent:
+    """A client wants to subscribe."""
+
+    client: ClientId
+    user: UserId
+    channel: Channel
+    token: str = ""
+    data: RawJson | None = None
+    meta: RawJson | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SubscribeResult:
+    """Let it subscribe.
+
+    Attributes:
+        info: Shown to others in this channel.
+        data: Goes to the client with the reply.
+        expire_at: Unix seconds; `client.expired_sub_close_delay` later the
+            subscription ends with push 2501, and the client subscribes again. 0 for
+            never.
+        override: Options of the channel that are different.
+        client_side_refresh: Tell the client when it expires, so that it asks
+            `sub_refresh` in time.
+    """
+
+    info: object = None
+    data: object = None
+    expire_at: float = 0.0
+    override: Override = NO_OVERRIDE
+    client_side_refresh: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SubRefreshEvent:
+    """A client wants a subscription to go on.
+
+    Attributes:
+        channel: The channel; "" from old SDKs, which forget it: the token names it.
+    """
+
+    client: ClientId
+    user: UserId
+    channel: Channel
+    token: str = ""
+    meta: RawJson | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SubRefreshResult:
+    """Let it go on.
+
+    Attributes:
+        channel: The channel, where the event has none.
+        expire_at: As in `SubscribeResult`.
+        info: Shown to others in this channel; None leaves it as it is.
+    """
+
+    channel: str = ""
+    expire_at: float = 0.0
+    info: object = None
+
+
+@dataclass(frozen=True, slots=True)
+class PublishEvent:
+    """A client wants to publish."""
+
+    client: ClientId
+    user: UserId
+    channel: Channel
+    data: RawJson
+    meta: RawJson | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PublishResult:
+    """Let it publish.
+
+    Attributes:
+        data: Publish this instead; None publishes what the client sent.
+        skip_history: Deliver it to who is there now, and do not keep it.
+    """
+
+    data: object = None
+    skip_history: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RpcEvent:
+    """A client calls a method."""
+
+    client: ClientId
+    user: UserId
+    method: str
+    data: RawJson | None = None
+    meta: RawJson | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RpcResult:
+    """What the method returned."""
+
+    data: object = None
+
+
+Event = (
+    ConnectEvent
+    | RefreshEvent
+    | SubscribeEvent
+    | SubRefreshEvent
+    | PublishEvent
+    | RpcEvent
+)
+Answer = (
+    ConnectResult
+    | RefreshResult
+    | SubscribeResult
+    | SubRefreshResult
+    | PublishResult
+    | RpcResult
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Handlers:
+    """The hooks that an application has; None leaves the decision to the settings.
+
+    `rpc` also answers calls of the server API, with empty client and user.
+
+    Attributes:
+        connect_ticket: Asked, instead of all others, when the client sent a ticket: a
+            token that begins with ``tkt_``.
+        connect_token: Asked, instead of `connect`, when the client sent a token.
+        refresh: Asked about connections that were let in with `client_side_refresh`;
+            without it nobody can refresh (error 108).
+        subscribe_token: Asked, instead of `subscribe`, when the client sent a token.
+        sub_refresh: As `refresh`, about subscriptions.
+    """
+
+    connect: Callable[[ConnectEvent], Awaitable[ConnectResult]] | None = None
+    subscribe: Callable[[SubscribeEvent], Awaitable[SubscribeResult]] | None = None
+    publish: Callable[[PublishEvent], Awaitable[PublishResult]] | None = None
+    rpc: Callable[[RpcEvent], Awaitable[RpcResult]] | None = None
+    connect_token: Callable[[ConnectEvent], Awaitable[ConnectResult]] | None = None
+    refresh: Callable[[RefreshEvent], Awaitable[RefreshResult]] | None = None
+    subscribe_token: Callable[[SubscribeEvent], Awaitable[SubscribeResult]] | None = (
+        None
+    )
+    sub_refresh: Callable[[SubRefreshEvent], Awaitable[SubRefreshResult]] | None = None
+    connect_ticket: Callable[[ConnectEvent], Awaitable[ConnectResult]] | None = None
+
+    def verifies(self, token: str) -> bool:
+        """Tell whether a hook is there that looks at the token of a connect."""
+        if self.connect_ticket is not None and token.startswith(TICKET_PREFIX):
+            return True
+        return bool(token) and self.connect_token is not None
+
+    async def answer(self, event: Event) -> Answer:
+        """Ask the hook that *event* is for.
+
+        Raises:
+            ReplyError: The hook refuses.
+            CloseError: The hook ends the connection.
+        """
+        match event:
+            case ConnectEvent(token=str(token)) if (
+                self.connect_ticket and token.startswith(TICKET_PREFIX)
+            ):
+                return await self.connect_ticket(event)
+            case ConnectEvent(token=str(token)) if token and self.connect_token:
+                return await self.connect_token(event)
+            case ConnectEvent() if self.connect:
+                return await self.connect(event)
+            case RefreshEvent() if self.refresh:
+                return await self.refresh(event)
+            case SubRefreshEvent() if self.sub_refresh:
+                return await self.sub_refresh(event)
+            case SubscribeEvent(token=str(token)) if token and self.subscribe_token:
+                return await self.subscribe_token(event)
+            case SubscribeEvent() if self.subscribe:
+                return await self.subscribe(event)
+            case PublishEvent() if self.publish:
+                return await self.publish(event)
+            case RpcEvent() if self.rpc:
+                return await self.rpc(event)
+        raise AssertionError("only hooks that are there are asked")

@@ -1,0 +1,155 @@
+"""Which web pages may connect.
+
+A browser names the page's origin with every handshake, and a page cannot forge it; so
+this is what keeps other people's pages from using a visitor's browser. It is no
+authentication: any other program sends what it likes.
+
+Let in are the origins listed, and the server's own host if the name in the Host header
+cannot have been rebound to us by someone else's DNS: an address, ``localhost``, or the
+configured host. Outside development the own host must be https.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from service.core.errors import SettingsError
+
+__all__ = ["Origins", "is_secure"]
+
+_MAX = 512  # characters; a host has 253 at the most
+
+_WEB = re.compile(
+    r"(?P<scheme>https?)://"
+    r"(?P<host>\[[0-9a-f:.]+\]|[a-z0-9_]([-a-z0-9_.]*[a-z0-9_])?)"
+    r"(:(?P<port>[0-9]{1,5}))?"
+)
+_OTHER = re.compile(r"[a-z][-+.a-z0-9]*://[!-~]+")  # of extensions and applications
+_WILDCARD = "://*."
+_DEFAULT_PORTS = {"http": "80", "https": "443"}
+
+
+class _Web(NamedTuple):
+    scheme: str
+    host: str
+    port: str
+
+
+class Origins:
+    """The origins that may connect.
+
+    Args:
+        entries: The list.
+        own_host: The configured host.
+        missing: Whether a request without an origin may connect.
+        strict: Refuse pages of the own host that are not https.
+
+    Raises:
+        SettingsError: An entry can never match.
+    """
+
+    def __init__(
+        self, entries: Iterable[str], *, own_host: str, missing: bool, strict: bool
+    ) -> None:
+        self._missing = missing
+        self._strict = strict
+        self._own = own_host.lower()
+        self._any = False
+        self._exact: set[str] = set()
+        self._below: list[_Web] = []
+        for entry in entries:
+            self._add(entry)
+
+    def _add(self, entry: str) -> None:
+        scheme, wildcard, domain = entry.partition(_WILDCARD)
+        if entry == "*":
+            self._any = True
+        elif entry == "null":
+            self._exact.add(entry)
+        elif wildcard and "*" not in domain:
+            web = _parse(f"{scheme}://{domain}")
+            if web is None or not _is_below_a_domain(web.host):
+                raise _unusable(entry)
+            self._below.append(web)
+        elif (web := _parse(entry)) is not None:
+            self._exact.add(_text(web))
+        elif entry.startswith(("http:", "https:")) or "*" in entry:
+            raise _unusable(entry)
+        elif _OTHER.fullmatch(entry) and len(entry) <= _MAX:
+            self._exact.add(entry)
+        else:
+            raise _unusable(entry)
+
+    def allow(self, origins: list[str], hosts: list[str]) -> bool:
+        """Tell whether a request with these Origin and Host headers may connect."""
+        if not origins:
+            return self._missing
+        if len(origins) > 1 or len(origins[0]) > _MAX:
+            return False
+        if self._any:
+            return True
+        web = _parse(origins[0].lower())
+        if web is None:
+            return origins[0] in self._exact
+        if _text(web) in self._exact or any(_is_below(web, b) for b in self._below):
+            return True
+        return len(hosts) == 1 and self._is_own(web, hosts[0].lower())
+
+    def _is_own(self, web: _Web, host: str) -> bool:
+        if self._strict and web.scheme != "https":
+            return False
+        if _parse(f"{web.scheme}://{host}") != web:
+            return False
+        if web.host in ("localhost", self._own):
+            return True
+        try:
+            ipaddress.ip_address(web.host.strip("[]"))
+        except ValueError:
+            return False
+        return True
+
+
+def is_secure(entry: str) -> bool:
+    """Tell whether an entry lets in only pages that nobody else can put there."""
+    return entry not in ("*", "null") and not entry.startswith("http://")
+
+
+def _parse(origin: str) -> _Web | None:
+    found = _WEB.fullmatch(origin) if len(origin) <= _MAX else None
+    if found is None:
+        return None
+    scheme = found["scheme"]
+    # A default port is never in an Origin header; it may be in a Host header.
+    return _Web(scheme, found["host"], found["port"] or _DEFAULT_PORTS[scheme])
+
+
+def _text(web: _Web) -> str:
+    return f"{web.scheme}://{web.host}:{web.port}"
+
+
+def _is_below(web: _Web, domain: _Web) -> bool:
+    return (
+        web.scheme == domain.scheme
+        and web.port == domain.port
+        and web.host.endswith(f".{domain.host}")
+        # Whole labels: none of them is empty.
+        and ".." not in web.host
+    )
+
+
+def _is_below_a_domain(host: str) -> bool:
+    # Not every page of a country, and not every address that ends alike.
+    labels = host.split(".")
+    if host == "localhost":
+        return True
+    return len(labels) > 1 and all(labels) and not labels[-1].isdigit()
+
+
+def _unusable(entry: str) -> SettingsError:
+    return SettingsError(
+        f"server.origins: {entry!r} is no origin; write https://chat.example.org, "
+        "https://*.example.org, app://name, null or *"
+    )

@@ -1,0 +1,53 @@
+"""Position rules: when is a client's gap recovered, and how much goes out at once.
+
+A client that comes back names the last offset it saw and the epoch it belongs to. It
+is recovered only if *every* publication since is known; a part is never passed off as
+the whole (PROTOCOL.md, 2.3).
+"""
+
+from __future__ import annotations
+
+from service.core.model import HistoryPage, Position, Publication, size_of
+
+__all__ = ["PIECE", "is_recovered", "size_of_publication", "take_piece"]
+
+PIECE = 64
+"""Publications read from the store at once while a client catches up (count): with
+the largest publication allowed, what one slow client holds in memory is bounded."""
+
+
+def is_recovered(asked: Position, page: HistoryPage, limit: int) -> bool:
+    """Tell whether *page*, read from *asked* on, begins a gapless recovery.
+
+    The page may be cut at its end; only what is oldest can be missing, since history
+    is trimmed from the old end alone.
+
+    Args:
+        asked: The client's position; epoch "" accepts any.
+        page: Publications after ``asked.offset``, in order, and the stream's top.
+        limit: A gap of more publications counts as lost.
+    """
+    if asked.epoch not in ("", page.top.epoch):
+        return False
+    gap = page.top.offset - asked.offset
+    if gap == 0:
+        return True
+    if not 0 < gap <= limit or not page.publications:
+        return False
+    return page.publications[0].offset == asked.offset + 1
+
+
+def take_piece(publications: list[Publication], size: int) -> list[Publication]:
+    """Return the longest prefix whose payloads fit into *size* bytes, at least one."""
+    total = 0
+    for count, publication in enumerate(publications):
+        total += size_of_publication(publication)
+        if total > size and count > 0:
+            return publications[:count]
+    return publications
+
+
+def size_of_publication(publication: Publication) -> int:
+    """Return the bytes of a publication, but for its frame."""
+    extra = size_of(publication.info or "") + size_of(publication.tags or "")
+    return size_of(publication.data) + extra

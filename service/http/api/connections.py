@@ -1,0 +1,170 @@
+"""``/api/connections``, ``disconnect`` and ``refresh``: a user's live connections."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import msgspec
+from msgspec import UNSET, Raw, UnsetType
+
+from service.connections.connection import ClientConnection
+from service.core.errors import (
+    BAD_REQUEST,
+    CONNECTION_EXPIRED,
+    FORCE_DISCONNECT,
+    ReplyError,
+)
+from service.core.model import UserId
+from service.http.api.context import ApiContext, Empty, Integer, optional_payload_of
+from service.http.api.rtt import RttObject, rtt_of
+from service.http.validation import close_of
+
+__all__ = [
+    "ConnectionsRequest",
+    "ConnectionsResult",
+    "DisconnectRequest",
+    "RefreshRequest",
+    "connections",
+    "connections_of",
+    "disconnect",
+    "refresh",
+]
+
+
+class ConnectionsRequest(msgspec.Struct, kw_only=True):
+    """Ask about a user's live connections; *user* "" is the anonymous ones."""
+
+    user: str
+
+
+class StateObject(msgspec.Struct):
+    """What a connection is subscribed to: the channels are the keys."""
+
+    channels: dict[str, Empty]
+
+
+class ConnectionObject(msgspec.Struct, omit_defaults=True):
+    """One connection; *rtt* is there from its first pong on."""
+
+    transport: str
+    protocol: str
+    user: str
+    state: StateObject
+    rtt: RttObject | UnsetType = UNSET
+
+
+class ConnectionsResult(msgspec.Struct):
+    """A user's connections, by client id."""
+
+    connections: dict[str, ConnectionObject]
+
+
+class DisconnectObject(msgspec.Struct):
+    """How to close: a code from 3000 to 4999, and a reason in plain words."""
+
+    code: Integer = 0
+    reason: str = ""
+
+
+class DisconnectRequest(msgspec.Struct, kw_only=True):
+    """Close a user's live connections; *user* "" is the anonymous ones.
+
+    Attributes:
+        client: Only this connection.
+        session: Only this session; there are none, so it finds nobody.
+        whitelist: Client ids of connections that stay.
+        disconnect: Absent, or with code 0: 3503, after which clients stay away.
+    """
+
+    user: str
+    client: str | None = None
+    session: str | None = None
+    whitelist: list[str] | None = None
+    disconnect: DisconnectObject | None = None
+
+
+class RefreshRequest(msgspec.Struct, kw_only=True):
+    """Set when a user's live connections expire; *user* "" is the anonymous ones.
+
+    Attributes:
+        client: Only this connection.
+        session: Only this session; there are none, so it finds nobody.
+        expired: Close them with 3005 now.
+        expire_at: Unix seconds; 0 or absent for never.
+        info: Shown to others from now on.
+    """
+
+    user: str
+    client: str | None = None
+    session: str | None = None
+    expired: bool | None = None
+    expire_at: Integer | None = None
+    info: Raw | UnsetType = UNSET
+
+
+class _Target(Protocol):
+    user: str
+    client: str | None
+    session: str | None
+
+
+def connections_of(context: ApiContext, target: _Target) -> list[ClientConnection]:
+    """Return the live connections that a request is about."""
+    if target.session:
+        return []  # we give out no session ids
+    return context.services.connections.of_user(
+        UserId(target.user), target.client or ""
+    )
+
+
+async def connections(context: ApiContext, request: ConnectionsRequest) -> str:
+    """Return a user's live connections."""
+    found: dict[str, ConnectionObject] = {}
+    for driver in context.services.connections.of_user(UserId(request.user)):
+        rtt = driver.session.liveness.rtt
+        found[driver.identity.client] = ConnectionObject(
+            transport="websocket",
+            protocol=driver.codec.name,
+            user=request.user,
+            state=StateObject({name: Empty() for name in driver.session.channels}),
+            rtt=UNSET if rtt is None else rtt_of(rtt),
+        )
+    return msgspec.json.encode(ConnectionsResult(found)).decode()
+
+
+async def disconnect(context: ApiContext, request: DisconnectRequest) -> str:
+    """Close connections."""
+    close, asked = FORCE_DISCONNECT, request.disconnect
+    if asked is not None and (asked.code or asked.reason):
+        custom = close_of(asked.code, asked.reason)
+        if custom is None:
+            raise ReplyError(BAD_REQUEST)
+        close = custom
+    stay = frozenset(request.whitelist or ())
+    user, services = UserId(request.user), context.services
+    found = connections_of(context, request)
+    everyone = not request.client and not request.session
+    if everyone:
+        # Who waits for a slot would get one of those that are given back now.
+        found += services.connections.waiting(user)
+    for driver in found:
+        if driver.identity.client not in stay:
+            driver.session.disconnect(close)
+    if everyone and user:
+        services.parking.forget(user)
+    return "{}"
+
+
+async def refresh(context: ApiContext, request: RefreshRequest) -> str:
+    """Change when connections expire, and what others see of them."""
+    expire_at = request.expire_at or 0
+    clock = context.services.clock
+    past = 0 < expire_at <= clock.wall()
+    info = optional_payload_of(request.info, None, context.settings.publication_size)
+    for driver in connections_of(context, request):
+        if request.expired or past:
+            driver.session.disconnect(CONNECTION_EXPIRED)
+        else:
+            driver.session.refresh(expire_at, info, clock.now())
+            driver.schedule()
+    return "{}"

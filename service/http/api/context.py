@@ -1,0 +1,253 @@
+"""What the methods of the API share, and the types of the fields they share."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+from collections.abc import Callable
+from copy import copy
+from typing import Annotated
+
+import msgspec
+from msgspec import UNSET, Meta, Raw, UnsetType
+
+from _speedups import check
+from service.auth import FULL_ACCESS, ApiKey
+from service.auth.permissions import ChannelRules
+from service.connections.credentials import Credentials
+from service.connections.services import Services
+from service.core.errors import BAD_REQUEST, PERMISSION_DENIED, ReplyError, StoreError
+from service.core.model import Appended, Channel, Draft, HistoryPage, RawJson, size_of
+from service.core.ports import History, Store
+from service.hub.hub import Hub
+from service.settings import ApiSettings, Namespace
+
+__all__ = [
+    "ApiContext",
+    "Base64",
+    "ChannelName",
+    "Empty",
+    "ErrorObject",
+    "Integer",
+    "ProcessInfo",
+    "Payload",
+    "Since",
+    "optional_payload_of",
+    "payload_of",
+]
+
+ChannelName = Annotated[
+    str,
+    Meta(min_length=1, max_length=255, description="ASCII, in a known namespace."),
+]
+Integer = Annotated[int, Meta(ge=0, le=2**53 - 1)]
+Base64 = Annotated[
+    str, Meta(description="Base64 of JSON; wins over the field without b64.")
+]
+Payload = Annotated[Raw, Meta(description="Any JSON.")]
+
+
+class Empty(msgspec.Struct):
+    """Nothing to say."""
+
+
+class ErrorObject(msgspec.Struct):
+    """Why a call was refused.
+
+    Attributes:
+        code: The number to decide by.
+        message: Stable short text.
+        temporary: True when it may work later.
+    """
+
+    code: int
+    message: str
+    temporary: bool | UnsetType = UNSET
+
+
+class Since(msgspec.Struct):
+    """A position in a channel's stream; an empty epoch means any."""
+
+    offset: Integer | None = None
+    epoch: str | None = None
+
+
+class ProcessInfo(msgspec.Struct, frozen=True):
+    """This process, as `info` shows it.
+
+    Attributes:
+        uid: New with each start.
+        name: The machine's.
+        started: When, on the service's clock.
+    """
+
+    uid: str
+    name: str
+    started: float
+
+
+class ApiContext:
+    """What the methods of the API act on.
+
+    Args:
+        settings: Limits.
+        services: The running service.
+        store: Its store.
+        node: This process.
+        credentials: Its tickets and revocations.
+
+    Attributes:
+        key: Who calls; the same process until `called_with` says otherwise.
+    """
+
+    def __init__(
+        self,
+        settings: ApiSettings,
+        services: Callable[[], Services],
+        store: Callable[[], Store],
+        node: Callable[[], ProcessInfo],
+        credentials: Callable[[], Credentials],
+    ) -> None:
+        self.settings = settings
+        self._services = services
+        self._store = store
+        self._node = node
+        self._credentials = credentials
+        self.key = FULL_ACCESS
+
+    def called_with(self, key: ApiKey) -> ApiContext:
+        """Return the context of a call that was made with *key*."""
+        context = copy(self)
+        context.key = key
+        return context
+
+    @property
+    def services(self) -> Services:
+        """The running service."""
+        return self._services()
+
+    @property
+    def hub(self) -> Hub:
+        """The running service's hub."""
+        return self._services().hub
+
+    @property
+    def store(self) -> Store:
+        """The running service's store."""
+        return self._store()
+
+    @property
+    def node(self) -> ProcessInfo:
+        """This process."""
+        return self._node()
+
+    @property
+    def credentials(self) -> Credentials:
+        """The running service's tickets and revocations."""
+        return self._credentials()
+
+    def rules(self, channel: str) -> ChannelRules:
+        """Return the rules of a channel.
+
+        Raises:
+            ReplyError: 102 or 107, from the name.
+        """
+        return self._services().permissions.rules(channel)
+
+    def publish_rules(self, channel: str) -> ChannelRules:
+        """Return the rules of a channel that the caller wants to publish to.
+
+        Raises:
+            ReplyError: 102 or 107, from the name; 103 if its key is not for it.
+        """
+        rules = self.rules(channel)
+        options = rules.options
+        namespace = options.name if isinstance(options, Namespace) else ""
+        if not self.key.may_publish(namespace):
+            raise ReplyError(PERMISSION_DENIED)
+        return rules
+
+    async def publish(
+        self, channel: Channel, draft: Draft, history: History
+    ) -> Appended:
+        """Publish and wait for the commit.
+
+        Raises:
+            StoreError: It was not published, or nobody knows.
+        """
+        future: asyncio.Future[Appended] = asyncio.get_running_loop().create_future()
+
+        def done(outcome: Appended | StoreError) -> None:
+            if future.done():
+                return  # the caller hung up
+            if isinstance(outcome, StoreError):
+                future.set_exception(outcome)
+            else:
+                future.set_result(outcome)
+
+        self.hub.publish(channel, draft, history, done)
+        return await future
+
+    async def read(
+        self,
+        channel: Channel,
+        history: History,
+        since: int | None,
+        limit: int,
+        *,
+        reverse: bool,
+    ) -> HistoryPage:
+        """Read history.
+
+        Raises:
+            StoreError: The read failed.
+        """
+        future: asyncio.Future[HistoryPage] = asyncio.get_running_loop().create_future()
+
+        def done(outcome: HistoryPage | StoreError) -> None:
+            if future.done():
+                return
+            if isinstance(outcome, StoreError):
+                future.set_exception(outcome)
+            else:
+                future.set_result(outcome)
+
+        self.hub.read(channel, history, since, limit, done, reverse=reverse)
+        return await future
+
+
+def payload_of(
+    data: Raw | UnsetType, encoded: str | None, limit: int
+) -> RawJson | None:
+    """Return a payload from its two fields, None when neither is there.
+
+    Raises:
+        ReplyError: 107 when the base64 is no JSON, or it is over *limit* bytes.
+    """
+    text: str
+    if encoded:
+        try:
+            text = check(base64.b64decode(encoded, validate=True))
+        except (ValueError, binascii.Error):
+            raise ReplyError(BAD_REQUEST) from None
+    elif data is UNSET:
+        return None
+    else:
+        # A part of a body that was found valid as a whole, and holds no newlines.
+        text = bytes(data).decode()
+    if size_of(text) > limit:
+        raise ReplyError(BAD_REQUEST)
+    return RawJson(text)
+
+
+def optional_payload_of(
+    data: Raw | UnsetType, encoded: str | None, limit: int
+) -> RawJson | None:
+    """Return a payload as `payload_of` does; null is None too.
+
+    Raises:
+        ReplyError: As `payload_of`.
+    """
+    text = payload_of(data, encoded, limit)
+    return None if text == "null" else text

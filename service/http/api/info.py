@@ -1,0 +1,95 @@
+"""``/api/info`` and ``/api/channels``: what there is at the moment."""
+
+from __future__ import annotations
+
+import msgspec
+
+from _speedups import quote
+from service.http.api.context import ApiContext, Integer
+from service.http.api.pattern import compile_pattern
+from service.http.api.rtt import rtt_totals
+
+__all__ = [
+    "ChannelsRequest",
+    "ChannelsResult",
+    "InfoRequest",
+    "InfoResult",
+    "channels",
+    "info",
+]
+
+
+class InfoRequest(msgspec.Struct):
+    """Ask about the nodes."""
+
+
+class MetricsObject(msgspec.Struct):
+    """Figures by name, over the connections that are there now."""
+
+    interval: float
+    items: dict[str, float]
+
+
+class NodeObject(msgspec.Struct):
+    """A node; ``uptime`` in seconds."""
+
+    uid: str
+    name: str
+    version: str
+    num_clients: Integer
+    num_users: Integer
+    num_subs: Integer
+    num_channels: Integer
+    uptime: Integer
+    metrics: MetricsObject
+
+
+class InfoResult(msgspec.Struct):
+    """The nodes."""
+
+    nodes: list[NodeObject]
+
+
+class ChannelsRequest(msgspec.Struct, kw_only=True):
+    """Ask which channels have subscribers; *pattern* is a glob, absent for all."""
+
+    pattern: str | None = None
+
+
+class ChannelObject(msgspec.Struct):
+    """How many are subscribed."""
+
+    num_clients: Integer
+
+
+class ChannelsResult(msgspec.Struct):
+    """Channels that have subscribers, by name."""
+
+    channels: dict[str, ChannelObject]
+
+
+async def info(context: ApiContext, request: InfoRequest) -> str:
+    """Return what this node carries."""
+    services, node = context.services, context.node
+    counts = services.hub.counts()
+    totals = rtt_totals(one.session.liveness.rtt for one in services.connections)
+    metrics = msgspec.json.encode(MetricsObject(0.0, totals)).decode()
+    return (
+        f'{{"nodes":[{{"uid":{quote(node.uid)},"name":{quote(node.name)},'
+        f'"version":{quote(services.version)},'
+        f'"num_clients":{services.connections.connected},'
+        f'"num_users":{services.connections.users},'
+        f'"num_subs":{sum(counts.values())},"num_channels":{len(counts)},'
+        f'"uptime":{int(services.clock.now() - node.started)},"metrics":{metrics}}}]}}'
+    )
+
+
+async def channels(context: ApiContext, request: ChannelsRequest) -> str:
+    """Return the channels that have subscribers."""
+    matches = compile_pattern(request.pattern) if request.pattern else None
+    found = [
+        f'{quote(name)}:{{"num_clients":{count}}}'
+        for name, count in context.hub.counts().items()
+        if matches is None or matches(name)
+    ]
+    return f'{{"channels":{{{",".join(found)}}}}}'

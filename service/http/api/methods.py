@@ -1,0 +1,186 @@
+"""The table of methods, and the routes made of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import falcon.asgi
+
+from service.auth import Scope
+from service.core.errors import (
+    LIMIT_EXCEEDED,
+    METHOD_NOT_FOUND,
+    NOT_AVAILABLE,
+    TOO_MANY_REQUESTS,
+    UNKNOWN_CHANNEL,
+    UNRECOVERABLE_POSITION,
+    ErrorReply,
+)
+from service.http.api.batch import Batch, BatchRequest, BatchResult
+from service.http.api.call import ApiResource, Method, Methods
+from service.http.api.connections import (
+    ConnectionsRequest,
+    ConnectionsResult,
+    DisconnectRequest,
+    RefreshRequest,
+    connections,
+    disconnect,
+    refresh,
+)
+from service.http.api.context import ApiContext, Empty
+from service.http.api.erase import EraseRequest, EraseResult, erase
+from service.http.api.history import (
+    HistoryRemoveRequest,
+    HistoryRequest,
+    HistoryResult,
+    history,
+    history_remove,
+)
+from service.http.api.info import (
+    ChannelsRequest,
+    ChannelsResult,
+    InfoRequest,
+    InfoResult,
+    channels,
+    info,
+)
+from service.http.api.key import ApiKeys
+from service.http.api.openapi import OpenApi
+from service.http.api.presence import (
+    PresenceRequest,
+    PresenceResult,
+    PresenceStatsResult,
+    presence,
+    presence_stats,
+)
+from service.http.api.publish import (
+    BroadcastRequest,
+    BroadcastResult,
+    PublishRequest,
+    PublishResult,
+    broadcast,
+    publish,
+)
+from service.http.api.rpc import RpcRequest, RpcResult, rpc
+from service.http.api.subscribe import (
+    SubscribeRequest,
+    UnsubscribeRequest,
+    subscribe,
+    unsubscribe,
+)
+from service.http.api.tokens import (
+    InvalidateRequest,
+    RevokeRequest,
+    TicketRequest,
+    TicketResult,
+    invalidate_user_tokens,
+    revoke_token,
+    ticket,
+)
+from service.settings import ApiSettings
+
+__all__ = ["METHODS", "add_routes"]
+
+_CHANNEL = (UNKNOWN_CHANNEL,)
+_FEATURE = (UNKNOWN_CHANNEL, NOT_AVAILABLE)
+# A hook may refuse with any code: these have all the statuses that there are.
+_HOOK = (
+    NOT_AVAILABLE,
+    METHOD_NOT_FOUND,
+    TOO_MANY_REQUESTS,
+    UNRECOVERABLE_POSITION,
+    ErrorReply(113, "conflict"),
+)
+
+METHODS = (
+    Method(
+        "publish", Scope.PUBLISH, "Publish to a channel",
+        PublishRequest, PublishResult, publish, _CHANNEL,
+    ),
+    Method(
+        "broadcast", Scope.PUBLISH, "Publish the same to several channels",
+        BroadcastRequest, BroadcastResult, broadcast,
+    ),
+    Method(
+        "subscribe", Scope.ADMINISTER, "Subscribe a user's connections",
+        SubscribeRequest, Empty, subscribe, (*_FEATURE, LIMIT_EXCEEDED),
+    ),
+    Method(
+        "unsubscribe", Scope.ADMINISTER, "Unsubscribe a user's connections",
+        UnsubscribeRequest, Empty, unsubscribe, _CHANNEL,
+    ),
+    Method(
+        "connections", Scope.READ, "What a user's connections are",
+        ConnectionsRequest, ConnectionsResult, connections,
+    ),
+    Method(
+        "disconnect", Scope.ADMINISTER, "Close a user's connections",
+        DisconnectRequest, Empty, disconnect,
+    ),
+    Method(
+        "refresh", Scope.ADMINISTER, "Set when a user's connections expire",
+        RefreshRequest, Empty, refresh,
+    ),
+    Method(
+        "ticket", Scope.ADMINISTER, "Let a client in once",
+        TicketRequest, TicketResult, ticket, (UNKNOWN_CHANNEL, LIMIT_EXCEEDED),
+    ),
+    Method(
+        "revoke_token", Scope.ADMINISTER, "Revoke a token",
+        RevokeRequest, Empty, revoke_token, (LIMIT_EXCEEDED,),
+    ),
+    Method(
+        "invalidate_user_tokens", Scope.ADMINISTER, "Revoke a user's tokens",
+        InvalidateRequest, Empty, invalidate_user_tokens, (LIMIT_EXCEEDED,),
+    ),
+    Method(
+        "erase", Scope.ADMINISTER, "Forget a user",
+        EraseRequest, EraseResult, erase,
+    ),
+    Method(
+        "presence", Scope.READ, "Who is subscribed to a channel",
+        PresenceRequest, PresenceResult, presence, _FEATURE,
+    ),
+    Method(
+        "presence_stats", Scope.READ, "How many are subscribed to a channel",
+        PresenceRequest, PresenceStatsResult, presence_stats, _FEATURE,
+    ),
+    Method(
+        "history", Scope.READ, "Read a channel's publications",
+        HistoryRequest, HistoryResult, history, (*_FEATURE, UNRECOVERABLE_POSITION),
+    ),
+    Method(
+        "history_remove", Scope.ADMINISTER, "Delete a channel's publications",
+        HistoryRemoveRequest, Empty, history_remove, _FEATURE,
+    ),
+    Method(
+        "channels", Scope.READ, "Which channels have subscribers",
+        ChannelsRequest, ChannelsResult, channels,
+    ),
+    Method(
+        "info", Scope.READ, "What the nodes carry",
+        InfoRequest, InfoResult, info,
+    ),
+    Method(
+        "rpc", Scope.ADMINISTER, "Call the application's own method",
+        RpcRequest, RpcResult, rpc, _HOOK,
+    ),
+)  # fmt: skip
+
+
+def add_routes(
+    routes: falcon.asgi.App[Any, Any],
+    context: ApiContext,
+    settings: ApiSettings,
+    keys: ApiKeys,
+) -> None:
+    """Serve the API and its description."""
+    batch = Method(
+        "batch", Scope.ANY, "Several calls in one request",
+        BatchRequest, BatchResult, Batch(lambda: methods), wrapped=False,
+    )  # fmt: skip
+    methods = Methods(context, (*METHODS, batch))
+    for method in (*METHODS, batch):
+        resource = ApiResource(method, methods, settings, keys)
+        routes.add_route(f"/api/{method.name}", resource)
+    routes.add_route("/api/openapi.json", OpenApi((*METHODS, batch)))

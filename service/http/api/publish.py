@@ -1,0 +1,175 @@
+"""``/api/publish`` and ``/api/broadcast``."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from _speedups import quote
+from service.core.errors import BAD_REQUEST, INTERNAL, ReplyError, StoreError
+from service.core.model import Appended, Channel, Draft, RawJson, size_of
+from service.core.ports import NO_HISTORY
+from service.http.api.context import (
+    ApiContext,
+    Base64,
+    ChannelName,
+    ErrorObject,
+    Integer,
+    Payload,
+    payload_of,
+)
+from service.protocol.json import error_body
+
+__all__ = [
+    "BroadcastRequest",
+    "BroadcastResult",
+    "PublishRequest",
+    "PublishResult",
+    "append",
+    "broadcast",
+    "draft_of",
+    "publish",
+]
+
+Key = Annotated[str, Meta(max_length=1024)]
+
+
+_TOGETHER = 4 * 1024 * 1024  # bytes of a broadcast on their way to the store at once
+
+
+class _Publication(msgspec.Struct, kw_only=True):
+    """What to publish.
+
+    Attributes:
+        delta: Accepted for callers of other servers; nothing is sent as deltas.
+    """
+
+    data: Payload | UnsetType = UNSET
+    b64data: Base64 | None = None
+    skip_history: bool | None = None
+    tags: dict[str, str] | None = None
+    idempotency_key: Key | None = None
+    delta: bool | None = None
+    version: Integer | None = None
+    version_epoch: Key | None = None
+
+
+class PublishRequest(_Publication, kw_only=True):
+    """Publish to one channel; ``data`` or ``b64data`` is required."""
+
+    channel: ChannelName
+
+
+class BroadcastRequest(_Publication, kw_only=True):
+    """Publish the same to several channels."""
+
+    channels: Annotated[list[str], Meta(min_length=1)]
+
+
+class PublishResult(msgspec.Struct):
+    """The publication's position; empty without history."""
+
+    offset: int | UnsetType = UNSET
+    epoch: str | UnsetType = UNSET
+
+
+class PublishReply(msgspec.Struct):
+    """The outcome in one channel."""
+
+    result: PublishResult | UnsetType = UNSET
+    error: ErrorObject | UnsetType = UNSET
+
+
+class BroadcastResult(msgspec.Struct):
+    """The outcomes, in the order of the channels."""
+
+    responses: list[PublishReply]
+
+
+async def publish(context: ApiContext, request: PublishRequest) -> str:
+    """Publish to one channel."""
+    return await _one(context, request.channel, _draft(context, request), request)
+
+
+async def broadcast(context: ApiContext, request: BroadcastRequest) -> str:
+    """Publish the same to several channels."""
+    if len(request.channels) > context.settings.batch_size:
+        raise ReplyError(BAD_REQUEST)
+    draft = _draft(context, request)
+
+    async def one(channel: str) -> str:
+        try:
+            return f'{{"result":{await _one(context, channel, draft, request)}}}'
+        except ReplyError as refusal:
+            return f'{{"error":{error_body(refusal.error)}}}'
+        except StoreError:
+            return f'{{"error":{error_body(INTERNAL)}}}'
+
+    # As much at once as the store's queue takes with ease: more would be refused, and
+    # refused again when it is repeated.
+    together = max(1, _TOGETHER // (len(draft.data) + 1024))
+    responses: list[str] = []
+    for start in range(0, len(request.channels), together):
+        piece = request.channels[start : start + together]
+        responses += await asyncio.gather(*map(one, piece))
+    return f'{{"responses":[{",".join(responses)}]}}'
+
+
+async def _one(
+    context: ApiContext, channel: str, draft: Draft, request: _Publication
+) -> str:
+    skip = bool(request.skip_history)
+    appended = await append(context, channel, draft, skip_history=skip)
+    offset, epoch = appended.position
+    return f'{{"offset":{offset},"epoch":{quote(epoch)}}}' if offset else "{}"
+
+
+async def append(
+    context: ApiContext, channel: str, draft: Draft, *, skip_history: bool
+) -> Appended:
+    """Publish to one channel and wait for the commit.
+
+    Raises:
+        ReplyError: 102 or 107, from the name; 103 when the caller's key may not.
+        StoreError: It was not published, or nobody knows.
+    """
+    history = context.publish_rules(channel).history
+    if skip_history:
+        history = NO_HISTORY
+    return await context.publish(Channel(channel), draft, history)
+
+
+def _draft(context: ApiContext, request: _Publication) -> Draft:
+    limit = context.settings.publication_size
+    data = payload_of(request.data, request.b64data, limit)
+    if data is None:
+        raise ReplyError(BAD_REQUEST)
+    return draft_of(
+        context,
+        data,
+        request.tags,
+        idempotency_key=request.idempotency_key or "",
+        version=request.version or 0,
+        version_epoch=request.version_epoch or "",
+    )
+
+
+def draft_of(
+    context: ApiContext, data: RawJson, tags: Mapping[str, str] | None, **options: Any
+) -> Draft:
+    """Return what to publish; *options* as of `Draft`.
+
+    Raises:
+        ReplyError: 107 when data and tags are too large together.
+    """
+    labels = None
+    if tags:
+        parts = [f"{quote(name)}:{quote(value)}" for name, value in tags.items()]
+        labels = RawJson(f"{{{','.join(parts)}}}")
+    if size_of(data) + size_of(labels or "") > context.settings.publication_size:
+        raise ReplyError(BAD_REQUEST)
+    return Draft(data, tags=labels, **options)

@@ -1,0 +1,49 @@
+"""``/api/rpc``: call the application's own method."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import UNSET, Meta, Raw, UnsetType
+
+from service.core.errors import INTERNAL, NOT_AVAILABLE, CloseError, ReplyError
+from service.core.hooks import RpcEvent
+from service.core.model import ClientId, UserId
+from service.http.api.context import ApiContext, optional_payload_of
+from service.payload import dump_optional
+
+__all__ = ["RpcRequest", "RpcResult", "rpc"]
+
+
+class RpcRequest(msgspec.Struct, kw_only=True):
+    """Call a method that the application has a handler for."""
+
+    method: Annotated[str, Meta(min_length=1)]
+    params: Raw | UnsetType = UNSET
+
+
+class RpcResult(msgspec.Struct):
+    """What the handler returned; empty for nothing."""
+
+    data: Any | UnsetType = UNSET
+
+
+async def rpc(context: ApiContext, request: RpcRequest) -> str:
+    """Ask the application's rpc hook, as nobody."""
+    if context.services.handlers.rpc is None:
+        raise ReplyError(NOT_AVAILABLE)
+    params = optional_payload_of(request.params, None, context.settings.request_size)
+    event = RpcEvent(ClientId(""), UserId(""), request.method, params)
+    try:
+        answer = await context.services.handlers.rpc(event)
+    except CloseError:
+        raise ReplyError(INTERNAL) from None  # there is nobody to disconnect
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        raise ReplyError(INTERNAL) from None  # something inside the hook was cancelled
+    data = dump_optional(answer.data)
+    return "{}" if data is None else f'{{"data":{data}}}'

@@ -1,0 +1,155 @@
+"""``/api/ticket``, ``revoke_token`` and ``invalidate_user_tokens``: who may come in."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import UNSET, Meta, Raw, UnsetType
+
+from service.auth import (
+    DEFAULT_TTL,
+    TICKET_TTL,
+    RevokedTooMany,
+    TicketRefused,
+)
+from service.core.errors import BAD_REQUEST, LIMIT_EXCEEDED, ReplyError
+from service.core.model import UserId
+from service.http.api.context import ApiContext, Base64, Integer
+from service.http.api.override import Override
+
+__all__ = [
+    "InvalidateRequest",
+    "RevokeRequest",
+    "TicketRequest",
+    "TicketResult",
+    "invalidate_user_tokens",
+    "revoke_token",
+    "ticket",
+]
+
+# What is kept of them fits into an entry of a State, however it is escaped.
+User = Annotated[str, Meta(max_length=600)]
+TokenId = Annotated[str, Meta(min_length=1, max_length=1000)]
+Origin = Annotated[str, Meta(max_length=255, description="As https://chat.example.org")]
+Lifetime = Annotated[int, Meta(ge=1, le=int(TICKET_TTL))]
+
+
+class ServerSubscription(msgspec.Struct, omit_defaults=True):
+    """How a client is subscribed on the server's side, as in a connection token."""
+
+    info: Raw | UnsetType = UNSET
+    b64info: Base64 | None = None
+    data: Raw | UnsetType = UNSET
+    b64data: Base64 | None = None
+    override: Override | None = None
+
+
+class TicketRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """Let a client in once; *user* "" is an anonymous one.
+
+    Attributes:
+        ttl: Seconds that the ticket is good for.
+        origin: What the client's Origin header must be; absent for anything.
+        expire_at: Unix seconds at which the connection expires; absent for never.
+        info: Shown to others.
+        meta: An object for the server alone.
+        channels: Subscribed on the server's side.
+        subs: The same with options; wins over *channels*.
+    """
+
+    user: User
+    ttl: Lifetime | None = None
+    origin: Origin | None = None
+    expire_at: Integer | None = None
+    info: Raw | UnsetType = UNSET
+    b64info: Base64 | None = None
+    meta: Raw | UnsetType = UNSET
+    channels: list[str] | None = None
+    subs: dict[str, ServerSubscription] | None = None
+
+
+class TicketResult(msgspec.Struct):
+    """A ticket, to be sent as the token of a connect; *expires_in* in seconds."""
+
+    ticket: str
+    expires_in: Integer
+
+
+class RevokeRequest(msgspec.Struct, kw_only=True):
+    """Revoke the token whose ``jti`` is *uid*.
+
+    Attributes:
+        expire_at: Unix seconds until which it is revoked: when the token itself
+            expires, or later. Absent: for a day.
+    """
+
+    uid: TokenId
+    expire_at: Integer | None = None
+
+
+class InvalidateRequest(msgspec.Struct, kw_only=True):
+    """Revoke a user's connection and subscription tokens.
+
+    Attributes:
+        issued_before: Those whose ``iat`` is before, in Unix seconds; absent for now.
+            A token without ``iat`` is revoked whenever it was issued.
+        expire_at: As in the revocation of one token.
+    """
+
+    user: User
+    issued_before: Integer | None = None
+    expire_at: Integer | None = None
+
+
+async def ticket(context: ApiContext, request: TicketRequest) -> str:
+    """Give out a ticket."""
+    for channel in request.subs or request.channels or ():
+        context.rules(channel)
+    claims: dict[str, Any] = {"sub": request.user}
+    for name in ("expire_at", "info", "b64info", "meta", "channels", "subs"):
+        value = getattr(request, name)
+        if value is not None and value is not UNSET:
+            claims[name] = value
+    ttl = request.ttl or int(TICKET_TTL)
+    try:
+        given = await context.credentials.tickets.issue(
+            claims, origin=request.origin or "", ttl=ttl
+        )
+    except TicketRefused as refusal:
+        error = LIMIT_EXCEEDED if refusal.full else BAD_REQUEST
+        raise ReplyError(error) from None
+    return msgspec.json.encode(TicketResult(given, ttl)).decode()
+
+
+async def revoke_token(context: ApiContext, request: RevokeRequest) -> str:
+    """Revoke one token."""
+    end = _end(context, request.expire_at)
+    try:
+        await context.credentials.revocations.revoke_token(request.uid, end)
+    except RevokedTooMany:
+        raise ReplyError(LIMIT_EXCEEDED) from None
+    return "{}"
+
+
+async def invalidate_user_tokens(
+    context: ApiContext, request: InvalidateRequest
+) -> str:
+    """Revoke a user's tokens."""
+    end = _end(context, request.expire_at)
+    before = request.issued_before or context.services.clock.wall()
+    revocations = context.credentials.revocations
+    try:
+        await revocations.revoke_user(UserId(request.user), before, end)
+    except RevokedTooMany:
+        raise ReplyError(LIMIT_EXCEEDED) from None
+    return "{}"
+
+
+def _end(context: ApiContext, expire_at: int | None) -> float:
+    now = context.services.clock.wall()
+    if expire_at is None:
+        return now + DEFAULT_TTL
+    if expire_at <= now:
+        raise ReplyError(BAD_REQUEST)  # it would revoke nothing
+    return float(expire_at)

@@ -1,0 +1,321 @@
+"""Hooks over HTTP: endpoints of the application that decide about its clients.
+
+Each question is one POST with JSON, as Centrifugo's proxies send it, and one answer
+``{"result":{…}}``, ``{"error":{…}}`` or ``{"disconnect":{…}}``. Whatever is not
+exactly that (no answer in time, another status than 200, an answer too large, bad
+JSON, a wrong type, a code that clients would not understand, a result that asks for
+what is not supported) admits nobody: the client gets 100, temporary.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import httpx
+import msgspec
+import structlog
+from msgspec import UNSET, Raw, UnsetType
+
+from _speedups import check, quote
+from service.core import model
+from service.core.errors import INTERNAL, CloseError, ReplyError, SettingsError
+from service.core.fetch import Unfit, fetch
+from service.core.hooks import (
+    ConnectEvent,
+    ConnectResult,
+    Handlers,
+    PublishEvent,
+    PublishResult,
+    RpcEvent,
+    RpcResult,
+    ServerSubscription,
+    SubscribeEvent,
+    SubscribeResult,
+)
+from service.core.hooks import Raw as RawPayload
+from service.core.model import NO_OVERRIDE
+from service.http.api.context import Integer, optional_payload_of
+from service.http.api.override import Override
+from service.http.validation import close_of, error_of
+from service.settings import ProxySettings
+
+__all__ = ["Proxy"]
+
+log = structlog.get_logger("steadwire")
+
+# Fields of every question: there is one transport and one encoding.
+_ABOUT = '"transport":"websocket","protocol":"json","encoding":"json"'
+_HEADERS = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
+_IDLE = 30.0  # seconds an unused connection is kept
+
+
+class _Error(msgspec.Struct):
+    code: int
+    message: str = ""
+    temporary: bool = False
+
+
+class _Disconnect(msgspec.Struct):
+    code: int
+    reason: str = ""
+
+
+class _Envelope(msgspec.Struct):
+    result: Raw | UnsetType = UNSET
+    error: _Error | None = None
+    disconnect: _Disconnect | None = None
+
+
+class _Subscription(msgspec.Struct):
+    info: Raw | UnsetType = UNSET
+    b64info: str | None = None
+    data: Raw | UnsetType = UNSET
+    b64data: str | None = None
+    override: Override | None = None
+
+
+class _Connect(msgspec.Struct):
+    user: str = ""
+    info: Raw | UnsetType = UNSET
+    b64info: str | None = None
+    data: Raw | UnsetType = UNSET
+    b64data: str | None = None
+    channels: list[str] | None = None
+    expire_at: Integer | None = None
+    subs: dict[str, _Subscription] | None = None
+    meta: Raw | UnsetType = UNSET
+
+
+class _Subscribe(msgspec.Struct):
+    info: Raw | UnsetType = UNSET
+    b64info: str | None = None
+    data: Raw | UnsetType = UNSET
+    b64data: str | None = None
+    expire_at: Integer | None = None
+    override: Override | None = None
+
+
+class _Publish(msgspec.Struct):
+    data: Raw | UnsetType = UNSET
+    b64data: str | None = None
+    skip_history: bool | None = None
+
+
+class _Rpc(msgspec.Struct):
+    data: Raw | UnsetType = UNSET
+    b64data: str | None = None
+
+
+E = TypeVar("E", bound=ConnectEvent | SubscribeEvent | PublishEvent | RpcEvent)
+R = TypeVar("R", bound=msgspec.Struct)
+A = TypeVar("A")
+
+
+class Proxy:
+    """The endpoints of the settings, asked through one HTTP client.
+
+    Raises:
+        SettingsError: An endpoint is no URL.
+    """
+
+    def __init__(self, settings: ProxySettings) -> None:
+        self._settings = settings
+        self._client = httpx.AsyncClient(
+            headers=_HEADERS,
+            timeout=None,  # one limit for all of a question: `ProxySettings.timeout`
+            limits=httpx.Limits(
+                max_connections=4 * settings.connections,
+                max_keepalive_connections=settings.connections,
+                keepalive_expiry=_IDLE,
+            ),
+            follow_redirects=False,
+            trust_env=False,  # settings come from the settings alone
+        )
+
+    def handlers(self, own: Handlers) -> Handlers:
+        """Return *own* with the hooks that are missing, where there is an endpoint."""
+        settings = self._settings
+        return Handlers(
+            connect=own.connect
+            or self._hook("connect", settings.connect, _connect, _Connect, _connected),
+            subscribe=own.subscribe
+            or self._hook(
+                "subscribe", settings.subscribe, _channel, _Subscribe, _subscribed
+            ),
+            publish=own.publish
+            or self._hook("publish", settings.publish, _channel, _Publish, _published),
+            rpc=own.rpc or self._hook("rpc", settings.rpc, _rpc, _Rpc, _called),
+        )
+
+    async def close(self) -> None:
+        """Close the connections; questions under way fail."""
+        await self._client.aclose()
+
+    def _hook(
+        self,
+        name: str,
+        endpoint: str,
+        question: Callable[[E], str],
+        shape: type[R],
+        answer: Callable[[R, int], A],
+    ) -> Callable[[E], Awaitable[A]] | None:
+        if not endpoint:
+            return None
+        try:
+            url = httpx.URL(endpoint)
+        except httpx.InvalidURL as error:
+            raise SettingsError(f"proxy.{name}: {error}") from error
+        limit = self._settings.answer_size
+        # The client's own queue takes time that grows with the square of its length.
+        # One for each hook: slow rpcs must not keep others from connecting.
+        turn = asyncio.Semaphore(self._settings.connections)
+
+        async def hook(event: E) -> A:
+            try:
+                result = await self._ask(url, question(event), turn)
+                return answer(msgspec.json.decode(result, type=shape), limit)
+            except Unfit as failure:
+                reason = str(failure)
+            except msgspec.DecodeError:
+                reason = "the result has a wrong shape"
+            log.warning("a hook's endpoint failed", hook=name, reason=reason)
+            raise ReplyError(INTERNAL)
+
+        return hook
+
+    async def _ask(self, url: httpx.URL, question: str, turn: asyncio.Semaphore) -> Raw:
+        """Return the result that an endpoint answers with.
+
+        Raises:
+            Unfit: There is no usable answer.
+            ReplyError: It refuses.
+            CloseError: It ends the connection.
+        """
+        try:
+            async with asyncio.timeout(self._settings.timeout), turn:
+                text = await fetch(
+                    self._client,
+                    "POST",
+                    url,
+                    limit=self._settings.answer_size,
+                    content=question,
+                )
+        except TimeoutError:
+            raise Unfit(f"no answer within {self._settings.timeout} s") from None
+        except (httpx.HTTPError, httpx.StreamError, OSError) as error:
+            raise Unfit(type(error).__name__) from None
+        try:
+            envelope = msgspec.json.decode(check(text), type=_Envelope)
+        except ValueError:
+            raise Unfit("the answer is no JSON of the right shape") from None
+        refusal, end = envelope.error, envelope.disconnect
+        if end is not None:
+            close = close_of(end.code, end.reason)
+            if close is None:
+                raise Unfit(f"disconnect code {end.code} or its reason is not valid")
+            raise CloseError(close)
+        if refusal is not None:
+            row = error_of(refusal.code, refusal.message, temporary=refusal.temporary)
+            if row is None:
+                raise Unfit(f"error code {refusal.code} or its message is not valid")
+            raise ReplyError(row)
+        if envelope.result is UNSET or bytes(envelope.result) == b"null":
+            raise Unfit("the answer has no result")
+        return envelope.result
+
+
+# Questions.
+
+
+def _connect(event: ConnectEvent) -> str:
+    extra = "" if event.data is None else f',"data":{event.data}'
+    for name in ("token", "name", "version"):
+        if value := getattr(event, name):
+            extra += f',"{name}":{quote(value)}'
+    if event.headers:
+        extra += f',"headers":{msgspec.json.encode(event.headers).decode()}'
+    return f'{{"client":{quote(event.client)},{_ABOUT}{extra}}}'
+
+
+def _channel(event: SubscribeEvent | PublishEvent) -> str:
+    extra = "" if event.data is None else f',"data":{event.data}'
+    token = getattr(event, "token", "")
+    if token:
+        extra += f',"token":{quote(token)}'
+    if event.meta is not None:
+        extra += f',"meta":{event.meta}'
+    return (
+        f'{{"client":{quote(event.client)},{_ABOUT},"user":{quote(event.user)},'
+        f'"channel":{quote(event.channel)}{extra}}}'
+    )
+
+
+def _rpc(event: RpcEvent) -> str:
+    extra = "" if event.data is None else f',"data":{event.data}'
+    if event.meta is not None:
+        extra += f',"meta":{event.meta}'
+    return (
+        f'{{"client":{quote(event.client)},{_ABOUT},"user":{quote(event.user)},'
+        f'"method":{quote(event.method)}{extra}}}'
+    )
+
+
+# Answers.
+
+
+def _connected(result: _Connect, limit: int) -> ConnectResult:
+    meta = _payload(result.meta, None, limit)
+    if meta is not None and not meta.text.startswith("{"):
+        raise Unfit("meta must be an object")
+    return ConnectResult(
+        user=result.user,
+        info=_payload(result.info, result.b64info, limit),
+        data=_payload(result.data, result.b64data, limit),
+        channels=tuple(result.channels or ()),
+        expire_at=result.expire_at or 0,
+        subs={
+            name: ServerSubscription(
+                info=_payload(sub.info, sub.b64info, limit),
+                data=_payload(sub.data, sub.b64data, limit),
+                override=_override(sub.override),
+            )
+            for name, sub in (result.subs or {}).items()
+        },
+        meta=meta,
+    )
+
+
+def _subscribed(result: _Subscribe, limit: int) -> SubscribeResult:
+    return SubscribeResult(
+        info=_payload(result.info, result.b64info, limit),
+        data=_payload(result.data, result.b64data, limit),
+        expire_at=result.expire_at or 0,
+        override=_override(result.override),
+    )
+
+
+def _published(result: _Publish, limit: int) -> PublishResult:
+    return PublishResult(
+        data=_payload(result.data, result.b64data, limit),
+        skip_history=bool(result.skip_history),
+    )
+
+
+def _called(result: _Rpc, limit: int) -> RpcResult:
+    return RpcResult(data=_payload(result.data, result.b64data, limit))
+
+
+def _override(given: Override | None) -> model.Override:
+    return NO_OVERRIDE if given is None else given.override()
+
+
+def _payload(
+    data: Raw | UnsetType, encoded: str | None, limit: int
+) -> RawPayload | None:
+    try:
+        text = optional_payload_of(data, encoded, limit)
+    except ReplyError:
+        raise Unfit("a b64 field holds no JSON") from None
+    return None if text is None else RawPayload(text)

@@ -1,0 +1,240 @@
+"""When a connection is pinged, has to give a sign of life, and expires: times only.
+
+`Heartbeat` shows the levels. Anything that the peer sends is a sign of life; what we
+write is none, since the kernel takes it for a peer that is long gone. While we do not
+read, or did not run at all, a pong may be waiting before our door: that silence is ours
+and not held against the peer.
+
+Pongs have no names, but they come in the order of their pings. A ping that is given up
+after twice the timeout is forgiven its pong, should it still come; a pong for no ping
+at all is a protocol error.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import deque
+from random import Random
+
+from _speedups import RttFilter
+from service.core.errors import CONNECTION_EXPIRED, FORCE_RECONNECT, NO_PONG, Close
+from service.core.model import ClientId
+from service.session.expiry import NEVER
+from service.session.heartbeat import Heartbeat, Level
+from service.settings import ClientSettings
+
+__all__ = ["Due", "Liveness"]
+
+SUSPECT = 0.8
+"""Part of the timeout after which a silent connection is suspect."""
+
+RAPID = 0.1
+"""Seconds; signs of life closer together are counted."""
+
+AGES = 0.05
+"""Part of the maximum age by which connections are closed earlier, by chance: ten
+thousand that came together do not go together."""
+
+WAITING = 64
+"""Pings without a pong (count); one more gives the oldest up."""
+
+
+class Due(enum.Enum):
+    """What a tick finds to be done."""
+
+    NOTHING = enum.auto()
+    PING = enum.auto()
+    NO_PONG = enum.auto()
+    EXPIRED = enum.auto()
+    AGED = enum.auto()
+
+    @property
+    def close(self) -> Close | None:
+        """How the connection ends, if it does."""
+        return _CLOSES.get(self)
+
+
+_CLOSES = {
+    Due.NO_PONG: NO_PONG,
+    Due.EXPIRED: CONNECTION_EXPIRED,
+    Due.AGED: FORCE_RECONNECT,
+}
+
+
+class Liveness:
+    """The clocks of one connection that has connected; all times as `Clock.now`.
+
+    Attributes:
+        rtt: The round-trip times of its pings; None before the first pong.
+        level: How sure we are that it is alive.
+        heard: When it last gave a sign of life.
+        resurrections: How often it was thought to be gone, and was not.
+    """
+
+    __slots__ = (
+        "_asked_at",
+        "_client",
+        "_expires_at",
+        "_forgiven",
+        "_heartbeat",
+        "_old_at",
+        "_ping_at",
+        "_pings",
+        "_pong_by",
+        "_settings",
+        "heard",
+        "level",
+        "resurrections",
+        "rtt",
+    )
+
+    def __init__(
+        self, settings: ClientSettings, heartbeat: Heartbeat, client: ClientId
+    ) -> None:
+        self._settings = settings
+        self._heartbeat = heartbeat
+        self._client = client
+        self._ping_at = NEVER
+        self._pong_by = NEVER
+        self._asked_at = NEVER  # the pong is for a ping of then
+        self._expires_at = NEVER
+        self._old_at = NEVER
+        self._pings: deque[float] = deque()  # when those that wait were sent
+        self._forgiven = 0  # pongs that may still come, for pings given up
+        self.rtt: RttFilter | None = None
+        self.level = Level.HEALTHY
+        self.heard = NEVER
+        self.resurrections = 0
+
+    @property
+    def next(self) -> float:
+        """When the next tick is due."""
+        silent = self._dead_at if self.level is Level.SUSPECT else self._suspect_at
+        return min(self._ping_at, self._pong_by, silent, self._expires_at, self._old_at)
+
+    @property
+    def _suspect_at(self) -> float:
+        return self.heard + SUSPECT * self._heartbeat.timeout
+
+    @property
+    def _dead_at(self) -> float:
+        return self.heard + self._heartbeat.timeout
+
+    @property
+    def pending(self) -> int:
+        """Pings that wait for their pong."""
+        return len(self._pings)
+
+    def start(self, now: float, random: Random) -> None:
+        """Begin to ping."""
+        # A random first ping keeps ten thousand clients that reconnected together
+        # from being pinged together.
+        interval = self._settings.ping_interval
+        self._ping_at = now + interval * (0.5 + 0.5 * random.random())
+        self._old_at = now + self._settings.max_age * (1.0 - AGES * random.random())
+        self.heard = now
+
+    def end(self) -> None:
+        """Give up every ping: the connection is over. Safe to call again."""
+        self._heartbeat.orphaned += len(self._pings)
+        self._pings.clear()
+        self._forgiven = 0
+
+    def expire(self, at: float) -> None:
+        """Expire at *at*; `NEVER` for never."""
+        self._expires_at = at
+
+    def hear(self, now: float) -> None:
+        """Take a sign of life."""
+        if now - self.heard < RAPID:
+            self._heartbeat.rapid += 1
+        self.heard = now
+        if self.level is not Level.HEALTHY:
+            self.resurrections += 1
+            self._step(Level.HEALTHY)
+
+    def pong(self, now: float) -> bool:
+        """Take a pong; False when nobody asked for it."""
+        pings, heartbeat = self._pings, self._heartbeat
+        if self._forgiven:
+            self._forgiven -= 1
+            heartbeat.late += 1
+            return True
+        if not pings:
+            return False
+        sent = pings.popleft()
+        heartbeat.answered += 1
+        self._pong_by = NEVER
+        if not pings:  # else they come together, after a while in which we did not read
+            self._sample(now - sent)
+        return True
+
+    def tick(self, now: float, *, reading: bool) -> Due:
+        """Return what is due at *now*; call until it is nothing.
+
+        Args:
+            now: The time.
+            reading: False while the connection is not read: its pong may be waiting
+                before our door, so its absence is not held against it.
+        """
+        if now >= self._expires_at:
+            return Due.EXPIRED
+        if now >= self._old_at:
+            return Due.AGED
+        patience = self._settings.pong_timeout
+        stopped = now - self.next > patience
+        if stopped or not reading:
+            self.heard = max(self.heard, now - patience if reading else now)
+            if now >= self._pong_by:
+                self._wait(now)
+        if now >= self._dead_at:
+            self._heartbeat.bury(self._client, self.heard)
+            self._step(Level.DEAD)
+            return Due.NO_PONG
+        if now >= self._suspect_at and self.level is not Level.SUSPECT:
+            self._step(Level.SUSPECT)
+        if now >= self._pong_by:
+            self._pong_by = NEVER
+            if self.level is Level.HEALTHY and self.heard <= self._asked_at:
+                self._step(Level.DEGRADED)
+                self.pinged(now)
+                return Due.PING
+        if now >= self._ping_at:
+            self._ping_at = now + self._settings.ping_interval
+            self.pinged(now)
+            return Due.PING
+        return Due.NOTHING
+
+    def pinged(self, now: float) -> None:
+        """Take note of a ping that is written now."""
+        pings = self._pings
+        oldest = now - 2 * self._heartbeat.timeout
+        while pings and (pings[0] <= oldest or len(pings) >= WAITING):
+            pings.popleft()
+            self._forgiven += 1
+            self._heartbeat.orphaned += 1
+        pings.append(now)
+        self._heartbeat.sent += 1
+        if self._pong_by == NEVER and self.level is Level.HEALTHY:
+            self._wait(now)
+
+    def _wait(self, now: float) -> None:
+        self._asked_at = now
+        self._pong_by = now + self._settings.pong_timeout
+
+    def _step(self, level: Level) -> None:
+        before, self.level = self.level, level
+        self._heartbeat.step(self._client, before, level)
+
+    def _sample(self, seconds: float) -> None:
+        rtt = self.rtt
+        if rtt is None:
+            rtt = self.rtt = RttFilter()
+        heartbeat, accepted = self._heartbeat, rtt.accepted
+        rejected, skewed = rtt.rejected, rtt.clock_skew_corrections
+        rtt.accept(seconds)
+        heartbeat.rejected_samples += rtt.rejected - rejected
+        heartbeat.clock_skew_corrections += rtt.clock_skew_corrections - skewed
+        if rtt.accepted > accepted:
+            for tell in heartbeat.timers:
+                tell(seconds)

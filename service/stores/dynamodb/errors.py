@@ -1,0 +1,210 @@
+"""What can become of one call to DynamoDB, by name: botocore's errors stop here.
+
+    StoreUnavailable              not reached in time, or refused (the service's state)
+    ├── OutcomeUnknown            and it may have been done, or may be done yet
+    └── NoTable                   there is none of that name
+    StoreBusy
+    └── Throttled                 the table takes no more at present
+    ConditionFailed               its condition does not hold; carries the item
+    TransactionCancelled          one of its conditions does not; carries the reasons
+
+The first three are the port's and may reach a publisher as they are. The last two are
+answers, which the caller expects and acts on. Any other `StoreError` says that the
+request itself cannot be done, however often it is repeated.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple
+
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    ConnectionClosedError,
+    ConnectionError,
+    CredentialRetrievalError,
+    HTTPClientError,
+    NoCredentialsError,
+    PartialCredentialsError,
+    ReadTimeoutError,
+)
+from botocore.parsers import ResponseParserError
+
+from service.core.errors import SteadwireError, StoreBusy, StoreUnavailable
+
+__all__ = [
+    "ConditionFailed",
+    "Failure",
+    "Item",
+    "NoTable",
+    "OutcomeUnknown",
+    "Throttled",
+    "TransactionCancelled",
+    "examine",
+]
+
+Item = dict[str, dict[str, Any]]
+"""An item as the service writes it: ``{"n": {"N": "1"}}``."""
+
+
+class OutcomeUnknown(StoreUnavailable):
+    """No answer came in time: it was done, was not, or will be."""
+
+
+class NoTable(StoreUnavailable):
+    """Asked to describe a table, DynamoDB knows of none."""
+
+
+class Throttled(StoreBusy):
+    """The table still took no more when the time was over; nothing was done."""
+
+
+class ConditionFailed(SteadwireError):
+    """The condition of a write does not hold; nothing was written.
+
+    Attributes:
+        item: What is stored there, if the request asked for it and there is one.
+        repeated: An earlier attempt of this call had no answer, so it may be this
+            very write, done before, that makes the condition fail.
+    """
+
+    def __init__(self, item: Item | None, *, repeated: bool) -> None:
+        super().__init__("the condition does not hold")
+        self.item = item
+        self.repeated = repeated
+
+
+class Reason(NamedTuple):
+    """Why one action of a transaction was not done.
+
+    Attributes:
+        code: ``ConditionalCheckFailed``, ``TransactionConflict``, …, or ``None`` (the
+            text) for an action that had nothing to do with it.
+        item: What is stored there, if the action asked for it and there is one.
+    """
+
+    code: str
+    item: Item | None
+
+
+class TransactionCancelled(SteadwireError):
+    """A condition of a transaction does not hold; none of it was written.
+
+    Attributes:
+        reasons: One for each action, in their order.
+    """
+
+    def __init__(self, reasons: tuple[Reason, ...]) -> None:
+        super().__init__("the transaction was cancelled")
+        self.reasons = reasons
+
+    def failed(self, index: int) -> bool:
+        """Return whether the condition of action *index* does not hold."""
+        return self.reasons[index].code == "ConditionalCheckFailed"
+
+
+Kind = Literal["answer", "contention", "throttle", "transport", "refused", "invalid"]
+
+
+class Failure(NamedTuple):
+    """One failed attempt, examined.
+
+    Attributes:
+        kind: ``answer``: it was understood and is not to be repeated as it is;
+            ``contention``: others were at the same item, repeat soon; ``throttle``:
+            repeat later; ``transport``: not reached, or it broke there, repeat;
+            ``refused``: the table or the right to it is missing; ``invalid``: this
+            request can never be done.
+        unknown: It may have been done all the same.
+        text: In a few words, without anything that a request contained.
+        error: For ``answer``: what to raise.
+    """
+
+    kind: Kind
+    unknown: bool
+    text: str
+    error: ConditionFailed | TransactionCancelled | NoTable | None = None
+
+
+_THROTTLED = {
+    "LimitExceededException",
+    "ProvisionedThroughputExceeded",
+    "ProvisionedThroughputExceededException",
+    "RequestLimitExceeded",
+    "ThrottlingError",
+    "ThrottlingException",
+}
+_CONTENDED = {"TransactionConflict", "TransactionConflictException"}
+_REFUSED = {
+    "AccessDeniedException",
+    "ExpiredTokenException",
+    "IncompleteSignature",
+    "InvalidSignatureException",
+    "MissingAuthenticationToken",
+    "NotAuthorized",
+    "ResourceNotFoundException",
+    "UnrecognizedClientException",
+}
+_UNREACHABLE = (NoCredentialsError, PartialCredentialsError, CredentialRetrievalError)
+_UNANSWERED = (ReadTimeoutError, ConnectionClosedError, ResponseParserError)
+
+
+def examine(error: BaseException, *, repeated: bool) -> Failure | None:
+    """Say what *error* of an attempt means; None if it is none of botocore's."""
+    if isinstance(error, ClientError):
+        return _answered(error, repeated=repeated)
+    name = type(error).__name__
+    if isinstance(error, _UNREACHABLE):
+        return Failure("refused", False, name)
+    if isinstance(error, _UNANSWERED):
+        return Failure("transport", True, name)
+    if isinstance(error, ConnectionError):  # before anything was sent
+        return Failure("transport", False, name)
+    if isinstance(error, HTTPClientError):
+        return Failure("transport", True, name)
+    if isinstance(error, BotoCoreError):  # parameters it will not even send
+        return Failure("invalid", False, name)
+    return None
+
+
+def _answered(error: ClientError, *, repeated: bool) -> Failure:
+    response: dict[str, Any] = dict(error.response)
+    code = str(response.get("Error", {}).get("Code", ""))
+    status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    if code == "ConditionalCheckFailedException":
+        failed = ConditionFailed(response.get("Item"), repeated=repeated)
+        return Failure("answer", False, code, failed)
+    if code == "TransactionCanceledException":
+        return _cancelled(response)
+    if code in _CONTENDED:
+        return Failure("contention", False, code)
+    if code == "TransactionInProgressException":  # our own, sent before
+        return Failure("contention", True, code)
+    if code in _THROTTLED:
+        return Failure("throttle", False, code)
+    if code == "ResourceNotFoundException" and _is_description(error):
+        return Failure("answer", False, code, NoTable("there is no such table"))
+    if code in _REFUSED:
+        return Failure("refused", False, code)
+    if status >= 500:
+        return Failure("transport", True, code)
+    return Failure("invalid", False, code)
+
+
+def _is_description(error: ClientError) -> bool:
+    return error.operation_name.startswith("Describe")
+
+
+def _cancelled(response: dict[str, Any]) -> Failure:
+    reasons = tuple(
+        Reason(str(reason.get("Code", "None")), reason.get("Item"))
+        for reason in response.get("CancellationReasons", ())
+    )
+    codes = {reason.code for reason in reasons} - {"None"}
+    text = ", ".join(sorted(codes))
+    if "ConditionalCheckFailed" in codes:
+        return Failure("answer", False, text, TransactionCancelled(reasons))
+    if codes and codes <= _CONTENDED | _THROTTLED:
+        kind: Kind = "contention" if codes <= _CONTENDED else "throttle"
+        return Failure(kind, False, text)
+    return Failure("invalid", False, text)

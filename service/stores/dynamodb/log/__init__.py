@@ -1,0 +1,1 @@
+"""The publication log in a DynamoDB table."""

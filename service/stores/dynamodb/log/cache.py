@@ -1,0 +1,288 @@
+"""What this process holds of channels in memory, and how long it may believe it.
+
+The listener is told of what *this* process commits. Publications of other processes
+are found by reads: the hub compares its subscriptions with HEAD every
+``client.position_check`` seconds, and with each publication of its own that leaves a
+gap. So the cache may not be believed for ever: a tail answers for `FRESH` seconds
+after HEAD was seen to have its top (by reading HEAD, or by a commit, which its
+condition proves), and for `UNCHANGED` seconds after HEAD's revision was read. Then one
+read of HEAD, the smallest there is, makes it good again if nothing has happened. A
+reconnect storm on one channel so costs ten small reads a second, however large it is.
+
+Invariants, on the event loop:
+
+* Who is told of a commit finds the cache up to date.
+* A read that was launched before a commit was told of is given to nobody who asked
+  after that (see `tail`): such a caller waits for the read to end and asks again.
+* A tail that is believed was whole when it began to be believed: it was cached under
+  the revision that was read, and a removal that this process makes forgets it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+
+import structlog
+
+from service.core.errors import StoreError, StoreUnavailable, describe
+from service.core.model import Channel, HistoryPage
+from service.core.ports import Clock, Committed
+from service.stores.dynamodb.log.items import Head
+from service.stores.dynamodb.log.planner import Plan
+from service.stores.dynamodb.log.reader import Reader
+from service.stores.history_cache import InFlightRead, ReadRequest, Tail, TailCache
+
+__all__ = ["ChannelCache"]
+
+CHANNELS = 65_536  # whose state is remembered; above, the one unused for longest is not
+
+FRESH = 0.1  # s; what another process published is read no later than this
+UNCHANGED = 4.0  # s; what it removed or erased is not read any more after this
+
+SIZE = 1 << 30  # publications: the cache's own bound in bytes is enough
+
+_log = structlog.get_logger(__name__)
+
+
+class _Known:
+    """What is remembered of a channel.
+
+    Attributes:
+        head: Its state at the last commit, or None.
+        topped: When the tail was last seen to end at HEAD's top, in the clock's time.
+        read: When HEAD's revision was last read, in the clock's time.
+        revision: What it was.
+    """
+
+    __slots__ = ("head", "read", "revision", "topped")
+
+    def __init__(self) -> None:
+        self.head: Head | None = None
+        self.topped = self.read = float("-inf")
+        self.revision = -1
+
+
+class ChannelCache:
+    """The cached tails and states of one store.
+
+    Args:
+        reader: Reads the table.
+        clock: Tells what has expired, and what is too old to be believed.
+        timeout: Of a read, seconds.
+        cache_size: Bytes of publications.
+
+    Attributes:
+        reads: Of the table so far; each is one look at one channel.
+    """
+
+    def __init__(
+        self, reader: Reader, clock: Clock, *, timeout: float, cache_size: int
+    ) -> None:
+        self.reads = 0
+        self._reader = reader
+        self._clock = clock
+        self._timeout = timeout
+        self._tails = TailCache(cache_size)
+        self._known: OrderedDict[Channel, _Known] = OrderedDict()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._loop = asyncio.get_running_loop()
+        self._refusal: str | None = None
+
+    async def close(self, refusal: str) -> None:
+        """Refuse reads from now on, and wait for those under way."""
+        self._refusal = refusal
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def now(self) -> int:
+        """Return Unix milliseconds."""
+        return int(self._clock.wall() * 1000)
+
+    # States
+
+    async def head(self, channel: Channel, deadline: float) -> Head:
+        """Read a channel's state.
+
+        Raises:
+            StoreError: It could not be read.
+        """
+        return await self._reader.head(channel, self.now(), deadline)
+
+    def remembered(self, channel: Channel) -> Head | None:
+        """Return a channel's state as of its last commit, if it is known."""
+        known = self._known.get(channel)
+        if known is None or known.head is None or self._ended(known.head):
+            return None
+        return known.head
+
+    def _ended(self, head: Head) -> bool:
+        return head.top > 0 and head.ends <= self.now()
+
+    def remember(self, channel: Channel, head: Head | None) -> None:
+        """Take note of a channel's state, or that it is not known."""
+        known = self._known.get(channel)
+        if known is None:
+            if head is None:
+                return
+            known = self._note(channel)
+        known.head = head
+
+    def take_note(self, made: Plan) -> None:
+        """Take note of a batch that was committed."""
+        if not made.size:
+            return
+        channel = made.committed[0].channel
+        known = self._note(channel)
+        known.head = made.head
+        if self._tails.position(channel) is None:
+            # The tail begins here: nothing in it is older than this.
+            known.read, known.revision = made.begun, made.head.revision
+        self._tails.extend(made.committed, {channel: made.size})
+        known.topped = max(known.topped, made.begun)
+
+    def _note(self, channel: Channel) -> _Known:
+        known = self._known.get(channel)
+        if known is None:
+            known = self._known[channel] = _Known()
+            if len(self._known) > CHANNELS:
+                forgotten, _ = self._known.popitem(last=False)
+                self._tails.forget(forgotten)
+        else:
+            self._known.move_to_end(channel)
+        return known
+
+    # Reading
+
+    def answer(self, channel: Channel, demand: ReadRequest) -> HistoryPage | None:
+        """Answer a read from memory, or return None when that is not possible."""
+        known = self._known.get(channel)
+        if known is None:
+            return None
+        now = self._clock.now()
+        if now - known.topped >= FRESH or now - known.read >= UNCHANGED:
+            return None
+        if known.head is not None and self._ended(known.head):
+            return None
+        return self._tails.answer(channel, demand, self.now())
+
+    async def read(self, channel: Channel, demand: ReadRequest) -> HistoryPage:
+        """Read kept publications and the top.
+
+        Raises:
+            StoreUnavailable: The table cannot be read, or the store is closed.
+        """
+        flights = self._tails.flights
+        while True:
+            if self._refusal is not None:
+                raise StoreUnavailable(self._refusal)
+            page = self.answer(channel, demand)
+            if page is not None:
+                return page
+            flight = flights.get(channel)
+            if flight is None:
+                flight = flights[channel] = InFlightRead(self._loop.create_future())
+                # In the next step of the loop, so that all who are about to ask
+                # the same are in it.
+                self._loop.call_soon(self._launch, channel, flight)
+            in_time = not flight.launched
+            if in_time:
+                flight.demands.add(demand)
+            answers = await asyncio.shield(flight.landed)
+            if isinstance(answers, str):
+                raise StoreUnavailable(answers)
+            if in_time:
+                page = answers[demand]
+                return HistoryPage(page.publications.copy(), page.top)
+
+    def _launch(self, channel: Channel, flight: InFlightRead) -> None:
+        flight.launched = True
+        if self._refusal is not None:
+            del self._tails.flights[channel]
+            flight.landed.set_result(self._refusal)
+            return
+        self.reads += 1
+        task = self._loop.create_task(self._fly(channel, flight))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _fly(self, channel: Channel, flight: InFlightRead) -> None:
+        answers: dict[ReadRequest, HistoryPage] | str
+        try:
+            answers = await self._load(channel, flight)
+        except StoreError as error:
+            answers = str(error)
+        except Exception as error:
+            _log.error("a read failed", **describe(error))
+            answers = "the store cannot read"
+        del self._tails.flights[channel]
+        flight.landed.set_result(answers)
+
+    async def _load(
+        self, channel: Channel, flight: InFlightRead
+    ) -> dict[ReadRequest, HistoryPage]:
+        tails = self._tails
+        launched = self._clock.now()
+        deadline = launched + self._timeout
+        head = await self._reader.head(channel, self.now(), deadline)
+        known = self._note(channel)
+        if known.revision != head.revision:
+            tails.forget(channel)
+        answers: dict[ReadRequest, HistoryPage] = {}
+        if tails.position(channel) == head.position:
+            # As it was: only what lies below the cached part has to be read.
+            now = self.now()
+            for demand in flight.demands:
+                page = tails.answer(channel, demand, now)
+                if page is not None:
+                    answers[demand] = page
+        if len(answers) < len(flight.demands):
+            left = flight.demands - answers.keys()
+            found, pages = await self._reader.load(
+                channel, head, left, self.now(), deadline
+            )
+            now = self.now()
+            for demand in left:
+                page = pages.get(demand) or found.answer(demand, now)
+                if page is None:
+                    raise AssertionError("what a read was asked for, it has")
+                answers[demand] = page
+            self._merge(channel, found, flight)
+        if flight.cut:
+            return answers
+        known.read, known.revision = launched, head.revision
+        position = tails.position(channel)
+        if position is not None and position.epoch == head.epoch:
+            if position.offset >= head.top:
+                known.topped = max(known.topped, launched)
+            if known.head is None or known.head.top <= head.top:
+                known.head = head
+        return answers
+
+    def _merge(self, channel: Channel, found: Tail, flight: InFlightRead) -> None:
+        """Put what a read found into the cache, behind or below what is there."""
+        position = self._tails.position(channel)
+        if position is not None and not flight.cut:
+            if position.epoch != found.epoch:
+                self._tails.forget(channel)
+            elif position.offset < found.top:
+                # Others published. What is cached stays if nothing lies between.
+                fresh = [p for p in found.publications if p.offset > position.offset]
+                if fresh and fresh[0].offset == position.offset + 1:
+                    told = [Committed(channel, p, found.epoch) for p in fresh]
+                    written = flight.written
+                    self._tails.extend(told, {channel: SIZE})
+                    flight.written = written
+                else:
+                    self._tails.forget(channel)
+        self._tails.fill(channel, found, flight)
+
+    def forget(self, channel: Channel) -> None:
+        """Forget what is cached of a channel, and what is being read of it."""
+        flight = self._tails.flights.get(channel)
+        if flight is not None:
+            flight.cut = True
+        self._tails.forget(channel)
+        known = self._known.get(channel)
+        if known is not None:
+            known.read = known.topped = float("-inf")

@@ -1,0 +1,288 @@
+"""One read of one channel, for all who want something of it.
+
+HEAD is read first, consistently: it says which offsets exist. The batches that have
+them were written with it, so a consistent query that follows sees them. Whatever was
+appended in between is above that top, and left out.
+
+What ends at the top and is not much more than was asked for is read as one `Tail`, from
+the newest batch down, so that the cache can take it over; only a page far below the
+top is read for itself. No page size of DynamoDB's is relied on: a query goes on until
+it has reached what it is for, or there is no more.
+
+A batch may be missing: it has expired and was deleted, in whatever order. Then what
+lies below is not contiguous with the top, and is not returned.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Collection, Sequence
+from contextlib import AsyncExitStack, aclosing
+from typing import Any, NamedTuple
+
+from service.core.model import Channel, HistoryPage, Publication
+from service.stores.dynamodb.client import Client
+from service.stores.dynamodb.errors import Item
+from service.stores.dynamodb.log.items import (
+    Head,
+    Stored,
+    batch_key,
+    decode_batch,
+    decode_head,
+    first_of,
+    head_key,
+    range_key,
+)
+from service.stores.history_cache import ReadRequest, Tail, milliseconds
+
+__all__ = ["Reader"]
+
+# Reading up to so many publications more than a page needs, up to the top, is
+# cheaper than reading the next page of the same client again.
+WINDOW = 512  # count
+BYTES = 4 * 1024 * 1024  # of payloads; however many large ones a window may hold
+
+LIMIT = 256  # items in one page of a query at the most
+
+_AFTER_PARTS = "~"  # sorts behind the digits and dots of a `range_key`
+
+
+class _Span(NamedTuple):
+    """What is read: offsets above `low`, up to `high`, about `wanted` of them."""
+
+    low: int
+    high: int
+    wanted: int
+    reverse: bool
+    deadline: float
+
+
+class Reader:
+    """Reads of one table.
+
+    Args:
+        client: Its calls.
+        origin: The table's id.
+        shards: Of a channel that has no HEAD yet.
+    """
+
+    def __init__(self, client: Client, origin: str, shards: int) -> None:
+        self._client = client
+        self._origin = origin
+        self._shards = shards
+
+    async def head(self, channel: Channel, now: int, deadline: float) -> Head:
+        """Read a channel's state at *now* (Unix ms).
+
+        Raises:
+            StoreError: It could not be read.
+        """
+        answer = await self._client.call(
+            "get_item",
+            {
+                "TableName": self._client.table,
+                "Key": head_key(channel),
+                "ConsistentRead": True,
+            },
+            deadline=deadline,
+        )
+        item = answer.get("Item")
+        return decode_head(item, self._origin, channel, self._shards, now)
+
+    async def load(
+        self,
+        channel: Channel,
+        head: Head,
+        demands: Collection[ReadRequest],
+        now: int,
+        deadline: float,
+    ) -> tuple[Tail, dict[ReadRequest, HistoryPage]]:
+        """Read what *demands* ask of *channel*, whose state is *head*.
+
+        Returns:
+            The channel's tail, and the answers that it cannot give.
+
+        Raises:
+            StoreError: It could not be read.
+        """
+        top = head.top
+        floor = top
+        far: list[ReadRequest] = []
+        for demand in demands:
+            low, high = demand.span(top)
+            low = max(low, head.floor)
+            if high <= low:
+                continue
+            if demand.limit < 0 or top - low <= max(WINDOW, demand.limit):
+                floor = min(floor, low)
+            else:
+                far.append(demand)
+        publications: list[Publication] = []
+        if floor < top:
+            publications, floor = await self._newest(channel, head, floor, deadline)
+            # What the bound on bytes left out is read page by page, as if far away.
+            for demand in demands:
+                low, high = demand.span(top)
+                low = max(low, head.floor)
+                if high > low and low < floor and demand not in far:
+                    far.append(demand)
+        if floor <= head.floor:
+            floor = 0  # nothing is stored below
+        tail = Tail(head.epoch, top, floor, publications)
+        pages: dict[ReadRequest, HistoryPage] = {}
+        for demand in far:
+            page = await self._page(channel, head, demand, now, deadline)
+            pages[demand] = HistoryPage(page, head.position)
+        return tail, pages
+
+    async def _newest(
+        self, channel: Channel, head: Head, low: int, deadline: float
+    ) -> tuple[list[Publication], int]:
+        """Return the newest publications above *low*, and the offset they begin after.
+
+        They are contiguous up to the top, unless there are none.
+        """
+        found: list[Publication] = []
+        size = 0
+        expected = head.top
+        span = _Span(low, head.top, head.top - low, True, deadline)
+        async with aclosing(self._batches(channel, head, span)) as batches:
+            async for stored in batches:
+                for publication in reversed(stored.publications):
+                    if publication.offset > expected:
+                        continue  # appended after HEAD was read
+                    if publication.offset <= low:
+                        break
+                    if publication.offset < expected:
+                        return found[::-1], low  # what was between has expired
+                    size += len(publication.data)
+                    if size > BYTES and found:
+                        return found[::-1], publication.offset
+                    found.append(publication)
+                    expected -= 1
+        return found[::-1], low
+
+    async def _page(
+        self,
+        channel: Channel,
+        head: Head,
+        demand: ReadRequest,
+        now: int,
+        deadline: float,
+    ) -> list[Publication]:
+        """Read a page that ends far below the top."""
+        low, high = demand.span(head.top)
+        low = max(low, head.floor)
+        wanted = high - low if demand.limit < 0 else min(high - low, demand.limit)
+        cutoff = now - milliseconds(demand.ttl)
+        found: list[Publication] = []
+        span = _Span(low, high, wanted, demand.reverse, deadline)
+        async with aclosing(self._batches(channel, head, span)) as batches:
+            async for stored in batches:
+                publications = stored.publications
+                for publication in publications[::-1] if span.reverse else publications:
+                    if publication.offset <= low or publication.offset > high:
+                        continue
+                    if publication.time > cutoff and len(found) < wanted:
+                        found.append(publication)
+                if len(found) == wanted:
+                    break
+        return found
+
+    async def _batches(
+        self, channel: Channel, head: Head, span: _Span
+    ) -> AsyncGenerator[Stored, None]:
+        """Yield the batches that *span* touches, in its order."""
+        async with AsyncExitStack() as stack:
+            shards = [
+                await stack.enter_async_context(
+                    aclosing(self._shard(batch_key(channel, head, shard), head, span))
+                )
+                for shard in range(head.shards)
+            ]
+            found = await asyncio.gather(*[anext(shard, None) for shard in shards])
+            nexts = {index: one for index, one in enumerate(found) if one is not None}
+            while nexts:
+                choose = max if span.reverse else min
+                index = choose(nexts, key=lambda shard: nexts[shard].first)
+                yield nexts[index]
+                following = await anext(shards[index], None)
+                if following is None:
+                    del nexts[index]
+                else:
+                    nexts[index] = following
+
+    async def _shard(
+        self, pk: str, head: Head, span: _Span
+    ) -> AsyncGenerator[Stored, None]:
+        """Yield those of one partition."""
+        begin = span.low + 1
+        # Downwards there is no telling where the batch of *begin* begins, nor is it
+        # needed.
+        start = 0
+        if not span.reverse:
+            start = await self._first(pk, begin, span.deadline) if begin > 1 else 1
+        request = self._query(
+            pk,
+            range_key(start),
+            range_key(span.high) + _AFTER_PARTS,
+            # As many as there would be, were all batches like the newest.
+            min(-(-span.wanted // (head.batch * head.shards)) + 1, LIMIT),
+            reverse=span.reverse,
+        )
+        parts: list[Item] = []
+        while True:
+            answer = await self._client.call("query", request, deadline=span.deadline)
+            for item in answer["Items"]:
+                if parts and first_of(parts[-1]) != first_of(item):
+                    stored = _joined(parts, reverse=span.reverse)
+                    if stored is not None:
+                        yield stored
+                    if span.reverse and first_of(parts[0]) <= begin:
+                        return
+                    parts = []
+                parts.append(item)
+            if "LastEvaluatedKey" not in answer:
+                break
+            if span.reverse and parts and _is_whole(parts, begin):
+                break
+            request["ExclusiveStartKey"] = answer["LastEvaluatedKey"]
+            request["Limit"] = min(2 * request["Limit"], LIMIT)
+        if parts and (stored := _joined(parts, reverse=span.reverse)) is not None:
+            yield stored
+
+    async def _first(self, pk: str, offset: int, deadline: float) -> int:
+        """Return where the batch begins that has *offset*, if it is stored."""
+        request = self._query(
+            pk, range_key(0), range_key(offset) + _AFTER_PARTS, 1, reverse=True
+        )
+        request["ProjectionExpression"] = "sk"
+        answer = await self._client.call("query", request, deadline=deadline)
+        items = answer["Items"]
+        return first_of(items[0]) if items else offset
+
+    def _query(
+        self, pk: str, begin: str, end: str, limit: int, *, reverse: bool
+    ) -> dict[str, Any]:
+        return {
+            "TableName": self._client.table,
+            "KeyConditionExpression": "pk = :pk AND sk BETWEEN :begin AND :end",
+            "ExpressionAttributeValues": {
+                ":pk": {"S": pk},
+                ":begin": {"S": begin},
+                ":end": {"S": end},
+            },
+            "ConsistentRead": True,
+            "ScanIndexForward": not reverse,
+            "Limit": limit,
+        }
+
+
+def _is_whole(parts: Sequence[Item], begin: int) -> bool:
+    """Whether no more of a batch that was met downwards is to come, nor is needed."""
+    last = parts[-1]["sk"]["S"]
+    return "." not in last and first_of(parts[-1]) <= begin
+
+
+def _joined(parts: list[Item], *, reverse: bool) -> Stored | None:
+    return decode_batch(parts[::-1] if reverse else parts)

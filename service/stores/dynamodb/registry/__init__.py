@@ -1,0 +1,1 @@
+"""The connection registry that several processes share in a DynamoDB table."""

@@ -1,0 +1,392 @@
+"""The embedded store's file: who may open it, what is in it, which version it has.
+
+Invariants:
+
+* One process at a time: an flock on ``<path>.lock`` is held while the store is open.
+  The kernel drops it when the process dies, however it dies.
+* A file that is not ours is never written to. It is examined through a read-only
+  connection before the first one that could change a byte.
+* The schema is created and migrated in one transaction: a process killed in the
+  middle leaves the file as it was, or complete.
+
+What keeps offsets right is written into the schema, so that it holds for whoever
+writes: ``(channel_id, offset)`` is unique, and a trigger saves the top (and the fact
+that something was deleted) before a publication goes away. A channel's top is
+therefore the larger of ``channels.top`` and its newest publication, and appending
+needs no second statement to keep it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import random
+import sqlite3
+from pathlib import Path
+from urllib.parse import quote
+
+from service.core.errors import StartupError, StoreCorrupt, StoreInUse, StoreVersion
+from service.settings import StoreSettings
+
+__all__ = [
+    "MEMORY",
+    "Files",
+    "examine",
+    "is_spoilt",
+    "lock_store",
+    "migrate",
+    "new_epoch",
+    "open_files",
+    "reason",
+]
+
+MEMORY = ":memory:"
+
+APPLICATION_ID = 0x5354_4457  # "STDW": tells our files from any other SQLite file
+VERSION = 2  # of the schema; the number of _MIGRATIONS
+
+# A damaged page of a larger file is found when it is read; checking 64 MiB takes
+# some 0.1 s, and a start-up must not take minutes.
+CHECKED_SIZE = 64 * 1024 * 1024  # bytes
+
+# Enough for every statement the log uses: inserts of 1 to 31 rows and of 32 to 256.
+CACHED_STATEMENTS = 256
+
+_HEADER = b"SQLite format 3\x00"
+# What each version added.
+_TABLES = (
+    {"meta", "generations", "channels", "publications", "idempotency"},
+    {"state"},
+)
+_CORRUPT = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+
+# All times are Unix milliseconds. `serial` changes whenever something is deleted,
+# `last_id` is the highest publication id deleted so far: ids are never given twice.
+# `due` is when the sweep must look at a channel next.
+_MIGRATIONS = (
+    """
+    CREATE TABLE meta (
+        id INTEGER PRIMARY KEY CHECK (id = 1),
+        generation TEXT NOT NULL,
+        serial INTEGER NOT NULL,
+        last_id INTEGER NOT NULL
+    );
+    CREATE TABLE generations (
+        slot INTEGER PRIMARY KEY,
+        epoch TEXT NOT NULL
+    );
+    CREATE TABLE channels (
+        id INTEGER PRIMARY KEY,
+        name TEXT NOT NULL UNIQUE,
+        epoch TEXT NOT NULL,
+        top INTEGER NOT NULL,
+        touched INTEGER NOT NULL,
+        ttl INTEGER NOT NULL,
+        meta_ttl INTEGER NOT NULL,
+        due INTEGER NOT NULL,
+        version INTEGER NOT NULL,
+        version_epoch TEXT NOT NULL
+    );
+    CREATE INDEX channels_due ON channels (due);
+    CREATE TABLE publications (
+        id INTEGER PRIMARY KEY,
+        channel_id INTEGER NOT NULL,
+        offset INTEGER NOT NULL,
+        time INTEGER NOT NULL,
+        data TEXT NOT NULL,
+        info TEXT,
+        tags TEXT
+    );
+    CREATE UNIQUE INDEX publications_offset ON publications (channel_id, offset);
+    CREATE TABLE idempotency (
+        id INTEGER PRIMARY KEY,
+        channel TEXT NOT NULL,
+        key TEXT NOT NULL,
+        offset INTEGER NOT NULL,
+        epoch TEXT NOT NULL,
+        expires INTEGER NOT NULL
+    );
+    CREATE UNIQUE INDEX idempotency_key ON idempotency (channel, key);
+    CREATE TRIGGER publications_deleted BEFORE DELETE ON publications BEGIN
+        UPDATE channels SET top = OLD.offset, touched = OLD.time
+            WHERE id = OLD.channel_id AND top < OLD.offset;
+        UPDATE meta SET serial = serial + 1, last_id = max(last_id, OLD.id)
+            WHERE id = 1;
+    END;
+    CREATE TRIGGER channels_deleted AFTER DELETE ON channels BEGIN
+        UPDATE meta SET serial = serial + 1 WHERE id = 1;
+    END;
+    """,
+    """
+    CREATE TABLE state (
+        kind TEXT NOT NULL,
+        key TEXT NOT NULL,
+        value TEXT NOT NULL,
+        expires INTEGER NOT NULL,
+        PRIMARY KEY (kind, key)
+    ) WITHOUT ROWID;
+    CREATE INDEX state_expires ON state (expires);
+    """,
+)
+
+
+class Files:
+    """An open store: the writer's connection, the reader's, and the lock.
+
+    Attributes:
+        writer: The connection that writes.
+        reader: The one that reads; the same one for ``:memory:``.
+    """
+
+    def __init__(
+        self,
+        writer: sqlite3.Connection,
+        reader: sqlite3.Connection,
+        lock: int | None,
+    ) -> None:
+        self.writer = writer
+        self.reader = reader
+        self._lock = lock
+
+    def close(self) -> None:
+        """Close both connections, checkpoint, and let the lock go, whatever fails."""
+        try:
+            if self.reader is not self.writer:
+                with contextlib.suppress(sqlite3.Error):
+                    self.reader.close()
+            with contextlib.suppress(sqlite3.Error):
+                self.writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            with contextlib.suppress(sqlite3.Error):
+                self.writer.close()
+        finally:
+            if self._lock is not None:
+                os.close(self._lock)
+                self._lock = None
+
+
+def new_epoch(rng: random.Random) -> str:
+    """Return a fresh name for a run of offsets: 8 hexadecimal characters."""
+    return f"{rng.getrandbits(32):08x}"
+
+
+def reason(error: BaseException | None) -> str:
+    """Return what went wrong in one line, with SQLite's own name for it."""
+    name = getattr(error, "sqlite_errorname", None)
+    return f"{error} ({name})" if name else str(error) or type(error).__name__
+
+
+def is_spoilt(error: BaseException) -> bool:
+    """Return whether it is what was to be stored that is wrong, not the database.
+
+    For example text with half a surrogate pair, or an integer beyond 64 bits.
+    """
+    if not isinstance(error, sqlite3.Error):
+        return True
+    return isinstance(
+        error,
+        sqlite3.DataError
+        | sqlite3.IntegrityError
+        | sqlite3.InterfaceError
+        | sqlite3.ProgrammingError,
+    )
+
+
+def open_files(settings: StoreSettings, rng: random.Random) -> Files:
+    """Open the store, creating or migrating it first if need be. Blocks.
+
+    Raises:
+        StoreInUse: Another process has it open.
+        StoreCorrupt: The file is damaged, or another program's; it was not changed.
+        StoreVersion: A newer program wrote it; it was not changed.
+        StartupError: It cannot be opened or created.
+    """
+    path = settings.path
+    if path == MEMORY:
+        connection = _connect(path, settings)
+        migrate(connection, rng)
+        return Files(connection, connection, None)
+    lock = lock_store(path)
+    opened: list[sqlite3.Connection] = []
+    try:
+        try:
+            examine(path, settings)
+            opened.append(_connect(path, settings))
+            migrate(opened[0], rng)
+            opened.append(_connect(path, settings))
+        except sqlite3.Error as error:
+            if _code(error) in _CORRUPT:
+                raise StoreCorrupt(
+                    f"store {path} is damaged and was left as it is: {reason(error)}"
+                ) from error
+            raise StartupError(
+                f"store {path} cannot be opened: {reason(error)}"
+            ) from error
+    except BaseException:
+        for connection in opened:
+            connection.close()
+        os.close(lock)
+        raise
+    return Files(opened[0], opened[1], lock)
+
+
+def lock_store(path: str) -> int:
+    """Lock a store for this process until the descriptor returned is closed.
+
+    Raises:
+        StoreInUse: Another process has it open.
+        StartupError: The lock's file cannot be opened or locked.
+    """
+    try:
+        descriptor = os.open(path + ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise StartupError(
+            f"store {path} cannot be opened: "
+            f"{os.strerror(error.errno or 0)}: {path}.lock"
+        ) from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            os.close(descriptor)
+        if not isinstance(error, BlockingIOError):
+            raise StartupError(
+                f"store {path} cannot be locked: {os.strerror(error.errno or 0)}"
+            ) from error
+        raise StoreInUse(
+            f"store {path} is in use by another process. The embedded store serves "
+            "one process: are several workers configured (hypercorn --workers)?"
+        ) from error
+    return descriptor
+
+
+def examine(path: str, settings: StoreSettings) -> bool:
+    """Refuse a file that is not ours, without changing a byte of it.
+
+    Returns:
+        Whether a store is there; False for a file that is missing or empty.
+
+    Raises:
+        StoreCorrupt: It is damaged, or another program's.
+        StoreVersion: A newer program wrote it.
+        StartupError: It cannot be opened.
+        sqlite3.Error: It cannot be read.
+    """
+    try:
+        with open(path, "rb") as file:
+            header = file.read(len(_HEADER))
+            size = os.fstat(file.fileno()).st_size
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise StartupError(
+            f"store {path} cannot be opened: {os.strerror(error.errno or 0)}"
+        ) from error
+    if not size:
+        return False
+    if header != _HEADER:
+        raise StoreCorrupt(f"{path} is not a SQLite database; it was left as it is")
+    # Without a log beside it, nobody has it open: SQLite need not make the files with
+    # which it would find that out, and which a read-only connection leaves behind.
+    alone = not (os.path.exists(path + "-wal") or os.path.exists(path + "-journal"))
+    connection = sqlite3.connect(
+        f"file:{quote(str(Path(path).absolute()))}?mode=ro&immutable={int(alone)}",
+        uri=True,
+        timeout=settings.lock_timeout,
+    )
+    with contextlib.closing(connection):
+        tables = _tables(connection)
+        version = _pragma(connection, "user_version")
+        application = _pragma(connection, "application_id")
+        if not tables and not version and not application:
+            return False  # a first start, killed before it created anything
+        if application != APPLICATION_ID:
+            raise StoreCorrupt(f"{path} is another program's; it was left as it is")
+        if version > VERSION:
+            raise StoreVersion(
+                f"store {path} has schema {version}, this program knows up to "
+                f"{VERSION}: it was written by a newer one"
+            )
+        if not tables >= set().union(*_TABLES[: max(version, 1)]):
+            raise StoreCorrupt(f"store {path} lacks tables; it was left as it is")
+        if size <= CHECKED_SIZE:
+            (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+            if found != "ok":
+                raise StoreCorrupt(
+                    f"store {path} is damaged and was left as it is: "
+                    + " ".join(found.split())  # the message is of several lines
+                )
+    return True
+
+
+def _connect(path: str, settings: StoreSettings) -> sqlite3.Connection:
+    connection = sqlite3.connect(
+        path,
+        timeout=settings.lock_timeout,
+        isolation_level=None,  # transactions are begun and ended by our own words
+        check_same_thread=False,  # opened by one thread, then used by one other
+        cached_statements=CACHED_STATEMENTS,
+    )
+    synchronous = "FULL" if settings.durability == "power" else "NORMAL"
+    # The order matters: the first statement that reads reports what is damaged.
+    if path != MEMORY:
+        (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+        if mode != "wal":
+            connection.close()
+            raise StartupError(
+                f"store {path} cannot be used: its file system has no shared memory "
+                "(write-ahead logging was refused)"
+            )
+    connection.execute(f"PRAGMA synchronous = {synchronous}")
+    connection.execute("PRAGMA journal_size_limit = 67108864")  # 64 MiB
+    return connection
+
+
+def migrate(connection: sqlite3.Connection, rng: random.Random) -> None:
+    """Bring the schema to this program's version, in one transaction."""
+    version = _pragma(connection, "user_version")
+    if version == VERSION:
+        return
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        for script in _MIGRATIONS[version:]:
+            # Not executescript: it would commit what was begun.
+            for statement in _statements(script):
+                connection.execute(statement)
+        if not version:
+            connection.execute(
+                "INSERT INTO meta VALUES (1, ?, 0, 0)", (new_epoch(rng),)
+            )
+            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        connection.execute(f"PRAGMA user_version = {VERSION}")
+        connection.execute("COMMIT")
+    except BaseException:
+        with contextlib.suppress(sqlite3.Error):
+            connection.execute("ROLLBACK")
+        raise
+
+
+def _statements(script: str) -> list[str]:
+    statements: list[str] = []
+    pending = ""
+    for line in script.splitlines():
+        pending += line + "\n"
+        if sqlite3.complete_statement(pending):
+            statements.append(pending)
+            pending = ""
+    return statements
+
+
+def _tables(connection: sqlite3.Connection) -> set[str]:
+    rows = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+    return {name for (name,) in rows}
+
+
+def _pragma(connection: sqlite3.Connection, name: str) -> int:
+    (value,) = connection.execute(f"PRAGMA {name}").fetchone()
+    return int(value)
+
+
+def _code(error: sqlite3.Error) -> int:
+    """Return SQLite's primary result code, 0 if there is none."""
+    return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF

@@ -1,0 +1,361 @@
+"""The embedded store: one SQLite file, one thread that writes, one that reads.
+
+The event loop never touches the database. `append` puts an entry into a queue; the
+writer's thread commits all that wait in one transaction and reports the batch; on the
+loop the tail cache takes note, then the listener is told, then each `AppendDone` is
+called. Reads are answered from the cache or go to the reader's thread, one at a time
+per channel however many wait for it.
+
+Invariants:
+
+* A report is handled in one step of the loop, in the order of commits. So whoever
+  runs after it, the listener first, finds the cache up to date.
+* A read that was launched before a commit was told of is given to nobody who asked
+  after that (see `tail`): such a caller waits for the read to end and asks again.
+* Each `done` is called exactly once: by the report of its batch, by the burial of a
+  thread that died, or by `append` itself, one step of the loop later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
+
+import structlog
+
+from service.core.errors import StoreError, StoreUnavailable, describe
+from service.core.model import Channel, Draft, HistoryPage, Position
+from service.core.ports import AppendDone, Clock, CommitListener, History
+from service.settings import StoreSettings
+from service.stores.append_budget import AppendBudget
+from service.stores.history_cache import InFlightRead, ReadRequest, Tail, TailCache
+from service.stores.sqlite.batch import Commit, Entry
+from service.stores.sqlite.channel_state import ChannelStateCache
+from service.stores.sqlite.erasing import Blanked, Eraser
+from service.stores.sqlite.expiry import Expiry, Sweeper
+from service.stores.sqlite.log import Log
+from service.stores.sqlite.read import load
+from service.stores.sqlite.schema import Files, is_spoilt, open_files, reason
+from service.stores.sqlite.state import SqliteState, StateTable
+from service.stores.sqlite.writer import Job, Worker
+from service.stores.write_health import WriteHealth
+
+__all__ = ["SqliteStore"]
+
+# Of one commit. A larger batch costs those who wait more than it saves: at 512 the
+# fixed cost of a commit is 1 % of it.
+BATCH = 512  # count
+
+T = TypeVar("T")
+Loaded = tuple[Tail, dict[ReadRequest, HistoryPage]]
+_log = structlog.get_logger(__name__)
+
+
+class SqliteStore:
+    """The Store port on a SQLite file, or in memory.
+
+    Args:
+        settings: Path, durability and bounds.
+        clock: Tells when publications expire, and calls the sweep.
+        chance: Makes epochs; the system's by default.
+        batch: Publications per commit at the most.
+
+    Attributes:
+        state: The State port on the same file.
+    """
+
+    def __init__(
+        self,
+        settings: StoreSettings,
+        clock: Clock,
+        *,
+        rng: random.Random | None = None,
+        batch: int = BATCH,
+    ) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._rng = rng or random.SystemRandom()
+        self._batch = batch
+        self._intake = AppendBudget(settings.queue_size)
+        self._tails = TailCache(settings.cache_size)
+        self._reads = 0
+        self._open = False  # takes appends
+        self._refusal = "the store was not started"  # why not, while it does not
+        self._dead = False  # a thread is
+        self._sweeper: Sweeper | None = None
+        self._closing: asyncio.Task[None] | None = None
+        self.state = SqliteState(
+            clock,
+            write=self._write,
+            read=self._read,
+            writer=lambda: self._shelf,
+            reader=lambda: StateTable(self._files.reader),
+        )
+
+    @property
+    def reads(self) -> int:
+        """Reads of the database so far; each is one snapshot of one channel."""
+        return self._reads
+
+    async def start(self, listener: CommitListener) -> None:
+        """Open the store and begin to serve.
+
+        Raises:
+            StoreInUse: Another process has it open.
+            StoreCorrupt: The file is damaged, or another program's.
+            StoreVersion: A newer program wrote it.
+            StartupError: It cannot be opened or created.
+        """
+        self._loop = asyncio.get_running_loop()
+        self._listener = listener
+        files = await asyncio.to_thread(open_files, self._settings, self._rng)
+        self._files: Files = files
+        book = ChannelStateCache(files.writer, self._rng)
+        self._log = Log(book)
+        self._shelf = StateTable(files.writer)
+        self._eraser = Eraser(files.writer)
+        sweep = Expiry(book, self._shelf)
+        self._writer = self._work("write")
+        self._reader = self._writer
+        if files.reader is not files.writer:
+            self._reader = self._work("read")
+        self._put = self._writer.put
+        self._probing = WriteHealth(
+            self._clock, self._rng, self._writer.submit, self._log.probe
+        )
+        self._open = True
+        self._refusal = "the store is closed"
+        self._sweeper = Sweeper(
+            self._clock,
+            self._settings.sweep_interval,
+            self._writer.submit,
+            lambda: sweep.step(self._now()),
+            self._tails.expire,
+        )
+
+    def _work(self, work: str) -> Worker:
+        return Worker(
+            work,
+            self._loop,
+            commit=self._commit,
+            committed=self._committed,
+            failed=self._failed,
+            died=partial(self._died, f"store-{work}r"),
+            batch=self._batch,
+        )
+
+    async def close(self) -> None:
+        """Commit what was accepted, then release everything. Safe to call twice."""
+        if self._closing is None:
+            if self._sweeper is None:
+                return  # never started
+            self._closing = asyncio.create_task(self._close(self._sweeper))
+        await asyncio.shield(self._closing)
+
+    async def _close(self, sweeper: Sweeper) -> None:
+        self._open = False
+        sweeper.stop()
+        self._probing.stop()
+        await self._writer.stop()
+        if self._reader is not self._writer:
+            await self._reader.stop()
+        await asyncio.to_thread(self._files.close)
+
+    def fault(self) -> str | None:
+        """Return why the store cannot serve, in a few words, or None if it can."""
+        return self._probing.fault if self._open else self._refusal
+
+    # Appending
+
+    def append(
+        self, channel: Channel, draft: Draft, history: History, done: AppendDone
+    ) -> None:
+        """Accept *draft* for commit; never blocks, never raises."""
+        error: StoreError
+        if not self._open:
+            error = StoreUnavailable(self._refusal)
+        elif (cost := self._intake.accept(draft)) is None:
+            error = self._intake.full()
+        else:
+            self._put((channel, draft, history, done, cost))
+            return
+        asyncio.get_running_loop().call_soon(done, error)
+
+    def _commit(self, entries: list[Entry]) -> Commit:
+        """Store a batch. On the writer's thread."""
+        return self._log.commit(entries, self._now())
+
+    def _committed(self, commit: Commit) -> None:
+        if commit.stored:
+            self._probing.recovered()
+        if commit.committed:
+            self._tails.extend(commit.committed, commit.sizes)
+            try:
+                self._listener(commit.committed)
+            except Exception as error:
+                _log.error("the listener of the store failed", **describe(error))
+        outcomes = iter(commit.outcomes)
+        for _, _, _, done, cost in commit.entries:
+            self._intake.release(cost)
+            try:
+                done(next(outcomes))
+            except Exception as error:
+                _log.error("the caller of an append failed", **describe(error))
+
+    def _failed(self, entries: list[Entry], error: BaseException) -> None:
+        spoilt = is_spoilt(error) and not self._dead
+        text = f"the store cannot write: {reason(error)}"
+        if self._dead:
+            text = self._refusal
+        elif self._open and not spoilt:
+            self._probing.failed(error)
+        for _, _, _, done, cost in entries:
+            self._intake.release(cost)
+            # One for each: an exception that is raised twice mixes its tracebacks.
+            outcome = (
+                StoreError(f"cannot be stored: {reason(error)}")
+                if spoilt
+                else StoreUnavailable(text)
+            )
+            try:
+                done(outcome)
+            except Exception as fault:
+                _log.error("the caller of an append failed", **describe(fault))
+
+    def _died(self, name: str, error: BaseException) -> None:
+        self._open = False
+        self._dead = True
+        self._refusal = f"thread {name} died: {reason(error)}"
+
+    # Reading
+
+    def peek(
+        self, channel: Channel, history: History, since: int, limit: int
+    ) -> HistoryPage | None:
+        """Answer `read` from memory, or return None when that is not possible."""
+        demand = ReadRequest(history.size, history.ttl, since, limit, False)
+        return self._tails.answer(channel, demand, self._now())
+
+    async def read(
+        self,
+        channel: Channel,
+        history: History,
+        since: int | None,
+        limit: int,
+        *,
+        reverse: bool = False,
+    ) -> HistoryPage:
+        """Read kept publications and the top; see the port.
+
+        Raises:
+            StoreUnavailable: The database cannot be read, or the store is closed.
+        """
+        demand = ReadRequest(history.size, history.ttl, since, limit, reverse)
+        flights = self._tails.flights
+        while True:
+            if not self._open:
+                raise StoreUnavailable(self._refusal)
+            page = self._tails.answer(channel, demand, self._now())
+            if page is not None:
+                return page
+            flight = flights.get(channel)
+            if flight is None:
+                flight = flights[channel] = InFlightRead(self._loop.create_future())
+                # In the next step of the loop, so that all who are about to ask
+                # the same are in it.
+                self._loop.call_soon(self._launch, channel, flight)
+            in_time = not flight.launched
+            if in_time:
+                flight.demands.add(demand)
+            answers = await asyncio.shield(flight.landed)
+            if isinstance(answers, str):
+                raise StoreUnavailable(answers)
+            if in_time:
+                page = answers[demand]
+                return HistoryPage(page.publications.copy(), page.top)
+
+    def _launch(self, channel: Channel, flight: InFlightRead) -> None:
+        flight.launched = True
+        if not self._open:
+            del self._tails.flights[channel]
+            flight.landed.set_result(self._refusal)
+            return
+        self._reads += 1
+        run = partial(load, self._files.reader, channel, flight.demands, self._now())
+        self._reader.submit(Job(run, partial(self._landed, channel, flight)))
+
+    def _landed(
+        self,
+        channel: Channel,
+        flight: InFlightRead,
+        loaded: Loaded | None,
+        error: BaseException | None,
+    ) -> None:
+        del self._tails.flights[channel]
+        if loaded is None:
+            flight.landed.set_result(f"the store cannot read: {reason(error)}")
+            return
+        tail, answers = loaded
+        now = self._now()
+        for demand in flight.demands:
+            if demand not in answers:
+                page = tail.answer(demand, now)
+                if page is None:
+                    raise AssertionError("what a read was asked for, it has")
+                answers[demand] = page
+        self._tails.fill(channel, tail, flight)
+        flight.landed.set_result(answers)
+
+    # Removing and erasing
+
+    async def remove(self, channel: Channel) -> None:
+        """Delete a channel's publications; its top and epoch stay.
+
+        Raises:
+            StoreUnavailable: Nothing was removed.
+        """
+
+        def removed(top: Position | None) -> None:
+            if top is not None:
+                self._tails.clear(channel, top.offset, top.epoch)
+
+        await self._write(partial(self._log.remove, channel), removed)
+
+    async def erase(self, info: str) -> int:
+        """Blank every publication whose ``info`` begins with *info*; see the port.
+
+        Raises:
+            StoreUnavailable: Some may be left.
+        """
+        bound = await self._write(lambda: self._eraser.newest())
+        count = last = 0
+        while last < bound:
+            step = partial(self._eraser.step, info, last, bound)
+            done = await self._write(step, self._blanked)
+            last = done.last
+            count += done.blanked
+        await self._write(self._eraser.finish)
+        return count
+
+    def _blanked(self, blanked: Blanked) -> None:
+        for channel in blanked.channels:
+            self._tails.blank(channel)
+
+    async def _write(
+        self, run: Callable[[], T], landed: Callable[[T], None] | None = None
+    ) -> T:
+        if not self._open:
+            raise StoreUnavailable(self._refusal)
+        return await self._writer.do(run, landed)
+
+    async def _read(self, run: Callable[[], T]) -> T:
+        if not self._open:
+            raise StoreUnavailable(self._refusal)
+        return await self._reader.do(run)
+
+    def _now(self) -> int:
+        """Return Unix milliseconds."""
+        return int(self._clock.wall() * 1000)

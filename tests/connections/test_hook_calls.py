@@ -1,0 +1,52 @@
+"""A hook that hangs is given up, and its work with it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+
+from service.connections.hook_calls import Outcome, ask
+from service.core.errors import INTERNAL, ReplyError
+from service.core.hooks import Handlers, RpcEvent, RpcResult
+from service.core.model import ClientId, UserId
+from service.metrics import Metrics
+from tests.clock import VirtualClock
+
+
+async def test_a_hook_that_hangs_is_refused_in_time_and_cancelled() -> None:
+    ended = asyncio.Event()
+
+    async def hang(event: RpcEvent) -> RpcResult:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+        raise AssertionError("it waits for ever")
+
+    def spawn(work: Awaitable[None]) -> object:
+        return asyncio.ensure_future(work)
+
+    clock = VirtualClock()
+    metrics = Metrics()
+    outcomes: list[Outcome] = []
+    event = RpcEvent(ClientId("c"), UserId(""), "m")
+    ask(
+        Handlers(rpc=hang),
+        event,
+        outcomes.append,
+        clock=clock,
+        timeout=4.5,
+        spawn=spawn,
+        metrics=metrics,
+    )
+    await asyncio.sleep(0)
+    clock.advance(4.4)
+    assert outcomes == []
+    clock.advance(0.2)
+    [outcome] = outcomes
+    assert isinstance(outcome, ReplyError)
+    assert outcome.error is INTERNAL
+    await asyncio.wait_for(ended.wait(), 10)
+    await asyncio.sleep(0)
+    assert len(outcomes) == 1
+    assert metrics.hook_failures.values["rpc"] == 1

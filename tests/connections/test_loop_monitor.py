@@ -1,0 +1,95 @@
+"""The watch over the event loop: the lag is measured, kept, and said once."""
+
+from __future__ import annotations
+
+import pytest
+from structlog.testing import capture_logs
+
+from service.connections.loop_monitor import LoopMonitor
+from tests.clock import VirtualClock
+from tests.connections.conftest import MakeWorld
+from tests.connections.world import World, settings
+
+
+def histogram(world: World) -> dict[float, int]:
+    lag = world.services.metrics.lag
+    pairs = zip((*lag.bounds, float("inf")), lag.counts, strict=True)
+    return {bound: count for bound, count in pairs if count}
+
+
+async def test_a_loop_that_is_in_time_has_no_lag(
+    world: World, clock: VirtualClock
+) -> None:
+    watch = LoopMonitor(world.services)
+    watch.start()
+    clock.advance(10.0)
+    assert histogram(world) == {0.001: 10}
+    assert watch.worst == 0.0
+    watch.stop()
+    clock.advance(10.0)
+    assert histogram(world) == {0.001: 10}
+    assert clock.pending == []
+
+
+async def test_a_blocked_loop_is_measured_and_said_once(  # L11
+    world: World, clock: VirtualClock
+) -> None:
+    watch = LoopMonitor(world.services)
+    watch.start()
+    with capture_logs() as logs:
+        clock.stall(1.4)  # due after 1 s
+        clock.stall(1.3)
+        clock.stall(1.2)  # below what is said
+        assert histogram(world) == {0.25: 1, 0.5: 2}
+        assert [entry["seconds"] for entry in logs] == [0.4]
+        clock.advance(61.0)
+        clock.stall(1.5)
+    assert [entry["seconds"] for entry in logs] == [0.4, 0.5]
+    assert [entry["log_level"] for entry in logs] == ["warning", "warning"]
+    watch.stop()
+
+
+async def test_the_largest_lag_is_shown_for_a_minute_or_two(
+    world: World, clock: VirtualClock
+) -> None:
+    watch = LoopMonitor(world.services)
+    watch.start()
+    clock.stall(3.0)
+    assert watch.worst == pytest.approx(2.0)
+    clock.advance(60.0)
+    assert watch.worst == pytest.approx(2.0)
+    clock.advance(61.0)
+    assert watch.worst == 0.0
+    watch.stop()
+
+
+async def test_what_waits_for_sockets_is_sampled(
+    make_world: MakeWorld, clock: VirtualClock
+) -> None:
+    world = await make_world(settings({"write_timeout": 3600.0, "ping_interval": 3000}))
+    (_, idle), (_, stuck) = await world.connect("a"), await world.connect("a")
+    assert not idle.closes
+    stuck.stop_reading()
+    await world.publish("a", size=2000)
+    await world.publish("a", size=3000)
+    await idle.until(lambda: len(idle.offsets("a")) == 2)
+    watch = LoopMonitor(world.services)
+    watch.start()
+    clock.advance(1.0)
+    queue = world.services.metrics.queue
+    pairs = zip((*queue.bounds, float("inf")), queue.counts, strict=True)
+    assert {bound: count for bound, count in pairs if count} == {0.0: 1, 4096.0: 1}
+    assert 3000 < queue.sum < 3200
+    watch.stop()
+
+
+async def test_of_many_connections_a_hundred_are_sampled(
+    world: World, clock: VirtualClock
+) -> None:
+    for _ in range(150):
+        world.open()
+    watch = LoopMonitor(world.services)
+    watch.start()
+    clock.advance(3.0)
+    assert sum(world.services.metrics.queue.counts) == 300
+    watch.stop()

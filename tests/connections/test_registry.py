@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+from service.connections.registry import Record, Registry
+from service.core.model import ClientId, UserId
+from service.session.port import Identity
+
+
+class Connection:
+    def __init__(self, client: str, user: str = "") -> None:
+        self.identity = Identity(ClientId(client), UserId(user))
+
+
+def taken(
+    registry: Registry[Connection], *clients: str, user: str = "", address: str = ""
+) -> list[Record[Connection]]:
+    """Return records that have slots."""
+    records = []
+    for client in clients:
+        connection = Connection(client, user)
+        records.append(registry.open(connection, address, 0.0))
+        registry.take(records[-1], connection.identity)
+    return records
+
+
+def test_connections_by_user() -> None:
+    registry: Registry[Connection] = Registry()
+    ann1, ann2 = taken(registry, "a1", "a2", user="ann")
+    [nobody] = taken(registry, "n")
+    new = registry.open(Connection("x"), "", 0.0)
+    assert (len(registry), registry.connected, registry.users) == (4, 3, 2)
+    assert set(registry) == {one.connection for one in (ann1, ann2, nobody, new)}
+    assert registry.of_user(UserId("ann")) == [ann1.connection, ann2.connection]
+    assert registry.of_user(UserId("ann"), "a2") == [ann2.connection]
+    assert registry.of_user(UserId("ann"), "n") == []
+    assert registry.of_user(UserId("")) == [nobody.connection]
+    assert registry.of_user(UserId("bob")) == []
+    assert registry.find(ClientId("a2")) is ann2
+    assert registry.find(ClientId("x")) is None
+
+
+def test_who_shares_a_limit() -> None:
+    registry: Registry[Connection] = Registry()
+    anns = taken(registry, "a1", "a2", user="ann", address="10.0.0.1")
+    here = taken(registry, "n1", "n2", address="10.0.0.1")
+    there = taken(registry, "n3", address="10.0.0.2")
+    for records in (anns, here, there):
+        for record in records:
+            peers = registry.peers(record.connection.identity, record.address)
+            assert peers == records
+
+
+def test_a_slot_is_free_while_the_connection_still_ends() -> None:
+    registry: Registry[Connection] = Registry()
+    [ann] = taken(registry, "a", user="ann")
+    registry.release(ann)
+    assert (len(registry), registry.connected, registry.users) == (1, 0, 0)
+    registry.take(ann, ann.connection.identity)  # it gets none any more
+    assert registry.connected == 0
+    registry.remove(ann)
+    assert len(registry) == 0
+
+
+def test_removed_connections_leave_nothing() -> None:
+    registry: Registry[Connection] = Registry()
+    [ann] = taken(registry, "a", user="ann")
+    [nobody] = taken(registry, "n", address="10.0.0.1")
+    new = registry.open(Connection("x"), "", 0.0)
+    for record in (ann, ann, new, nobody):
+        registry.remove(record)
+    assert (len(registry), registry.connected, registry.users) == (0, 0, 0)
+    assert registry.of_user(UserId("ann")) == []
+    for record in (ann, nobody):
+        assert registry.peers(record.connection.identity, record.address) == []
+
+
+def test_connection_may_go_while_all_are_gone_through() -> None:
+    registry: Registry[Connection] = Registry()
+    records = {record.connection: record for record in taken(registry, *"abc")}
+    for connection in registry:
+        registry.remove(records[connection])
+    assert len(registry) == 0
+
+
+def test_a_record_settles_once_with_life_or_with_its_end() -> None:
+    registry: Registry[Connection] = Registry()
+    told: list[str] = []
+    alive, over = taken(registry, "a", "b")
+    alive.settled.append(lambda: told.append("a"))
+    over.settled.append(lambda: told.append("b"))
+    alive.hear(5.0)
+    alive.hear(6.0)
+    assert (alive.heard, alive.active, told) == (6.0, 6.0, ["a"])
+    registry.release(over)
+    registry.remove(over)
+    assert told == ["a", "b"]

@@ -1,0 +1,338 @@
+"""Drivers on the real hub, outbox and store, with sockets that the test holds."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import weakref
+from collections.abc import Awaitable, Callable
+from random import Random
+from typing import Any
+
+from service.auth.permissions import Permissions
+from service.connections.connection import ClientConnection
+from service.connections.keeping import keep
+from service.connections.outbox import Flusher
+from service.connections.pending_connection import PendingConnection
+from service.connections.registry import Registry
+from service.connections.services import Services
+from service.core.errors import Close
+from service.core.health import Checks
+from service.core.hooks import Handlers
+from service.core.model import Channel, ClientId, Draft, HistoryPage, RawJson
+from service.core.ports import AppendDone, Clock, CommitListener, History, Store
+from service.hub.hub import Hub
+from service.hub.publish_metrics import PublishMetrics
+from service.metrics import Metrics
+from service.protocol.codecs import Codec, Json
+from service.settings import (
+    ChannelOptions,
+    ChannelSettings,
+    ClientSettings,
+    ServerSettings,
+    Settings,
+    StoreSettings,
+)
+from service.stores.sqlite.store import SqliteStore
+from tests.clock import VirtualClock
+from tests.protocol.public import commands, replies
+
+JSON = Json()
+PATIENCE = 10.0  # s; a wait that ends in failure, never in success
+
+
+class FakeSocket:
+    """`driver.Socket` whose peer the test is.
+
+    Attributes:
+        frames: Frames written, in order; binary ones are protobuf.
+        closes: Close frames written.
+        aborts: Calls of `abort`.
+        gone: Once set, every write raises OSError.
+    """
+
+    def __init__(self) -> None:
+        self.frames: list[str | bytes] = []
+        self.closes: list[int] = []
+        self.aborts = 0
+        self.gone = False
+        self._stuck: asyncio.Future[None] | None = None
+        self._written = asyncio.Event()
+
+    # What the peer does.
+
+    def stop_reading(self) -> None:
+        self._stuck = asyncio.get_running_loop().create_future()
+
+    def read_on(self) -> None:
+        assert self._stuck is not None
+        stuck, self._stuck = self._stuck, None
+        stuck.set_result(None)
+
+    @property
+    def messages(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = []
+        for frame in self.frames:
+            if isinstance(frame, bytes):
+                found += replies(frame)
+            else:
+                found += map(json.loads, frame.split("\n"))
+        return found
+
+    def offsets(self, channel: str) -> list[int]:
+        """Return the offsets seen of *channel*, of replies and pushes, in order."""
+        found: list[int] = []
+        for message in self.messages:
+            push = message.get("push", {})
+            if push.get("channel") == channel and "pub" in push:
+                found.append(push["pub"]["offset"])
+            results = [message.get("subscribe", {})]
+            results += message.get("connect", {}).get("subs", {}).values()
+            for result in results:
+                for publication in result.get("publications", ()):
+                    if publication["data"]["ch"] == channel:
+                        found.append(publication["offset"])
+        return found
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        """Wait until *condition* holds; looked at after each write."""
+        async with asyncio.timeout(PATIENCE):
+            while not condition():
+                self._written.clear()
+                await self._written.wait()
+
+    async def reply(self, command: int) -> dict[str, Any]:
+        """Return the reply to *command*, once it is there."""
+
+        def find() -> list[dict[str, Any]]:
+            return [m for m in self.messages if m.get("id") == command]
+
+        await self.until(find)
+        [message] = find()
+        return message
+
+    # The port.
+
+    async def send(self, frame: str | bytes) -> None:
+        if self._stuck is not None:
+            await self._stuck
+        if self.gone:
+            raise ConnectionResetError("gone")
+        self.frames.append(frame)
+        self._written.set()
+
+    async def close(self, close: Close) -> None:
+        if self._stuck is not None:
+            await self._stuck
+        if self.gone:
+            raise ConnectionResetError("gone")
+        self.closes.append(close.code)
+        self._written.set()
+
+    def abort(self) -> None:
+        self.aborts += 1
+        self._written.set()
+
+
+class GatedStore:
+    """A store whose reads wait at a gate while it is shut; the rest passes through."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.waiting = 0
+
+    async def start(self, listener: CommitListener) -> None:
+        await self._store.start(listener)
+
+    async def close(self) -> None:
+        await self._store.close()
+
+    def append(
+        self, channel: Channel, draft: Draft, history: History, done: AppendDone
+    ) -> None:
+        self._store.append(channel, draft, history, done)
+
+    def peek(
+        self, channel: Channel, history: History, since: int, limit: int
+    ) -> HistoryPage | None:
+        if not self.gate.is_set():
+            return None
+        return self._store.peek(channel, history, since, limit)
+
+    async def read(
+        self,
+        channel: Channel,
+        history: History,
+        since: int | None,
+        limit: int,
+        *,
+        reverse: bool = False,
+    ) -> HistoryPage:
+        page = await self._store.read(channel, history, since, limit, reverse=reverse)
+        self.waiting += 1
+        try:
+            await self.gate.wait()
+        finally:
+            self.waiting -= 1
+        return page
+
+    async def remove(self, channel: Channel) -> None:
+        await self._store.remove(channel)
+
+    def fault(self) -> str | None:
+        return self._store.fault()
+
+
+class World:
+    """What all connections share, made as the application makes it."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        clock: Clock,
+        handlers: Handlers | None = None,
+        *,
+        insecure: bool = True,
+    ) -> None:
+        self.settings = settings
+        self.clock = clock
+        # A clock of its own, so that all timers of *clock* are the connections'.
+        own = VirtualClock() if isinstance(clock, VirtualClock) else clock
+        self.store_clock = own
+        self.store = GatedStore(SqliteStore(settings.store, own))
+        self.tasks: set[asyncio.Task[None]] = set()
+        flusher, metrics = Flusher(asyncio.get_running_loop().call_soon), Metrics()
+        meter = PublishMetrics(metrics, clock, flusher)
+        self.hub = Hub(self.store, settings.client, self.spawn, meter)
+        self.registry: Registry[ClientConnection] = Registry()
+        self.kept = keep(
+            settings, self.registry, self.hub, clock, Random(1), self.spawn
+        )
+        self.services = Services(
+            settings=settings,
+            hub=self.hub,
+            permissions=Permissions(settings.channels, insecure=insecure),
+            handlers=handlers or Handlers(),
+            clock=clock,
+            flusher=flusher,
+            random=Random(1),
+            new_client=self._new_client,
+            spawn=self.spawn,
+            version="test",
+            metrics=metrics,
+            checks=Checks(),
+            connections=self.registry,
+            admission=self.kept.admission,
+            heartbeat=self.kept.heartbeat,
+            parking=self.kept.parking,
+            sweep=self.kept.sweep,
+        )
+        self._clients = 0
+
+    @property
+    def channels(self) -> int:
+        return len(self.hub.counts())
+
+    @property
+    def subscriptions(self) -> int:
+        return sum(self.hub.counts().values())
+
+    async def start(self) -> None:
+        await self.store.start(self.hub.committed)
+
+    async def stop(self) -> None:
+        self.store.gate.set()
+        for driver in self.services.connections:
+            driver.gone()
+        await self.store.close()
+        for task in tuple(self.tasks):
+            task.cancel()
+        await self.quiet()
+
+    def spawn(self, work: Awaitable[None]) -> None:
+        task = asyncio.ensure_future(work)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    def _new_client(self) -> ClientId:
+        self._clients += 1
+        return ClientId(f"client{self._clients}")
+
+    def open(self, codec: Codec = JSON) -> tuple[ClientConnection, FakeSocket]:
+        socket = FakeSocket()
+        return ClientConnection(
+            self.services, socket, codec, PendingConnection("192.0.2.1")
+        ), socket
+
+    async def connect(
+        self, *channels: str, codec: Codec = JSON
+    ) -> tuple[ClientConnection, FakeSocket]:
+        """Return a connection that has subscribed to *channels* with ids from 2."""
+        write = commands if codec.binary else lines
+        driver, socket = self.open(codec)
+        driver.receive(write({"id": 1, "connect": {}}))
+        await socket.reply(1)
+        for number, channel in enumerate(channels, 2):
+            driver.receive(write({"id": number, "subscribe": {"channel": channel}}))
+            reply = await socket.reply(number)
+            assert "error" not in reply
+        return driver, socket
+
+    async def publish(self, channel: str, size: int = 10, count: int = 1) -> None:
+        """Publish *count* payloads of some *size* bytes, which name their channel."""
+        data = RawJson(json.dumps({"ch": channel, "x": "x" * size}))
+        rules = self.services.permissions.rules(channel)
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        left = count
+
+        def one(outcome: object) -> None:
+            nonlocal left
+            left -= 1
+            if not left:
+                done.set_result(None)
+
+        for _ in range(count):
+            self.hub.publish(Channel(channel), Draft(data), rules.history, one)
+        async with asyncio.timeout(PATIENCE):
+            await done
+
+    async def quiet(self) -> None:
+        """Wait until no task of ours is left and the loop has turned."""
+        async with asyncio.timeout(PATIENCE):
+            while self.tasks:
+                await asyncio.wait(self.tasks)
+        for _ in range(5):
+            await asyncio.sleep(0)
+
+    async def assert_free(self, driver: weakref.ref[ClientConnection]) -> None:
+        """Check that nothing is left of connections that are gone."""
+        await self.quiet()
+        assert len(self.services.connections) == 0
+        assert (self.channels, self.subscriptions) == (0, 0)
+        if isinstance(self.clock, VirtualClock):
+            assert self.clock.pending == []
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        assert others == set()
+        gc.collect()
+        assert driver() is None, gc.get_referrers(driver())
+
+
+def lines(*commands: dict[str, Any]) -> str:
+    return "\n".join(json.dumps(command) for command in commands)
+
+
+def settings(
+    client: dict[str, Any] | None = None,
+    server: dict[str, Any] | None = None,
+    channels: ChannelSettings | None = None,
+) -> Settings:
+    kept = ChannelOptions(history_size=1000, history_ttl=3600.0, force_recovery=True)
+    return Settings(
+        client=ClientSettings(**(client or {})),
+        server=ServerSettings(**(server or {})),
+        store=StoreSettings(path=":memory:"),
+        channels=channels or ChannelSettings(without_namespace=kept),
+    )

@@ -1,0 +1,146 @@
+"""The circuit breaker, in virtual time.  R15, R16"""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from service.core.circuit_breaker import Breaker
+from tests.clock import VirtualClock
+
+
+class Surroundings:
+    def __init__(self) -> None:
+        self.clock = VirtualClock()
+        self.probes: list[float] = []
+        self.cleanups: list[float] = []
+        self.states: list[str] = []
+        self.begin = self.clock.now()
+        self.breaker = Breaker(
+            self.clock,
+            probe=lambda: self.probes.append(self.clock.now() - self.begin),
+            cleanup=lambda: self.cleanups.append(self.clock.now() - self.begin),
+            rng=random.Random(1),
+            changed=lambda state, reason: self.states.append(state),
+        )
+
+    def fail(self, times: int = 1) -> None:
+        for _ in range(times):
+            self.breaker.failed("gone")
+
+
+@pytest.fixture
+def around():
+    return Surroundings()
+
+
+def test_one_or_two_failures_change_nothing(around):
+    around.fail(2)
+    assert around.breaker.closed
+    around.breaker.succeeded()
+    around.fail(2)
+    assert around.breaker.state == "closed"
+    around.clock.advance(100.0)
+    assert (around.probes, around.cleanups, around.states) == ([], [], [])
+
+
+def test_three_failures_in_a_row_open_it(around):
+    around.fail(3)
+    assert around.breaker.state == "open"
+    assert not around.breaker.closed
+    assert around.breaker.reason == "gone"
+    assert around.breaker.openings == 1
+
+
+def test_one_probe_is_made_after_half_a_second(around):
+    around.fail(3)
+    around.clock.advance(0.499)
+    assert around.probes == []
+    around.clock.advance(0.102)
+    (probe,) = around.probes
+    assert 0.5 <= probe <= 0.6
+    assert around.breaker.state == "half-open"
+    assert not around.breaker.closed
+    around.clock.advance(100.0)  # the probe is still under way
+    assert len(around.probes) == 1
+
+
+def test_a_probe_that_succeeds_closes_it_and_there_is_no_cleanup(around):
+    around.fail(3)
+    around.clock.advance(0.6)
+    around.breaker.succeeded()
+    assert around.breaker.closed and around.breaker.reason == ""
+    around.clock.advance(100.0)
+    assert around.cleanups == []
+    assert around.states == ["open", "half-open", "closed"]
+    assert around.clock.pending == []
+
+
+def test_a_probe_that_fails_opens_it_again_for_twice_as_long(around):
+    around.fail(3)
+    gaps = [0.5, 1.0, 2.0, 4.0, 4.0]
+    for gap in gaps:
+        before = around.clock.now() - around.begin
+        around.clock.advance(gap + 0.1)
+        assert gap <= around.probes[-1] - before <= min(gap + 0.1, 4.0)
+        around.fail()
+    assert len(around.probes) == 5
+    assert around.breaker.openings == 1
+
+
+def test_the_cleanup_comes_once_a_second_after_the_opening(around):
+    around.fail(3)
+    around.clock.advance(0.6)
+    around.fail()
+    around.clock.advance(0.399)
+    assert around.cleanups == []
+    around.clock.advance(0.001)
+    assert around.cleanups == [1.0]
+    for _ in range(5):
+        around.clock.advance(5.0)
+        around.fail()
+    assert around.cleanups == [1.0]
+
+
+def test_it_starts_from_the_beginning_after_a_recovery(around):
+    around.fail(3)
+    around.clock.advance(0.6)
+    around.fail()
+    around.clock.advance(2.0)
+    around.breaker.succeeded()
+    around.fail(2)
+    assert around.breaker.closed
+    around.fail()
+    opened = around.clock.now() - around.begin
+    around.clock.advance(1.0)
+    assert 0.5 <= around.probes[-1] - opened <= 0.6
+    assert around.cleanups == [1.0, opened + 1.0]
+    assert around.breaker.openings == 2
+
+
+def test_a_late_success_of_an_older_call_closes_it(around):
+    around.fail(3)
+    around.breaker.succeeded()
+    assert around.breaker.closed
+    around.clock.advance(100.0)
+    assert (around.probes, around.cleanups) == ([], [])
+
+
+def test_late_failures_do_not_put_off_the_probe(around):
+    around.fail(3)
+    around.clock.advance(0.3)
+    around.fail(5)
+    around.clock.advance(0.3)
+    assert len(around.probes) == 1
+
+
+def test_nothing_is_called_after_the_end(around):
+    around.fail(3)
+    around.breaker.close()
+    around.breaker.close()
+    around.clock.advance(100.0)
+    around.fail(5)
+    around.clock.advance(100.0)
+    assert (around.probes, around.cleanups) == ([], [])
+    assert around.clock.pending == []

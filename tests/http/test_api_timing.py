@@ -1,0 +1,224 @@
+"""Methods of the server API at moments that a running server does not hold."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgspec
+import pytest
+
+from service.auth import FULL_ACCESS, Verifier
+from service.connections.credentials import Credentials
+from service.core.errors import ReplyError, StoreUnavailable
+from service.core.hooks import ConnectEvent, ConnectResult, Handlers
+from service.http.api import subscribe as subscribe_module
+from service.http.api.call import Methods
+from service.http.api.context import ApiContext, ProcessInfo
+from service.http.api.methods import METHODS
+from service.settings import StoreSettings
+from service.stores.sqlite.store import SqliteStore
+from tests.clock import VirtualClock
+from tests.connections.world import FakeSocket, World, settings
+
+# No pings to answer.
+UNTIMED = {"ping_interval": 86400.0, "heartbeat_timeout": 864000.0}
+
+
+class Caller:
+    """Calls methods on a world without a server."""
+
+    def __init__(self, world: World) -> None:
+        services = world.services
+        verifier = Verifier(world.settings, world.clock.wall)
+        credentials = Credentials(
+            SqliteStore(StoreSettings(path=":memory:"), world.clock).state,
+            verifier,
+            world.clock,
+            services.spawn,
+            services.connections,
+        )
+        context = ApiContext(
+            world.settings.api,
+            lambda: world.services,
+            lambda: world.store,
+            lambda: ProcessInfo("uid", "name", 0.0),
+            lambda: credentials,
+        )
+        self._methods = Methods(context, METHODS)
+
+    async def call(self, name: str, **fields: Any) -> Any:
+        method = self._methods.get(name)
+        assert method is not None
+        text = await self._methods.call(
+            method, msgspec.json.encode(fields), FULL_ACCESS
+        )
+        return msgspec.json.decode(text)
+
+    async def refused(self, name: str, **fields: Any) -> int:
+        with pytest.raises(ReplyError) as refusal:
+            await self.call(name, **fields)
+        return refusal.value.error.code
+
+
+@pytest.fixture
+def clock() -> VirtualClock:
+    return VirtualClock()
+
+
+@pytest.fixture
+async def world(clock: VirtualClock) -> AsyncIterator[World]:
+    world = World(settings(UNTIMED), clock)
+    await world.start()
+    yield world
+    await world.stop()
+
+
+async def reading(world: World) -> None:
+    """Wait until a read waits at the gate."""
+    async with asyncio.timeout(10):
+        while not world.store.waiting:
+            await asyncio.sleep(0)
+
+
+def pushes(socket: FakeSocket) -> list[str]:
+    found = [each["push"] for each in socket.messages if "push" in each]
+    return [kind for push in found for kind in push if kind != "channel"]
+
+
+async def test_subscribe_answers_when_the_client_is_subscribed(world: World) -> None:
+    api = Caller(world)
+    _, socket = await world.connect()
+    world.store.gate.clear()
+    call = asyncio.create_task(api.call("subscribe", user="", channel="c"))
+    await reading(world)
+    assert not call.done() and pushes(socket) == []
+    world.store.gate.set()
+    assert await call == {}
+    assert pushes(socket) == ["subscribe"]
+
+
+async def test_subscribe_that_the_store_fails_is_not_called_a_success(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api = Caller(world)
+    _, socket = await world.connect()
+    world.store.gate.clear()  # nothing comes from memory
+
+    async def read(*args: Any, **options: Any) -> Any:
+        raise StoreUnavailable("locked")
+
+    monkeypatch.setattr(world.store, "read", read)
+    assert await api.refused("subscribe", user="", channel="c") == 100
+    assert pushes(socket) == []
+
+
+async def test_subscribe_that_takes_too_long_is_100_unless_the_client_has_gone(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subscribe_module, "JOINING", 0.01)
+    api = Caller(world)
+    driver, _ = await world.connect()
+    world.store.gate.clear()
+    assert await api.refused("subscribe", user="", channel="c") == 100
+    call = asyncio.create_task(api.call("subscribe", user="", channel="d"))
+    await reading(world)
+    driver.gone()
+    assert await call == {}
+
+
+async def test_unsubscribe_during_a_subscribe_ends_it_once_it_is_there(
+    world: World,
+) -> None:
+    api = Caller(world)
+    driver, socket = await world.connect()
+    world.store.gate.clear()
+    driver.receive('{"id":2,"subscribe":{"channel":"c"}}')
+    await reading(world)
+    assert await api.call("unsubscribe", user="", channel="c") == {}
+    assert pushes(socket) == []
+    world.store.gate.set()
+    assert "subscribe" in await socket.reply(2)
+    assert pushes(socket) == ["unsubscribe"]
+    await world.publish("c")
+    await world.quiet()
+    assert pushes(socket) == ["unsubscribe"]
+    assert world.subscriptions == 0
+    driver.receive('{"id":3,"subscribe":{"channel":"c"}}')
+    assert "subscribe" in await socket.reply(3)
+
+
+async def test_methods_leave_a_connection_alone_that_is_closing(world: World) -> None:
+    api = Caller(world)
+    _, socket = await world.connect("c")
+    socket.stop_reading()
+    assert await api.call("disconnect", user="") == {}
+    for method, fields in (
+        ("subscribe", {"channel": "d"}),
+        ("unsubscribe", {"channel": "c"}),
+        ("refresh", {"expired": True}),
+        ("disconnect", {"disconnect": {"code": 4000, "reason": "later"}}),
+    ):
+        assert await api.call(method, user="", **fields) == {}
+    socket.read_on()
+    await socket.until(lambda: bool(socket.closes))
+    assert socket.closes == [3503]
+    assert pushes(socket) == []
+    assert world.subscriptions == 0
+
+
+async def test_refresh_closes_25_seconds_after_the_expiry(
+    world: World, clock: VirtualClock
+) -> None:
+    api = Caller(world)
+    _, socket = await world.connect()
+    at = int(clock.wall()) + 100
+    left = at - clock.wall()
+    await api.call("refresh", user="", expire_at=at)
+    clock.advance(left + 24.9)
+    assert socket.closes == []
+    clock.advance(0.2)
+    await socket.until(lambda: bool(socket.closes))
+    assert socket.closes == [3005]
+
+
+async def test_refresh_without_expiry_takes_it_away(
+    world: World, clock: VirtualClock
+) -> None:
+    api = Caller(world)
+    _, socket = await world.connect()
+    await api.call("refresh", user="", expire_at=int(clock.wall()) + 1)
+    await api.call("refresh", user="")
+    clock.advance(1000.0)
+    await world.quiet()
+    assert socket.closes == []
+
+
+async def test_fault_nobody_expected_is_100(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def counts() -> dict[str, int]:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(world.hub, "counts", counts)
+    api = Caller(world)
+    assert await api.refused("channels") == 100
+    assert await api.refused("info") == 100
+
+
+async def test_connect_hook_sets_an_expiry(clock: VirtualClock) -> None:
+    async def connect(event: ConnectEvent) -> ConnectResult:
+        return ConnectResult(user="ann", expire_at=clock.wall() + 10)
+
+    hooks = Handlers(connect=connect)
+    world = World(settings(UNTIMED), clock, hooks)
+    await world.start()
+    _, socket = await world.connect()
+    await world.quiet()
+    clock.advance(34.9)
+    assert socket.closes == []
+    clock.advance(0.2)
+    await socket.until(lambda: bool(socket.closes))
+    assert socket.closes == [3005]
+    await world.stop()

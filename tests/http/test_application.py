@@ -1,0 +1,225 @@
+"""The application in the caller's own process and event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from structlog.testing import capture_logs
+
+from service.app import Application
+from service.core.errors import ReplyError, StartupError, StoreUnavailable
+from service.core.hooks import Handlers, RpcEvent, RpcResult
+from service.core.model import Position
+from service.settings import (
+    ApiSettings,
+    ChannelSettings,
+    Namespace,
+    ProxySettings,
+    Settings,
+    StoreSettings,
+)
+
+KEY = {"X-API-Key": "key"}
+
+
+def make(path: str = ":memory:", handlers: Handlers | None = None) -> Application:
+    settings = Settings(
+        store=StoreSettings(path=path),
+        api=ApiSettings(key="key", publication_size=1000),
+        channels=ChannelSettings(namespaces=(Namespace(name="plain"),)),
+    )
+    return Application(settings, handlers or Handlers())
+
+
+@pytest.fixture
+async def application() -> AsyncIterator[Application]:
+    application = make()
+    yield application
+    await application.drain()
+
+
+def http(application: Application, root: str = "") -> httpx.AsyncClient:
+    transport = httpx.ASGITransport(application, root_path=root)
+    return httpx.AsyncClient(transport=transport, base_url="http://x", headers=KEY)
+
+
+async def test_first_request_starts_it(application: Application) -> None:
+    async with http(application) as client:
+        response = await client.post("/api/info", json={})
+    assert response.json()["result"]["nodes"][0]["num_clients"] == 0
+
+
+async def test_concurrent_first_requests_start_it_once(
+    application: Application,
+) -> None:
+    async with http(application) as client:
+        body = {"channel": "c", "data": 1}
+        answers = await asyncio.gather(
+            *(client.post("/api/publish", json=body) for _ in range(20))
+        )
+    results = [answer.json()["result"] for answer in answers]
+    assert sorted(result["offset"] for result in results) == list(range(1, 21))
+    assert len({result["epoch"] for result in results}) == 1
+
+
+async def test_first_request_that_gives_up_does_not_stop_the_start(
+    application: Application,
+) -> None:
+    first = asyncio.create_task(application.publish("c", 1))
+    await asyncio.sleep(0)
+    first.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    assert (await application.publish("c", 2)).offset in (1, 2)
+
+
+async def test_start_that_fails(tmp_path: Path) -> None:
+    application = make(str(tmp_path / "absent" / "steadwire.db"))
+    with capture_logs() as logs:
+        async with http(application) as client:
+            answers = await asyncio.gather(
+                *(client.post("/api/info", json={}) for _ in range(5))
+            )
+        assert [answer.status_code for answer in answers] == [503] * 5
+        assert await websocket(application) == ["websocket.close"]
+    assert [entry["event"] for entry in logs] == ["cannot start"]
+    assert isinstance(application.startup_error, StartupError)
+    with pytest.raises(StartupError):
+        await application.publish("c", 1)
+    await application.drain()
+
+
+async def websocket(application: Application) -> list[str]:
+    """Return the types of what is sent to a WebSocket that only connects."""
+    sent: list[str] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "websocket.connect"}
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message["type"])
+
+    scope = {"type": "websocket", "path": "/connection/websocket", "headers": []}
+    await application(scope, receive, send)
+    return sent
+
+
+async def test_lifespan_starts_and_drains() -> None:
+    application = make()
+    events: asyncio.Queue[str] = asyncio.Queue()
+    sent: asyncio.Queue[str] = asyncio.Queue()
+
+    async def receive() -> dict[str, str]:
+        return {"type": await events.get()}
+
+    async def send(message: dict[str, str]) -> None:
+        sent.put_nowait(message["type"])
+
+    life = asyncio.create_task(application({"type": "lifespan"}, receive, send))
+    events.put_nowait("lifespan.startup")
+    assert await sent.get() == "lifespan.startup.complete"
+    assert (await application.publish("c", 1)).offset == 1
+    events.put_nowait("lifespan.shutdown")
+    assert await sent.get() == "lifespan.shutdown.complete"
+    await life
+    with pytest.raises(StoreUnavailable):
+        await application.publish("c", 2)
+
+
+@dataclass
+class Event:
+    kind: str
+    count: int
+
+
+async def test_publish_takes_objects(application: Application) -> None:
+    first = await application.publish("c", Event("delta", 1), tags={"a": "b"})
+    second = await application.publish("c", ["ß", None, 1.5])
+    assert (first.offset, second) == (1, Position(2, first.epoch))
+    async with http(application) as client:
+        answer = await client.post("/api/history", json={"channel": "c", "limit": -1})
+    assert answer.json()["result"]["publications"] == [
+        {"data": {"kind": "delta", "count": 1}, "offset": 1, "tags": {"a": "b"}},
+        {"data": ["ß", None, 1.5], "offset": 2},
+    ]
+
+
+async def test_publish_options(application: Application) -> None:
+    once = await application.publish("c", 1, idempotency_key="k")
+    assert await application.publish("c", 2, idempotency_key="k") == once
+    assert await application.publish("c", 3, skip_history=True) == Position(0, "")
+    assert await application.publish("plain:c", 3) == Position(0, "")
+    newest = await application.publish("v", 1, version=2, version_epoch="e")
+    await application.publish("v", 1, version=1, version_epoch="e")
+    assert (await application.publish("v", 2)).offset == newest.offset + 1
+
+
+async def test_publish_refusals(application: Application) -> None:
+    for channel, data, code in (
+        ("nowhere:x", 1, 102),
+        ("", 1, 107),
+        ("ключ", 1, 107),
+        ("c", "x" * 1000, 107),
+    ):
+        with pytest.raises(ReplyError) as refusal:
+            await application.publish(channel, data)
+        assert refusal.value.error.code == code
+    assert (await application.publish("c", "x" * 998)).offset == 1
+
+
+@pytest.mark.parametrize("root", ["", "/below"])
+async def test_mounted(application: Application, root: str) -> None:
+    async with http(application, root) as client:
+        response = await client.post(f"{root}/api/info", json={})
+        assert response.status_code == 200
+        assert (await client.post(f"{root}/api/nothing")).status_code == 404
+
+
+async def test_handlers_answer_the_api() -> None:
+    async def rpc(event: RpcEvent) -> RpcResult:
+        return RpcResult({"method": event.method, "params": event.data})
+
+    application = make(handlers=Handlers(rpc=rpc))
+    async with http(application) as client:
+        body = {"method": "m", "params": [1,  2]}  # fmt: skip
+        answer = await client.post("/api/rpc", json=body)
+    assert answer.json() == {"result": {"data": {"method": "m", "params": "[1,2]"}}}
+    await application.drain()
+
+
+@pytest.mark.parametrize("broken", ["cancelled", "nothing", "wrong"])
+async def test_rpc_handler_that_breaks_the_contract_is_100(broken: str) -> None:
+    async def rpc(event: RpcEvent) -> RpcResult:
+        if broken == "cancelled":
+            raise asyncio.CancelledError
+        return {"nothing": None, "wrong": "text"}[broken]  # type: ignore[return-value]
+
+    application = make(handlers=Handlers(rpc=rpc))
+    async with http(application) as client:
+        answer = await client.post("/api/rpc", json={"method": "m"})
+        assert answer.json()["error"]["code"] == 100
+        assert (await client.post("/api/info", json={})).status_code == 200
+    await application.drain()
+
+
+async def test_drain_closes_the_client_of_the_endpoints() -> None:
+    settings = Settings(
+        store=StoreSettings(path=":memory:"),
+        proxy=ProxySettings(rpc="http://127.0.0.1:1/rpc"),
+        api=ApiSettings(key="key"),
+    )
+    application = Application(settings, Handlers())
+    async with http(application) as client:
+        answer = await client.post("/api/rpc", json={"method": "m"})
+    assert answer.json()["error"]["code"] == 100
+    await application.drain()
+    assert application._proxy is not None
+    assert application._proxy._client.is_closed
+    with pytest.raises(RuntimeError):
+        await application._proxy._client.get("http://127.0.0.1:1/")

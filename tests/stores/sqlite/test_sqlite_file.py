@@ -1,0 +1,233 @@
+"""What is in the SQLite store's file, and what happens when others write to it."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+
+import pytest
+
+from service.core.ports import History
+from tests.clock import VirtualClock
+from tests.stores.support import CHAT, Bench, on_disk, uncached
+
+
+@pytest.fixture
+async def bench(tmp_path, clock):
+    bench = await Bench(on_disk(tmp_path, clock, lock_timeout=0.05), clock).start()
+    yield bench
+    await bench.store.close()
+
+
+@pytest.fixture
+def other(bench, tmp_path):
+    """Return another connection to the database, in autocommit mode."""
+    connection = sqlite3.connect(tmp_path / "store.db", isolation_level=None)
+    yield connection
+    connection.close()
+
+
+def stored(other, channel):
+    rows = other.execute(
+        "SELECT offset FROM publications JOIN channels ON channel_id = channels.id"
+        " WHERE name = ? ORDER BY offset",
+        (channel,),
+    )
+    return [offset for (offset,) in rows]
+
+
+# Other connections. The lock keeps other servers away, not a person with a shell.
+
+
+async def test_offsets_continue_after_what_another_connection_appended(bench, other):
+    await bench.fill("a", 3)
+    for offset in (4, 5):
+        other.execute(
+            "INSERT INTO publications (channel_id, offset, time, data)"
+            " SELECT id, ?, 1700000000000, 'theirs' FROM channels WHERE name = 'a'",
+            (offset,),
+        )
+    outcomes = await asyncio.gather(*[bench.append("a", str(n)) for n in range(50)])
+    assert [o.position.offset for o in outcomes] == list(range(6, 56))
+    assert stored(other, "a") == list(range(1, 56))
+    page = await bench.read("a")
+    assert [p.offset for p in page.publications] == list(range(1, 56))
+
+
+async def test_a_channel_that_another_connection_created_is_not_doubled(bench, other):
+    await bench.append("a")
+    other.execute(
+        "INSERT INTO channels SELECT 2, 'b', epoch, 7, 1700000000000, ttl, meta_ttl,"
+        " due, 0, '' FROM channels"
+    )
+    assert (await bench.append("b")).position.offset == 8
+    assert (await bench.append("c")).position.offset == 1
+    assert (await bench.append("a")).position.offset == 2
+
+
+@pytest.mark.parametrize("what", ["", "WHERE offset > 2", "WHERE offset < 2"])
+async def test_offsets_continue_when_another_connection_deleted(
+    bench, other, tmp_path, clock, what
+):
+    await bench.fill("a", 3)
+    other.execute(f"DELETE FROM publications {what}")
+    assert (await bench.append("a")).position.offset == 4
+    other.execute("DELETE FROM publications")
+    await bench.store.close()
+    again = await Bench(on_disk(tmp_path, clock), clock).start()
+    assert (await again.append("a")).position.offset == 5
+    await again.store.close()
+
+
+async def test_a_channel_that_another_connection_deleted_starts_again(bench, other):
+    await bench.fill("a", 3)
+    other.execute("DELETE FROM publications")
+    other.execute("DELETE FROM channels")
+    assert (await bench.append("a")).position.offset == 1
+    assert stored(other, "a") == [1]
+
+
+async def test_a_key_that_another_connection_stored_counts(bench, other):
+    await bench.fill("a", 3)
+    other.execute(
+        "INSERT INTO idempotency (channel, key, offset, epoch, expires)"
+        " VALUES ('a', 'k', 2, 'e', 1700000300000)"
+    )
+    outcome = await bench.append("a", idempotency_key="k")
+    assert outcome == ((2, "e"), False)
+
+
+async def test_appends_between_those_of_another_connection_stay_dense(tmp_path, clock):
+    large = History(1000, 60.0)
+    bench = await Bench(on_disk(tmp_path, clock, lock_timeout=60.0), clock).start()
+    other = sqlite3.connect(tmp_path / "store.db", timeout=60.0, isolation_level=None)
+
+    async def ours():
+        for _ in range(100):
+            await bench.append("a", history=large)
+
+    async def theirs():
+        for _ in range(30):
+            other.execute("BEGIN IMMEDIATE")
+            other.execute(
+                "INSERT INTO publications (channel_id, offset, time, data)"
+                " SELECT id, 1 + (SELECT max(offset) FROM publications"
+                " WHERE channel_id = channels.id), 1700000000000, 'theirs'"
+                " FROM channels WHERE name = 'a'"
+            )
+            other.execute("COMMIT")
+            await bench.read("b", 0, 0)
+
+    await bench.append("a", history=large)
+    await asyncio.gather(ours(), ours(), theirs())
+    assert stored(other, "a") == list(range(1, 232))
+    other.close()
+    await bench.store.close()
+
+
+# What is really in the file
+
+
+async def test_a_channel_is_trimmed_to_little_more_than_its_size(bench, other):
+    short = History(10, 60.0)
+    most = 0
+    for n in range(30):
+        await asyncio.gather(*[bench.append("a", "1", short) for _ in range(30)])
+        most = max(most, len(stored(other, "a")))
+        assert await bench.offsets("a", history=short) == list(
+            range(30 * n + 21, 30 * n + 31)
+        )
+    assert most < 10 + 64 + 30
+
+
+async def test_a_smaller_size_trims_step_by_step(bench, other):
+    await bench.fill("a", 5000, History(5000, 60.0))
+    short = History(10, 60.0)
+    counts = []
+    for _ in range(6):
+        await bench.append("a", "1", short)
+        counts.append(len(stored(other, "a")))
+        assert len(await bench.offsets("a", history=short)) == 10
+    assert counts[0] > 3000
+    assert counts[-1] <= 10 + 64
+
+
+async def test_the_sweep_deletes_what_has_expired_and_nothing_else(bench, other):
+    await bench.fill("a", 2000, History(5000, 60.0))
+    bench.clock.advance(50.0)
+    await bench.fill("a", 5, History(5000, 60.0))
+    await bench.append("b", idempotency_key="k", history=History(10, 1000.0))
+    bench.clock.advance(10.0)
+    await bench.sweep()
+    assert stored(other, "a") == list(range(2001, 2006))
+    assert stored(other, "b") == [1]
+    bench.clock.advance(300.0)
+    await bench.sweep()
+    assert stored(other, "a") == []
+    assert stored(other, "b") == [1]
+    assert other.execute("SELECT count(*) FROM idempotency").fetchone() == (0,)
+
+
+async def test_the_sweep_deletes_many_channels(bench, other):
+    brief = History(10, 5.0, meta_ttl=60.0)
+    await asyncio.gather(*[bench.append(f"c{n}", "1", brief) for n in range(500)])
+    await bench.append("stays")
+    bench.clock.advance(61.0)
+    await bench.sweep()
+    assert other.execute("SELECT name FROM channels").fetchall() == [("stays",)]
+    top = (await bench.read("c7")).top
+    assert (await bench.append("c7")).position == (1, top.epoch)
+    epochs = other.execute("SELECT count(DISTINCT epoch) FROM generations").fetchone()
+    assert epochs[0] > 400
+
+
+async def test_a_publication_that_is_due_sooner_than_the_metadata_is_swept(
+    bench, other
+):
+    await bench.append("a")
+    bench.clock.advance(61.0)
+    await bench.sweep()
+    assert stored(other, "a") == []
+    await bench.append("a")
+    assert stored(other, "a") == [2]
+    bench.clock.advance(61.0)
+    await bench.sweep()
+    assert stored(other, "a") == []
+
+
+async def test_power_durability_stores_the_same(tmp_path, clock):
+    bench = await Bench(on_disk(tmp_path, clock, durability="power"), clock).start()
+    await bench.fill("a", 20)
+    await bench.store.close()
+    bench = await Bench(on_disk(tmp_path, clock), clock).start()
+    assert await bench.offsets("a", history=CHAT) == list(range(1, 21))
+    await bench.store.close()
+
+
+async def test_a_wall_clock_set_back_between_runs_expires_only_prefixes(tmp_path):
+    large = History(1000, 60.0)
+    bench = await Bench(on_disk(tmp_path, late := VirtualClock()), late).start()
+    await bench.fill("a", 3, large)
+    await bench.store.close()
+    early = VirtualClock(wall=1_699_999_950.0)
+    bench = await Bench(uncached(tmp_path, early), early).start()
+    await bench.fill("a", 700, large)
+    early.advance(61.0)
+    assert await bench.offsets("a", 0, 5, history=large) == [1, 2, 3, 4, 5]
+    assert len(await bench.offsets("a", history=large)) == 703
+    early.advance(50.0)
+    assert await bench.offsets("a", 0, 5, history=large) == []
+    assert await bench.offsets("a", history=large) == []
+    await bench.store.close()
+
+
+async def test_the_id_of_a_publication_is_never_given_again(bench, tmp_path, clock):
+    await bench.fill("a", 5)
+    await bench.store.remove("a")
+    await bench.store.close()
+    again = await Bench(on_disk(tmp_path, clock), clock).start()
+    await again.append("b")
+    other = sqlite3.connect(tmp_path / "store.db")
+    assert other.execute("SELECT id FROM publications").fetchall() == [(6,)]
+    other.close()
+    await again.store.close()
