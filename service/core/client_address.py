@@ -1,18 +1,20 @@
-"""Whose connection it is: the address that limits are kept by.
+"""Client address: the key that limits by address count under.
 
-It is the socket's peer, unless that is a trusted proxy: then it is the rightmost
-address of X-Forwarded-For that is no trusted proxy itself. Each proxy appends the peer
-that it saw, so whatever a client puts there itself stays to the left of that and
-changes nothing. An entry that is no address ends the search: what is to its left was
-not written by anybody we trust.
+It is the socket's peer, unless the peer is a trusted proxy. Then it is the rightmost
+address of X-Forwarded-For that is not a trusted proxy. Each proxy appends the peer that
+it saw, so what a client writes itself stays to the left of that and changes nothing.
+Empty elements of the list are ignored (RFC 9110, 5.6.1). Any other element that is not
+an address ends the search: nobody trusted wrote what is to its left. The client is then
+the last address found.
 
-An IPv6 address counts as its /64, which is the least that one customer gets, and an
-IPv4 address mapped into IPv6 as IPv4.
+An IPv6 address counts as its /64, the smallest network that one customer gets, and an
+IPv4 address mapped into IPv6 counts as IPv4.
 """
 
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Iterable
 
 from service.core.errors import SettingsError
@@ -25,17 +27,20 @@ _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 _UNIX = "unix"
 """The key of a peer without an address, and its name in the settings."""
 
-_HOPS = 32  # entries looked at; a header of 64 KiB must not cost more than a short one
+_HOPS = 32  # elements read; a header of 64 KiB must not cost more than a short one
+
+_WITH_PORT = re.compile(r"(?:\[(?P<v6>[^]]*)\]|(?P<v4>[0-9.]+))(?::[0-9]+)?")
+"""Some proxies write 192.0.2.1:4711 and [2001:db8::1]:4711."""
 
 
 class Proxies:
-    """The proxies that are believed.
+    """The trusted proxies: their X-Forwarded-For is believed.
 
     Args:
         networks: In CIDR notation; ``unix`` stands for peers without an address.
 
     Raises:
-        SettingsError: One is no network.
+        SettingsError: A text is not a network.
     """
 
     def __init__(self, networks: Iterable[str]) -> None:
@@ -55,16 +60,18 @@ class Proxies:
 
         Args:
             peer: The socket's other end; None or "" when it has no address.
-            headers: Of the request, names in lower case.
+            headers: The request's headers, names in lower case.
         """
-        nearest = _parse(peer) if peer else None
-        if not self._trusts(nearest):
-            return _key(nearest)
-        values = [value for name, value in headers if name == b"x-forwarded-for"]
-        entries = b",".join(values).decode("latin-1").rsplit(",", _HOPS)[-_HOPS:]
-        found = nearest
-        for entry in reversed(entries):
-            address = _parse(_without_port(entry.strip()))
+        found = _parse(peer) if peer else None
+        if not self._trusts(found):
+            return _key(found)
+        lines = [value for name, value in headers if name == b"x-forwarded-for"]
+        elements = b",".join(lines).decode("latin-1").rsplit(",", _HOPS)[-_HOPS:]
+        for element in reversed(elements):
+            element = element.strip(" \t")
+            if not element:
+                continue
+            address = _parse(_without_port(element))
             if address is None:
                 break
             found = address
@@ -79,7 +86,7 @@ class Proxies:
 
 
 def key_of(peer: str | None) -> str:
-    """Return the key of the socket's other end, whoever that is."""
+    """Return the key of a socket's other end, without regard to any proxy."""
     return _key(_parse(peer) if peer else None)
 
 
@@ -93,13 +100,9 @@ def _parse(text: str) -> _Address | None:
     return address
 
 
-def _without_port(entry: str) -> str:
-    # Some proxies write 192.0.2.1:4711 and [2001:db8::1]:4711.
-    if entry.startswith("["):
-        return entry[1:].partition("]")[0]
-    if entry.count(":") == 1:
-        return entry.partition(":")[0]
-    return entry
+def _without_port(element: str) -> str:
+    match = _WITH_PORT.fullmatch(element)
+    return element if match is None else match["v6"] or match["v4"] or ""
 
 
 def _key(address: _Address | None) -> str:
