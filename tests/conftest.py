@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import hypothesis
 import pytest
+
+from tests.harness import emulators
+from tests.harness.backends import BACKENDS, Backend
+from tests.harness.emulators import Emulator
+from tests.harness.js import start_js
+from tests.harness.py import start_python
+from tests.harness.sdk import Host, SdkClient
+from tests.harness.server import Server
+from tests.harness.sockets import close_all
 
 # No deadlines: machines are shared. In continuous integration the examples are the same
 # in each run, so that a red one is red again; elsewhere chance looks for new ones, and
@@ -21,20 +29,6 @@ hypothesis.settings.register_profile(
     print_blob=True,
 )
 hypothesis.settings.load_profile("steadwire")
-
-# `pytest` alone does not put the repository on the path, `python -m pytest` does.
-_ROOT = str(Path(__file__).resolve().parents[1])
-if _ROOT not in sys.path:
-    sys.path.insert(0, _ROOT)
-
-from tests.harness import emulators  # noqa: E402
-from tests.harness.backends import BACKENDS, Backend  # noqa: E402
-from tests.harness.emulators import Emulator  # noqa: E402
-from tests.harness.js import start_js  # noqa: E402
-from tests.harness.py import start_python  # noqa: E402
-from tests.harness.sdk import Host, SdkClient  # noqa: E402
-from tests.harness.server import Server  # noqa: E402
-from tests.harness.sockets import close_all  # noqa: E402
 
 SDKS = ("js-5.8.0", "python-0.7.0", "js-5.5.3", "python-0.4.4")
 

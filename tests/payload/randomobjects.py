@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any
 from uuid import UUID
 
-from specimens import (
+from tests.payload.specimens import (
     SPECIMENS,
     Attrs,
     Colour,

@@ -257,9 +257,9 @@ SPECIMENS: dict[str, list[tuple[Any, Any]]] = {
         ({"b": 1, "a": 2}.keys(), ["b", "a"]),
     ],
     "text": [
-        (Shown(), "shown by <specimens.Shown object>"),
-        (Plain(), "<specimens.Plain>"),
-        (Plain, "<class 'specimens.Plain'>"),
+        (Shown(), "shown by <tests.payload.specimens.Shown object>"),
+        (Plain(), "<tests.payload.specimens.Plain>"),
+        (Plain, "<class 'tests.payload.specimens.Plain'>"),
         (Fraction(1, 3), "1/3"),
         (1j, "1j"),
         (..., "Ellipsis"),

@@ -6,12 +6,12 @@ from enum import StrEnum
 from uuid import UUID
 
 import pytest
-from specimens import Array, Event, ToDict
-from strictjson import strict
 
 from service.payload import dump
 from service.payload.serializer import Serializer
 from tests.clock import VirtualClock
+from tests.payload.specimens import Array, Event, ToDict
+from tests.payload.strictjson import strict
 
 KIB = 1024
 MIB = 1024 * KIB

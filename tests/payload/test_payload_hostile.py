@@ -8,11 +8,11 @@ from datetime import datetime, tzinfo
 from unittest.mock import MagicMock, Mock
 
 import pytest
-from randomobjects import Broken
-from strictjson import strict
 
 from service.payload import dump
 from service.payload.serializer import Serializer
+from tests.payload.randomobjects import Broken
+from tests.payload.strictjson import strict
 
 GONE = "<unserializable>"
 

@@ -10,12 +10,12 @@ import pytest
 import ujson
 from hypothesis import given
 from hypothesis import strategies as st
-from strictjson import parse, strict
 
 import service.payload.serializer as serializer
 from service.payload import dump
 from service.payload.budget import Budget
 from service.payload.walk import Walk
+from tests.payload.strictjson import parse, strict
 
 Pair = namedtuple("Pair", "a b")
 
@@ -47,7 +47,7 @@ def nest(depth):
         ([-math.inf], "[-Infinity]", "[null]"),
         (Decimal("0.1000000000000000000001"), "0.1", '"0.1000000000000000000001"'),
         (Pair(1, 2), "[1,2]", '{"a":1,"b":2}'),
-        (Injected(), "{bad", '"<test_payload_plain.Injected>"'),
+        (Injected(), "{bad", f'"<{__name__}.Injected>"'),
         ("\ud800", '"\ud800"', '"\ufffd"'),
         (10**30, str(10**30), f'"{10**30}"'),
         ({1, 2}, None, "[1,2]"),

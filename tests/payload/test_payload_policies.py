@@ -5,10 +5,10 @@ import math
 import os
 
 import pytest
-from specimens import Colour, Event, Level, Mode, ToDict
-from strictjson import strict
 
 from service.payload import dump
+from tests.payload.specimens import Colour, Event, Level, Mode, ToDict
+from tests.payload.strictjson import strict
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -78,7 +78,7 @@ def test_text_is_kept_to_the_letter():
         (Mode.LIVE, "live"),
         (Level.HIGH, "3"),
         ("\ud800", "\ufffd"),
-        (ToDict, "<class 'specimens.ToDict'>"),
+        (ToDict, "<class 'tests.payload.specimens.ToDict'>"),
     ],
 )
 def test_a_key_is_the_json_text_of_its_value(key, name):

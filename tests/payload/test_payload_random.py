@@ -8,11 +8,11 @@ from types import SimpleNamespace
 
 from hypothesis import given
 from hypothesis import strategies as st
-from randomobjects import Broken, Objects, picture
-from specimens import Attrs, Colour, Level, Mode, Point, Struct, ToDict
-from strictjson import strict
 
 from service.payload import dump
+from tests.payload.randomobjects import Broken, Objects, picture
+from tests.payload.specimens import Attrs, Colour, Level, Mode, Point, Struct, ToDict
+from tests.payload.strictjson import strict
 
 COUNT = 10_000
 

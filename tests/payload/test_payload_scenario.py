@@ -5,9 +5,9 @@ import math
 from datetime import UTC, datetime
 
 import pytest
-from strictjson import strict
 
 from service.payload import dump
+from tests.payload.strictjson import strict
 
 LOOP = {"type": "loop"}
 LOOP["self"] = LOOP

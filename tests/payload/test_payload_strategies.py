@@ -3,11 +3,11 @@
 import sys
 
 import pytest
-from specimens import NOON, SPECIMENS, Array, ToDict
-from strictjson import strict
 
 from service.payload import dump, dump_optional
 from service.payload.strategies import STRATEGIES
+from tests.payload.specimens import NOON, SPECIMENS, Array, ToDict
+from tests.payload.strictjson import strict
 
 CASES = [
     pytest.param(name, value, expected, id=f"{name}-{number}")

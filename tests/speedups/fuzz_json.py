@@ -11,12 +11,13 @@ from pathlib import Path
 
 import atheris
 
-sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parent)]
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
 with atheris.instrument_imports(include=["_speedups.json_py", "json"]):
     import _speedups.json_py as json_py
-import _speedups.json_c as json_c  # noqa: E402  # after the path and the watched side
-from mutants import SEEDS, compare  # noqa: E402
+import _speedups.json_c as json_c  # after the path and the watched side
+
+from tests.speedups.mutants import SEEDS, compare
 
 
 def one_input(octets: bytes) -> None:

@@ -7,7 +7,8 @@ import random
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from twins import BACKOFF, backoff_c, backoff_py, needs_compiled
+
+from tests.speedups.twins import BACKOFF, backoff_c, backoff_py, needs_compiled
 
 shares = st.floats(min_value=0.0, max_value=1.0)
 attempts = st.integers(0, 2000) | st.integers(0, 2**70)

@@ -9,9 +9,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from twins import COMPILED, needs_compiled
 
 import _speedups
+from tests.speedups.twins import COMPILED, needs_compiled
 
 ROOT = Path(__file__).parents[2]
 slow = [pytest.mark.slow, pytest.mark.timeout(900)]

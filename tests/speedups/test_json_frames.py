@@ -3,7 +3,8 @@
 import json
 
 import pytest
-from twins import JSON
+
+from tests.speedups.twins import JSON
 
 pytestmark = pytest.mark.parametrize("twin", JSON)
 

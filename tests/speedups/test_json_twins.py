@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from mutants import NOISE, compare, mutants, oracle, outcome
-from twins import JSON, json_c, json_py, needs_compiled
+
+from tests.speedups.mutants import NOISE, compare, mutants, oracle, outcome
+from tests.speedups.twins import JSON, json_c, json_py, needs_compiled
 
 DOCUMENTS = int(os.environ.get("FUZZ_DOCUMENTS", "200000"))
 SECONDS = int(os.environ.get("FUZZ_SECONDS", "60"))

@@ -4,8 +4,9 @@ The names follow the sections of the RFC; the cases are our own.
 """
 
 import pytest
-from mutants import oracle
-from twins import JSON
+
+from tests.speedups.mutants import oracle
+from tests.speedups.twins import JSON
 
 VALID = {
     "literals": ["true", "false", "null"],

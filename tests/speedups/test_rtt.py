@@ -6,7 +6,8 @@ import statistics
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from twins import COMPILED, RTT, needs_compiled, rtt_c, rtt_py
+
+from tests.speedups.twins import COMPILED, RTT, needs_compiled, rtt_c, rtt_py
 
 seconds = st.floats(min_value=0.0, max_value=30.0)
 anything = st.floats() | st.floats(min_value=0.0, max_value=0.2)
