@@ -165,6 +165,9 @@ class Store(Protocol):
     * The listener is told of each commit exactly once, on the event loop, in offset
       order per channel, before the `AppendDone` of the same batch are called.
     * What the listener was told of, a later `read` sees.
+    * Before `start`, and once `close` was called, nothing is answered, not even from
+      memory: `append` hands its `AppendDone` a `StoreUnavailable`; `read`, `remove` and
+      `erase` raise it; `peek` returns None; `fault` says why.
     """
 
     async def start(self, listener: CommitListener) -> None:
@@ -176,10 +179,7 @@ class Store(Protocol):
         ...
 
     async def close(self) -> None:
-        """Commit what was accepted, then release everything. Safe to call twice.
-
-        Appends after this are refused with `StoreUnavailable`.
-        """
+        """Commit what was accepted, then release everything. Safe to call twice."""
         ...
 
     def append(

@@ -9,7 +9,7 @@ import pytest
 from service.core.errors import StoreBusy, StoreUnavailable
 from service.core.model import Appended, Position
 from service.core.ports import History
-from tests.stores.support import DURABLE, MONTH, Bench
+from tests.stores.support import CHAT, DURABLE, MONTH, Bench
 
 # Reads
 
@@ -280,14 +280,23 @@ async def test_close_commits_what_was_accepted(reopen):
 
 async def test_a_closed_store_refuses_everything(bench):
     assert bench.store.fault() is None
+    await bench.fill("a", 3)  # which the cache could still answer
     await bench.store.close()
     await bench.store.close()
-    with pytest.raises(StoreUnavailable):
-        await bench.append("a")
-    with pytest.raises(StoreUnavailable):
-        await bench.read("a")
-    with pytest.raises(StoreUnavailable):
-        await bench.store.remove("a")
+    await assert_refuses(bench)
+
+
+async def assert_refuses(bench):
+    for call in (
+        bench.append("a"),
+        bench.read("a"),
+        bench.read("a", 1, 1, reverse=True),
+        bench.store.remove("a"),
+        bench.store.erase("{"),
+    ):
+        with pytest.raises(StoreUnavailable):
+            await call
+    assert bench.store.peek("a", CHAT, 0, -1) is None
     assert bench.store.fault() is not None
 
 
@@ -300,7 +309,6 @@ async def test_two_closes_at_once_end_together(bench):
 async def test_a_store_that_was_not_started_refuses(tmp_path, clock):
     for factory in DURABLE.values():
         bench = Bench(factory(tmp_path, clock), clock)
-        with pytest.raises(StoreUnavailable):
-            await bench.append("a")
-        assert bench.store.fault() is not None
+        await assert_refuses(bench)
         await bench.store.close()
+        await assert_refuses(bench)

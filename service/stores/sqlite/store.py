@@ -152,11 +152,11 @@ class SqliteStore:
         if self._closing is None:
             if self._sweeper is None:
                 return  # never started
+            self._open = False
             self._closing = asyncio.create_task(self._close(self._sweeper))
         await asyncio.shield(self._closing)
 
     async def _close(self, sweeper: Sweeper) -> None:
-        self._open = False
         sweeper.stop()
         self._probing.stop()
         await self._writer.stop()
@@ -236,6 +236,8 @@ class SqliteStore:
         self, channel: Channel, history: History, since: int, limit: int
     ) -> HistoryPage | None:
         """Answer `read` from memory, or return None when that is not possible."""
+        if not self._open:
+            return None
         demand = ReadRequest(history.size, history.ttl, since, limit, False)
         return self._tails.answer(channel, demand, self._now())
 
@@ -322,7 +324,7 @@ class SqliteStore:
             if top is not None:
                 self._tails.clear(channel, top.offset, top.epoch)
 
-        await self._write(partial(self._log.remove, channel), removed)
+        await self._write(lambda: self._log.remove(channel), removed)
 
     async def erase(self, info: str) -> int:
         """Blank every publication whose ``info`` begins with *info*; see the port.
