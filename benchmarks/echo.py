@@ -50,10 +50,11 @@ async def main():
     app.add_route("/echo", Echo())
     app.add_route("/fan", Fan())
     if sys.argv[1] == "seam":
+        from service.core.refusals import Refusals
         from service.server import install
         from service.settings import ServerSettings
 
-        install(ServerSettings())
+        install(ServerSettings(), Refusals())
     listener = socket.create_server(("127.0.0.1", 0), backlog=4096)
     port = listener.getsockname()[1]
     config = Config()

@@ -39,6 +39,7 @@ from service.core.health import Checks, Fault
 from service.core.hooks import Handlers
 from service.core.model import ClientId, Position
 from service.core.ports import Clock, Store, Timer
+from service.core.refusals import Refusals
 from service.http.api.context import ApiContext, ProcessInfo
 from service.http.api.key import open_keys
 from service.http.api.publish import append, draft_of
@@ -51,7 +52,7 @@ from service.hub.hub import Hub
 from service.hub.publish_metrics import PublishMetrics
 from service.metrics import Metrics
 from service.payload import dump
-from service.server import REFUSALS, install
+from service.server import install
 from service.settings import Settings, changes, load
 from service.stores.factory import make_store, make_upkeep
 from service.stores.gauges import add_gauges as add_store_gauges
@@ -76,6 +77,7 @@ class Application:
         startup_error: Why it could not start, once it has been tried.
         metrics: What happened, counted.
         checks: What is wrong.
+        refusals: Connections that the server cut off before they had sent a request.
     """
 
     def __init__(
@@ -88,6 +90,7 @@ class Application:
         self.startup_error: BaseException | None = None
         self.metrics = Metrics()
         self.checks = Checks()
+        self.refusals = Refusals()
         self.checks.add("store", self._fault)
         self._clock = clock or SystemClock()
         self.api_key: str = settings.api.key
@@ -273,7 +276,7 @@ class Application:
         self.checks.add("sweep", kept.sweep.fault)
         self._watch = LoopMonitor(self._services)
         self._watch.start()
-        add_gauges(self._services, self._watch, self._door, self._keys, REFUSALS)
+        add_gauges(self._services, self._watch, self._door, self._keys, self.refusals)
 
     async def _drain(self) -> None:
         services, store = self._services, self._store
@@ -349,9 +352,7 @@ def create_app(settings: Settings, handlers: Handlers | None = None) -> Applicat
     Raises:
         SettingsError: Nobody could connect, a key is none, or the file of API keys
             is wrong.
-        StartupError: This version of Hypercorn is not supported.
     """
-    install(settings.server)
     return Application(settings, handlers or Handlers())
 
 
@@ -359,6 +360,7 @@ def _from_environment() -> Application:
     settings = load(os.environ, {})
     logs.configure(settings.log)
     application = create_app(settings)
+    install(settings.server, application.refusals)
     made_up = application.api_key
     if made_up and made_up != settings.api.key:
         # `steadwire serve` prints it; a stock server has only the log.

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 from service.server.connection import HYPERCORN_VERSIONS, install
 from service.server.process import Application, run, serve
-from service.server.tracker import REFUSALS
 
 __all__ = [
     "HYPERCORN_VERSIONS",
-    "REFUSALS",
     "Application",
     "install",
     "run",

@@ -31,6 +31,7 @@ from hypercorn.utils import parse_socket_addr
 
 from service.core.client_address import key_of
 from service.core.errors import StartupError, describe
+from service.core.refusals import Refusals
 from service.server.stream import LINGER, WebSocketStream
 from service.server.tracker import ConnectionTracker
 from service.settings import ServerSettings
@@ -52,8 +53,12 @@ _REQUEST = 60.0  # s; a request that is not answered by then, for its body is mi
 _log = structlog.get_logger("steadwire.server")
 
 
-def install(settings: ServerSettings) -> ConnectionTracker:
+def install(settings: ServerSettings, refusals: Refusals) -> ConnectionTracker:
     """Make Hypercorn construct our connections and streams; the last call counts.
+
+    Args:
+        settings: The listener's, and the limits of each connection.
+        refusals: Counts the connections cut off before they had sent a request.
 
     Raises:
         StartupError: This version of Hypercorn was never tested with us.
@@ -64,7 +69,7 @@ def install(settings: ServerSettings) -> ConnectionTracker:
             f"hypercorn {found} is not supported, only "
             + ", ".join(sorted(HYPERCORN_VERSIONS))
         )
-    seam = ConnectionTracker(settings)
+    seam = ConnectionTracker(settings, refusals)
     stream = partial(WebSocketStream, settings)
     # Hypercorn only ever calls these names; they are imported into its modules, so
     # for a type checker they are not there.

@@ -32,6 +32,7 @@ from hypercorn.logging import Logger
 from hypercorn.utils import LifespanFailureError, LifespanTimeoutError
 
 from service.core.errors import StartupError, SteadwireError, describe
+from service.core.refusals import Refusals
 from service.server.connection import install
 from service.server.tracker import ConnectionTracker
 from service.settings import ServerSettings, Settings
@@ -58,9 +59,12 @@ class Application(Protocol):
 
     Attributes:
         startup_error: What its lifespan start-up failed with, if it did.
+        refusals: Counts the connections that were cut off before they had sent a
+            request.
     """
 
     startup_error: BaseException | None
+    refusals: Refusals
 
     def __call__(
         self, scope: _Message, receive: _Receive, send: _Send
@@ -106,7 +110,7 @@ async def serve(
         StartupError: The port cannot be bound, or the lifespan start-up failed.
     """
     _raise_descriptor_limit()
-    seam = install(settings.server)
+    seam = install(settings.server, app.refusals)
     # A busy loop must let the store's writer in between two batches: with the default
     # of 5 ms it commits a quarter less.
     sys.setswitchinterval(0.0005)

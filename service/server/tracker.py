@@ -19,10 +19,7 @@ from service.settings import ServerSettings
 if TYPE_CHECKING:
     from service.server.connection import TcpConnection
 
-__all__ = ["REFUSALS", "ConnectionTracker"]
-
-REFUSALS: Final = Refusals()
-"""Connections of this process that were cut off before they had sent a request."""
+__all__ = ["ConnectionTracker"]
 
 _RESERVED = 256  # descriptors kept for the store, for hooks, and for a burst of accepts
 _NO_MORE: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
@@ -37,10 +34,11 @@ class ConnectionTracker:
         draining: True once new connections are turned away.
     """
 
-    __slots__ = ("_silent", "connections", "draining", "settings")
+    __slots__ = ("_refusals", "_silent", "connections", "draining", "settings")
 
-    def __init__(self, settings: ServerSettings) -> None:
+    def __init__(self, settings: ServerSettings, refusals: Refusals) -> None:
         self.settings = settings
+        self._refusals = refusals
         self.connections: set[TcpConnection] = set()
         self.draining = False
         self._silent: dict[TcpConnection, None] = {}  # in the order in which they came
@@ -82,12 +80,12 @@ class ConnectionTracker:
         """
         error = context.get("exception")
         if isinstance(error, OSError) and error.errno in _NO_MORE:
-            REFUSALS.add("descriptors", "unknown", loop.time())
+            self._refusals.add("descriptors", "unknown", loop.time())
         else:
             loop.default_exception_handler(context)
 
     def _refused(self, cause: str, connection: TcpConnection) -> None:
-        REFUSALS.add(cause, connection.peer, connection.loop.time())
+        self._refusals.add(cause, connection.peer, connection.loop.time())
 
     def drain(self) -> None:
         """Turn new connections away and let go of those without a request."""

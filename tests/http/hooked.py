@@ -21,6 +21,7 @@ from service.core.hooks import (
     SubscribeEvent,
     SubscribeResult,
 )
+from service.server import install
 from service.settings import load
 
 PRIVATE = "what the hook " + "saw"  # not in the source that a traceback quotes
@@ -86,7 +87,9 @@ async def rpc(event: RpcEvent) -> RpcResult:
     raise ZeroDivisionError(PRIVATE)
 
 
+settings = load(os.environ, {})
 app = create_app(
-    load(os.environ, {}),
+    settings,
     Handlers(connect=connect, subscribe=subscribe, publish=publish, rpc=rpc),
 )
+install(settings.server, app.refusals)

@@ -10,9 +10,12 @@ import os
 from typing import Any
 
 from service.app import create_app
+from service.server import install
 from service.settings import load
 
-ours = create_app(load(os.environ, {}))
+settings = load(os.environ, {})
+ours = create_app(settings)
+install(settings.server, ours.refusals)
 
 
 async def app(scope: Any, receive: Any, send: Any) -> None:

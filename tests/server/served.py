@@ -21,6 +21,7 @@ import msgspec
 import structlog
 
 from service.core.errors import StartupError
+from service.core.refusals import Refusals
 from service.server import run, serve
 from service.settings import Settings
 
@@ -181,6 +182,7 @@ class App:
     def __init__(self, fault: str) -> None:
         self.fault = fault
         self.startup_error: BaseException | None = None
+        self.refusals = Refusals()
         self.sockets = Sockets()
         self._falcon = falcon.asgi.App(middleware=[Lifespan(self)])
         self._falcon.add_route("/", State(self.sockets))

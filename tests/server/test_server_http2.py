@@ -13,6 +13,7 @@ import h2.settings
 import pytest
 
 from service.core.errors import StartupError
+from service.core.refusals import Refusals
 from service.server import HYPERCORN_VERSIONS, install
 from service.server import connection as seam
 from service.settings import ServerSettings
@@ -118,4 +119,4 @@ def test_supported_versions_of_hypercorn(monkeypatch: pytest.MonkeyPatch) -> Non
     assert {"0.18.0"} == HYPERCORN_VERSIONS
     monkeypatch.setattr(seam, "version", lambda name: "0.18.1")
     with pytest.raises(StartupError, match=r"hypercorn 0\.18\.1 is not supported"):
-        install(ServerSettings())
+        install(ServerSettings(), Refusals())

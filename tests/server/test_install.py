@@ -1,0 +1,60 @@
+"""Who puts our connections in the place of Hypercorn's: the process that serves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import Literal
+
+import pytest
+
+from service.app import create_app
+from service.settings import ApiSettings, Settings, StoreSettings
+from tests.harness.metrics import scrape
+from tests.harness.server import Server
+from tests.harness.sockets import TcpClient
+from tests.server.running import until
+
+# Where Hypercorn looks up the class of a connection, and that of a WebSocket.
+NAMES = (
+    ("hypercorn.asyncio.run", "TCPServer"),
+    ("hypercorn.protocol.h11", "WSStream"),
+    ("hypercorn.protocol.h2", "WSStream"),
+)
+
+
+def classes() -> list[object]:
+    return [getattr(import_module(module), name) for module, name in NAMES]
+
+
+def test_composing_an_application_leaves_hypercorn_alone() -> None:
+    before = classes()
+    create_app(Settings(store=StoreSettings(path=":memory:"), api=ApiSettings(key="k")))
+    assert classes() == before
+
+
+async def test_hypercorn_s_own_command_has_our_limits(
+    make_server: Callable[..., Server],
+) -> None:
+    settings = {"STEADWIRE_SERVER_MESSAGE_SIZE": "2000"}
+    server = await make_server(settings, command="hypercorn").start()
+    client = await server.raw()
+    await client.send_text("x" * 2001)
+    closed = await client.closed()
+    assert (closed.code, closed.reason) == (1009, "message too big")
+
+
+@pytest.mark.parametrize("command", ["steadwire", "hypercorn"])
+async def test_a_connection_that_is_cut_off_is_counted(
+    make_server: Callable[..., Server], command: Literal["steadwire", "hypercorn"]
+) -> None:
+    settings = {"STEADWIRE_SERVER_SILENT": "1"}
+    server = await make_server(settings, command=command).start()
+    async with server.api() as api:
+        before = await scrape(api)
+        silent = [await TcpClient.connect(server.port) for _ in range(2)]
+        await until(silent[0].ended, 5.0, "cut off")
+        after = await scrape(api)
+    assert after.since(before)["connections_refused_total{silent}"] == 1
+    for client in silent:
+        client.close()
