@@ -26,7 +26,7 @@ from service import logs
 from service.auth import Verifier
 from service.auth.jwks import open_endpoints
 from service.auth.permissions import Permissions
-from service.connections.connection import ClientConnection
+from service.connections.connection import ConnectionContext
 from service.connections.credentials import Credentials
 from service.connections.keeping import Keeping, keep
 from service.connections.loop_monitor import LoopMonitor
@@ -229,7 +229,7 @@ class Application:
         flusher = Flusher(loop.call_soon)
         meter = PublishMetrics(self.metrics, self._clock, flusher)
         hub = Hub(store, settings.client, self._spawn, meter)
-        connections: Registry[ClientConnection] = Registry()
+        connections = Registry()
         upkeep = make_upkeep(store, settings, self._clock, connections.active)
         try:
             await store.start(hub.committed)
@@ -254,27 +254,39 @@ class Application:
         )
         await self._credentials.start()
         self.checks.add("revocations", self._credentials.fault)
-        self._services = Services(
+        context = ConnectionContext(
             settings=settings,
             hub=hub,
             permissions=self._permissions,
             handlers=self._credentials.handlers(self._handlers, settings),
             clock=self._clock,
             flusher=flusher,
-            random=rng,
+            rng=rng,
             new_client=_new_client,
             spawn=self._spawn,
             version=_version(),
             metrics=self.metrics,
-            checks=self.checks,
+            registry=connections,
+            limits=kept.admission,
+            heartbeat=kept.heartbeat,
+            grace_period=kept.parking,
+        )
+        self._services = Services(
+            hub=hub,
+            permissions=self._permissions,
+            clock=self._clock,
+            version=context.version,
             connections=connections,
             admission=kept.admission,
             heartbeat=kept.heartbeat,
             parking=kept.parking,
             sweep=kept.sweep,
+            metrics=self.metrics,
+            checks=self.checks,
+            context=context,
         )
         self.checks.add("sweep", kept.sweep.fault)
-        self._watch = LoopMonitor(self._services)
+        self._watch = LoopMonitor(connections, self.metrics, self._clock, rng)
         self._watch.start()
         add_gauges(self._services, self._watch, self._door, self._keys, self.refusals)
 
@@ -297,7 +309,7 @@ class Application:
         self._door.close()
         deadline = self._clock.now() + CLOSING
         for connection in services.connections:
-            connection.session.disconnect(SHUTDOWN)
+            connection.disconnect(SHUTDOWN)
         while len(services.connections) and self._clock.now() < deadline:
             await asyncio.sleep(0.01)
         if self._keeping is not None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Protocol
 
 from service.connections.limits import ConnectionLimits
 from service.connections.registry import Registry
@@ -48,8 +48,8 @@ class ClusterSync:
 
     def __init__(
         self,
-        registry: Registry[Any],
-        admission: ConnectionLimits[Any],
+        registry: Registry,
+        admission: ConnectionLimits,
         shared: Shared,
         clock: Clock,
         spawn: Callable[[Awaitable[None]], object],

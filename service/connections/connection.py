@@ -10,130 +10,267 @@ peer answers or the deadline aborts the transport, the receive loop ends, `gone`
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, replace
 from functools import partial
+from random import Random
 
+from service.auth.permissions import ChannelRules, Permissions
 from service.connections.audit_log import log_decision
 from service.connections.deadline_timer import DeadlineTimer
+from service.connections.grace_period import GracePeriod
 from service.connections.hook_calls import Outcome, ask, count_hook, log_hook
 from service.connections.lifecycle_log import LifecycleLog
-from service.connections.outbox import Outbox
+from service.connections.limits import ConnectionLimits
+from service.connections.outbox import Flusher, Outbox
 from service.connections.pending_connection import PendingConnection
-from service.connections.services import Services
+from service.connections.registry import Registry
 from service.connections.turns import CoalescedCall, ReadGate
-from service.core.errors import WRITE_ERROR, Close, CodecError, ErrorReply, StoreError
-from service.core.hooks import ConnectEvent, Event, RefreshEvent
+from service.core.errors import (
+    WRITE_ERROR,
+    Close,
+    CodecError,
+    ErrorReply,
+    StoreError,
+    Unsubscribe,
+)
+from service.core.hooks import ConnectEvent, Event, Handlers, RefreshEvent
 from service.core.model import (
     Appended,
     Channel,
+    ClientId,
     Draft,
     HistoryPage,
     Joined,
     Position,
+    RawJson,
     SubscriberInfo,
 )
-from service.core.ports import Frame, History, Socket
+from service.core.ports import Clock, Frame, History, Socket
 from service.core.position import size_of_publication, take_piece
+from service.hub.hub import Hub
 from service.hub.subscription import Subscription
+from service.metrics import Metrics
 from service.protocol import json as wire
 from service.protocol.codecs import Codec
+from service.session.heartbeat import Heartbeat
+from service.session.keepalive import Liveness
 from service.session.port import Decision, Identity
 from service.session.session import Session
+from service.settings import Settings
 
-__all__ = ["ClientConnection"]
+__all__ = ["ClientConnection", "ConnectionContext"]
 
 LOST = 1006  # the transport ended, and nobody had said so
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectionContext:
+    """What every connection of a process shares.
+
+    Attributes:
+        settings: The process's.
+        hub: Channels and delivery.
+        permissions: Decide about channels.
+        handlers: The hooks.
+        clock: Of everything.
+        flusher: Writes what was queued, at the end of the loop's turn.
+        rng: Spreads pings and ages.
+        new_client: Makes the id of a connection.
+        spawn: Runs a coroutine in the background, and logs what it raises.
+        version: Shown to clients.
+        metrics: Counts.
+        registry: Holds the connections.
+        limits: Gives slots, and takes them back.
+        heartbeat: What all heartbeats have in common.
+        grace_period: Holds back the leaves of lost connections.
+    """
+
+    settings: Settings
+    hub: Hub
+    permissions: Permissions
+    handlers: Handlers
+    clock: Clock
+    flusher: Flusher
+    rng: Random
+    new_client: Callable[[], ClientId]
+    spawn: Callable[[Awaitable[None]], object]
+    version: str
+    metrics: Metrics
+    registry: Registry
+    limits: ConnectionLimits
+    heartbeat: Heartbeat
+    grace_period: GracePeriod
+
+
 class ClientConnection:
-    """One connection: `session.Port` and `hub.Member`.
+    """One connection: `registry.Connection`, `session.Port` and `hub.Member`.
 
     Attributes:
         behind: Subscriptions that are being caught up; kept by the hub.
-        codec: The form of the protocol that it speaks.
+        later: Calls `Session.turn` in the event loop's next turn.
     """
 
     def __init__(
-        self, services: Services, socket: Socket, codec: Codec, visit: PendingConnection
+        self,
+        context: ConnectionContext,
+        socket: Socket,
+        codec: Codec,
+        visit: PendingConnection,
     ) -> None:
-        self.codec = codec
+        self._codec = codec
         self.behind: dict[Subscription, None] = {}
-        self._services = services
-        self._clock = services.clock
-        self._hub = services.hub
+        self._context = context
+        self._clock = context.clock
+        self._hub = context.hub
         self._socket = socket
         self._visit = visit
-        self.later = CoalescedCall(services.flusher.call_soon, self._turn).ask
+        self.later = CoalescedCall(context.flusher.call_soon, self._turn).ask
         self._subscriptions: dict[Channel, Subscription] = {}
         self._released: set[Channel] = set()
         self._reserved = 0  # bytes of recovered publications that a reply will hold
         self._room = ReadGate()
-        self._alarm = DeadlineTimer(services.clock, self._tick)
-        name, now = services.new_client(), services.clock.now()
-        self._timeline = LifecycleLog(services.metrics, name, now)
+        self._alarm = DeadlineTimer(context.clock, self._tick)
+        name, now = context.new_client(), context.clock.now()
+        self._timeline = LifecycleLog(context.metrics, name, now)
         self._outbox = Outbox(
             socket.send,
-            services.clock,
-            services.settings.client,
+            context.clock,
+            context.settings.client,
             codec,
-            flusher=services.flusher,
+            flusher=context.flusher,
             drained=self._drained,
             failed=self._failed,
         )
         self._session = Session(
             self,
-            services.settings.client,
-            services.permissions,
-            services.handlers,
-            services.heartbeat,
+            context.settings.client,
+            context.permissions,
+            context.handlers,
+            context.heartbeat,
             client=name,
-            version=services.version,
-            insecure=services.settings.insecure,
-            random=services.random,
+            version=context.version,
+            insecure=context.settings.insecure,
+            random=context.rng,
             now=now,
-            wall=services.clock.wall(),
+            wall=context.clock.wall(),
             allowance=visit.allowance,
         )
         visit.end = self._session.disconnect
-        self._record = services.connections.open(self, visit.address, now)
-        self.schedule()
+        self._record = context.registry.open(self, visit.address, now)
+        self._schedule()
 
-    @property
-    def session(self) -> Session:
-        """The protocol's side, for what the server API does to a connection."""
-        return self._session
+    def _schedule(self) -> None:
+        """Look when the session wants to be called; after whatever is done to it."""
+        self._alarm.by(self._session.next_tick)
+
+    # registry.Connection
 
     @property
     def identity(self) -> Identity:
-        """Who it is; nobody before it has connected."""
+        """The client and its user; the user is "" before it has connected."""
         return self._session.identity
 
     @property
-    def outbox(self) -> Outbox:
-        """Its writer, to be looked at."""
-        return self._outbox
+    def token_id(self) -> str:
+        """The ``jti`` of its last token, "" for none."""
+        return self._session.token_id
+
+    @property
+    def issued_at(self) -> float:
+        """The ``iat`` of its last token in Unix seconds, 0 for unknown."""
+        return self._session.issued_at
+
+    @property
+    def channels(self) -> Iterable[Channel]:
+        """The channels that it is subscribed to, or about to be."""
+        return self._session.channels
+
+    @property
+    def protocol(self) -> str:
+        """The form of the wire protocol that it speaks: ``json`` or ``protobuf``."""
+        return self._codec.name
+
+    @property
+    def liveness(self) -> Liveness:
+        """Its level, round-trip times and pings without a pong; to be read only."""
+        return self._session.liveness
+
+    @property
+    def busy(self) -> bool:
+        """Whether its socket is not read for now: a pong may wait there."""
+        return self._session.busy
+
+    @property
+    def in_flight(self) -> bool:
+        """Whether one of its commands waits, or has no outcome yet."""
+        return self._session.in_flight
+
+    @property
+    def messages_sent(self) -> int:
+        """Messages handed to its socket (count)."""
+        return self._outbox.sent
+
+    @property
+    def queued_bytes(self) -> int:
+        """Bytes that wait for its socket."""
+        return self._outbox.size
+
+    def disconnect(self, close: Close) -> None:
+        """Close it; harmless when it is closing already."""
+        self._session.disconnect(close)
+
+    def subscribe(
+        self,
+        channel: Channel,
+        since: Position | None,
+        *,
+        expire_at: float = 0.0,
+        info: RawJson | None = None,
+        data: RawJson | None = None,
+        rules: ChannelRules | None = None,
+        done: Callable[[ErrorReply | None], None] = lambda error: None,
+    ) -> bool:
+        """Subscribe the client to *channel* and push that to it."""
+        session = self._session
+        ends = session.expiry.unsubscribe_at(expire_at, self._clock.now())
+        try:
+            return session.subscribe(
+                channel, since, ends=ends, info=info, data=data, rules=rules, done=done
+            )
+        finally:
+            self._schedule()
+
+    def unsubscribe(self, channel: Channel, code: Unsubscribe) -> None:
+        """Take the client out of *channel* and push that to it."""
+        self._session.unsubscribe(channel, code)
+
+    def refresh(self, expire_at: float, info: RawJson | None) -> None:
+        """Expire at the Unix time *expire_at*, 0 for never; show *info* if not None."""
+        self._session.refresh(expire_at, info, self._clock.now())
+        self._schedule()
 
     def probe(self) -> bool:
         """Ping it now; False if it cannot be pinged yet."""
         asked = self._session.probe(self._clock.now())
-        self.schedule()
+        self._schedule()
         return asked
 
-    def schedule(self) -> None:
-        """Look when the session wants to be called; after whatever is done to it."""
-        self._alarm.by(self._session.next_tick)
-
     def abort(self) -> None:
-        """Drop the transport at once."""
+        """Drop its transport at once."""
         self._socket.abort()
 
     # From the transport.
+
+    def malformed(self) -> None:
+        """Handle a frame that is not of the kind its codec takes."""
+        self._session.malformed()
 
     def receive(self, frame: Frame) -> None:
         """Handle one frame, of the kind that its codec takes."""
         now = self._clock.now()
         try:
-            commands = self.codec.decode(frame)
+            commands = self._codec.decode(frame)
         except CodecError:
             self._session.malformed()
         else:
@@ -141,7 +278,7 @@ class ClientConnection:
                 self._timeline.received(method)
             self._session.receive(commands, now)
         self._record.hear(now)
-        self.schedule()
+        self._schedule()
 
     async def room(self) -> None:
         """Wait until the session takes more: this is what stops reading the socket."""
@@ -155,7 +292,7 @@ class ClientConnection:
         outbox = self._outbox
         outbox.drop()
         self._alarm.stop()
-        self._services.admission.remove(self._record)
+        self._context.limits.remove(self._record)
         now = self._clock.now()
         self._timeline.closed(code, now, sent=outbox.sent, dropped=outbox.dropped)
 
@@ -178,12 +315,12 @@ class ClientConnection:
             if not under_way:
                 self._resume()
 
-        self._services.admission.admit(self._record, identity, admitted)
+        self._context.limits.admit(self._record, identity, admitted)
         under_way = False
 
     def refused(self) -> None:
         """Give the slot back."""
-        self._services.admission.release(self._record)
+        self._context.limits.release(self._record)
 
     def reply_error(self, command: int, error: ErrorReply) -> None:
         """Refuse one command."""
@@ -197,8 +334,8 @@ class ClientConnection:
 
     def audit(self, decision: Decision) -> None:
         """Log who was let in or refused, and why."""
-        services = self._services
-        log_decision(decision, self.identity.client, self._visit, services.metrics)
+        metrics = self._context.metrics
+        log_decision(decision, self.identity.client, self._visit, metrics)
 
     def ping(self) -> None:
         """Write a ping ahead of what waits."""
@@ -212,27 +349,27 @@ class ClientConnection:
 
     def ask(self, command: int, event: Event) -> None:
         """Ask a hook; its answer goes to the session, or a refusal if it is late."""
-        services = self._services
+        context = self._context
         if isinstance(event, ConnectEvent | RefreshEvent):
             event = replace(event, origin=self._visit.origin)
         ask(
-            services.handlers,
+            context.handlers,
             event,
             partial(self._answered, command, event),
-            clock=services.clock,
-            timeout=services.settings.client.hook_timeout,
-            spawn=services.spawn,
-            metrics=services.metrics,
+            clock=context.clock,
+            timeout=context.settings.client.hook_timeout,
+            spawn=context.spawn,
+            metrics=context.metrics,
         )
 
     def _answered(self, command: int, event: Event, answer: Outcome) -> None:
         wrong = self._session.answered(command, event, answer, self._clock.now())
         if wrong is not None:
-            count_hook(event, self._services.metrics)
+            count_hook(event, self._context.metrics)
             log_hook(event, wrong)
         self._resume()
 
-    def subscribe(
+    def join(
         self,
         channel: Channel,
         listener: SubscriberInfo,
@@ -264,7 +401,7 @@ class ClientConnection:
             if channel in self._released:
                 self._hub.release(subscription)
         self._released.discard(channel)
-        self.schedule()  # it may have an end
+        self._schedule()  # it may have an end
 
     @property
     def has_room(self) -> bool:
@@ -280,7 +417,7 @@ class ClientConnection:
         else:
             self._released.add(channel)  # its join has not returned yet
 
-    def unsubscribe(self, channel: Channel) -> None:
+    def leave(self, channel: Channel) -> None:
         """Leave a channel."""
         subscription = self._subscriptions.pop(channel, None)
         if subscription is not None:
@@ -298,7 +435,7 @@ class ClientConnection:
         reverse: bool,
     ) -> None:
         """Read publications; the outcome goes to the session."""
-        size = self._services.settings.client.recovery_size
+        size = self._context.settings.client.recovery_size
         under_way = True
 
         def read(outcome: HistoryPage | StoreError) -> None:
@@ -322,9 +459,9 @@ class ClientConnection:
         self._timeline.closing(close)
         self._give_up(lost=close is WRITE_ERROR)
         self._room.free()
-        deadline = self._clock.now() + self._services.settings.server.abort_timeout
+        deadline = self._clock.now() + self._context.settings.server.abort_timeout
         self._alarm.last(deadline, self._socket.abort)
-        self._outbox.close(lambda: self._services.spawn(self._write_close(close)))
+        self._outbox.close(lambda: self._context.spawn(self._write_close(close)))
 
     # hub.Member
 
@@ -336,7 +473,7 @@ class ClientConnection:
     @property
     def space(self) -> int:
         """Bytes of recovered publications that it takes now."""
-        limit = self._services.settings.client.recovery_size
+        limit = self._context.settings.client.recovery_size
         return limit - self._outbox.size - self._reserved
 
     def put(self, text: str) -> None:
@@ -360,7 +497,7 @@ class ClientConnection:
         session.resume(self._clock.now())
         if not session.busy:
             self._room.free()
-        self.schedule()
+        self._schedule()
 
     def _drained(self) -> None:
         self._record.active = self._clock.now()
@@ -383,16 +520,16 @@ class ClientConnection:
     def _give_up(self, *, lost: bool) -> None:
         """Give back the slot and every place in a channel, or park them."""
         lost = lost and self._record.admitted
-        self._services.admission.release(self._record)
+        self._context.limits.release(self._record)
         places = tuple(self._subscriptions.values())
         self._subscriptions.clear()
         if lost and (user := self.identity.user):
             kept = [place for place in places if self._hub.park(place)]
-            self._services.parking.park(user, self.identity.client, kept)
+            self._context.grace_period.park(user, self.identity.client, kept)
         else:
             for place in places:
                 self._hub.leave(place)
 
     def _tick(self) -> None:
         self._session.tick(self._clock.now())
-        self.schedule()
+        self._schedule()

@@ -9,7 +9,6 @@ import structlog
 
 from service.auth import Revocations, Revoked, Tickets, Verifier
 from service.auth.authenticator import Authenticator
-from service.connections.connection import ClientConnection
 from service.connections.registry import Registry
 from service.core.errors import CONNECTION_EXPIRED, StoreError
 from service.core.health import Fault
@@ -43,7 +42,7 @@ class Credentials:
         verifier: Verifier,
         clock: Clock,
         spawn: Callable[[Awaitable[None]], object],
-        connections: Registry[ClientConnection],
+        connections: Registry,
     ) -> None:
         self._verifier = verifier
         self._connections = connections
@@ -78,12 +77,10 @@ class Credentials:
             # nobody looks again.
             found = self._connections.of_user(revoked.user)
             found += self._connections.waiting(revoked.user)
-        for driver in found:
-            session = driver.session
-            if revoked.covers(
-                driver.identity.user, session.token_id, session.issued_at
-            ):
-                session.disconnect(CONNECTION_EXPIRED)
+        for connection in found:
+            user = connection.identity.user
+            if revoked.covers(user, connection.token_id, connection.issued_at):
+                connection.disconnect(CONNECTION_EXPIRED)
 
 
 def _failed(error: StoreError) -> None:

@@ -19,31 +19,30 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import Generic, TypeVar
 
 from service.core.model import ClientId, UserId
 from service.core.ports import Clock, Timer
+from service.hub.subscription import Subscription
 
 __all__ = ["GracePeriod"]
 
 PER_USER = 10
 IN_ALL = 500
 
-P = TypeVar("P")
-"""A place in a channel."""
 
-
-class _Parked(Generic[P]):
+class _Parked:
     __slots__ = ("claimed", "places", "until", "user")
 
-    def __init__(self, user: UserId, places: Sequence[P], until: float) -> None:
+    def __init__(
+        self, user: UserId, places: Sequence[Subscription], until: float
+    ) -> None:
         self.user = user
         self.places = places
         self.until = until
         self.claimed = False
 
 
-class GracePeriod(Generic[P]):
+class GracePeriod:
     """The parked connections of one process.
 
     Args:
@@ -57,12 +56,14 @@ class GracePeriod(Generic[P]):
         evicted: Parked connections that left early, for others.
     """
 
-    def __init__(self, leave: Callable[[P], None], clock: Clock, hold: float) -> None:
+    def __init__(
+        self, leave: Callable[[Subscription], None], clock: Clock, hold: float
+    ) -> None:
         self._leave = leave
         self._clock = clock
         self._hold = hold
-        self._parked: OrderedDict[ClientId, _Parked[P]] = OrderedDict()
-        self._users: dict[UserId, OrderedDict[ClientId, _Parked[P]]] = {}
+        self._parked: OrderedDict[ClientId, _Parked] = OrderedDict()
+        self._users: dict[UserId, OrderedDict[ClientId, _Parked]] = {}
         self._held = 0
         self._timer: Timer | None = None
         self.hits = 0
@@ -76,7 +77,9 @@ class GracePeriod(Generic[P]):
         """Return how many slots are kept that a connection of *user* cannot have."""
         return self._held - self._may_claim(user)
 
-    def park(self, user: UserId, client: ClientId, places: Sequence[P]) -> None:
+    def park(
+        self, user: UserId, client: ClientId, places: Sequence[Subscription]
+    ) -> None:
         """Hold the leave of a lost connection back."""
         mine = self._users.get(user, ())
         if len(mine) >= PER_USER:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from random import Random
-from typing import TYPE_CHECKING
 
 from service.connections.cluster_sync import ClusterSync, Shared
 from service.connections.grace_period import GracePeriod
@@ -15,12 +14,8 @@ from service.connections.registry import Registry
 from service.core.ports import Clock
 from service.core.rate_limits import rate_of
 from service.hub.hub import Hub
-from service.hub.subscription import Subscription
 from service.session.heartbeat import Heartbeat
 from service.settings import Settings
-
-if TYPE_CHECKING:
-    from service.connections.connection import ClientConnection
 
 __all__ = ["Keeping", "keep"]
 
@@ -29,10 +24,10 @@ __all__ = ["Keeping", "keep"]
 class Keeping:
     """Who acts on the registry."""
 
-    admission: ConnectionLimits[ClientConnection]
+    admission: ConnectionLimits
     heartbeat: Heartbeat
-    parking: GracePeriod[Subscription]
-    sweep: Reaper[ClientConnection]
+    parking: GracePeriod
+    sweep: Reaper
     attendance: ClusterSync | None
 
     def start(self) -> None:
@@ -51,7 +46,7 @@ class Keeping:
 
 def keep(
     settings: Settings,
-    registry: Registry[ClientConnection],
+    registry: Registry,
     hub: Hub,
     clock: Clock,
     random: Random,

@@ -34,7 +34,6 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any, Generic, Protocol, TypeVar
 
 from service.connections.grace_period import GracePeriod
 from service.connections.registry import Record, Registry
@@ -52,7 +51,6 @@ from service.core.model import ClientId, UserId
 from service.core.ports import Clock, Directory, Timer
 from service.core.rate_limits import Buckets, Rate
 from service.session.port import Identity
-from service.session.session import Session
 from service.settings import ConnectionSettings
 
 __all__ = ["ConnectionLimits"]
@@ -67,33 +65,18 @@ _Done = Callable[[Close | ErrorReply | None], None]
 """Told of the outcome: None admits."""
 
 
-class _Connection(Protocol):
-    @property
-    def identity(self) -> Identity: ...
-
-    @property
-    def session(self) -> Session: ...
-
-    def probe(self) -> bool:
-        """Ping it now; False if it cannot be pinged yet."""
-        ...
-
-
-C = TypeVar("C", bound=_Connection)
-
-
-class _Round(Generic[C]):
+class _Round:
     """Connections that were pinged, and the newcomers that wait for their answers."""
 
     __slots__ = ("silent", "timer", "waiting")
 
     def __init__(self) -> None:
-        self.silent: set[Record[C]] = set()
+        self.silent: set[Record] = set()
         self.waiting: list[Callable[[list[ClientId]], None]] = []
         self.timer: Timer | None = None
 
 
-class ConnectionLimits(Generic[C]):
+class ConnectionLimits:
     """Decides who gets a slot of a registry, and gives it back.
 
     Args:
@@ -115,13 +98,13 @@ class ConnectionLimits(Generic[C]):
 
     def __init__(
         self,
-        registry: Registry[C],
+        registry: Registry,
         settings: ConnectionSettings,
         *,
         limit: int,
         clock: Clock,
         spawn: Callable[[Awaitable[None]], object],
-        parking: GracePeriod[Any],
+        parking: GracePeriod,
         directory: Directory | None = None,
         connects: Rate | None = None,
     ) -> None:
@@ -133,13 +116,13 @@ class ConnectionLimits(Generic[C]):
         self._parking = parking
         self._directory = directory
         self._connects = Buckets[UserId](connects, USERS) if connects else None
-        self._rounds: dict[str, _Round[C]] = {}
+        self._rounds: dict[str, _Round] = {}
         self._next_round = float("-inf")  # of the process
         self._entered: set[ClientId] = set()  # in the directory, as far as we know
         self.evicted: Counter[int] = Counter()
         self.refused: Counter[int] = Counter()
 
-    def admit(self, record: Record[C], identity: Identity, done: _Done) -> None:
+    def admit(self, record: Record, identity: Identity, done: _Done) -> None:
         """Give *record* a slot, or say why not."""
         rate, user = self._connects, identity.user
         if rate is None or not user or rate.take(user, self._clock.now()):
@@ -147,7 +130,7 @@ class ConnectionLimits(Generic[C]):
         else:
             self._refuse(record, done, TOO_MANY_REQUESTS)
 
-    def release(self, record: Record[C]) -> None:
+    def release(self, record: Record) -> None:
         """Give a slot back: the connection is ending. Safe to call again."""
         self._registry.release(record)
         client = record.client
@@ -155,7 +138,7 @@ class ConnectionLimits(Generic[C]):
             self._entered.discard(client)
             self._spawn(self._leave([client]))
 
-    def remove(self, record: Record[C]) -> None:
+    def remove(self, record: Record) -> None:
         """Forget a connection: it is over. Safe to call again."""
         self.release(record)
         self._registry.remove(record)
@@ -163,12 +146,12 @@ class ConnectionLimits(Generic[C]):
     # Here.
 
     def _admit(
-        self, record: Record[C], identity: Identity, done: _Done, *, asked: bool
+        self, record: Record, identity: Identity, done: _Done, *, asked: bool
     ) -> None:
         if record.over:
             return
         registry, settings = self._registry, self._settings
-        victims: list[Record[C]] = []
+        victims: list[Record] = []
         if self._directory is None:
             peers = registry.peers(identity, record.address)
             surplus = 1 + len(peers) - self._peers_limit(identity)
@@ -217,23 +200,21 @@ class ConnectionLimits(Generic[C]):
         settings = self._settings
         return settings.user_limit if identity.user else settings.address_limit
 
-    def _refuse(
-        self, record: Record[C], done: _Done, refusal: Close | ErrorReply
-    ) -> None:
+    def _refuse(self, record: Record, done: _Done, refusal: Close | ErrorReply) -> None:
         self.refused[refusal.code] += 1
         self.release(record)
         done(refusal)
 
-    def _evict(self, record: Record[C], close: Close) -> None:
+    def _evict(self, record: Record, close: Close) -> None:
         self.evicted[close.code] += 1
-        record.connection.session.disconnect(close)
+        record.connection.disconnect(close)
 
     # Probes.
 
     def _ask(
         self,
         key: str,
-        candidates: Iterable[Record[C]],
+        candidates: Iterable[Record],
         again: Callable[[list[ClientId]], None],
         refuse: Callable[[], None],
     ) -> None:
@@ -245,7 +226,7 @@ class ConnectionLimits(Generic[C]):
         if found is not None:
             found.waiting.append(again)
             return
-        begun: _Round[C] = _Round()
+        begun = _Round()
         for record in heapq.nsmallest(PROBED, candidates, key=_silence):
             if record.connection.probe() and not record.over:
                 begun.silent.add(record)
@@ -259,7 +240,7 @@ class ConnectionLimits(Generic[C]):
         when = self._clock.now() + self._settings.probe_timeout
         begun.timer = self._clock.call_at(when, partial(self._end, key, begun))
 
-    def _settled(self, key: str, round_: _Round[C], record: Record[C]) -> None:
+    def _settled(self, key: str, round_: _Round, record: Record) -> None:
         round_.silent.discard(record)
         if not round_.silent and self._rounds.get(key) is round_:
             # Not now: this may be the middle of that connection's end.
@@ -268,12 +249,12 @@ class ConnectionLimits(Generic[C]):
             now = self._clock.now()
             round_.timer = self._clock.call_at(now, partial(self._end, key, round_))
 
-    def _end(self, key: str, round_: _Round[C]) -> None:
+    def _end(self, key: str, round_: _Round) -> None:
         del self._rounds[key]
         dead: list[ClientId] = []
         for record in tuple(round_.silent):
             # Who is not read may have answered: its pong waits before our door.
-            if record.admitted and not record.connection.session.busy:
+            if record.admitted and not record.connection.busy:
                 dead.append(record.client)
                 self._evict(record, NO_PONG)
         for again in round_.waiting:
@@ -284,7 +265,7 @@ class ConnectionLimits(Generic[C]):
     async def _enter(
         self,
         directory: Directory,
-        record: Record[C],
+        record: Record,
         done: _Done,
         *,
         asked: bool,
@@ -322,7 +303,7 @@ class ConnectionLimits(Generic[C]):
     def _enter_again(
         self,
         directory: Directory,
-        record: Record[C],
+        record: Record,
         done: _Done,
         dead: list[ClientId],
     ) -> None:
@@ -348,10 +329,10 @@ class ConnectionLimits(Generic[C]):
                 self._evict(record, CLOSE_CONNECTION_LIMIT)
 
 
-def _worth(record: Record[Any]) -> tuple[bool, float, float]:
+def _worth(record: Record) -> tuple[bool, float, float]:
     """Rank who goes first: with nothing under way, the least recently active."""
-    return record.connection.session.in_flight, record.active, record.heard
+    return record.connection.in_flight, record.active, record.heard
 
 
-def _silence(record: Record[Any]) -> float:
+def _silence(record: Record) -> float:
     return record.heard

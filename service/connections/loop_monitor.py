@@ -6,10 +6,13 @@ work than one core does, and both are seen here first.
 
 from __future__ import annotations
 
+from random import Random
+
 import structlog
 
-from service.connections.services import Services
-from service.core.ports import Timer
+from service.connections.registry import Registry
+from service.core.ports import Clock, Timer
+from service.metrics import Metrics
 
 __all__ = ["LoopMonitor"]
 
@@ -22,15 +25,25 @@ SAMPLE = 100  # connections looked at, of all that there are
 
 
 class LoopMonitor:
-    """The watch over one service; its timer is its only cost.
+    """Measures the event loop of one process; its timer is its only cost.
+
+    Args:
+        registry: The connections whose queues are sampled.
+        metrics: Counts.
+        clock: Times the looks.
+        rng: Picks the sample.
 
     Attributes:
         worst: The largest lag of the last one to two minutes, in seconds.
     """
 
-    def __init__(self, services: Services) -> None:
-        self._services = services
-        self._clock = services.clock
+    def __init__(
+        self, registry: Registry, metrics: Metrics, clock: Clock, rng: Random
+    ) -> None:
+        self._registry = registry
+        self._metrics = metrics
+        self._clock = clock
+        self._rng = rng
         self._timer: Timer | None = None
         self._due = 0.0
         self._present = 0.0  # the largest of this minute
@@ -65,7 +78,7 @@ class LoopMonitor:
         self._wind()
 
     def _take(self, now: float, lag: float) -> None:
-        self._services.metrics.lag.observe(lag)
+        self._metrics.lag.observe(lag)
         if now >= self._turns_at:
             self._turns_at = now + CALM
             self._former, self._present = self._present, 0.0
@@ -76,9 +89,8 @@ class LoopMonitor:
             self._late_at = now
 
     def _sample(self) -> None:
-        services = self._services
-        connections = list(services.connections)
+        connections = list(self._registry)
         if len(connections) > SAMPLE:
-            connections = services.random.sample(connections, SAMPLE)
+            connections = self._rng.sample(connections, SAMPLE)
         for connection in connections:
-            services.metrics.queue.observe(connection.outbox.size)
+            self._metrics.queue.observe(connection.queued_bytes)

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from random import Random
-from typing import Generic, Protocol, TypeVar
 
 import structlog
 
@@ -26,8 +25,6 @@ from service.connections.registry import Record, Registry
 from service.core.errors import NO_PONG, describe
 from service.core.health import Fault
 from service.core.ports import Clock, Timer
-from service.session.port import Identity
-from service.session.session import Session
 
 __all__ = ["Reaper"]
 
@@ -40,22 +37,7 @@ JITTER = 0.1
 """Part of the period by which a round may come earlier or later."""
 
 
-class _Connection(Protocol):
-    @property
-    def identity(self) -> Identity: ...
-
-    @property
-    def session(self) -> Session: ...
-
-    def abort(self) -> None:
-        """Drop the transport at once."""
-        ...
-
-
-C = TypeVar("C", bound=_Connection)
-
-
-class Reaper(Generic[C]):
+class Reaper:
     """The sweep of one registry; its timer is its only cost between rounds.
 
     Args:
@@ -79,7 +61,7 @@ class Reaper(Generic[C]):
 
     def __init__(
         self,
-        registry: Registry[C],
+        registry: Registry,
         clock: Clock,
         random: Random,
         *,
@@ -92,7 +74,7 @@ class Reaper(Generic[C]):
         self._period = period
         self._idle_ttl = idle_ttl
         self._timer: Timer | None = None
-        self._left: list[Record[C]] = []
+        self._left: list[Record] = []
         self._finished_at = 0.0
         self.last_sweep_at: float | None = None
         self.rounds = 0
@@ -158,7 +140,7 @@ class Reaper(Generic[C]):
             self.failures += 1
             log.error("a part of the sweep failed", **describe(error))
 
-    def _look(self, record: Record[C], now: float) -> None:
+    def _look(self, record: Record, now: float) -> None:
         self._note(self._registry.mend(record))
         if now - record.active < self._idle_ttl:
             return
@@ -167,7 +149,7 @@ class Reaper(Generic[C]):
             record.connection.abort()
         else:
             self.idle += 1
-            record.connection.session.disconnect(NO_PONG)
+            record.connection.disconnect(NO_PONG)
 
     def _recount(self) -> None:
         self._note(self._registry.exorcise())

@@ -20,24 +20,128 @@ accepted proves nothing about the peer.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Generic, Protocol, TypeVar
+from collections.abc import Callable, Iterable, Iterator
+from typing import Protocol, TypeVar
 
-from service.core.model import ClientId, UserId
+from service.auth.permissions import ChannelRules
+from service.core.errors import Close, ErrorReply, Unsubscribe
+from service.core.model import Channel, ClientId, Position, RawJson, UserId
+from service.session.keepalive import Liveness
 from service.session.port import Identity
 
-__all__ = ["Record", "Registry"]
+__all__ = ["Connection", "Record", "Registry"]
 
 
-class _Connection(Protocol):
+class Connection(Protocol):
+    """A client connection, for the parts of the process that act on it.
+
+    Every method does all that follows from it: its caller schedules nothing.
+    """
+
     @property
-    def identity(self) -> Identity: ...
+    def identity(self) -> Identity:
+        """The client and its user; the user is "" before it has connected."""
+        ...
+
+    @property
+    def token_id(self) -> str:
+        """The ``jti`` of its last token, "" for none."""
+        ...
+
+    @property
+    def issued_at(self) -> float:
+        """The ``iat`` of its last token in Unix seconds, 0 for unknown."""
+        ...
+
+    @property
+    def channels(self) -> Iterable[Channel]:
+        """The channels that it is subscribed to, or about to be."""
+        ...
+
+    @property
+    def protocol(self) -> str:
+        """The form of the wire protocol that it speaks: ``json`` or ``protobuf``."""
+        ...
+
+    @property
+    def liveness(self) -> Liveness:
+        """Its level, round-trip times and pings without a pong; to be read only."""
+        ...
+
+    @property
+    def busy(self) -> bool:
+        """Whether its socket is not read for now: a pong may wait there."""
+        ...
+
+    @property
+    def in_flight(self) -> bool:
+        """Whether one of its commands waits, or has no outcome yet."""
+        ...
+
+    @property
+    def messages_sent(self) -> int:
+        """Messages handed to its socket (count)."""
+        ...
+
+    @property
+    def queued_bytes(self) -> int:
+        """Bytes that wait for its socket."""
+        ...
+
+    def disconnect(self, close: Close) -> None:
+        """Close it; harmless when it is closing already."""
+        ...
+
+    def subscribe(
+        self,
+        channel: Channel,
+        since: Position | None,
+        *,
+        expire_at: float = 0.0,
+        info: RawJson | None = None,
+        data: RawJson | None = None,
+        rules: ChannelRules | None = None,
+        done: Callable[[ErrorReply | None], None] = lambda error: None,
+    ) -> bool:
+        """Subscribe the client to *channel* and push that to it.
+
+        Args:
+            channel: The channel.
+            since: Recover from here; None starts at the top.
+            expire_at: When the subscription ends, in Unix seconds; 0 for never.
+            info: Shown to the others in the channel.
+            data: Handed to the client.
+            rules: Of the channel, in place of those that the settings give it.
+            done: Told of the outcome, possibly before this returns; never if the
+                connection ends first.
+
+        Returns:
+            False if the client has not connected: nothing is done.
+
+        Raises:
+            ReplyError: The client cannot be in that channel.
+            ValueError: *expire_at* is negative or not finite.
+        """
+        ...
+
+    def unsubscribe(self, channel: Channel, code: Unsubscribe) -> None:
+        """Take the client out of *channel* and push that to it."""
+        ...
+
+    def refresh(self, expire_at: float, info: RawJson | None) -> None:
+        """Expire at the Unix time *expire_at*, 0 for never; show *info* if not None."""
+        ...
+
+    def probe(self) -> bool:
+        """Ping it now; False if it cannot be pinged yet."""
+        ...
+
+    def abort(self) -> None:
+        """Drop its transport at once."""
+        ...
 
 
-C = TypeVar("C", bound=_Connection)
-
-
-class Record(Generic[C]):
+class Record:
     """One connection; times as `Clock.now`.
 
     Attributes:
@@ -64,7 +168,7 @@ class Record(Generic[C]):
         "user",
     )
 
-    def __init__(self, connection: C, address: str, now: float) -> None:
+    def __init__(self, connection: Connection, address: str, now: float) -> None:
         self.connection = connection
         self.address = address
         self.opened = now
@@ -89,20 +193,20 @@ class Record(Generic[C]):
             tell()
 
 
-class Registry(Generic[C]):
+class Registry:
     """The connections of this process."""
 
     def __init__(self) -> None:
-        self._records: dict[C, Record[C]] = {}
-        self._slots: dict[ClientId, Record[C]] = {}
-        self._users: dict[UserId, dict[ClientId, Record[C]]] = {}
-        self._addresses: dict[str, dict[ClientId, Record[C]]] = {}
-        self._waiting: dict[Record[C], None] = {}
+        self._records: dict[Connection, Record] = {}
+        self._slots: dict[ClientId, Record] = {}
+        self._users: dict[UserId, dict[ClientId, Record]] = {}
+        self._addresses: dict[str, dict[ClientId, Record]] = {}
+        self._waiting: dict[Record, None] = {}
 
     def __len__(self) -> int:
         return len(self._records)
 
-    def __iter__(self) -> Iterator[C]:
+    def __iter__(self) -> Iterator[Connection]:
         return iter(tuple(self._records))
 
     @property
@@ -121,22 +225,22 @@ class Registry(Generic[C]):
         pending = len(self._records) - len(self._slots) - ending
         return {"pending": pending, "connected": len(self._slots), "closing": ending}
 
-    def open(self, connection: C, address: str, now: float) -> Record[C]:
+    def open(self, connection: Connection, address: str, now: float) -> Record:
         """Take in a connection that nobody is known of yet."""
         record = self._records[connection] = Record(connection, address, now)
         return record
 
-    def wait(self, record: Record[C]) -> None:
+    def wait(self, record: Record) -> None:
         """Take note that a connection is known, and waits for others to give way."""
         if not record.over:
             self._waiting[record] = None
 
-    def waiting(self, user: UserId) -> list[C]:
+    def waiting(self, user: UserId) -> list[Connection]:
         """Return a user's connections that wait for a slot."""
         found = [record.connection for record in self._waiting]
         return [each for each in found if each.identity.user == user]
 
-    def take(self, record: Record[C], identity: Identity) -> None:
+    def take(self, record: Record, identity: Identity) -> None:
         """Give a connection its slot; nothing happens when it is over."""
         if record.over or record.admitted:
             return
@@ -144,14 +248,14 @@ class Registry(Generic[C]):
         self._waiting.pop(record, None)
         self._enter(record, identity)
 
-    def _enter(self, record: Record[C], identity: Identity) -> None:
+    def _enter(self, record: Record, identity: Identity) -> None:
         record.user, record.client = identity.user, identity.client
         self._slots[record.client] = record
         self._users.setdefault(record.user, {})[record.client] = record
         if not record.user:
             self._addresses.setdefault(record.address, {})[record.client] = record
 
-    def release(self, record: Record[C]) -> None:
+    def release(self, record: Record) -> None:
         """Free a connection's slot: it is ending."""
         record.over = True
         self._waiting.pop(record, None)
@@ -163,22 +267,22 @@ class Registry(Generic[C]):
                 _drop(self._addresses, record.address, record.client)
         record.settle()
 
-    def remove(self, record: Record[C]) -> None:
+    def remove(self, record: Record) -> None:
         """Forget a connection: it is over."""
         self.release(record)
         self._records.pop(record.connection, None)
 
-    def peers(self, identity: Identity, address: str) -> list[Record[C]]:
+    def peers(self, identity: Identity, address: str) -> list[Record]:
         """Return who shares a limit: a user's slots, or an address's without a user."""
         if identity.user:
             return list(self._users.get(identity.user, {}).values())
         return list(self._addresses.get(address, {}).values())
 
-    def slots(self) -> Iterator[Record[C]]:
+    def slots(self) -> Iterator[Record]:
         """Iterate over the records that have a slot; do not change them meanwhile."""
         return iter(self._slots.values())
 
-    def find(self, client: ClientId) -> Record[C] | None:
+    def find(self, client: ClientId) -> Record | None:
         """Return the record of a client that has a slot."""
         return self._slots.get(client)
 
@@ -187,11 +291,11 @@ class Registry(Generic[C]):
         record = self.find(client)
         return None if record is None else record.active
 
-    def records(self) -> list[Record[C]]:
+    def records(self) -> list[Record]:
         """Return every record, and what has a slot and no record any more."""
         return list({*self._records.values(), *self._slots.values()})
 
-    def mend(self, record: Record[C]) -> int:
+    def mend(self, record: Record) -> int:
         """Put one record into every index that it belongs to, and take it from others.
 
         Returns:
@@ -231,14 +335,14 @@ class Registry(Generic[C]):
             record.admitted = False
         return len(gone)
 
-    def _erase(self, record: Record[C]) -> None:
+    def _erase(self, record: Record) -> None:
         """Look for a record everywhere: what it says of itself may be wrong."""
         for client in [c for c, found in self._slots.items() if found is record]:
             del self._slots[client]
         _purge(self._users, record)
         _purge(self._addresses, record)
 
-    def of_user(self, user: UserId, client: str = "") -> list[C]:
+    def of_user(self, user: UserId, client: str = "") -> list[Connection]:
         """Return a user's connections; only the one with id *client* if given."""
         clients = self._users.get(user, {})
         if client:
@@ -250,7 +354,7 @@ class Registry(Generic[C]):
 K = TypeVar("K")
 
 
-def _drop(index: dict[K, dict[ClientId, Record[C]]], key: K, client: ClientId) -> None:
+def _drop(index: dict[K, dict[ClientId, Record]], key: K, client: ClientId) -> None:
     # Tolerant: the end of a connection must not depend on a count that is wrong.
     clients = index.get(key, {})
     clients.pop(client, None)
@@ -258,7 +362,7 @@ def _drop(index: dict[K, dict[ClientId, Record[C]]], key: K, client: ClientId) -
         index.pop(key, None)
 
 
-def _purge(index: dict[K, dict[ClientId, Record[C]]], record: Record[C]) -> None:
+def _purge(index: dict[K, dict[ClientId, Record]], record: Record) -> None:
     found = [
         (key, client)
         for key, clients in index.items()

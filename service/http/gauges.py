@@ -113,12 +113,12 @@ def _add_connections(metrics: Metrics, services: Services) -> None:
     metrics.total(
         "messages_sent",
         "Messages handed to clients' sockets: replies, pushes and pings.",
-        lambda: metrics.sent.value + sum(one.outbox.sent for one in registry),
+        lambda: metrics.sent.value + sum(one.messages_sent for one in registry),
     )
     metrics.gauge(
         "queued_bytes",
         "Bytes that wait for clients' sockets.",
-        lambda: sum(one.outbox.size for one in registry),
+        lambda: sum(one.queued_bytes for one in registry),
     )
 
 
@@ -176,7 +176,7 @@ def _add_heartbeat(metrics: Metrics, services: Services) -> None:
     def levels() -> dict[str, float]:
         found = dict.fromkeys((level.value for level in Level), 0.0)
         for record in registry.slots():
-            found[record.connection.session.liveness.level.value] += 1
+            found[record.connection.liveness.level.value] += 1
         # Those that are over, and remembered for twice the timeout.
         found[Level.DEAD.value] = len(heartbeat.dead(services.clock.now()))
         return found
@@ -203,7 +203,7 @@ def _add_heartbeat(metrics: Metrics, services: Services) -> None:
     metrics.gauge(
         "pings_waiting",
         "Pings that wait for their pong.",
-        lambda: sum(one.session.liveness.pending for one in registry),
+        lambda: sum(one.liveness.pending for one in registry),
     )
     metrics.total(
         "pings",

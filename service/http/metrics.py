@@ -77,7 +77,7 @@ class StatsResource:
 def _summary(services: Services) -> dict[str, object]:
     registry = services.connections
     levels = Counter(
-        record.connection.session.liveness.level.value for record in registry.slots()
+        record.connection.liveness.level.value for record in registry.slots()
     )
     return {
         "total": len(registry),

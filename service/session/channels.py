@@ -168,7 +168,7 @@ class Channels(Subscriptions):
             return
         if channel in self._entries:
             del self._entries[channel]
-            self._port.unsubscribe(channel)
+            self._port.leave(channel)
             self._left(channel)
         self._port.reply(wire.empty_reply(command, "unsubscribe"))
 
@@ -295,7 +295,7 @@ class Channels(Subscriptions):
             hears_joins=decide.hears_joins(rules, user, asked=pending.hears_joins),
             positioned=entry.positioned,
         )
-        self._port.subscribe(channel, listener, rules.history, pending.asked, held=held)
+        self._port.join(channel, listener, rules.history, pending.asked, held=held)
 
     def joined(self, channel: Channel, outcome: Joined | StoreError) -> bool:
         """Establish a subscription; False when it is not wanted after all."""

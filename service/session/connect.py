@@ -250,7 +250,7 @@ class Handshake:
     def turn_away(self, command: int, error: ErrorReply) -> None:
         """Refuse the connect."""
         for channel in tuple(self._channels):
-            self._port.unsubscribe(channel)
+            self._port.leave(channel)
         self._channels.clear()
         self._refused()
         self._port.reply_error(command, error)

@@ -92,7 +92,7 @@ class Port(Protocol):
         """Publish; ends in `Session.published`."""
         ...
 
-    def subscribe(
+    def join(
         self,
         channel: Channel,
         listener: SubscriberInfo,
@@ -111,7 +111,7 @@ class Port(Protocol):
         """Let pushes follow for a channel that was held."""
         ...
 
-    def unsubscribe(self, channel: Channel) -> None:
+    def leave(self, channel: Channel) -> None:
         """Leave a channel: not one push after this."""
         ...
 

@@ -94,7 +94,7 @@ class Subscriptions:
             entry.pending.removal = code  # once it is known to the client
             return True
         del self._entries[channel]
-        self._port.unsubscribe(channel)
+        self._port.leave(channel)
         self._port.reply(wire.unsubscribe_push(wire.quote(channel), code))
         self._left(channel)
         return True

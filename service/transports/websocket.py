@@ -58,7 +58,9 @@ class WebSocketResource:
         await ws.accept(subprotocol)
         abort = req.scope.get("state", {}).get(ABORT)
         socket = _FalconSocket(ws, abort)
-        driver = ClientConnection(self._services(), socket, codec, req.scope[VISIT])
+        connection = ClientConnection(
+            self._services().context, socket, codec, req.scope[VISIT]
+        )
         receive = ws.receive_data if codec.binary else ws.receive_text
         code: int | None = None
         try:
@@ -66,16 +68,16 @@ class WebSocketResource:
                 try:
                     frame = await receive()
                 except PayloadTypeError:
-                    driver.session.malformed()  # a frame of the other kind
+                    connection.malformed()  # a frame of the other kind
                     continue
-                driver.receive(frame)
-                await driver.room()
+                connection.receive(frame)
+                await connection.room()
         except WebSocketDisconnected as end:
             code = end.code
         except OperationNotAllowed:
             pass
         finally:
-            driver.gone(code)
+            connection.gone(code)
 
     def _codec(self, subprotocol: str | None, req: falcon.asgi.Request) -> Codec:
         if subprotocol is not None:
@@ -85,7 +87,7 @@ class WebSocketResource:
 
 
 class _FalconSocket:
-    """`driver.Socket` on a Falcon WebSocket."""
+    """`ports.Socket` on a Falcon WebSocket."""
 
     __slots__ = ("_abort", "_task", "_ws")
 

@@ -72,5 +72,5 @@ class House(Stack):
                 assert count <= self.settings.connections.user_limit
         assert len(slots) <= self.settings.connection_limit
         heartbeat = self.kept.heartbeat
-        pending = sum(one.session.liveness.pending for one in registry)
+        pending = sum(one.liveness.pending for one in registry)
         assert heartbeat.sent == heartbeat.answered + heartbeat.orphaned + pending

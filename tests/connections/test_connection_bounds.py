@@ -209,7 +209,7 @@ async def test_a_peer_that_does_not_take_the_close_frame_is_aborted(
     world: World, clock: VirtualClock
 ) -> None:
     driver, socket = await world.connect()
-    driver.session.malformed()
+    driver.malformed()
     await socket.until(lambda: socket.closes)
     clock.advance(29.99)
     assert socket.aborts == 0
@@ -222,7 +222,7 @@ async def test_a_socket_that_is_gone_while_the_close_frame_is_written(
 ) -> None:
     driver, socket = await world.connect()
     socket.gone = True
-    driver.session.malformed()
+    driver.malformed()
     await socket.until(lambda: socket.aborts)
     assert socket.closes == []
 

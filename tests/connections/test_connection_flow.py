@@ -175,7 +175,7 @@ async def test_room_ends_with_the_connection(world: World) -> None:
     room = asyncio.ensure_future(driver.room())
     await asyncio.sleep(0)
     assert not room.done()
-    driver.session.disconnect(SHUTDOWN)
+    driver.disconnect(SHUTDOWN)
     await room
 
 
@@ -191,7 +191,7 @@ async def test_a_frame_that_is_no_command_closes(world: World) -> None:
 
 async def test_a_binary_frame_closes(world: World) -> None:
     driver, socket = await world.connect()
-    driver.session.malformed()
+    driver.malformed()
     await socket.until(lambda: socket.closes)
     assert socket.closes == [3501]
 

@@ -72,18 +72,18 @@ async def put_but_not_flushed(
 
 
 async def closing(world: World, driver: ClientConnection, socket: FakeSocket) -> None:
-    driver.session.disconnect(SHUTDOWN)
+    driver.disconnect(SHUTDOWN)
 
 
 async def closing_a_stuck_socket(
     world: World, driver: ClientConnection, socket: FakeSocket
 ) -> None:
     await writing(world, driver, socket)
-    driver.session.disconnect(SHUTDOWN)
+    driver.disconnect(SHUTDOWN)
 
 
 async def closed(world: World, driver: ClientConnection, socket: FakeSocket) -> None:
-    driver.session.disconnect(SHUTDOWN)
+    driver.disconnect(SHUTDOWN)
     await socket.until(lambda: socket.closes)
 
 
@@ -121,14 +121,14 @@ async def open_and_go(world: World, doing: Doing) -> weakref.ref[ClientConnectio
     driver, socket = await world.connect("ch", "two")
     await doing(world, driver, socket)
     driver.gone()
-    assert len(world.services.connections) == 0
+    assert len(world.registry) == 0
     assert (world.channels, world.subscriptions) == (0, 0)
     frames = list(socket.frames)
     driver.gone()
     # What the driver does not own goes on; nothing of it reaches the socket.
     world.store.gate.set()
     driver.receive(lines({"id": 99, "subscribe": {"channel": "ch"}}))
-    driver.session.disconnect(SHUTDOWN)
+    driver.disconnect(SHUTDOWN)
     await driver.room()
     await world.publish("ch")
     await world.publish("ch")
@@ -147,7 +147,7 @@ async def test_a_stuck_close_ends_with_its_socket(world: World) -> None:
     driver, socket = await world.connect("ch")
     socket.stop_reading()
     await world.publish("ch")
-    driver.session.disconnect(SHUTDOWN)
+    driver.disconnect(SHUTDOWN)
     driver.gone()
     await world.quiet()
     assert socket.closes == []

@@ -86,7 +86,7 @@ async def test_a_hook_that_fails_admits_nobody_and_stops_nothing(
     )
     assert await socket.reply(6) == {"id": 6, "unsubscribe": {}}
     assert (await socket.reply(5))["error"] == INTERNAL
-    assert not driver.session.busy
+    assert not driver.busy
     assert world.subscriptions == 0
 
 
@@ -98,7 +98,7 @@ async def test_a_connect_hook_that_fails_admits_nobody(
     driver, socket = world.open()
     driver.receive(lines({"id": 1, "connect": {}}))
     assert (await socket.reply(1))["error"] == INTERNAL
-    assert world.services.connections.connected == 0
+    assert world.registry.connected == 0
 
 
 async def test_a_slow_hook_holds_up_its_own_connection_only(
@@ -144,7 +144,7 @@ async def test_a_hook_that_answers_after_its_connection_is_gone(
     gate.set()
     await world.quiet()
     assert socket.frames == []
-    assert (world.subscriptions, len(world.services.connections)) == (0, 0)
+    assert (world.subscriptions, len(world.registry)) == (0, 0)
 
 
 async def test_a_refusal_of_the_application_s_own(hooked: MakeHooked) -> None:

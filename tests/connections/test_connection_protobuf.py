@@ -83,7 +83,7 @@ async def test_a_queue_is_bounded_in_bytes_as_they_are_sent(
     assert fit * len(text.frames[-1]) > 10 * KiB  # as many in JSON are too much
     await world.publish("ch", size=100, count=fit - 1)
     await world.quiet()
-    assert len(world.services.connections) == 3
+    assert len(world.registry) == 3
     await world.publish("ch", size=100, count=2)
     socket.read_on()
     await world.quiet()
@@ -227,7 +227,7 @@ async def test_publish_keeps_the_text_of_a_payload(world: World) -> None:
     assert "".join(map(str, text.frames)).count(f'"data":{data},') == 1
     assert b"".join(map(bytes, binary.frames)).count(data.encode()) == 1
     # And of what comes over HTTP.
-    rules = world.services.permissions.rules("ch")
+    rules = world.context.permissions.rules("ch")
     world.hub.publish(
         Channel("ch"), Draft(RawJson(data)), rules.history, lambda outcome: None
     )

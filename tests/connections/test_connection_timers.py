@@ -86,7 +86,7 @@ async def test_write(world: World) -> None:
 async def test_abort(world: World) -> None:
     driver, socket = await world.connect()
     socket.stop_reading()
-    driver.session.malformed()
+    driver.malformed()
     took = await elapsed(socket, lambda: socket.aborts)
     assert took >= 2 * SHORT - EARLY
     assert socket.closes == []

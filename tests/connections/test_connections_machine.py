@@ -116,14 +116,14 @@ class Connections(RuleBasedStateMachine):
     @rule(data=st.data())
     def evict(self, data: Any) -> None:
         client = data.draw(st.sampled_from(self.talking))
-        client.driver.session.disconnect(FORCE_DISCONNECT)
+        client.driver.disconnect(FORCE_DISCONNECT)
         self.house.settle()
 
     @precondition(lambda self: self.talking)
     @rule(data=st.data(), seconds=st.sampled_from([0.0, 5.0, 40.0]))
     def expire(self, data: Any, seconds: float) -> None:
         client = data.draw(st.sampled_from(self.talking))
-        client.driver.session.liveness.expire(self.house.clock.now() + seconds)
+        client.driver.liveness.expire(self.house.clock.now() + seconds)
         self.house.settle()
 
     @rule()
@@ -160,7 +160,7 @@ class Connections(RuleBasedStateMachine):
         assert len(house.kept.parking) <= len(lately)
         for client in house.clients:
             if client.close_code == 3012:
-                level = client.driver.session.liveness.level
+                level = client.driver.liveness.level
                 probed = house.kept.admission.evicted[3012] > 0
                 swept = house.kept.sweep.idle > 0
                 assert level is Level.DEAD or probed or swept

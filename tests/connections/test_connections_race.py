@@ -44,7 +44,7 @@ async def test_a_thousand_at_once(seed: int) -> None:
                 assert driver.probe()
             elif step == 2:
                 clock.advance(rng.random() * 0.01)
-            elif driver.session.liveness.pending:
+            elif driver.liveness.pending:
                 driver.receive("{}")
         assert socket.closes == []
         driver.gone(rng.choice([None, 1000, 1006]))
@@ -56,7 +56,7 @@ async def test_a_thousand_at_once(seed: int) -> None:
         await asyncio.sleep(0)
         assert len(registry) <= THOUSAND
         assert registry.connected <= len(registry)
-        pending = sum(one.session.liveness.pending for one in registry)
+        pending = sum(one.liveness.pending for one in registry)
         assert heartbeat.sent == heartbeat.answered + heartbeat.orphaned + pending
     await asyncio.gather(*tasks)
     assert (len(registry), registry.connected, registry.users) == (0, 0, 0)

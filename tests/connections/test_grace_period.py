@@ -69,7 +69,7 @@ def test_who_said_goodbye_is_gone_at_once() -> None:
         if end == "client":
             ann.gone(1000)
         elif end == "server":
-            ann.driver.session.disconnect(FORCE_DISCONNECT)
+            ann.driver.disconnect(FORCE_DISCONNECT)
             ann.gone(LOST)  # it did not take the frame
         elif end == "unsubscribe":
             ann.say({"unsubscribe": {"channel": "ch"}})
@@ -134,7 +134,7 @@ def test_a_user_s_eleventh_parked_connection_evicts_the_first() -> None:  # R5
 
 def test_five_hundred_are_parked_and_no_more() -> None:
     left: list[str] = []
-    parking: GracePeriod[str] = GracePeriod(left.append, VirtualClock(), 10.0)
+    parking = GracePeriod(left.append, VirtualClock(), 10.0)
     for number in range(501):
         parking.park(UserId(f"user{number}"), ClientId(f"c{number}"), [f"p{number}"])
     assert (len(parking), left, parking.evicted) == (500, ["p0"], 1)
@@ -148,7 +148,7 @@ def test_five_hundred_are_parked_and_no_more() -> None:
 def test_each_leaves_at_its_own_time() -> None:
     left: list[str] = []
     clock = VirtualClock()
-    parking: GracePeriod[str] = GracePeriod(left.append, clock, 10.0)
+    parking = GracePeriod(left.append, clock, 10.0)
     for number in range(3):
         parking.park(UserId("ann"), ClientId(f"c{number}"), [f"p{number}"])
         clock.advance(3)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import pytest
 from structlog.testing import capture_logs
 
@@ -11,8 +13,13 @@ from tests.connections.conftest import MakeWorld
 from tests.connections.world import World, settings
 
 
+def monitor(world: World) -> LoopMonitor:
+    context = world.context
+    return LoopMonitor(world.registry, context.metrics, world.clock, Random(1))
+
+
 def histogram(world: World) -> dict[float, int]:
-    lag = world.services.metrics.lag
+    lag = world.context.metrics.lag
     pairs = zip((*lag.bounds, float("inf")), lag.counts, strict=True)
     return {bound: count for bound, count in pairs if count}
 
@@ -20,7 +27,7 @@ def histogram(world: World) -> dict[float, int]:
 async def test_a_loop_that_is_in_time_has_no_lag(
     world: World, clock: VirtualClock
 ) -> None:
-    watch = LoopMonitor(world.services)
+    watch = monitor(world)
     watch.start()
     clock.advance(10.0)
     assert histogram(world) == {0.001: 10}
@@ -34,7 +41,7 @@ async def test_a_loop_that_is_in_time_has_no_lag(
 async def test_a_blocked_loop_is_measured_and_said_once(  # L11
     world: World, clock: VirtualClock
 ) -> None:
-    watch = LoopMonitor(world.services)
+    watch = monitor(world)
     watch.start()
     with capture_logs() as logs:
         clock.stall(1.4)  # due after 1 s
@@ -52,7 +59,7 @@ async def test_a_blocked_loop_is_measured_and_said_once(  # L11
 async def test_the_largest_lag_is_shown_for_a_minute_or_two(
     world: World, clock: VirtualClock
 ) -> None:
-    watch = LoopMonitor(world.services)
+    watch = monitor(world)
     watch.start()
     clock.stall(3.0)
     assert watch.worst == pytest.approx(2.0)
@@ -73,10 +80,10 @@ async def test_what_waits_for_sockets_is_sampled(
     await world.publish("a", size=2000)
     await world.publish("a", size=3000)
     await idle.until(lambda: len(idle.offsets("a")) == 2)
-    watch = LoopMonitor(world.services)
+    watch = monitor(world)
     watch.start()
     clock.advance(1.0)
-    queue = world.services.metrics.queue
+    queue = world.context.metrics.queue
     pairs = zip((*queue.bounds, float("inf")), queue.counts, strict=True)
     assert {bound: count for bound, count in pairs if count} == {0.0: 1, 4096.0: 1}
     assert 3000 < queue.sum < 3200
@@ -88,8 +95,8 @@ async def test_of_many_connections_a_hundred_are_sampled(
 ) -> None:
     for _ in range(150):
         world.open()
-    watch = LoopMonitor(world.services)
+    watch = monitor(world)
     watch.start()
     clock.advance(3.0)
-    assert sum(world.services.metrics.queue.counts) == 300
+    assert sum(world.context.metrics.queue.counts) == 300
     watch.stop()

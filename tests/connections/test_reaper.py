@@ -80,7 +80,7 @@ def test_quiet_but_ponging_is_never_stale() -> None:  # R8
 def test_a_closed_connection_that_is_still_there_is_aborted() -> None:  # L27
     house = swept(ping_interval=1e6, heartbeat_timeout=1e7)
     client = house.enter("ann")
-    client.driver.session.malformed()
+    client.driver.malformed()
     house.clock.advance(30)
     client.aborted = False  # the first was in vain
     house.clock.advance(200)
@@ -94,7 +94,7 @@ def test_one_bad_record_does_not_end_it(monkeypatch: pytest.MonkeyPatch) -> None
     registry = house.registry
     mend = registry.mend
 
-    def fails(record: Record[Any]) -> int:
+    def fails(record: Record) -> int:
         if record.user == "user2":
             raise RuntimeError("broken")
         return mend(record)

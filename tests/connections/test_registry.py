@@ -11,8 +11,8 @@ class Connection:
 
 
 def taken(
-    registry: Registry[Connection], *clients: str, user: str = "", address: str = ""
-) -> list[Record[Connection]]:
+    registry: Registry, *clients: str, user: str = "", address: str = ""
+) -> list[Record]:
     """Return records that have slots."""
     records = []
     for client in clients:
@@ -23,7 +23,7 @@ def taken(
 
 
 def test_connections_by_user() -> None:
-    registry: Registry[Connection] = Registry()
+    registry = Registry()
     ann1, ann2 = taken(registry, "a1", "a2", user="ann")
     [nobody] = taken(registry, "n")
     new = registry.open(Connection("x"), "", 0.0)
@@ -39,7 +39,7 @@ def test_connections_by_user() -> None:
 
 
 def test_who_shares_a_limit() -> None:
-    registry: Registry[Connection] = Registry()
+    registry = Registry()
     anns = taken(registry, "a1", "a2", user="ann", address="10.0.0.1")
     here = taken(registry, "n1", "n2", address="10.0.0.1")
     there = taken(registry, "n3", address="10.0.0.2")
@@ -50,7 +50,7 @@ def test_who_shares_a_limit() -> None:
 
 
 def test_a_slot_is_free_while_the_connection_still_ends() -> None:
-    registry: Registry[Connection] = Registry()
+    registry = Registry()
     [ann] = taken(registry, "a", user="ann")
     registry.release(ann)
     assert (len(registry), registry.connected, registry.users) == (1, 0, 0)
@@ -61,7 +61,7 @@ def test_a_slot_is_free_while_the_connection_still_ends() -> None:
 
 
 def test_removed_connections_leave_nothing() -> None:
-    registry: Registry[Connection] = Registry()
+    registry = Registry()
     [ann] = taken(registry, "a", user="ann")
     [nobody] = taken(registry, "n", address="10.0.0.1")
     new = registry.open(Connection("x"), "", 0.0)
@@ -74,7 +74,7 @@ def test_removed_connections_leave_nothing() -> None:
 
 
 def test_connection_may_go_while_all_are_gone_through() -> None:
-    registry: Registry[Connection] = Registry()
+    registry = Registry()
     records = {record.connection: record for record in taken(registry, *"abc")}
     for connection in registry:
         registry.remove(records[connection])
@@ -82,7 +82,7 @@ def test_connection_may_go_while_all_are_gone_through() -> None:
 
 
 def test_a_record_settles_once_with_life_or_with_its_end() -> None:
-    registry: Registry[Connection] = Registry()
+    registry = Registry()
     told: list[str] = []
     alive, over = taken(registry, "a", "b")
     alive.settled.append(lambda: told.append("a"))

@@ -11,14 +11,12 @@ from random import Random
 from typing import Any
 
 from service.auth.permissions import Permissions
-from service.connections.connection import ClientConnection
+from service.connections.connection import ClientConnection, ConnectionContext
 from service.connections.keeping import keep
 from service.connections.outbox import Flusher
 from service.connections.pending_connection import PendingConnection
 from service.connections.registry import Registry
-from service.connections.services import Services
 from service.core.errors import Close
-from service.core.health import Checks
 from service.core.hooks import Handlers
 from service.core.model import Channel, ClientId, Draft, HistoryPage, RawJson
 from service.core.ports import AppendDone, Clock, CommitListener, History, Store
@@ -207,28 +205,26 @@ class World:
         flusher, metrics = Flusher(asyncio.get_running_loop().call_soon), Metrics()
         meter = PublishMetrics(metrics, clock, flusher)
         self.hub = Hub(self.store, settings.client, self.spawn, meter)
-        self.registry: Registry[ClientConnection] = Registry()
+        self.registry = Registry()
         self.kept = keep(
             settings, self.registry, self.hub, clock, Random(1), self.spawn
         )
-        self.services = Services(
+        self.context = ConnectionContext(
             settings=settings,
             hub=self.hub,
             permissions=Permissions(settings.channels, insecure=insecure),
             handlers=handlers or Handlers(),
             clock=clock,
             flusher=flusher,
-            random=Random(1),
+            rng=Random(1),
             new_client=self._new_client,
             spawn=self.spawn,
             version="test",
             metrics=metrics,
-            checks=Checks(),
-            connections=self.registry,
-            admission=self.kept.admission,
+            registry=self.registry,
+            limits=self.kept.admission,
             heartbeat=self.kept.heartbeat,
-            parking=self.kept.parking,
-            sweep=self.kept.sweep,
+            grace_period=self.kept.parking,
         )
         self._clients = 0
 
@@ -245,7 +241,7 @@ class World:
 
     async def stop(self) -> None:
         self.store.gate.set()
-        for driver in self.services.connections:
+        for driver in self.registry:
             driver.gone()
         await self.store.close()
         for task in tuple(self.tasks):
@@ -264,7 +260,7 @@ class World:
     def open(self, codec: Codec = JSON) -> tuple[ClientConnection, FakeSocket]:
         socket = FakeSocket()
         return ClientConnection(
-            self.services, socket, codec, PendingConnection("192.0.2.1")
+            self.context, socket, codec, PendingConnection("192.0.2.1")
         ), socket
 
     async def connect(
@@ -284,7 +280,7 @@ class World:
     async def publish(self, channel: str, size: int = 10, count: int = 1) -> None:
         """Publish *count* payloads of some *size* bytes, which name their channel."""
         data = RawJson(json.dumps({"ch": channel, "x": "x" * size}))
-        rules = self.services.permissions.rules(channel)
+        rules = self.context.permissions.rules(channel)
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         left = count
 
@@ -310,7 +306,7 @@ class World:
     async def assert_free(self, driver: weakref.ref[ClientConnection]) -> None:
         """Check that nothing is left of connections that are gone."""
         await self.quiet()
-        assert len(self.services.connections) == 0
+        assert len(self.registry) == 0
         assert (self.channels, self.subscriptions) == (0, 0)
         if isinstance(self.clock, VirtualClock):
             assert self.clock.pending == []

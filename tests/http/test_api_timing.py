@@ -11,7 +11,9 @@ import pytest
 
 from service.auth import FULL_ACCESS, Verifier
 from service.connections.credentials import Credentials
+from service.connections.services import Services
 from service.core.errors import ReplyError, StoreUnavailable
+from service.core.health import Checks
 from service.core.hooks import ConnectEvent, ConnectResult, Handlers
 from service.http.api import subscribe as subscribe_module
 from service.http.api.call import Methods
@@ -30,23 +32,37 @@ class Caller:
     """Calls methods on a world without a server."""
 
     def __init__(self, world: World) -> None:
-        services = world.services
+        context = world.context
+        services = Services(
+            hub=context.hub,
+            permissions=context.permissions,
+            clock=context.clock,
+            version=context.version,
+            connections=context.registry,
+            admission=context.limits,
+            heartbeat=context.heartbeat,
+            parking=context.grace_period,
+            sweep=world.kept.sweep,
+            metrics=context.metrics,
+            checks=Checks(),
+            context=context,
+        )
         verifier = Verifier(world.settings, world.clock.wall)
         credentials = Credentials(
             SqliteStore(StoreSettings(path=":memory:"), world.clock).state,
             verifier,
             world.clock,
-            services.spawn,
-            services.connections,
+            context.spawn,
+            context.registry,
         )
-        context = ApiContext(
+        api = ApiContext(
             world.settings.api,
-            lambda: world.services,
+            lambda: services,
             lambda: world.store,
             lambda: ProcessInfo("uid", "name", 0.0),
             lambda: credentials,
         )
-        self._methods = Methods(context, METHODS)
+        self._methods = Methods(api, METHODS)
 
     async def call(self, name: str, **fields: Any) -> Any:
         method = self._methods.get(name)

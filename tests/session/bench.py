@@ -273,7 +273,7 @@ class Bench:
             self.published.pop()
             self.session.published(command, Appended(Position(1, "e"), True))
 
-    def subscribe(
+    def join(
         self,
         channel: Channel,
         listener: SubscriberInfo,
@@ -293,7 +293,7 @@ class Bench:
         self._open()
         self.calls.append(("release", channel))
 
-    def unsubscribe(self, channel: Channel) -> None:
+    def leave(self, channel: Channel) -> None:
         self._open()
         self.calls.append(("unsubscribe", channel))
 

@@ -13,14 +13,12 @@ from random import Random
 from typing import Any
 
 from service.auth.permissions import Permissions
-from service.connections.connection import ClientConnection
+from service.connections.connection import ClientConnection, ConnectionContext
 from service.connections.keeping import keep
 from service.connections.outbox import Flusher
 from service.connections.pending_connection import PendingConnection
 from service.connections.registry import Registry
-from service.connections.services import Services
 from service.core.errors import Close, StoreError
-from service.core.health import Checks
 from service.core.hooks import Event, Handlers
 from service.core.model import Appended, Channel, ClientId, Position
 from service.hub.hub import Hub
@@ -92,7 +90,7 @@ class Client:
         self.aborted = False
         self.over = False
         self.driver = ClientConnection(
-            world.services, self, Json(), PendingConnection(address)
+            world.context, self, Json(), PendingConnection(address)
         )
 
     # What it does.
@@ -244,11 +242,11 @@ class Stack:
         self.questions: list[Question] = []
         self.failures: list[BaseException] = []
         self.clients: list[Client] = []
-        self.registry: Registry[ClientConnection] = Registry()
+        self.registry = Registry()
         self.kept = keep(
             self.settings, self.registry, self.hub, self.clock, Random(1), self.spawn
         )
-        self.services = Services(
+        self.context = ConnectionContext(
             settings=self.settings,
             hub=self.hub,
             permissions=Permissions(
@@ -257,17 +255,15 @@ class Stack:
             handlers=handlers or Handlers(**dict.fromkeys(hooks, self._hook)),
             clock=self.clock,
             flusher=flusher,
-            random=Random(1),
+            rng=Random(1),
             new_client=lambda: ClientId(f"client{len(self.clients) + 1}"),
             spawn=self.spawn,
             version="test",
             metrics=metrics,
-            checks=Checks(),
-            connections=self.registry,
-            admission=self.kept.admission,
+            registry=self.registry,
+            limits=self.kept.admission,
             heartbeat=self.kept.heartbeat,
-            parking=self.kept.parking,
-            sweep=self.kept.sweep,
+            grace_period=self.kept.parking,
         )
 
     async def _hook(self, event: Any) -> Any:
@@ -327,7 +323,7 @@ class Stack:
 
     def publish(self, channel: str, count: int = 1, text: str = "1") -> None:
         """Publish from the server's side, all at once."""
-        rules = self.services.permissions.rules(channel)
+        rules = self.context.permissions.rules(channel)
         data = [text] * count
         self.store.commit(Channel(channel), *data, skip_history=rules.history.size == 0)
         self.store.tell()
@@ -356,9 +352,9 @@ class Stack:
         self.settle(lambda question: RuntimeError("too late"))
         self.kept.parking.clear()
         assert self.hub.counts() == {}
-        assert len(self.services.connections) == 0
-        assert self.services.connections.users == 0
-        assert self.services.connections.connected == 0
+        assert len(self.registry) == 0
+        assert self.registry.users == 0
+        assert self.registry.connected == 0
         assert self.clock.pending == []
         for client in self.clients:
             assert client.driver.behind == {}

@@ -75,7 +75,7 @@ async def test_a_flood_in_one_frame_delays_another_by_a_portion(
     assert answered(flooded) - before <= most
     # It is answered in the end, if it reads.
     async with asyncio.timeout(10.0):
-        while flooder.session.in_flight:
+        while flooder.in_flight:
             await asyncio.sleep(0)
     await world.quiet()
     ids = [m["id"] for m in flooded.messages if m.get("id", 0) >= 10]
@@ -111,4 +111,4 @@ async def test_a_flooder_that_leaves_is_forgotten(
     driver.gone()
     await world.quiet()
     assert answered(socket) <= 1 + PORTION
-    assert len(world.services.connections) == 0
+    assert len(world.registry) == 0

@@ -150,7 +150,7 @@ class Listening(Client):
         now = self.world.clock.wall()
         self.heard_of += 1
         assert self.user in OWNERS[channel], (self.user, channel)
-        if self.driver.session.next_tick == float("inf"):
+        if self.world.registry.find(self.driver.identity.client) is None:
             return  # it is being closed: what was handed over in time is still written
         assert now <= self.ends
         assert now <= self.sub_ends.get(channel, now)
@@ -196,7 +196,7 @@ class Machine(RuleBasedStateMachine):
 
     def ready(self, number: int) -> Listening | None:
         client = self.sockets[number]
-        if client.over or client.close_code is not None or client.driver.session.busy:
+        if client.over or client.close_code is not None or client.driver.busy:
             return None
         return client
 
@@ -292,9 +292,9 @@ class Machine(RuleBasedStateMachine):
     def revoke(self, user: str) -> None:
         self.world.flush()  # what was written before is not taken back
         self.world.revoked.since[user] = self.world.clock.wall()
-        for driver in tuple(self.world.services.connections):
-            if driver.session.identity.user == user:
-                driver.session.disconnect(INVALID_TOKEN)
+        for driver in tuple(self.world.registry):
+            if driver.identity.user == user:
+                driver.disconnect(INVALID_TOKEN)
         self.world.clock.advance(0.001)  # tokens made from now on are newer
 
     @rule(number=st.integers(0, 5))

@@ -226,13 +226,13 @@ def test_unsubscribing_from_what_was_never_subscribed_succeeds() -> None:
 def test_unsubscribe_leaves_before_it_is_answered() -> None:
     bench = Bench(at_once=True).connect("ch")
     seen: list[int] = []
-    leave = bench.unsubscribe
+    leave = bench.leave
 
     def spy(channel: Any) -> None:
         seen.append(len(bench.messages))
         leave(channel)
 
-    bench.unsubscribe = spy  # type: ignore[method-assign]
+    bench.leave = spy  # type: ignore[method-assign]
     assert bench.request(unsubscribe={"channel": "ch"}) == {"unsubscribe": {}}
     assert seen == [0]
 

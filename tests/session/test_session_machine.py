@@ -122,7 +122,7 @@ class Machine(RuleBasedStateMachine):
     def say(self, number: int, seed: int) -> None:
         random = Random(seed)
         client = self.clients[number]
-        if client.driver.session.busy or client.over:
+        if client.driver.busy or client.over:
             return  # we would not read it
         if not client._numbers:
             subs = {"a": {"recover": True, "offset": random.randint(0, 2)}}
@@ -133,7 +133,7 @@ class Machine(RuleBasedStateMachine):
     @rule(seed=st.integers(0, 1), bad=st.sampled_from(["", "{}", "[]", '{"id":9}']))
     def nonsense(self, seed: int, bad: str) -> None:
         client = self.clients[seed]
-        if not client.over and client.replies and not client.driver.session.busy:
+        if not client.over and client.replies and not client.driver.busy:
             if bad == "{}" and client.pings:
                 client.pings -= 1
             client.driver.receive(bad)
@@ -193,7 +193,7 @@ class Machine(RuleBasedStateMachine):
         self.world.flush()
         for client in self.clients:
             while client.pings and not client.over and seconds != 20.0:
-                if client.driver.session.busy:
+                if client.driver.busy:
                     break
                 client.pong()
 
@@ -203,22 +203,21 @@ class Machine(RuleBasedStateMachine):
         since=st.none() | st.integers(0, 2),
     )
     def server_subscribes(self, number: int, channel: Any, since: int | None) -> None:
-        session = self.clients[number].driver.session
         position = None if since is None else Position(since, "")
         try:
-            session.subscribe(channel, position)
+            self.clients[number].driver.subscribe(channel, position)
         except ReplyError as refused:
             assert refused.error.code == 106
 
     @rule(number=st.integers(0, 1), channel=st.sampled_from(["a", "b"]))
     def server_unsubscribes(self, number: int, channel: Any) -> None:
-        self.clients[number].driver.session.unsubscribe(channel, UNSUBSCRIBE_SERVER)
+        self.clients[number].driver.unsubscribe(channel, UNSUBSCRIBE_SERVER)
 
     @rule(number=st.integers(0, 1), how=st.integers(0, 15))
     def end(self, number: int, how: int) -> None:
         client = self.clients[number]
         if how == 0:
-            client.driver.session.disconnect(SHUTDOWN)
+            client.driver.disconnect(SHUTDOWN)
         elif how == 1:
             client.gone()
             self.clients[number] = self.world.open()
@@ -234,18 +233,18 @@ class Machine(RuleBasedStateMachine):
         self.world.assert_free()
 
     def _complete(self, client: Client) -> None:
-        session = client.driver.session
+        driver = client.driver
         if client.over or client.close_code is not None:
-            assert not session.busy
+            assert not driver.busy
             return
         assert not client.waiting, client.waiting
         if "connect" in client.replies.get(1, {}):
             # Else it would have fewer places from now on.
-            assert session._work.under_way == 0
-        assert not session.busy
+            assert not driver.in_flight
+        assert not driver.busy
         assert not client.driver.behind
         # What it thinks it is in is what it is in, and it has everything.
-        assert set(client.inside) == set(session.channels)
+        assert set(client.inside) == set(driver.channels)
         for channel, expected in client.inside.items():
             if expected:
                 stream = self.store.stream(channel)  # type: ignore[arg-type]

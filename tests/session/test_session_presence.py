@@ -84,7 +84,7 @@ def test_every_end_is_a_leave_once(how: str) -> None:
     world = Stack(channels=SETTINGS)
     first, second = world.client("ch"), world.client("ch")
     if how == "disconnect":
-        second.driver.session.disconnect(SHUTDOWN)
+        second.driver.disconnect(SHUTDOWN)
     elif how == "malformed":
         second.driver.receive("nonsense")
     elif how == "no pong":
@@ -216,8 +216,8 @@ def test_users_of_hooks_are_shown_with_what_hooks_say() -> None:
         ("client2", "ann"),
         ("client3", ""),
     ]
-    assert world.services.connections.users == 2
-    assert world.services.connections.connected == 3
+    assert world.registry.users == 2
+    assert world.registry.connected == 3
     world.assert_free()
 
 
@@ -235,7 +235,7 @@ def test_two_connections_of_one_user_are_two_clients() -> None:
         "client1": "ann",
         "client2": "ann",
     }
-    registry = world.services.connections
+    registry = world.registry
     assert len(registry.of_user("ann")) == 2  # type: ignore[arg-type]
     assert registry.of_user("ann", "client2") == [two.driver]  # type: ignore[arg-type]
     assert registry.of_user("ann", "client9") == []  # type: ignore[arg-type]
@@ -255,8 +255,8 @@ def test_a_connection_that_was_refused_is_nobody() -> None:
     client = world.open()
     client.say({"connect": {}})
     world.settle(lambda question: ReplyError(ErrorReply(1000, "no")))
-    assert world.services.connections.connected == 0
-    assert len(world.services.connections) == 1
+    assert world.registry.connected == 0
+    assert len(world.registry) == 1
     world.clock.advance(10)
     world.settle()
     assert client.close_code == 3502

@@ -7,7 +7,7 @@ from typing import Protocol
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
-from service.connections.connection import ClientConnection
+from service.connections.registry import Connection
 from service.core.errors import (
     BAD_REQUEST,
     CONNECTION_EXPIRED,
@@ -108,7 +108,7 @@ class _Target(Protocol):
     session: str | None
 
 
-def connections_of(context: ApiContext, target: _Target) -> list[ClientConnection]:
+def connections_of(context: ApiContext, target: _Target) -> list[Connection]:
     """Return the live connections that a request is about."""
     if target.session:
         return []  # we give out no session ids
@@ -120,13 +120,13 @@ def connections_of(context: ApiContext, target: _Target) -> list[ClientConnectio
 async def connections(context: ApiContext, request: ConnectionsRequest) -> str:
     """Return a user's live connections."""
     found: dict[str, ConnectionObject] = {}
-    for driver in context.services.connections.of_user(UserId(request.user)):
-        rtt = driver.session.liveness.rtt
-        found[driver.identity.client] = ConnectionObject(
+    for connection in context.services.connections.of_user(UserId(request.user)):
+        rtt = connection.liveness.rtt
+        found[connection.identity.client] = ConnectionObject(
             transport="websocket",
-            protocol=driver.codec.name,
+            protocol=connection.protocol,
             user=request.user,
-            state=StateObject({name: Empty() for name in driver.session.channels}),
+            state=StateObject({name: Empty() for name in connection.channels}),
             rtt=UNSET if rtt is None else rtt_of(rtt),
         )
     return msgspec.json.encode(ConnectionsResult(found)).decode()
@@ -147,9 +147,9 @@ async def disconnect(context: ApiContext, request: DisconnectRequest) -> str:
     if everyone:
         # Who waits for a slot would get one of those that are given back now.
         found += services.connections.waiting(user)
-    for driver in found:
-        if driver.identity.client not in stay:
-            driver.session.disconnect(close)
+    for connection in found:
+        if connection.identity.client not in stay:
+            connection.disconnect(close)
     if everyone and user:
         services.parking.forget(user)
     return "{}"
@@ -158,13 +158,11 @@ async def disconnect(context: ApiContext, request: DisconnectRequest) -> str:
 async def refresh(context: ApiContext, request: RefreshRequest) -> str:
     """Change when connections expire, and what others see of them."""
     expire_at = request.expire_at or 0
-    clock = context.services.clock
-    past = 0 < expire_at <= clock.wall()
+    past = 0 < expire_at <= context.services.clock.wall()
     info = optional_payload_of(request.info, None, context.settings.publication_size)
-    for driver in connections_of(context, request):
+    for connection in connections_of(context, request):
         if request.expired or past:
-            driver.session.disconnect(CONNECTION_EXPIRED)
+            connection.disconnect(CONNECTION_EXPIRED)
         else:
-            driver.session.refresh(expire_at, info, clock.now())
-            driver.schedule()
+            connection.refresh(expire_at, info)
     return "{}"

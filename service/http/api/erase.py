@@ -44,8 +44,8 @@ async def erase(context: ApiContext, request: EraseRequest) -> str:
     user = UserId(request.user)
     registry = context.services.connections
     found = registry.of_user(user) + registry.waiting(user)
-    for driver in found:
-        driver.session.disconnect(FORCE_DISCONNECT)
+    for connection in found:
+        connection.disconnect(FORCE_DISCONNECT)
     context.services.parking.forget(user)
     tickets = await context.credentials.tickets.forget(user)
     publications = 0

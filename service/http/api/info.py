@@ -72,7 +72,7 @@ async def info(context: ApiContext, request: InfoRequest) -> str:
     """Return what this node carries."""
     services, node = context.services, context.node
     counts = services.hub.counts()
-    totals = rtt_totals(one.session.liveness.rtt for one in services.connections)
+    totals = rtt_totals(one.liveness.rtt for one in services.connections)
     metrics = msgspec.json.encode(MetricsObject(0.0, totals)).decode()
     return (
         f'{{"nodes":[{{"uid":{quote(node.uid)},"name":{quote(node.name)},'

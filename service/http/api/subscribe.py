@@ -7,7 +7,7 @@ import asyncio
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
-from service.connections.connection import ClientConnection
+from service.connections.registry import Connection
 from service.core.errors import (
     INTERNAL,
     UNSUBSCRIBE_SERVER,
@@ -79,16 +79,14 @@ async def subscribe(context: ApiContext, request: SubscribeRequest) -> str:
     if request.recover_since is not None:
         position = request.recover_since
         since = Position(position.offset or 0, position.epoch or "")
-    expire_at, now = request.expire_at or 0, context.services.clock.now()
     joins: list[_Join] = []
-    for driver in connections_of(context, request):
-        join = _Join(driver)
+    for connection in connections_of(context, request):
+        join = _Join(connection)
         try:
-            ends = driver.session.expiry.unsubscribe_at(expire_at, now)
-            if driver.session.subscribe(
+            if connection.subscribe(
                 Channel(request.channel),
                 since,
-                ends=ends,
+                expire_at=request.expire_at or 0,
                 info=info,
                 data=data,
                 rules=rules,
@@ -98,7 +96,6 @@ async def subscribe(context: ApiContext, request: SubscribeRequest) -> str:
         except ReplyError as refusal:
             join.done(refusal.error)
             joins.append(join)
-        driver.schedule()
     await _all(joins)
     connected = connections_of(context, request)
     for join in joins:
@@ -111,8 +108,8 @@ async def subscribe(context: ApiContext, request: SubscribeRequest) -> str:
 class _Join:
     """A subscription of one connection, under way."""
 
-    def __init__(self, driver: ClientConnection) -> None:
-        self._driver = driver
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
         self.outcome: asyncio.Future[ErrorReply | None] = (
             asyncio.get_running_loop().create_future()
         )
@@ -122,11 +119,11 @@ class _Join:
         if not self.outcome.done():
             self.outcome.set_result(error)
 
-    def error(self, connected: list[ClientConnection]) -> ErrorReply | None:
+    def error(self, connected: list[Connection]) -> ErrorReply | None:
         """Return why it failed; one whose connection has ended has not."""
         if self.outcome.done():
             return self.outcome.result()
-        return INTERNAL if self._driver in connected else None
+        return INTERNAL if self._connection in connected else None
 
 
 async def _all(joins: list[_Join]) -> None:
@@ -139,6 +136,6 @@ async def _all(joins: list[_Join]) -> None:
 async def unsubscribe(context: ApiContext, request: UnsubscribeRequest) -> str:
     """Unsubscribe with push 2000; the clients do not come back by themselves."""
     context.rules(request.channel)
-    for driver in connections_of(context, request):
-        driver.session.unsubscribe(Channel(request.channel), UNSUBSCRIBE_SERVER)
+    for connection in connections_of(context, request):
+        connection.unsubscribe(Channel(request.channel), UNSUBSCRIBE_SERVER)
     return "{}"
