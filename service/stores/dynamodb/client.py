@@ -55,7 +55,7 @@ from service.stores.dynamodb.errors import (
     examine,
 )
 
-__all__ = ["Client", "Connect", "Operation", "connect", "opened"]
+__all__ = ["Client", "Connect", "Operation", "connect", "opened", "sleep"]
 
 CONNECT_TIMEOUT = 1.0  # s
 READ_TIMEOUT = 2.0  # s
@@ -241,7 +241,7 @@ class Client:
             failed[ended.kind] += 1
             if pause is None or self._clock.now() + pause >= deadline:
                 raise self._given_up(operation, ended, unknown=unknown)
-            await self._sleep(pause)
+            await sleep(self._clock, pause)
             self.repeats += 1
 
     async def _attempt(
@@ -340,15 +340,6 @@ class Client:
         kind = OutcomeUnknown if unknown else StoreUnavailable
         return kind(f"DynamoDB: {text}")
 
-    async def _sleep(self, seconds: float) -> None:
-        woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        when = self._clock.now() + seconds
-        timer = self._clock.call_at(when, partial(_settle, woken))
-        try:
-            await woken
-        finally:
-            timer.cancel()
-
     # The breaker's side
 
     def _begin_probe(self) -> None:
@@ -387,6 +378,16 @@ async def opened(settings: DynamodbSettings, clock: Clock) -> AsyncIterator[Clie
         yield client
     finally:
         await client.close()
+
+
+async def sleep(clock: Clock, seconds: float) -> None:
+    """Wait by *clock*."""
+    woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    timer = clock.call_at(clock.now() + seconds, partial(_settle, woken))
+    try:
+        await woken
+    finally:
+        timer.cancel()
 
 
 def _settle(future: asyncio.Future[None]) -> None:

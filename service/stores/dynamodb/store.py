@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from functools import partial
 
 import structlog
 
@@ -29,7 +30,7 @@ from service.settings import DynamodbSettings, StoreSettings
 from service.stores.append_budget import AppendBudget
 from service.stores.dynamodb import table
 from service.stores.dynamodb.client import Client, Connect, connect
-from service.stores.dynamodb.log.appender import ChannelAppender
+from service.stores.dynamodb.log.appender import ChannelAppender, Job
 from service.stores.dynamodb.log.cache import ChannelCache
 from service.stores.dynamodb.log.planner import Plan, Waiting
 from service.stores.dynamodb.log.reader import Reader
@@ -90,7 +91,6 @@ class DynamodbStore:
         Raises:
             StartupError: It cannot.
         """
-        self._loop = asyncio.get_running_loop()
         self._listener = listener
         await self.client.start()
         origin = await table.examine(self.client)
@@ -157,12 +157,12 @@ class DynamodbStore:
 
     def committed(self, made: Plan, batch: list[Waiting]) -> None:
         """Tell everybody of a batch that was committed."""
-        if made.committed:
-            self._seen.take_note(made)
-            try:
+        try:
+            if made.committed:
+                self._seen.take_note(made)
                 self._listener(made.committed)
-            except Exception as error:
-                _log.error("the listener of the store failed", **describe(error))
+        except Exception as error:
+            _log.error("the listener of the store failed", **describe(error))
         for waiting, outcome in zip(batch, made.outcomes, strict=True):
             self._tell(waiting, outcome)
 
@@ -225,20 +225,9 @@ class DynamodbStore:
         """
         if not self._open:
             raise StoreUnavailable(self._refusal)
-        removed: asyncio.Future[None] = self._loop.create_future()
-
-        async def remove() -> None:
-            try:
-                await self._remove(channel)
-            except Exception as error:
-                if not removed.done():
-                    removed.set_exception(error)
-            else:
-                if not removed.done():
-                    removed.set_result(None)
-
-        self._combiner(channel).add(remove)
-        await removed
+        job = Job(partial(self._remove, channel))
+        self._combiner(channel).add(job)
+        await job.ended
 
     async def _remove(self, channel: Channel) -> None:
         deadline = self._clock.now() + self._settings.timeout

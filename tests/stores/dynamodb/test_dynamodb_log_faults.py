@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import threading
 
 import pytest
 
@@ -12,6 +13,7 @@ from service.core.model import Appended, Position
 from service.core.ports import History
 from service.stores.dynamodb.errors import OutcomeUnknown, Throttled
 from tests.clock import VirtualClock
+from tests.stores.dynamodb.mishaps import Death
 from tests.stores.dynamodb.support import (
     Faults,
     StoreClock,
@@ -162,6 +164,59 @@ async def test_a_request_that_arrives_late_comes_first_or_not_at_all(
     with pytest.raises(boto.exceptions.TransactionCanceledException):
         boto.transact_write_items(**late[0])
     assert await stored(other) == ["0", "1"]
+
+
+def die(operation):
+    raise Death
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+async def test_a_task_that_dies_fails_what_waits_and_the_channel_works_again(
+    bench, other, when
+):
+    await bench.append("a", "0")
+    getattr(bench.faults, when).append(writing(1, die))
+    done = [bench.append("a", str(n)) for n in range(1, 101)]  # two batches
+    removed = asyncio.ensure_future(bench.store.remove("a"))
+    async with asyncio.timeout(10):
+        outcomes = await asyncio.gather(*done, removed, return_exceptions=True)
+    sent, waiting = outcomes[:64], outcomes[64:100]
+    assert isinstance(outcomes[100], StoreUnavailable)
+    assert {type(o) for o in sent} == {OutcomeUnknown}
+    assert {type(o) for o in waiting} == {StoreUnavailable}
+    before = 1 if when == "before" else 65
+    assert (await bench.append("a", "again")).position.offset == before + 1
+    assert await stored(other) == [*map(str, range(before)), "again"]
+    assert await stored(bench) == await stored(other)
+
+
+async def test_a_task_that_is_cancelled_holds_up_neither_its_channel_nor_the_close(
+    bench, other
+):
+    await bench.append("a", "0")
+    tests = asyncio.all_tasks()
+    done = [bench.append("a", str(n)) for n in range(100)]
+    (task,) = asyncio.all_tasks() - tests
+    task.cancel()  # before its first step
+    async with asyncio.timeout(10):
+        outcomes = await asyncio.gather(*done, return_exceptions=True)
+    assert {type(o) for o in outcomes} == {StoreUnavailable}
+    assert (await bench.append("a", "1")).position.offset == 2
+
+    held = threading.Event()
+    bench.faults.before.append(writing(1, lambda _: held.wait(10) and None))
+    lost = bench.append("a", "2")
+    (task,) = asyncio.all_tasks() - tests
+    while bench.faults.count("TransactWriteItems") < 3:
+        await asyncio.sleep(0.01)
+    closing = asyncio.ensure_future(bench.store.close())
+    await asyncio.sleep(0)
+    task.cancel()
+    held.set()
+    async with asyncio.timeout(10):
+        await closing
+    assert type(lost.exception()) is OutcomeUnknown
+    assert (await stored(other))[:2] == ["0", "1"]
 
 
 async def test_what_is_throttled_to_the_end_is_refused_and_not_stored(

@@ -23,6 +23,8 @@ Invariants, all on the event loop:
 * A task lives while something waits; `idle` is called when it ends, before anything
   can be added. So whoever finds no combiner makes a new one, and there is never a
   second one of a channel.
+* Each append is told its outcome, even if the task dies: then all that waits fails, and
+  `idle` is called too.
 """
 
 from __future__ import annotations
@@ -31,7 +33,6 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import Awaitable, Callable
-from functools import partial
 from typing import Protocol
 
 import structlog
@@ -40,8 +41,12 @@ from _speedups import backoff_full_jitter
 from service.core.errors import StoreBusy, StoreError, StoreUnavailable, describe
 from service.core.model import Channel, Position
 from service.core.ports import Clock
-from service.stores.dynamodb.client import Client
-from service.stores.dynamodb.errors import ConditionFailed, TransactionCancelled
+from service.stores.dynamodb.client import Client, sleep
+from service.stores.dynamodb.errors import (
+    ConditionFailed,
+    OutcomeUnknown,
+    TransactionCancelled,
+)
 from service.stores.dynamodb.log.cache import ChannelCache
 from service.stores.dynamodb.log.items import (
     BATCH,
@@ -54,7 +59,7 @@ from service.stores.dynamodb.log.items import (
 )
 from service.stores.dynamodb.log.planner import Plan, Waiting, apply_failure, plan
 
-__all__ = ["ChannelAppender"]
+__all__ = ["ChannelAppender", "Job"]
 
 BATCH_BYTES = 256 * 1024  # of rows; a single larger one is a batch by itself
 
@@ -66,8 +71,35 @@ NOWHERE = Head("")  # the state of a channel that nobody asks for
 
 _log = structlog.get_logger(__name__)
 
-Job = Callable[[], Awaitable[None]]
-"""Something to do between two batches; tells its outcome itself, and never raises."""
+
+class Job:
+    """Work to do between two batches of a channel.
+
+    Args:
+        work: Does it.
+
+    Attributes:
+        ended: Its outcome.
+    """
+
+    def __init__(self, work: Callable[[], Awaitable[None]]) -> None:
+        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._work = work
+
+    async def run(self) -> None:
+        """Do the work, whose error goes to `ended`."""
+        try:
+            await self._work()
+        except Exception as error:
+            self.fail(error)
+        else:
+            if not self.ended.done():
+                self.ended.set_result(None)
+
+    def fail(self, error: Exception) -> None:
+        """Set the outcome, if somebody still waits for it."""
+        if not self.ended.done():
+            self.ended.set_exception(error)
 
 
 class CommitSink(Protocol):
@@ -119,34 +151,54 @@ class ChannelAppender:
         self._desk = desk
         self._idle = idle
         self._queue: deque[Waiting | Job] = deque()
+        self._batch: list[Waiting] = []  # under way
         self.task = asyncio.get_running_loop().create_task(self._run())
+        self.task.add_done_callback(self._ended)
 
     def add(self, what: Waiting | Job) -> None:
-        """Queue an append, or something to do behind those that wait."""
+        """Queue an append, or a job to do after those that wait."""
         self._queue.append(what)
 
     async def _run(self) -> None:
         while self._queue:
             first = self._queue[0]
-            if not isinstance(first, Waiting):
+            if isinstance(first, Job):
+                await first.run()
                 self._queue.popleft()
-                await first()
-                continue
-            async with self._turns:
-                try:
-                    batch = self._take()
-                    if batch:
-                        await self._commit(batch)
-                except Exception as error:  # or the channel would be stuck for ever
-                    _log.error("a batch was not told of", **describe(error))
+            else:
+                async with self._turns:
+                    await self._commit()
         self._idle(self._channel)
 
-    def _take(self) -> list[Waiting]:
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """Fail all that waits if the task died; the next append makes a new appender.
+
+        A batch that was under way may be stored, now or later.
+        """
+        if task.cancelled():
+            reason = {"error": "CancelledError"}
+        elif (died := task.exception()) is not None:
+            reason = describe(died)
+        else:
+            return
+        _log.error("the task that stores a channel's appends died", **reason)
+        self._idle(self._channel)
+        self._view.remember(self._channel, None)
+        batch, self._batch = self._batch, []
+        self._desk.failed(batch, OutcomeUnknown("the append was interrupted"))
+        while self._queue:
+            what = self._queue.popleft()
+            error = StoreUnavailable("the append was interrupted before it was sent")
+            if isinstance(what, Job):
+                what.fail(OutcomeUnknown("the job was interrupted"))
+            else:
+                self._desk.failed([what], error)
+
+    def _take(self) -> None:
         """Take the next batch; tell those that cannot be in it."""
-        batch: list[Waiting] = []
         size = 0
         now = self._clock.now()
-        while self._queue and len(batch) < BATCH:
+        while self._queue and len(self._batch) < BATCH:
             waiting = self._queue[0]
             if not isinstance(waiting, Waiting):
                 break
@@ -162,28 +214,32 @@ class ChannelAppender:
                     error = StoreError("cannot be stored: it is not valid Unicode")
             if error is None:
                 size += len(waiting.row)
-                if batch and size > BATCH_BYTES:
+                if self._batch and size > BATCH_BYTES:
                     break
-                batch.append(waiting)
+                self._batch.append(waiting)
             self._queue.popleft()
             if error is not None:
                 self._desk.failed([waiting], error)
-        return batch
 
-    async def _commit(self, batch: list[Waiting]) -> None:
+    async def _commit(self) -> None:
+        self._take()
+        if not self._batch:
+            return
         error: StoreError
         try:
-            made = await self._store(batch, batch[0].deadline)
+            made = await self._store(self._batch, self._batch[0].deadline)
         except StoreError as failure:
             error = failure
         except Exception as failure:
             _log.error("a batch was not stored", **describe(failure))
-            error = StoreUnavailable(f"DynamoDB: {type(failure).__name__}")
+            error = OutcomeUnknown(f"DynamoDB: {type(failure).__name__}")
         else:
+            batch, self._batch = self._batch, []
             self._desk.committed(made, batch)
             return
         # Perhaps it was done, or will be: then HEAD is not what we think.
         self._view.remember(self._channel, None)
+        batch, self._batch = self._batch, []
         self._desk.failed(batch, error)
 
     async def _store(self, batch: list[Waiting], deadline: float) -> Plan:
@@ -276,6 +332,4 @@ class ChannelAppender:
     async def _sleep(self, pause: float, deadline: float) -> None:
         if self._clock.now() + pause >= deadline:
             raise StoreBusy("others were faster each time")
-        woken = asyncio.get_running_loop().create_future()
-        self._clock.call_at(self._clock.now() + pause, partial(woken.set_result, None))
-        await woken
+        await sleep(self._clock, pause)
