@@ -99,6 +99,9 @@ class DynamodbStore:
             self._clock,
             timeout=self._settings.timeout,
             cache_size=self._cache_size,
+            # The other half of the threads is left to appends, however many channels
+            # are read at once.
+            at_once=max(1, self._settings.connections // 2),
         )
         self._remover = Remover(self.client)
         self._open = True

@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from service.core.errors import StoreBusy, StoreError, StoreUnavailable
-from service.core.model import Appended, Position
+from service.core.model import Appended, HistoryPage, Position
 from service.core.ports import History
 from service.stores.dynamodb.errors import OutcomeUnknown, Throttled
 from tests.clock import VirtualClock
@@ -21,6 +21,7 @@ from tests.stores.dynamodb.support import (
     conflict,
     lost,
     refusal,
+    served,
     timed_out,
 )
 from tests.stores.support import Bench
@@ -282,6 +283,34 @@ async def test_nothing_is_read_that_could_be_stale(bench):
     reads = [r for o, r in bench.faults.requests if o in ("GetItem", "Query", "Scan")]
     assert len(reads) > 5
     assert all(request["ConsistentRead"] is True for request in reads)
+
+
+async def test_appends_do_not_wait_for_the_reads_of_thousands_of_channels(open_bench):
+    """As when a process looks whether it has missed something in any of them."""
+    bench = await open_bench(Faults())
+    await bench.append("a", "0")
+    release = threading.Event()
+
+    def held(operation):
+        if operation != "GetItem":
+            return None
+        assert release.wait(60)
+        return served("{}")
+
+    bench.faults.before.append(held)
+    reads = [asyncio.ensure_future(bench.read(f"c{n}", None, 0)) for n in range(3000)]
+    try:
+        await asyncio.sleep(0.1)  # each is on its way
+        async with asyncio.timeout(10):
+            for n in range(1, 11):
+                assert (await bench.append("a", str(n))).position.offset == n + 1
+        assert not any(read.done() for read in reads)
+    finally:
+        release.set()
+        pages = await asyncio.gather(*reads, return_exceptions=True)
+    assert {type(page) for page in pages} == {HistoryPage}
+    bench.faults.before.clear()
+    assert await stored(bench) == [str(n) for n in range(11)]
 
 
 # Several processes

@@ -25,7 +25,7 @@ from collections import OrderedDict
 
 import structlog
 
-from service.core.errors import StoreError, StoreUnavailable, describe
+from service.core.errors import StoreBusy, StoreError, StoreUnavailable, describe
 from service.core.model import Channel, HistoryPage
 from service.core.ports import Clock, Committed
 from service.stores.dynamodb.log.items import Head
@@ -71,18 +71,27 @@ class ChannelCache:
         clock: Tells what has expired, and what is too old to be believed.
         timeout: Of a read, seconds.
         cache_size: Bytes of publications.
+        at_once: Channels read at once; more wait in their order, and fail after
+            `timeout`.
 
     Attributes:
         reads: Of the table so far; each is one look at one channel.
     """
 
     def __init__(
-        self, reader: Reader, clock: Clock, *, timeout: float, cache_size: int
+        self,
+        reader: Reader,
+        clock: Clock,
+        *,
+        timeout: float,
+        cache_size: int,
+        at_once: int,
     ) -> None:
         self.reads = 0
         self._reader = reader
         self._clock = clock
         self._timeout = timeout
+        self._gate = asyncio.Semaphore(at_once)
         self._tails = TailCache(cache_size)
         self._known: OrderedDict[Channel, _Known] = OrderedDict()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -221,9 +230,17 @@ class ChannelCache:
     async def _load(
         self, channel: Channel, flight: InFlightRead
     ) -> dict[ReadRequest, HistoryPage]:
+        deadline = self._clock.now() + self._timeout
+        async with self._gate:
+            if self._clock.now() >= deadline:
+                raise StoreBusy("too many reads wait for DynamoDB")
+            return await self._read(channel, flight, deadline)
+
+    async def _read(
+        self, channel: Channel, flight: InFlightRead, deadline: float
+    ) -> dict[ReadRequest, HistoryPage]:
         tails = self._tails
         launched = self._clock.now()
-        deadline = launched + self._timeout
         head = await self._reader.head(channel, self.now(), deadline)
         known = self._note(channel)
         if known.revision != head.revision:
