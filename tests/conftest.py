@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,14 @@ import hypothesis
 import pytest
 
 from tests.harness import emulators
+from tests.harness.api import Api
 from tests.harness.backends import BACKENDS, Backend
 from tests.harness.emulators import Emulator
+from tests.harness.fixtures import server_with
 from tests.harness.js import start_js
 from tests.harness.py import start_python
 from tests.harness.sdk import Host, SdkClient
-from tests.harness.server import Server
+from tests.harness.server import Server, opened
 from tests.harness.sockets import close_all
 
 # No deadlines: machines are shared. In continuous integration the examples are the same
@@ -32,8 +34,6 @@ hypothesis.settings.load_profile("steadwire")
 
 SDKS = ("js-5.8.0", "python-0.7.0", "js-5.5.3", "python-0.4.4")
 
-_servers: list[Server] = []
-
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
@@ -42,14 +42,9 @@ def pytest_runtest_makereport(
     """Show what the servers of a failed test wrote."""
     report: Any = yield
     if report.when == "call" and report.failed:
-        for server in _servers:
+        for server in opened:
             report.sections.append((f"server on port {server.port}", server.output()))
     return report
-
-
-def _close(server: Server) -> None:
-    _servers.remove(server)
-    server.close()
 
 
 @pytest.fixture(autouse=True)
@@ -84,45 +79,44 @@ def moto() -> Emulator:
     return emulators.running("moto")
 
 
-@pytest.fixture(scope="module", params=BACKENDS)
-def backend(request: pytest.FixtureRequest) -> Backend:
-    """Return what gives a server a fresh store, once for each kind of store."""
-    return BACKENDS[request.param]
+@pytest.fixture(scope="module")
+def backend() -> Backend:
+    """Return what gives a server a fresh store; see `backends` for other ones."""
+    return BACKENDS["sqlite"]
+
+
+# Of a server with default settings; a module may have another in its place.
+server = server_with()
 
 
 @pytest.fixture
-def make_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
-    """Make servers, not started yet; arguments as for `Server`, without directory."""
+def make_server(tmp_path: Path, backend: Backend) -> Iterator[Callable[..., Server]]:
+    """Make servers of the test's own; arguments as for `Server`, without directory."""
     made: list[Server] = []
 
-    def make(*args: Any, **options: Any) -> Server:
+    def make(settings: Mapping[str, str] | None = None, **options: Any) -> Server:
         directory = tmp_path / f"server{len(made)}"
         directory.mkdir()
-        server = Server(directory, *args, **options)
+        server = Server(directory, {**backend(), **(settings or {})}, **options)
         made.append(server)
-        _servers.append(server)
         return server
 
     yield make
     for server in made:
-        _close(server)
+        server.close()
 
 
 @pytest.fixture
-def server(make_server: Callable[..., Server]) -> Server:
+def own_server(make_server: Callable[..., Server]) -> Server:
     """Return a server of the test's own, with default settings."""
     return make_server().start_blocking()
 
 
-@pytest.fixture(scope="module")
-def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Return a server that the tests of a module share: use channels of your own."""
-    server = Server(tmp_path_factory.mktemp("server"))
-    _servers.append(server)
-    try:
-        yield server.start_blocking()
-    finally:
-        _close(server)
+@pytest.fixture
+async def api(server: Server) -> AsyncIterator[Api]:
+    """Return a client of the HTTP API of `server`."""
+    async with server.api() as api:
+        yield api
 
 
 @pytest.fixture

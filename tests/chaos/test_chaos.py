@@ -21,7 +21,7 @@ import pytest
 
 from tests.chaos.load import Load, compare, has_arrived
 from tests.harness.api import Api
-from tests.harness.backends import BACKENDS, Backend
+from tests.harness.fixtures import backends
 from tests.harness.sdk import SdkClient
 from tests.harness.server import Server
 
@@ -57,12 +57,7 @@ class Watch:
             self.longest_gap = max(self.longest_gap, self._load.top - self._last)
 
 
-@pytest.fixture(
-    scope="module",
-    params=["sqlite", pytest.param("dynamodb", marks=pytest.mark.slow)],
-)
-def backend(request: pytest.FixtureRequest) -> Backend:
-    return BACKENDS[request.param]
+backend = backends("sqlite", slow=("dynamodb",))
 
 
 class Killer:
@@ -116,7 +111,6 @@ class Killer:
 @pytest.mark.slow
 @pytest.mark.timeout(420)
 async def test_chaos(
-    backend: Backend,
     make_server: Callable[..., Server],
     start_host: Callable[..., Any],
     capsys: pytest.CaptureFixture[str],
@@ -124,7 +118,7 @@ async def test_chaos(
     seed = int(os.environ.get("CHAOS_SEED") or random.randrange(2**32))
     summary: dict[str, Any] = {"seed": seed}
     try:
-        await chaos(backend, make_server, start_host, seed, summary)
+        await chaos(make_server, start_host, seed, summary)
     finally:
         with capsys.disabled():
             lines = (f"  {name}: {value}" for name, value in summary.items())
@@ -132,7 +126,6 @@ async def test_chaos(
 
 
 async def chaos(
-    backend: Backend,
     make_server: Callable[..., Server],
     start_host: Callable[..., Any],
     seed: int,
@@ -144,7 +137,6 @@ async def chaos(
         "force_recovery": True,
     }
     settings = {
-        **backend(),
         "STEADWIRE_CHANNELS_WITHOUT_NAMESPACE": json.dumps(options),
         # Two kills in a row, and publishers that catch up, come near the default.
         "STEADWIRE_CLIENT_RECOVERY_LIMIT": str(HISTORY_SIZE // 10),

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 
 from tests.harness.api import Api
+from tests.harness.fixtures import server_with
 from tests.harness.raw import HandshakeRefused, RawClient
 from tests.harness.server import API_KEY, Server
 
@@ -16,13 +17,7 @@ ADMIN = ["/api/info", "/api/openapi.json", "/api/publish", "/metrics", "/stats"]
 HEALTH = ["/health/live", "/health/ready"]
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    server = Server(tmp_path_factory.mktemp("server"), {"STEADWIRE_API_PORT": "0"})
-    try:
-        yield server.start_blocking()
-    finally:
-        server.close()
+server = server_with({"STEADWIRE_API_PORT": "0"})
 
 
 def admin_port(server: Server) -> int:
@@ -154,7 +149,7 @@ def test_a_port_that_is_taken_stops_the_start(
 def test_a_stock_server_has_no_such_listener(
     make_server: Callable[..., Server],
 ) -> None:
-    server = make_server({"STEADWIRE_API_PORT": "0"}, command="hypercorn")
+    server = make_server({"STEADWIRE_API_PORT": "0"}, app="service.app:app")
     server.start_blocking()
     request = f"GET /api/openapi.json HTTP/1.1\r\nHost: x\r\nX-API-Key: {API_KEY}\r\n"
     with socket.create_connection(("127.0.0.1", server.port), 5) as connection:

@@ -114,21 +114,21 @@ def subscriptions(client: SdkClient, channel: str) -> list[dict[str, Any]]:
 
 @newest
 async def test_clients_are_told_of_a_restore(
-    server: Server, make_client: MakeClient, tmp_path: Path
+    own_server: Server, make_client: MakeClient, tmp_path: Path
 ) -> None:
     busy, late, quiet = channels = ("busy", "late", "quiet")
-    stays, away = await make_client(server.url), await make_client(server.url)
+    stays, away = await make_client(own_server.url), await make_client(own_server.url)
     for client in (stays, away):
         await client.connect()
         for channel in channels:
             await client.subscribe(channel)
     file = str(tmp_path / "copy.db")
-    async with server.api() as api:
+    async with own_server.api() as api:
         publishing = Publishing(api, busy)
         await publishing.up_to(100)
         async with publishing.going_on():
             status, stdout, stderr = await asyncio.to_thread(
-                run, server, "backup", file
+                run, own_server, "backup", file
             )
         assert (status, stderr) == (0, "")
         found = re.fullmatch(r"(.*): 1 channels, (\d+) publications\n", stdout)
@@ -146,19 +146,21 @@ async def test_clients_are_told_of_a_restore(
         await away.disconnect()
         before = {c: subscriptions(stays, c)[-1]["epoch"] for c in channels}
 
-        in_use = refusal(await asyncio.to_thread(run, server, "restore", file))
+        in_use = refusal(await asyncio.to_thread(run, own_server, "restore", file))
         assert in_use.endswith("is in use by another process; stop the server first")
         await publishing.up_to(last := last + 1)
         await stays.seen("publication", last + 3)
-        server.kill9()
-        status, stdout, stderr = await asyncio.to_thread(run, server, "restore", file)
+        own_server.kill9()
+        status, stdout, stderr = await asyncio.to_thread(
+            run, own_server, "restore", file
+        )
         assert (status, stderr) == (0, "")
-        path = server.settings["STEADWIRE_STORE_PATH"]
+        path = own_server.settings["STEADWIRE_STORE_PATH"]
         assert stdout.splitlines() == [
             f"{path}: 1 channels, {top} publications",
             f"{path}.replaced-1: the store that was there before",
         ]
-        await server.start()
+        await own_server.start()
         api.drop_connections()
 
         # Back at once: behind the position it was at.
@@ -227,24 +229,24 @@ async def test_clients_are_told_of_a_restore(
 
 @pytest.mark.parametrize("make_client", ["js-5.8.0"], indirect=True)
 async def test_a_restored_server_recovers_as_ever(
-    server: Server, make_client: MakeClient, tmp_path: Path
+    own_server: Server, make_client: MakeClient, tmp_path: Path
 ) -> None:
     file = str(tmp_path / "copy.db")
-    async with server.api() as api:
+    async with own_server.api() as api:
         publishing = Publishing(api, "a")
         await publishing.up_to(5)
-        assert run(server, "backup", file)[0] == 0
-        assert await server.terminate() == 0
-        assert run(server, "restore", file)[0] == 0
-        await server.start()
+        assert run(own_server, "backup", file)[0] == 0
+        assert await own_server.terminate() == 0
+        assert run(own_server, "restore", file)[0] == 0
+        await own_server.start()
         api.drop_connections()
-        client = await make_client(server.url)
+        client = await make_client(own_server.url)
         await client.connect()
         await client.subscribe("a")
         await publishing.up_to(8)
         await client.seen("publication", 3)
-        server.kill9()
-        await server.start()
+        own_server.kill9()
+        await own_server.start()
         api.drop_connections()
         await publishing.up_to(10)
         await client.seen("publication", 5)
@@ -254,22 +256,22 @@ async def test_a_restored_server_recovers_as_ever(
 
 
 async def test_refusals_are_one_line_and_leave_everything(
-    server: Server, tmp_path: Path
+    own_server: Server, tmp_path: Path
 ) -> None:
-    path = server.settings["STEADWIRE_STORE_PATH"]
-    async with server.api() as api:
+    path = own_server.settings["STEADWIRE_STORE_PATH"]
+    async with own_server.api() as api:
         await Publishing(api, "a").up_to(200)
     file = tmp_path / "copy.db"
     file.write_text("precious")
-    assert refusal(run(server, "backup", str(file))) == (
+    assert refusal(run(own_server, "backup", str(file))) == (
         f"{file} exists; it was left as it is"
     )
-    assert refusal(run(server, "backup", str(tmp_path / "no" / "copy.db"))).endswith(
-        ": No such file or directory"
-    )
-    assert await server.terminate() == 0
+    assert refusal(
+        run(own_server, "backup", str(tmp_path / "no" / "copy.db"))
+    ).endswith(": No such file or directory")
+    assert await own_server.terminate() == 0
     before = Path(path).read_bytes()
-    assert refusal(run(server, "restore", str(file))) == (
+    assert refusal(run(own_server, "restore", str(file))) == (
         f"{file} is not a SQLite database; it was left as it is"
     )
     assert file.read_text() == "precious"
@@ -282,22 +284,22 @@ async def test_refusals_are_one_line_and_leave_everything(
 
 @pytest.mark.parametrize("command", ["backup", "restore"])
 async def test_a_disk_without_room_for_the_copy(
-    server: Server, tmp_path: Path, command: str
+    own_server: Server, tmp_path: Path, command: str
 ) -> None:
-    path = Path(server.settings["STEADWIRE_STORE_PATH"])
-    async with server.api() as api:
+    path = Path(own_server.settings["STEADWIRE_STORE_PATH"])
+    async with own_server.api() as api:
         await Publishing(api, "a").up_to(200)
     directory = tmp_path / "backups"
     directory.mkdir()
     file = directory / "copy.db"
-    assert run(server, "backup", str(file))[0] == 0
+    assert run(own_server, "backup", str(file))[0] == 0
     assert file.stat().st_size > 100_000
-    assert await server.terminate() == 0
+    assert await own_server.terminate() == 0
     if command == "backup":
         file.unlink()
     before = {each.name: each.read_bytes() for each in path.parent.iterdir()}
     limited = ["sh", "-c", 'ulimit -f 100 && exec "$@"', "sh"]  # blocks of 512 bytes
-    text = refusal(run(server, command, str(file), before=limited))
+    text = refusal(run(own_server, command, str(file), before=limited))
     assert str(path) in text and str(file) in text
     assert {each.name: each.read_bytes() for each in path.parent.iterdir()} == before
     names = [] if command == "backup" else ["copy.db"]
@@ -305,27 +307,27 @@ async def test_a_disk_without_room_for_the_copy(
 
 
 async def test_a_backup_does_not_keep_a_server_from_starting(
-    server: Server, tmp_path: Path
+    own_server: Server, tmp_path: Path
 ) -> None:
     """It takes nothing that a start needs, and the other way round."""
-    path = Path(server.settings["STEADWIRE_STORE_PATH"])
-    async with server.api() as api:
+    path = Path(own_server.settings["STEADWIRE_STORE_PATH"])
+    async with own_server.api() as api:
         publishing = Publishing(api, "a")
         await publishing.up_to(50)
         for n in range(3):
             if n:
-                server.kill9()  # its log is still there
+                own_server.kill9()  # its log is still there
             backup = asyncio.create_task(
-                asyncio.to_thread(run, server, "backup", str(tmp_path / f"{n}.db"))
+                asyncio.to_thread(run, own_server, "backup", str(tmp_path / f"{n}.db"))
             )
             if n:
-                await server.start()
+                await own_server.start()
                 api.drop_connections()
             await publishing.up_to(publishing.count + 20)
             status, stdout, stderr = await backup
             assert (status, stderr) == (0, ""), stdout
-    assert await server.terminate() == 0
+    assert await own_server.terminate() == 0
     names = sorted(each.name for each in path.parent.iterdir())
     assert names == ["steadwire.db", "steadwire.db.lock"]
     for n in range(3):
-        assert run(server, "restore", str(tmp_path / f"{n}.db"))[0] == 0
+        assert run(own_server, "restore", str(tmp_path / f"{n}.db"))[0] == 0

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.harness.fixtures import server_with
 from tests.harness.raw import BINARY, CONTINUATION, TEXT, Closed, RawClient
 from tests.harness.server import Server
 
@@ -27,13 +28,7 @@ NAMESPACES = json.dumps(
 )
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    server = Server(
-        tmp_path_factory.mktemp("bad"), {"STEADWIRE_CHANNELS_NAMESPACES": NAMESPACES}
-    )
-    yield server.start_blocking()
-    server.close()
+server = server_with({"STEADWIRE_CHANNELS_NAMESPACES": NAMESPACES})
 
 
 async def settled(server: Server, descriptors: int, within: float = 5.0) -> None:

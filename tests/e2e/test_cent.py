@@ -15,11 +15,9 @@ Call = Callable[..., Awaitable[Any]]
 
 
 @pytest.fixture(params=["sync", "async"])
-async def call(
-    request: pytest.FixtureRequest, shared_server: Server
-) -> AsyncIterator[Call]:
+async def call(request: pytest.FixtureRequest, server: Server) -> AsyncIterator[Call]:
     """Call a method of cent's client with a request object."""
-    url, key = shared_server.api_url, shared_server.key
+    url, key = server.api_url, server.key
     if request.param == "async":
         client = cent.AsyncClient(url, key)
 
@@ -39,9 +37,9 @@ async def call(
 
 
 async def test_publish_reaches_a_subscriber(
-    shared_server: Server, call: Call, channel: str
+    server: Server, call: Call, channel: str
 ) -> None:
-    async with await shared_server.raw() as subscriber:
+    async with await server.raw() as subscriber:
         position = await subscriber.subscribe(channel)
         first = await call(
             "publish",
@@ -73,11 +71,11 @@ async def test_publish_with_an_idempotency_key_publishes_once(
 
 
 async def test_broadcast_answers_for_each_channel_in_order(
-    shared_server: Server, call: Call, channel: str
+    server: Server, call: Call, channel: str
 ) -> None:
     left, right = f"{channel}-left", f"{channel}-right"
     await call("publish", cent.PublishRequest(channel=right, data=0))
-    async with await shared_server.raw() as subscriber:
+    async with await server.raw() as subscriber:
         await subscriber.subscribe(left)
         await subscriber.subscribe(right)
         result = await call(
@@ -122,7 +120,7 @@ async def test_history_pages(call: Call, channel: str) -> None:
     assert await read(limit=2, since=since, reverse=True) == [3, 2]
 
 
-async def test_refusals(shared_server: Server, call: Call, channel: str) -> None:
+async def test_refusals(server: Server, call: Call, channel: str) -> None:
     with pytest.raises(cent.CentApiResponseError) as refused:
         await call("publish", cent.PublishRequest(channel="nowhere:x", data=1))
     assert (refused.value.code, refused.value.message) == (102, "unknown channel")
@@ -135,7 +133,7 @@ async def test_refusals(shared_server: Server, call: Call, channel: str) -> None
         112,
         "unrecoverable position",
     )
-    stranger = cent.AsyncClient(shared_server.api_url, "another key")
+    stranger = cent.AsyncClient(server.api_url, "another key")
     try:
         with pytest.raises(cent.CentUnauthorizedError):
             await stranger.publish(cent.PublishRequest(channel=channel, data=1))

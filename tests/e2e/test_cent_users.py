@@ -4,26 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import cent
 import pytest
 
+from tests.harness.fixtures import server_with
 from tests.harness.raw import RawClient
 from tests.harness.server import Server
-from tests.http.running import AppServer
 
 Call = Callable[[str, Any], Awaitable[Any]]
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    server = AppServer(tmp_path_factory.mktemp("server"), "tests.http.hooked:app")
-    try:
-        yield server.start_blocking()
-    finally:
-        server.close()
+server = server_with(app="tests.http.hooked:app")
 
 
 @pytest.fixture(params=["sync", "async"])

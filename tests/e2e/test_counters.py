@@ -57,9 +57,9 @@ async def change(server: Server) -> AsyncIterator[Change]:
         found.grown = (await quiet(api)).since(before)
 
 
-async def test_who_leaves_before_it_connects(shared_server: Server) -> None:
-    async with change(shared_server) as seen:
-        client = await shared_server.raw(connected=False)
+async def test_who_leaves_before_it_connects(server: Server) -> None:
+    async with change(server) as seen:
+        client = await server.raw(connected=False)
         async with asyncio.timeout(10.0):
             while not (await scrape(seen.api)).labels("connections")["pending"]:
                 await asyncio.sleep(0.01)
@@ -71,10 +71,10 @@ async def test_who_leaves_before_it_connects(shared_server: Server) -> None:
     }
 
 
-async def test_who_is_closed_before_it_connects(shared_server: Server) -> None:
+async def test_who_is_closed_before_it_connects(server: Server) -> None:
     async with (
-        change(shared_server) as seen,
-        await shared_server.raw(connected=False) as client,
+        change(server) as seen,
+        await server.raw(connected=False) as client,
     ):
         await client.send_text("no JSON")
         assert (await client.closed()).code == 3501
@@ -85,8 +85,8 @@ async def test_who_is_closed_before_it_connects(shared_server: Server) -> None:
     }
 
 
-async def test_errors_by_their_code(shared_server: Server) -> None:
-    async with change(shared_server) as seen, await shared_server.raw() as client:
+async def test_errors_by_their_code(server: Server) -> None:
+    async with change(server) as seen, await server.raw() as client:
         for number in range(3):
             reply = await client.request(rpc={"method": "no"})
             assert reply["error"]["code"] == 108, number
@@ -105,9 +105,9 @@ async def test_errors_by_their_code(shared_server: Server) -> None:
 
 
 async def test_a_method_that_nobody_knows_has_no_series_of_its_own(
-    shared_server: Server,
+    server: Server,
 ) -> None:
-    async with change(shared_server) as seen, await shared_server.raw() as client:
+    async with change(server) as seen, await server.raw() as client:
         await client.send({"id": 7, "x" * 1000: {}})
         assert (await client.closed()).code == 3501
     assert seen.pop("messages_sent_total") == 1
@@ -118,9 +118,9 @@ async def test_a_method_that_nobody_knows_has_no_series_of_its_own(
     }
 
 
-async def test_recoveries_and_whether_they_did(shared_server: Server) -> None:
+async def test_recoveries_and_whether_they_did(server: Server) -> None:
     history = {"recover": True, "recoverable": True}
-    async with change(shared_server) as seen, await shared_server.raw() as client:
+    async with change(server) as seen, await server.raw() as client:
         await seen.api.publish("kept", 1)
         await seen.api.publish("kept", 2)
         page = await seen.api.history("kept")
@@ -141,8 +141,8 @@ async def test_recoveries_and_whether_they_did(shared_server: Server) -> None:
     }
 
 
-async def test_publications_of_all_publishers(shared_server: Server) -> None:
-    async with change(shared_server) as seen, await shared_server.raw() as client:
+async def test_publications_of_all_publishers(server: Server) -> None:
+    async with change(server) as seen, await server.raw() as client:
         await client.subscribe("many")
         for number in range(5):
             await client.publish("many", number)
@@ -169,9 +169,9 @@ async def test_publications_of_all_publishers(shared_server: Server) -> None:
 
 
 async def test_calls_of_the_api_and_why_they_were_refused(
-    shared_server: Server,
+    server: Server,
 ) -> None:
-    async with change(shared_server) as seen:
+    async with change(server) as seen:
         for body, code in (({}, 107), ({"channel": "no:such", "data": 1}, 102)):
             with pytest.raises(ApiError) as refused:
                 await seen.api.call("publish", body)
@@ -188,12 +188,12 @@ async def test_calls_of_the_api_and_why_they_were_refused(
     }
 
 
-async def test_who_is_turned_away_at_the_door(shared_server: Server) -> None:
-    async with change(shared_server) as seen:
+async def test_who_is_turned_away_at_the_door(server: Server) -> None:
+    async with change(server) as seen:
         for _ in range(4):
             with pytest.raises(HandshakeRefused):
                 headers = {"Origin": "https://elsewhere.example"}
-                await RawClient.open(shared_server.port, headers=headers)
+                await RawClient.open(server.port, headers=headers)
     assert seen.grown == {"connections_refused_total{origin}": 4}
 
 
@@ -535,10 +535,8 @@ async def test_rates_of_commands(make_server: Callable[..., Server]) -> None:
     }
 
 
-async def test_reads_that_memory_could_not_answer(
-    shared_server: Server, channel: str
-) -> None:
-    async with shared_server.api() as api:
+async def test_reads_that_memory_could_not_answer(server: Server, channel: str) -> None:
+    async with server.api() as api:
         before = (await scrape(api))["store_reads_total"]
         for _ in range(3):
             await api.history(channel)  # the first finds nothing in memory
@@ -547,8 +545,8 @@ async def test_reads_that_memory_could_not_answer(
         assert states == {"closed": 1, "open": 0, "half-open": 0}
 
 
-async def test_messages_that_no_websocket_may_send(shared_server: Server) -> None:
-    async with change(shared_server) as seen, await shared_server.raw() as client:
+async def test_messages_that_no_websocket_may_send(server: Server) -> None:
+    async with change(server) as seen, await server.raw() as client:
         await client.send_text("x" * 100_000)
         assert (await client.closed()).code == 1009
     seen.pop("messages_sent_total")

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 
 from tests.harness.api import Api, ApiError
+from tests.harness.fixtures import server_with
 from tests.harness.raw import Closed, RawClient
 from tests.harness.sdk import SdkClient
 from tests.harness.server import Server
@@ -30,27 +31,14 @@ CHAT = {
 }
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    server = Server(
-        tmp_path_factory.mktemp("server"),
-        token_settings(
-            STEADWIRE_SERVER_ORIGINS=json.dumps([ORIGIN, "https://other.example"]),
-            STEADWIRE_CHANNELS_WITHOUT_NAMESPACE=json.dumps(CHAT),
-            STEADWIRE_CHANNELS_NAMESPACES=json.dumps(NAMESPACES),
-            STEADWIRE_CONNECTIONS_USER_LIMIT="20",
-        ),
+server = server_with(
+    token_settings(
+        STEADWIRE_SERVER_ORIGINS=json.dumps([ORIGIN, "https://other.example"]),
+        STEADWIRE_CHANNELS_WITHOUT_NAMESPACE=json.dumps(CHAT),
+        STEADWIRE_CHANNELS_NAMESPACES=json.dumps(NAMESPACES),
+        STEADWIRE_CONNECTIONS_USER_LIMIT="20",
     )
-    try:
-        yield server.start_blocking()
-    finally:
-        server.close()
-
-
-@pytest.fixture
-async def api(server: Server) -> AsyncIterator[Api]:
-    async with server.api() as api:
-        yield api
+)
 
 
 async def ticket(api: Api, user: str, **fields: Any) -> str:

@@ -17,8 +17,8 @@ async def status(api: Api, path: str) -> int:
     return (await api.request("GET", path)).status
 
 
-async def test_a_server_that_serves_is_live_and_ready(shared_server: Server) -> None:
-    async with shared_server.api() as api:
+async def test_a_server_that_serves_is_live_and_ready(server: Server) -> None:
+    async with server.api() as api:
         for _ in range(2):
             assert await status(api, "/health/live") == 200
             assert await status(api, "/health/ready") == 200

@@ -11,6 +11,7 @@ import pytest
 from aiohttp import web
 
 from tests.harness.api import ApiError
+from tests.harness.fixtures import server_with
 from tests.harness.raw import RawClient
 from tests.harness.server import Server
 from tests.http.endpoints import Endpoints
@@ -38,16 +39,11 @@ async def endpoints(listener: socket.socket) -> AsyncIterator[Endpoints]:
     await runner.cleanup()
 
 
-@pytest.fixture(scope="module")
-def server(
-    listener: socket.socket, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Server]:
-    settings = Endpoints(listener.getsockname()[1]).settings()
-    server = Server(tmp_path_factory.mktemp("server"), settings)
-    try:
-        yield server.start_blocking()
-    finally:
-        server.close()
+server = server_with(
+    lambda request: Endpoints(
+        request.getfixturevalue("listener").getsockname()[1]
+    ).settings()
+)
 
 
 async def enter(server: Server, **fields: Any) -> tuple[RawClient, dict[str, Any]]:

@@ -2,32 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
 
 from tests.harness.api import Api, ApiError
+from tests.harness.fixtures import server_with
 from tests.harness.raw import RawClient
 from tests.harness.server import Server
-from tests.http.running import AppServer
 
 INTERNAL = {"code": 100, "message": "internal server error", "temporary": True}
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    server = AppServer(tmp_path_factory.mktemp("server"), "tests.http.hooked:app")
-    try:
-        yield server.start_blocking()
-    finally:
-        server.close()
-
-
-@pytest.fixture
-async def api(server: Server) -> AsyncIterator[Api]:
-    async with server.api() as api:
-        yield api
+server = server_with(app="tests.http.hooked:app")
 
 
 async def enter(server: Server, user: str = "ann", **fields: Any) -> RawClient:

@@ -3,37 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
 
 from tests.harness.api import Api
+from tests.harness.fixtures import server_with
 from tests.harness.server import Server
 
 BAD_REQUEST = {"error": {"code": 107, "message": "bad request"}}
 UNKNOWN_CHANNEL = {"error": {"code": 102, "message": "unknown channel"}}
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    settings = {
+server = server_with(
+    {
         "STEADWIRE_CHANNELS_NAMESPACES": json.dumps([{"name": "plain"}]),
         "STEADWIRE_API_REQUEST_SIZE": "200000",
         "STEADWIRE_API_PUBLICATION_SIZE": "150000",
         "STEADWIRE_API_BATCH_SIZE": "100",
     }
-    server = Server(tmp_path_factory.mktemp("server"), settings)
-    try:
-        yield server.start_blocking()
-    finally:
-        server.close()
-
-
-@pytest.fixture
-async def api(server: Server) -> AsyncIterator[Api]:
-    async with server.api() as api:
-        yield api
+)
 
 
 async def answer(api: Api, method: str, body: Any) -> Any:

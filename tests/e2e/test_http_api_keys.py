@@ -6,13 +6,13 @@ import asyncio
 import hashlib
 import json
 import time
-from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.harness.api import Api
+from tests.harness.fixtures import server_with
 from tests.harness.server import API_KEY, Server
 
 DENIED = {"error": {"code": 103, "message": "permission denied"}}
@@ -67,26 +67,17 @@ def write(path: Path, **keys: str) -> None:
     scratch.replace(path)
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    directory = tmp_path_factory.mktemp("server")
-    write(directory / "keys.toml", **SCOPED)
+def settings(request: pytest.FixtureRequest) -> dict[str, str]:
+    file = request.getfixturevalue("tmp_path_factory").mktemp("keys") / "keys.toml"
+    write(file, **SCOPED)
     namespaces = [{"name": "chat", "presence": True}, {"name": "other"}]
-    settings = {
-        "STEADWIRE_API_KEYS_FILE": str(directory / "keys.toml"),
+    return {
+        "STEADWIRE_API_KEYS_FILE": str(file),
         "STEADWIRE_CHANNELS_NAMESPACES": json.dumps(namespaces),
     }
-    server = Server(directory, settings)
-    try:
-        yield server.start_blocking()
-    finally:
-        server.close()
 
 
-@pytest.fixture
-async def api(server: Server) -> AsyncIterator[Api]:
-    async with server.api() as api:
-        yield api
+server = server_with(settings)
 
 
 def test_every_method_is_in_the_table(server: Server) -> None:

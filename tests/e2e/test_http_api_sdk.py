@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any
 
 import centrifuge
@@ -15,12 +15,6 @@ from tests.harness.server import Server
 MakeClient = Callable[..., Any]
 
 
-@pytest.fixture
-async def api(shared_server: Server) -> AsyncIterator[Api]:
-    async with shared_server.api() as api:
-        yield api
-
-
 async def enter(server: Server, make_client: MakeClient) -> tuple[Any, dict[str, str]]:
     """Connect; return the client and what names it in the API (nobody has a token)."""
     client = await make_client(server.url)
@@ -29,9 +23,9 @@ async def enter(server: Server, make_client: MakeClient) -> tuple[Any, dict[str,
 
 
 async def test_unsubscribe_is_for_good(
-    shared_server: Server, api: Api, make_client: MakeClient, channel: str
+    server: Server, api: Api, make_client: MakeClient, channel: str
 ) -> None:
-    client, target = await enter(shared_server, make_client)
+    client, target = await enter(server, make_client)
     await client.subscribe(channel)
     await api.call("unsubscribe", {**target, "channel": channel})
     (event,) = await client.seen("unsubscribed", 1)
@@ -52,13 +46,13 @@ async def test_unsubscribe_is_for_good(
     ],
 )
 async def test_disconnect_for_good(
-    shared_server: Server,
+    server: Server,
     api: Api,
     make_client: MakeClient,
     disconnect: Any,
     code: int,
 ) -> None:
-    client, target = await enter(shared_server, make_client)
+    client, target = await enter(server, make_client)
     await api.call("disconnect", {**target, "disconnect": disconnect})
     (event,) = await client.seen("disconnected", 1)
     assert event["code"] == code
@@ -75,7 +69,7 @@ async def test_disconnect_for_good(
     ],
 )
 async def test_disconnect_and_come_back(
-    shared_server: Server,
+    server: Server,
     api: Api,
     make_client: MakeClient,
     channel: str,
@@ -83,7 +77,7 @@ async def test_disconnect_and_come_back(
     fields: dict[str, Any],
     code: int,
 ) -> None:
-    client, target = await enter(shared_server, make_client)
+    client, target = await enter(server, make_client)
     await client.subscribe(channel)
     await api.publish(channel, 1)
     await client.seen("publication", 1)
@@ -121,11 +115,9 @@ class Events(centrifuge.ClientEventHandler):
         return ctx
 
 
-async def test_server_side_subscription(
-    shared_server: Server, api: Api, channel: str
-) -> None:
+async def test_server_side_subscription(server: Server, api: Api, channel: str) -> None:
     events = Events()
-    client = centrifuge.Client(shared_server.url, events=events, proxy=None)
+    client = centrifuge.Client(server.url, events=events, proxy=None)
     await client.connect()
     target = {"user": "", "client": (await events.next("connected")).client}
     await api.publish(channel, 1)

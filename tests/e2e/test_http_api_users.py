@@ -5,15 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
 
 from tests.harness.api import Api, ApiError
+from tests.harness.fixtures import server_with
 from tests.harness.raw import RawClient
 from tests.harness.server import Server
-from tests.http.running import AppServer
 
 NAMESPACES = [
     {"name": "plain"},
@@ -21,21 +20,10 @@ NAMESPACES = [
 ]
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    settings = {"STEADWIRE_CHANNELS_NAMESPACES": json.dumps(NAMESPACES)}
-    directory = tmp_path_factory.mktemp("server")
-    server = AppServer(directory, "tests.http.hooked:app", settings)
-    try:
-        yield server.start_blocking()
-    finally:
-        server.close()
-
-
-@pytest.fixture
-async def api(server: Server) -> AsyncIterator[Api]:
-    async with server.api() as api:
-        yield api
+server = server_with(
+    {"STEADWIRE_CHANNELS_NAMESPACES": json.dumps(NAMESPACES)},
+    app="tests.http.hooked:app",
+)
 
 
 @pytest.fixture

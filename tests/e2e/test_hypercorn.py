@@ -11,7 +11,7 @@ from tests.harness.server import Server
 async def test_serves_and_recovers(
     make_server: Callable[..., Server], make_client: Callable[..., Any], channel: str
 ) -> None:
-    server = await make_server(command="hypercorn").start()
+    server = await make_server(app="service.app:app").start()
     client = await make_client(server.url)
     await client.connect()
     await client.subscribe(channel)

@@ -10,8 +10,7 @@ import asyncio
 import json
 from typing import Any
 
-import pytest
-
+from tests.harness.fixtures import server_with
 from tests.harness.raw import RawClient
 from tests.harness.server import Server
 
@@ -41,14 +40,7 @@ NAMESPACES = json.dumps(
 )
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    server = Server(
-        tmp_path_factory.mktemp("orders"),
-        {"STEADWIRE_CHANNELS_NAMESPACES": NAMESPACES},
-    )
-    yield server.start_blocking()
-    server.close()
+server = server_with({"STEADWIRE_CHANNELS_NAMESPACES": NAMESPACES})
 
 
 class Stays:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator
 
 import pytest
 
+from tests.harness.fixtures import server_with
 from tests.harness.proxy import Proxy
 from tests.harness.raw import Closed, RawClient
 from tests.harness.server import Server
@@ -16,29 +16,17 @@ from tests.harness.tokens import connection, settings
 PROBE = 0.5  # s
 
 
-@pytest.fixture(scope="module")
-def evicting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    yield from _serve(
-        tmp_path_factory,
-        STEADWIRE_CONNECTIONS_LIMIT="100",
-        STEADWIRE_CONNECTIONS_PROBE_TIMEOUT="2",
+evicting = server_with(
+    settings(STEADWIRE_CONNECTIONS_LIMIT="100", STEADWIRE_CONNECTIONS_PROBE_TIMEOUT="2")
+)
+
+
+rejecting = server_with(
+    settings(
+        STEADWIRE_CONNECTIONS_POLICY="reject",
+        STEADWIRE_CONNECTIONS_PROBE_TIMEOUT=str(PROBE),
     )
-
-
-@pytest.fixture(scope="module")
-def rejecting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    yield from _serve(tmp_path_factory, STEADWIRE_CONNECTIONS_POLICY="reject")
-
-
-def _serve(factory: pytest.TempPathFactory, **more: str) -> Iterator[Server]:
-    server = Server(
-        factory.mktemp("server"),
-        settings(**{"STEADWIRE_CONNECTIONS_PROBE_TIMEOUT": str(PROBE), **more}),
-    )
-    try:
-        yield server.start_blocking()
-    finally:
-        server.close()
+)
 
 
 async def ask(port: int, user: str) -> tuple[RawClient, int | None]:

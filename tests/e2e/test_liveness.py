@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
 
+from tests.harness.fixtures import server_with
 from tests.harness.metrics import scrape
 from tests.harness.proxy import Proxy
 from tests.harness.raw import CLOSE, RawClient
@@ -40,13 +41,7 @@ SHORT = settings(
 MakeServer = Callable[..., Server]
 
 
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    server = Server(tmp_path_factory.mktemp("server"), SHORT)
-    try:
-        yield server.start_blocking()
-    finally:
-        server.close()
+running = server_with(SHORT)
 
 
 @pytest.fixture

@@ -80,37 +80,37 @@ async def test_the_life_of_a_connection_is_found_by_its_id(
 
 
 async def test_the_example_of_the_handbook_is_what_a_server_writes(
-    shared_server: Server,
+    server: Server,
 ) -> None:
     text = (ROOT / "docs" / "operations.md").read_text()
     [(name, example)] = re.findall(r"\$ grep (\S+) .*\n((?:\{.*\}\n)+)", text)
     documented = [json.loads(line) for line in example.splitlines()]
     assert {line["connection"] for line in documented} == {name}
     async with (
-        shared_server.api() as api,
-        await shared_server.raw(connected=False) as client,
+        server.api() as api,
+        await server.raw(connected=False) as client,
     ):
         name = (await client.connect())["client"]
         await api.call("disconnect", {"user": ""})
         await client.closed()
-    written = await timeline(shared_server, name)
+    written = await timeline(server, name)
     assert [[*line] for line in written] == [[*line] for line in documented]
     assert [line["event"] for line in written] == [line["event"] for line in documented]
     for key in ("by", "code", "reason", "level"):
         assert written[-1][key] == documented[-1][key]
 
 
-async def test_who_ended_it_is_said(shared_server: Server) -> None:
-    async with await shared_server.raw(connected=False) as client:
+async def test_who_ended_it_is_said(server: Server) -> None:
+    async with await server.raw(connected=False) as client:
         name = (await client.connect())["client"]
         client.reset()
-    lines = await timeline(shared_server, name)
+    lines = await timeline(server, name)
     assert (lines[-1]["by"], lines[-1]["code"]) == ("client", 1006)
-    async with await shared_server.raw(connected=False) as client:
+    async with await server.raw(connected=False) as client:
         name = (await client.connect())["client"]
         await client.send_text("no JSON")
         await client.closed()
-    lines = await timeline(shared_server, name)
+    lines = await timeline(server, name)
     assert (lines[-1]["by"], lines[-1]["code"]) == ("server", 3501)
 
 

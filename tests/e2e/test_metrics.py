@@ -19,9 +19,9 @@ async def settled(api: Api, connections: int = 0) -> Scrape:
 
 
 async def test_nobody_without_the_key_sees_figures(  # R47
-    shared_server: Server,
+    server: Server,
 ) -> None:
-    async with shared_server.api() as api:
+    async with server.api() as api:
         for path in ("/metrics", "/stats"):
             for headers in ({}, {"X-API-Key": "wrong"}, {"Authorization": "apikey x"}):
                 response = await api.request("GET", path, headers=headers)
@@ -30,8 +30,8 @@ async def test_nobody_without_the_key_sees_figures(  # R47
             assert (await api.request("GET", path, headers=accepted)).status == 200
 
 
-async def test_prometheus_is_told_what_it_gets(shared_server: Server) -> None:
-    async with shared_server.api() as api:
+async def test_prometheus_is_told_what_it_gets(server: Server) -> None:
+    async with server.api() as api:
         key = {"X-API-Key": api.key}
         response = await api.request("GET", "/metrics", headers=key)
         assert response.headers["content-type"] == (
@@ -48,11 +48,11 @@ async def test_prometheus_is_told_what_it_gets(shared_server: Server) -> None:
 
 
 async def test_a_connection_is_counted_from_its_first_to_its_last_byte(
-    shared_server: Server, channel: str
+    server: Server, channel: str
 ) -> None:
-    async with shared_server.api() as api:
+    async with server.api() as api:
         before = await settled(api)
-        async with await shared_server.raw() as client:
+        async with await server.raw() as client:
             await client.subscribe(channel)
             await api.publish(channel, 1)
             now = await scrape(api)

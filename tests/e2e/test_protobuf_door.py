@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -77,15 +77,6 @@ class Binary:
                 payload = received.payload
                 return int.from_bytes(payload[:2], "big"), payload[2:].decode()
             self.found += replies(received.payload)
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    server = Server(tmp_path_factory.mktemp("server"))
-    try:
-        yield server.start_blocking()
-    finally:
-        server.close()
 
 
 async def binary(server: Server, *, connected: bool = True) -> Binary:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -15,9 +15,9 @@ import pytest
 from tests.conftest import SDKS
 from tests.e2e.test_sdk import PAYLOADS
 from tests.harness.api import Api
+from tests.harness.fixtures import server_with
 from tests.harness.sdk import SdkClient, SdkError
 from tests.harness.server import Server
-from tests.http.running import AppServer
 
 Make = Callable[..., Awaitable[SdkClient]]
 
@@ -25,22 +25,10 @@ SEEN = {"name": "seen", "presence": True, "join_leave": True}
 PLAIN = {"name": "plain", "presence": False}
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    settings = {"STEADWIRE_CHANNELS_NAMESPACES": json.dumps([SEEN, PLAIN])}
-    server = AppServer(
-        tmp_path_factory.mktemp("server"), "tests.http.hooked:app", settings
-    )
-    try:
-        yield server.start_blocking()
-    finally:
-        server.close()
-
-
-@pytest.fixture
-async def api(server: Server) -> AsyncIterator[Api]:
-    async with server.api() as api:
-        yield api
+server = server_with(
+    {"STEADWIRE_CHANNELS_NAMESPACES": json.dumps([SEEN, PLAIN])},
+    app="tests.http.hooked:app",
+)
 
 
 @pytest.fixture(params=SDKS)

@@ -49,14 +49,12 @@ async def collectors(
 
 
 @pytest.mark.parametrize("channels", [1, 2])
-async def test_http_publishers(
-    shared_server: Server, channel: str, channels: int
-) -> None:
+async def test_http_publishers(server: Server, channel: str, channels: int) -> None:
     channel_names = names(channel, channels)
-    tasks = await collectors(shared_server, channel_names)
+    tasks = await collectors(server, channel_names)
     told: list[dict[int, tuple[int, int]]] = [{} for _ in channel_names]
 
-    async with shared_server.api() as api:
+    async with server.api() as api:
 
         async def publish(publisher: int) -> None:
             for n in range(EACH):
@@ -80,14 +78,12 @@ async def test_http_publishers(
 
 
 @pytest.mark.parametrize("channels", [1, 2])
-async def test_client_publishers(
-    shared_server: Server, channel: str, channels: int
-) -> None:
+async def test_client_publishers(server: Server, channel: str, channels: int) -> None:
     channel_names = names(channel, channels)
-    tasks = await collectors(shared_server, channel_names)
+    tasks = await collectors(server, channel_names)
 
     async def publish(publisher: int) -> None:
-        async with await shared_server.raw() as client:
+        async with await server.raw() as client:
             commands = [
                 {
                     "id": 1000 + n,

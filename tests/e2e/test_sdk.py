@@ -6,13 +6,14 @@ Each test runs once for each SDK (see SDKS in tests/conftest.py) and for each st
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from tests.harness.api import Api
-from tests.harness.backends import Backend
+from tests.harness.backends import BACKENDS
+from tests.harness.fixtures import backends, server_with
 from tests.harness.sdk import SdkError
 from tests.harness.server import Server
 
@@ -39,37 +40,13 @@ PAYLOADS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def namespaces() -> str:
-    return json.dumps(
-        [
-            {"name": "plain"},
-            {
-                "name": "short",
-                "history_size": 3,
-                "history_ttl": 300,
-                "force_recovery": True,
-            },
-        ]
-    )
+NAMESPACES = [
+    {"name": "plain"},
+    {"name": "short", "history_size": 3, "history_ttl": 300, "force_recovery": True},
+]
 
-
-@pytest.fixture(scope="module")
-def server(
-    tmp_path_factory: pytest.TempPathFactory, namespaces: str, backend: Backend
-) -> Iterator[Server]:
-    settings = {"STEADWIRE_CHANNELS_NAMESPACES": namespaces, **backend()}
-    server = Server(tmp_path_factory.mktemp("server"), settings)
-    try:
-        yield server.start_blocking()
-    finally:
-        server.close()
-
-
-@pytest.fixture
-async def api(server: Server) -> AsyncIterator[Api]:
-    async with server.api() as api:
-        yield api
+backend = backends(*BACKENDS)
+server = server_with({"STEADWIRE_CHANNELS_NAMESPACES": json.dumps(NAMESPACES)})
 
 
 async def test_client_connects_and_disconnects(

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
 
 from tests.harness.api import Api
-from tests.harness.backends import BACKENDS, Backend
+from tests.harness.fixtures import backends
 from tests.harness.proxy import Proxy
 from tests.harness.server import Server
 
@@ -19,31 +19,7 @@ MakeClient = Callable[..., Any]
 MakeServer = Callable[..., Server]
 
 
-@pytest.fixture(
-    scope="module",
-    params=["sqlite", pytest.param("dynamodb", marks=pytest.mark.slow)],
-)
-def backend(request: pytest.FixtureRequest) -> Backend:
-    return BACKENDS[request.param]
-
-
-@pytest.fixture(scope="module")
-def shared_server(
-    tmp_path_factory: pytest.TempPathFactory, backend: Backend
-) -> Iterator[Server]:
-    server = Server(tmp_path_factory.mktemp("server"), backend())
-    try:
-        yield server.start_blocking()
-    finally:
-        server.close()
-
-
-@pytest.fixture
-def make_server(make_server: MakeServer, backend: Backend) -> MakeServer:
-    def make(settings: Mapping[str, str] | None = None) -> Server:
-        return make_server({**backend(), **(settings or {})})
-
-    return make
+backend = backends("sqlite", slow=("dynamodb",))
 
 
 def expected(count: int) -> list[dict[str, Any]]:
@@ -97,13 +73,13 @@ class Publishing:
 
 
 async def test_cut_while_publications_go_on(
-    shared_server: Server, make_client: MakeClient, channel: str
+    server: Server, make_client: MakeClient, channel: str
 ) -> None:
     # Away for at least 0.3 s each time: some fifty publications to recover.
-    client = await make_client(shared_server.url, min_delay=0.3, max_delay=0.4)
+    client = await make_client(server.url, min_delay=0.3, max_delay=0.4)
     await client.connect()
     await client.subscribe(channel)
-    async with shared_server.api() as api:
+    async with server.api() as api:
         publishing = Publishing(api, channel)
         async with publishing.going_on():
             for round_ in range(1, 4):
@@ -126,18 +102,18 @@ async def test_cut_while_publications_go_on(
 
 
 async def test_server_killed_and_restarted_on_its_store(
-    server: Server, make_client: MakeClient, channel: str
+    own_server: Server, make_client: MakeClient, channel: str
 ) -> None:
-    client = await make_client(server.url)
+    client = await make_client(own_server.url)
     await client.connect()
     await client.subscribe(channel)
-    async with server.api() as api:
+    async with own_server.api() as api:
         publishing = Publishing(api, channel)
         for life in range(1, 4):
             await publishing.up_to(20 * life - 10)
-            server.kill9()
+            own_server.kill9()
             await client.seen("connecting", life + 1)
-            await server.start()
+            await own_server.start()
             api.drop_connections()
             await publishing.up_to(20 * life)
             await client.seen("subscribed", life + 1)
@@ -156,19 +132,19 @@ async def test_server_killed_and_restarted_on_its_store(
 
 
 async def test_server_shut_down_and_restarted(
-    server: Server, make_client: MakeClient, channel: str
+    own_server: Server, make_client: MakeClient, channel: str
 ) -> None:
-    client = await make_client(server.url)
+    client = await make_client(own_server.url)
     await client.connect()
     await client.subscribe(channel)
-    async with server.api() as api:
+    async with own_server.api() as api:
         publishing = Publishing(api, channel)
         await publishing.up_to(5)
-        assert await server.terminate() == 0
+        assert await own_server.terminate() == 0
         connecting = await client.seen("connecting", 2)
         assert connecting[1]["code"] == 3001
         assert connecting[1]["reason"] == "shutdown"
-        await server.start()
+        await own_server.start()
         api.drop_connections()
         await publishing.up_to(10)
     await client.seen("publication", 10)
@@ -224,10 +200,10 @@ async def test_exactly_what_is_kept_is_recovered(
 
 @pytest.mark.parametrize("fault", ["cut", "stall"])
 async def test_bad_network_between_client_and_server(
-    shared_server: Server, make_client: MakeClient, channel: str, fault: str
+    server: Server, make_client: MakeClient, channel: str, fault: str
 ) -> None:
-    async with Proxy(shared_server.port, seed=20) as proxy, shared_server.api() as api:
-        url = shared_server.url.replace(f":{shared_server.port}/", f":{proxy.port}/")
+    async with Proxy(server.port, seed=20) as proxy, server.api() as api:
+        url = server.url.replace(f":{server.port}/", f":{proxy.port}/")
         client = await make_client(url)
         await client.connect()
         await client.subscribe(channel)
@@ -291,16 +267,16 @@ async def test_dead_link_is_noticed_by_both_sides(
 
 
 async def test_recovery_larger_than_one_reply(
-    shared_server: Server, make_client: MakeClient, channel: str
+    server: Server, make_client: MakeClient, channel: str
 ) -> None:
     # 40 times 30 KB: the reply holds 256 KiB, the rest follows as pushes, and what
     # is published meanwhile comes after them.
-    client = await make_client(shared_server.url)
+    client = await make_client(server.url)
     await client.connect()
     await client.subscribe(channel)
     await client.disconnect()
     payloads = [{"n": n, "text": chr(64 + n % 26) * 30_000} for n in range(1, 51)]
-    async with shared_server.api() as api:
+    async with server.api() as api:
         for payload in payloads[:40]:
             await api.publish(channel, payload)
         await client.do("connect")

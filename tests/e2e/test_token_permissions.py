@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from tests.harness.fixtures import server_with
 from tests.harness.raw import Closed, RawClient
 from tests.harness.server import Server
 from tests.harness.tokens import BAD, connection, make, subscription
@@ -109,21 +109,14 @@ NAMESPACES = [
 ]
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    server = Server(
-        tmp_path_factory.mktemp("server"),
-        token_settings(
-            STEADWIRE_CHANNELS_NAMESPACES=json.dumps(NAMESPACES),
-            STEADWIRE_CLIENT_USER_PERSONAL_CHANNEL=json.dumps(
-                {"enabled": True, "namespace": "own"}
-            ),
+server = server_with(
+    token_settings(
+        STEADWIRE_CHANNELS_NAMESPACES=json.dumps(NAMESPACES),
+        STEADWIRE_CLIENT_USER_PERSONAL_CHANNEL=json.dumps(
+            {"enabled": True, "namespace": "own"}
         ),
     )
-    try:
-        yield server.start_blocking()
-    finally:
-        server.close()
+)
 
 
 async def outcome(client: RawClient, **command: Any) -> object:
@@ -267,23 +260,22 @@ async def test_each_decision_is_a_line_in_the_log(server: Server) -> None:
 WHO = ("client", "subscriber", "anonymous")
 
 
-@pytest.fixture(scope="module")
-def reading(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    namespaces = []
-    for what in ("publish", "history", "presence"):
-        for who in WHO:
-            option = {f"allow_{what}_for_{who}": True}
-            namespaces.append(
-                namespace(f"{what}-{who}", history_size=9, history_ttl=60, **option)
-            )
-    server = Server(
-        tmp_path_factory.mktemp("server"),
-        token_settings(STEADWIRE_CHANNELS_NAMESPACES=json.dumps(namespaces)),
+reading = server_with(
+    token_settings(
+        STEADWIRE_CHANNELS_NAMESPACES=json.dumps(
+            [
+                namespace(
+                    f"{what}-{who}",
+                    history_size=9,
+                    history_ttl=60,
+                    **{f"allow_{what}_for_{who}": True},
+                )
+                for what in ("publish", "history", "presence")
+                for who in WHO
+            ]
+        )
     )
-    try:
-        yield server.start_blocking()
-    finally:
-        server.close()
+)
 
 
 # (who is asked for by the option, who asks, subscribed by a token) → outcome

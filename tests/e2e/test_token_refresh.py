@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 from aiohttp import web
 
+from tests.harness.fixtures import server_with
 from tests.harness.raw import Closed, RawClient
 from tests.harness.sdk import SdkClient
 from tests.harness.server import Server
@@ -24,18 +25,9 @@ Make = Callable[..., Awaitable[SdkClient]]
 CHANNELS = {"history_size": 2000, "history_ttl": 60, "force_recovery": True}
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    server = Server(
-        tmp_path_factory.mktemp("server"),
-        token_settings(
-            STEADWIRE_CHANNELS_WITHOUT_NAMESPACE=json.dumps(CHANNELS),
-        ),
-    )
-    try:
-        yield server.start_blocking()
-    finally:
-        server.close()
+server = server_with(
+    token_settings(STEADWIRE_CHANNELS_WITHOUT_NAMESPACE=json.dumps(CHANNELS))
+)
 
 
 async def enter(server: Server, user: str, channel: str = "") -> RawClient:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 
+from tests.harness.fixtures import server_with
 from tests.harness.sdk import SdkClient
 from tests.harness.server import Server
 from tests.harness.tokens import connection, subscription
@@ -30,22 +31,15 @@ CHANNELS = {
 }
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    server = Server(
-        tmp_path_factory.mktemp("server"),
-        token_settings(
-            STEADWIRE_ENVIRONMENT="production",
-            STEADWIRE_CLIENT_EXPIRED_CLOSE_DELAY="0.5",
-            STEADWIRE_CLIENT_EXPIRED_SUB_CLOSE_DELAY="0.5",
-            STEADWIRE_CHANNELS_WITHOUT_NAMESPACE=json.dumps(CHANNELS),
-            STEADWIRE_CLIENT_USER_PERSONAL_CHANNEL='{"enabled": true}',
-        ),
+server = server_with(
+    token_settings(
+        STEADWIRE_ENVIRONMENT="production",
+        STEADWIRE_CLIENT_EXPIRED_CLOSE_DELAY="0.5",
+        STEADWIRE_CLIENT_EXPIRED_SUB_CLOSE_DELAY="0.5",
+        STEADWIRE_CHANNELS_WITHOUT_NAMESPACE=json.dumps(CHANNELS),
+        STEADWIRE_CLIENT_USER_PERSONAL_CHANNEL='{"enabled": true}',
     )
-    try:
-        yield server.start_blocking()
-    finally:
-        server.close()
+)
 
 
 async def test_production_starts_with_keys(server: Server) -> None:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 
 from tests.conftest import SDKS
 from tests.harness.api import Api
+from tests.harness.fixtures import server_with
 from tests.harness.sdk import THROWS, SdkClient
 from tests.harness.server import Server
 from tests.harness.tokens import BAD, connection, subscription
@@ -27,22 +28,15 @@ TOKEN = 1.4  # seconds that a short token lives; SDKs refresh after a whole one
 CHANNELS = {"history_size": 100, "history_ttl": 60, "force_recovery": True}
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    server = Server(
-        tmp_path_factory.mktemp("server"),
-        token_settings(
-            STEADWIRE_CLIENT_EXPIRED_CLOSE_DELAY="1",
-            STEADWIRE_CLIENT_EXPIRED_SUB_CLOSE_DELAY="1",
-            STEADWIRE_CHANNELS_WITHOUT_NAMESPACE=json.dumps(CHANNELS),
-            # Nobody is there: tokens with a kid meet a key source that is down.
-            STEADWIRE_TOKEN_JWKS_PUBLIC_ENDPOINT="http://127.0.0.1:1/jwks",
-        ),
+server = server_with(
+    token_settings(
+        STEADWIRE_CLIENT_EXPIRED_CLOSE_DELAY="1",
+        STEADWIRE_CLIENT_EXPIRED_SUB_CLOSE_DELAY="1",
+        STEADWIRE_CHANNELS_WITHOUT_NAMESPACE=json.dumps(CHANNELS),
+        # Nobody is there: tokens with a kid meet a key source that is down.
+        STEADWIRE_TOKEN_JWKS_PUBLIC_ENDPOINT="http://127.0.0.1:1/jwks",
     )
-    try:
-        yield server.start_blocking()
-    finally:
-        server.close()
+)
 
 
 def of(client: SdkClient, event: str) -> list[int]:

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any, Literal, Self
+from typing import IO, Any, Self
 
 import psutil
 
@@ -21,9 +21,12 @@ from tests.harness.api import Api
 from tests.harness.process import environment, launched
 from tests.harness.raw import PATH, RawClient
 
-__all__ = ["API_KEY", "Server", "ServerFailed"]
+__all__ = ["API_KEY", "Server", "ServerFailed", "opened"]
 
 API_KEY = "key-of-the-tests"
+
+opened: list[Server] = []
+"""Those that were started and not closed: what they wrote explains a failed test."""
 
 # Seconds from the start of the process until it says that it is ready.
 _READY_WITHIN = 30.0
@@ -53,9 +56,18 @@ class Server:
         directory: Path,
         settings: Mapping[str, str] | None = None,
         *,
-        command: Literal["steadwire", "hypercorn"] = "steadwire",
+        app: str = "",
         stderr: int = subprocess.PIPE,
     ) -> None:
+        """Make a server, not started yet.
+
+        Args:
+            directory: Where it runs, and has its store.
+            settings: STEADWIRE_* variables, and others.
+            app: What Hypercorn's own command shall serve, as ``service.app:app``; by
+                default ``steadwire serve`` runs.
+            stderr: Where its log goes, as of `subprocess.Popen`.
+        """
         self.port = 0
         self.key = API_KEY
         self.settings = {
@@ -68,7 +80,7 @@ class Server:
         }
         self.starts = 0
         self._directory = directory
-        self._command: Literal["steadwire", "hypercorn"] = command
+        self._app = app
         self._stderr = stderr
         self._process: subprocess.Popen[bytes] | None = None
         self._pumps: list[threading.Thread] = []
@@ -82,12 +94,14 @@ class Server:
         assert self._process is None, "it is running"
         # The working directory has no steadwire.toml, and takes whatever is written.
         port = {"STEADWIRE_SERVER_PORT": str(self.port)}
-        if self._command == "steadwire":
-            arguments = ["-m", "service", "serve"]
-        else:
+        if self._app:
             bind = f"127.0.0.1:{self.port}"
-            arguments = ["-m", "hypercorn", "service.app:app", "--bind", bind]
+            arguments = ["-m", "hypercorn", self._app, "--bind", bind]
+        else:
+            arguments = ["-m", "service", "serve"]
         self._output = {"stdout": bytearray(), "stderr": bytearray()}
+        if self not in opened:
+            opened.append(self)
         self._process = subprocess.Popen(
             launched(sys.executable, *arguments),
             cwd=self._directory,
@@ -148,6 +162,8 @@ class Server:
 
     def close(self) -> None:
         """Make sure that nothing of it is left."""
+        if self in opened:
+            opened.remove(self)
         if self._process is not None:
             self.kill9()
 
@@ -243,7 +259,9 @@ class Server:
 
     def _announced_port(self) -> int | None:
         text = b"\n".join(bytes(text) for text in self._output.values())
-        found = _READY[self._command].search(text.decode(errors="replace"))
+        found = _READY["hypercorn" if self._app else "steadwire"].search(
+            text.decode(errors="replace")
+        )
         return int(found[1]) if found else None
 
     def _pump(self, name: str, stream: IO[bytes]) -> threading.Thread:

@@ -1,15 +1,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from service.http.mount import below
+from tests.harness.fixtures import server_with
 from tests.harness.raw import Closed
 from tests.harness.server import Server
-from tests.http.running import AppServer
 
 
 @pytest.mark.parametrize(
@@ -34,13 +34,7 @@ def test_scope_without_a_root_path() -> None:
     assert below(scope) is scope
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    server = AppServer(tmp_path_factory.mktemp("server"), "tests.http.mounted:app")
-    try:
-        yield server.start_blocking()
-    finally:
-        server.close()
+server = server_with(app="tests.http.mounted:app")
 
 
 async def call(server: Server, path: str, body: Any) -> Any:
@@ -71,18 +65,14 @@ async def test_mounted_in_another_application(
 
 
 async def test_mounted_application_is_drained_by_its_host(
-    tmp_path_factory: pytest.TempPathFactory,
+    make_server: Callable[..., Server],
 ) -> None:
-    server = AppServer(tmp_path_factory.mktemp("server"), "tests.http.mounted:app")
-    try:
-        await server.start()
-        client = await server.raw(path="/new/connection/websocket")
-        await client.publish("kept", 1)
-        assert await server.terminate() == 0
-        closed: Closed = await client.closed()
-        assert closed.code in (1001, 1012, 3001)
-        await server.start()
-        page = await call(server, "/new/api/history", {"channel": "kept", "limit": -1})
-        assert [each["data"] for each in page["result"]["publications"]] == [1]
-    finally:
-        server.close()
+    server = await make_server(app="tests.http.mounted:app").start()
+    client = await server.raw(path="/new/connection/websocket")
+    await client.publish("kept", 1)
+    assert await server.terminate() == 0
+    closed: Closed = await client.closed()
+    assert closed.code in (1001, 1012, 3001)
+    await server.start()
+    page = await call(server, "/new/api/history", {"channel": "kept", "limit": -1})
+    assert [each["data"] for each in page["result"]["publications"]] == [1]

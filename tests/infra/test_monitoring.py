@@ -26,8 +26,8 @@ _OF_PROMETHEUS = {"instance", "job", "le"}
 
 
 @pytest.fixture
-async def exported(shared_server: Server) -> Scrape:
-    async with shared_server.api() as api:
+async def exported(server: Server) -> Scrape:
+    async with server.api() as api:
         return await scrape(api)
 
 

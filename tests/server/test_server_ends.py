@@ -236,7 +236,7 @@ async def test_a_request_that_never_ends(server: Any, sent: bytes) -> None:
 
 async def test_ends_under_hypercorn_s_own_command(make_server: Any) -> None:
     """It can tell clients of a shutdown only when it is out of patience."""
-    server = await make_server(command="hypercorn").start()
+    server = await make_server(app="service.app:app").start()
     async with await server.raw() as client:
         ending = asyncio.create_task(server.terminate())
         closed = await client.closed()

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.harness.fixtures import server_with
 from tests.harness.raw import HandshakeRefused, RawClient
 from tests.harness.server import Server
 from tests.harness.sockets import TcpClient
@@ -24,23 +25,19 @@ def limits(**settings: float) -> dict[str, str]:
     }
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """One server behind a proxy, so that each test has addresses of its own."""
-    origins = ["https://chat.example.org", "https://*.example.com"]
-    server = Server(
-        tmp_path_factory.mktemp("door"),
-        {
-            **BEHIND_A_PROXY,
-            "STEADWIRE_SERVER_ORIGINS": json.dumps(origins),
-            # One in 1,000 s: nobody's bucket fills while the tests run.
-            **limits(connects_per_address=0.001, burst=4000),
-            **limits(unauthenticated=6, unauthenticated_per_address=3),
-            **limits(commands_per_connection=0.01),
-        },
-    )
-    yield server.start_blocking()
-    server.close()
+# One server behind a proxy, so that each test has addresses of its own.
+server = server_with(
+    {
+        **BEHIND_A_PROXY,
+        "STEADWIRE_SERVER_ORIGINS": json.dumps(
+            ["https://chat.example.org", "https://*.example.com"]
+        ),
+        # One in 1,000 s: nobody's bucket fills while the tests run.
+        **limits(connects_per_address=0.001, burst=4000),
+        **limits(unauthenticated=6, unauthenticated_per_address=3),
+        **limits(commands_per_connection=0.01),
+    }
+)
 
 
 async def refused(server: Server, **headers: str) -> HandshakeRefused:

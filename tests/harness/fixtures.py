@@ -1,0 +1,61 @@
+"""Fixtures that a test module makes for itself: servers, and the stores they have."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import pytest
+
+from tests.harness.backends import BACKENDS, Backend
+from tests.harness.server import Server
+
+__all__ = ["backends", "server_with"]
+
+Settings = Mapping[str, str] | Callable[[pytest.FixtureRequest], Mapping[str, str]]
+
+
+def server_with(settings: Settings | None = None, *, app: str = "") -> Any:
+    """Return a fixture of a server that the tests of a module share.
+
+    They are not to disturb each other: channels and users of their own, and no
+    restarts. Its store is what the fixture ``backend`` says.
+
+    Args:
+        settings: STEADWIRE_* variables, or a function that returns them, which may ask
+            its argument for fixtures.
+        app: As of `Server`.
+    """
+
+    @pytest.fixture(scope="module")
+    def server(
+        request: pytest.FixtureRequest,
+        tmp_path_factory: pytest.TempPathFactory,
+        backend: Backend,
+    ) -> Iterator[Server]:
+        own = settings(request) if callable(settings) else settings or {}
+        server = Server(
+            tmp_path_factory.mktemp("server"), {**backend(), **own}, app=app
+        )
+        try:
+            yield server.start_blocking()
+        finally:
+            server.close()
+
+    return server
+
+
+def backends(*names: str, slow: tuple[str, ...] = ()) -> Any:
+    """Return a fixture ``backend``: the tests of a module run once for each store.
+
+    Args:
+        names: Of `BACKENDS`.
+        slow: More of them, in ``make test-slow`` only.
+    """
+    marked = [pytest.param(name, marks=pytest.mark.slow) for name in slow]
+
+    @pytest.fixture(scope="module", params=[*names, *marked])
+    def backend(request: pytest.FixtureRequest) -> Backend:
+        return BACKENDS[request.param]
+
+    return backend
