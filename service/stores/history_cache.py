@@ -1,59 +1,77 @@
-"""The newest publications of active channels, in memory.
+"""In-memory cache of each channel's newest publications, and single-flight reads.
 
-A reconnect storm asks for what was just published; this is what answers it. Nothing
-here knows where publications are stored: commits and reads feed it, any store can
-use it. Event loop only; no I/O.
+A reconnect storm asks for what was just published. The cache answers it: commits and
+reads feed a `Tail` for each recently used channel. What it cannot answer is read from
+the database, with at most one read of a channel under way (`SingleFlightReads`). Both
+stores use this module; it knows nothing of where publications are stored. Event loop
+only; no I/O.
 
 Invariants of a `Tail`:
 
 * Its publications are contiguous and end at ``top``; it holds every publication that
-  is stored above ``floor``. So whatever lies above ``floor`` can be answered, and
-  nothing else.
+  is stored above ``floor``. So it can answer for all offsets above ``floor``, and for
+  no others.
 * Times never fall with rising offsets (the store sees to that). If one cached
   publication has expired, everything below it has too.
 
 The interleavings that could break this, and what stops them:
 
-* A read's result arrives after a commit that it did not see was told of. Were it
-  taken for the tail, later reads would miss that commit. A `InFlightRead` therefore
-  remembers that its channel was written to while it was under way: its result may
-  then only be put *below* a tail that is already here, never replace an absent one.
-* A read's result arrives after a removal it did not see: it is not kept at all.
-* A read sees a removal before the loop is told of it, and finds nothing where the tail
+* A read's result arrives after the cache was told of a commit that the read did not
+  see. If the result became the tail, later reads would miss that commit. An
+  `InFlightRead` therefore remembers that its channel was written to meanwhile: its
+  result may then only be put *below* a tail that is already here, never replace an
+  absent one.
+* A read's result arrives after a removal that the read did not see: it is not cached.
+* A read sees a removal before the cache is told of it, and finds nothing where the tail
   has something: it is not put below, or the two together would be a state that the
-  channel was never in.
-* A read sees a commit before the loop is told of it: when the commit is told of, its
-  offsets are at or below ``top`` and are skipped.
+  channel never had.
+* A read sees a commit before the cache is told of it: when the cache is told, the
+  offsets of that commit are at or below ``top`` and are skipped.
 """
 
 from __future__ import annotations
 
+import asyncio
 from asyncio import Future
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from sys import getsizeof
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import structlog
+
+from service.core.errors import StoreError, StoreUnavailable, describe
 from service.core.model import Channel, HistoryPage, Position, Publication
 from service.core.ports import Committed
 
 __all__ = [
     "FOREVER",
-    "ReadRequest",
+    "TAIL_BYTES",
     "InFlightRead",
+    "ReadRequest",
+    "SingleFlightReads",
     "Tail",
     "TailCache",
+    "far_requests",
     "milliseconds",
+    "tail_floor",
 ]
 
-# What a publication costs beside its strings: the object (96 bytes), its place in a
-# list, and the wire form that the protocol hangs on it.
+# Memory that a publication takes beside its strings: the object (96 bytes), its place
+# in a list, and the wire form that the protocol attaches to it.
 OVERHEAD = 200  # bytes
 
 # Publications dropped from the front of a list at a time: each drop moves the rest.
 SLACK = 64  # count
 
+# Reading up to this many publications more than a page needs, up to the top, is
+# cheaper than reading the next page of the same client again.
+WINDOW = 512  # count
+TAIL_BYTES = 4 * 1024 * 1024  # of payloads in a tail that is read
+
 FOREVER = 10**15  # ms, some 30,000 years; longer times overflow SQLite's integers
+
+_log = structlog.get_logger(__name__)
 
 
 class ReadRequest(NamedTuple):
@@ -65,9 +83,14 @@ class ReadRequest(NamedTuple):
     limit: int
     reverse: bool
 
-    def span(self, top: int) -> tuple[int, int]:
-        """Return the offsets, above the first and up to the second, it may ask for."""
-        low, high = max(top - self.size, 0), top
+    def span(self, top: int, bottom: int = 0) -> tuple[int, int]:
+        """Return the range of offsets asked for: above the first, up to the second.
+
+        Args:
+            top: Of the stream.
+            bottom: Nothing is stored at this offset or below.
+        """
+        low, high = max(top - self.size, bottom), top
         if self.limit == 0:
             return top, top
         if self.reverse:
@@ -80,6 +103,39 @@ class ReadRequest(NamedTuple):
         return low, high
 
 
+def tail_floor(requests: Iterable[ReadRequest], top: int, bottom: int) -> int:
+    """Return the offset above which to read a tail, for all *requests* near the top.
+
+    Args:
+        requests: All that are served by one read.
+        top: Of the stream.
+        bottom: Nothing is stored at this offset or below.
+    """
+    floor = top
+    for request in requests:
+        low, high = request.span(top, bottom)
+        near = request.limit < 0 or top - low <= max(WINDOW, request.limit)
+        if low < high and near:
+            floor = min(floor, low)
+    return floor
+
+
+def far_requests(
+    requests: Iterable[ReadRequest], top: int, bottom: int, floor: int
+) -> list[ReadRequest]:
+    """Return the requests that a tail read down to *floor* cannot answer.
+
+    Each needs a page of its own: it lies far below the top, or the bound on bytes cut
+    the tail off above it.
+    """
+    far = []
+    for request in requests:
+        low, high = request.span(top, bottom)
+        if low < min(floor, high):
+            far.append(request)
+    return far
+
+
 def milliseconds(seconds: float) -> int:
     """Return *seconds* in whole milliseconds, at most `FOREVER`."""
     return int(min(seconds * 1000, FOREVER))
@@ -90,11 +146,11 @@ class Tail:
 
     Attributes:
         epoch: Of the stream.
-        top: The newest offset, whether or not it is still kept.
+        top: The newest offset, whether or not its publication is still kept.
         floor: Everything stored above this offset is in `publications`.
         publications: In offset order.
-        bytes: What they cost.
-        generation: Of the cache, when a channel without metadata was looked up.
+        bytes: The memory they take.
+        generation: The cache's, when the tail of a channel without metadata was cached.
     """
 
     __slots__ = ("bytes", "epoch", "floor", "generation", "publications", "top")
@@ -109,9 +165,9 @@ class Tail:
         self.bytes = sum(map(_cost, publications))
         self.generation = 0
 
-    def answer(self, demand: ReadRequest, now: int) -> HistoryPage | None:
+    def answer(self, request: ReadRequest, now: int) -> HistoryPage | None:
         """Answer a read at *now* (Unix ms), or return None if it asks for more."""
-        size, ttl, since, limit, reverse = demand
+        size, ttl, since, limit, reverse = request
         top = self.top
         position = Position(top, self.epoch)
         if limit == 0:
@@ -140,6 +196,26 @@ class Tail:
         if reverse:
             page.reverse()
         return HistoryPage(page, position)
+
+    def answer_rest(
+        self,
+        requests: Iterable[ReadRequest],
+        pages: Mapping[ReadRequest, HistoryPage],
+        now: int,
+    ) -> dict[ReadRequest, HistoryPage]:
+        """Return *pages*, and the answers at *now* (Unix ms) to all other *requests*.
+
+        Raises:
+            AssertionError: One of them asks for more than was read.
+        """
+        answers = dict(pages)
+        for request in requests:
+            if request not in answers:
+                page = self.answer(request, now)
+                if page is None:
+                    raise AssertionError("a read returns all that it was asked for")
+                answers[request] = page
+        return answers
 
     def _expired(self, cutoff: int) -> int:
         """Return how many of the oldest cached have a time at or before *cutoff*."""
@@ -171,37 +247,39 @@ class InFlightRead:
     """A read under way, shared by all who ask for the same channel meanwhile.
 
     Attributes:
-        demands: What is asked for; closed once `launched`.
-        launched: It was handed to the reader. Who comes after that may have been
-            told of a commit that this read does not see, so must not use its result.
-        written: A commit to the channel was told of since the launch.
-        cut: Publications or metadata were deleted since the launch.
-        landed: Resolves to the answers, by demand, or to why there are none.
+        requests: What it has to answer; complete once `started`.
+        started: It may have looked at the database. A caller that comes later may have
+            been told of a commit that this read does not see, so must not use its
+            result.
+        written: A commit to the channel was announced since the start.
+        stale: Publications or metadata were deleted since the start: the result must
+            not be cached.
+        done: Resolves to the answers, or to the reason why there are none.
     """
 
-    __slots__ = ("cut", "demands", "landed", "launched", "written")
+    __slots__ = ("done", "requests", "stale", "started", "written")
 
-    def __init__(self, landed: Future[dict[ReadRequest, HistoryPage] | str]) -> None:
-        self.demands: set[ReadRequest] = set()
-        self.launched = False
+    def __init__(self, done: Future[dict[ReadRequest, HistoryPage] | str]) -> None:
+        self.requests: set[ReadRequest] = set()
+        self.started = False
         self.written = False
-        self.cut = False
-        self.landed = landed
+        self.stale = False
+        self.done = done
 
 
 class TailCache:
     """The tails of the most recently used channels, bounded in bytes.
 
     Args:
-        limit: Bytes; above it the channel unused for longest is forgotten, and of
-            the only one left the oldest publications.
+        limit: Bytes. Above it the channel unused for longest is forgotten; if only one
+            is left, its oldest publications are.
 
     Attributes:
-        flights: The reads under way, by channel; the store puts them here.
+        in_flight: The reads under way, by channel.
     """
 
     def __init__(self, limit: int) -> None:
-        self.flights: dict[Channel, InFlightRead] = {}
+        self.in_flight: dict[Channel, InFlightRead] = {}
         self._limit = limit
         self._tails: OrderedDict[Channel, Tail] = OrderedDict()
         self._bytes = 0
@@ -209,33 +287,33 @@ class TailCache:
 
     @property
     def bytes(self) -> int:
-        """What is cached costs so much."""
+        """The memory that the cache takes, by its own count."""
         return self._bytes
 
     def position(self, channel: Channel) -> Position | None:
-        """Return where the tail of a channel ends, None if there is none."""
+        """Return where the tail of a channel ends, or None if none is cached."""
         tail = self._tails.get(channel)
         return None if tail is None else Position(tail.top, tail.epoch)
 
     def answer(
-        self, channel: Channel, demand: ReadRequest, now: int
+        self, channel: Channel, request: ReadRequest, now: int
     ) -> HistoryPage | None:
-        """Answer a read from memory, or return None if that is not possible."""
+        """Answer a read at *now* (Unix ms), or return None if that is not possible."""
         tail = self._tails.get(channel)
         if tail is None:
             return None
         if not tail.top and tail.generation != self._generation:
             return None
         self._tails.move_to_end(channel)
-        return tail.answer(demand, now)
+        return tail.answer(request, now)
 
     def extend(
         self, committed: Sequence[Committed], sizes: Mapping[Channel, int]
     ) -> None:
-        """Take note of a commit, in its order.
+        """Add what was committed.
 
         Args:
-            committed: What was committed; that without offsets is ignored.
+            committed: In the order of commits; those without offsets are ignored.
             sizes: The present history size of each channel in it.
         """
         tails = self._tails
@@ -248,7 +326,7 @@ class TailCache:
             if tail is None:
                 tail = self._put(channel, Tail(epoch, offset - 1, offset - 1, []))
             elif offset <= tail.top and tail.epoch == epoch:
-                continue  # a read saw it first
+                continue  # a read found it before this call
             elif offset != tail.top + 1 or tail.epoch != epoch:
                 self.forget(channel)
                 tail = self._put(channel, Tail(epoch, offset - 1, offset - 1, []))
@@ -266,19 +344,19 @@ class TailCache:
             beyond = len(tail.publications) - size
             if beyond > SLACK:
                 self._bytes -= tail.drop(beyond)
-            flight = self.flights.get(channel)
-            if flight is not None:
-                flight.written = True
+            read = self.in_flight.get(channel)
+            if read is not None:
+                read.written = True
         if self._bytes > self._limit:
             self._evict()
 
-    def fill(self, channel: Channel, found: Tail, flight: InFlightRead) -> None:
-        """Take note of what a read found."""
-        if flight.cut:
+    def fill(self, channel: Channel, found: Tail, read: InFlightRead) -> None:
+        """Add what *read* found, unless it is out of date."""
+        if read.stale:
             return
         tail = self._tails.get(channel)
         if tail is None or not tail.top:
-            if not flight.written:
+            if not read.written:
                 self.forget(channel)
                 found.generation = self._generation
                 self._put(channel, found)
@@ -286,12 +364,12 @@ class TailCache:
         elif tail.epoch == found.epoch and found.floor < tail.floor:
             first = tail.top - len(tail.publications) + 1
             if found.top < first - 1:
-                return  # commits lie between: there would be a gap
+                return  # there would be a gap: commits lie between
             below = [p for p in found.publications if p.offset < first]
             if tail.publications and not below:
                 oldest = found.publications[0].offset if found.publications else 0
                 if oldest != first:
-                    return  # it saw a removal that we were not told of yet
+                    return  # it saw a removal that the cache was not told of yet
             tail.publications[:0] = below
             tail.floor = found.floor
             cost = sum(map(_cost, below))
@@ -300,8 +378,8 @@ class TailCache:
         self._evict()
 
     def clear(self, channel: Channel, top: int, epoch: str) -> None:
-        """Take note that a channel's publications were removed up to *top*."""
-        self._cut(channel)
+        """Drop what was removed of a channel: its publications up to *top*."""
+        self._outdate_read(channel)
         tail = self._tails.get(channel)
         if tail is None or tail.epoch != epoch:
             return
@@ -312,19 +390,19 @@ class TailCache:
             tail.floor = 0
 
     def blank(self, channel: Channel) -> None:
-        """Take note that what is stored of a channel is not what it was."""
-        self._cut(channel)
+        """Drop a channel whose stored publications were changed."""
+        self._outdate_read(channel)
         self.forget(channel)
 
     def expire(self, channels: Iterable[Channel]) -> None:
-        """Take note that the metadata of *channels* was deleted.
+        """Drop channels whose metadata was deleted.
 
         With it the epochs of channels that were never published to may change, so
         every tail of such a channel is out of date.
         """
         self._generation += 1
-        for flight in self.flights.values():
-            flight.cut = True
+        for read in self.in_flight.values():
+            read.stale = True
         for channel in channels:
             self.forget(channel)
 
@@ -334,10 +412,10 @@ class TailCache:
         if tail is not None:
             self._bytes -= tail.bytes + OVERHEAD
 
-    def _cut(self, channel: Channel) -> None:
-        flight = self.flights.get(channel)
-        if flight is not None:
-            flight.cut = True
+    def _outdate_read(self, channel: Channel) -> None:
+        read = self.in_flight.get(channel)
+        if read is not None:
+            read.stale = True
 
     def _put(self, channel: Channel, tail: Tail) -> Tail:
         self._tails[channel] = tail
@@ -353,8 +431,97 @@ class TailCache:
                 self.forget(channel)
 
 
+class SingleFlightReads:
+    """Reads of the database, at most one of a channel at a time.
+
+    All who ask for a channel in one step of the event loop share one read, whatever
+    their requests are. Those who ask later wait for it to end, then look into the cache
+    again.
+
+    Args:
+        tails: What the reads fill; knows which are under way.
+        answer: Answers from memory, or returns None.
+        load: Reads all requests of an `InFlightRead`, fills the cache, and returns the
+            answers; raises StoreError.
+        refusal: Returns why nothing may be read at present, or None.
+
+    Attributes:
+        count: Reads so far; each looked at one channel.
+    """
+
+    def __init__(
+        self,
+        tails: TailCache,
+        *,
+        answer: Callable[[Channel, ReadRequest], HistoryPage | None],
+        load: Callable[
+            [Channel, InFlightRead], Coroutine[Any, Any, dict[ReadRequest, HistoryPage]]
+        ],
+        refusal: Callable[[], str | None],
+    ) -> None:
+        self.count = 0
+        self._in_flight = tails.in_flight
+        self._answer = answer
+        self._load = load
+        self._refusal = refusal
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def read(self, channel: Channel, request: ReadRequest) -> HistoryPage:
+        """Answer a request from memory, or from the database.
+
+        Raises:
+            StoreUnavailable: The database cannot be read, or the store is closed.
+        """
+        while True:
+            refusal = self._refusal()
+            if refusal is not None:
+                raise StoreUnavailable(refusal)
+            page = self._answer(channel, request)
+            if page is not None:
+                return page
+            read = self._in_flight.get(channel) or self._begin(channel)
+            in_time = not read.started
+            if in_time:
+                read.requests.add(request)
+            answers = await asyncio.shield(read.done)
+            if isinstance(answers, str):
+                raise StoreUnavailable(answers)
+            if in_time:
+                page = answers[request]
+                return HistoryPage(page.publications.copy(), page.top)
+
+    async def close(self) -> None:
+        """Wait for the reads under way."""
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def _begin(self, channel: Channel) -> InFlightRead:
+        loop = asyncio.get_running_loop()
+        read = self._in_flight[channel] = InFlightRead(loop.create_future())
+        # It starts in the next step of the loop, so all who ask in this one share it.
+        task = loop.create_task(self._run(channel, read))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return read
+
+    async def _run(self, channel: Channel, read: InFlightRead) -> None:
+        read.started = True
+        answers: dict[ReadRequest, HistoryPage] | str | None = self._refusal()
+        if answers is None:
+            self.count += 1
+            try:
+                answers = await self._load(channel, read)
+            except StoreError as error:
+                answers = str(error)
+            except Exception as error:
+                _log.error("a read failed", **describe(error))
+                answers = "the store cannot read"
+        del self._in_flight[channel]
+        read.done.set_result(answers)
+
+
 def _cost(publication: Publication) -> int:
-    """Return what a publication costs in memory, its wire form included."""
+    """Return the memory that a publication takes, its wire form included."""
     strings = getsizeof(publication.data)
     if publication.info is not None:
         strings += getsizeof(publication.info)

@@ -1,4 +1,4 @@
-"""The tail cache by itself: what it answers, what it forgets, what may not fool it."""
+"""The tail cache and the shared reads, without a store."""
 
 from __future__ import annotations
 
@@ -9,9 +9,16 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from service.core.errors import StoreUnavailable
 from service.core.model import HistoryPage, Position, Publication
 from service.core.ports import Committed
-from service.stores.history_cache import InFlightRead, ReadRequest, Tail, TailCache
+from service.stores.history_cache import (
+    InFlightRead,
+    ReadRequest,
+    SingleFlightReads,
+    Tail,
+    TailCache,
+)
 
 NOW = 1_000_000  # ms
 ALL = ReadRequest(100, 100.0, 0, -1, False)
@@ -30,7 +37,7 @@ def tail(top, floor, offsets, epoch="e"):
     return Tail(epoch, top, floor, [publication(n) for n in offsets])
 
 
-def flight():
+def a_read():
     return InFlightRead(asyncio.Future(loop=LOOP))
 
 
@@ -41,8 +48,8 @@ def teardown_module():
     LOOP.close()
 
 
-def offsets(cache, demand=ALL, channel="a", now=NOW):
-    page = cache.answer(channel, demand, now)
+def offsets(cache, request=ALL, channel="a", now=NOW):
+    page = cache.answer(channel, request, now)
     return None if page is None else [p.offset for p in page.publications]
 
 
@@ -78,8 +85,8 @@ def test_without_expired_ones_nothing_is_known_of_what_is_below():
 def test_what_a_read_found_is_put_below_what_was_committed_meanwhile():
     cache = TailCache(10_000)
     commit(cache, 4, 5)
-    under_way = flight()
-    cache.flights["a"] = under_way
+    under_way = a_read()
+    cache.in_flight["a"] = under_way
     commit(cache, 6)
     assert under_way.written
     cache.fill("a", tail(4, 0, [1, 2, 3, 4]), under_way)
@@ -88,8 +95,8 @@ def test_what_a_read_found_is_put_below_what_was_committed_meanwhile():
 
 def test_a_read_that_missed_a_commit_does_not_replace_a_forgotten_tail():
     cache = TailCache(2000)
-    under_way = flight()
-    cache.flights["a"] = under_way
+    under_way = a_read()
+    cache.in_flight["a"] = under_way
     commit(cache, 4)
     commit(cache, 1, channel="b", data="x" * 2000)  # drives the other one out
     assert offsets(cache) is None
@@ -100,15 +107,15 @@ def test_a_read_that_missed_a_commit_does_not_replace_a_forgotten_tail():
 def test_a_read_that_ended_before_a_gap_is_not_joined_to_what_is_above():
     cache = TailCache(10_000)
     commit(cache, 9)
-    cache.fill("a", tail(7, 0, [5, 6, 7]), flight())
+    cache.fill("a", tail(7, 0, [5, 6, 7]), a_read())
     assert offsets(cache) is None
     assert offsets(cache, ALL._replace(since=8)) == [9]
 
 
 def test_a_read_that_missed_a_removal_is_not_kept():
     cache = TailCache(10_000)
-    under_way = flight()
-    cache.flights["a"] = under_way
+    under_way = a_read()
+    cache.in_flight["a"] = under_way
     cache.clear("a", 3, "e")
     cache.fill("a", tail(3, 0, [1, 2, 3]), under_way)
     assert offsets(cache) is None
@@ -118,7 +125,7 @@ def test_a_read_that_missed_a_removal_is_not_kept():
 def test_a_read_that_saw_a_removal_first_is_not_joined_to_what_was_removed(found):
     cache = TailCache(10_000)
     commit(cache, 2, 3)
-    cache.fill("a", found, flight())
+    cache.fill("a", found, a_read())
     assert offsets(cache) is None
     assert offsets(cache, ALL._replace(since=1)) == [2, 3]
 
@@ -126,13 +133,13 @@ def test_a_read_that_saw_a_removal_first_is_not_joined_to_what_was_removed(found
 def test_a_read_that_finds_nothing_below_says_so():
     cache = TailCache(10_000)
     commit(cache, 2, 3)
-    cache.fill("a", tail(3, 0, [2, 3]), flight())
+    cache.fill("a", tail(3, 0, [2, 3]), a_read())
     assert offsets(cache) == [2, 3]
 
 
 def test_a_commit_that_a_read_saw_first_is_not_doubled():
     cache = TailCache(10_000)
-    cache.fill("a", tail(3, 0, [1, 2, 3]), flight())
+    cache.fill("a", tail(3, 0, [1, 2, 3]), a_read())
     commit(cache, 3, 4)
     assert offsets(cache) == [1, 2, 3, 4]
 
@@ -159,13 +166,13 @@ def test_an_expired_channel_is_forgotten_and_so_are_all_unpublished_ones():
     cache = TailCache(10_000)
     commit(cache, 1)
     commit(cache, 1, channel="b")
-    cache.fill("c", tail(0, 0, []), flight())
+    cache.fill("c", tail(0, 0, []), a_read())
     assert offsets(cache, channel="c") == []
     cache.expire(["a"])
     assert offsets(cache, channel="a") is None
     assert offsets(cache, channel="b") == [1]
     assert offsets(cache, channel="c") is None
-    cache.fill("c", tail(0, 0, [], epoch="f"), flight())
+    cache.fill("c", tail(0, 0, [], epoch="f"), a_read())
     assert cache.answer("c", ALL, NOW).top == Position(0, "f")
 
 
@@ -200,7 +207,7 @@ def test_the_cost_is_what_is_cached(limit):
     cache = TailCache(limit)
     for n in range(1, 400):
         commit(cache, n, channel=f"c{n % 7}", epoch=str(n), data="x" * (n * 37 % 300))
-        cache.fill(f"d{n % 5}", tail(9, 3, range(4, 10)), flight())
+        cache.fill(f"d{n % 5}", tail(9, 3, range(4, 10)), a_read())
         assert cache.bytes <= limit
     for n in range(7):
         cache.forget(f"c{n}")
@@ -221,7 +228,7 @@ class Interleavings(RuleBasedStateMachine):
         self.versions = [("e0", 0, ())]
         self.events = []  # what the cache was not told of yet
         self.told = 0
-        self.flight = None
+        self.read = None
         self.found = None
 
     def change(self, epoch, top, kept, tell):
@@ -261,13 +268,13 @@ class Interleavings(RuleBasedStateMachine):
     def drive_out(self):
         commit(self.cache, 1, channel="b", data="x" * 1200, epoch=str(self.told))
 
-    @precondition(lambda self: self.flight is None)
+    @precondition(lambda self: self.read is None)
     @rule()
     def launch(self):
-        self.flight = self.cache.flights["a"] = flight()
+        self.read = self.cache.in_flight["a"] = a_read()
         self.found = None
 
-    @precondition(lambda self: self.flight and self.found is None)
+    @precondition(lambda self: self.read and self.found is None)
     @rule(since=st.integers(0, 6))
     def snapshot(self, since):
         epoch, top, kept = self.versions[-1]
@@ -277,9 +284,9 @@ class Interleavings(RuleBasedStateMachine):
     @precondition(lambda self: self.found)
     @rule()
     def land(self):
-        del self.cache.flights["a"]
-        self.cache.fill("a", self.found, self.flight)
-        self.flight = self.found = None
+        del self.cache.in_flight["a"]
+        self.cache.fill("a", self.found, self.read)
+        self.read = self.found = None
 
     @invariant()
     def answers_are_not_out_of_date(self):
@@ -309,3 +316,82 @@ def plain(page: HistoryPage):
 
 class TestInterleavings(Interleavings.TestCase):
     settings = settings(max_examples=300, stateful_step_count=40, deadline=None)
+
+
+class Database:
+    """One channel that is read slowly, and the shared reads in front of it."""
+
+    def __init__(self):
+        self.top = 3
+        self.error = None
+        self.go_on = asyncio.Event()
+        self.refusal = None
+        self.reads = SingleFlightReads(
+            TailCache(1),
+            answer=lambda channel, request: None,
+            load=self.load,
+            refusal=lambda: self.refusal,
+        )
+
+    async def load(self, channel, read):
+        found = tail(self.top, 0, range(1, self.top + 1))
+        await self.go_on.wait()
+        if self.error is not None:
+            raise self.error
+        return found.answer_rest(read.requests, {}, NOW)
+
+    def ask(self, request=ALL):
+        return asyncio.ensure_future(self.reads.read("a", request))
+
+
+async def turn():
+    for _ in range(3):
+        await asyncio.sleep(0)
+
+
+async def test_all_who_ask_in_one_step_share_a_read_whatever_they_ask():
+    database = Database()
+    asked = [database.ask(ALL._replace(since=n % 3)) for n in range(9)]
+    await turn()
+    database.go_on.set()
+    pages = await asyncio.gather(*asked)
+    assert database.reads.count == 1
+    assert [plain(page)[2] for page in pages] == [[1, 2, 3], [2, 3], [3]] * 3
+
+
+async def test_who_asks_after_the_start_is_given_a_later_read():
+    database = Database()
+    early = database.ask()
+    await turn()
+    database.top = 4
+    late = [database.ask() for _ in range(2)]
+    await turn()
+    assert database.reads.count == 1
+    database.go_on.set()
+    assert (await early).top.offset == 3
+    assert [(await page).top.offset for page in late] == [4, 4]
+    assert database.reads.count == 2
+
+
+@pytest.mark.parametrize("error", [StoreUnavailable("on purpose"), ValueError()])
+async def test_a_read_that_fails_fails_for_all_and_the_next_one_works(error):
+    database = Database()
+    database.go_on.set()
+    database.error = error
+    asked = [database.ask() for _ in range(3)]
+    for failed in await asyncio.gather(*asked, return_exceptions=True):
+        assert isinstance(failed, StoreUnavailable)
+    database.error = None
+    assert (await database.ask()).top.offset == 3
+
+
+async def test_nothing_is_read_once_reading_is_refused():
+    database = Database()
+    asked = database.ask()
+    await asyncio.sleep(0)
+    database.refusal = "closed"
+    for refused in (asked, database.ask()):
+        with pytest.raises(StoreUnavailable, match="closed"):
+            await refused
+    assert database.reads.count == 0
+    await database.reads.close()

@@ -31,16 +31,21 @@ from service.core.model import Channel, Draft, HistoryPage, Position
 from service.core.ports import AppendDone, Clock, CommitListener, History
 from service.settings import StoreSettings
 from service.stores.append_budget import AppendBudget
-from service.stores.history_cache import InFlightRead, ReadRequest, Tail, TailCache
+from service.stores.history_cache import (
+    InFlightRead,
+    ReadRequest,
+    SingleFlightReads,
+    TailCache,
+)
 from service.stores.sqlite.batch import Commit, Entry
 from service.stores.sqlite.channel_state import ChannelStateCache
 from service.stores.sqlite.erasing import Blanked, Eraser
 from service.stores.sqlite.expiry import Expiry, Sweeper
 from service.stores.sqlite.log import Log
-from service.stores.sqlite.read import load
+from service.stores.sqlite.read import read_history
 from service.stores.sqlite.schema import Files, is_spoilt, open_files, reason
 from service.stores.sqlite.state import SqliteState, StateTable
-from service.stores.sqlite.writer import Job, Worker
+from service.stores.sqlite.writer import Worker
 from service.stores.write_health import WriteHealth
 
 __all__ = ["SqliteStore"]
@@ -50,7 +55,6 @@ __all__ = ["SqliteStore"]
 BATCH = 512  # count
 
 T = TypeVar("T")
-Loaded = tuple[Tail, dict[ReadRequest, HistoryPage]]
 _log = structlog.get_logger(__name__)
 
 
@@ -81,7 +85,12 @@ class SqliteStore:
         self._batch = batch
         self._intake = AppendBudget(settings.queue_size)
         self._tails = TailCache(settings.cache_size)
-        self._reads = 0
+        self._shared_reads = SingleFlightReads(
+            self._tails,
+            answer=self._answer,
+            load=self._load,
+            refusal=lambda: None if self._open else self._refusal,
+        )
         self._open = False  # takes appends
         self._refusal = "the store was not started"  # why not, while it does not
         self._dead = False  # a thread is
@@ -98,7 +107,7 @@ class SqliteStore:
     @property
     def reads(self) -> int:
         """Reads of the database so far; each is one snapshot of one channel."""
-        return self._reads
+        return self._shared_reads.count
 
     async def start(self, listener: CommitListener) -> None:
         """Open the store and begin to serve.
@@ -162,6 +171,7 @@ class SqliteStore:
         await self._writer.stop()
         if self._reader is not self._writer:
             await self._reader.stop()
+        await self._shared_reads.close()
         await asyncio.to_thread(self._files.close)
 
     def fault(self) -> str | None:
@@ -238,8 +248,8 @@ class SqliteStore:
         """Answer `read` from memory, or return None when that is not possible."""
         if not self._open:
             return None
-        demand = ReadRequest(history.size, history.ttl, since, limit, False)
-        return self._tails.answer(channel, demand, self._now())
+        request = ReadRequest(history.size, history.ttl, since, limit, False)
+        return self._tails.answer(channel, request, self._now())
 
     async def read(
         self,
@@ -255,61 +265,23 @@ class SqliteStore:
         Raises:
             StoreUnavailable: The database cannot be read, or the store is closed.
         """
-        demand = ReadRequest(history.size, history.ttl, since, limit, reverse)
-        flights = self._tails.flights
-        while True:
-            if not self._open:
-                raise StoreUnavailable(self._refusal)
-            page = self._tails.answer(channel, demand, self._now())
-            if page is not None:
-                return page
-            flight = flights.get(channel)
-            if flight is None:
-                flight = flights[channel] = InFlightRead(self._loop.create_future())
-                # In the next step of the loop, so that all who are about to ask
-                # the same are in it.
-                self._loop.call_soon(self._launch, channel, flight)
-            in_time = not flight.launched
-            if in_time:
-                flight.demands.add(demand)
-            answers = await asyncio.shield(flight.landed)
-            if isinstance(answers, str):
-                raise StoreUnavailable(answers)
-            if in_time:
-                page = answers[demand]
-                return HistoryPage(page.publications.copy(), page.top)
+        request = ReadRequest(history.size, history.ttl, since, limit, reverse)
+        return await self._shared_reads.read(channel, request)
 
-    def _launch(self, channel: Channel, flight: InFlightRead) -> None:
-        flight.launched = True
-        if not self._open:
-            del self._tails.flights[channel]
-            flight.landed.set_result(self._refusal)
-            return
-        self._reads += 1
-        run = partial(load, self._files.reader, channel, flight.demands, self._now())
-        self._reader.submit(Job(run, partial(self._landed, channel, flight)))
+    def _answer(self, channel: Channel, request: ReadRequest) -> HistoryPage | None:
+        return self._tails.answer(channel, request, self._now())
 
-    def _landed(
-        self,
-        channel: Channel,
-        flight: InFlightRead,
-        loaded: Loaded | None,
-        error: BaseException | None,
-    ) -> None:
-        del self._tails.flights[channel]
-        if loaded is None:
-            flight.landed.set_result(f"the store cannot read: {reason(error)}")
-            return
-        tail, answers = loaded
-        now = self._now()
-        for demand in flight.demands:
-            if demand not in answers:
-                page = tail.answer(demand, now)
-                if page is None:
-                    raise AssertionError("what a read was asked for, it has")
-                answers[demand] = page
-        self._tails.fill(channel, tail, flight)
-        flight.landed.set_result(answers)
+    async def _load(
+        self, channel: Channel, read: InFlightRead
+    ) -> dict[ReadRequest, HistoryPage]:
+        run = partial(
+            read_history, self._files.reader, channel, read.requests, self._now()
+        )
+        tail, pages = await self._reader.do(run)
+        # Before the tail is cached: the cache may drop some of it.
+        answers = tail.answer_rest(read.requests, pages, self._now())
+        self._tails.fill(channel, tail, read)
+        return answers
 
     # Removing and erasing
 
