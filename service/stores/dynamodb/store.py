@@ -190,8 +190,8 @@ class DynamodbStore:
         """Answer `read` from memory, or return None when that is not possible."""
         if not self._open:
             return None
-        demand = ReadRequest(history.size, history.ttl, since, limit, False)
-        return self._seen.answer(channel, demand)
+        request = ReadRequest(history.size, history.ttl, since, limit, False)
+        return self._seen.answer(channel, request)
 
     async def read(
         self,
@@ -209,8 +209,8 @@ class DynamodbStore:
         """
         if not self._open:
             raise StoreUnavailable(self._refusal)
-        demand = ReadRequest(history.size, history.ttl, since, limit, reverse)
-        return await self._seen.read(channel, demand)
+        request = ReadRequest(history.size, history.ttl, since, limit, reverse)
+        return await self._seen.read(channel, request)
 
     @property
     def _seen(self) -> ChannelCache:

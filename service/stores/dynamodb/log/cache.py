@@ -23,15 +23,19 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 
-import structlog
-
-from service.core.errors import StoreBusy, StoreError, StoreUnavailable, describe
+from service.core.errors import StoreBusy
 from service.core.model import Channel, HistoryPage
 from service.core.ports import Clock, Committed
 from service.stores.dynamodb.log.items import Head
 from service.stores.dynamodb.log.planner import Plan
 from service.stores.dynamodb.log.reader import Reader
-from service.stores.history_cache import InFlightRead, ReadRequest, Tail, TailCache
+from service.stores.history_cache import (
+    InFlightRead,
+    ReadRequest,
+    SingleFlightReads,
+    Tail,
+    TailCache,
+)
 
 __all__ = ["ChannelCache"]
 
@@ -41,8 +45,6 @@ FRESH = 0.1  # s; what another process published is read no later than this
 UNCHANGED = 4.0  # s; what it removed or erased is not read any more after this
 
 SIZE = 1 << 30  # publications: the cache's own bound in bytes is enough
-
-_log = structlog.get_logger(__name__)
 
 
 class _Known:
@@ -73,9 +75,6 @@ class ChannelCache:
         cache_size: Bytes of publications.
         at_once: Channels read at once; more wait in their order, and fail after
             `timeout`.
-
-    Attributes:
-        reads: Of the table so far; each is one look at one channel.
     """
 
     def __init__(
@@ -87,22 +86,29 @@ class ChannelCache:
         cache_size: int,
         at_once: int,
     ) -> None:
-        self.reads = 0
         self._reader = reader
         self._clock = clock
         self._timeout = timeout
         self._gate = asyncio.Semaphore(at_once)
         self._tails = TailCache(cache_size)
         self._known: OrderedDict[Channel, _Known] = OrderedDict()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._loop = asyncio.get_running_loop()
         self._refusal: str | None = None
+        self._shared_reads = SingleFlightReads(
+            self._tails,
+            answer=self.answer,
+            load=self._load,
+            refusal=lambda: self._refusal,
+        )
+
+    @property
+    def reads(self) -> int:
+        """Reads of the table so far; each looked at one channel."""
+        return self._shared_reads.count
 
     async def close(self, refusal: str) -> None:
         """Refuse reads from now on, and wait for those under way."""
         self._refusal = refusal
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        await self._shared_reads.close()
 
     def now(self) -> int:
         """Return Unix milliseconds."""
@@ -163,7 +169,7 @@ class ChannelCache:
 
     # Reading
 
-    def answer(self, channel: Channel, demand: ReadRequest) -> HistoryPage | None:
+    def answer(self, channel: Channel, request: ReadRequest) -> HistoryPage | None:
         """Answer a read from memory, or return None when that is not possible."""
         known = self._known.get(channel)
         if known is None:
@@ -173,71 +179,27 @@ class ChannelCache:
             return None
         if known.head is not None and self._ended(known.head):
             return None
-        return self._tails.answer(channel, demand, self.now())
+        return self._tails.answer(channel, request, self.now())
 
-    async def read(self, channel: Channel, demand: ReadRequest) -> HistoryPage:
+    async def read(self, channel: Channel, request: ReadRequest) -> HistoryPage:
         """Read kept publications and the top.
 
         Raises:
             StoreUnavailable: The table cannot be read, or the store is closed.
         """
-        flights = self._tails.flights
-        while True:
-            if self._refusal is not None:
-                raise StoreUnavailable(self._refusal)
-            page = self.answer(channel, demand)
-            if page is not None:
-                return page
-            flight = flights.get(channel)
-            if flight is None:
-                flight = flights[channel] = InFlightRead(self._loop.create_future())
-                # In the next step of the loop, so that all who are about to ask
-                # the same are in it.
-                self._loop.call_soon(self._launch, channel, flight)
-            in_time = not flight.launched
-            if in_time:
-                flight.demands.add(demand)
-            answers = await asyncio.shield(flight.landed)
-            if isinstance(answers, str):
-                raise StoreUnavailable(answers)
-            if in_time:
-                page = answers[demand]
-                return HistoryPage(page.publications.copy(), page.top)
-
-    def _launch(self, channel: Channel, flight: InFlightRead) -> None:
-        flight.launched = True
-        if self._refusal is not None:
-            del self._tails.flights[channel]
-            flight.landed.set_result(self._refusal)
-            return
-        self.reads += 1
-        task = self._loop.create_task(self._fly(channel, flight))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _fly(self, channel: Channel, flight: InFlightRead) -> None:
-        answers: dict[ReadRequest, HistoryPage] | str
-        try:
-            answers = await self._load(channel, flight)
-        except StoreError as error:
-            answers = str(error)
-        except Exception as error:
-            _log.error("a read failed", **describe(error))
-            answers = "the store cannot read"
-        del self._tails.flights[channel]
-        flight.landed.set_result(answers)
+        return await self._shared_reads.read(channel, request)
 
     async def _load(
-        self, channel: Channel, flight: InFlightRead
+        self, channel: Channel, read: InFlightRead
     ) -> dict[ReadRequest, HistoryPage]:
         deadline = self._clock.now() + self._timeout
         async with self._gate:
             if self._clock.now() >= deadline:
                 raise StoreBusy("too many reads wait for DynamoDB")
-            return await self._read(channel, flight, deadline)
+            return await self._read(channel, read, deadline)
 
     async def _read(
-        self, channel: Channel, flight: InFlightRead, deadline: float
+        self, channel: Channel, read: InFlightRead, deadline: float
     ) -> dict[ReadRequest, HistoryPage]:
         tails = self._tails
         launched = self._clock.now()
@@ -249,23 +211,18 @@ class ChannelCache:
         if tails.position(channel) == head.position:
             # As it was: only what lies below the cached part has to be read.
             now = self.now()
-            for demand in flight.demands:
-                page = tails.answer(channel, demand, now)
+            for request in read.requests:
+                page = tails.answer(channel, request, now)
                 if page is not None:
-                    answers[demand] = page
-        if len(answers) < len(flight.demands):
-            left = flight.demands - answers.keys()
+                    answers[request] = page
+        if len(answers) < len(read.requests):
+            left = read.requests - answers.keys()
             found, pages = await self._reader.load(
                 channel, head, left, self.now(), deadline
             )
-            now = self.now()
-            for demand in left:
-                page = pages.get(demand) or found.answer(demand, now)
-                if page is None:
-                    raise AssertionError("what a read was asked for, it has")
-                answers[demand] = page
-            self._merge(channel, found, flight)
-        if flight.cut:
+            answers |= found.answer_rest(left, pages, self.now())
+            self._merge(channel, found, read)
+        if read.stale:
             return answers
         known.read, known.revision = launched, head.revision
         position = tails.position(channel)
@@ -276,10 +233,10 @@ class ChannelCache:
                 known.head = head
         return answers
 
-    def _merge(self, channel: Channel, found: Tail, flight: InFlightRead) -> None:
+    def _merge(self, channel: Channel, found: Tail, read: InFlightRead) -> None:
         """Put what a read found into the cache, behind or below what is there."""
         position = self._tails.position(channel)
-        if position is not None and not flight.cut:
+        if position is not None and not read.stale:
             if position.epoch != found.epoch:
                 self._tails.forget(channel)
             elif position.offset < found.top:
@@ -287,19 +244,16 @@ class ChannelCache:
                 fresh = [p for p in found.publications if p.offset > position.offset]
                 if fresh and fresh[0].offset == position.offset + 1:
                     told = [Committed(channel, p, found.epoch) for p in fresh]
-                    written = flight.written
+                    written = read.written
                     self._tails.extend(told, {channel: SIZE})
-                    flight.written = written
+                    read.written = written
                 else:
                     self._tails.forget(channel)
-        self._tails.fill(channel, found, flight)
+        self._tails.fill(channel, found, read)
 
     def forget(self, channel: Channel) -> None:
         """Forget what is cached of a channel, and what is being read of it."""
-        flight = self._tails.flights.get(channel)
-        if flight is not None:
-            flight.cut = True
-        self._tails.forget(channel)
+        self._tails.blank(channel)
         known = self._known.get(channel)
         if known is not None:
             known.read = known.topped = float("-inf")

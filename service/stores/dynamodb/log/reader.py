@@ -33,14 +33,16 @@ from service.stores.dynamodb.log.items import (
     head_key,
     range_key,
 )
-from service.stores.history_cache import ReadRequest, Tail, milliseconds
+from service.stores.history_cache import (
+    TAIL_BYTES,
+    ReadRequest,
+    Tail,
+    far_requests,
+    milliseconds,
+    tail_floor,
+)
 
 __all__ = ["Reader"]
-
-# Reading up to so many publications more than a page needs, up to the top, is
-# cheaper than reading the next page of the same client again.
-WINDOW = 512  # count
-BYTES = 4 * 1024 * 1024  # of payloads; however many large ones a window may hold
 
 LIMIT = 256  # items in one page of a query at the most
 
@@ -93,11 +95,11 @@ class Reader:
         self,
         channel: Channel,
         head: Head,
-        demands: Collection[ReadRequest],
+        requests: Collection[ReadRequest],
         now: int,
         deadline: float,
     ) -> tuple[Tail, dict[ReadRequest, HistoryPage]]:
-        """Read what *demands* ask of *channel*, whose state is *head*.
+        """Read what *requests* ask of *channel*, whose state is *head*.
 
         Returns:
             The channel's tail, and the answers that it cannot give.
@@ -106,33 +108,18 @@ class Reader:
             StoreError: It could not be read.
         """
         top = head.top
-        floor = top
-        far: list[ReadRequest] = []
-        for demand in demands:
-            low, high = demand.span(top)
-            low = max(low, head.floor)
-            if high <= low:
-                continue
-            if demand.limit < 0 or top - low <= max(WINDOW, demand.limit):
-                floor = min(floor, low)
-            else:
-                far.append(demand)
         publications: list[Publication] = []
+        floor = tail_floor(requests, top, head.floor)
         if floor < top:
             publications, floor = await self._newest(channel, head, floor, deadline)
-            # What the bound on bytes left out is read page by page, as if far away.
-            for demand in demands:
-                low, high = demand.span(top)
-                low = max(low, head.floor)
-                if high > low and low < floor and demand not in far:
-                    far.append(demand)
+        far = far_requests(requests, top, head.floor, floor)
         if floor <= head.floor:
             floor = 0  # nothing is stored below
         tail = Tail(head.epoch, top, floor, publications)
         pages: dict[ReadRequest, HistoryPage] = {}
-        for demand in far:
-            page = await self._page(channel, head, demand, now, deadline)
-            pages[demand] = HistoryPage(page, head.position)
+        for request in far:
+            page = await self._page(channel, head, request, now, deadline)
+            pages[request] = HistoryPage(page, head.position)
         return tail, pages
 
     async def _newest(
@@ -156,7 +143,7 @@ class Reader:
                     if publication.offset < expected:
                         return found[::-1], low  # what was between has expired
                     size += len(publication.data)
-                    if size > BYTES and found:
+                    if size > TAIL_BYTES and found:
                         return found[::-1], publication.offset
                     found.append(publication)
                     expected -= 1
@@ -166,17 +153,16 @@ class Reader:
         self,
         channel: Channel,
         head: Head,
-        demand: ReadRequest,
+        request: ReadRequest,
         now: int,
         deadline: float,
     ) -> list[Publication]:
         """Read a page that ends far below the top."""
-        low, high = demand.span(head.top)
-        low = max(low, head.floor)
-        wanted = high - low if demand.limit < 0 else min(high - low, demand.limit)
-        cutoff = now - milliseconds(demand.ttl)
+        low, high = request.span(head.top, head.floor)
+        wanted = high - low if request.limit < 0 else min(high - low, request.limit)
+        cutoff = now - milliseconds(request.ttl)
         found: list[Publication] = []
-        span = _Span(low, high, wanted, demand.reverse, deadline)
+        span = _Span(low, high, wanted, request.reverse, deadline)
         async with aclosing(self._batches(channel, head, span)) as batches:
             async for stored in batches:
                 publications = stored.publications
