@@ -7,15 +7,17 @@ it in base64 and win over the claim without b64.
 
 from __future__ import annotations
 
-import base64
 from dataclasses import dataclass, field
 from typing import Annotated, TypeVar
 
 import msgspec
-from msgspec import Raw
+from msgspec import UNSET, Raw, UnsetType
 
 from _speedups import check
 from service.auth.errors import TokenExpired, TokenInvalid
+from service.core import json_fields
+from service.core.errors import ReplyError
+from service.core.json_fields import optional_payload_of, override_of
 from service.core.model import NO_OVERRIDE, Channel, ClientId, Override, RawJson, UserId
 
 __all__ = [
@@ -102,11 +104,11 @@ class SubscriptionClaims:
 _Time = Annotated[float, msgspec.Meta(ge=0, le=2**53)]  # Unix seconds
 
 
-class _Value(msgspec.Struct):
-    value: bool
+class _Value(json_fields.BoolValue):
+    value: bool  # required, unlike in the server API
 
 
-class _Override(msgspec.Struct):
+class _Override(json_fields.Override):
     presence: _Value | None = None
     join_leave: _Value | None = None
     force_push_join_leave: _Value | None = None
@@ -114,11 +116,7 @@ class _Override(msgspec.Struct):
     force_positioning: _Value | None = None
 
 
-class _Subscription(msgspec.Struct):
-    info: Raw = Raw()
-    b64info: str | None = None
-    data: Raw = Raw()
-    b64data: str | None = None
+class _Subscription(json_fields.ServerSubscription):
     override: _Override | None = None
 
 
@@ -131,21 +129,21 @@ class _Claims(msgspec.Struct, kw_only=True):
     aud: str | list[str] | None = None
     iss: str | None = None
     expire_at: _Time | None = None
-    info: Raw = Raw()
+    info: Raw | UnsetType = UNSET
     b64info: str | None = None
 
 
 class _Connection(_Claims, kw_only=True):
-    channel: Raw = Raw()
+    channel: Raw | UnsetType = UNSET
     channels: list[str] | None = None
     subs: dict[str, _Subscription] | None = None
-    meta: Raw = Raw()
+    meta: Raw | UnsetType = UNSET
 
 
 class _SubscriptionToken(_Claims, kw_only=True):
     channel: Annotated[str, msgspec.Meta(min_length=1)]
     client: str | None = None
-    data: Raw = Raw()
+    data: Raw | UnsetType = UNSET
     b64data: str | None = None
     override: _Override | None = None
 
@@ -169,10 +167,10 @@ def read_connection(
         TokenInvalid: It never is.
     """
     claims = _decode(payload, _Connection)
-    if _raw(claims.channel) is not None:
+    if optional_payload_of(claims.channel, None) is not None:
         raise TokenInvalid("a connection token has no claim channel")
     _believe(claims, now, audience, issuer)
-    meta = _raw(claims.meta)
+    meta = optional_payload_of(claims.meta, None)
     if meta is not None and not meta.startswith("{"):
         raise TokenInvalid("the claim meta must be an object")
     subs = claims.subs or {name: _Subscription() for name in claims.channels or ()}
@@ -188,7 +186,7 @@ def read_connection(
                 Channel(name),
                 _payload(sub.info, sub.b64info),
                 _payload(sub.data, sub.b64data),
-                _override(sub.override),
+                override_of(sub.override),
             )
             for name, sub in subs.items()
         ),
@@ -215,7 +213,7 @@ def read_subscription(
         issued_at=claims.iat or 0.0,
         info=_payload(claims.info, claims.b64info),
         data=_payload(claims.data, claims.b64data),
-        override=_override(claims.override),
+        override=override_of(claims.override),
     )
 
 
@@ -249,33 +247,8 @@ def _expiry(claims: _Claims, now: float) -> float:
     return claims.expire_at
 
 
-def _raw(value: Raw) -> RawJson | None:
-    # A part of a text that was found valid as a whole, and holds no newlines.
-    text = bytes(value).decode()
-    return None if text in ("", "null") else RawJson(text)
-
-
-def _payload(value: Raw, encoded: str | None) -> RawJson | None:
-    if not encoded:
-        return _raw(value)
+def _payload(value: Raw | UnsetType, encoded: str | None) -> RawJson | None:
     try:
-        return RawJson(check(base64.b64decode(encoded, validate=True)))
-    except ValueError:
-        raise TokenInvalid("a b64 claim is no JSON in base64") from None
-
-
-def _override(override: _Override | None) -> Override:
-    if override is None:
-        return NO_OVERRIDE
-    return Override(
-        *(
-            None if value is None else value.value
-            for value in (
-                override.presence,
-                override.join_leave,
-                override.force_push_join_leave,
-                override.force_recovery,
-                override.force_positioning,
-            )
-        )
-    )
+        return optional_payload_of(value, encoded)
+    except ReplyError:
+        raise TokenInvalid("a b64 claim does not hold JSON in base64") from None

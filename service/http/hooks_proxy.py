@@ -19,7 +19,6 @@ import structlog
 from msgspec import UNSET, Raw, UnsetType
 
 from _speedups import check, quote
-from service.core import model
 from service.core.errors import INTERNAL, CloseError, ReplyError, SettingsError
 from service.core.fetch import Unfit, fetch
 from service.core.hooks import (
@@ -35,9 +34,9 @@ from service.core.hooks import (
     SubscribeResult,
 )
 from service.core.hooks import Raw as RawPayload
-from service.core.model import NO_OVERRIDE
-from service.http.api.context import Integer, optional_payload_of
-from service.http.api.override import Override
+from service.core.json_fields import ServerSubscription as SubscriptionFields
+from service.core.json_fields import optional_payload_of, override_of
+from service.http.api.context import Integer
 from service.http.validation import close_of, error_of
 from service.settings import ProxySettings
 
@@ -68,14 +67,6 @@ class _Envelope(msgspec.Struct):
     disconnect: _Disconnect | None = None
 
 
-class _Subscription(msgspec.Struct):
-    info: Raw | UnsetType = UNSET
-    b64info: str | None = None
-    data: Raw | UnsetType = UNSET
-    b64data: str | None = None
-    override: Override | None = None
-
-
 class _Connect(msgspec.Struct):
     user: str = ""
     info: Raw | UnsetType = UNSET
@@ -84,17 +75,12 @@ class _Connect(msgspec.Struct):
     b64data: str | None = None
     channels: list[str] | None = None
     expire_at: Integer | None = None
-    subs: dict[str, _Subscription] | None = None
+    subs: dict[str, SubscriptionFields] | None = None
     meta: Raw | UnsetType = UNSET
 
 
-class _Subscribe(msgspec.Struct):
-    info: Raw | UnsetType = UNSET
-    b64info: str | None = None
-    data: Raw | UnsetType = UNSET
-    b64data: str | None = None
+class _Subscribe(SubscriptionFields):
     expire_at: Integer | None = None
-    override: Override | None = None
 
 
 class _Publish(msgspec.Struct):
@@ -279,7 +265,7 @@ def _connected(result: _Connect, limit: int) -> ConnectResult:
             name: ServerSubscription(
                 info=_payload(sub.info, sub.b64info, limit),
                 data=_payload(sub.data, sub.b64data, limit),
-                override=_override(sub.override),
+                override=override_of(sub.override),
             )
             for name, sub in (result.subs or {}).items()
         },
@@ -292,7 +278,7 @@ def _subscribed(result: _Subscribe, limit: int) -> SubscribeResult:
         info=_payload(result.info, result.b64info, limit),
         data=_payload(result.data, result.b64data, limit),
         expire_at=result.expire_at or 0,
-        override=_override(result.override),
+        override=override_of(result.override),
     )
 
 
@@ -305,10 +291,6 @@ def _published(result: _Publish, limit: int) -> PublishResult:
 
 def _called(result: _Rpc, limit: int) -> RpcResult:
     return RpcResult(data=_payload(result.data, result.b64data, limit))
-
-
-def _override(given: Override | None) -> model.Override:
-    return NO_OVERRIDE if given is None else given.override()
 
 
 def _payload(

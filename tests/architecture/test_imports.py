@@ -77,7 +77,7 @@ THIRD_PARTIES: dict[str, set[str]] = {
     "prometheus_client": {"metrics"},
     # It validates what comes from outside; `protocol` reads with it what it wrote, and
     # DynamoDB's store packs.
-    "msgspec": {"auth", "protocol", "settings", "stores", "http"},
+    "msgspec": {"auth", "core", "protocol", "settings", "stores", "http"},
     "sqlite3": {"stores"},
     "structlog": {
         "app",

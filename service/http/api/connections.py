@@ -14,8 +14,9 @@ from service.core.errors import (
     FORCE_DISCONNECT,
     ReplyError,
 )
+from service.core.json_fields import optional_payload_of
 from service.core.model import UserId
-from service.http.api.context import ApiContext, Empty, Integer, optional_payload_of
+from service.http.api.context import ApiContext, Empty, Integer
 from service.http.api.rtt import RttObject, rtt_of
 from service.http.validation import close_of
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 from collections.abc import Callable
 from copy import copy
 from typing import Annotated
@@ -12,20 +10,18 @@ from typing import Annotated
 import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType
 
-from _speedups import check
 from service.auth import FULL_ACCESS, ApiKey
 from service.auth.permissions import ChannelRules
 from service.connections.credentials import Credentials
 from service.connections.services import Services
-from service.core.errors import BAD_REQUEST, PERMISSION_DENIED, ReplyError, StoreError
-from service.core.model import Appended, Channel, Draft, HistoryPage, RawJson, size_of
+from service.core.errors import PERMISSION_DENIED, ReplyError, StoreError
+from service.core.model import Appended, Channel, Draft, HistoryPage
 from service.core.ports import History, Store
 from service.hub.hub import Hub
 from service.settings import ApiSettings, Namespace
 
 __all__ = [
     "ApiContext",
-    "Base64",
     "ChannelName",
     "Empty",
     "ErrorObject",
@@ -33,8 +29,6 @@ __all__ = [
     "ProcessInfo",
     "Payload",
     "Since",
-    "optional_payload_of",
-    "payload_of",
 ]
 
 ChannelName = Annotated[
@@ -42,9 +36,6 @@ ChannelName = Annotated[
     Meta(min_length=1, max_length=255, description="ASCII, in a known namespace."),
 ]
 Integer = Annotated[int, Meta(ge=0, le=2**53 - 1)]
-Base64 = Annotated[
-    str, Meta(description="Base64 of JSON; wins over the field without b64.")
-]
 Payload = Annotated[Raw, Meta(description="Any JSON.")]
 
 
@@ -215,39 +206,3 @@ class ApiContext:
 
         self.hub.read(channel, history, since, limit, done, reverse=reverse)
         return await future
-
-
-def payload_of(
-    data: Raw | UnsetType, encoded: str | None, limit: int
-) -> RawJson | None:
-    """Return a payload from its two fields, None when neither is there.
-
-    Raises:
-        ReplyError: 107 when the base64 is no JSON, or it is over *limit* bytes.
-    """
-    text: str
-    if encoded:
-        try:
-            text = check(base64.b64decode(encoded, validate=True))
-        except (ValueError, binascii.Error):
-            raise ReplyError(BAD_REQUEST) from None
-    elif data is UNSET:
-        return None
-    else:
-        # A part of a body that was found valid as a whole, and holds no newlines.
-        text = bytes(data).decode()
-    if size_of(text) > limit:
-        raise ReplyError(BAD_REQUEST)
-    return RawJson(text)
-
-
-def optional_payload_of(
-    data: Raw | UnsetType, encoded: str | None, limit: int
-) -> RawJson | None:
-    """Return a payload as `payload_of` does; null is None too.
-
-    Raises:
-        ReplyError: As `payload_of`.
-    """
-    text = payload_of(data, encoded, limit)
-    return None if text == "null" else text

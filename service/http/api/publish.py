@@ -11,16 +11,15 @@ from msgspec import UNSET, Meta, UnsetType
 
 from _speedups import quote
 from service.core.errors import BAD_REQUEST, INTERNAL, ReplyError, StoreError
+from service.core.json_fields import Base64, payload_of
 from service.core.model import Appended, Channel, Draft, RawJson, size_of
 from service.core.ports import NO_HISTORY
 from service.http.api.context import (
     ApiContext,
-    Base64,
     ChannelName,
     ErrorObject,
     Integer,
     Payload,
-    payload_of,
 )
 from service.protocol.json import error_body
 

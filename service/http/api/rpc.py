@@ -10,8 +10,9 @@ from msgspec import UNSET, Meta, Raw, UnsetType
 
 from service.core.errors import INTERNAL, NOT_AVAILABLE, CloseError, ReplyError
 from service.core.hooks import RpcEvent
+from service.core.json_fields import optional_payload_of
 from service.core.model import ClientId, UserId
-from service.http.api.context import ApiContext, optional_payload_of
+from service.http.api.context import ApiContext
 from service.payload import dump_optional
 
 __all__ = ["RpcRequest", "RpcResult", "rpc"]

@@ -14,17 +14,20 @@ from service.core.errors import (
     ErrorReply,
     ReplyError,
 )
+from service.core.json_fields import (
+    Base64,
+    Override,
+    optional_payload_of,
+    override_of,
+)
 from service.core.model import Channel, Position
 from service.http.api.connections import connections_of
 from service.http.api.context import (
     ApiContext,
-    Base64,
     ChannelName,
     Integer,
     Since,
-    optional_payload_of,
 )
-from service.http.api.override import Override
 
 __all__ = ["SubscribeRequest", "UnsubscribeRequest", "subscribe", "unsubscribe"]
 
@@ -70,8 +73,7 @@ class UnsubscribeRequest(msgspec.Struct, kw_only=True):
 async def subscribe(context: ApiContext, request: SubscribeRequest) -> str:
     """Subscribe; the answer comes when every connection is, or cannot be."""
     rules = context.rules(request.channel)
-    if request.override is not None:
-        rules = rules.changed(request.override.override())
+    rules = rules.changed(override_of(request.override))
     limit = context.settings.publication_size
     info = optional_payload_of(request.info, request.b64info, limit)
     data = optional_payload_of(request.data, request.b64data, limit)

@@ -14,9 +14,9 @@ from service.auth import (
     TicketRefused,
 )
 from service.core.errors import BAD_REQUEST, LIMIT_EXCEEDED, ReplyError
+from service.core.json_fields import Base64, ServerSubscription
 from service.core.model import UserId
-from service.http.api.context import ApiContext, Base64, Integer
-from service.http.api.override import Override
+from service.http.api.context import ApiContext, Integer
 
 __all__ = [
     "InvalidateRequest",
@@ -33,16 +33,6 @@ User = Annotated[str, Meta(max_length=600)]
 TokenId = Annotated[str, Meta(min_length=1, max_length=1000)]
 Origin = Annotated[str, Meta(max_length=255, description="As https://chat.example.org")]
 Lifetime = Annotated[int, Meta(ge=1, le=int(TICKET_TTL))]
-
-
-class ServerSubscription(msgspec.Struct, omit_defaults=True):
-    """How a client is subscribed on the server's side, as in a connection token."""
-
-    info: Raw | UnsetType = UNSET
-    b64info: Base64 | None = None
-    data: Raw | UnsetType = UNSET
-    b64data: Base64 | None = None
-    override: Override | None = None
 
 
 class TicketRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
