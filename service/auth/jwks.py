@@ -184,7 +184,7 @@ def open_endpoints(settings: Settings, clock: Clock) -> dict[str, Jwks]:
     Raises:
         SettingsError: One is no URL.
     """
-    return {url: Jwks(url, clock) for url in _endpoints(settings)}
+    return {url: Jwks(url, clock) for url in dict.fromkeys(_endpoints(settings))}
 
 
 def _endpoints(settings: Settings) -> Iterator[str]:

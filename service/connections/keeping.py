@@ -17,7 +17,7 @@ from service.hub.hub import Hub
 from service.session.heartbeat import Heartbeat
 from service.settings import Settings
 
-__all__ = ["Keeping", "keep"]
+__all__ = ["keep"]
 
 
 @dataclass(frozen=True, slots=True)

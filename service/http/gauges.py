@@ -6,8 +6,6 @@ import asyncio
 from collections.abc import Mapping
 
 from service.connections.lifecycle_log import log_level
-from service.connections.loop_monitor import LoopMonitor
-from service.connections.services import Services
 from service.core.errors import (
     CLOSE_CONNECTION_LIMIT,
     INTERNAL,
@@ -15,12 +13,12 @@ from service.core.errors import (
     TOO_MANY_REQUESTS_CLOSE,
 )
 from service.core.refusals import Refusals
-from service.http.api.key import ApiKeys
+from service.http.api.keys import ApiKeys
 from service.http.api.methods import METHODS
 from service.logs import dropped
 from service.metrics import Metrics
+from service.runtime import Runtime
 from service.session.heartbeat import Level
-from service.transports.handshake_gate import HandshakeGate
 
 __all__ = ["add_gauges"]
 
@@ -45,41 +43,33 @@ _TURNED_AWAY = {
 }
 
 
-def add_gauges(
-    services: Services,
-    watch: LoopMonitor,
-    door: HandshakeGate,
-    keys: ApiKeys,
-    sockets: Refusals,
-) -> None:
+def add_gauges(runtime: Runtime, keys: ApiKeys, sockets: Refusals) -> None:
     """Show what the parts of a service hold and have counted.
 
     Args:
-        services: What all connections share.
-        watch: Measures the event loop.
-        door: Refuses WebSockets.
+        runtime: The running service.
         keys: Refuses callers of the API.
-        sockets: Those that were cut off before they had sent a request.
+        sockets: Connections that the server cut off before they had sent a request.
     """
-    metrics = services.metrics
+    metrics = runtime.metrics
     for method in METHODS:
         metrics.api_calls.allow(method.name)
-    _add_connections(metrics, services)
-    _add_limits(metrics, services, door, keys, sockets)
-    _add_heartbeat(metrics, services)
-    _add_sweep(metrics, services)
-    _add_parking(metrics, services)
+    _add_connections(metrics, runtime)
+    _add_limits(metrics, runtime, keys, sockets)
+    _add_heartbeat(metrics, runtime)
+    _add_sweep(metrics, runtime)
+    _add_parking(metrics, runtime)
     metrics.gauge(
         "loop_lag_max_seconds",
         "The largest lag of the event loop in the last one to two minutes.",
-        lambda: watch.worst,
+        lambda: runtime.loop_monitor.worst,
     )
     metrics.gauge("tasks", "Tasks of the event loop.", lambda: len(asyncio.all_tasks()))
     metrics.gauge(
         "health",
         "0 when all is well, 1 when clients are served and somebody should look, 2 "
         "when traffic should go elsewhere; by check.",
-        services.checks.levels,
+        runtime.checks.levels,
         "check",
     )
     metrics.total(
@@ -90,8 +80,8 @@ def add_gauges(
     )
 
 
-def _add_connections(metrics: Metrics, services: Services) -> None:
-    registry, hub = services.connections, services.hub
+def _add_connections(metrics: Metrics, runtime: Runtime) -> None:
+    registry, hub = runtime.connections, runtime.hub
     metrics.gauge(
         "connections",
         "Open connections: pending, those that have yet to connect; connected; "
@@ -124,17 +114,16 @@ def _add_connections(metrics: Metrics, services: Services) -> None:
 
 def _add_limits(
     metrics: Metrics,
-    services: Services,
-    door: HandshakeGate,
+    runtime: Runtime,
     keys: ApiKeys,
     sockets: Refusals,
 ) -> None:
-    admission = services.admission
+    limits, gate = runtime.limits, runtime.gate
     metrics.total(
         "connections_refused",
         "Connections turned away before they could connect, and credentials that made "
         "an address be blocked (failures); by cause.",
-        lambda: _with(_REFUSALS, {**door.refusals.counts, **sockets.counts}),
+        lambda: _with(_REFUSALS, {**gate.refusals.counts, **sockets.counts}),
         "cause",
     )
     metrics.total(
@@ -142,22 +131,22 @@ def _add_limits(
         "Clients turned away when they connected: their user, or address, has as many "
         "connections as it may (user), the process has (process), or the store did not "
         "say (store).",
-        lambda: _by(_TURNED_AWAY, admission.refused),
+        lambda: _by(_TURNED_AWAY, limits.refused),
         "limit",
     )
     metrics.total(
         "evictions",
         "Connections closed for a newcomer: the least recently active one (limit), or "
         "one that did not answer a probe (silent).",
-        lambda: _by(_EVICTIONS, admission.evicted),
+        lambda: _by(_EVICTIONS, limits.evicted),
         "cause",
     )
     metrics.total(
         "commands_refused",
         "Commands over a rate: answered with 111, or dropped if they get no answer.",
         lambda: {
-            "answered": door.commands.refused,
-            "dropped": door.commands.dropped,
+            "answered": gate.commands.refused,
+            "dropped": gate.commands.dropped,
         },
         "outcome",
     )
@@ -168,8 +157,8 @@ def _add_limits(
     )
 
 
-def _add_heartbeat(metrics: Metrics, services: Services) -> None:
-    heartbeat, registry = services.heartbeat, services.connections
+def _add_heartbeat(metrics: Metrics, runtime: Runtime) -> None:
+    heartbeat, registry = runtime.heartbeat, runtime.connections
     heartbeat.timers.append(metrics.rtt.observe)
     heartbeat.listeners.append(log_level)
 
@@ -178,7 +167,7 @@ def _add_heartbeat(metrics: Metrics, services: Services) -> None:
         for record in registry.slots():
             found[record.connection.liveness.level.value] += 1
         # Those that are over, and remembered for twice the timeout.
-        found[Level.DEAD.value] = len(heartbeat.dead(services.clock.now()))
+        found[Level.DEAD.value] = len(heartbeat.dead(runtime.clock.now()))
         return found
 
     def steps() -> dict[str, float]:
@@ -234,8 +223,8 @@ def _add_heartbeat(metrics: Metrics, services: Services) -> None:
     )
 
 
-def _add_sweep(metrics: Metrics, services: Services) -> None:
-    sweep = services.sweep
+def _add_sweep(metrics: Metrics, runtime: Runtime) -> None:
+    sweep = runtime.reaper
     metrics.gauge(
         "last_sweep_timestamp_seconds",
         "When the last sweep of all connections ended, in Unix seconds; 0 before that.",
@@ -256,8 +245,8 @@ def _add_sweep(metrics: Metrics, services: Services) -> None:
     )
 
 
-def _add_parking(metrics: Metrics, services: Services) -> None:
-    parking = services.parking
+def _add_parking(metrics: Metrics, runtime: Runtime) -> None:
+    parking = runtime.grace_period
     metrics.gauge(
         "parked_connections",
         "Lost connections whose leave is held back.",

@@ -40,7 +40,7 @@ from service.http.api.context import Integer
 from service.http.validation import close_of, error_of
 from service.settings import ProxySettings
 
-__all__ = ["Proxy"]
+__all__ = ["HooksProxy"]
 
 log = structlog.get_logger("steadwire")
 
@@ -99,7 +99,7 @@ R = TypeVar("R", bound=msgspec.Struct)
 A = TypeVar("A")
 
 
-class Proxy:
+class HooksProxy:
     """The endpoints of the settings, asked through one HTTP client.
 
     Raises:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 
 import falcon
 import falcon.asgi
 import ujson
 
 from service.auth import Scope
-from service.connections.services import Services
-from service.http.api.context import ProcessInfo
-from service.http.api.key import ApiKeys
+from service.http.api.keys import ApiKeys
 from service.metrics import CONTENT_TYPE, figures, text
+from service.runtime import Runtime
 
 __all__ = ["MetricsResource", "StatsResource"]
 
@@ -21,8 +19,8 @@ __all__ = ["MetricsResource", "StatsResource"]
 class MetricsResource:
     """``/metrics``, for who shows a key that grants reading."""
 
-    def __init__(self, services: Callable[[], Services], keys: ApiKeys) -> None:
-        self._services = services
+    def __init__(self, runtime: Runtime, keys: ApiKeys) -> None:
+        self._runtime = runtime
         self._keys = keys
 
     async def on_get(
@@ -32,20 +30,14 @@ class MetricsResource:
         if not await _may_read(self._keys, req, resp):
             return
         resp.content_type = CONTENT_TYPE
-        resp.data = text(self._services().metrics)
+        resp.data = text(self._runtime.metrics)
 
 
 class StatsResource:
     """``/stats``, for who shows a key that grants reading."""
 
-    def __init__(
-        self,
-        services: Callable[[], Services],
-        node: Callable[[], ProcessInfo],
-        keys: ApiKeys,
-    ) -> None:
-        self._services = services
-        self._node = node
+    def __init__(self, runtime: Runtime, keys: ApiKeys) -> None:
+        self._runtime = runtime
         self._keys = keys
 
     async def on_get(
@@ -54,28 +46,28 @@ class StatsResource:
         """Answer with all metrics, what is wrong, and which node this is."""
         if not await _may_read(self._keys, req, resp):
             return
-        services, node = self._services(), self._node()
+        runtime, node = self._runtime, self._runtime.node
         resp.content_type = falcon.MEDIA_JSON
         resp.text = ujson.dumps(
             {
                 "node": {
                     "uid": node.uid,
                     "name": node.name,
-                    "version": services.version,
-                    "uptime": services.clock.now() - node.started,
+                    "version": node.version,
+                    "uptime": runtime.clock.now() - node.started,
                 },
-                "connections": _summary(services),
+                "connections": _summary(runtime),
                 "faults": {
                     name: {"reason": fault.reason, "failing": fault.failing}
-                    for name, fault in services.checks.faults().items()
+                    for name, fault in runtime.checks.faults().items()
                 },
-                "metrics": figures(services.metrics),
+                "metrics": figures(runtime.metrics),
             }
         )
 
 
-def _summary(services: Services) -> dict[str, object]:
-    registry = services.connections
+def _summary(runtime: Runtime) -> dict[str, object]:
+    registry = runtime.connections
     levels = Counter(
         record.connection.liveness.level.value for record in registry.slots()
     )

@@ -25,7 +25,6 @@ visit, whatever happens. All of it is on the event loop, without an await.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from service.connections.pending_connection import PendingConnection
@@ -59,12 +58,10 @@ class HandshakeGate:
         refusals: What was refused.
     """
 
-    def __init__(
-        self, settings: Settings, clock: Clock, *, draining: Callable[[], bool]
-    ) -> None:
+    def __init__(self, settings: Settings, clock: Clock) -> None:
         limits = settings.limits_in_force
         self._clock = clock
-        self._draining = draining
+        self._closed = False
         self._origins = settings.origins
         self._proxies = Proxies(settings.server.trusted_proxies)
         connects = rate_of(limits.connects_per_address, limits.burst)
@@ -113,7 +110,7 @@ class HandshakeGate:
         self, address: str, headers: list[tuple[bytes, bytes]]
     ) -> _Refusal | None:
         now = self._clock.now()
-        if self._draining():
+        if self._closed:
             return _Refusal("draining", 503)
         if self._failures is not None:
             blocked = self._failures.blocked(address, now)
@@ -153,7 +150,8 @@ class HandshakeGate:
             self._refused("failures", address)
 
     def close(self) -> None:
-        """Log what was not logged yet."""
+        """Refuse everybody from now on, and log what was not logged yet."""
+        self._closed = True
         self.refusals.close()
 
     def _refused(self, cause: str, address: str) -> None:

@@ -13,8 +13,7 @@ import falcon
 import falcon.asgi
 from falcon import OperationNotAllowed, PayloadTypeError, WebSocketDisconnected
 
-from service.connections.connection import ClientConnection
-from service.connections.services import Services
+from service.connections.connection import ClientConnection, ConnectionContext
 from service.core.errors import Close
 from service.core.ports import Frame
 from service.protocol.codecs import Codec, Json, Protobuf
@@ -29,8 +28,8 @@ ABORT = "steadwire.abort"
 class WebSocketResource:
     """``/connection/websocket``."""
 
-    def __init__(self, services: Callable[[], Services]) -> None:
-        self._services = services
+    def __init__(self, context: ConnectionContext) -> None:
+        self._context = context
         self._json = Json()
         self._protobuf = Protobuf()
         self._subprotocols: dict[str, Codec] = {
@@ -58,9 +57,7 @@ class WebSocketResource:
         await ws.accept(subprotocol)
         abort = req.scope.get("state", {}).get(ABORT)
         socket = _FalconSocket(ws, abort)
-        connection = ClientConnection(
-            self._services().context, socket, codec, req.scope[VISIT]
-        )
+        connection = ClientConnection(self._context, socket, codec, req.scope[VISIT])
         receive = ws.receive_data if codec.binary else ws.receive_text
         code: int | None = None
         try:

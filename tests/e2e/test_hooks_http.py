@@ -424,14 +424,14 @@ async def test_an_expiry_is_no_reason_to_close_at_once(
 
 def test_python_wins_over_endpoints_hook_by_hook() -> None:
     from service.core.hooks import Handlers, RpcEvent, RpcResult
-    from service.http.hooks_proxy import Proxy
+    from service.http.hooks_proxy import HooksProxy
     from service.settings import ProxySettings
 
     async def rpc(event: RpcEvent) -> RpcResult:
         return RpcResult()
 
     settings = ProxySettings(rpc="http://localhost/rpc", publish="http://localhost/p")
-    handlers = Proxy(settings).handlers(Handlers(rpc=rpc))
+    handlers = HooksProxy(settings).handlers(Handlers(rpc=rpc))
     assert handlers.rpc is rpc
     assert handlers.publish is not None
     assert handlers.connect is None and handlers.subscribe is None

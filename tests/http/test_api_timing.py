@@ -9,18 +9,20 @@ from typing import Any
 import msgspec
 import pytest
 
-from service.auth import FULL_ACCESS, Verifier
+from service.auth import Verifier
 from service.connections.credentials import Credentials
-from service.connections.services import Services
+from service.connections.loop_monitor import LoopMonitor
 from service.core.errors import ReplyError, StoreUnavailable
 from service.core.health import Checks
 from service.core.hooks import ConnectEvent, ConnectResult, Handlers
 from service.http.api import subscribe as subscribe_module
-from service.http.api.call import Methods
-from service.http.api.context import ApiContext, ProcessInfo
+from service.http.api.calls import call
+from service.http.api.context import ApiContext
 from service.http.api.methods import METHODS
+from service.runtime import NodeInfo, Runtime
 from service.settings import StoreSettings
 from service.stores.sqlite.store import SqliteStore
+from service.transports.handshake_gate import HandshakeGate
 from tests.clock import VirtualClock
 from tests.connections.world import FakeSocket, World, settings
 
@@ -33,43 +35,40 @@ class Caller:
 
     def __init__(self, world: World) -> None:
         context = world.context
-        services = Services(
-            hub=context.hub,
-            permissions=context.permissions,
-            clock=context.clock,
-            version=context.version,
-            connections=context.registry,
-            admission=context.limits,
-            heartbeat=context.heartbeat,
-            parking=context.grace_period,
-            sweep=world.kept.sweep,
-            metrics=context.metrics,
-            checks=Checks(),
-            context=context,
-        )
-        verifier = Verifier(world.settings, world.clock.wall)
         credentials = Credentials(
             SqliteStore(StoreSettings(path=":memory:"), world.clock).state,
-            verifier,
+            Verifier(world.settings, world.clock.wall),
             world.clock,
-            context.spawn,
-            context.registry,
+            world.spawn,
+            world.registry,
         )
-        api = ApiContext(
-            world.settings.api,
-            lambda: services,
-            lambda: world.store,
-            lambda: ProcessInfo("uid", "name", 0.0),
-            lambda: credentials,
+        runtime = Runtime(
+            settings=world.settings,
+            clock=world.clock,
+            node=NodeInfo("uid", "name", "test", 0.0),
+            metrics=context.metrics,
+            checks=Checks(),
+            store=world.store,
+            hub=world.hub,
+            permissions=context.permissions,
+            handlers=context.handlers,
+            credentials=credentials,
+            connections=world.registry,
+            limits=context.limits,
+            heartbeat=context.heartbeat,
+            grace_period=context.grace_period,
+            reaper=world.kept.sweep,
+            gate=HandshakeGate(world.settings, world.clock),
+            loop_monitor=LoopMonitor(
+                world.registry, context.metrics, world.clock, context.rng
+            ),
+            context=context,
         )
-        self._methods = Methods(api, METHODS)
+        self._context = ApiContext(runtime)
 
     async def call(self, name: str, **fields: Any) -> Any:
-        method = self._methods.get(name)
-        assert method is not None
-        text = await self._methods.call(
-            method, msgspec.json.encode(fields), FULL_ACCESS
-        )
+        [method] = [each for each in METHODS if each.name == name]
+        text = await call(method, self._context, msgspec.json.encode(fields))
         return msgspec.json.decode(text)
 
     async def refused(self, name: str, **fields: Any) -> int:

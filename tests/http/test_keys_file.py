@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from service.core.errors import SettingsError
-from service.http.api.key import ApiKeys, open_keys
+from service.http.api.keys import ApiKeys, open_keys
 from service.settings import ApiSettings, Secret, Settings
 from tests.clock import VirtualClock
 

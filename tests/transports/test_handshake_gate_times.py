@@ -22,13 +22,12 @@ class Street:
 
     def __init__(self, *, environment: str = "development", **limits: Any) -> None:
         self.clock = VirtualClock()
-        self.draining = False
         settings = Settings(
             environment=environment,
             limits=LimitSettings(**limits),
             server=ServerSettings(trusted_proxies=("unix",)),
         )
-        self.door = HandshakeGate(settings, self.clock, draining=lambda: self.draining)
+        self.door = HandshakeGate(settings, self.clock)
         self.visits: dict[str, PendingConnection] = {}
         self.sent: list[dict[str, Any]] = []
         self._inside: list[Any] = []
@@ -129,7 +128,7 @@ def test_a_server_that_cannot_answer_with_a_status() -> None:
 def test_draining() -> None:
     street = Street()
     assert street.come() == 101
-    street.draining = True
+    street.door.close()
     assert street.come() == 503
     assert street.door.refusals.counts == {"draining": 1}
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from service.cli.doctor.finding import NOTE, OK, PROBLEM, Finding
 from service.core.clock import SystemClock
 from service.core.errors import SettingsError
-from service.http.api.key import open_keys
+from service.http.api.keys import open_keys
 from service.settings import Settings
 
 __all__ = ["api_keys"]

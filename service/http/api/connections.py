@@ -113,15 +113,13 @@ def connections_of(context: ApiContext, target: _Target) -> list[Connection]:
     """Return the live connections that a request is about."""
     if target.session:
         return []  # we give out no session ids
-    return context.services.connections.of_user(
-        UserId(target.user), target.client or ""
-    )
+    return context.runtime.connections.of_user(UserId(target.user), target.client or "")
 
 
 async def connections(context: ApiContext, request: ConnectionsRequest) -> str:
     """Return a user's live connections."""
     found: dict[str, ConnectionObject] = {}
-    for connection in context.services.connections.of_user(UserId(request.user)):
+    for connection in context.runtime.connections.of_user(UserId(request.user)):
         rtt = connection.liveness.rtt
         found[connection.identity.client] = ConnectionObject(
             transport="websocket",
@@ -142,24 +140,24 @@ async def disconnect(context: ApiContext, request: DisconnectRequest) -> str:
             raise ReplyError(BAD_REQUEST)
         close = custom
     stay = frozenset(request.whitelist or ())
-    user, services = UserId(request.user), context.services
+    user, runtime = UserId(request.user), context.runtime
     found = connections_of(context, request)
     everyone = not request.client and not request.session
     if everyone:
         # Who waits for a slot would get one of those that are given back now.
-        found += services.connections.waiting(user)
+        found += runtime.connections.waiting(user)
     for connection in found:
         if connection.identity.client not in stay:
             connection.disconnect(close)
     if everyone and user:
-        services.parking.forget(user)
+        runtime.grace_period.forget(user)
     return "{}"
 
 
 async def refresh(context: ApiContext, request: RefreshRequest) -> str:
     """Change when connections expire, and what others see of them."""
     expire_at = request.expire_at or 0
-    past = 0 < expire_at <= context.services.clock.wall()
+    past = 0 < expire_at <= context.runtime.clock.wall()
     info = optional_payload_of(request.info, None, context.settings.publication_size)
     for connection in connections_of(context, request):
         if request.expired or past:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from copy import copy
+from dataclasses import dataclass
 from typing import Annotated
 
 import msgspec
@@ -12,12 +11,10 @@ from msgspec import UNSET, Meta, Raw, UnsetType
 
 from service.auth import FULL_ACCESS, ApiKey
 from service.auth.permissions import ChannelRules
-from service.connections.credentials import Credentials
-from service.connections.services import Services
 from service.core.errors import PERMISSION_DENIED, ReplyError, StoreError
 from service.core.model import Appended, Channel, Draft, HistoryPage
-from service.core.ports import History, Store
-from service.hub.hub import Hub
+from service.core.ports import History
+from service.runtime import Runtime
 from service.settings import ApiSettings, Namespace
 
 __all__ = [
@@ -26,7 +23,6 @@ __all__ = [
     "Empty",
     "ErrorObject",
     "Integer",
-    "ProcessInfo",
     "Payload",
     "Since",
 ]
@@ -64,79 +60,22 @@ class Since(msgspec.Struct):
     epoch: str | None = None
 
 
-class ProcessInfo(msgspec.Struct, frozen=True):
-    """This process, as `info` shows it.
-
-    Attributes:
-        uid: New with each start.
-        name: The machine's.
-        started: When, on the service's clock.
-    """
-
-    uid: str
-    name: str
-    started: float
-
-
+@dataclass(frozen=True, slots=True)
 class ApiContext:
-    """What the methods of the API act on.
-
-    Args:
-        settings: Limits.
-        services: The running service.
-        store: Its store.
-        node: This process.
-        credentials: Its tickets and revocations.
+    """What a call of the API acts on, and whose call it is.
 
     Attributes:
-        key: Who calls; the same process until `called_with` says otherwise.
+        runtime: The running service.
+        key: The caller's; by default the process itself calls.
     """
 
-    def __init__(
-        self,
-        settings: ApiSettings,
-        services: Callable[[], Services],
-        store: Callable[[], Store],
-        node: Callable[[], ProcessInfo],
-        credentials: Callable[[], Credentials],
-    ) -> None:
-        self.settings = settings
-        self._services = services
-        self._store = store
-        self._node = node
-        self._credentials = credentials
-        self.key = FULL_ACCESS
-
-    def called_with(self, key: ApiKey) -> ApiContext:
-        """Return the context of a call that was made with *key*."""
-        context = copy(self)
-        context.key = key
-        return context
+    runtime: Runtime
+    key: ApiKey = FULL_ACCESS
 
     @property
-    def services(self) -> Services:
-        """The running service."""
-        return self._services()
-
-    @property
-    def hub(self) -> Hub:
-        """The running service's hub."""
-        return self._services().hub
-
-    @property
-    def store(self) -> Store:
-        """The running service's store."""
-        return self._store()
-
-    @property
-    def node(self) -> ProcessInfo:
-        """This process."""
-        return self._node()
-
-    @property
-    def credentials(self) -> Credentials:
-        """The running service's tickets and revocations."""
-        return self._credentials()
+    def settings(self) -> ApiSettings:
+        """The limits of the API."""
+        return self.runtime.settings.api
 
     def rules(self, channel: str) -> ChannelRules:
         """Return the rules of a channel.
@@ -144,7 +83,7 @@ class ApiContext:
         Raises:
             ReplyError: 102 or 107, from the name.
         """
-        return self._services().permissions.rules(channel)
+        return self.runtime.permissions.rules(channel)
 
     def publish_rules(self, channel: str) -> ChannelRules:
         """Return the rules of a channel that the caller wants to publish to.
@@ -177,7 +116,7 @@ class ApiContext:
             else:
                 future.set_result(outcome)
 
-        self.hub.publish(channel, draft, history, done)
+        self.runtime.hub.publish(channel, draft, history, done)
         return await future
 
     async def read(
@@ -204,5 +143,5 @@ class ApiContext:
             else:
                 future.set_result(outcome)
 
-        self.hub.read(channel, history, since, limit, done, reverse=reverse)
+        self.runtime.hub.read(channel, history, since, limit, done, reverse=reverse)
         return await future

@@ -42,14 +42,14 @@ async def erase(context: ApiContext, request: EraseRequest) -> str:
     be, and nothing of theirs can come after it was looked for.
     """
     user = UserId(request.user)
-    registry = context.services.connections
+    registry = context.runtime.connections
     found = registry.of_user(user) + registry.waiting(user)
     for connection in found:
         connection.disconnect(FORCE_DISCONNECT)
-    context.services.parking.forget(user)
-    tickets = await context.credentials.tickets.forget(user)
+    context.runtime.grace_period.forget(user)
+    tickets = await context.runtime.credentials.tickets.forget(user)
     publications = 0
     if request.publications:
-        publications = await context.store.erase(wire.info_of_user(user))
+        publications = await context.runtime.store.erase(wire.info_of_user(user))
     result = EraseResult(len(found), tickets, publications)
     return msgspec.json.encode(result).decode()

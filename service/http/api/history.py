@@ -94,7 +94,7 @@ async def history(context: ApiContext, request: HistoryRequest) -> str:
 async def history_remove(context: ApiContext, request: HistoryRemoveRequest) -> str:
     """Delete a channel's publications."""
     _kept(context, request.channel)
-    await context.store.remove(Channel(request.channel))
+    await context.runtime.store.remove(Channel(request.channel))
     return "{}"
 
 

@@ -70,17 +70,17 @@ class ChannelsResult(msgspec.Struct):
 
 async def info(context: ApiContext, request: InfoRequest) -> str:
     """Return what this node carries."""
-    services, node = context.services, context.node
-    counts = services.hub.counts()
-    totals = rtt_totals(one.liveness.rtt for one in services.connections)
+    runtime, node = context.runtime, context.runtime.node
+    counts = runtime.hub.counts()
+    totals = rtt_totals(one.liveness.rtt for one in runtime.connections)
     metrics = msgspec.json.encode(MetricsObject(0.0, totals)).decode()
     return (
         f'{{"nodes":[{{"uid":{quote(node.uid)},"name":{quote(node.name)},'
-        f'"version":{quote(services.version)},'
-        f'"num_clients":{services.connections.connected},'
-        f'"num_users":{services.connections.users},'
+        f'"version":{quote(node.version)},'
+        f'"num_clients":{runtime.connections.connected},'
+        f'"num_users":{runtime.connections.users},'
         f'"num_subs":{sum(counts.values())},"num_channels":{len(counts)},'
-        f'"uptime":{int(services.clock.now() - node.started)},"metrics":{metrics}}}]}}'
+        f'"uptime":{int(runtime.clock.now() - node.started)},"metrics":{metrics}}}]}}'
     )
 
 
@@ -89,7 +89,7 @@ async def channels(context: ApiContext, request: ChannelsRequest) -> str:
     matches = compile_pattern(request.pattern) if request.pattern else None
     found = [
         f'{quote(name)}:{{"num_clients":{count}}}'
-        for name, count in context.hub.counts().items()
+        for name, count in context.runtime.hub.counts().items()
         if matches is None or matches(name)
     ]
     return f'{{"channels":{{{",".join(found)}}}}}'

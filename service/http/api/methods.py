@@ -16,8 +16,13 @@ from service.core.errors import (
     UNRECOVERABLE_POSITION,
     ErrorReply,
 )
-from service.http.api.batch import Batch, BatchRequest, BatchResult
-from service.http.api.call import ApiResource, Method, Methods
+from service.http.api.calls import (
+    ApiResource,
+    Batch,
+    BatchRequest,
+    BatchResult,
+    Method,
+)
 from service.http.api.connections import (
     ConnectionsRequest,
     ConnectionsResult,
@@ -27,7 +32,7 @@ from service.http.api.connections import (
     disconnect,
     refresh,
 )
-from service.http.api.context import ApiContext, Empty
+from service.http.api.context import Empty
 from service.http.api.erase import EraseRequest, EraseResult, erase
 from service.http.api.history import (
     HistoryRemoveRequest,
@@ -44,7 +49,7 @@ from service.http.api.info import (
     channels,
     info,
 )
-from service.http.api.key import ApiKeys
+from service.http.api.keys import ApiKeys
 from service.http.api.openapi import OpenApi
 from service.http.api.presence import (
     PresenceRequest,
@@ -77,7 +82,7 @@ from service.http.api.tokens import (
     revoke_token,
     ticket,
 )
-from service.settings import ApiSettings
+from service.runtime import Runtime
 
 __all__ = ["METHODS", "add_routes"]
 
@@ -168,19 +173,17 @@ METHODS = (
 )  # fmt: skip
 
 
+BATCH = Method(
+    "batch", Scope.ANY, "Several calls in one request",
+    BatchRequest, BatchResult, Batch(METHODS), wrapped=False,
+)  # fmt: skip
+
+
 def add_routes(
-    routes: falcon.asgi.App[Any, Any],
-    context: ApiContext,
-    settings: ApiSettings,
-    keys: ApiKeys,
+    routes: falcon.asgi.App[Any, Any], runtime: Runtime, keys: ApiKeys
 ) -> None:
     """Serve the API and its description."""
-    batch = Method(
-        "batch", Scope.ANY, "Several calls in one request",
-        BatchRequest, BatchResult, Batch(lambda: methods), wrapped=False,
-    )  # fmt: skip
-    methods = Methods(context, (*METHODS, batch))
-    for method in (*METHODS, batch):
-        resource = ApiResource(method, methods, settings, keys)
-        routes.add_route(f"/api/{method.name}", resource)
-    routes.add_route("/api/openapi.json", OpenApi((*METHODS, batch)))
+    methods = (*METHODS, BATCH)
+    for method in methods:
+        routes.add_route(f"/api/{method.name}", ApiResource(method, runtime, keys))
+    routes.add_route("/api/openapi.json", OpenApi(methods))

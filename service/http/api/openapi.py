@@ -14,7 +14,7 @@ import msgspec
 
 from service.auth import Scope
 from service.core.errors import BAD_REQUEST, INTERNAL, PERMISSION_DENIED
-from service.http.api.call import Method, status_of
+from service.http.api.calls import Method, status_of
 from service.http.api.context import ErrorObject
 
 __all__ = ["OpenApi"]

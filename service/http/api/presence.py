@@ -65,4 +65,4 @@ async def presence_stats(context: ApiContext, request: PresenceRequest) -> str:
 def _present(context: ApiContext, request: PresenceRequest) -> list[SubscriberInfo]:
     if not context.rules(request.channel).options.presence:
         raise ReplyError(NOT_AVAILABLE)
-    return context.hub.present(Channel(request.channel))
+    return context.runtime.hub.present(Channel(request.channel))

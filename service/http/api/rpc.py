@@ -33,12 +33,12 @@ class RpcResult(msgspec.Struct):
 
 async def rpc(context: ApiContext, request: RpcRequest) -> str:
     """Ask the application's rpc hook, as nobody."""
-    if context.services.context.handlers.rpc is None:
+    if context.runtime.handlers.rpc is None:
         raise ReplyError(NOT_AVAILABLE)
     params = optional_payload_of(request.params, None, context.settings.request_size)
     event = RpcEvent(ClientId(""), UserId(""), request.method, params)
     try:
-        answer = await context.services.context.handlers.rpc(event)
+        answer = await context.runtime.handlers.rpc(event)
     except CloseError:
         raise ReplyError(INTERNAL) from None  # there is nobody to disconnect
     except asyncio.CancelledError:

@@ -103,7 +103,7 @@ async def ticket(context: ApiContext, request: TicketRequest) -> str:
             claims[name] = value
     ttl = request.ttl or int(TICKET_TTL)
     try:
-        given = await context.credentials.tickets.issue(
+        given = await context.runtime.credentials.tickets.issue(
             claims, origin=request.origin or "", ttl=ttl
         )
     except TicketRefused as refusal:
@@ -116,7 +116,7 @@ async def revoke_token(context: ApiContext, request: RevokeRequest) -> str:
     """Revoke one token."""
     end = _end(context, request.expire_at)
     try:
-        await context.credentials.revocations.revoke_token(request.uid, end)
+        await context.runtime.credentials.revocations.revoke_token(request.uid, end)
     except RevokedTooMany:
         raise ReplyError(LIMIT_EXCEEDED) from None
     return "{}"
@@ -127,8 +127,8 @@ async def invalidate_user_tokens(
 ) -> str:
     """Revoke a user's tokens."""
     end = _end(context, request.expire_at)
-    before = request.issued_before or context.services.clock.wall()
-    revocations = context.credentials.revocations
+    before = request.issued_before or context.runtime.clock.wall()
+    revocations = context.runtime.credentials.revocations
     try:
         await revocations.revoke_user(UserId(request.user), before, end)
     except RevokedTooMany:
@@ -137,7 +137,7 @@ async def invalidate_user_tokens(
 
 
 def _end(context: ApiContext, expire_at: int | None) -> float:
-    now = context.services.clock.wall()
+    now = context.runtime.clock.wall()
     if expire_at is None:
         return now + DEFAULT_TTL
     if expire_at <= now:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,9 @@ from service.settings import (
     ProxySettings,
     Settings,
     StoreSettings,
+    TokenSettings,
 )
+from tests.clock import VirtualClock
 
 KEY = {"X-API-Key": "key"}
 
@@ -35,6 +38,34 @@ def make(path: str = ":memory:", handlers: Handlers | None = None) -> Applicatio
         channels=ChannelSettings(namespaces=(Namespace(name="plain"),)),
     )
     return Application(settings, handlers or Handlers())
+
+
+Clients = list[httpx.AsyncClient]
+
+
+@pytest.fixture
+def clients(monkeypatch: pytest.MonkeyPatch) -> Clients:
+    """The HTTP clients that a service makes."""
+    made: Clients = []
+    initialize = httpx.AsyncClient.__init__
+
+    def noted(self: httpx.AsyncClient, **options: Any) -> None:
+        initialize(self, **options)
+        if options.get("base_url") is None:  # else it is the test's
+            made.append(self)
+
+    monkeypatch.setattr(httpx.AsyncClient, "__init__", noted)
+    return made
+
+
+def asking(path: str = ":memory:") -> Settings:
+    """Return settings with endpoints of hooks and of keys, where nobody answers."""
+    return Settings(
+        store=StoreSettings(path=path),
+        proxy=ProxySettings(rpc="http://127.0.0.1:1/rpc"),
+        token=TokenSettings(jwks_public_endpoint="http://127.0.0.1:1/jwks"),
+        api=ApiSettings(key="key"),
+    )
 
 
 @pytest.fixture
@@ -208,18 +239,94 @@ async def test_rpc_handler_that_breaks_the_contract_is_100(broken: str) -> None:
     await application.drain()
 
 
-async def test_drain_closes_the_client_of_the_endpoints() -> None:
-    settings = Settings(
-        store=StoreSettings(path=":memory:"),
-        proxy=ProxySettings(rpc="http://127.0.0.1:1/rpc"),
-        api=ApiSettings(key="key"),
-    )
-    application = Application(settings, Handlers())
+async def test_drain_closes_the_clients_of_endpoints(clients: Clients) -> None:
+    application = Application(asking(), Handlers())
     async with http(application) as client:
         answer = await client.post("/api/rpc", json={"method": "m"})
     assert answer.json()["error"]["code"] == 100
+    assert [each.is_closed for each in clients] == [False, False]
     await application.drain()
-    assert application._proxy is not None
-    assert application._proxy._client.is_closed
-    with pytest.raises(RuntimeError):
-        await application._proxy._client.get("http://127.0.0.1:1/")
+    assert [each.is_closed for each in clients] == [True, True]
+
+
+async def test_drain_before_the_start_prevents_it() -> None:
+    application = make()
+    await application.drain()
+    with pytest.raises(StartupError):
+        await application.publish("c", 1)
+
+
+async def test_drain_waits_for_a_start_under_way(tmp_path: Path) -> None:
+    path = str(tmp_path / "steadwire.db")
+    application = make(path)
+    start = asyncio.create_task(application.start())
+    for _ in range(3):
+        await asyncio.sleep(0)
+    await application.drain()
+    await start
+    await assert_free(path)
+
+
+STEPS = [
+    "service.app.Runtime.open",
+    "service.app.add_gauges",
+    "service.app.Routing",
+    "service.http.hooks_proxy.HooksProxy.handlers",
+    *(
+        f"service.runtime.{part}"
+        for part in (
+            "open_endpoints",
+            "Verifier",
+            "Permissions",
+            "make_store",
+            "add_gauges",
+            "Flusher",
+            "Hub",
+            "changes",
+            "Registry",
+            "make_upkeep",
+            "GracePeriod",
+            "ConnectionLimits",
+            "Reaper",
+            "Reaper.start",
+            "Credentials",
+            "Credentials.start",
+            "Credentials.handlers",
+            "Heartbeat",
+            "LoopMonitor",
+            "LoopMonitor.start",
+            "HandshakeGate",
+        )
+    ),
+]
+
+
+@pytest.mark.parametrize("step", STEPS)
+async def test_a_start_that_fails_closes_what_it_has_opened(
+    step: str, tmp_path: Path, clients: Clients, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, clock = str(tmp_path / "steadwire.db"), VirtualClock()
+    application = Application(asking(path), Handlers(), clock=clock)
+    with monkeypatch.context() as patches:
+        patches.setattr(step, fail)
+        with pytest.raises(ZeroDivisionError):
+            await application.start()
+    assert isinstance(application.startup_error, ZeroDivisionError)
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+    assert clock.pending == []
+    assert all(each.is_closed for each in clients)
+    # Others are of asyncio's own executor.
+    assert not [each for each in threading.enumerate() if "store" in each.name]
+    await application.drain()
+    await assert_free(path)
+
+
+def fail(*args: Any, **options: Any) -> Any:
+    raise ZeroDivisionError
+
+
+async def assert_free(path: str) -> None:
+    """Check that no store holds the lock of *path*."""
+    application = make(path)
+    assert (await application.publish("c", 1)).offset == 1
+    await application.drain()

@@ -1,0 +1,325 @@
+"""Runtime of one process: every long-lived part, opened and closed in one order."""
+
+from __future__ import annotations
+
+import asyncio
+import platform
+import random
+import uuid
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+
+import structlog
+
+from service.auth import Verifier
+from service.auth.jwks import open_endpoints
+from service.auth.permissions import Permissions
+from service.connections.cluster_sync import ClusterSync
+from service.connections.connection import ConnectionContext
+from service.connections.credentials import Credentials
+from service.connections.grace_period import GracePeriod
+from service.connections.limits import ConnectionLimits
+from service.connections.loop_monitor import LoopMonitor
+from service.connections.outbox import Flusher
+from service.connections.reaper import Reaper
+from service.connections.registry import Registry
+from service.core.errors import SHUTDOWN, describe
+from service.core.health import Checks, Fault
+from service.core.hooks import Handlers
+from service.core.model import ClientId
+from service.core.ports import Clock, Store, Timer
+from service.core.rate_limits import rate_of
+from service.hub.hub import Hub
+from service.hub.publish_metrics import PublishMetrics
+from service.metrics import Metrics
+from service.session.heartbeat import Heartbeat
+from service.settings import Settings, changes
+from service.stores.factory import make_store, make_upkeep
+from service.stores.gauges import add_gauges
+from service.transports.handshake_gate import HandshakeGate
+
+__all__ = ["NodeInfo", "Runtime"]
+
+log = structlog.get_logger("steadwire")
+
+CLOSING = 2.0
+"""Seconds that the end waits for clients to take their close frames."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeInfo:
+    """This process, as the server API shows it.
+
+    Attributes:
+        uid: New with each start.
+        name: The machine's.
+        version: Of this package.
+        started: When it started, on the runtime's clock.
+    """
+
+    uid: str
+    name: str
+    version: str
+    started: float
+
+
+@dataclass(slots=True, kw_only=True)
+class Runtime:
+    """The parts of a running service; routes are made from it.
+
+    Attributes:
+        settings: What it was made of.
+        clock: Of every timer.
+        node: This process.
+        metrics: Counters, gauges and histograms.
+        checks: What ``/health/ready`` asks.
+        store: Keeps history and state.
+        hub: Channels and their subscribers.
+        permissions: Rules of channels.
+        handlers: Every hook: the application's, and those of tokens and tickets.
+        credentials: Tickets and revocations.
+        connections: The registry of connections.
+        limits: Gives slots to connections.
+        heartbeat: Counts pings and pongs.
+        grace_period: Keeps the places of lost connections.
+        reaper: Closes idle connections, periodically.
+        gate: Refuses WebSockets before they are accepted.
+        loop_monitor: Measures the event loop.
+        context: What a connection is made with.
+        closing: It is being closed, or was.
+    """
+
+    settings: Settings
+    clock: Clock
+    node: NodeInfo
+    metrics: Metrics
+    checks: Checks
+    store: Store
+    hub: Hub
+    permissions: Permissions
+    handlers: Handlers
+    credentials: Credentials
+    connections: Registry
+    limits: ConnectionLimits
+    heartbeat: Heartbeat
+    grace_period: GracePeriod
+    reaper: Reaper
+    gate: HandshakeGate
+    loop_monitor: LoopMonitor
+    context: ConnectionContext
+    closing: bool = False
+    _stack: AsyncExitStack = field(default_factory=AsyncExitStack)
+
+    @classmethod
+    async def open(
+        cls, settings: Settings, handlers: Handlers, clock: Clock
+    ) -> Runtime:
+        """Open every part; what was opened is closed again when a later one fails.
+
+        Raises:
+            SettingsError: A key or an endpoint of keys is not valid.
+            StartupError: The store cannot be opened.
+        """
+        async with AsyncExitStack() as stack:
+            tasks = _Tasks()
+            stack.push_async_callback(tasks.close)
+            metrics, checks, rng = Metrics(), Checks(), random.Random()
+            node = NodeInfo(uuid.uuid4().hex, platform.node(), _version(), clock.now())
+            endpoints = open_endpoints(settings, clock)
+            for endpoint in endpoints.values():
+                stack.push_async_callback(endpoint.close)
+            verifier = Verifier(settings, clock.wall, endpoints)
+            permissions = Permissions(
+                settings.channels,
+                insecure=settings.insecure,
+                personal=settings.client.user_personal_channel,
+            )
+
+            store = make_store(settings, clock)
+            stack.push_async_callback(store.close)
+            add_gauges(metrics, store)
+            flusher = Flusher(asyncio.get_running_loop().call_soon)
+            publishes = PublishMetrics(metrics, clock, flusher)
+            hub = Hub(store, settings.client, tasks.spawn, publishes)
+            await store.start(hub.committed)
+            log.info("settings", **changes(settings))  # R48
+
+            connections = Registry()
+            upkeep = make_upkeep(store, settings, clock, connections.active)
+            if upkeep is not None:
+                stack.push_async_callback(upkeep.close)
+                await upkeep.start()
+            limited, rates = settings.connections, settings.limits_in_force
+            grace_period = GracePeriod(hub.unpark, clock, limited.parked)
+            limits = ConnectionLimits(
+                connections,
+                limited,
+                limit=settings.connection_limit,
+                clock=clock,
+                spawn=tasks.spawn,
+                parking=grace_period,
+                directory=None if upkeep is None else upkeep.directory,
+                connects=rate_of(rates.connects_per_user, rates.burst),
+            )
+            if upkeep is not None:
+                sync = ClusterSync(connections, limits, upkeep, clock, tasks.spawn)
+                stack.push_async_callback(sync.close)
+                sync.start()
+            stack.callback(grace_period.clear)
+            reaper = Reaper(
+                connections,
+                clock,
+                rng,
+                period=limited.sweep_interval,
+                idle_ttl=limited.idle_ttl,
+            )
+            stack.callback(reaper.stop)
+            reaper.start()
+            # Above, what clients need until the last of them is gone.
+            stack.push_async_callback(_close_clients, connections, clock)
+
+            credentials = Credentials(
+                store.state, verifier, clock, tasks.spawn, connections
+            )
+            stack.callback(credentials.stop)
+            await credentials.start()
+            positions = _Periodic(
+                clock, settings.client.position_check, hub.check_positions
+            )
+            stack.callback(positions.stop)
+            positions.start()
+            heartbeat = Heartbeat(settings.heartbeat_timeout)
+            hooks = credentials.handlers(handlers, settings)
+            context = ConnectionContext(
+                settings=settings,
+                hub=hub,
+                permissions=permissions,
+                handlers=hooks,
+                clock=clock,
+                flusher=flusher,
+                rng=rng,
+                new_client=_new_client,
+                spawn=tasks.spawn,
+                version=node.version,
+                metrics=metrics,
+                registry=connections,
+                limits=limits,
+                heartbeat=heartbeat,
+                grace_period=grace_period,
+            )
+            loop_monitor = LoopMonitor(connections, metrics, clock, rng)
+            stack.callback(loop_monitor.stop)
+            loop_monitor.start()
+            runtime = cls(
+                settings=settings,
+                clock=clock,
+                node=node,
+                metrics=metrics,
+                checks=checks,
+                store=store,
+                hub=hub,
+                permissions=permissions,
+                handlers=hooks,
+                credentials=credentials,
+                connections=connections,
+                limits=limits,
+                heartbeat=heartbeat,
+                grace_period=grace_period,
+                reaper=reaper,
+                gate=HandshakeGate(settings, clock),
+                loop_monitor=loop_monitor,
+                context=context,
+            )
+            checks.add("store", runtime._fault)
+            checks.add("revocations", credentials.fault)
+            checks.add("sweep", reaper.fault)
+            runtime._stack = stack.pop_all()
+            return runtime
+
+    async def aclose(self) -> None:
+        """Close every client with 3001, then every part in reverse order.
+
+        What the store has accepted is committed. It takes no longer than `CLOSING`
+        plus what the store needs for that.
+        """
+        self.closing = True
+        self.gate.close()
+        await self._stack.aclose()
+
+    def _fault(self) -> Fault | None:
+        if self.closing:
+            return Fault("shutting down", failing=True)
+        reason = self.store.fault()
+        if reason is None:
+            return None
+        # A fault of a shared store is not a reason to send traffic to another process.
+        return Fault(reason, failing=self.settings.store.backend == "sqlite")
+
+
+async def _close_clients(connections: Registry, clock: Clock) -> None:
+    deadline = clock.now() + CLOSING
+    for connection in connections:
+        connection.disconnect(SHUTDOWN)
+    while len(connections) and clock.now() < deadline:
+        await asyncio.sleep(0.01)
+
+
+class _Tasks:
+    """Background tasks; an exception in one is logged."""
+
+    def __init__(self) -> None:
+        self._running: set[asyncio.Task[None]] = set()
+
+    def spawn(self, work: Awaitable[None]) -> asyncio.Task[None]:
+        task = asyncio.ensure_future(_logged(work))
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        return task
+
+    async def close(self) -> None:
+        """Cancel those that are left."""
+        running = tuple(self._running)
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+
+
+async def _logged(work: Awaitable[None]) -> None:
+    try:
+        await work
+    except Exception as error:
+        log.error("a background task failed", **describe(error))
+
+
+class _Periodic:
+    """Calls a function every *period* seconds, from `start` to `stop`."""
+
+    def __init__(self, clock: Clock, period: float, call: Callable[[], None]) -> None:
+        self._clock = clock
+        self._period = period
+        self._call = call
+        self._timer: Timer | None = None
+
+    def start(self) -> None:
+        self._timer = self._clock.call_at(self._clock.now() + self._period, self._due)
+
+    def stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _due(self) -> None:
+        self.start()
+        self._call()
+
+
+def _new_client() -> ClientId:
+    return ClientId(str(uuid.uuid4()))
+
+
+def _version() -> str:
+    try:
+        return version("steadwire")
+    except PackageNotFoundError:
+        return "0"  # run from a source tree that was never installed
