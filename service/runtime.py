@@ -36,8 +36,7 @@ from service.hub.publish_metrics import PublishMetrics
 from service.metrics import Metrics
 from service.session.heartbeat import Heartbeat
 from service.settings import Settings, changes
-from service.stores.factory import make_store, make_upkeep
-from service.stores.gauges import add_gauges
+from service.stores.factory import add_store_metrics, make_store, make_upkeep
 from service.transports.handshake_gate import HandshakeGate
 
 __all__ = ["NodeInfo", "Runtime"]
@@ -139,7 +138,7 @@ class Runtime:
 
             store = make_store(settings, clock)
             stack.push_async_callback(store.close)
-            add_gauges(metrics, store)
+            add_store_metrics(metrics, store)
             flusher = Flusher(asyncio.get_running_loop().call_soon)
             publishes = PublishMetrics(metrics, clock, flusher)
             hub = Hub(store, settings.client, tasks.spawn, publishes)

@@ -1,46 +1,60 @@
-"""Which store the settings ask for, and what comes with it."""
+"""The store that the settings name, its shared connection registry, and its metrics.
+
+What belongs to DynamoDB is imported when it is asked for: boto3 takes longer to import
+than the rest of the service.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from service.core.model import ClientId
-from service.core.ports import Clock, Store
+from service.core.ports import Clock
+from service.metrics import Metrics
 from service.settings import Settings
-from service.stores.dynamodb.registry.directory import DynamodbDirectory
-from service.stores.dynamodb.registry.limits import Limits
-from service.stores.dynamodb.registry.upkeep import Upkeep
-from service.stores.dynamodb.store import DynamodbStore
 from service.stores.sqlite.store import SqliteStore
 
-__all__ = ["make_store", "make_upkeep"]
+if TYPE_CHECKING:
+    from service.stores.dynamodb.registry.upkeep import Upkeep
+    from service.stores.dynamodb.store import DynamodbStore
+
+__all__ = ["add_store_metrics", "make_store", "make_upkeep"]
+
+_BREAKER_STATES = ("closed", "open", "half-open")
 
 
 def make_store(settings: Settings, clock: Clock) -> SqliteStore | DynamodbStore:
     """Return the store that *settings* name, not started."""
-    if settings.store.backend == "dynamodb":
-        return DynamodbStore(settings.dynamodb, settings.store, clock)
-    return SqliteStore(settings.store, clock)
+    if settings.store.backend == "sqlite":
+        return SqliteStore(settings.store, clock)
+    from service.stores.dynamodb.store import DynamodbStore
+
+    return DynamodbStore(settings.dynamodb, settings.store, clock)
 
 
 def make_upkeep(
-    store: Store,
+    store: SqliteStore | DynamodbStore,
     settings: Settings,
     clock: Clock,
     active: Callable[[ClientId], float | None],
 ) -> Upkeep | None:
-    """Return the registry that all processes of a store share, not started.
+    """Return the registry that all processes on *store* share, not started.
 
-    None where there is one process: it knows by itself who is connected.
+    None for the SQLite store: its one process knows by itself who is connected.
 
     Args:
-        store: Theirs.
-        settings: Of this one.
-        clock: Of everything.
-        active: When a client of this process was last active, on the clock.
+        store: Holds the registry.
+        settings: Of this process.
+        clock: Of this process.
+        active: Returns when a client of this process was last active, on the clock.
     """
-    if not isinstance(store, DynamodbStore):
+    if isinstance(store, SqliteStore):
         return None
+    from service.stores.dynamodb.registry.directory import DynamodbDirectory
+    from service.stores.dynamodb.registry.limits import Limits
+    from service.stores.dynamodb.registry.upkeep import Upkeep
+
     limits = Limits(
         settings.connections.user_limit,
         settings.connections.address_limit,
@@ -51,3 +65,43 @@ def make_upkeep(
         store.client, settings.dynamodb, limits, clock, active=active
     )
     return Upkeep(directory, settings.dynamodb.node_timeout)
+
+
+def add_store_metrics(metrics: Metrics, store: SqliteStore | DynamodbStore) -> None:
+    """Show what *store* counts. Every metric is there with either store.
+
+    With SQLite the breaker of DynamoDB is shown as closed.
+    """
+    client = None if isinstance(store, SqliteStore) else store.client
+
+    def states() -> dict[str, float]:
+        present = "closed" if client is None else client.breaker.state
+        return {state: float(state == present) for state in _BREAKER_STATES}
+
+    metrics.total(
+        "store_reads",
+        "Reads of the database, each one look at one channel; all others were answered "
+        "from memory.",
+        lambda: store.reads,
+    )
+    metrics.gauge(
+        "breaker_state",
+        "The circuit breaker before DynamoDB: 1 at the state that it is in.",
+        states,
+        "state",
+    )
+    metrics.total(
+        "breaker_openings",
+        "How often that breaker has opened.",
+        lambda: 0 if client is None else client.breaker.openings,
+    )
+    metrics.total(
+        "store_attempts",
+        "Requests sent to DynamoDB, repeats and probes among them.",
+        lambda: 0 if client is None else client.attempts,
+    )
+    metrics.total(
+        "store_repeats",
+        "Requests sent to DynamoDB again, after a failure that may pass.",
+        lambda: 0 if client is None else client.repeats,
+    )
