@@ -1,7 +1,8 @@
-"""The one seam to Hypercorn: what it does not do, and the process around it.
+"""The server: Hypercorn with our connections and streams, and the life of the process.
 
-`stream` is one WebSocket, `connection` one TCP connection, `process` the life of the
-process. Nothing else in the package knows that the server is Hypercorn.
+`stream` is one WebSocket, `connection` one TCP connection, `tracker` the set of all TCP
+connections, `process` the life of the process. Nothing else in the package knows that
+the server is Hypercorn.
 """
 
 from __future__ import annotations

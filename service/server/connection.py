@@ -1,7 +1,7 @@
-"""One TCP connection: Hypercorn's, with bounded ends and the kernel's own limits.
+"""One TCP connection: Hypercorn's, with socket options and a close in bounded time.
 
-Hypercorn constructs its classes by name; `install` puts ours in their place. That
-works for ``steadwire serve`` and for the ``hypercorn`` command alike.
+Hypercorn looks its classes up by name; `install` puts ours in their place, under
+``steadwire serve`` and under the ``hypercorn`` command alike.
 """
 
 from __future__ import annotations
@@ -32,23 +32,27 @@ from hypercorn.utils import parse_socket_addr
 from service.core.client_address import key_of
 from service.core.errors import StartupError, describe
 from service.core.refusals import Refusals
-from service.server.stream import LINGER, WebSocketStream
+from service.server.stream import WebSocketStream
 from service.server.tracker import ConnectionTracker
 from service.settings import ServerSettings
 
-__all__ = ["HYPERCORN_VERSIONS", "TcpConnection", "install"]
+__all__ = ["HYPERCORN_VERSIONS", "install"]
 
-# The classes below override methods that Hypercorn does not document.
+# The classes of this folder override methods that Hypercorn does not document.
 HYPERCORN_VERSIONS: Final = frozenset({"0.18.0"})
 
-# Seconds between two looks at what the kernel has not delivered: first, and doubled up
-# to the last. A network that goes away ends thousands of connections at once.
+# Seconds that a peer has to close after our close frame reached it. Below the 2 s
+# after which the descriptor has to be free.
+_LINGER = 1.5
+
+# Seconds between two queries for what the kernel has not delivered: the first, doubled
+# up to the last. When a network fails, thousands of connections end at once.
 _FIRST_POLL = 0.05
 _LAST_POLL = 1.0
 
-_READ = 4096  # bytes at once: 700 of the least frames, some 5 ms, between two turns
+_READ = 4096  # bytes of one read: 700 of the smallest frames take some 5 ms
 
-_REQUEST = 60.0  # s; a request that is not answered by then, for its body is missing
+_REQUEST = 60.0  # s; an HTTP request without an answer by then is missing its body
 
 _log = structlog.get_logger("steadwire.server")
 
@@ -61,7 +65,7 @@ def install(settings: ServerSettings, refusals: Refusals) -> ConnectionTracker:
         refusals: Counts the connections cut off before they had sent a request.
 
     Raises:
-        StartupError: This version of Hypercorn was never tested with us.
+        StartupError: Steadwire was not tested with this version of Hypercorn.
     """
     found = version("hypercorn")
     if found not in HYPERCORN_VERSIONS:
@@ -69,18 +73,18 @@ def install(settings: ServerSettings, refusals: Refusals) -> ConnectionTracker:
             f"hypercorn {found} is not supported, only "
             + ", ".join(sorted(HYPERCORN_VERSIONS))
         )
-    seam = ConnectionTracker(settings, refusals)
+    tracker = ConnectionTracker(settings, refusals)
     stream = partial(WebSocketStream, settings)
-    # Hypercorn only ever calls these names; they are imported into its modules, so
-    # for a type checker they are not there.
-    hypercorn.asyncio.run.TCPServer = partial(TcpConnection, seam)  # type: ignore[assignment,attr-defined]
+    # Hypercorn only ever calls these names. Its modules import them without exporting
+    # them, hence the ignored errors.
+    hypercorn.asyncio.run.TCPServer = partial(TcpConnection, tracker)  # type: ignore[assignment,attr-defined]
     hypercorn.protocol.h11.WSStream = stream  # type: ignore[assignment,attr-defined]
     hypercorn.protocol.h2.WSStream = stream  # type: ignore[assignment,attr-defined]
-    return seam
+    return tracker
 
 
 class _State(dict[str, Any]):
-    """The scope's state, and for our streams the connection they run on."""
+    """The scope's state; as an attribute, the connection, for our own streams."""
 
     connection: TcpConnection
 
@@ -88,8 +92,8 @@ class _State(dict[str, Any]):
 class TcpConnection(TCPServer):
     """One accepted connection, until its descriptor is free.
 
-    The application finds a callable ``steadwire.abort`` in its scope's state: it
-    frees the socket at once, whatever the peer has not read.
+    The scope's state has a callable ``steadwire.abort`` for the application: it frees
+    the socket at once, and drops what the peer has not read.
 
     Attributes:
         stream: The WebSocket that took the connection over, if one did.
@@ -98,7 +102,7 @@ class TcpConnection(TCPServer):
 
     def __init__(
         self,
-        seam: ConnectionTracker,
+        tracker: ConnectionTracker,
         app: Any,
         loop: asyncio.AbstractEventLoop,
         config: Any,
@@ -113,7 +117,7 @@ class TcpConnection(TCPServer):
         super().__init__(app, loop, config, context, shared, reader, writer)
         self.stream: WebSocketStream | None = None
         self.idle = False
-        self._seam = seam
+        self._tracker = tracker
         self._transport = writer.transport
         self._finishing = False
         self._flushed = False
@@ -124,24 +128,24 @@ class TcpConnection(TCPServer):
     async def run(self) -> None:
         """Serve the connection; return when its socket is closed."""
         raw = self.writer.get_extra_info("socket")
-        if not self._seam.admit(self, raw.fileno()):
+        if not self._tracker.accept(self, raw.fileno()):
             self.abort()
             return
         try:
             await self._serve()
         except OSError:
-            pass  # gone before we could ask who it was
+            pass  # the peer reset the connection before we had asked its address
         except Exception as error:
-            # Hypercorn meets some malformed requests with an exception.
+            # Hypercorn raises on some malformed requests.
             _log.warning("connection failed", **describe(error))
             self.abort()
         except asyncio.CancelledError:
-            # Hypercorn's own command is out of patience; the task ends here anyway.
-            self.finish(LINGER)
+            # Hypercorn's own command cancels when its time for a shutdown is over.
+            self.finish()
         finally:
             await self._close()
-            self._seam.forget(self)
-            # Else only the garbage collector frees what refers to each other here.
+            self._tracker.remove(self)
+            # These refer to each other: only the garbage collector would free them.
             self.stream = None
             self.state.clear()
             vars(self).pop("protocol", None)
@@ -168,8 +172,8 @@ class TcpConnection(TCPServer):
             await self.protocol.initiate()
             self._set_idle(idle=True)
             await self._read_data()
-            # The application may take its time to end; the descriptor does not.
-            self.finish(self._seam.settings.abort_timeout)
+            # The descriptor does not wait for the application to end.
+            self.finish(self._tracker.settings.abort_timeout)
             self.writer.close()
 
     @property
@@ -181,12 +185,12 @@ class TcpConnection(TCPServer):
     def _set_options(self, raw: socket.socket) -> None:
         if raw.family not in (socket.AF_INET, socket.AF_INET6):
             return
-        settings = self._seam.settings
+        settings = self._tracker.settings
         raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        # Without it the kernel takes some 3.8 MB before a write blocks.
+        # By default the kernel takes some 3.8 MB before a write blocks.
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, settings.send_buffer)
         if sys.platform == "linux":
-            # Also ends a connection whose peer keeps its window at zero.
+            # This also ends a connection whose peer keeps its window at zero.
             milliseconds = max(1, round(settings.abort_timeout * 1000))
             raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
 
@@ -204,36 +208,36 @@ class TcpConnection(TCPServer):
             if not data:
                 break
             if self._finishing:
-                continue  # read, so that closing does not destroy what we wrote
+                continue  # unread data would make closing destroy what we wrote
             if self.stream is not None:
                 await self.stream.receive(data)
             else:
-                await self._handle(data)
+                await self._handle_http(data)
             if len(data) == _READ:
-                # There is more. A flood of tiny frames would never let go otherwise.
+                # There is more. A flood of tiny frames must not hold the event loop.
                 await asyncio.sleep(0)
         await self.protocol.handle(Closed())
 
-    async def _handle(self, data: bytes) -> None:
+    async def _handle_http(self, data: bytes) -> None:
         await self.protocol.handle(RawData(data))
         http = self.protocol.protocol
         if self.idle:
             return
         if isinstance(http, H2Protocol) and http.idle:
-            # Its preface looked like a request, and none has come with it.
+            # Its preface looked like a request, but did not bring one.
             self._set_idle(idle=True)
         else:
-            self._seam.heard(self)
+            self._tracker.request_received(self)
 
     async def protocol_send(self, event: Event) -> None:
-        """Do what the HTTP protocol above asks for."""
+        """Carry out an event of the HTTP protocol."""
         if isinstance(event, RawData):
-            # One write is one whole piece of protocol, hence no lock.
+            # One write is one whole frame or message, hence no lock.
             self.write(event.data)
             await self.drain()
         elif isinstance(event, Closed):
-            # Does not wait: the caller may be the one who reads.
-            self.finish(self._seam.settings.abort_timeout)
+            # This does not wait: the caller may be the task that reads.
+            self.finish(self._tracker.settings.abort_timeout)
         elif isinstance(event, Updated):
             self._set_idle(idle=event.idle)
 
@@ -250,20 +254,21 @@ class TcpConnection(TCPServer):
 
     async def drain(self) -> None:
         """Wait while the transport is paused; return also when the peer is gone."""
-        # The reader meets a lost connection too, and reports it.
+        # The task that reads meets a lost connection too, and reports it.
         with suppress(OSError):
             await self.writer.drain()
 
-    def finish(self, patience: float) -> None:
+    def finish(self, patience: float | None = None) -> None:
         """Write nothing more, and free the socket once the peer has read.
 
-        What the peer sends is read and thrown away: closing a socket that has unread
+        Data from the peer is read and thrown away: closing a socket that has unread
         data resets the connection, and a reset destroys what the peer has not read
         yet, the close frame too.
 
         Args:
-            patience: Seconds for the peer's kernel to take what was written; then
-                the connection is aborted. Once it has, the peer has `LINGER`.
+            patience: Seconds for the peer's kernel to take the data written, by
+                default `_LINGER`; then the connection is aborted. From that moment
+                the peer has `_LINGER` to close.
         """
         if self._finishing:
             return
@@ -273,14 +278,14 @@ class TcpConnection(TCPServer):
             return
         if self._transport.can_write_eof():
             self._transport.write_eof()
-        self._deadline = self.loop.time() + patience
-        self._watch()
+        self._deadline = self.loop.time() + (_LINGER if patience is None else patience)
+        self._check_delivery()
 
-    def _watch(self) -> None:
+    def _check_delivery(self) -> None:
         now = self.loop.time()
         if not self._flushed and self._undelivered() == 0:
             self._flushed = True
-            self._deadline = min(self._deadline, now + LINGER)
+            self._deadline = min(self._deadline, now + _LINGER)
         if now >= self._deadline:
             self.abort()
             return
@@ -288,28 +293,28 @@ class TcpConnection(TCPServer):
         if not self._flushed:
             wait = min(wait, self._poll)
             self._poll = min(2 * self._poll, _LAST_POLL)
-        self._timer = self.loop.call_later(wait, self._watch)
+        self._timer = self.loop.call_later(wait, self._check_delivery)
 
     def _undelivered(self) -> int:
         waiting = self._transport.get_write_buffer_size()
         if waiting == 0 and sys.platform == "linux":
             raw = self.writer.get_extra_info("socket")
             try:
-                # SIOCOUTQ: what the peer's kernel has not acknowledged.
+                # SIOCOUTQ: the bytes that the peer's kernel has not acknowledged.
                 answer = fcntl.ioctl(raw.fileno(), termios.TIOCOUTQ, bytes(4))
             except (OSError, ValueError):
-                return 0  # reset; a closed socket has the descriptor -1
+                return 0  # the peer reset it; a closed socket has the descriptor -1
             waiting = struct.unpack("i", answer)[0]
         return waiting
 
     def abort(self) -> None:
-        """Free the socket at once; what was not sent is dropped."""
+        """Free the socket at once, and drop what was not sent."""
         self._finishing = True
         self._stop_timer()
         self._transport.abort()
 
     async def _close(self) -> None:
-        self.finish(self._seam.settings.abort_timeout)
+        self.finish(self._tracker.settings.abort_timeout)
         self.writer.close()
         try:
             await self.writer.wait_closed()
@@ -324,26 +329,25 @@ class TcpConnection(TCPServer):
         self._stop_timer()
         self.idle = idle
         if idle:
-            self._timer = self.loop.call_later(
-                self.config.keep_alive_timeout, self.finish, LINGER
-            )
+            wait = self.config.keep_alive_timeout
+            self._timer = self.loop.call_later(wait, self.finish)
         else:
-            # Until its answer, or until a WebSocket takes the connection over.
-            self._timer = self.loop.call_later(_REQUEST, self._look)
+            # Until the answer, or until a WebSocket takes the connection over.
+            self._timer = self.loop.call_later(_REQUEST, self._check_request)
 
-    def _look(self) -> None:
+    def _check_request(self) -> None:
         http = self.protocol.protocol
         if isinstance(http, H2Protocol) and any(
             isinstance(stream, WebSocketStream) and stream.is_connected
             for stream in http.streams.values()
         ):
-            # Whoever serves it ends it; the requests beside it are a few.
-            self._timer = self.loop.call_later(_REQUEST, self._look)
+            # The session ends its WebSocket; the requests beside it are few.
+            self._timer = self.loop.call_later(_REQUEST, self._check_request)
         else:
-            self.finish(LINGER)
+            self.finish()
 
     def take_over(self, stream: WebSocketStream) -> None:
-        """Let *stream* have the connection from here on."""
+        """Give *stream* the bytes that are read from here on."""
         self.stream = stream
         if not self._finishing:
             self._stop_timer()

@@ -1,7 +1,8 @@
 """The life of the process: bind, start, serve, drain, end in time.
 
-Hypercorn's own command loses a failed start-up, lets clients learn of a shutdown
-from a 1011, and can be kept alive by one of them; hence ours around its `serve`.
+Hypercorn's own command exits with 0 after a failed start-up, closes clients with 1011
+at a shutdown, and can be kept alive by one of them. So `serve` here wraps Hypercorn's
+`serve` function instead.
 """
 
 from __future__ import annotations
@@ -40,12 +41,12 @@ from service.settings import ServerSettings, Settings
 __all__ = ["Application", "run", "serve"]
 
 _ADMIN = "steadwire.admin"
-"""Key in the scope: whether a connection came to the API's own listener."""
+"""Key in the scope: True for a connection to the API's own listener."""
 
-_EVERY = ("0.0.0.0", "::")  # the addresses that stand for all
+_ANY_ADDRESS = ("0.0.0.0", "::")
 
 _BACKLOG = 16384  # connections; the kernel cuts it to net.core.somaxconn
-_ACCEPTS = 32  # connections accepted in one turn of asyncio's loop, before others' turn
+_ACCEPTS = 32  # connections that asyncio's loop accepts before it serves the others
 
 _log = structlog.get_logger("steadwire.server")
 
@@ -55,10 +56,10 @@ _Send = Callable[[_Message], Awaitable[None]]
 
 
 class Application(Protocol):
-    """What is served: an ASGI application that remembers why it did not start.
+    """An ASGI application that remembers why it did not start.
 
     Attributes:
-        startup_error: What its lifespan start-up failed with, if it did.
+        startup_error: The exception that its lifespan start-up failed with, if any.
         refusals: Counts the connections that were cut off before they had sent a
             request.
     """
@@ -95,14 +96,15 @@ async def serve(
 ) -> None:
     """Serve until SIGTERM or SIGINT, then drain and return.
 
-    A second signal ends the process at once, with 128 and its number. So does
-    ``shutdown_timeout``, with 1 and a line on stderr.
+    A second signal ends the process at once with the status 128 plus its number. When
+    ``shutdown_timeout`` is over, the process ends with 1 and a line on stderr.
 
     Args:
-        app: The application; its lifespan is run around the serving.
-        settings: The listener's, and how long a shutdown may take.
-        ready: Told the addresses, as ``http://127.0.0.1:8000``, once connections are
-            accepted: that of clients, and that of the API if it has one of its own.
+        app: The application; its lifespan begins before the first connection and ends
+            after the last.
+        settings: For the listeners and the time that a shutdown may take.
+        ready: Called with the addresses, as ``http://127.0.0.1:8000``, once connections
+            are accepted: that of clients, and that of the API if it has its own.
         drain: Ends the clients' connections and flushes the store. The lifespan's
             shutdown waits for it.
 
@@ -110,21 +112,21 @@ async def serve(
         StartupError: The port cannot be bound, or the lifespan start-up failed.
     """
     _raise_descriptor_limit()
-    seam = install(settings.server, app.refusals)
-    # A busy loop must let the store's writer in between two batches: with the default
-    # of 5 ms it commits a quarter less.
+    tracker = install(settings.server, app.refusals)
+    # The store's writer thread must get its turn while the event loop is busy: with the
+    # default of 5 ms it commits a quarter less.
     sys.setswitchinterval(0.0005)
     listeners = _bind_all(settings)
     config = _configure(settings.server, listeners)
     addresses = [_address(listener) for listener in listeners]
-    shutdown = _Shutdown(seam, listeners, drain)
+    shutdown = _Shutdown(tracker, listeners, drain)
     admin = listeners[1].getsockname()[:2] if len(listeners) > 1 else None
     lifespan = _Lifespan(app, shutdown.finished, admin)
 
     async def wait_for_shutdown() -> None:
-        # Awaited once the listeners accept; returning makes Hypercorn close them.
+        # Hypercorn awaits this once the listeners accept, and then closes them.
         for listener in listeners:
-            listener.listen(_BACKLOG)  # asyncio was told how many it accepts in a turn
+            listener.listen(_BACKLOG)  # asyncio has set the backlog to `_ACCEPTS`
         if lifespan.failure is not None:
             return
         if ready is not None and not shutdown.requested.is_set():
@@ -133,7 +135,7 @@ async def serve(
         shutdown.drain()
 
     shutdown.listen()
-    asyncio.get_running_loop().set_exception_handler(seam.failed)
+    asyncio.get_running_loop().set_exception_handler(tracker.handle_loop_error)
     try:
         await hypercorn.asyncio.serve(
             lifespan,  # type: ignore[arg-type]  # typed by its own typed dicts
@@ -142,7 +144,7 @@ async def serve(
             mode="asgi",
         )
     except LifespanTimeoutError as error:
-        # Of the start: a shutdown that takes too long ends with the process.
+        # The start took too long; a shutdown that does ends with the process.
         raise StartupError(str(error)) from error
     except LifespanFailureError:
         if lifespan.failure is None:
@@ -156,7 +158,7 @@ async def serve(
 
 
 class _Lifespan:
-    """The application, with its lifespan looked after, and told of its listeners.
+    """The application, with its lifespan watched and `_ADMIN` set in its scopes.
 
     Attributes:
         failure: The text of a failed start-up.
@@ -182,11 +184,11 @@ class _Lifespan:
         return self._app(scope, receive, send)
 
     def _is_admin(self, server: tuple[str, int]) -> bool:
-        """Tell whether a connection's own end is one of the listener of the API."""
+        """Return whether a connection came to the listener at this address."""
         if self._admin is None or server[1] != self._admin[1]:
             return False
-        # With one port for both, neither is bound to every address.
-        return self._admin[0] in (server[0], *_EVERY)
+        # Neither is bound to every address when both have one port.
+        return self._admin[0] in (server[0], *_ANY_ADDRESS)
 
     async def _run(self, scope: _Message, receive: _Receive, send: _Send) -> None:
         started = False
@@ -215,28 +217,28 @@ class _Lifespan:
 
 
 class _Shutdown:
-    """What a signal sets off.
+    """The shutdown that a signal starts.
 
     Attributes:
         requested: Set by the first signal.
-        finished: Set when the drain is over, however it went.
+        finished: Set when the drain has ended or failed.
     """
 
     def __init__(
         self,
-        seam: ConnectionTracker,
+        tracker: ConnectionTracker,
         listeners: Sequence[socket.socket],
         drain: Callable[[], Awaitable[None]],
     ) -> None:
         self.requested = asyncio.Event()
         self.finished = asyncio.Event()
-        self._seam = seam
+        self._tracker = tracker
         self._listeners = listeners
         self._drain = drain
         self._task: asyncio.Task[None] | None = None
 
     def listen(self) -> None:
-        """Take over SIGTERM and SIGINT."""
+        """Begin at SIGTERM or SIGINT."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._begin)
@@ -246,31 +248,31 @@ class _Shutdown:
         self._task = asyncio.create_task(self._run())
 
     def result(self) -> None:
-        """Raise what the drain failed with, if it did."""
+        """Raise the exception that the drain failed with, if any."""
         if self._task is not None and self._task.done():
             self._task.result()
 
     def _begin(self) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            # From here on without the event loop, which may be what hangs.
+            # From here on without the event loop, for it may hang.
             loop.remove_signal_handler(number)
             signal.signal(number, _end_at_once)
-        timeout = self._seam.settings.shutdown_timeout
-        # A thread, for the same reason; never cancelled, for the threads that the
-        # interpreter waits for at its end may hang too.
+        timeout = self._tracker.settings.shutdown_timeout
+        # A thread, for the same reason. It is never cancelled: the interpreter waits
+        # for other threads at its end, and they may hang too.
         deadline = threading.Timer(timeout, _end_late, [timeout])
         deadline.daemon = True
         deadline.start()
-        self._seam.drain()
+        self._tracker.drain()
         self.requested.set()
         # Half of the time for the peers, the rest for the store and the lifespan.
-        loop.call_later(timeout / 2, self._seam.abort)
+        loop.call_later(timeout / 2, self._tracker.abort)
 
     async def _run(self) -> None:
         try:
-            # A few rounds of the loop: a client that is told to come back must not
-            # come back to us.
+            # A few rounds of the loop: a client that is told to reconnect must not
+            # reach this process again.
             while any(listener.fileno() != -1 for listener in self._listeners):
                 await asyncio.sleep(0)
             await self._drain()
@@ -284,7 +286,7 @@ def _end_at_once(number: int, frame: object) -> NoReturn:
 
 def _end_late(timeout: float) -> NoReturn:
     with contextlib.suppress(OSError, ValueError):
-        # A pipe that nobody reads must not keep the process.
+        # A pipe that nobody reads must not block the end of the process.
         if sys.stderr is not None and select.select([], [2], [], 0)[1]:
             line = f"steadwire: shutdown took longer than {timeout:g} s\n"
             os.write(2, line.encode())
@@ -292,7 +294,7 @@ def _end_late(timeout: float) -> NoReturn:
 
 
 class _Log(Logger):
-    """Hypercorn's log: structured, without accesses and without texts of errors."""
+    """Hypercorn's log: structured, without accesses and without error texts."""
 
     def __init__(self, config: Config) -> None:
         self.access_logger = None
@@ -302,16 +304,16 @@ class _Log(Logger):
         """Drop it."""
 
     async def exception(self, message: str, *args: Any, **kwargs: Any) -> None:
-        """Log where the exception being handled was raised."""
+        """Log the place at which the exception being handled was raised."""
         error = sys.exc_info()[1]
         _log.error(message, **(describe(error) if error is not None else {}))
 
     async def warning(self, message: str, *args: Any, **kwargs: Any) -> None:
-        """Drop it: the one there is says that the lifespan failed, as we do."""
+        """Drop it: Hypercorn only warns of a failed lifespan, which we report."""
 
 
 class _Config(Config):
-    """Hypercorn's configuration, for sockets that listen already."""
+    """Hypercorn's configuration for sockets that listen already."""
 
     def __init__(self, listeners: Sequence[socket.socket]) -> None:
         self._listeners = listeners
@@ -328,8 +330,8 @@ def _configure(settings: ServerSettings, listeners: Sequence[socket.socket]) -> 
     config.include_server_header = False
     config.websocket_max_message_size = settings.message_size
     config.websocket_ping_interval = None  # the protocol has its own
-    # Stragglers are aborted at half of the time, and the process ends when it is over:
-    # these two only must not be shorter.
+    # `_Shutdown` aborts the last connections after half of the time and ends the
+    # process after all of it, so these two only have to be longer.
     config.graceful_timeout = 2 * settings.shutdown_timeout
     config.shutdown_timeout = 2 * settings.shutdown_timeout
     return config
@@ -361,7 +363,7 @@ def _bind(host: str, port: int) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
-        # At once: two sockets may be bound to one port until one of them listens.
+        # At once: two sockets can be bound to one port until one of them listens.
         listener.listen(_BACKLOG)
     except OSError as error:
         listener.close()
@@ -381,7 +383,7 @@ def _raise_descriptor_limit() -> None:
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     except (OSError, ValueError):
-        # macOS reports no limit and refuses it.
+        # macOS reports "no limit" and refuses to set it.
         _log.info("descriptor limit stays", limit=soft)
 
 
@@ -390,7 +392,7 @@ def _startup_error(error: BaseException | None, text: str) -> SteadwireError:
         return error
     if error is not None:
         text = f"{type(error).__name__}: {error}"
-    # Falcon reports a whole traceback; its last line says what happened.
+    # Falcon reports a whole traceback, whose last line names the exception.
     lines = text.strip().splitlines() or ["the application gave no reason"]
     failure = StartupError(f"start-up failed: {lines[-1]}")
     failure.__cause__ = error

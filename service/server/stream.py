@@ -1,8 +1,8 @@
-"""One WebSocket: Hypercorn's stream, with documented ends and a short way out.
+"""One WebSocket: Hypercorn's stream, with defined close codes and a direct write.
 
-Over HTTP/1.1 the socket belongs to this stream alone. Frames are then written to the
-transport directly and bytes come straight from its reader; over HTTP/2 both go the
-long way round, through Hypercorn's stream multiplexing.
+Over HTTP/1.1 the stream has the TCP connection for itself: it writes frames to the
+connection's transport and gets the bytes that the connection reads. Over HTTP/2 both
+go through Hypercorn's stream multiplexing.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 from asyncio import Queue, QueueEmpty
 from time import time
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, Protocol
 
 from hypercorn.protocol.events import (
     Body,
@@ -22,6 +22,7 @@ from hypercorn.protocol.events import (
     StreamClosed,
 )
 from hypercorn.protocol.ws_stream import ASGIWebsocketState, WSStream
+from hypercorn.typing import ASGISendEvent, WebsocketAcceptEvent
 from wsproto.connection import Connection, ConnectionState, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, Ping, TextMessage
 from wsproto.events import Event as FrameEvent
@@ -30,19 +31,10 @@ from wsproto.handshake import server_extensions_handshake
 from wsproto.utilities import LocalProtocolError
 
 from service.core.errors import SHUTDOWN
-from service.server.limits import BoundedDeflate, SizeLimit
+from service.server.message_size import BoundedDeflate, SizeLimit
+from service.settings import ServerSettings
 
-if TYPE_CHECKING:
-    from hypercorn.typing import ASGISendEvent, WebsocketAcceptEvent
-
-    from service.server.connection import TcpConnection
-    from service.settings import ServerSettings
-
-__all__ = ["LINGER", "WebSocketStream", "server_frame"]
-
-# Seconds that a peer has to close after our close frame reached it. Below the 2 s
-# after which the descriptor has to be free.
-LINGER: Final = 1.5
+__all__ = ["WebSocketStream", "server_frame"]
 
 _TEXT = 0x81  # FIN and opcode 1
 _BINARY = 0x82  # FIN and opcode 2
@@ -52,9 +44,8 @@ _short = struct.Struct("!BB").pack
 _medium = struct.Struct("!BBH").pack
 _large = struct.Struct("!BBQ").pack
 
-# wsproto's texts quote what was received, and a peer that breaks the protocol needs
-# no more than the code.
-_REASONS = {
+# wsproto's own texts quote the data received; the code is enough for the peer.
+_REASONS: Final = {
     1002: "protocol error",
     1007: "invalid payload data",
     1009: "message too big",
@@ -71,21 +62,46 @@ def server_frame(opcode: int, payload: bytes) -> bytes:
     return _large(opcode, 127, size) + payload
 
 
+class Transport(Protocol):
+    """The TCP connection that a stream has for itself, as far as it needs it."""
+
+    def take_over(self, stream: WebSocketStream) -> None:
+        """Give *stream* the bytes that are read from here on."""
+
+    def write(self, data: bytes) -> int:
+        """Write *data*, or nothing once the connection is ending.
+
+        Returns:
+            Bytes that wait in the transport.
+        """
+
+    async def drain(self) -> None:
+        """Wait while the transport is paused; return also when the peer is gone."""
+
+    def finish(self, patience: float | None = None) -> None:
+        """Write nothing more, and free the socket once the peer has read.
+
+        Args:
+            patience: Seconds for the peer's kernel to take the data written; None
+                for as long as the peer has to close.
+        """
+
+
 class WebSocketStream(WSStream):
     """One WebSocket, from its handshake to its close.
 
-    Invariants of the direct way: there is one event loop, and a frame is one
+    Invariants of direct writes: there is one event loop, and a frame is one
     ``write`` of a whole frame, so that frames never interleave and arrive in the
     order of the calls, pongs and the close frame included. `_direct` is true exactly
-    while wsproto's state is OPEN and frames need no compression; it is wsproto that
-    writes and reads every control frame, so its state is always the true one.
+    while wsproto's state is OPEN and frames need no compression; wsproto writes and
+    reads every control frame, so its state is always up to date.
     """
 
     def __init__(self, settings: ServerSettings, *arguments: Any) -> None:
         super().__init__(*arguments)
         self.buffer.max_length = settings.message_size
         self._settings = settings
-        self._tcp: TcpConnection | None = None
+        self._tcp: Transport | None = None
         self._queue: Queue[Any] | None = None
         self._direct = False
 
@@ -99,17 +115,17 @@ class WebSocketStream(WSStream):
             if self.app_put is not None:
                 self._queue = self.app_put.__self__  # type: ignore[attr-defined]  # a bound asyncio.Queue.put
             elif self._tcp is not None:
-                # Refused: Hypercorn leaves the socket to the peer, for ever.
-                self._tcp.finish(LINGER)
+                # Refused; Hypercorn would wait for the peer to close, for ever.
+                self._tcp.finish()
         elif self.closed:
             return
         elif isinstance(event, Body | Data):
             if self.handshake.accepted:
                 await self.receive(event.data)
             else:
-                # Frames before our answer. Hypercorn would not tell the application.
+                # Frames before our answer; Hypercorn does not tell the application.
                 await self._send_error_response(400)
-                await self._end(1002, "", LINGER)
+                await self._end(1002, "")
         elif isinstance(event, StreamClosed):
             self._direct = False
             self.closed = True
@@ -159,17 +175,17 @@ class WebSocketStream(WSStream):
         if self.connection.state is ConnectionState.REMOTE_CLOSING:
             answer, reason = event.response(), event.reason or ""
         else:
-            # No close frame came: this is how wsproto reports what it refused.
+            # The peer sent no close frame: wsproto reports an error in this form.
             reason = _REASONS.get(event.code, "protocol error")
             answer = CloseConnection(code=event.code, reason=reason)
         self._direct = False
         await self._send_frame(answer, drain=False)
-        await self._end(int(event.code), reason, LINGER)
+        await self._end(int(event.code), reason)
 
     async def app_send(self, message: ASGISendEvent | None) -> None:
-        """Send what the application asks for; None is the end of the application.
+        """Send a message of the application; None says that the application ended.
 
-        May be driven by hand, outside a task: it suspends on nothing but the futures
+        The coroutine may be stepped outside a task: it suspends only on the futures
         of a paused transport.
 
         Raises:
@@ -193,13 +209,13 @@ class WebSocketStream(WSStream):
             self._direct = False
             await self._send_frame(CloseConnection(code, reason), drain=False)
             self._empty_queue()
-            await self._end(code, reason, self._settings.abort_timeout)
+            await self._end(code, reason, patience=self._settings.abort_timeout)
         else:
             await super().app_send(message)
 
     @property
     def is_connected(self) -> bool:
-        """Whether it was accepted, and has not ended."""
+        """True from the application's accept until the close."""
         return self.state is ASGIWebsocketState.CONNECTED
 
     async def _app_ended(self) -> None:
@@ -212,10 +228,12 @@ class WebSocketStream(WSStream):
             self._direct = False
             await self._send_frame(CloseConnection(code, reason), drain=False)
         self._empty_queue()
-        await self._end(code, reason, self._settings.abort_timeout)
+        await self._end(code, reason, patience=self._settings.abort_timeout)
 
-    async def _end(self, code: int, reason: str, patience: float) -> None:
-        """Part from both sides: the close frame, if any, is already written."""
+    async def _end(
+        self, code: int, reason: str, *, patience: float | None = None
+    ) -> None:
+        """End the connection and tell the application; a close frame is written."""
         if self.closed:
             return
         self.closed = True
@@ -234,7 +252,7 @@ class WebSocketStream(WSStream):
             )
 
     def _empty_queue(self) -> None:
-        # Nobody will take these, and the reader may be waiting for room.
+        # The application takes no more, and the reader may be waiting for room.
         assert self._queue is not None
         try:
             while True:
@@ -253,7 +271,7 @@ class WebSocketStream(WSStream):
             await self._tcp.drain()
 
     async def _send_wsproto_event(self, event: FrameEvent) -> None:
-        # What Hypercorn's own methods send: compressed messages, pings of its command.
+        # Hypercorn's own methods send compressed messages and its pings through this.
         await self._send_frame(event)
 
     async def _accept(self, message: WebsocketAcceptEvent) -> None:
@@ -287,4 +305,4 @@ def _negotiate(offers: list[str], deflate: BoundedDeflate) -> bytes | None:
     try:
         return server_extensions_handshake(offers, [deflate])
     except (ValueError, IndexError):
-        return None  # a parameter that is no number: decline, as for an unknown one
+        return None  # a parameter is not a number: decline, as for an unknown one

@@ -1,7 +1,8 @@
-"""What the TCP connections of one process share, and which of them are let in.
+"""The open TCP connections of one process, and which new ones are accepted.
 
-Invariant: a connection is silent from `ConnectionTracker.admit` until `heard` or
-`forget`, whichever is first, and there are never more of them than the setting says.
+Invariant: a connection is silent from `ConnectionTracker.accept` until
+`request_received` or `remove`, whichever is first, and there are never more silent
+connections than ``server.silent``.
 """
 
 from __future__ import annotations
@@ -10,27 +11,45 @@ import asyncio
 import errno
 import resource
 import sys
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, Protocol
 
 from service.core.refusals import Refusals
-from service.server.stream import LINGER
 from service.settings import ServerSettings
-
-if TYPE_CHECKING:
-    from service.server.connection import TcpConnection
 
 __all__ = ["ConnectionTracker"]
 
 _RESERVED = 256  # descriptors kept for the store, for hooks, and for a burst of accepts
-_NO_MORE: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+
+class TrackedConnection(Protocol):
+    """A TCP connection, as far as the tracker needs it.
+
+    Attributes:
+        loop: The event loop that serves it.
+        idle: Whether no request is under way.
+    """
+
+    loop: asyncio.AbstractEventLoop
+    idle: bool
+
+    @property
+    def peer(self) -> str:
+        """The key of the other end's address, for the log."""
+
+    def finish(self) -> None:
+        """Write nothing more, and free the socket once the peer has read."""
+
+    def abort(self) -> None:
+        """Free the socket at once."""
 
 
 class ConnectionTracker:
-    """What the connections of one process share.
+    """The open connections of one process.
 
     Attributes:
-        settings: Of the listener.
-        connections: Those that are open.
+        settings: Those of the listener.
+        connections: The connections that are open.
         draining: True once new connections are turned away.
     """
 
@@ -39,60 +58,64 @@ class ConnectionTracker:
     def __init__(self, settings: ServerSettings, refusals: Refusals) -> None:
         self.settings = settings
         self._refusals = refusals
-        self.connections: set[TcpConnection] = set()
+        self.connections: set[TrackedConnection] = set()
         self.draining = False
-        self._silent: dict[TcpConnection, None] = {}  # in the order in which they came
+        self._silent: dict[TrackedConnection, None] = {}  # the oldest first
 
-    def admit(self, connection: TcpConnection, descriptor: int) -> bool:
-        """Take in a connection, or refuse it because descriptors run out.
+    def accept(self, connection: TrackedConnection, descriptor: int) -> bool:
+        """Add a connection, or refuse it because descriptors run out.
 
-        When too many have said nothing yet, the one that has for longest is cut off:
-        whoever opens sockets and says nothing pushes out his own.
+        When too many connections are silent, the one that has been silent longest is
+        cut off. So an attacker who opens sockets and sends nothing mostly cuts off
+        sockets of the attack.
         """
         if self.draining:
             return False
         if descriptor > _last_descriptor():
-            self._refused("descriptors", connection)
+            self._refuse("descriptors", connection)
             return False
         if len(self._silent) >= self.settings.silent:
             oldest = next(iter(self._silent))
-            self.heard(oldest)
-            self._refused("silent", oldest)
+            self.request_received(oldest)
+            self._refuse("silent", oldest)
             oldest.abort()
         self._silent[connection] = None
         self.connections.add(connection)
         return True
 
-    def heard(self, connection: TcpConnection) -> None:
-        """Take note of a connection's first request; harmless when it had one."""
+    def request_received(self, connection: TrackedConnection) -> None:
+        """Count a connection as silent no more; harmless when it is not."""
         self._silent.pop(connection, None)
 
-    def forget(self, connection: TcpConnection) -> None:
-        """Take note that a connection is over."""
+    def remove(self, connection: TrackedConnection) -> None:
+        """Forget a connection that has ended."""
         self._silent.pop(connection, None)
         self.connections.discard(connection)
 
-    def failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """Handle what nobody caught: the event loop's exception handler.
+    def handle_loop_error(
+        self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]
+    ) -> None:
+        """Count a failed accept; the event loop's exception handler.
 
-        When no descriptor is left all the same, asyncio accepts again a second later;
-        uvloop accepts the connection with one that it keeps, and closes it.
+        When no descriptor is left in spite of the reserve, asyncio accepts again a
+        second later; uvloop accepts the connection with a spare descriptor, and
+        closes it.
         """
         error = context.get("exception")
-        if isinstance(error, OSError) and error.errno in _NO_MORE:
+        if isinstance(error, OSError) and error.errno in _EXHAUSTED:
             self._refusals.add("descriptors", "unknown", loop.time())
         else:
             loop.default_exception_handler(context)
 
-    def _refused(self, cause: str, connection: TcpConnection) -> None:
+    def _refuse(self, cause: str, connection: TrackedConnection) -> None:
         self._refusals.add(cause, connection.peer, connection.loop.time())
 
     def drain(self) -> None:
-        """Turn new connections away and let go of those without a request."""
+        """Turn new connections away and end those without a request."""
         self.draining = True
         for connection in list(self.connections):
             if connection.idle:
-                connection.finish(LINGER)
+                connection.finish()
 
     def abort(self) -> None:
         """Free every socket that is still open, at once."""

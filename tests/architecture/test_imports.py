@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import sys
 
 import pytest
@@ -110,6 +111,13 @@ THIRD_PARTIES: dict[str, set[str]] = {
 }
 
 
+# These point back, for a type only: (importer, imported).
+KNOWN_BACK_REFERENCES = {
+    ("service.connections.keeping", "service.connections.connection"),
+    ("service.connections.services", "service.connections.connection"),
+}
+
+
 def unit(module: str) -> str:
     parts = module.split(".")
     return parts[1] if parts[0] == "service" and len(parts) > 1 else parts[0]
@@ -152,19 +160,33 @@ def test_the_table_itself_has_no_circle() -> None:
             del left[name]
 
 
+def in_functions(source: Source) -> set[int]:
+    """Return the lines of the imports that wait for a call."""
+    return {
+        node.lineno
+        for function in ast.walk(source.tree)
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
+        for node in ast.walk(function)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+    }
+
+
 def test_modules_do_not_import_each_other_in_a_circle() -> None:
-    # At import time: what is inside a function is not run then.
+    # Imports under TYPE_CHECKING count; those inside functions run later.
     modules = {source.name: source for source in sources(*OURS)}
     imported: dict[str, set[str]] = {}
     for source in modules.values():
-        top_level = {node.lineno for node in source.tree.body}
+        later = in_functions(source)
         imported[source.name] = {
             module
             for each in imports(source)
-            if each.line in top_level
+            if each.line not in later
             for module in (each.module, f"{each.module}.{each.name}")
             if module in modules and module != source.name
         }
+    for importer, module in KNOWN_BACK_REFERENCES:
+        assert module in imported.get(importer, ()), "mended: take it off the list"
+        imported[importer].discard(module)
     done: set[str] = set()
     while len(done) < len(modules):
         ready = {

@@ -1,4 +1,4 @@
-"""Servers for the tests of the seam."""
+"""Servers for the tests of the server."""
 
 from __future__ import annotations
 

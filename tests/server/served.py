@@ -1,4 +1,4 @@
-"""The application that the tests of the seam serve, in a process of its own.
+"""The application that the tests of the server serve, in a process of its own.
 
 Usage: python -m tests.server.served '{"server": {...}}' [FAULT]
 """
@@ -133,7 +133,7 @@ class Sockets:
 
 
 class State:
-    """What the tests look at from outside."""
+    """The state of the server, for the tests to read over HTTP."""
 
     def __init__(self, sockets: Sockets) -> None:
         self._sockets = sockets

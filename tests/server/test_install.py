@@ -1,4 +1,4 @@
-"""Who puts our connections in the place of Hypercorn's: the process that serves."""
+"""`install`: only a process that serves has our classes in place of Hypercorn's."""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ from typing import Literal
 import pytest
 
 from service.app import create_app
-from service.settings import ApiSettings, Settings, StoreSettings
+from service.core.errors import StartupError
+from service.core.refusals import Refusals
+from service.server import HYPERCORN_VERSIONS, connection, install
+from service.settings import ApiSettings, ServerSettings, Settings, StoreSettings
 from tests.harness.metrics import scrape
 from tests.harness.server import Server
 from tests.harness.sockets import TcpClient
 from tests.server.running import until
 
-# Where Hypercorn looks up the class of a connection, and that of a WebSocket.
+# The names under which Hypercorn finds the classes of connections and WebSockets.
 NAMES = (
     ("hypercorn.asyncio.run", "TCPServer"),
     ("hypercorn.protocol.h11", "WSStream"),
@@ -58,3 +61,10 @@ async def test_a_connection_that_is_cut_off_is_counted(
     assert after.since(before)["connections_refused_total{silent}"] == 1
     for client in silent:
         client.close()
+
+
+def test_supported_versions_of_hypercorn(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert {"0.18.0"} == HYPERCORN_VERSIONS
+    monkeypatch.setattr(connection, "version", lambda name: "0.18.1")
+    with pytest.raises(StartupError, match=r"hypercorn 0\.18\.1 is not supported"):
+        install(ServerSettings(), Refusals())

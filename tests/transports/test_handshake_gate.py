@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from tests.harness.fixtures import server_with
+from tests.harness.http2 import Stream
 from tests.harness.raw import HandshakeRefused, RawClient
 from tests.harness.server import Server
 from tests.harness.sockets import TcpClient
-from tests.server.test_server_http2 import Stream
 
 BEHIND_A_PROXY = {"STEADWIRE_SERVER_TRUSTED_PROXIES": '["127.0.0.1/32"]'}
 

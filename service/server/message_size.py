@@ -1,8 +1,8 @@
-"""Message sizes, counted while they arrive: nothing above the limit is kept.
+"""Limits on the size of a message, as extensions of wsproto.
 
 wsproto hands a frame's payload over piece by piece and asks its extensions about
-each header and each piece, so the limit is such an extension. It counts bytes of
-UTF-8, before they are decoded, and after they are inflated.
+each header and each piece. The extensions here count the bytes of UTF-8 before they
+are decoded and after they are inflated, so that nothing above the limit is kept.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class SizeLimit(Extension):
         limit: Bytes of one message; one more is `CloseReason.MESSAGE_TOO_BIG`.
     """
 
-    # Never offered or accepted by name: it is not on the wire.
+    # wsproto needs a name; this one is never offered or accepted on the wire.
     name = "steadwire-size-limit"
 
     def __init__(self, limit: int) -> None:
@@ -38,11 +38,11 @@ class SizeLimit(Extension):
         self._size = 0
 
     def offer(self) -> bool | str:
-        """Offer nothing: this is between wsproto and us."""
+        """Offer nothing: clients do not know this extension."""
         return False
 
     def enabled(self) -> bool:
-        """Say that wsproto should ask it."""
+        """Return True, so that wsproto calls this extension."""
         return True
 
     def frame_inbound_header(
@@ -52,7 +52,7 @@ class SizeLimit(Extension):
         rsv: RsvBits,
         payload_length: int,
     ) -> CloseReason | RsvBits:
-        """Count a frame before its first byte of payload is read."""
+        """Count a frame's length before its first byte of payload is read."""
         if opcode < Opcode.CLOSE:
             if opcode is Opcode.CONTINUATION:
                 self._size += payload_length
@@ -64,7 +64,7 @@ class SizeLimit(Extension):
 
 
 class BoundedDeflate(PerMessageDeflate):
-    """permessage-deflate that inflates no more than one message may have.
+    """permessage-deflate that stops inflating at the limit of one message.
 
     Args:
         limit: Bytes of one message, inflated; one more is
@@ -99,9 +99,9 @@ class BoundedDeflate(PerMessageDeflate):
         if self._inbound_compressed:
             assert self._decompressor is not None
             try:
-                # Zero would mean "no limit", hence one more than what is left.
-                left = self._limit - self._size + 1
-                data = self._decompressor.decompress(data, left)
+                # Zero would mean "no limit", hence one more than the rest.
+                rest = self._limit - self._size + 1
+                data = self._decompressor.decompress(data, rest)
             except zlib.error:
                 return CloseReason.INVALID_FRAME_PAYLOAD_DATA
         return self._count(data)
@@ -109,7 +109,7 @@ class BoundedDeflate(PerMessageDeflate):
     def frame_inbound_complete(
         self, proto: FrameDecoder | FrameProtocol, fin: bool
     ) -> bytes | CloseReason | None:
-        """Inflate what a message's end sets free: the tail of one back reference."""
+        """Inflate the end of a message: the tail of one back reference."""
         data = super().frame_inbound_complete(proto, fin)
         return self._count(data) if isinstance(data, bytes) else data
 

@@ -1,4 +1,4 @@
-"""What a peer that breaks RFC 6455, or the message limit, gets for it."""
+"""One WebSocket: echo, and the close code for each breach of RFC 6455 or a limit."""
 
 from __future__ import annotations
 

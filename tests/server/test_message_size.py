@@ -1,4 +1,4 @@
-"""What hostile or careless offers cost in memory."""
+"""Message sizes: memory stays bounded, whatever a peer offers or sends."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How connections end: everything is freed, and the close frame arrives."""
+"""Connections end: everything is freed, and the close frame arrives."""
 
 from __future__ import annotations
 

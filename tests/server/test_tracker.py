@@ -35,7 +35,7 @@ async def ended(clients: list[TcpClient]) -> None:
     await until(lambda: all(c.ended() for c in clients), 10.0, "cut off")
 
 
-async def test_whoever_does_not_send_a_request_is_cut_off(server: Any) -> None:
+async def test_a_connection_without_a_request_is_cut_off(server: Any) -> None:
     # 5 s after the accept, whatever came meanwhile; all of them at once.
     sent = [b"", b"G", HEAD, PREFACE[:10], PREFACE, PREFACE + PREFACE[24:] * 3]
     clients = [await TcpClient.connect(server.port) for _ in sent]
@@ -56,7 +56,9 @@ async def test_whoever_does_not_send_a_request_is_cut_off(server: Any) -> None:
         client.close()
 
 
-async def test_of_too_many_silent_ones_the_oldest_is_cut_off(launch: Any) -> None:
+async def test_at_the_limit_the_longest_silent_connection_is_cut_off(
+    launch: Any,
+) -> None:
     process = launch(silent=3)
     await process.ready()
     async with await process.open("/echo") as used:
@@ -64,13 +66,13 @@ async def test_of_too_many_silent_ones_the_oldest_is_cut_off(launch: Any) -> Non
         await until(lambda: process.sockets() == 4, 5.0, "three and one")
         silent.append(await TcpClient.connect(process.port))
         await ended(silent[:1])
-        # Whoever says what he wants comes in all the same.
+        # A connection that sends a request at once is served all the same.
         async with await process.open("/echo") as late:
             await ended(silent[:2])
             assert not silent[2].ended() and not silent[3].ended()
             await late.send_text("hi")
             assert (await late.frame()).payload == b"hi"
-        # And who came in before is not silent, however long he is.
+        # A WebSocket is not silent, however long it sends nothing.
         silent += [await TcpClient.connect(process.port) for _ in range(20)]
         await ended(silent[:20])
         await used.send_text("hi")
@@ -99,7 +101,7 @@ async def test_descriptors_run_out_and_come_back(
             for _ in range(150):
                 clients.append(await TcpClient.connect(server.port))
             await until(lambda: any(c.ended() for c in clients), 10.0, "refused")
-            # Who was in before does not notice, and the store has its descriptors.
+            # A client connected before is served, and the store has its descriptors.
             for number in range(1, 4):
                 await bystander.publish("ch", number)
                 [publication] = await bystander.publications("ch", 1)
