@@ -57,7 +57,7 @@ class Application:
         self, settings: Settings, handlers: Handlers, *, clock: Clock | None = None
     ) -> None:
         hook = handlers.connect is not None or bool(settings.proxy.connect)
-        settings.check_door(hook=hook)
+        settings.check_admission(hook=hook)
         read_settings(settings.token, "token")
         read_settings(settings.subscription_token, "subscription_token")
         self.settings = settings

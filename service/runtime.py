@@ -150,7 +150,7 @@ class Runtime:
             if upkeep is not None:
                 stack.push_async_callback(upkeep.close)
                 await upkeep.start()
-            limited, rates = settings.connections, settings.limits_in_force
+            limited, rates = settings.connections, settings.effective_limits
             grace_period = GracePeriod(hub.unpark, clock, limited.parked)
             limits = ConnectionLimits(
                 connections,

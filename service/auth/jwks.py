@@ -27,7 +27,7 @@ import structlog
 
 from service.auth import Key, KeySet, KeysUnavailable, TokenInvalid, read_jwks
 from service.core.errors import CodecError, SettingsError
-from service.core.fetch import Unfit, fetch
+from service.core.fetch import UnusableAnswer, fetch
 from service.core.ports import Clock
 from service.settings import Settings
 
@@ -166,7 +166,7 @@ class Jwks:
             return
         except TimeoutError:
             reason = f"no answer within {self._timeout} s"
-        except (Unfit, CodecError) as error:
+        except (UnusableAnswer, CodecError) as error:
             reason = str(error)
         except Exception as error:
             # Of the network, as a rule; whatever it is, it admits nobody.

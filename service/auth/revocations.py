@@ -30,7 +30,7 @@ import msgspec
 from service.auth.errors import KeysUnavailable
 from service.core.errors import SteadwireError, StoreError
 from service.core.model import UserId
-from service.core.ports import Clock, Kept, State, Timer
+from service.core.ports import Clock, State, StateEntry, Timer
 
 __all__ = ["DEFAULT_TTL", "Revocations", "Revoked", "RevokedTooMany"]
 
@@ -224,7 +224,7 @@ class Revocations:
             self._take(_user(kept), kept.expires)
 
 
-def _user(kept: Kept) -> Revoked:
+def _user(kept: StateEntry) -> Revoked:
     value = msgspec.json.decode(kept.value, type=_User)
     return Revoked("", UserId(value.user), value.before)
 

@@ -54,7 +54,7 @@ def keep(
     shared: Shared | None = None,
 ) -> Keeping:
     """Make what keeps the connections in *registry*; it has yet to be started."""
-    limits, rates = settings.connections, settings.limits_in_force
+    limits, rates = settings.connections, settings.effective_limits
     parking = GracePeriod(hub.unpark, clock, limits.parked)
     admission = ConnectionLimits(
         registry,

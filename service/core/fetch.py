@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import httpx
 
-__all__ = ["Unfit", "fetch"]
+__all__ = ["UnusableAnswer", "fetch"]
 
 
-class Unfit(Exception):
+class UnusableAnswer(Exception):
     """There is no answer that could be used; the text says why, in our words."""
 
 
@@ -22,17 +22,17 @@ async def fetch(
     """Return the body of a 200 answer of at most *limit* bytes.
 
     Raises:
-        Unfit: Another status, a compressed answer, or a longer one.
+        UnusableAnswer: Another status, a compressed answer, or a longer one.
         httpx.HTTPError: The network failed.
     """
     body = bytearray()
     async with client.stream(method, url, content=content) as response:
         if response.status_code != 200:
-            raise Unfit(f"status {response.status_code}")
+            raise UnusableAnswer(f"status {response.status_code}")
         if response.headers.get("content-encoding", "identity") != "identity":
-            raise Unfit("a compressed answer, which was not asked for")
+            raise UnusableAnswer("a compressed answer, which was not asked for")
         async for chunk in response.aiter_raw():
             body += chunk
             if len(body) > limit:
-                raise Unfit(f"an answer over {limit} bytes")
+                raise UnusableAnswer(f"an answer over {limit} bytes")
     return bytes(body)

@@ -207,19 +207,19 @@ class SubscriberInfo:
         user: Its user.
         info: What others see of it in this channel, as JSON text.
         present: It appears in presence.
-        announced: Others are told of its coming and going.
-        hears_joins: It is told of others' coming and going.
+        sends_join_leave: Others are told of its coming and going.
+        receives_join_leave: It is told of others' coming and going.
         positioned: A gap that cannot be filled ends the subscription; else it is
             skipped.
     """
 
     __slots__ = (
-        "announced",
         "client",
-        "hears_joins",
         "info",
         "positioned",
         "present",
+        "receives_join_leave",
+        "sends_join_leave",
         "user",
     )
 
@@ -230,14 +230,14 @@ class SubscriberInfo:
         info: RawJson,
         *,
         present: bool = False,
-        announced: bool = False,
-        hears_joins: bool = False,
+        sends_join_leave: bool = False,
+        receives_join_leave: bool = False,
         positioned: bool = True,
     ) -> None:
         self.client = client
         self.user = user
         self.info = info
         self.present = present
-        self.announced = announced
-        self.hears_joins = hears_joins
+        self.sends_join_leave = sends_join_leave
+        self.receives_join_leave = receives_join_leave
         self.positioned = positioned

@@ -28,7 +28,7 @@ __all__ = [
     "Directory",
     "Encoding",
     "Frame",
-    "Kept",
+    "StateEntry",
     "NO_HISTORY",
     "STATE_KEY_SIZE",
     "STATE_VALUE_SIZE",
@@ -264,7 +264,7 @@ STATE_KEY_SIZE = 1024  # bytes in UTF-8
 STATE_VALUE_SIZE = 4096  # bytes in UTF-8
 
 
-class Kept(NamedTuple):
+class StateEntry(NamedTuple):
     """One entry of a `State`.
 
     Attributes:
@@ -303,7 +303,7 @@ class State(Protocol):
         """
         ...
 
-    async def entries(self, kind: str) -> list[Kept]:
+    async def entries(self, kind: str) -> list[StateEntry]:
         """Return all entries of a kind, read consistently, in no order."""
         ...
 

@@ -20,7 +20,7 @@ from msgspec import UNSET, Raw, UnsetType
 
 from _speedups import check, quote
 from service.core.errors import INTERNAL, CloseError, ReplyError, SettingsError
-from service.core.fetch import Unfit, fetch
+from service.core.fetch import UnusableAnswer, fetch
 from service.core.hooks import (
     ConnectEvent,
     ConnectResult,
@@ -162,7 +162,7 @@ class HooksProxy:
             try:
                 result = await self._ask(url, question(event), turn)
                 return answer(msgspec.json.decode(result, type=shape), limit)
-            except Unfit as failure:
+            except UnusableAnswer as failure:
                 reason = str(failure)
             except msgspec.DecodeError:
                 reason = "the result has a wrong shape"
@@ -175,7 +175,7 @@ class HooksProxy:
         """Return the result that an endpoint answers with.
 
         Raises:
-            Unfit: There is no usable answer.
+            UnusableAnswer: There is no usable answer.
             ReplyError: It refuses.
             CloseError: It ends the connection.
         """
@@ -189,26 +189,32 @@ class HooksProxy:
                     content=question,
                 )
         except TimeoutError:
-            raise Unfit(f"no answer within {self._settings.timeout} s") from None
+            raise UnusableAnswer(
+                f"no answer within {self._settings.timeout} s"
+            ) from None
         except (httpx.HTTPError, httpx.StreamError, OSError) as error:
-            raise Unfit(type(error).__name__) from None
+            raise UnusableAnswer(type(error).__name__) from None
         try:
             envelope = msgspec.json.decode(check(text), type=_Envelope)
         except ValueError:
-            raise Unfit("the answer is no JSON of the right shape") from None
+            raise UnusableAnswer("the answer is no JSON of the right shape") from None
         refusal, end = envelope.error, envelope.disconnect
         if end is not None:
             close = close_of(end.code, end.reason)
             if close is None:
-                raise Unfit(f"disconnect code {end.code} or its reason is not valid")
+                raise UnusableAnswer(
+                    f"disconnect code {end.code} or its reason is not valid"
+                )
             raise CloseError(close)
         if refusal is not None:
             row = error_of(refusal.code, refusal.message, temporary=refusal.temporary)
             if row is None:
-                raise Unfit(f"error code {refusal.code} or its message is not valid")
+                raise UnusableAnswer(
+                    f"error code {refusal.code} or its message is not valid"
+                )
             raise ReplyError(row)
         if envelope.result is UNSET or bytes(envelope.result) == b"null":
-            raise Unfit("the answer has no result")
+            raise UnusableAnswer("the answer has no result")
         return envelope.result
 
 
@@ -254,7 +260,7 @@ def _rpc(event: RpcEvent) -> str:
 def _connected(result: _Connect, limit: int) -> ConnectResult:
     meta = _payload(result.meta, None, limit)
     if meta is not None and not meta.text.startswith("{"):
-        raise Unfit("meta must be an object")
+        raise UnusableAnswer("meta must be an object")
     return ConnectResult(
         user=result.user,
         info=_payload(result.info, result.b64info, limit),
@@ -299,5 +305,5 @@ def _payload(
     try:
         text = optional_payload_of(data, encoded, limit)
     except ReplyError:
-        raise Unfit("a b64 field holds no JSON") from None
+        raise UnusableAnswer("a b64 field holds no JSON") from None
     return None if text is None else RawPayload(text)

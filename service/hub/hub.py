@@ -191,7 +191,7 @@ class Hub:
             return
         subscription.joined = True
         listener = subscription.listener
-        if listener.announced:
+        if listener.sends_join_leave:
             # Before settling, which may end the subscription, and tell of that.
             topic = subscription.topic
             self._announce(topic, wire.join_push(topic.quoted, listener.info))
@@ -220,7 +220,7 @@ class Hub:
             Whether there is anything to be seen; then `unpark` follows.
         """
         listener = subscription.listener
-        seen = listener.user and (listener.present or listener.announced)
+        seen = listener.user and (listener.present or listener.sends_join_leave)
         if subscription.left or not subscription.joined or not seen:
             self.leave(subscription)
             return False
@@ -259,12 +259,12 @@ class Hub:
 
     def _tell_leave(self, subscription: Subscription) -> None:
         topic, listener = subscription.topic, subscription.listener
-        if listener.announced:
+        if listener.sends_join_leave:
             self._announce(topic, wire.leave_push(topic.quoted, listener.info))
 
     def _announce(self, topic: Topic, text: str) -> None:
         for subscription in tuple(topic.subscriptions):
-            hears = subscription.joined and subscription.listener.hears_joins
+            hears = subscription.joined and subscription.listener.receives_join_leave
             if hears and not subscription.left:
                 subscription.member.put(text)
 

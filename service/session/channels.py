@@ -291,8 +291,10 @@ class Channels(Subscriptions):
             user,
             identity.in_channel(entry.info),
             present=options.presence,
-            announced=options.join_leave,
-            hears_joins=decide.hears_joins(rules, user, asked=pending.hears_joins),
+            sends_join_leave=options.join_leave,
+            receives_join_leave=decide.hears_joins(
+                rules, user, asked=pending.hears_joins
+            ),
             positioned=entry.positioned,
         )
         self._port.join(channel, listener, rules.history, pending.asked, held=held)

@@ -88,7 +88,7 @@ class Settings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return self.environment != "development"
 
     @property
-    def limits_in_force(self) -> LimitSettings:
+    def effective_limits(self) -> LimitSettings:
         """The limits, with a number for each that depends on the environment."""
         return self.limits.resolved(strict=self.strict)
 
@@ -132,7 +132,7 @@ class Settings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
         self.token.check("token")
         self.subscription_token.check("subscription_token")
         self.dynamodb.check()
-        self._check_door()
+        self._check_handshake()
         self.channels.without_namespace.check("channels.without_namespace")
         for namespace in self.channels.namespaces:
             namespace.check(f"channels.namespaces {namespace.name!r}")
@@ -162,7 +162,7 @@ class Settings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
                 f"{personal.namespace!r}"
             )
 
-    def check_door(self, *, hook: bool) -> None:
+    def check_admission(self, *, hook: bool) -> None:
         """Refuse to serve where nobody could connect.
 
         Args:
@@ -203,7 +203,7 @@ class Settings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
                 f"({self.client.queue_size} against {self.client.recovery_size} bytes)"
             )
 
-    def _check_door(self) -> None:
+    def _check_handshake(self) -> None:
         Proxies(self.server.trusted_proxies)
         _ = self.origins  # raises
         if not self.strict or self.server.insecure_origins:

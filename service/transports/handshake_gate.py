@@ -59,7 +59,7 @@ class HandshakeGate:
     """
 
     def __init__(self, settings: Settings, clock: Clock) -> None:
-        limits = settings.limits_in_force
+        limits = settings.effective_limits
         self._clock = clock
         self._closed = False
         self._origins = settings.origins

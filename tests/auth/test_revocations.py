@@ -11,7 +11,7 @@ from service.auth import KeysUnavailable, Revocations, Revoked, RevokedTooMany
 from service.auth import revocations as module
 from service.core.errors import StoreError, StoreUnavailable
 from service.core.model import UserId
-from service.core.ports import Kept
+from service.core.ports import StateEntry
 from service.settings import StoreSettings
 from service.stores.sqlite.store import SqliteStore
 from tests.clock import VirtualClock
@@ -36,7 +36,7 @@ class Faulty:
     async def take(self, kind: str, key: str) -> str | None:
         raise AssertionError("a revocation is not taken back")
 
-    async def entries(self, kind: str) -> list[Kept]:
+    async def entries(self, kind: str) -> list[StateEntry]:
         self.reads += 1
         if self.cut:
             raise StoreUnavailable("cut off")

@@ -12,7 +12,9 @@ from tests.hub.script import NOT_KEPT, A, B, World
 def test_nothing_is_written_to_a_held_join_until_it_is_released() -> None:
     world = World()
     member = world.member()
-    seat = member.join(A, held=True, announced=True, hears_joins=True, present=True)
+    seat = member.join(
+        A, held=True, sends_join_leave=True, receives_join_leave=True, present=True
+    )
     world.store.reads[0].finish()
     assert isinstance(seat.outcome, Joined)
     world.store.publish(A, 3)
@@ -45,8 +47,8 @@ def test_releasing_what_was_left_does_nothing() -> None:
     world = World()
     member = world.member()
     other = world.member()
-    ears = other.join(A, history=NOT_KEPT, hears_joins=True)
-    seat = member.join(A, history=NOT_KEPT, held=True, announced=True)
+    ears = other.join(A, history=NOT_KEPT, receives_join_leave=True)
+    seat = member.join(A, history=NOT_KEPT, held=True, sends_join_leave=True)
     member.leave(seat)
     assert seat.subscription is not None
     world.hub.release(seat.subscription)
@@ -58,9 +60,9 @@ def test_releasing_what_was_left_does_nothing() -> None:
 def test_a_join_that_is_not_wanted_after_all(history: bool) -> None:
     world = World(in_memory=True)
     other = world.member()
-    ears = other.join(A, hears_joins=True)
+    ears = other.join(A, receives_join_leave=True)
     member = world.member()
-    options = {"announced": True, "present": True}
+    options = {"sends_join_leave": True, "present": True}
     if history:
         seat = member.join(A, accept=False, **options)
     else:
@@ -194,10 +196,10 @@ def test_a_publication_told_of_while_a_check_reads_is_written_once() -> None:
 def test_only_those_who_listen_are_told_and_only_of_those_who_are_announced() -> None:
     world = World(in_memory=True)
     hears, deaf = world.member(), world.member()
-    ears = hears.join(A, hears_joins=True)
+    ears = hears.join(A, receives_join_leave=True)
     none = deaf.join(A)
     loud, quiet = world.member(), world.member()
-    one = loud.join(A, announced=True)
+    one = loud.join(A, sends_join_leave=True)
     two = quiet.join(A)
     loud.leave(one)
     loud.leave(one)
@@ -210,10 +212,13 @@ def test_someone_who_leaves_while_a_join_is_told_of_hears_nothing_more() -> None
     # I4 also for joins and leaves: whoever is told first makes the other leave.
     world = World(in_memory=True)
     one, two = world.member(), world.member()
-    first, second = one.join(A, hears_joins=True), two.join(A, hears_joins=True)
+    first, second = (
+        one.join(A, receives_join_leave=True),
+        two.join(A, receives_join_leave=True),
+    )
     one.on_put = lambda _: two.leave(second)
     two.on_put = lambda _: one.leave(first)
-    world.member().join(A, announced=True)
+    world.member().join(A, sends_join_leave=True)
     assert first.ended != second.ended
 
 

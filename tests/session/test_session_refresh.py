@@ -547,7 +547,7 @@ def test_options_of_one_subscription() -> None:
     hidden = Override(presence=False, join_leave=False, force_recovery=False)
     bench.answer(SubscribeResult(override=hidden))
     [join] = bench.joins
-    assert (join.listener.present, join.listener.announced) == (False, False)
+    assert (join.listener.present, join.listener.sends_join_leave) == (False, False)
     assert join.listener.positioned is False
 
 

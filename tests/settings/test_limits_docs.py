@@ -32,7 +32,7 @@ def value(name: str, *, environment: str) -> Any:
     settings = Settings(environment=environment)
     section, field = name.split(".")
     if section == "limits":
-        return getattr(settings.limits_in_force, field)
+        return getattr(settings.effective_limits, field)
     if name == "connections.limit":
         return settings.connection_limit
     return getattr(getattr(settings, section), field)

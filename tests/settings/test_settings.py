@@ -339,10 +339,10 @@ def hooked(settings: Settings) -> bool:
 def test_only_development_starts_without_any_key(environment: str) -> None:
     settings = load({"STEADWIRE_ENVIRONMENT": environment}, {})
     with pytest.raises(SettingsError) as refused:
-        settings.check_door(hook=False)
+        settings.check_admission(hook=False)
     assert repr(environment) in str(refused.value)
     assert "token.hmac_secret_key" in str(refused.value)
-    settings.check_door(hook=True)  # one in Python decides
+    settings.check_admission(hook=True)  # one in Python decides
 
 
 @pytest.mark.parametrize("way", WAYS_IN, ids=lambda way: next(iter(way)))
@@ -351,7 +351,7 @@ def test_every_environment_starts_with_a_way_in(
     environment: str, way: dict[str, str]
 ) -> None:
     settings = load({"STEADWIRE_ENVIRONMENT": environment, **way}, {})
-    settings.check_door(hook=hooked(settings))
+    settings.check_admission(hook=hooked(settings))
     assert settings.insecure is False
 
 
@@ -364,7 +364,7 @@ def test_keys_of_subscriptions_alone_let_nobody_in() -> None:
         {},
     )
     with pytest.raises(SettingsError):
-        settings.check_door(hook=False)
+        settings.check_admission(hook=False)
 
 
 def test_development_is_strict_where_there_are_keys() -> None:

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from service.core.errors import StoreUnavailable
-from service.core.ports import Kept
+from service.core.ports import StateEntry
 
 WALL = 1_700_000_000.0
 
@@ -19,7 +19,7 @@ async def entries(state, kind="t"):
 
 async def test_a_value_is_there_until_it_is_taken(state):
     await state.put("t", "k", "v", 60)
-    assert await entries(state) == [Kept("k", "v", WALL + 60)]
+    assert await entries(state) == [StateEntry("k", "v", WALL + 60)]
     assert await state.take("t", "k") == "v"
     assert await state.take("t", "k") is None
     assert await entries(state) == []
@@ -33,7 +33,7 @@ async def test_what_was_never_put_is_not_there(state):
 async def test_a_put_replaces_value_and_end(state):
     await state.put("t", "k", "old", 60)
     await state.put("t", "k", "new", 5)
-    assert await entries(state) == [Kept("k", "new", WALL + 5)]
+    assert await entries(state) == [StateEntry("k", "new", WALL + 5)]
     assert await state.take("t", "k") == "new"
     assert await state.take("t", "k") is None
 
@@ -41,9 +41,9 @@ async def test_a_put_replaces_value_and_end(state):
 async def test_kinds_are_apart(state):
     await state.put("a", "k", "1", 60)
     await state.put("b", "k", "2", 60)
-    assert await entries(state, "a") == [Kept("k", "1", WALL + 60)]
+    assert await entries(state, "a") == [StateEntry("k", "1", WALL + 60)]
     assert await state.take("a", "k") == "1"
-    assert await entries(state, "b") == [Kept("k", "2", WALL + 60)]
+    assert await entries(state, "b") == [StateEntry("k", "2", WALL + 60)]
 
 
 @pytest.mark.parametrize("ttl", [0.5, 60, 86400])
@@ -135,4 +135,4 @@ async def test_entries_outlive_the_process(reopen_state):
     await state.put("t", "taken", "v", 60)
     await state.take("t", "taken")
     state = await reopen_state()
-    assert await entries(state) == [Kept("k", "v", WALL + 60)]
+    assert await entries(state) == [StateEntry("k", "v", WALL + 60)]

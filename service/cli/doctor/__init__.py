@@ -89,7 +89,7 @@ def _keys(settings: Settings) -> Iterator[Finding]:
 def _token_keys(settings: Settings) -> Finding:
     if not (settings.token.has_keys or settings.subscription_keys.has_keys):
         try:
-            settings.check_door(hook=settings.proxy.connect != "")
+            settings.check_admission(hook=settings.proxy.connect != "")
         except SettingsError:
             level = PROBLEM
         else:

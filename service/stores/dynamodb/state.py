@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 
-from service.core.ports import Clock, Kept
+from service.core.ports import Clock, StateEntry
 from service.stores.dynamodb.client import Client
 from service.stores.dynamodb.errors import Item
 from service.stores.dynamodb.pages import pages
@@ -82,7 +82,7 @@ class DynamodbState:
             return None
         return kept.value
 
-    async def entries(self, kind: str) -> list[Kept]:
+    async def entries(self, kind: str) -> list[StateEntry]:
         """Return all entries of a kind; see the port.
 
         Raises:
@@ -100,5 +100,7 @@ def _key(kind: str, key: str) -> Item:
     return item_key(f"K#{kind}", hashlib.sha256(key.encode()).hexdigest())
 
 
-def _read(item: Item) -> Kept:
-    return Kept(item["key"]["S"], item["value"]["S"], int(item["expires"]["N"]) / 1000)
+def _read(item: Item) -> StateEntry:
+    return StateEntry(
+        item["key"]["S"], item["value"]["S"], int(item["expires"]["N"]) / 1000
+    )

@@ -12,7 +12,7 @@ import sqlite3
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol, TypeVar
 
-from service.core.ports import Clock, Kept
+from service.core.ports import Clock, StateEntry
 from service.stores.history_cache import milliseconds
 from service.stores.sizes import check_sizes
 
@@ -57,13 +57,13 @@ class StateTable:
         )
         return deleted.rowcount == limit
 
-    def entries(self, kind: str, now: int) -> list[Kept]:
+    def entries(self, kind: str, now: int) -> list[StateEntry]:
         """Return the entries of a kind that are there at *now* (Unix ms)."""
         rows = self._execute(
             "SELECT key, value, expires FROM state WHERE kind = ? AND expires > ?",
             (kind, now),
         ).fetchall()
-        return [Kept(key, value, expires / 1000) for key, value, expires in rows]
+        return [StateEntry(key, value, expires / 1000) for key, value, expires in rows]
 
 
 class _Do(Protocol):
@@ -120,7 +120,7 @@ class SqliteState:
         now = self._now()
         return await self._write(lambda: self._writer().take(kind, key, now))
 
-    async def entries(self, kind: str) -> list[Kept]:
+    async def entries(self, kind: str) -> list[StateEntry]:
         """Return all entries of a kind; see the port.
 
         Raises:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from service.core.errors import StoreCorrupt, StoreUnavailable
-from service.core.ports import Kept
+from service.core.ports import StateEntry
 from service.settings import StoreSettings
 from service.stores.sqlite.backup import backup, restore
 from tests.stores.support import Bench, on_disk
@@ -127,7 +127,7 @@ async def test_a_backup_holds_the_entries(tmp_path, clock):
     restore(settings, str(tmp_path / "copy.db"))
     bench = await start(tmp_path, clock)
     wall = 1_700_000_000.0
-    assert await bench.store.state.entries("t") == [Kept("k", "v", wall + 60)]
+    assert await bench.store.state.entries("t") == [StateEntry("k", "v", wall + 60)]
     await bench.store.close()
 
 
