@@ -45,8 +45,8 @@ from service.core.ports import Committed, History
 from service.hub.hub import Hub
 from service.hub.publish_metrics import PublishMetrics
 from service.metrics import Metrics
-from service.protocol import json as wire
-from service.protocol.codecs import Json
+from service.protocol import replies
+from service.protocol.json import Json
 from service.session.session import Session
 from service.settings import ClientSettings, Settings, StoreSettings
 from service.stores.sqlite.store import SqliteStore
@@ -97,7 +97,7 @@ def session_stage():
     session.receive([(1, "connect", {})], 0.0)
     from service.core.model import Appended, Position
 
-    commands = wire.decode(FRAME)
+    commands = Json.decode(FRAME)
     done = Appended(Position(1, "e"), True)
 
     def call():
@@ -124,8 +124,8 @@ def encode_stage():
     info = RawJson('{"user":"","client":"0b7dd3c9-3a1c-4d1b-8f3c-3a1c4d1b8f3c"}')
     return minimum(
         lambda: (
-            wire.publication_push('"own"', Publication(7, data, info)),
-            wire.empty_reply(3, "publish"),
+            replies.publication_push('"own"', Publication(7, data, info)),
+            replies.empty_reply(3, "publish"),
         )
     )
 
@@ -182,7 +182,7 @@ async def stages():
         store = SqliteStore(settings, SystemClock())
         await store.start(lambda batch: None)
         result = {
-            "decode": minimum(lambda: wire.decode(FRAME)),
+            "decode": minimum(lambda: Json.decode(FRAME)),
             "session": session_stage(),
             "append": await append_stage(store),
             "hub": delivery_stage(store),

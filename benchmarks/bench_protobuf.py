@@ -18,8 +18,9 @@ from bench_server import FAN_RATE, PAYLOAD, SUBSCRIBERS, ours
 from load import connect, cpu, describe, exchange, frame, loop_factory, write
 
 from service.core.model import Publication, RawJson
-from service.protocol import json as wire
-from service.protocol.codecs import Json, Protobuf
+from service.protocol import replies
+from service.protocol.json import Json
+from service.protocol.protobuf import Protobuf
 from service.protocol.schema import CLASSES
 
 PATH = "/connection/websocket"
@@ -96,18 +97,18 @@ def codecs():
     publications = [
         Publication(number, RawJson(PAYLOAD), INFO) for number in range(1, 301)
     ]
-    push = wire.publication_push('"fan"', publications[0])
-    bodies = ",".join(map(wire.publication_body, publications))
+    push = replies.publication_push('"fan"', publications[0])
+    bodies = ",".join(map(replies.publication_body, publications))
     reply = f'{{"id":3,"subscribe":{{"recovered":true,"publications":[{bodies}]}}}}'
 
     def afresh(message):
         def call():
-            binary.encode(wire.PING)
+            binary.encode(replies.PING)
             binary.encode(message)
 
         return call
 
-    ping = best(afresh(wire.PING), 20_000)
+    ping = best(afresh(replies.PING), 20_000)
     binary.encode(push)
     return {
         "read a publish": {
@@ -116,7 +117,7 @@ def codecs():
         },
         "write a push, the first time": {
             "json": best(
-                lambda: wire.publication_push('"fan"', publications[0]), 20_000
+                lambda: replies.publication_push('"fan"', publications[0]), 20_000
             ),
             "protobuf": best(afresh(push), 20_000) - ping,
         },
@@ -129,7 +130,7 @@ def codecs():
         },
         "write a reply of 300 publications": {
             "json": best(
-                lambda: ",".join(map(wire.publication_body, publications)), 200
+                lambda: ",".join(map(replies.publication_body, publications)), 200
             ),
             "protobuf": best(afresh(reply), 200),
         },

@@ -51,8 +51,8 @@ from service.core.position import size_of_publication, take_piece
 from service.hub.hub import Hub
 from service.hub.subscription import Subscription
 from service.metrics import Metrics
-from service.protocol import json as wire
-from service.protocol.codecs import Codec
+from service.protocol import replies
+from service.protocol.codec import Codec
 from service.session.heartbeat import Heartbeat
 from service.session.keepalive import Liveness
 from service.session.port import Decision, Identity
@@ -325,7 +325,7 @@ class ClientConnection:
     def reply_error(self, command: int, error: ErrorReply) -> None:
         """Refuse one command."""
         self._timeline.refused(error)
-        self._outbox.put(wire.error_reply(command, error))
+        self._outbox.put(replies.error_reply(command, error))
 
     def connected(self) -> None:
         """Take note of who it is."""
@@ -339,7 +339,7 @@ class ClientConnection:
 
     def ping(self) -> None:
         """Write a ping ahead of what waits."""
-        self._outbox.put(wire.PING, first=True)
+        self._outbox.put(replies.PING, first=True)
 
     def publish(
         self, command: int, channel: Channel, draft: Draft, history: History

@@ -31,7 +31,7 @@ from service.core.model import Channel, HistoryPage, Position
 from service.core.ports import History, Store
 from service.core.position import PIECE, take_piece
 from service.hub.subscription import Subscription, Topic
-from service.protocol import json as wire
+from service.protocol import replies
 
 __all__ = ["CatchUp", "Spawn"]
 
@@ -135,7 +135,7 @@ class CatchUp:
                 self._lose(subscription, page.top)
                 return
             subscription.next = publication.offset + 1
-            subscription.member.put(wire.publication_push(quoted, publication))
+            subscription.member.put(replies.publication_push(quoted, publication))
         if subscription.left:
             return
         if not piece and max(page.top.offset, told) >= subscription.next:

@@ -31,7 +31,7 @@ from service.core.position import PIECE, is_recovered, take_piece
 from service.hub.catchup import CatchUp, Spawn
 from service.hub.publish_metrics import PublishMetrics
 from service.hub.subscription import Member, Subscription, Topic
-from service.protocol import json as wire
+from service.protocol import replies
 from service.settings import ClientSettings
 
 __all__ = ["Hub", "JoinDone"]
@@ -88,7 +88,7 @@ class Hub:
 
     def _deliver(self, topic: Topic, publication: Publication, epoch: str) -> None:
         offset = publication.offset
-        text = wire.publication_push(topic.quoted, publication)
+        text = replies.publication_push(topic.quoted, publication)
         if offset == 0:
             for subscription in tuple(topic.subscriptions):
                 if subscription.joined and not subscription.left:
@@ -194,7 +194,7 @@ class Hub:
         if listener.sends_join_leave:
             # Before settling, which may end the subscription, and tell of that.
             topic = subscription.topic
-            self._announce(topic, wire.join_push(topic.quoted, listener.info))
+            self._announce(topic, replies.join_push(topic.quoted, listener.info))
         if subscription.topic.parked:
             self._take_over(subscription)
         if subscription.left:
@@ -260,7 +260,7 @@ class Hub:
     def _tell_leave(self, subscription: Subscription) -> None:
         topic, listener = subscription.topic, subscription.listener
         if listener.sends_join_leave:
-            self._announce(topic, wire.leave_push(topic.quoted, listener.info))
+            self._announce(topic, replies.leave_push(topic.quoted, listener.info))
 
     def _announce(self, topic: Topic, text: str) -> None:
         for subscription in tuple(topic.subscriptions):

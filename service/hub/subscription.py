@@ -9,7 +9,7 @@ from typing import Protocol
 
 from service.core.model import Channel, Position, SubscriberInfo
 from service.core.ports import History
-from service.protocol import json as wire
+from service.protocol import replies
 
 __all__ = ["Member", "Subscription", "Topic"]
 
@@ -65,7 +65,7 @@ class Topic:
 
     def __init__(self, channel: Channel) -> None:
         self.channel = channel
-        self.quoted = wire.quote(channel)
+        self.quoted = replies.quote(channel)
         self.seen = 0
         self.epoch = ""
         self.turn = 0

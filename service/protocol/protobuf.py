@@ -28,10 +28,10 @@ from google.protobuf.message import DecodeError, Message
 
 from _speedups import check
 from service.core.errors import CodecError
-from service.protocol.json import NOT_JSON, Command
+from service.protocol.commands import NOT_JSON, Command, read_commands
 from service.protocol.schema import CLASSES, SCALARS, SCHEMA, WHOLE, Field
 
-__all__ = ["Encoder", "decode"]
+__all__ = ["Protobuf"]
 
 _Convert = Callable[[Any], Any]
 _Plan = dict[str, dict[str, _Convert]]
@@ -46,33 +46,6 @@ MEMO: Final = 2 * 1024 * 1024
 thousands, as clients that come back together ask for. When they are more, all are
 forgotten."""
 
-_PONG: Final[Command] = (0, "", {})
-
-
-def decode(frame: bytes) -> list[Command]:
-    """Split a frame of commands, each after its length.
-
-    Raises:
-        CodecError: The frame is not one or more well-formed commands.
-    """
-    commands: list[Command] = []
-    at, end = 0, len(frame)
-    while at < end:
-        size = frame[at]
-        if size < 0x80:
-            at += 1
-        else:
-            size, at = _length(frame, at)
-        if size > end - at:
-            raise CodecError(f"a command of {size} bytes where {end - at} are left")
-        if len(commands) == COMMANDS:
-            raise CodecError(f"more than {COMMANDS} commands")
-        commands.append(_command(frame[at : at + size]) if size else _PONG)
-        at += size
-    if not commands:
-        raise CodecError("an empty frame")
-    return commands
-
 
 def _length(frame: bytes, at: int) -> tuple[int, int]:
     """Return the varint at *at*, and where it ends."""
@@ -84,7 +57,7 @@ def _length(frame: bytes, at: int) -> tuple[int, int]:
     raise CodecError("a length without an end")
 
 
-def _command(data: bytes) -> Command:
+def _scanned(data: bytes) -> tuple[int, str, dict[str, Any]]:
     try:
         message = CLASSES["Command"].FromString(data)
     except (DecodeError, ValueError, RecursionError) as error:
@@ -93,7 +66,7 @@ def _command(data: bytes) -> Command:
     fields = _fields("Command", message)
     number = fields.pop("id", 0)
     if not fields:
-        return number, "", {}
+        return number, "", fields
     if len(fields) > 1:
         raise CodecError("a command with several methods")
     [(method, parameters)] = fields.items()
@@ -102,17 +75,48 @@ def _command(data: bytes) -> Command:
     return number, method, parameters
 
 
-class Encoder:
-    """Makes protobuf of what `json` has written.
+class Protobuf:
+    """The protobuf form, as a `Codec`.
 
     The last message is kept: a publication to a thousand subscribers is one text that
-    is put into a thousand outboxes one after the other, and is worked on once.
+    is put into a thousand outboxes one after the other, and is encoded once.
     """
 
     __slots__ = ("_last",)
 
+    name = "protobuf"
+    binary = True
+    gap = 0
+    size = staticmethod(len)
+    join = b"".join
+
     def __init__(self) -> None:
         self._last = ("", b"")
+
+    @staticmethod
+    def decode(frame: bytes) -> list[Command]:
+        """Return the commands of a frame, in which each stands after its length.
+
+        Raises:
+            CodecError: The frame is not one or more well-formed commands.
+        """
+        scanned: list[tuple[int, str, dict[str, Any]]] = []
+        at, end = 0, len(frame)
+        while at < end:
+            size = frame[at]
+            if size < 0x80:
+                at += 1
+            else:
+                size, at = _length(frame, at)
+            if size > end - at:
+                raise CodecError(f"a command of {size} bytes where {end - at} are left")
+            if len(scanned) == COMMANDS:
+                raise CodecError(f"more than {COMMANDS} commands")
+            scanned.append(_scanned(frame[at : at + size]) if size else (0, "", {}))
+            at += size
+        if not scanned:
+            raise CodecError("an empty frame")
+        return read_commands(scanned)
 
     def encode(self, text: str) -> bytes:
         """Return a reply or push, after its length.

@@ -8,12 +8,10 @@ wait, since clients pipeline them; nothing else does.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from service.auth.permissions import ChannelRules, Decider, Permissions
 from service.core.errors import (
     ALREADY_SUBSCRIBED,
-    BAD_REQUEST,
     INTERNAL,
     LIMIT_EXCEEDED,
     UNRECOVERABLE_POSITION,
@@ -31,16 +29,15 @@ from service.core.model import (
     SubscriberInfo,
 )
 from service.payload import dump_optional
-from service.protocol import json as wire
-from service.session.entry import ChannelState, PendingSubscribe, channel_of
+from service.protocol import replies
+from service.protocol.commands import Command, SubscribeRequest, UnsubscribeRequest
+from service.session.entry import ChannelState, PendingSubscribe
 from service.session.expiry import NEVER, Expiry
 from service.session.port import CommandQueue, Identity, Port
 from service.session.subscriptions import Subscriptions
 from service.settings import ClientSettings
 
 __all__ = ["Channels"]
-
-REJECT_UNRECOVERED = 2  # bit of subscribe.flag: error 112 instead of recovered:false
 
 
 class Channels(Subscriptions):
@@ -77,29 +74,15 @@ class Channels(Subscriptions):
     # Commands.
 
     def subscribe(
-        self, identity: Identity, command: int, fields: dict[str, Any]
+        self, identity: Identity, command: int, request: SubscribeRequest
     ) -> None:
         """Handle a subscribe command.
 
         Raises:
             ReplyError: It is refused.
-            CloseError: It has no channel.
-            CodecError: A field has the wrong type.
         """
-        channel = channel_of(fields)
-        pending = PendingSubscribe(
-            wire.position(fields) if wire.boolean(fields, "recover") else None,
-            lambda result: self._reply(command, result),
-            flag=wire.integer(fields, "flag"),
-            positioned=wire.boolean(fields, "positioned")
-            or wire.boolean(fields, "recoverable")
-            or wire.boolean(fields, "recover"),
-            hears_joins=wire.boolean(fields, "join_leave"),
-        )
-        token, data = wire.text(fields, "token"), wire.raw(fields, "data")
-        if fields.get("tf") is not None:
-            raise ReplyError(BAD_REQUEST)  # tags filters are not there
-        if self.waits(channel, (command, "subscribe", fields)):
+        channel = request.channel
+        if self.waits(channel, (command, "subscribe", request)):
             return
         if channel in self._entries:
             raise ReplyError(ALREADY_SUBSCRIBED)
@@ -108,12 +91,19 @@ class Channels(Subscriptions):
             rules,
             channel,
             identity.user,
-            token=token != "",
+            token=request.token != "",
             verified=self._verified,
             hook=self._hook,
         )
         if len(self._entries) >= self._settings.channel_limit:
             raise ReplyError(LIMIT_EXCEEDED)
+        pending = PendingSubscribe(
+            request.since,
+            lambda result: self._reply(command, result),
+            reject_unrecovered=request.reject_unrecovered,
+            positioned=request.positioned,
+            hears_joins=request.join_leave,
+        )
         self._entries[channel] = entry = ChannelState(rules, pending, server=False)
         self._work.under_way += 1
         if decider is Decider.NOBODY:
@@ -122,7 +112,12 @@ class Channels(Subscriptions):
         self._port.ask(
             command,
             SubscribeEvent(
-                identity.client, identity.user, channel, token, data, identity.meta
+                identity.client,
+                identity.user,
+                channel,
+                request.token,
+                request.data,
+                identity.meta,
             ),
         )
 
@@ -155,24 +150,19 @@ class Channels(Subscriptions):
         self._take_up(pending)
 
     def unsubscribe(
-        self, identity: Identity, command: int, fields: dict[str, Any]
+        self, identity: Identity, command: int, request: UnsubscribeRequest
     ) -> None:
-        """Handle an unsubscribe command.
-
-        Raises:
-            CloseError: It has no channel.
-            CodecError: A field has the wrong type.
-        """
-        channel = channel_of(fields)
-        if self.waits(channel, (command, "unsubscribe", fields)):
+        """Handle an unsubscribe command."""
+        channel = request.channel
+        if self.waits(channel, (command, "unsubscribe", request)):
             return
         if channel in self._entries:
             del self._entries[channel]
             self._port.leave(channel)
             self._left(channel)
-        self._port.reply(wire.empty_reply(command, "unsubscribe"))
+        self._port.reply(replies.empty_reply(command, "unsubscribe"))
 
-    def waits(self, channel: Channel, command: wire.Command) -> bool:
+    def waits(self, channel: Channel, command: Command) -> bool:
         """Queue a command behind the subscribe of its channel that is under way.
 
         Returns:
@@ -209,7 +199,7 @@ class Channels(Subscriptions):
 
         def outcome(result: str | ErrorReply) -> None:
             if isinstance(result, str):
-                self._port.reply(wire.subscribe_push(wire.quote(channel), result))
+                self._port.reply(replies.subscribe_push(replies.quote(channel), result))
             done(None if isinstance(result, str) else result)
 
         if self.add(
@@ -309,7 +299,7 @@ class Channels(Subscriptions):
             del self._entries[channel]
             pending.outcome(INTERNAL)
         elif (
-            pending.flag & REJECT_UNRECOVERED
+            pending.reject_unrecovered
             and pending.asked is not None
             and outcome.recovered is None
         ):
@@ -322,7 +312,7 @@ class Channels(Subscriptions):
             if pending.pushed and outcome.recovered:
                 follow, outcome = outcome.recovered, Joined(outcome.top, [])
             pending.outcome(
-                wire.subscribe_result(
+                replies.subscribe_result(
                     outcome,
                     asked=pending.asked,
                     recoverable=entry.recoverable,
@@ -333,7 +323,7 @@ class Channels(Subscriptions):
             )
             entry.data = None
             for publication in follow:
-                push = wire.publication_push(wire.quote(channel), publication)
+                push = replies.publication_push(replies.quote(channel), publication)
                 self._port.reply(push)
             self.ends(entry, entry.ends)
             if pending.removal is not None:
@@ -349,4 +339,4 @@ class Channels(Subscriptions):
         if isinstance(result, ErrorReply):
             self._port.reply_error(command, result)
         else:
-            self._port.reply(wire.subscribe_reply(command, result))
+            self._port.reply(replies.subscribe_reply(command, result))

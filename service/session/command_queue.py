@@ -22,7 +22,7 @@ from service.core.errors import (
     CloseError,
     ReplyError,
 )
-from service.protocol import json as wire
+from service.protocol.commands import Command
 from service.session.allowance import CommandQuota
 from service.session.port import CommandQueue, Port
 
@@ -50,7 +50,7 @@ class CommandScheduler:
         self._work = work
         self._in_flight = in_flight
 
-    def portion(self, port: Port) -> Iterator[wire.Command]:
+    def portion(self, port: Port) -> Iterator[Command]:
         """Take from the backlog what can be handled now, one after the other.
 
         What is left is taken up after an outcome, when there is room, or, where a

@@ -12,7 +12,6 @@ from typing import Any
 from service.auth.permissions import Permissions
 from service.core.errors import (
     BAD_REQUEST,
-    CLOSE_BAD_REQUEST,
     CLOSE_NOT_AVAILABLE,
     INTERNAL,
     LIMIT_EXCEEDED,
@@ -32,19 +31,36 @@ from service.core.hooks import (
     RpcEvent,
     RpcResult,
 )
-from service.core.model import Appended, Draft, HistoryPage, Position, SubscriberInfo
+from service.core.model import (
+    Appended,
+    Channel,
+    Draft,
+    HistoryPage,
+    Position,
+    SubscriberInfo,
+)
 from service.core.ports import NO_HISTORY
 from service.payload import dump_optional
-from service.protocol import json as wire
+from service.protocol import replies
+from service.protocol.commands import (
+    HistoryRequest,
+    PingRequest,
+    PresenceRequest,
+    PresenceStatsRequest,
+    PublishRequest,
+    RpcRequest,
+    SendRequest,
+    SubscribeRequest,
+    UnsubscribeRequest,
+)
 from service.session.channels import Channels
-from service.session.entry import channel_of
 from service.session.port import CommandQueue, Identity, Port
 from service.settings import ClientSettings
 
 __all__ = ["Commands", "Method"]
 
-Method = Callable[[Identity, int, dict[str, Any]], None]
-"""Handles one command: who gave it, its id, its fields."""
+Method = Callable[[Identity, int, Any], None]
+"""Handles one command: who gave it, its id, the request of the method's type."""
 
 PRESENCE_SIZE = 512 * 1024
 """Characters of a presence reply; a larger one is refused with 106. Old SDKs close on
@@ -70,29 +86,27 @@ class Commands:
         self._handlers = handlers
         self._channels = channels
 
-    def methods(self) -> dict[str, Method]:
+    def methods(self) -> dict[type[Any], Method]:
         """Return what handles each command of a client that has connected."""
         return {
-            "publish": self.publish,
-            "subscribe": self._channels.subscribe,
-            "unsubscribe": self._channels.unsubscribe,
-            "history": self.history,
-            "presence": self.presence,
-            "presence_stats": self.presence_stats,
-            "rpc": self.rpc,
-            "send": self.send,
-            "ping": self.not_available,
+            PublishRequest: self.publish,
+            SubscribeRequest: self._channels.subscribe,
+            UnsubscribeRequest: self._channels.unsubscribe,
+            HistoryRequest: self.history,
+            PresenceRequest: self.presence,
+            PresenceStatsRequest: self.presence_stats,
+            RpcRequest: self.rpc,
+            SendRequest: self.send,
+            PingRequest: self.not_available,
         }
 
-    # Commands. Each raises ReplyError when refused, CloseError or CodecError when
-    # malformed.
+    # Commands. Each raises ReplyError when refused.
 
-    def publish(self, identity: Identity, command: int, fields: dict[str, Any]) -> None:
+    def publish(
+        self, identity: Identity, command: int, request: PublishRequest
+    ) -> None:
         """Handle a publish command."""
-        channel = channel_of(fields)
-        data = wire.raw(fields, "data")
-        if data is None:
-            raise CloseError(CLOSE_BAD_REQUEST)
+        channel, data = request.channel, request.data
         rules = self._permissions.rules(channel)
         if self._handlers.publish is not None:
             self._work.under_way += 1
@@ -111,18 +125,16 @@ class Commands:
             command, channel, Draft(data, info=identity.info), rules.history
         )
 
-    def history(self, identity: Identity, command: int, fields: dict[str, Any]) -> None:
+    def history(
+        self, identity: Identity, command: int, request: HistoryRequest
+    ) -> None:
         """Handle a history command."""
-        channel = channel_of(fields)
-        limit = wire.integer(fields, "limit", low=-1)
-        reverse = wire.boolean(fields, "reverse")
-        mapping = wire.mapping(fields, "since")
-        since = None if mapping is None else wire.position(mapping)
+        channel, since, limit = request.channel, request.since, request.limit
         rules = self._permissions.rules(channel)
         self._permissions.may_read_history(
             rules, identity.user, subscribed=self._channels.is_established(channel)
         )
-        if reverse and since is not None and since.offset == 0:
+        if request.reverse and since is not None and since.offset == 0:
             raise ReplyError(BAD_REQUEST)
         most = self._settings.history_limit
         self._work.under_way += 1
@@ -133,32 +145,29 @@ class Commands:
             rules.history,
             since,
             most if limit < 0 else min(limit, most),
-            reverse=reverse,
+            reverse=request.reverse,
         )
 
     def presence(
-        self, identity: Identity, command: int, fields: dict[str, Any]
+        self, identity: Identity, command: int, request: PresenceRequest
     ) -> None:
         """Handle a presence command."""
-        present = self._present(identity, fields)
+        present = self._present(identity, request.channel)
         if sum(len(one.info) + 48 for one in present) > PRESENCE_SIZE:
             raise ReplyError(LIMIT_EXCEEDED)
         self._port.reply(
-            wire.presence_reply(command, [(one.client, one.info) for one in present])
+            replies.presence_reply(command, [(one.client, one.info) for one in present])
         )
 
     def presence_stats(
-        self, identity: Identity, command: int, fields: dict[str, Any]
+        self, identity: Identity, command: int, request: PresenceStatsRequest
     ) -> None:
         """Handle a presence_stats command."""
-        present = self._present(identity, fields)
+        present = self._present(identity, request.channel)
         users = len({one.user for one in present})
-        self._port.reply(wire.presence_stats_reply(command, len(present), users))
+        self._port.reply(replies.presence_stats_reply(command, len(present), users))
 
-    def _present(
-        self, identity: Identity, fields: dict[str, Any]
-    ) -> list[SubscriberInfo]:
-        channel = channel_of(fields)
+    def _present(self, identity: Identity, channel: Channel) -> list[SubscriberInfo]:
         self._permissions.may_see_presence(
             self._permissions.rules(channel),
             identity.user,
@@ -168,23 +177,28 @@ class Commands:
         self._work.charge(len(present))
         return present
 
-    def rpc(self, identity: Identity, command: int, fields: dict[str, Any]) -> None:
+    def rpc(self, identity: Identity, command: int, request: RpcRequest) -> None:
         """Handle an rpc command."""
-        method, data = wire.text(fields, "method"), wire.raw(fields, "data")
         if self._handlers.rpc is None:
             raise ReplyError(NOT_AVAILABLE)
         self._work.under_way += 1
         self._port.ask(
             command,
-            RpcEvent(identity.client, identity.user, method, data, identity.meta),
+            RpcEvent(
+                identity.client,
+                identity.user,
+                request.method,
+                request.data,
+                identity.meta,
+            ),
         )
 
-    def send(self, identity: Identity, command: int, fields: dict[str, Any]) -> None:
+    def send(self, identity: Identity, command: int, request: SendRequest) -> None:
         """Handle a send command: nobody receives it."""
         raise CloseError(CLOSE_NOT_AVAILABLE)
 
     def not_available(
-        self, identity: Identity, command: int, fields: dict[str, Any]
+        self, identity: Identity, command: int, request: PingRequest
     ) -> None:
         """Handle a command of the protocol that is switched off."""
         raise ReplyError(NOT_AVAILABLE)
@@ -197,7 +211,7 @@ class Commands:
         if isinstance(outcome, StoreError):
             self._refuse(command, _transient(outcome))
         else:
-            self._port.reply(wire.empty_reply(command, "publish"))
+            self._port.reply(replies.empty_reply(command, "publish"))
 
     def history_read(
         self, command: int, since: Position | None, outcome: HistoryPage | StoreError
@@ -212,7 +226,7 @@ class Commands:
         else:
             self._work.charge(len(outcome.publications))
             self._port.reply(
-                wire.history_reply(command, outcome.publications, outcome.top)
+                replies.history_reply(command, outcome.publications, outcome.top)
             )
 
     def publish_allowed(
@@ -233,7 +247,7 @@ class Commands:
 
     def rpc_returned(self, command: int, answer: RpcResult) -> None:
         """Answer an rpc."""
-        text = wire.rpc_reply(command, dump_optional(answer.data))
+        text = replies.rpc_reply(command, dump_optional(answer.data))
         self._work.under_way -= 1
         self._port.reply(text)
 

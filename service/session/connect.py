@@ -15,14 +15,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from service.auth.permissions import Permissions
 from service.core.errors import (
     CLOSE_BAD_REQUEST,
     INVALID_TOKEN,
     CloseError,
-    CodecError,
     ErrorReply,
     ReplyError,
 )
@@ -37,7 +36,8 @@ from service.core.model import (
     UserId,
 )
 from service.payload import dump_optional
-from service.protocol import json as wire
+from service.protocol import replies
+from service.protocol.commands import ConnectRequest
 from service.session.channels import Channels
 from service.session.expiry import Expiry
 from service.session.port import Decision, Identity, Port
@@ -125,22 +125,21 @@ class Handshake:
         self._asked: dict[Channel, Position] = {}
         self._entrance: _Entrance | None = None
 
-    def begin(self, command: int, fields: dict[str, Any], now: float) -> None:
+    def begin(self, command: int, request: ConnectRequest, now: float) -> None:
         """Handle the connect command.
 
         Raises:
             CloseError: Nobody can be let in this way.
-            CodecError: A field has the wrong type.
         """
         event = ConnectEvent(
             self._client,
-            wire.text(fields, "token"),
-            wire.raw(fields, "data"),
-            wire.text(fields, "name"),
-            wire.text(fields, "version"),
-            wire.mapping(fields, "headers") or {},
+            request.token,
+            request.data,
+            request.name,
+            request.version,
+            request.headers,
         )
-        self._asked = _positions(wire.mapping(fields, "subs") or {})
+        self._asked = request.positions
         if self._verifies(event.token) or self._hook:
             self._port.ask(command, event)
         elif self._insecure or (self._anonymous and not event.token):
@@ -234,7 +233,7 @@ class Handshake:
     def _welcome(self, entrance: _Entrance, results: dict[Channel, str]) -> None:
         self._welcomed()
         self._port.reply(
-            wire.connect_reply(
+            replies.connect_reply(
                 entrance.command,
                 self._client,
                 self._version,
@@ -269,14 +268,3 @@ def _wishes(result: ConnectResult) -> dict[Channel, _Wish]:
     if not all(isinstance(name, str) for name in wishes):
         raise TypeError("a channel must be a string")
     return wishes
-
-
-def _positions(subs: dict[str, Any]) -> dict[Channel, Position]:
-    """Return where the client wants its server-side subscriptions recovered from."""
-    found = {}
-    for name, request in subs.items():
-        if type(request) is not dict:
-            raise CodecError("subs must be an object of objects")
-        if wire.boolean(request, "recover"):
-            found[Channel(name)] = wire.position(request)
-    return found

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Any
 
 from service.auth.permissions import ChannelRules
-from service.core.errors import CLOSE_BAD_REQUEST, CloseError, ErrorReply, Unsubscribe
-from service.core.model import Channel, Position, RawJson, SubscriberInfo
-from service.protocol import json as wire
+from service.core.errors import ErrorReply, Unsubscribe
+from service.core.model import Position, RawJson, SubscriberInfo
+from service.protocol.commands import Command
 from service.session.expiry import NEVER
 
-__all__ = ["ChannelState", "PendingSubscribe", "channel_of"]
+__all__ = ["ChannelState", "PendingSubscribe"]
 
 
 class PendingSubscribe:
@@ -20,11 +19,11 @@ class PendingSubscribe:
 
     __slots__ = (
         "asked",
-        "flag",
         "hears_joins",
         "outcome",
         "positioned",
         "pushed",
+        "reject_unrecovered",
         "removal",
         "ttl",
         "waiting",
@@ -35,19 +34,19 @@ class PendingSubscribe:
         asked: Position | None,
         outcome: Callable[[str | ErrorReply], None],
         *,
-        flag: int = 0,
+        reject_unrecovered: bool = False,
         positioned: bool = False,
         hears_joins: bool = False,
     ) -> None:
         self.asked = asked
         self.outcome = outcome  # told the result to write, or the refusal
-        self.flag = flag
+        self.reject_unrecovered = reject_unrecovered
         self.positioned = positioned  # what the client asks for
         self.hears_joins = hears_joins
         self.pushed = False  # told by a push: SDKs look for no publications there
         self.removal: Unsubscribe | None = None  # the server wants it out again
         self.ttl: int | None = None  # for the reply
-        self.waiting: deque[wire.Command] = deque()
+        self.waiting: deque[Command] = deque()
 
     def also(self, done: Callable[[ErrorReply | None], None]) -> None:
         """Tell *done* of the outcome too: None, or the refusal."""
@@ -101,16 +100,3 @@ class ChannelState:
         self.listener: SubscriberInfo | None = None
         self.ends = NEVER
         self.refreshes = False
-
-
-def channel_of(fields: dict[str, Any]) -> Channel:
-    """Return the channel that a command is about.
-
-    Raises:
-        CloseError: It names none.
-        CodecError: What it names is no string.
-    """
-    channel = wire.text(fields, "channel")
-    if not channel:
-        raise CloseError(CLOSE_BAD_REQUEST)
-    return Channel(channel)

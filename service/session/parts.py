@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from service.auth.permissions import Permissions
 from service.core.hooks import ConnectResult, Handlers, RefreshResult
 from service.core.model import ClientId
+from service.protocol.commands import RefreshRequest, SubRefreshRequest
 from service.session.answers import Answers
 from service.session.channels import Channels
 from service.session.commands import Commands, Method
@@ -23,7 +25,7 @@ class Parts:
     """What a session consists of; arguments as those of each part.
 
     Attributes:
-        methods: Who handles a command, by its method.
+        methods: Who handles a command, by the type of its request.
     """
 
     def __init__(
@@ -76,8 +78,8 @@ class Parts:
         self.answers = Answers(
             port, handlers, self.handshake, channels, refreshing, commands
         )
-        self.methods: dict[str, Method] = {
+        self.methods: dict[type[Any], Method] = {
             **commands.methods(),
-            "refresh": refreshing.refresh,
-            "sub_refresh": refreshing.sub_refresh,
+            RefreshRequest: refreshing.refresh,
+            SubRefreshRequest: refreshing.sub_refresh,
         }

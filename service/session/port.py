@@ -18,7 +18,8 @@ from service.core.model import (
     UserId,
 )
 from service.core.ports import History
-from service.protocol import json as wire
+from service.protocol import replies
+from service.protocol.commands import Command
 
 __all__ = ["Decision", "Identity", "Port", "CommandQueue"]
 
@@ -159,13 +160,13 @@ class Identity:
         self.user = user
         self.conn_info = conn_info
         self.meta = meta
-        self.info = wire.client_info(ClientInfo(user, client, conn_info))
+        self.info = replies.client_info(ClientInfo(user, client, conn_info))
 
     def in_channel(self, chan_info: RawJson | None) -> RawJson:
         """Return it as others see it in a channel that knows more of it."""
         if chan_info is None:
             return self.info
-        return wire.client_info(
+        return replies.client_info(
             ClientInfo(self.user, self.client, self.conn_info, chan_info)
         )
 
@@ -184,7 +185,7 @@ class CommandQueue:
     __slots__ = ("backlog", "blocked", "granted", "spent", "under_way")
 
     def __init__(self) -> None:
-        self.backlog: deque[wire.Command] = deque()
+        self.backlog: deque[Command] = deque()
         self.under_way = 0
         self.blocked = False
         self.granted = 0
@@ -194,7 +195,7 @@ class CommandQueue:
         """Count a command that goes through so many *items*; 32 are a unit."""
         self.spent += items >> 5
 
-    def put_back(self, waiting: deque[wire.Command]) -> None:
+    def put_back(self, waiting: deque[Command]) -> None:
         """Take up commands that waited for another, before all the rest."""
         self.under_way -= len(waiting)
         self.granted += len(waiting)

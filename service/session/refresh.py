@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Any
 
 from service.core.errors import (
     CONNECTION_EXPIRED,
@@ -40,7 +39,8 @@ from service.core.hooks import (
 )
 from service.core.model import Channel
 from service.payload import dump_optional
-from service.protocol import json as wire
+from service.protocol import replies
+from service.protocol.commands import RefreshRequest, SubRefreshRequest
 from service.session.channels import Channels
 from service.session.expiry import Expiry
 from service.session.port import CommandQueue, Identity, Port
@@ -88,34 +88,34 @@ class Refreshing:
 
     # Commands.
 
-    def refresh(self, identity: Identity, command: int, fields: dict[str, Any]) -> None:
+    def refresh(
+        self, identity: Identity, command: int, request: RefreshRequest
+    ) -> None:
         """Handle a refresh command.
 
         Raises:
             ReplyError: 108: nobody can refresh this connection.
-            CodecError: A field has the wrong type.
         """
-        token = wire.text(fields, "token")
         if not self._connection or not self.allowed:
             raise ReplyError(NOT_AVAILABLE)
-        event = RefreshEvent(identity.client, identity.user, token, identity.meta)
+        event = RefreshEvent(
+            identity.client, identity.user, request.token, identity.meta
+        )
         self._add(None, command, event)
 
     def sub_refresh(
-        self, identity: Identity, command: int, fields: dict[str, Any]
+        self, identity: Identity, command: int, request: SubRefreshRequest
     ) -> None:
         """Handle a sub_refresh command; the token names a channel that it forgets.
 
         Raises:
             ReplyError: 103: there is no such subscription; 108: nobody can refresh it.
-            CodecError: A field has the wrong type.
         """
-        channel = Channel(wire.text(fields, "channel"))
-        token = wire.text(fields, "token")
+        channel = request.channel
         if not self._subscription:
             raise ReplyError(NOT_AVAILABLE)
         if channel:
-            if self._channels.waits(channel, (command, "sub_refresh", fields)):
+            if self._channels.waits(channel, (command, "sub_refresh", request)):
                 return
             entry = self._channels.established(channel)
             if entry is None:
@@ -123,7 +123,7 @@ class Refreshing:
             if not entry.refreshes:
                 raise ReplyError(NOT_AVAILABLE)
         event = SubRefreshEvent(
-            identity.client, identity.user, channel, token, identity.meta
+            identity.client, identity.user, channel, request.token, identity.meta
         )
         self._add(channel, command, event)
 
@@ -146,7 +146,7 @@ class Refreshing:
         """
         ttl = self._expiry.ttl(answer.expire_at, now)
         self._refreshed(answer, now)
-        self._end(None, command, wire.refresh_reply(command, "refresh", ttl))
+        self._end(None, command, replies.refresh_reply(command, "refresh", ttl))
 
     def subscription_goes_on(
         self,
@@ -173,7 +173,7 @@ class Refreshing:
         self._channels.ends(entry, ends)
         if info is not None:
             self._channels.describe(entry, identity, info)
-        reply = wire.refresh_reply(command, "sub_refresh", ttl)
+        reply = replies.refresh_reply(command, "sub_refresh", ttl)
         self._end(event.channel, command, reply)
 
     def refused(self, command: int, event: _Event, error: ErrorReply) -> None:

@@ -58,7 +58,14 @@ from service.core.model import (
     UserId,
 )
 from service.payload import dump_optional
-from service.protocol import json as wire
+from service.protocol.commands import (
+    Command,
+    ConnectRequest,
+    Malformed,
+    Pong,
+    Request,
+    SendRequest,
+)
 from service.session.allowance import CommandQuota
 from service.session.command_queue import CommandScheduler
 from service.session.expiry import NEVER, Expiry
@@ -159,13 +166,13 @@ class Session:
 
     # Inputs.
 
-    def receive(self, commands: list[wire.Command], now: float) -> None:
+    def receive(self, commands: list[Command], now: float) -> None:
         """Handle the commands of one frame; the caller then looks at `next_tick`."""
         if self._state is _State.CLOSED:
             return
         if self._state is _State.CONNECTED:
             self.liveness.hear(now)
-            if len(commands) == 1 and commands[0][:2] == (0, ""):
+            if len(commands) == 1 and type(commands[0][2]) is Pong:
                 self._pong(now)
                 return
         self._work.backlog.extend(commands)
@@ -317,9 +324,9 @@ class Session:
     # Commands.
 
     def _go_on(self, now: float) -> None:
-        for command, method, fields in self._pace.portion(self._port):
+        for command, method, request in self._pace.portion(self._port):
             try:
-                self._handle(command, method, fields, now)
+                self._handle(command, method, request, now)
             except ReplyError as refusal:
                 self._port.reply_error(command, refusal.error)
             except CodecError:
@@ -327,25 +334,30 @@ class Session:
             except CloseError as end:
                 self.disconnect(end.close)
 
-    def _handle(
-        self, command: int, method: str, fields: dict[str, Any], now: float
-    ) -> None:
+    def _handle(self, command: int, method: str, request: Request, now: float) -> None:
         if self._state is _State.CONNECTED:
             if not self._pace.admits(command, method, now):
                 return
-            handler = self._methods.get(method)
-            if handler is not None and (command or method == "send"):
-                handler(self.identity, command, fields)
-            elif not method and not command:
+            kind = type(request)
+            handler = self._methods.get(kind)
+            if handler is not None and (command or kind is SendRequest):
+                handler(self.identity, command, request)
+            elif kind is Pong:
                 self._pong(now)
+            elif command and isinstance(request, Malformed):
+                raise request.error
             else:
                 raise CloseError(CLOSE_BAD_REQUEST)
-        elif self._state is _State.NEW and method == "connect" and command:
+        elif (
+            self._state is _State.NEW
+            and isinstance(request, ConnectRequest)
+            and command
+        ):
             self._state = _State.CONNECTING
             self._work.blocked = True
             self._work.under_way += 1
             self._connected_at = now
-            self._handshake.begin(command, fields, now)
+            self._handshake.begin(command, request, now)
         else:
             raise CloseError(CLOSE_BAD_REQUEST)
 

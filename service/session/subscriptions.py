@@ -19,7 +19,7 @@ from service.core.errors import (
     Unsubscribe,
 )
 from service.core.model import Channel, RawJson
-from service.protocol import json as wire
+from service.protocol import replies
 from service.session.entry import ChannelState
 from service.session.expiry import NEVER
 from service.session.port import Identity, Port
@@ -95,7 +95,7 @@ class Subscriptions:
             return True
         del self._entries[channel]
         self._port.leave(channel)
-        self._port.reply(wire.unsubscribe_push(wire.quote(channel), code))
+        self._port.reply(replies.unsubscribe_push(replies.quote(channel), code))
         self._left(channel)
         return True
 
@@ -111,7 +111,7 @@ class Subscriptions:
         if entry.server:
             raise CloseError(INSUFFICIENT_STATE)
         self._port.reply(
-            wire.unsubscribe_push(wire.quote(channel), UNSUBSCRIBE_INSUFFICIENT)
+            replies.unsubscribe_push(replies.quote(channel), UNSUBSCRIBE_INSUFFICIENT)
         )
         self._left(channel)
 

@@ -16,7 +16,9 @@ from falcon import OperationNotAllowed, PayloadTypeError, WebSocketDisconnected
 from service.connections.connection import ClientConnection, ConnectionContext
 from service.core.errors import Close
 from service.core.ports import Frame
-from service.protocol.codecs import Codec, Json, Protobuf
+from service.protocol.codec import Codec
+from service.protocol.json import Json
+from service.protocol.protobuf import Protobuf
 from service.transports.handshake_gate import VISIT
 
 __all__ = ["WebSocketResource"]

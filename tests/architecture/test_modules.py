@@ -65,7 +65,6 @@ SPARE = {
     "service.app": {"Application", "app"},  # a result's type; stock servers import app
     "service.hub.hub": {"JoinDone"},  # a parameter's type
     "service.payload": {"dump"},
-    "service.protocol.json": {"presence_result", "presence_stats_result"},
     "service.connections.pending_connection": {"Gate"},  # a parameter's type
     "service.server": {"Application"},
     "service.settings": {"Namespace", "ProxySettings"},  # for those who mount us

@@ -7,7 +7,7 @@ import pytest
 from service.core.errors import ErrorReply, ReplyError
 from service.core.hooks import Handlers, RpcEvent, RpcResult
 from service.core.model import Channel, Draft, RawJson
-from service.protocol.codecs import Protobuf
+from service.protocol.protobuf import Protobuf
 from tests.clock import VirtualClock
 from tests.connections.conftest import MakeWorld
 from tests.connections.world import World, settings

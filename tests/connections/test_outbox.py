@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from service.connections.outbox import Flusher, Outbox
 from service.core.errors import Close
 from service.core.ports import Encoding
-from service.protocol.codecs import Json
+from service.protocol.json import Json
 from service.settings import ClientSettings
 from tests.clock import VirtualClock
 

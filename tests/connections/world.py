@@ -23,7 +23,8 @@ from service.core.ports import AppendDone, Clock, CommitListener, History, Store
 from service.hub.hub import Hub
 from service.hub.publish_metrics import PublishMetrics
 from service.metrics import Metrics
-from service.protocol.codecs import Codec, Json
+from service.protocol.codec import Codec
+from service.protocol.json import Json
 from service.settings import (
     ChannelOptions,
     ChannelSettings,
@@ -34,7 +35,7 @@ from service.settings import (
 )
 from service.stores.sqlite.store import SqliteStore
 from tests.clock import VirtualClock
-from tests.protocol.public import commands, replies
+from tests.protocol.public import commands, messages
 
 JSON = Json()
 PATIENCE = 10.0  # s; a wait that ends in failure, never in success
@@ -73,7 +74,7 @@ class FakeSocket:
         found: list[dict[str, Any]] = []
         for frame in self.frames:
             if isinstance(frame, bytes):
-                found += replies(frame)
+                found += messages(frame)
             else:
                 found += map(json.loads, frame.split("\n"))
         return found

@@ -12,7 +12,7 @@ import pytest
 from tests.harness.raw import BINARY, CLOSE, CONTINUATION, PATH, TEXT, RawClient
 from tests.harness.server import Server
 from tests.protocol.mutants import commands_like
-from tests.protocol.public import Command, commands, frame, replies
+from tests.protocol.public import Command, commands, frame, messages
 
 CHOICES: dict[str, dict[str, Any]] = {
     "subprotocol": {"headers": {"Sec-WebSocket-Protocol": "centrifuge-protobuf"}},
@@ -60,7 +60,7 @@ class Binary:
                         return message
                 received = await self.raw.frame()
                 assert received.opcode == BINARY, received
-                more = replies(received.payload)
+                more = messages(received.payload)
                 for message in more:
                     if message == {}:
                         await self.send(b"\0")
@@ -76,7 +76,7 @@ class Binary:
             if received.opcode == CLOSE:
                 payload = received.payload
                 return int.from_bytes(payload[:2], "big"), payload[2:].decode()
-            self.found += replies(received.payload)
+            self.found += messages(received.payload)
 
 
 async def binary(server: Server, *, connected: bool = True) -> Binary:

@@ -11,7 +11,7 @@ from typing import Any
 from centrifuge.protocol import client_pb2
 from google.protobuf.message import Message
 
-__all__ = ["commands", "frame", "plain", "replies", "sent"]
+__all__ = ["commands", "frame", "messages", "plain", "sent"]
 
 Command, Reply = client_pb2.Command, client_pb2.Reply
 
@@ -45,7 +45,7 @@ def _split(data: bytes) -> list[bytes]:
     return messages
 
 
-def replies(data: bytes) -> list[Any]:
+def messages(data: bytes) -> list[Any]:
     """Return the replies and pushes of a frame, as `plain` objects."""
     return [plain(Reply.FromString(one)) for one in _split(data)]
 

@@ -16,8 +16,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.core.errors import CodecError, ReplyError
-from service.protocol import json as wire
-from service.protocol.protobuf import decode
+from service.core.model import Channel
+from service.protocol.commands import (
+    Command as Parsed,
+)
+from service.protocol.commands import (
+    Malformed,
+    PingRequest,
+    Pong,
+    PublishRequest,
+    SendRequest,
+    UnsubscribeRequest,
+)
+from service.protocol.json import Json
+from service.protocol.protobuf import Protobuf
 from tests.protocol.mutants import commands_like, decoded_or_refused
 from tests.protocol.public import Command, commands, frame
 
@@ -64,16 +76,22 @@ COMMANDS: dict[str, dict[str, Any]] = {
 }
 
 
-def in_json(*objects: dict[str, Any]) -> list[wire.Command]:
-    return wire.decode("\n".join(json.dumps(one) for one in objects))
+decode = Protobuf.decode
 
 
-def parsed(command: wire.Command) -> tuple[int, str, Any]:
+def in_json(*objects: dict[str, Any]) -> list[Parsed]:
+    return Json.decode("\n".join(json.dumps(one) for one in objects))
+
+
+def parsed(command: Parsed) -> tuple[int, str, Any]:
     """Payloads parsed: two texts of one value are equal."""
-    number, method, fields = command
+    number, method, request = command
+    fields = {name: getattr(request, name) for name in request.__struct_fields__}
     if isinstance(fields.get("data"), str):
-        fields = {**fields, "data": json.loads(fields["data"])}
-    return number, method, fields
+        fields["data"] = json.loads(fields["data"])
+    if isinstance(request, Malformed):
+        fields["error"] = repr(request.error)
+    return number, method, (type(request), fields)
 
 
 def refused(data: bytes) -> None:
@@ -157,14 +175,20 @@ def test_frames_agree_with_json(rows: list[Any]) -> None:
 
 
 def test_a_message_of_no_bytes_is_a_pong() -> None:
-    assert decode(b"\0") == wire.decode("{}") == [(0, "", {})]
+    assert decode(b"\0") == Json.decode("{}") == [(0, "", Pong())]
     mixed = b"\0" + commands({"id": 1, "ping": {}}) + b"\0"
-    assert decode(mixed) == [(0, "", {}), (1, "ping", {}), (0, "", {})]
+    assert decode(mixed) == [
+        (0, "", Pong()),
+        (1, "ping", PingRequest()),
+        (0, "", Pong()),
+    ]
 
 
 def test_what_is_zero_is_absent() -> None:
     empty = frame(Command(id=0, publish={"channel": "", "data": b""}))
-    assert decode(empty) == [(0, "publish", {})]
+    [ours] = decode(empty)
+    [theirs] = in_json({"publish": {}})
+    assert parsed(ours) == parsed(theirs)
 
 
 def test_unknown_fields_and_methods_are_skipped() -> None:
@@ -175,10 +199,14 @@ def test_unknown_fields_and_methods_are_skipped() -> None:
         b"\xfb\x03\x08\x01\xfc\x03"
         b"\xfd\x03" + b"4" * 4
     )
-    body = b"\x08\x05" + unknown + b"\x3a" + bytes([4 + len(unknown)])
+    body = b"\x08\x05" + unknown + b"\x32" + bytes([4 + len(unknown)])
     body += b"\x0a\x02ch" + unknown
-    assert decode(frame(body)) == [(5, "publish", {"channel": "ch"})]
-    assert decode(frame(b"\x08\x05" + unknown)) == [(5, "", {})]
+    assert decode(frame(body)) == [
+        (5, "unsubscribe", UnsubscribeRequest(Channel("ch")))
+    ]
+    ((number, method, request),) = decode(frame(b"\x08\x05" + unknown))
+    assert (number, method) == (5, "")
+    assert isinstance(request, Malformed)  # it has an id, so it is no pong
 
 
 def test_a_tags_filter_is_seen_and_not_read() -> None:
@@ -188,7 +216,10 @@ def test_a_tags_filter_is_seen_and_not_read() -> None:
         inner = b"\x32" + frame(inner)
     subscribe = b"\x0a\x02ch\x6a" + frame(inner)
     body = b"\x08\x01\x2a" + frame(subscribe)
-    assert decode(frame(body)) == [(1, "subscribe", {"channel": "ch", "tf": {}})]
+    ((number, method, request),) = decode(frame(body))
+    assert (number, method) == (1, "subscribe")
+    assert isinstance(request, Malformed) and isinstance(request.error, ReplyError)
+    assert request.error.error.code == 107
 
 
 # Payloads.
@@ -207,15 +238,21 @@ NOT_JSON = {
 }
 
 
-@pytest.mark.parametrize("method", ["subscribe", "publish", "rpc", "send"])
+@pytest.mark.parametrize("method", ["subscribe", "publish", "rpc"])
 @pytest.mark.parametrize("data", NOT_JSON.values(), ids=NOT_JSON)
 def test_a_payload_that_is_not_json_is_107(method: str, data: bytes) -> None:
-    encoded = frame(Command(id=3, **{method: {"data": data}}))
-    ((number, name, fields),) = decode(encoded)
+    channel = {} if method == "rpc" else {"channel": "ch"}
+    encoded = frame(Command(id=3, **{method: {**channel, "data": data}}))
+    ((number, name, request),) = decode(encoded)
     assert (number, name) == (3, method)
-    with pytest.raises(ReplyError) as refusal:
-        wire.raw(fields, "data")
-    assert refusal.value.error.code == 107
+    assert isinstance(request, Malformed) and isinstance(request.error, ReplyError)
+    assert request.error.error.code == 107
+
+
+def test_nobody_reads_the_payload_of_a_send() -> None:
+    # It is refused, whatever it holds.
+    encoded = frame(Command(id=3, send={"data": b"hello"}))
+    assert decode(encoded) == [(3, "send", SendRequest())]
 
 
 def test_a_connect_with_a_payload_that_is_not_json_is_malformed() -> None:
@@ -225,8 +262,10 @@ def test_a_connect_with_a_payload_that_is_not_json_is_malformed() -> None:
 
 def test_a_payload_comes_as_its_text_without_newlines() -> None:
     for data, text in ((b' {"a" :\n1}\r\n', '{"a" :1}\r'), (b"null", "null")):
-        ((_, _, fields),) = decode(frame(Command(id=1, publish={"data": data})))
-        assert wire.raw(fields, "data") == text.strip()
+        command = Command(id=1, publish={"channel": "ch", "data": data})
+        ((_, _, request),) = decode(frame(command))
+        assert isinstance(request, PublishRequest)
+        assert request.data == text.strip()
 
 
 # Hostile frames.
@@ -292,27 +331,26 @@ def test_as_many_commands_as_json_could_have() -> None:
 
 
 def test_numbers_that_json_clients_could_not_send_are_malformed() -> None:
-    (_, _, subscribe), (_, _, history) = decode(
-        frame(
-            Command(id=1, subscribe={"offset": 2**64 - 1, "flag": -1}),
-            Command(id=2, history={"limit": -2, "since": {"offset": 2**53}}),
-        )
-    )
-    assert subscribe == {"offset": 2**64 - 1, "flag": -1}
-    for fields, key, low in (
-        (subscribe, "offset", 0),
-        (subscribe, "flag", 0),
-        (history, "limit", -1),
-        (history["since"], "offset", 0),
+    ch: dict[str, Any] = {"channel": "ch"}
+    for command, key in (
+        (
+            Command(id=1, subscribe={**ch, "recover": True, "offset": 2**64 - 1}),
+            "offset",
+        ),
+        (Command(id=1, subscribe={**ch, "flag": -1}), "flag"),
+        (Command(id=1, history={**ch, "limit": -2}), "limit"),
+        (Command(id=1, history={**ch, "since": {"offset": 2**53}}), "offset"),
     ):
-        with pytest.raises(CodecError):
-            wire.integer(fields, key, low)
+        ((_, _, request),) = decode(frame(command))
+        assert isinstance(request, Malformed)
+        assert isinstance(request.error, CodecError)
+        assert key in str(request.error)
 
 
 def test_an_id_keeps_its_32_bits() -> None:
     # As every implementation reads a uint32: what is above is cut off.
     assert decode(frame(b"\x08" + b"\xff" * 9 + b"\x01\x5a\x00")) == [
-        (2**32 - 1, "ping", {})
+        (2**32 - 1, "ping", PingRequest())
     ]
 
 

@@ -24,12 +24,14 @@ from service.core.model import (
     RawJson,
     UserId,
 )
-from service.protocol import json as wire
-from service.protocol.codecs import Json, Protobuf
-from tests.protocol.public import replies, sent
+from service.protocol import replies
+from service.protocol.commands import PingRequest
+from service.protocol.json import Json
+from service.protocol.protobuf import Protobuf
+from tests.protocol.public import messages, sent
 
-CHANNEL = wire.quote('room "1" \\ é')
-INFO = wire.client_info(
+CHANNEL = replies.quote('room "1" \\ é')
+INFO = replies.client_info(
     ClientInfo(
         UserId("ann"), ClientId("c-1"), RawJson('{"name":"Ann"}'), RawJson("[1]")
     )
@@ -45,9 +47,9 @@ ALL = {
     "data": RawJson('{"d":1}'),
     "ttl": 60,
 }
-RESULT = wire.subscribe_result(JOINED, **ALL)
+RESULT = replies.subscribe_result(JOINED, **ALL)
 
-# Every function of `json` that writes a message, called with all that it takes: what
+# Every function of `replies` that writes a message, called with all that it takes: what
 # it learns to write has to be added here, and known to the table of messages.
 WRITTEN: dict[str, dict[str, Any]] = {
     "empty_reply": {"command": 4, "method": "publish"},
@@ -107,20 +109,19 @@ def encode(text: str) -> bytes:
 def agrees(text: str) -> None:
     """Check that protobuf says what the text says, and is not longer."""
     encoded = encode(text)
-    assert replies(encoded) == [sent(text)]
+    assert messages(encoded) == [sent(text)]
     assert len(encoded) <= len(text.encode())
 
 
 def writers() -> dict[str, Callable[..., str]]:
     found = {}
-    for name in wire.__all__:
-        value = getattr(wire, name)
+    for name in replies.__all__:
+        value = getattr(replies, name)
         if inspect.isfunction(value) and inspect.signature(value).return_annotation in (
             "str",
             "RawJson",
         ):
             found[name] = value
-    del found["text"]  # reads a field
     return found
 
 
@@ -128,7 +129,7 @@ def test_every_writer_is_tried_with_all_that_it_takes() -> None:
     assert writers().keys() == WRITTEN.keys() | PARTS
     for name, arguments in WRITTEN.items():
         assert set(inspect.signature(writers()[name]).parameters) == set(arguments)
-    options = inspect.signature(wire.subscribe_result).parameters
+    options = inspect.signature(replies.subscribe_result).parameters
     assert set(options) == {"joined", *ALL}
     # An attribute that no text has yet is one that this does not see.
     assert set(Publication.__slots__) - {"body"} == {
@@ -156,7 +157,7 @@ def test_the_least_that_is_written_in_json_is_in_protobuf(name: str) -> None:
     ids=str,
 )
 def test_every_error(error: errors.ErrorReply) -> None:
-    agrees(wire.error_reply(2**32 - 1, error))
+    agrees(replies.error_reply(2**32 - 1, error))
 
 
 @pytest.mark.parametrize(
@@ -164,20 +165,22 @@ def test_every_error(error: errors.ErrorReply) -> None:
 )
 def test_an_empty_result_is_there(method: str) -> None:
     # An SDK looks for the result, and would fail without.
-    ((reply),) = replies(encode(wire.empty_reply(3, method)))
+    ((reply),) = messages(encode(replies.empty_reply(3, method)))
     assert reply == {"id": 3, method: {}}
 
 
 def test_the_bytes() -> None:
-    assert encode(wire.PING) == b"\0"
-    assert encode(wire.empty_reply(3, "publish")) == b"\x04\x08\x03\x42\x00"
-    push = wire.publication_push('"ch"', Publication(5, RawJson('{"a":1}')))
+    assert encode(replies.PING) == b"\0"
+    assert encode(replies.empty_reply(3, "publish")) == b"\x04\x08\x03\x42\x00"
+    push = replies.publication_push('"ch"', Publication(5, RawJson('{"a":1}')))
     assert encode(push) == b'\x13"\x11\x12\x02ch"\x0b"\x07{"a":1}0\x05'
 
 
 def test_a_long_message_has_a_long_length() -> None:
     for size in (100, 127, 128, 16_383, 16_384, 2_097_152):
-        push = wire.publication_push('"ch"', Publication(1, RawJson(f'"{"1" * size}"')))
+        push = replies.publication_push(
+            '"ch"', Publication(1, RawJson(f'"{"1" * size}"'))
+        )
         agrees(push)
 
 
@@ -202,7 +205,7 @@ _payload = st.builds(
 )
 _tags = st.dictionaries(_plain, _plain).map(lambda t: RawJson(json.dumps(t)))
 _info = st.builds(
-    lambda *of: wire.client_info(ClientInfo(*of)),
+    lambda *of: replies.client_info(ClientInfo(*of)),
     _plain,
     _plain,
     st.none() | _payload,
@@ -220,7 +223,7 @@ _publication = st.builds(
 @settings(max_examples=60)
 @given(_plain, _publication)
 def test_pushes_agree_with_json(channel: str, publication: Publication) -> None:
-    agrees(wire.publication_push(wire.quote(channel), publication))
+    agrees(replies.publication_push(replies.quote(channel), publication))
 
 
 @settings(max_examples=60)
@@ -239,18 +242,18 @@ def test_replies_agree_with_json(
     clients: dict[str, RawJson],
 ) -> None:
     top = Position(offset, epoch)
-    agrees(wire.history_reply(number, publications, top))
-    agrees(wire.presence_reply(number, clients.items()))
-    result = wire.subscribe_result(
+    agrees(replies.history_reply(number, publications, top))
+    agrees(replies.presence_reply(number, clients.items()))
+    result = replies.subscribe_result(
         Joined(top, publications),
         asked=top,
         recoverable=True,
         positioned=False,
         data=RawJson("{}"),
     )
-    agrees(wire.subscribe_reply(number, result))
+    agrees(replies.subscribe_reply(number, result))
     agrees(
-        wire.connect_reply(
+        replies.connect_reply(
             number, "c", "v", 1.0, subscriptions=[(name, result) for name in clients]
         )
     )
@@ -278,18 +281,18 @@ def test_replies_agree_with_json(
 )
 def test_half_a_pair_in_a_payload_is_replaced(data: str, expected: str) -> None:
     text = check(data)  # a payload that may be published
-    push = wire.publication_push('"ch"', Publication(1, RawJson(text)))
+    push = replies.publication_push('"ch"', Publication(1, RawJson(text)))
     encoded = encode(push)
     assert expected.encode() in encoded
-    ((reply),) = replies(encoded)
+    ((reply),) = messages(encoded)
     assert reply["push"]["pub"]["data"] == json.loads(expected)
 
 
 @given(_text, _text)
 def test_any_name_goes_out(channel: str, user: str) -> None:
     # From a hook or a token: a str can hold halves.
-    info = wire.client_info(ClientInfo(UserId(user), ClientId("c")))
-    ((reply),) = replies(encode(wire.join_push(wire.quote(channel), info)))
+    info = replies.client_info(ClientInfo(UserId(user), ClientId("c")))
+    ((reply),) = messages(encode(replies.join_push(replies.quote(channel), info)))
     mended = [
         text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
         for text in (channel, user)
@@ -304,7 +307,9 @@ def test_any_payload_that_may_be_published_goes_out(text: str) -> None:
         data = RawJson(check(f'["{text}"]'))
     except ValueError:
         return
-    ((reply),) = replies(encode(wire.publication_push('"ch"', Publication(1, data))))
+    ((reply),) = messages(
+        encode(replies.publication_push('"ch"', Publication(1, data)))
+    )
     (value,) = json.loads(data)
     mended = value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
     assert reply["push"]["pub"]["data"] == [mended]
@@ -312,7 +317,7 @@ def test_any_payload_that_may_be_published_goes_out(text: str) -> None:
 
 def test_the_deepest_payload_goes_out() -> None:
     data = RawJson(check("[" * 100 + "]" * 100))
-    agrees(wire.history_reply(1, [Publication(1, data)], Position(1, "e")))
+    agrees(replies.history_reply(1, [Publication(1, data)], Position(1, "e")))
 
 
 # What protobuf cannot say.
@@ -337,10 +342,10 @@ def test_the_deepest_payload_goes_out() -> None:
 )
 def test_what_protobuf_cannot_say_is_an_error(text: str) -> None:
     codec = Protobuf()
-    ping = codec.encode(wire.PING)
+    ping = codec.encode(replies.PING)
     with pytest.raises(CodecError):
         codec.encode(text)
-    assert codec.encode(wire.PING) == ping  # and nothing is remembered of it
+    assert codec.encode(replies.PING) == ping  # and nothing is remembered of it
 
 
 # Once for all.
@@ -348,10 +353,10 @@ def test_what_protobuf_cannot_say_is_an_error(text: str) -> None:
 
 def test_one_text_is_worked_on_once() -> None:
     codec = Protobuf()
-    text = wire.publication_push('"ch"', PUBLICATION)
+    text = replies.publication_push('"ch"', PUBLICATION)
     first = codec.encode(text)
     assert all(codec.encode(text) is first for _ in range(1000))
-    other = wire.publication_push('"ch"', Publication(8, RawJson("1")))
+    other = replies.publication_push('"ch"', Publication(8, RawJson("1")))
     assert codec.encode(other) is not first
     assert codec.encode(text) == first
 
@@ -365,10 +370,10 @@ def test_those_who_recover_share_the_work_and_get_each_their_own() -> None:
     for since in (0, 100, 299, 0):
         part = publications[since:]
         top = Position(300, "e")
-        text = wire.history_reply(since + 1, part, top)
-        assert replies(codec.encode(text)) == [sent(text)]
-        push = wire.publication_push('"ch"', part[-1])
-        assert replies(codec.encode(push)) == [sent(push)]
+        text = replies.history_reply(since + 1, part, top)
+        assert messages(codec.encode(text)) == [sent(text)]
+        push = replies.publication_push('"ch"', part[-1])
+        assert messages(codec.encode(push)) == [sent(push)]
 
 
 def test_what_is_kept_for_the_next_reader_is_bounded() -> None:
@@ -377,7 +382,7 @@ def test_what_is_kept_for_the_next_reader_is_bounded() -> None:
     try:
         for number in range(200):
             data = RawJson(f'"{number}{"x" * 100_000}"')
-            codec.encode(wire.publication_push('"ch"', Publication(number, data)))
+            codec.encode(replies.publication_push('"ch"', Publication(number, data)))
         kept, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -386,8 +391,8 @@ def test_what_is_kept_for_the_next_reader_is_bounded() -> None:
 
 def test_an_equal_text_is_not_taken_for_another() -> None:
     codec = Protobuf()
-    texts = [wire.empty_reply(number, "publish") for number in (1, 2, 1, 0)]
-    assert [replies(codec.encode(text)) for text in texts] == [
+    texts = [replies.empty_reply(number, "publish") for number in (1, 2, 1, 0)]
+    assert [messages(codec.encode(text)) for text in texts] == [
         [{"id": 1, "publish": {}}],
         [{"id": 2, "publish": {}}],
         [{"id": 1, "publish": {}}],
@@ -397,19 +402,20 @@ def test_an_equal_text_is_not_taken_for_another() -> None:
 
 def test_a_frame_is_its_messages_after_each_other() -> None:
     codec = Protobuf()
-    texts = [wire.PING, wire.empty_reply(1, "publish"), wire.PING]
-    messages = [codec.encode(text) for text in texts]
-    data = codec.join(messages)
-    assert len(data) == sum(codec.size(message) for message in messages)
+    texts = [replies.PING, replies.empty_reply(1, "publish"), replies.PING]
+    encoded = [codec.encode(text) for text in texts]
+    data = codec.join(encoded)
+    assert len(data) == sum(codec.size(message) for message in encoded)
     assert codec.gap == 0
-    assert replies(data) == [{}, {"id": 1, "publish": {}}, {}]
+    assert messages(data) == [{}, {"id": 1, "publish": {}}, {}]
 
 
 def test_json_goes_through_as_it_is() -> None:
     codec = Json()
-    text = wire.publication_push(CHANNEL, PUBLICATION)
+    text = replies.publication_push(CHANNEL, PUBLICATION)
     assert codec.encode(text) is text
     assert codec.size(text) == len(text.encode())
-    assert codec.join([text, wire.PING]) == f"{text}\n{{}}"
+    assert codec.join([text, replies.PING]) == f"{text}\n{{}}"
     assert codec.gap == 1
-    assert codec.decode('{"id":1,"ping":{}}') == [(1, "ping", {})]
+    [(number, method, request)] = codec.decode('{"id":1,"ping":{}}')
+    assert (number, method, type(request)) == (1, "ping", PingRequest)

@@ -22,7 +22,8 @@ from service.core.model import (
     SubscriberInfo,
 )
 from service.core.ports import History
-from service.protocol import json as wire
+from service.protocol import replies
+from service.protocol.json import Json
 from service.session.allowance import CommandQuota
 from service.session.heartbeat import Heartbeat
 from service.session.port import Decision, Identity
@@ -127,7 +128,7 @@ class Bench:
     # What tests say.
 
     def frame(self, text: str) -> None:
-        self.session.receive(wire.decode(text), self.now)
+        self.session.receive(Json.decode(text), self.now)
         self._settle()
 
     def _settle(self) -> None:
@@ -235,7 +236,7 @@ class Bench:
         self.messages.append(json.loads(text))
 
     def reply_error(self, command: int, error: ErrorReply) -> None:
-        self.reply(wire.error_reply(command, error))
+        self.reply(replies.error_reply(command, error))
 
     def connected(self) -> None:
         self._open()

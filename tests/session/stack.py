@@ -24,7 +24,7 @@ from service.core.model import Appended, Channel, ClientId, Position
 from service.hub.hub import Hub
 from service.hub.publish_metrics import PublishMetrics
 from service.metrics import Metrics
-from service.protocol.codecs import Json
+from service.protocol.json import Json
 from service.settings import (
     ChannelSettings,
     ClientSettings,

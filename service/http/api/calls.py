@@ -36,7 +36,7 @@ from service.core.errors import (
 )
 from service.http.api.context import ApiContext
 from service.http.api.keys import ApiKeys
-from service.protocol.json import error_body
+from service.protocol.replies import error_body
 from service.runtime import Runtime
 
 __all__ = [

@@ -10,7 +10,7 @@ from msgspec import Meta
 from service.core.errors import FORCE_DISCONNECT
 from service.core.model import UserId
 from service.http.api.context import ApiContext, Integer
-from service.protocol import json as wire
+from service.protocol import replies
 
 __all__ = ["EraseRequest", "EraseResult", "erase"]
 
@@ -50,6 +50,6 @@ async def erase(context: ApiContext, request: EraseRequest) -> str:
     tickets = await context.runtime.credentials.tickets.forget(user)
     publications = 0
     if request.publications:
-        publications = await context.runtime.store.erase(wire.info_of_user(user))
+        publications = await context.runtime.store.erase(replies.info_of_user(user))
     result = EraseResult(len(found), tickets, publications)
     return msgspec.json.encode(result).decode()

@@ -19,7 +19,7 @@ from service.core.ports import History
 from service.core.position import take_piece
 from service.http.api.context import ApiContext, ChannelName, Integer, Since
 from service.http.api.presence import ClientObject
-from service.protocol import json as wire
+from service.protocol import replies
 
 __all__ = [
     "HistoryRemoveRequest",
@@ -84,7 +84,7 @@ async def history(context: ApiContext, request: HistoryRequest) -> str:
     if since is not None and since.epoch and since.epoch != page.top.epoch:
         raise ReplyError(UNRECOVERABLE_POSITION)
     publications = take_piece(page.publications, context.settings.history_size)
-    bodies = ",".join([wire.publication_body(item) for item in publications])
+    bodies = ",".join([replies.publication_body(item) for item in publications])
     return (
         f'{{"publications":[{bodies}],"offset":{page.top.offset},'
         f'"epoch":{quote(page.top.epoch)}}}'

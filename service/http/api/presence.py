@@ -10,7 +10,7 @@ from msgspec import UNSET, UnsetType
 from service.core.errors import NOT_AVAILABLE, ReplyError
 from service.core.model import Channel, SubscriberInfo
 from service.http.api.context import ApiContext, ChannelName, Integer
-from service.protocol import json as wire
+from service.protocol import replies
 
 __all__ = [
     "ClientObject",
@@ -53,13 +53,15 @@ class PresenceStatsResult(msgspec.Struct):
 async def presence(context: ApiContext, request: PresenceRequest) -> str:
     """Return who is subscribed."""
     present = _present(context, request)
-    return wire.presence_result([(one.client, one.info) for one in present])
+    return replies.presence_result([(one.client, one.info) for one in present])
 
 
 async def presence_stats(context: ApiContext, request: PresenceRequest) -> str:
     """Return how many are subscribed."""
     present = _present(context, request)
-    return wire.presence_stats_result(len(present), len({one.user for one in present}))
+    return replies.presence_stats_result(
+        len(present), len({one.user for one in present})
+    )
 
 
 def _present(context: ApiContext, request: PresenceRequest) -> list[SubscriberInfo]:

@@ -21,7 +21,7 @@ from service.http.api.context import (
     Integer,
     Payload,
 )
-from service.protocol.json import error_body
+from service.protocol.replies import error_body
 
 __all__ = [
     "BroadcastRequest",

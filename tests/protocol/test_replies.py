@@ -1,4 +1,4 @@
-"""The wire, spelled out: every reply and push as the bytes that clients read."""
+"""Every reply and push, spelled out as clients read it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from service.core import errors
-from service.core.errors import Close, CodecError, ErrorReply, Unsubscribe
+from service.core.errors import Close, ErrorReply, Unsubscribe
 from service.core.model import (
     ClientId,
     ClientInfo,
@@ -18,7 +18,7 @@ from service.core.model import (
     RawJson,
     UserId,
 )
-from service.protocol import json as wire
+from service.protocol import replies
 
 ERRORS = {
     100: '{"id":5,"error":{"code":100,"message":"internal server error",'
@@ -79,7 +79,7 @@ def test_every_error_on_the_wire() -> None:
     rows = table(ErrorReply)
     assert len({row.code for row in rows}) == len(rows)
     for row in rows:
-        assert wire.error_reply(5, row) == ERRORS[row.code]
+        assert replies.error_reply(5, row) == ERRORS[row.code]
     assert {100, 102, 103, 105, 106, 107, 108, 111, 112} <= {row.code for row in rows}
 
 
@@ -105,7 +105,7 @@ def test_no_reason_can_be_taken_for_json(row: Close) -> None:
 
 def test_the_message_of_an_application_is_quoted() -> None:
     error = ErrorReply(1000, 'say "please"\n', temporary=True)
-    assert wire.error_reply(5, error) == (
+    assert replies.error_reply(5, error) == (
         '{"id":5,"error":{"code":1000,"message":"say \\"please\\"\\n",'
         '"temporary":true}}'
     )
@@ -115,22 +115,22 @@ def test_the_message_of_an_application_is_quoted() -> None:
 
 
 def test_a_ping() -> None:
-    assert wire.PING == "{}"
+    assert replies.PING == "{}"
 
 
 @pytest.mark.parametrize("method", ["unsubscribe", "publish"])
 def test_an_empty_reply(method: str) -> None:
-    assert wire.empty_reply(7, method) == f'{{"id":7,"{method}":{{}}}}'
+    assert replies.empty_reply(7, method) == f'{{"id":7,"{method}":{{}}}}'
 
 
 def test_a_connect_reply() -> None:
-    assert wire.connect_reply(1, "c1", "0.1.0", 25.0) == (
+    assert replies.connect_reply(1, "c1", "0.1.0", 25.0) == (
         '{"id":1,"connect":{"client":"c1","version":"0.1.0","ping":25,"pong":true}}'
     )
 
 
 def test_a_connect_reply_with_everything() -> None:
-    text = wire.connect_reply(
+    text = replies.connect_reply(
         1,
         "c1",
         "0.1.0",
@@ -150,7 +150,7 @@ def test_a_connect_reply_with_everything() -> None:
 def test_the_ping_of_a_connect_reply_is_in_whole_seconds(
     ping: float, seconds: int
 ) -> None:
-    assert f'"ping":{seconds},' in wire.connect_reply(1, "c", "v", ping)
+    assert f'"ping":{seconds},' in replies.connect_reply(1, "c", "v", ping)
 
 
 TOP = Position(5, "e")
@@ -199,38 +199,38 @@ TOP = Position(5, "e")
 )
 def test_a_subscribe_result(joined: Joined, options: dict[str, Any], text: str) -> None:
     given = {"asked": None, "recoverable": False, "positioned": False, **options}
-    assert wire.subscribe_result(joined, **given) == text
-    assert wire.subscribe_reply(2, text) == f'{{"id":2,"subscribe":{text}}}'
-    assert wire.subscribe_push('"ch"', text) == (
+    assert replies.subscribe_result(joined, **given) == text
+    assert replies.subscribe_reply(2, text) == f'{{"id":2,"subscribe":{text}}}'
+    assert replies.subscribe_push('"ch"', text) == (
         f'{{"push":{{"channel":"ch","subscribe":{text}}}}}'
     )
 
 
 def test_a_history_reply() -> None:
     found = [Publication(4, RawJson("1")), Publication(5, RawJson("{}"))]
-    assert wire.history_reply(3, found, TOP) == (
+    assert replies.history_reply(3, found, TOP) == (
         '{"id":3,"history":{"publications":[{"data":1,"offset":4},'
         '{"data":{},"offset":5}],"epoch":"e","offset":5}}'
     )
-    assert wire.history_reply(3, [], Position(0, "e")) == (
+    assert replies.history_reply(3, [], Position(0, "e")) == (
         '{"id":3,"history":{"publications":[],"epoch":"e","offset":0}}'
     )
 
 
 def test_presence_replies() -> None:
     clients = [("c1", RawJson('{"user":"","client":"c1"}')), ('c"2', RawJson("{}"))]
-    assert wire.presence_reply(3, clients) == (
+    assert replies.presence_reply(3, clients) == (
         '{"id":3,"presence":{"presence":{"c1":{"user":"","client":"c1"},"c\\"2":{}}}}'
     )
-    assert wire.presence_reply(3, []) == '{"id":3,"presence":{"presence":{}}}'
-    assert wire.presence_stats_reply(3, 0, 0) == (
+    assert replies.presence_reply(3, []) == '{"id":3,"presence":{"presence":{}}}'
+    assert replies.presence_stats_reply(3, 0, 0) == (
         '{"id":3,"presence_stats":{"num_clients":0,"num_users":0}}'
     )
 
 
 def test_rpc_replies() -> None:
-    assert wire.rpc_reply(3, None) == '{"id":3,"rpc":{}}'
-    assert wire.rpc_reply(3, RawJson("null")) == '{"id":3,"rpc":{"data":null}}'
+    assert replies.rpc_reply(3, None) == '{"id":3,"rpc":{}}'
+    assert replies.rpc_reply(3, RawJson("null")) == '{"id":3,"rpc":{"data":null}}'
 
 
 # Pushes.
@@ -254,22 +254,22 @@ def test_rpc_replies() -> None:
     ],
 )
 def test_a_publication(publication: Publication, body: str) -> None:
-    assert wire.publication_body(publication) == body
-    assert wire.publication_push('"ch"', publication) == (
+    assert replies.publication_body(publication) == body
+    assert replies.publication_push('"ch"', publication) == (
         f'{{"push":{{"channel":"ch","pub":{body}}}}}'
     )
 
 
 def test_a_publication_is_encoded_once() -> None:
     publication = Publication(1, RawJson("1"))
-    first = wire.publication_body(publication)
-    assert wire.publication_body(publication) is first
+    first = replies.publication_body(publication)
+    assert replies.publication_body(publication) is first
     assert publication.body is first
 
 
 def test_an_unsubscribe_push_has_what_python_reads_without_a_default() -> None:
     close = Unsubscribe(2500, "insufficient state")
-    assert wire.unsubscribe_push('"ch"', close) == (
+    assert replies.unsubscribe_push('"ch"', close) == (
         '{"push":{"channel":"ch","unsubscribe":{"code":2500,'
         '"reason":"insufficient state"}}}'
     )
@@ -277,10 +277,10 @@ def test_an_unsubscribe_push_has_what_python_reads_without_a_default() -> None:
 
 def test_who_comes_and_goes() -> None:
     info = RawJson('{"user":"u","client":"c"}')
-    assert wire.join_push('"ch"', info) == (
+    assert replies.join_push('"ch"', info) == (
         '{"push":{"channel":"ch","join":{"info":{"user":"u","client":"c"}}}}'
     )
-    assert wire.leave_push('"ch"', info) == (
+    assert replies.leave_push('"ch"', info) == (
         '{"push":{"channel":"ch","leave":{"info":{"user":"u","client":"c"}}}}'
     )
 
@@ -300,114 +300,12 @@ def test_who_comes_and_goes() -> None:
     ],
 )
 def test_client_info(info: ClientInfo, text: str) -> None:
-    assert wire.client_info(info) == text
+    assert replies.client_info(info) == text
 
 
 @pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c"])
 def test_no_text_breaks_the_framing(separator: str) -> None:
     # Only \n separates messages, but readers may split at more.
-    quoted = wire.quote(f"a{separator}\nb")
+    quoted = replies.quote(f"a{separator}\nb")
     assert "\n" not in quoted
     assert json.loads(quoted) == f"a{separator}\nb"
-
-
-# Commands.
-
-CLIENTS = {
-    # What the SDKs write, as measured.
-    "js connect": (
-        '{"connect":{"token":"t0","name":"js"},"id":1}\n'
-        '{"subscribe":{"channel":"ch","token":"s0","flag":1},"id":2}',
-        [
-            (1, "connect", {"token": "t0", "name": "js"}),
-            (2, "subscribe", {"channel": "ch", "token": "s0", "flag": 1}),
-        ],
-    ),
-    "python history": (
-        '{"id": 3, "history": {"channel": "ch", "limit": 0, "reverse": false, '
-        '"since": {"offset": 0, "epoch": ""}}}',
-        [
-            (
-                3,
-                "history",
-                {
-                    "channel": "ch",
-                    "limit": 0,
-                    "reverse": False,
-                    "since": {"offset": 0, "epoch": ""},
-                },
-            )
-        ],
-    ),
-    "pong": ("{}", [(0, "", {})]),
-    "pong among commands": (
-        '{}\n{"id":1,"rpc":{}}\n',
-        [(0, "", {}), (1, "rpc", {})],
-    ),
-    "send": ('{"send":{"data":[1, 2]}}', [(0, "send", {"data": "[1, 2]"})]),
-    "payload with newlines": (
-        '{"id":1,"publish":{"channel":"ch","data":{"a":\n1}}}',
-        [(1, "publish", {"channel": "ch", "data": '{"a":1}'})],
-    ),
-    "largest id": ('{"id":4294967295,"rpc":{}}', [(4294967295, "rpc", {})]),
-    "carriage returns": ('{"id":1,"rpc":{}}\r\n', [(1, "rpc", {})]),
-    "what newer SDKs may add": (
-        '{"id":1,"connect":{"flag":3,"dict":[1],"profile":{}}}',
-        [(1, "connect", {"flag": 3, "dict": [1], "profile": {}})],
-    ),
-}
-
-
-@pytest.mark.parametrize(("frame", "commands"), CLIENTS.values(), ids=CLIENTS.keys())
-@pytest.mark.parametrize("kind", [str, bytes])
-def test_what_clients_write(frame: str, commands: Any, kind: type) -> None:
-    given = frame if kind is str else frame.encode()
-    assert wire.decode(given) == commands
-
-
-@pytest.mark.parametrize(
-    "frame",
-    ["", "\n", "{}\n\n{}", "[]", "1", "{", '{"id":1', '{"id":"1"}', b"\xff", "nul"],
-)
-def test_what_is_no_frame_is_one_kind_of_error(frame: str | bytes) -> None:
-    with pytest.raises(CodecError):
-        wire.decode(frame)
-
-
-# Fields.
-
-WRONG: dict[Any, list[object]] = {
-    wire.text: [1, True, [], {}, 1.5],
-    wire.boolean: [1, 0, "true", [], {}, 1.5],
-    wire.integer: ["1", True, 1.5, 1.0, [], {}, -1, 2**53],
-    wire.mapping: [1, "x", [], True],
-}
-EMPTY = {wire.text: "", wire.boolean: False, wire.integer: 0, wire.mapping: None}
-
-
-@pytest.mark.parametrize(
-    ("read", "value"), [(read, value) for read in WRONG for value in WRONG[read]]
-)
-def test_a_field_of_the_wrong_type_is_named(read: Any, value: object) -> None:
-    with pytest.raises(CodecError, match="colour"):
-        read({"colour": value}, "colour")
-
-
-@pytest.mark.parametrize("read", EMPTY)
-@pytest.mark.parametrize("fields", [{}, {"colour": None}])
-def test_a_field_that_is_absent(read: Any, fields: dict[str, None]) -> None:
-    assert read(fields, "colour") == EMPTY[read]
-
-
-def test_an_integer_from_a_lower_end() -> None:
-    assert wire.integer({"limit": -1}, "limit", low=-1) == -1
-    assert wire.integer({"limit": 2**53 - 1}, "limit") == 2**53 - 1
-    with pytest.raises(CodecError):
-        wire.integer({"limit": -2}, "limit", low=-1)
-
-
-def test_a_position() -> None:
-    assert wire.position({}) == Position(0, "")
-    assert wire.position({"offset": 4, "epoch": "e"}) == Position(4, "e")
-    assert wire.raw({"data": "[1]"}, "data") == "[1]"
-    assert wire.raw({}, "data") is None
