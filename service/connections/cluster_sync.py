@@ -16,7 +16,7 @@ from service.connections.registry import Registry
 from service.core.errors import StoreError
 from service.core.ports import Clock, Directory, Timer
 
-__all__ = ["ASKED", "ClusterSync", "Shared"]
+__all__ = ["ASKED", "ClusterSync"]
 
 ASKED = 1.0  # s between questions who has to go
 TOLD = 60.0  # s between reports of who was active

@@ -71,6 +71,6 @@ class House(Stack):
             if user:
                 assert count <= self.settings.connections.user_limit
         assert len(slots) <= self.settings.connection_limit
-        heartbeat = self.kept.heartbeat
+        heartbeat = self.heartbeat
         pending = sum(one.liveness.pending for one in registry)
         assert heartbeat.sent == heartbeat.answered + heartbeat.orphaned + pending

@@ -38,7 +38,7 @@ class Connections(RuleBasedStateMachine):
             },
             max_age=2000.0,
         )
-        self.house.kept.sweep.start()
+        self.house.reaper.start()
         self.lost: dict[str, float] = {}
 
     def pick(self, data: Any) -> Client:
@@ -128,12 +128,12 @@ class Connections(RuleBasedStateMachine):
 
     @rule()
     def sweep(self) -> None:
-        rounds = self.house.kept.sweep.rounds
-        while self.house.kept.sweep.rounds == rounds:
+        rounds = self.house.reaper.rounds
+        while self.house.reaper.rounds == rounds:
             self.house.clock.advance(1.0)
             self.house.settle()
-        assert self.house.kept.sweep.failures == 0
-        assert self.house.kept.sweep.repaired == 0
+        assert self.house.reaper.failures == 0
+        assert self.house.reaper.repaired == 0
 
     @rule(hours=st.sampled_from([-1, 1]))
     def jump(self, hours: int) -> None:
@@ -157,23 +157,23 @@ class Connections(RuleBasedStateMachine):
                 if name in client.inside
             }
             assert inside <= shown <= inside | lately
-        assert len(house.kept.parking) <= len(lately)
+        assert len(house.grace_period) <= len(lately)
         for client in house.clients:
             if client.close_code == 3012:
                 level = client.driver.liveness.level
-                probed = house.kept.admission.evicted[3012] > 0
-                swept = house.kept.sweep.idle > 0
+                probed = house.limits.evicted[3012] > 0
+                swept = house.reaper.idle > 0
                 assert level is Level.DEAD or probed or swept
 
     def teardown(self) -> None:
-        self.house.kept.sweep.stop()
+        self.house.reaper.stop()
         for client in self.house.clients:
             if not client.over:
                 client.gone()
         self.house.turns()
         self.house.assert_free()
         self.house.check()
-        heartbeat = self.house.kept.heartbeat
+        heartbeat = self.house.heartbeat
         assert heartbeat.sent == heartbeat.answered + heartbeat.orphaned
 
 

@@ -27,7 +27,7 @@ async def test_a_thousand_at_once(seed: int) -> None:
     )
     world = World(given, clock)
     await world.start()
-    registry, heartbeat = world.registry, world.kept.heartbeat
+    registry, heartbeat = world.registry, world.heartbeat
     ended = 0
 
     async def live() -> None:

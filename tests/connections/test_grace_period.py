@@ -55,7 +55,7 @@ def test_the_user_s_next_connection_takes_over() -> None:
         other.pong()
     house.settle()
     assert heard(other)[2:] == []
-    parking = house.kept.parking
+    parking = house.grace_period
     assert (parking.hits, parking.misses, house.hub.taken_over) == (1, 2, 1)
     house.check()
     house.assert_free()
@@ -77,7 +77,7 @@ def test_who_said_goodbye_is_gone_at_once() -> None:
             house.enter("ann")
         house.settle()
         assert heard(other) == [("leave", "client2")], end
-        assert len(house.kept.parking) == 0
+        assert len(house.grace_period) == 0
         house.assert_free()
 
 
@@ -124,11 +124,11 @@ def test_a_user_s_eleventh_parked_connection_evicts_the_first() -> None:  # R5
     for client in clients:
         client.gone(LOST)
     house.settle()
-    assert len(house.kept.parking) == 10
+    assert len(house.grace_period) == 10
     assert "client1" not in present(house)
-    assert house.kept.parking.evicted == 1
+    assert house.grace_period.evicted == 1
     house.clock.advance(10)
-    assert (len(house.kept.parking), present(house)) == (0, [])
+    assert (len(house.grace_period), present(house)) == (0, [])
     house.assert_free()
 
 

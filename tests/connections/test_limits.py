@@ -20,7 +20,7 @@ def test_the_least_recently_active_of_a_user_goes() -> None:  # R2, R4
     fourth = house.enter("ann")
     assert (second.close_code, first.close_code, third.close_code) == (3504, None, None)
     assert house.inside(first, second, third, fourth) == [True, False, True, True]
-    assert house.kept.admission.evicted == {3504: 1}
+    assert house.limits.evicted == {3504: 1}
     house.check()
     house.assert_free()
 
@@ -125,7 +125,7 @@ def test_nobody_is_refused_before_the_others_have_shown_that_they_live() -> None
     house.turns()
     assert newcomer.close_code == 3504  # and that at once, not after the whole wait
     assert house.inside(one, two, three) == [True] * 3
-    assert house.kept.admission.refused == {3504: 1}
+    assert house.limits.refused == {3504: 1}
     house.check()
     house.assert_free()
 
@@ -143,7 +143,7 @@ def test_ghosts_lock_nobody_out_for_longer_than_one_probe(ghosts: int) -> None: 
     house.settle()
     assert house.inside(newcomer) == [True]
     assert [c.close_code for c in clients] == [3012] * ghosts + [None] * (3 - ghosts)
-    assert house.kept.admission.evicted == {3012: ghosts}
+    assert house.limits.evicted == {3012: ghosts}
     house.check()
 
 

@@ -13,13 +13,13 @@ from tests.connections.house import House
 
 def swept(**options: Any) -> House:
     house = House(**options)
-    house.kept.sweep.start()
+    house.reaper.start()
     return house
 
 
 def test_a_round_begins_every_thirty_seconds_give_or_take_a_tenth() -> None:
     house = swept()
-    sweep, clock = house.kept.sweep, house.clock
+    sweep, clock = house.reaper, house.clock
     assert sweep.last_sweep_at is None
     times: list[float] = []
     sweep.duties.append(lambda: times.append(clock.now()))
@@ -48,7 +48,7 @@ def test_who_neither_gives_nor_takes_is_closed_in_the_end() -> None:  # R1, R8
         active.say({"unsubscribe": {"channel": "x"}})
         house.settle()
     assert (idle.close_code, active.close_code) == (3012, None)
-    assert house.kept.sweep.idle == 1
+    assert house.reaper.idle == 1
     house.check()
 
 
@@ -63,7 +63,7 @@ def test_active_every_ten_seconds_is_there_after_half_an_hour() -> None:  # R1
         client.say({"unsubscribe": {"channel": "x"}})
         house.settle()
     assert house.inside(client) == [True]
-    assert house.kept.heartbeat.steps == {}
+    assert house.heartbeat.steps == {}
 
 
 def test_quiet_but_ponging_is_never_stale() -> None:  # R8
@@ -85,7 +85,7 @@ def test_a_closed_connection_that_is_still_there_is_aborted() -> None:  # L27
     client.aborted = False  # the first was in vain
     house.clock.advance(200)
     assert client.aborted
-    assert house.kept.sweep.aborted >= 1
+    assert house.reaper.aborted >= 1
 
 
 def test_one_bad_record_does_not_end_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,7 +100,7 @@ def test_one_bad_record_does_not_end_it(monkeypatch: pytest.MonkeyPatch) -> None
         return mend(record)
 
     monkeypatch.setattr(registry, "mend", fails)  # a fault, not what is tested
-    sweep = house.kept.sweep
+    sweep = house.reaper
     sweep.duties.append(lambda: 1 / 0)
     house.clock.advance(33)
     assert (sweep.rounds, sweep.looked_at, sweep.failures) == (1, 5, 2)
@@ -115,12 +115,12 @@ def test_more_than_a_portion_takes_several_turns_and_sees_each_once() -> None:
         house.enter(f"user{number}", settle=False)
     house.settle()
     house.clock.advance(33)
-    assert (house.kept.sweep.rounds, house.kept.sweep.looked_at) == (1, 1201)
+    assert (house.reaper.rounds, house.reaper.looked_at) == (1, 1201)
 
 
 def test_health_is_degraded_when_the_sweep_is_two_periods_late() -> None:
     house = swept()
-    sweep, clock = house.kept.sweep, house.clock
+    sweep, clock = house.reaper, house.clock
     clock.advance(300)
     assert sweep.fault() is None
     sweep.stop()  # as if it hung
@@ -151,7 +151,7 @@ def test_what_is_counted_wrong_is_counted_anew(wrong: str) -> None:  # R7
     else:
         del registry._records[ann.driver]
     house.clock.advance(33)
-    assert house.kept.sweep.repaired == 1
+    assert house.reaper.repaired == 1
     if wrong == "ghost":
         ann.gone()
     elif wrong == "admitted":
@@ -161,4 +161,4 @@ def test_what_is_counted_wrong_is_counted_anew(wrong: str) -> None:  # R7
     assert registry.of_user(UserId("bob")) == [bob.driver]
     house.check()
     house.clock.advance(33)
-    assert house.kept.sweep.repaired == 1
+    assert house.reaper.repaired == 1

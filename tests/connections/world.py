@@ -12,19 +12,23 @@ from typing import Any
 
 from service.auth.permissions import Permissions
 from service.connections.connection import ClientConnection, ConnectionContext
-from service.connections.keeping import keep
+from service.connections.grace_period import GracePeriod
+from service.connections.limits import ConnectionLimits
 from service.connections.outbox import Flusher
 from service.connections.pending_connection import PendingConnection
+from service.connections.reaper import Reaper
 from service.connections.registry import Registry
 from service.core.errors import Close
 from service.core.hooks import Handlers
 from service.core.model import Channel, ClientId, Draft, HistoryPage, RawJson
 from service.core.ports import AppendDone, Clock, CommitListener, History, Store
+from service.core.rate_limits import rate_of
 from service.hub.hub import Hub
 from service.hub.publish_metrics import PublishMetrics
 from service.metrics import Metrics
 from service.protocol.codec import Codec
 from service.protocol.json import Json
+from service.session.heartbeat import Heartbeat
 from service.settings import (
     ChannelOptions,
     ChannelSettings,
@@ -207,8 +211,24 @@ class World:
         meter = PublishMetrics(metrics, clock, flusher)
         self.hub = Hub(self.store, settings.client, self.spawn, meter)
         self.registry = Registry()
-        self.kept = keep(
-            settings, self.registry, self.hub, clock, Random(1), self.spawn
+        limited, rates = settings.connections, settings.effective_limits
+        self.grace_period = GracePeriod(self.hub.unpark, clock, limited.parked)
+        self.limits = ConnectionLimits(
+            self.registry,
+            limited,
+            limit=settings.connection_limit,
+            clock=clock,
+            spawn=self.spawn,
+            parking=self.grace_period,
+            connects=rate_of(rates.connects_per_user, rates.burst),
+        )
+        self.heartbeat = Heartbeat(settings.heartbeat_timeout)
+        self.reaper = Reaper(
+            self.registry,
+            clock,
+            Random(1),
+            period=limited.sweep_interval,
+            idle_ttl=limited.idle_ttl,
         )
         self.context = ConnectionContext(
             settings=settings,
@@ -223,9 +243,9 @@ class World:
             version="test",
             metrics=metrics,
             registry=self.registry,
-            limits=self.kept.admission,
-            heartbeat=self.kept.heartbeat,
-            grace_period=self.kept.parking,
+            limits=self.limits,
+            heartbeat=self.heartbeat,
+            grace_period=self.grace_period,
         )
         self._clients = 0
 

@@ -57,7 +57,7 @@ class Caller:
             limits=context.limits,
             heartbeat=context.heartbeat,
             grace_period=context.grace_period,
-            reaper=world.kept.sweep,
+            reaper=world.reaper,
             gate=HandshakeGate(world.settings, world.clock),
             loop_monitor=LoopMonitor(
                 world.registry, context.metrics, world.clock, context.rng

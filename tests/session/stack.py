@@ -14,17 +14,21 @@ from typing import Any
 
 from service.auth.permissions import Permissions
 from service.connections.connection import ClientConnection, ConnectionContext
-from service.connections.keeping import keep
+from service.connections.grace_period import GracePeriod
+from service.connections.limits import ConnectionLimits
 from service.connections.outbox import Flusher
 from service.connections.pending_connection import PendingConnection
+from service.connections.reaper import Reaper
 from service.connections.registry import Registry
 from service.core.errors import Close, StoreError
 from service.core.hooks import Event, Handlers
 from service.core.model import Appended, Channel, ClientId, Position
+from service.core.rate_limits import rate_of
 from service.hub.hub import Hub
 from service.hub.publish_metrics import PublishMetrics
 from service.metrics import Metrics
 from service.protocol.json import Json
+from service.session.heartbeat import Heartbeat
 from service.settings import (
     ChannelSettings,
     ClientSettings,
@@ -243,8 +247,24 @@ class Stack:
         self.failures: list[BaseException] = []
         self.clients: list[Client] = []
         self.registry = Registry()
-        self.kept = keep(
-            self.settings, self.registry, self.hub, self.clock, Random(1), self.spawn
+        self.grace_period = GracePeriod(self.hub.unpark, self.clock, connections.parked)
+        rates = self.settings.effective_limits
+        self.limits = ConnectionLimits(
+            self.registry,
+            connections,
+            limit=self.settings.connection_limit,
+            clock=self.clock,
+            spawn=self.spawn,
+            parking=self.grace_period,
+            connects=rate_of(rates.connects_per_user, rates.burst),
+        )
+        self.heartbeat = Heartbeat(self.settings.heartbeat_timeout)
+        self.reaper = Reaper(
+            self.registry,
+            self.clock,
+            Random(1),
+            period=connections.sweep_interval,
+            idle_ttl=connections.idle_ttl,
         )
         self.context = ConnectionContext(
             settings=self.settings,
@@ -261,9 +281,9 @@ class Stack:
             version="test",
             metrics=metrics,
             registry=self.registry,
-            limits=self.kept.admission,
-            heartbeat=self.kept.heartbeat,
-            grace_period=self.kept.parking,
+            limits=self.limits,
+            heartbeat=self.heartbeat,
+            grace_period=self.grace_period,
         )
 
     async def _hook(self, event: Any) -> Any:
@@ -350,7 +370,7 @@ class Stack:
             if not client.over:
                 client.gone()
         self.settle(lambda question: RuntimeError("too late"))
-        self.kept.parking.clear()
+        self.grace_period.clear()
         assert self.hub.counts() == {}
         assert len(self.registry) == 0
         assert self.registry.users == 0
