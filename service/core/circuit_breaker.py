@@ -1,18 +1,18 @@
-"""A circuit breaker: what is not reached is left alone, but asked now and then.
+"""Circuit breaker around calls to one remote service, with exponential cool-down.
 
     closed ── 3 failures in a row ──► open ── after the cool-down ──► half-open
       ▲                                 ▲                                 │
       │                                 └───────── the probe failed ──────┤
       └──────────────────────────────── the probe succeeded ──────────────┘
 
-While it is closed, one or two failures change nothing: every call is tried. While it
-is open, or half-open with its one probe under way, `closed` is false and no call may be
-made but the probe. A call that began before may still end; a success closes it in any
-state, since whoever answers is there.
+While the breaker is closed, every call is made; one or two failures change nothing.
+While it is open, or half-open with its one probe under way, no call but the probe may
+be made. A call that began earlier may still end: its success closes the breaker in any
+state, since the remote service has answered.
 
-1.0 s after it opened, `cleanup` is called once, unless it has closed by then: that is
-when to give back what only works while the other side answers. A timer that fires
-looks at the state again, so one that raced with a recovery does nothing.
+1.0 s after the breaker opened, `cleanup` is called once if it has not closed by then:
+the caller gives back what only works while the remote service answers. Each timer
+checks the state again, so a timer that raced with a recovery does nothing.
 
 Event loop only, no tasks: `close` cancels the timers, and nothing is left to wait for.
 
@@ -31,28 +31,28 @@ from service.core.ports import Clock, Timer
 
 __all__ = ["Breaker", "BreakerState"]
 
-FAILURES = 3  # in a row open it
-COOL_DOWN = 0.5  # s until the first probe; then twice as long each time, and
-COOL_DOWN_CAP = 4.0  # s, no longer than this
+FAILURES = 3  # failures in a row that open the breaker
+COOL_DOWN = 0.5  # s until the first probe, doubled for each further one
+COOL_DOWN_CAP = 4.0  # s, the longest wait for a probe
 CLEANUP_AFTER = 1.0  # s from the opening
 
 BreakerState = Literal["closed", "open", "half-open"]
 
 
 class Breaker:
-    """One breaker, around calls to one other side.
+    """One breaker, around calls to one remote service.
 
     Args:
         clock: Calls the probe and the cleanup.
-        probe: Begin one call that tells `succeeded` or `failed` when it ends.
+        probe: Begins one call, whose end is reported to `succeeded` or `failed`.
         cleanup: Called once, 1.0 s after an opening that lasts.
-        chance: Spreads the probes of many processes by up to 0.1 s.
-        changed: Told of each new state, for logs and metrics.
+        rng: Spreads the probes of many processes by up to 0.1 s.
+        changed: Called with each new state and its reason, for logs and metrics.
 
     Attributes:
         state: ``closed``, ``open`` or ``half-open``.
-        reason: Why the last failure failed, in a few words; "" when closed.
-        openings: How often it has opened from closed.
+        reason: The cause of the last failure, in a few words; "" when closed.
+        openings: Changes from closed to open so far; count.
     """
 
     def __init__(
@@ -80,11 +80,11 @@ class Breaker:
 
     @property
     def closed(self) -> bool:
-        """Whether calls may be made."""
+        """True when calls may be made."""
         return self.state == "closed"
 
     def succeeded(self) -> None:
-        """Take note that the other side answered."""
+        """Report that the remote service answered."""
         self._failures = 0
         if self.state == "closed":
             return
@@ -94,7 +94,7 @@ class Breaker:
         self._enter("closed")
 
     def failed(self, reason: str) -> None:
-        """Take note that a call did not reach the other side, or got no answer."""
+        """Report a call that did not reach the remote service, or got no answer."""
         self.reason = reason
         self._failures += 1
         if self._ended or self.state == "open":
@@ -108,12 +108,12 @@ class Breaker:
             self._wait()
 
     def close(self) -> None:
-        """End: no probe and no cleanup will be called any more."""
+        """Cancel the timers: no probe and no cleanup is called any more."""
         self._ended = True
         self._cancel()
 
     def _wait(self) -> None:
-        """Open, and probe after the cool-down."""
+        """Open the breaker, and probe after the cool-down."""
         delay = backoff(self._probes, self._rng.random(), COOL_DOWN, cap=COOL_DOWN_CAP)
         self._probes += 1
         self._probe_timer = self._clock.call_at(self._clock.now() + delay, self._probe)

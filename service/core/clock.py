@@ -1,4 +1,4 @@
-"""The real clock: the only place that reads the system's time."""
+"""System clock: the one module that reads the machine's time."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class SystemClock:
         return time.monotonic()
 
     def wall(self) -> float:
-        """Return Unix seconds as of the start of the process plus what has passed."""
+        """Return Unix seconds: the time of the start plus what has passed since."""
         return time.monotonic() + self._offset
 
     def call_at(self, when: float, callback: Callable[[], object]) -> Timer:
         """Call *callback* on the running event loop when `now` reaches *when*."""
-        # asyncio's and uvloop's clocks have zero points of their own.
+        # The clocks of asyncio and uvloop have other zero points, so pass a delay.
         loop = asyncio.get_running_loop()
         return loop.call_later(max(0.0, when - time.monotonic()), callback)

@@ -1,15 +1,15 @@
-"""Everything that can go wrong, by name: exceptions and the two wire tables.
+"""Exceptions, and the wire tables of errors, closes and unsubscribes.
 
     SteadwireError
     ├── SettingsError            a setting is missing, unknown or contradictory
     ├── StartupError             the service cannot start; one line says why
     │   ├── StoreInUse           another process holds the embedded store
-    │   ├── StoreCorrupt         the file is not a readable store; left as it was
+    │   ├── StoreCorrupt         the file is not a readable store; it was not changed
     │   └── StoreVersion         the schema is newer than this program
     ├── StoreError               the store could not do what was asked
     │   ├── StoreUnavailable     transient: locked, disk full, timed out, closing
-    │   └── StoreBusy            transient: the queue before the writer is full
-    ├── CodecError               bytes from outside that are not what they should be
+    │   └── StoreBusy            transient: the writer's queue is full
+    ├── CodecError               bytes from outside are malformed or of a wrong shape
     ├── ReplyError               refuse one command: a row of the error table
     └── CloseError               end one connection: a row of the close table
 
@@ -25,12 +25,14 @@ import traceback
 from typing import Final
 
 __all__ = [
+    "ALREADY_SUBSCRIBED",
     "BAD_REQUEST",
     "CHANNEL_LIMIT",
     "CLOSE_BAD_REQUEST",
     "CLOSE_CONNECTION_LIMIT",
     "CLOSE_NOT_AVAILABLE",
     "CONNECTION_EXPIRED",
+    "EXPIRED",
     "FORCE_DISCONNECT",
     "FORCE_RECONNECT",
     "INAPPROPRIATE_PROTOCOL",
@@ -57,11 +59,9 @@ __all__ = [
     "UNSUBSCRIBE_INSUFFICIENT",
     "UNSUBSCRIBE_SERVER",
     "WRITE_ERROR",
-    "ALREADY_SUBSCRIBED",
     "Close",
     "CloseError",
     "CodecError",
-    "EXPIRED",
     "ErrorReply",
     "ReplyError",
     "SettingsError",
@@ -95,11 +95,11 @@ class StoreInUse(StartupError):
 
 
 class StoreCorrupt(StartupError):
-    """The file is not a readable store; it was left as it was found."""
+    """The file is not a readable store; it was not changed."""
 
 
 class StoreVersion(StartupError):
-    """The store's schema is newer than this program understands."""
+    """The store's schema is newer than this program."""
 
 
 class StoreError(SteadwireError):
@@ -111,7 +111,7 @@ class StoreUnavailable(StoreError):
 
 
 class StoreBusy(StoreError):
-    """A transient fault: too much is queued before the writer."""
+    """A transient fault: the writer's queue is full."""
 
 
 class CodecError(SteadwireError, ValueError):
@@ -119,12 +119,12 @@ class CodecError(SteadwireError, ValueError):
 
 
 class ErrorReply:
-    """A row of the error table: what a refused command is answered with.
+    """A row of the error table: the error in the reply to a refused command.
 
     Attributes:
         code: The number that clients decide by, 100 to 399.
         message: Stable short text.
-        temporary: True when the client should try again by itself.
+        temporary: True when the client should repeat the command by itself.
     """
 
     __slots__ = ("code", "message", "temporary")
@@ -156,7 +156,7 @@ class Close:
 
 
 class Unsubscribe(Close):
-    """A row of the unsubscribe table: under 2500 stays out, else comes back."""
+    """A row of the unsubscribe table; clients subscribe again from code 2500 on."""
 
     __slots__ = ()
 
@@ -204,7 +204,7 @@ class ReplyError(SteadwireError):
 
     Attributes:
         error: The row.
-        reason: Why, in our words: for the log, not for the client.
+        reason: The cause for the log; clients do not see it.
     """
 
     def __init__(self, error: ErrorReply, *, reason: str = "") -> None:
@@ -218,7 +218,7 @@ class CloseError(SteadwireError):
 
     Attributes:
         close: The row.
-        reason: Why, in our words: for the log, not for the client.
+        reason: The cause for the log; clients do not see it.
     """
 
     def __init__(self, close: Close, *, reason: str = "") -> None:
@@ -228,9 +228,9 @@ class CloseError(SteadwireError):
 
 
 def describe(error: BaseException) -> dict[str, str]:
-    """Return an exception's type and place for the log, never its text.
+    """Return an exception's type and stack for the log, never its text.
 
-    The text may quote what somebody sent.
+    The text may quote what a client sent.
     """
     frames = "".join(traceback.format_tb(error.__traceback__))
     if isinstance(error, BaseExceptionGroup):

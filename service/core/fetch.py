@@ -1,4 +1,4 @@
-"""One answer of another server, whole and bounded, or the reason why not."""
+"""HTTP request whose answer is read whole, up to a size limit."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["UnusableAnswer", "fetch"]
 
 
 class UnusableAnswer(Exception):
-    """There is no answer that could be used; the text says why, in our words."""
+    """The answer cannot be used; the text says why and quotes nothing of it."""
 
 
 async def fetch(
@@ -22,7 +22,7 @@ async def fetch(
     """Return the body of a 200 answer of at most *limit* bytes.
 
     Raises:
-        UnusableAnswer: Another status, a compressed answer, or a longer one.
+        UnusableAnswer: The status is not 200, or the answer is compressed or longer.
         httpx.HTTPError: The network failed.
     """
     body = bytearray()

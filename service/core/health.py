@@ -1,7 +1,7 @@
-"""What is wrong with the service at the moment, as its parts say when asked.
+"""Health checks: faults of the service's parts, by name.
 
-A part that can fail adds a check. *Degraded* means that clients are served, and that
-somebody should look; *failing* means that traffic should go elsewhere.
+A part that can fail adds a check. *Degraded* means that clients are served, but an
+operator should look; *failing* means that traffic should go to another server.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ __all__ = ["Checks", "Fault"]
 
 
 class Fault(NamedTuple):
-    """What a check found.
+    """A fault that a check found.
 
     Attributes:
-        reason: What is wrong, in a few words without names or secrets.
-        failing: Whether the service cannot do its work because of it.
+        reason: The fault in a few words, without names or secrets.
+        failing: True when the service cannot do its work because of it.
     """
 
     reason: str
@@ -31,21 +31,22 @@ class Checks:
         self._checks: dict[str, Callable[[], Fault | None]] = {}
 
     def add(self, name: str, check: Callable[[], Fault | None]) -> None:
-        """Ask *check* at each look; it returns at once, and None when all is well.
+        """Add a check.
 
         Args:
-            name: One word; of a check that is there already, it takes the place.
-            check: Asked on the event loop.
+            name: One word; a check that has this name already is replaced.
+            check: Called on the event loop at each look; returns at once, None when
+                all is well.
         """
         self._checks[name] = check
 
     def faults(self) -> dict[str, Fault]:
-        """Return what is wrong, by the name of the check."""
+        """Return the present faults by the name of their check."""
         found = {name: check() for name, check in self._checks.items()}
         return {name: fault for name, fault in found.items() if fault is not None}
 
     def levels(self) -> dict[str, float]:
-        """Return for each check 0 if all is well, 1 if degraded and 2 if failing."""
+        """Return 0 for each check where all is well, 1 if degraded, 2 if failing."""
         faults = self.faults()
         return {
             name: float(1 + faults[name].failing) if name in faults else 0.0

@@ -1,15 +1,15 @@
-"""Hooks: what an application may decide about its clients, in Python or over HTTP.
+"""Hooks: an application's decisions about its clients, in Python or over HTTP.
 
-Each hook is asked with an event and answers with a result, or raises `ReplyError` (the
-client gets that error) or `CloseError` (the connection ends). Anything else that it
-raises is an internal error, temporary for the client: a hook that fails admits nobody.
+A hook gets an event and returns a result, or raises `ReplyError` (the client gets that
+error) or `CloseError` (the connection ends). Any other exception is an internal error,
+temporary for the client: a hook that fails admits nobody.
 
-Payloads (``data``, ``info``, ``meta``) are JSON text in events. In results they are
-any Python object, or `RawJson` text wrapped in `Raw`.
+Payloads (``data``, ``info``, ``meta``) are JSON text in events. In results they are any
+Python object, or JSON text wrapped in `Raw`.
 
-Who answers what: a token goes to `connect_token` and `subscribe_token` where they are,
-and what they say holds; everything else goes to `connect` and `subscribe`. Where token
-keys are set, `service.auth.authenticator` provides the handlers of tokens.
+Tokens go to `connect_token` and `subscribe_token` where these are set, and their answer
+is final; everything else goes to `connect` and `subscribe`. Where token keys are set,
+`service.auth.authenticator` provides the handlers of tokens.
 """
 
 from __future__ import annotations
@@ -51,23 +51,23 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Raw:
-    """A payload that is JSON text already; the caller vouches that it is valid."""
+    """A payload that is JSON text already; the caller guarantees that it is valid."""
 
     text: RawJson
 
 
 @dataclass(frozen=True, slots=True)
 class ConnectEvent:
-    """A client wants in.
+    """A client asks to connect.
 
     Attributes:
-        client: The id its connection will have.
-        token: What it sent as token, unverified.
-        data: The payload of its connect command, None for none.
-        name: The SDK's name, as it says.
-        version: The application's version, as it says.
-        headers: What it sent as emulated headers.
-        origin: The Origin header of its WebSocket, "" for none.
+        client: The id of the connection.
+        token: The token that the client sent, unverified.
+        data: The payload of the connect command, None for none.
+        name: The SDK's name, as the client states it.
+        version: The application's version, as the client states it.
+        headers: The emulated headers that the client sent.
+        origin: The Origin header of the WebSocket, "" for none.
     """
 
     client: ClientId
@@ -81,12 +81,12 @@ class ConnectEvent:
 
 @dataclass(frozen=True, slots=True)
 class ServerSubscription:
-    """How a client is subscribed on the server's side.
+    """The options of a server-side subscription.
 
     Attributes:
         info: Shown to others in this channel.
-        data: Goes to the client with the subscription.
-        override: Options of the channel that are different.
+        data: Sent to the client with the subscription.
+        override: Channel options that this subscription overrides.
     """
 
     info: object = None
@@ -96,22 +96,22 @@ class ServerSubscription:
 
 @dataclass(frozen=True, slots=True)
 class ConnectResult:
-    """Let a client in.
+    """Admit a client.
 
     Attributes:
-        user: Who it is; "" is anonymous.
+        user: The user's id; "" is anonymous.
         info: Shown to others in presence, join, leave and publications.
-        data: Goes to the client with the reply.
-        channels: Subscribed on the server's side.
+        data: Sent to the client with the reply.
+        channels: Channels of server-side subscriptions.
         expire_at: Unix seconds; `client.expired_close_delay` later the connection is
             closed with 3005, the client connects again and the hook is asked again.
             0 for never.
-        subs: Subscribed on the server's side too, with options.
-        meta: A JSON object that later events hold, and no client sees.
+        subs: Server-side subscriptions with options, beside *channels*.
+        meta: A JSON object for later events; no client sees it.
         client_side_refresh: Tell the client when it expires, so that it asks `refresh`
             in time. A client that has no token to refresh with must not be told.
-        token_id: Of the token it came with, "" for none.
-        issued_at: When that was issued, in Unix seconds, 0 for unknown.
+        token_id: The id of the client's token, "" for none.
+        issued_at: Unix seconds at which the token was issued, 0 for unknown.
     """
 
     user: str = ""
@@ -128,7 +128,7 @@ class ConnectResult:
 
 @dataclass(frozen=True, slots=True)
 class RefreshEvent:
-    """A client wants its connection to go on; *origin* as in `ConnectEvent`."""
+    """A client asks to renew its connection; *origin* as in `ConnectEvent`."""
 
     client: ClientId
     user: UserId
@@ -139,7 +139,7 @@ class RefreshEvent:
 
 @dataclass(frozen=True, slots=True)
 class RefreshResult:
-    """Let it go on, as who it is.
+    """Renew the connection; its user stays.
 
     Attributes:
         expire_at: As in `ConnectResult`.
@@ -156,7 +156,7 @@ class RefreshResult:
 
 @dataclass(frozen=True, slots=True)
 class SubscribeEvent:
-    """A client wants to subscribe."""
+    """A client asks to subscribe."""
 
     client: ClientId
     user: UserId
@@ -168,15 +168,15 @@ class SubscribeEvent:
 
 @dataclass(frozen=True, slots=True)
 class SubscribeResult:
-    """Let it subscribe.
+    """Admit the subscription.
 
     Attributes:
         info: Shown to others in this channel.
-        data: Goes to the client with the reply.
+        data: Sent to the client with the reply.
         expire_at: Unix seconds; `client.expired_sub_close_delay` later the
             subscription ends with push 2501, and the client subscribes again. 0 for
             never.
-        override: Options of the channel that are different.
+        override: Channel options that this subscription overrides.
         client_side_refresh: Tell the client when it expires, so that it asks
             `sub_refresh` in time.
     """
@@ -190,10 +190,10 @@ class SubscribeResult:
 
 @dataclass(frozen=True, slots=True)
 class SubRefreshEvent:
-    """A client wants a subscription to go on.
+    """A client asks to renew a subscription.
 
     Attributes:
-        channel: The channel; "" from old SDKs, which forget it: the token names it.
+        channel: The channel; "" from old SDKs, which omit it: the token names it.
     """
 
     client: ClientId
@@ -205,7 +205,7 @@ class SubRefreshEvent:
 
 @dataclass(frozen=True, slots=True)
 class SubRefreshResult:
-    """Let it go on.
+    """Renew the subscription.
 
     Attributes:
         channel: The channel, where the event has none.
@@ -220,7 +220,7 @@ class SubRefreshResult:
 
 @dataclass(frozen=True, slots=True)
 class PublishEvent:
-    """A client wants to publish."""
+    """A client asks to publish."""
 
     client: ClientId
     user: UserId
@@ -231,11 +231,11 @@ class PublishEvent:
 
 @dataclass(frozen=True, slots=True)
 class PublishResult:
-    """Let it publish.
+    """Admit the publication.
 
     Attributes:
-        data: Publish this instead; None publishes what the client sent.
-        skip_history: Deliver it to who is there now, and do not keep it.
+        data: Published in place of the client's data; None publishes the client's.
+        skip_history: Deliver it to the present subscribers and do not store it.
     """
 
     data: object = None
@@ -255,7 +255,7 @@ class RpcEvent:
 
 @dataclass(frozen=True, slots=True)
 class RpcResult:
-    """What the method returned."""
+    """The return value of the method."""
 
     data: object = None
 
@@ -285,13 +285,13 @@ class Handlers:
     `rpc` also answers calls of the server API, with empty client and user.
 
     Attributes:
-        connect_ticket: Asked, instead of all others, when the client sent a ticket: a
+        connect_ticket: Asked in place of all others when the client sent a ticket: a
             token that begins with ``tkt_``.
-        connect_token: Asked, instead of `connect`, when the client sent a token.
-        refresh: Asked about connections that were let in with `client_side_refresh`;
-            without it nobody can refresh (error 108).
-        subscribe_token: Asked, instead of `subscribe`, when the client sent a token.
-        sub_refresh: As `refresh`, about subscriptions.
+        connect_token: Asked in place of `connect` when the client sent a token.
+        refresh: Asked about connections admitted with `client_side_refresh`; without
+            it no client can refresh (error 108).
+        subscribe_token: Asked in place of `subscribe` when the client sent a token.
+        sub_refresh: As `refresh`, for subscriptions.
     """
 
     connect: Callable[[ConnectEvent], Awaitable[ConnectResult]] | None = None
@@ -307,7 +307,7 @@ class Handlers:
     connect_ticket: Callable[[ConnectEvent], Awaitable[ConnectResult]] | None = None
 
     def verifies(self, token: str) -> bool:
-        """Tell whether a hook is there that looks at the token of a connect."""
+        """Tell whether a hook verifies this token of a connect."""
         if self.connect_ticket is not None and token.startswith(TICKET_PREFIX):
             return True
         return bool(token) and self.connect_token is not None
@@ -340,4 +340,4 @@ class Handlers:
                 return await self.publish(event)
             case RpcEvent() if self.rpc:
                 return await self.rpc(event)
-        raise AssertionError("only hooks that are there are asked")
+        raise AssertionError("only a hook that is set is asked")

@@ -49,7 +49,7 @@ class Override(msgspec.Struct):
 
 
 class ServerSubscription(msgspec.Struct, omit_defaults=True):
-    """How a client is subscribed on the server's side, as in a connection token."""
+    """The options of a server-side subscription, as in a connection token."""
 
     info: Raw | UnsetType = UNSET
     b64info: Base64 | None = None

@@ -1,8 +1,7 @@
-"""The nouns of the service: channels, clients, publications, positions.
+"""Domain types: channels, clients, publications, positions, subscriptions.
 
-Payloads are JSON *text* (`str`), validated once at the edge and never parsed or
-dumped again. It holds no raw newline, since a newline separates messages on the
-wire.
+Payloads are JSON *text* (`str`), validated once on arrival and never parsed or dumped
+again. The text holds no raw newline, since a newline separates messages on the wire.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, NewType
 
 __all__ = [
+    "NO_OVERRIDE",
     "TICKET_PREFIX",
     "Appended",
     "Channel",
@@ -19,12 +19,11 @@ __all__ = [
     "Draft",
     "HistoryPage",
     "Joined",
-    "SubscriberInfo",
-    "NO_OVERRIDE",
     "Override",
     "Position",
     "Publication",
     "RawJson",
+    "SubscriberInfo",
     "UserId",
     "size_of",
 ]
@@ -36,12 +35,12 @@ RawJson = NewType("RawJson", str)
 """One JSON value as text: valid by RFC 8259, without raw newlines."""
 
 TICKET_PREFIX = "tkt_"
-"""What a ticket begins with, and no other token: one for a single connect."""
+"""The first characters of a ticket (a token for one connect), and of no other token."""
 
 
 def size_of(text: str) -> int:
     """Return the bytes of *text* in UTF-8."""
-    # isascii() reads a flag of the string; only other text has to be measured.
+    # isascii() reads a flag of the string; only other text has to be encoded.
     return len(text) if text.isascii() else len(text.encode())
 
 
@@ -50,8 +49,8 @@ class Position(NamedTuple):
 
     Attributes:
         offset: The last offset seen; 0 is before the first publication.
-        epoch: Names one run of offsets. It changes only when they restart. ``""``
-            from a client means "any".
+        epoch: The name of one run of offsets; it changes only when they restart.
+            ``""`` from a client means any.
     """
 
     offset: int
@@ -59,7 +58,7 @@ class Position(NamedTuple):
 
 
 class ClientInfo(NamedTuple):
-    """Who a connection belongs to, as other clients see it."""
+    """A connection's user, id and infos, as other clients see them."""
 
     user: UserId
     client: ClientId
@@ -68,16 +67,16 @@ class ClientInfo(NamedTuple):
 
 
 class Publication:
-    """One message of a channel. Treat as immutable: it is shared by all who read it.
+    """One message of a channel. Treat as immutable: all readers share it.
 
     Attributes:
         offset: Its place in the stream, from 1; 0 in a channel without history.
         data: The payload.
         info: The publishing client as JSON text, or None for the server API.
         tags: A JSON object of strings as text, or None.
-        time: When it was appended, Unix milliseconds; 0 without history.
-        body: The publication as the wire shows it; the protocol fills it on first use
-            so that a thousand readers share one encoding.
+        time: Unix milliseconds of the append; 0 without history.
+        body: The publication in its wire form. The protocol fills it on first use, so
+            that a thousand readers share one encoding.
     """
 
     __slots__ = ("body", "data", "info", "offset", "tags", "time")
@@ -102,14 +101,14 @@ class Publication:
 
 
 class Draft:
-    """What a publisher hands over; the store makes a `Publication` of it.
+    """A publication before its append; the store makes a `Publication` of it.
 
     Attributes:
         data: The payload.
         info: The publishing client as JSON text, or None for the server API.
         tags: A JSON object of strings as text, or None.
         idempotency_key: A second append with this key to the same channel within
-            300 s publishes nothing and gives the first one's position; "" for none.
+            300 s publishes nothing and returns the position of the first; "" for none.
         version: With history, a draft whose version is not above the stream's is
             skipped; 0 for none.
         version_epoch: Versions compare only within one version epoch.
@@ -144,7 +143,7 @@ class Draft:
 
 @dataclass(frozen=True, slots=True)
 class Override:
-    """Options of a channel that are different for one subscription; None: are not."""
+    """Channel options that one subscription overrides; None leaves an option alone."""
 
     presence: bool | None = None
     join_leave: bool | None = None
@@ -153,7 +152,7 @@ class Override:
     force_positioning: bool | None = None
 
     def changes(self) -> dict[str, bool]:
-        """Return the options that are different, named as in `ChannelOptions`."""
+        """Return the overridden options, named as in `ChannelOptions`."""
         every = {name: getattr(self, name) for name in self.__slots__}
         return {name: value for name, value in every.items() if value is not None}
 
@@ -166,8 +165,8 @@ class Appended(NamedTuple):
 
     Attributes:
         position: The publication's place; offset 0 and epoch "" without history.
-        fresh: False when nothing was published: a repeated idempotency key (the
-            position is the first one's) or a version that is not new.
+        fresh: False when nothing was published: the idempotency key was repeated (the
+            position is that of the first append) or the version is not new.
     """
 
     position: Position
@@ -175,10 +174,10 @@ class Appended(NamedTuple):
 
 
 class HistoryPage(NamedTuple):
-    """What a read found.
+    """The answer to a read of history.
 
     Attributes:
-        publications: In the order asked for.
+        publications: The publications found, in the order asked for.
         top: The newest position of the stream at the time of the read.
     """
 
@@ -187,12 +186,13 @@ class HistoryPage(NamedTuple):
 
 
 class Joined(NamedTuple):
-    """A subscription that is in place.
+    """The answer to a subscriber that has joined.
 
     Attributes:
         top: The newest position; None without history.
-        recovered: The first piece of what was missed, perhaps empty; None when not
-            recovered or when nothing was asked. The rest follows as pushes.
+        recovered: The first piece of the missed publications, perhaps empty; None when
+            the gap is not recovered or no recovery was asked. The rest follows as
+            pushes.
     """
 
     top: Position | None
@@ -200,16 +200,16 @@ class Joined(NamedTuple):
 
 
 class SubscriberInfo:
-    """Who subscribes, and how: what the hub is told with a join.
+    """A subscriber of one channel, and the options of its subscription.
 
     Attributes:
-        client: The connection.
+        client: The connection's id.
         user: Its user.
-        info: What others see of it in this channel, as JSON text.
-        present: It appears in presence.
-        sends_join_leave: Others are told of its coming and going.
-        receives_join_leave: It is told of others' coming and going.
-        positioned: A gap that cannot be filled ends the subscription; else it is
+        info: The subscriber as others in the channel see it, as JSON text.
+        present: The subscriber appears in presence.
+        sends_join_leave: Other subscribers get its join and its leave.
+        receives_join_leave: It gets the joins and leaves of others.
+        positioned: A gap that cannot be filled ends the subscription; else the gap is
             skipped.
     """
 

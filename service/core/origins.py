@@ -1,12 +1,13 @@
-"""Which web pages may connect.
+"""Origin check: the web pages that may connect.
 
-A browser names the page's origin with every handshake, and a page cannot forge it; so
-this is what keeps other people's pages from using a visitor's browser. It is no
-authentication: any other program sends what it likes.
+A browser names the page's origin in every handshake, and a page cannot forge it, so the
+check keeps other sites' pages from using a visitor's browser. It is not authentication:
+any other program sends whatever origin it likes.
 
-Let in are the origins listed, and the server's own host if the name in the Host header
-cannot have been rebound to us by someone else's DNS: an address, ``localhost``, or the
-configured host. Outside development the own host must be https.
+Allowed are the listed origins, and pages of the server's own host if the name in the
+Host header cannot have been rebound to the server by another's DNS: an IP address,
+``localhost``, or the configured host. Outside development, pages of the own host must
+be https.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ from service.core.errors import SettingsError
 
 __all__ = ["Origins", "is_secure"]
 
-_MAX = 512  # characters; a host has 253 at the most
+_MAX = 512  # characters; a host name has at most 253
 
 _WEB = re.compile(
     r"(?P<scheme>https?)://"
     r"(?P<host>\[[0-9a-f:.]+\]|[a-z0-9_]([-a-z0-9_.]*[a-z0-9_])?)"
     r"(:(?P<port>[0-9]{1,5}))?"
 )
-_OTHER = re.compile(r"[a-z][-+.a-z0-9]*://[!-~]+")  # of extensions and applications
+_OTHER = re.compile(r"[a-z][-+.a-z0-9]*://[!-~]+")  # extensions and applications
 _WILDCARD = "://*."
 _DEFAULT_PORTS = {"http": "80", "https": "443"}
 
@@ -42,9 +43,9 @@ class Origins:
     """The origins that may connect.
 
     Args:
-        entries: The list.
+        entries: The configured origins.
         own_host: The configured host.
-        missing: Whether a request without an origin may connect.
+        missing: Allow requests without an Origin header.
         strict: Refuse pages of the own host that are not https.
 
     Raises:
@@ -113,7 +114,7 @@ class Origins:
 
 
 def is_secure(entry: str) -> bool:
-    """Tell whether an entry lets in only pages that nobody else can put there."""
+    """Tell whether only the owner of an origin can put pages there."""
     return entry not in ("*", "null") and not entry.startswith("http://")
 
 
@@ -135,13 +136,13 @@ def _is_below(web: _Web, domain: _Web) -> bool:
         web.scheme == domain.scheme
         and web.port == domain.port
         and web.host.endswith(f".{domain.host}")
-        # Whole labels: none of them is empty.
+        # Whole labels: no label is empty.
         and ".." not in web.host
     )
 
 
 def _is_below_a_domain(host: str) -> bool:
-    # Not every page of a country, and not every address that ends alike.
+    # Not a whole top-level domain, and not the end of an IP address.
     labels = host.split(".")
     if host == "localhost":
         return True
@@ -150,6 +151,6 @@ def _is_below_a_domain(host: str) -> bool:
 
 def _unusable(entry: str) -> SettingsError:
     return SettingsError(
-        f"server.origins: {entry!r} is no origin; write https://chat.example.org, "
+        f"server.origins: {entry!r} is not an origin; write https://chat.example.org, "
         "https://*.example.org, app://name, null or *"
     )

@@ -1,7 +1,7 @@
-"""What the core asks of the outside: a store, a clock, a socket.
+"""Ports: the protocols for clock, socket, store, state, directory and revocations.
 
-Each port says in words what an implementation promises; the contract suites under
-tests/ hold every implementation to it.
+Each port states the promises of its implementations; the contract suites under tests/
+hold every implementation to them.
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ from service.core.model import (
 )
 
 __all__ = [
+    "NO_HISTORY",
+    "STATE_KEY_SIZE",
+    "STATE_VALUE_SIZE",
     "AppendDone",
     "Clock",
     "CommitListener",
@@ -28,30 +31,27 @@ __all__ = [
     "Directory",
     "Encoding",
     "Frame",
-    "StateEntry",
-    "NO_HISTORY",
-    "STATE_KEY_SIZE",
-    "STATE_VALUE_SIZE",
     "History",
     "Revocations",
     "Send",
     "Socket",
     "State",
+    "StateEntry",
     "Store",
     "Timer",
 ]
 
 
 class Timer(Protocol):
-    """A call that was asked for and can be taken back."""
+    """A scheduled call that can be cancelled."""
 
     def cancel(self) -> None:
-        """Take the call back; harmless when it was made or taken back already."""
+        """Cancel the call; harmless when it was made or cancelled already."""
         ...
 
 
 class Clock(Protocol):
-    """Time, as an argument: everything that waits or compares times is given one."""
+    """Time as an argument: everything that waits or compares times is given a clock."""
 
     def now(self) -> float:
         """Return monotonic seconds; the zero point means nothing."""
@@ -60,8 +60,8 @@ class Clock(Protocol):
     def wall(self) -> float:
         """Return Unix seconds that never jump while the process lives.
 
-        Read once at start, then advanced by `now`: a corrected system clock must
-        not expire a history.
+        They are read once at the start, then advanced by `now`: a corrected system
+        clock must not expire a history.
         """
         ...
 
@@ -71,15 +71,15 @@ class Clock(Protocol):
 
 
 Frame = str | bytes
-"""What one WebSocket message carries: text, or binary."""
+"""The content of one WebSocket message: text, or binary."""
 
 Send = Callable[[Frame], Coroutine[Any, Any, None]]
-"""Write one frame. Suspends while the socket takes no more; raises OSError when the
-connection is gone."""
+"""Write one frame. It suspends while the socket takes no more, and raises OSError when
+the connection is gone."""
 
 
 class Encoding(Protocol):
-    """The form that messages have on one connection's socket.
+    """The wire form of the messages of one connection.
 
     Attributes:
         gap: Bytes between two messages of a frame.
@@ -91,7 +91,7 @@ class Encoding(Protocol):
         """Return a message of JSON text in this form.
 
         Raises:
-            CodecError: It has none.
+            CodecError: The message has no such form.
         """
         ...
 
@@ -105,10 +105,10 @@ class Encoding(Protocol):
 
 
 class History(NamedTuple):
-    """How long a channel's publications are kept.
+    """The retention of a channel's publications.
 
     Attributes:
-        size: Publications kept per channel; 0 keeps none and gives no offsets.
+        size: Publications kept per channel; 0 keeps none and assigns no offsets.
         ttl: Seconds a publication is kept, from its append; 0 keeps none.
         meta_ttl: Seconds the top offset and epoch outlive the last append.
     """
@@ -134,7 +134,7 @@ CommitListener = Callable[[Sequence[Committed]], None]
 
 
 class Socket(Protocol):
-    """What a driver needs of a connection's transport."""
+    """The transport of one connection."""
 
     def send(self, frame: Frame) -> Coroutine[Any, Any, None]:
         """Write one frame; raises OSError when the connection is gone."""
@@ -145,7 +145,7 @@ class Socket(Protocol):
         ...
 
     def abort(self) -> None:
-        """Drop the connection at once, whatever is still unwritten."""
+        """Drop the connection at once; unwritten data is lost."""
         ...
 
 
@@ -154,17 +154,17 @@ class Store(Protocol):
 
     Promises (the contract suite checks each):
 
-    * Offsets of a channel are 1, 2, 3, … without holes, in the order of commits,
-      whoever appends at once and whatever crashes.
+    * Offsets of a channel are 1, 2, 3, … without holes, in the order of commits, with
+      any number of concurrent appends and through any crash.
     * An `AppendDone` given an `Appended` means the publication survives `kill -9`.
       Given a `StoreError`, nothing was stored, or the outcome is unknown; a repeat
       with the same idempotency key settles it.
     * Appends of one caller to one channel commit in the order of the calls.
-    * The epoch of a channel changes only when its offsets restart. A channel that
-      was never published to has one too, and keeps it.
-    * The listener is told of each commit exactly once, on the event loop, in offset
-      order per channel, before the `AppendDone` of the same batch are called.
-    * What the listener was told of, a later `read` sees.
+    * The epoch of a channel changes only when its offsets restart. A channel without
+      any publication has an epoch too, and keeps it.
+    * The listener gets each commit exactly once, on the event loop, in offset order
+      per channel, before the `AppendDone` of the same batch are called.
+    * A later `read` sees every commit that the listener got.
     * Before `start`, and once `close` was called, nothing is answered, not even from
       memory: `append` hands its `AppendDone` a `StoreUnavailable`; `read`, `remove` and
       `erase` raise it; `peek` returns None; `fault` says why.
@@ -174,12 +174,12 @@ class Store(Protocol):
         """Open the store and begin to serve.
 
         Raises:
-            StartupError: It cannot be opened; nothing was changed.
+            StartupError: The store cannot be opened; nothing was changed.
         """
         ...
 
     async def close(self) -> None:
-        """Commit what was accepted, then release everything. Safe to call twice."""
+        """Commit the accepted appends, then release everything. Safe to call twice."""
         ...
 
     def append(
@@ -188,12 +188,11 @@ class Store(Protocol):
         """Accept *draft* for commit; never blocks, never raises.
 
         *done* is called exactly once, on the event loop: soon after the commit, or
-        with a `StoreError`. It is never called from inside this call. When more than
-        the queue's bound is waiting, the error is `StoreBusy`.
+        with a `StoreError`. It is never called from inside this call. When the queue
+        is full, the error is `StoreBusy`.
 
         With ``history.size == 0`` nothing is stored but the idempotency key, and the
-        position is ``Position(0, "")``; the listener is told of a publication with
-        offset 0.
+        position is ``Position(0, "")``; the listener gets a publication with offset 0.
         """
         ...
 
@@ -202,8 +201,8 @@ class Store(Protocol):
     ) -> HistoryPage | None:
         """Answer `read` from memory, or return None when that is not possible.
 
-        The same arguments as `read`, forward order only. This is what makes a
-        reconnect storm cost no reads.
+        The same arguments as `read`, forward order only. It spares a reconnect storm
+        the reads.
         """
         ...
 
@@ -220,15 +219,15 @@ class Store(Protocol):
 
         Args:
             channel: The channel.
-            history: Its present settings; what is older than `ttl` or beyond `size`
-                is not returned even if it is still stored.
-            since: Return those above this offset (below it, in reverse); None
+            history: Its present retention; publications older than `ttl` or beyond
+                `size` are not returned even if they are still stored.
+            since: Return publications above this offset (below it, in reverse); None
                 starts at the oldest kept (the newest, in reverse).
-            limit: At most so many; 0 reads only the top, -1 all that are kept.
+            limit: Most publications returned; 0 reads only the top, -1 has no limit.
             reverse: Newest first.
 
         Raises:
-            StoreError: The read failed; it is transient.
+            StoreError: The read failed; the fault is transient.
         """
         ...
 
@@ -243,20 +242,20 @@ class Store(Protocol):
     async def erase(self, info: str) -> int:
         """Blank every publication whose ``info`` begins with *info*; return how many.
 
-        Their data becomes ``null``, info and tags are dropped. Offset, time and epoch
-        stay, so that nobody who recovers is told of a gap. What was committed before
-        the call is found, in every channel; no read that begins after the return shows
-        what was erased. (Other processes of the store may show for 5 s more what they
-        hold in memory.) What was delivered is not recalled. A large store is worked
-        through in steps, between which appends go on. Safe to repeat.
+        Their data becomes ``null``; info and tags are dropped. Offset, time and epoch
+        stay, so that no recovering client sees a gap. Every publication committed
+        before the call is found, in every channel; no read that begins after the return
+        shows its text. (Other processes of the store may show it for 5 s more, from
+        memory.) Deliveries are not recalled. A large store is erased in steps, between
+        which appends go on. Safe to repeat.
 
         Raises:
-            StoreError: Some may be left; it is transient: repeat it.
+            StoreError: Some may be left; the fault is transient: repeat the call.
         """
         ...
 
     def fault(self) -> str | None:
-        """Return why the store cannot serve, in a few words, or None if it can."""
+        """Return the fault that stops the store, in a few words; None without one."""
         ...
 
 
@@ -268,9 +267,9 @@ class StateEntry(NamedTuple):
     """One entry of a `State`.
 
     Attributes:
-        key: Its name within its kind.
-        value: What was put, as text.
-        expires: Unix seconds at which it is gone.
+        key: The name of the entry within its kind.
+        value: The text that was put.
+        expires: Unix seconds at which the entry is gone.
     """
 
     key: str
@@ -279,105 +278,106 @@ class StateEntry(NamedTuple):
 
 
 class State(Protocol):
-    """Small values that all processes of a deployment share, each with its end.
+    """Small values with an expiry that all processes of a deployment share.
 
-    Tickets and revocations live here. A *kind* is a short word of ours; keys and
-    values are text, at most `STATE_KEY_SIZE` and `STATE_VALUE_SIZE` bytes: more, or
-    half a surrogate pair, is a `ValueError`, and nothing is done. What has expired is
-    not there, whether it has been deleted or not: from `expires` on, to the millisecond
-    at the least.
+    It holds tickets and revocations. A *kind* is a short word of ours; keys and values
+    are text of at most `STATE_KEY_SIZE` and `STATE_VALUE_SIZE` bytes: more, or half a
+    surrogate pair, is a `ValueError`, and nothing is done. An expired entry is never
+    returned, whether it has been deleted or not: from `expires` on, exact to the
+    millisecond.
 
-    Every method raises `StoreError` when it is not known to be done; that is transient.
-    A `put` that returned survives `kill -9`.
+    Every method raises `StoreError` when its outcome is unknown; that is transient. A
+    `put` that returned survives `kill -9`.
     """
 
     async def put(self, kind: str, key: str, value: str, ttl: float) -> None:
-        """Keep *value* for *ttl* seconds, in place of what was there."""
+        """Keep *value* for *ttl* seconds; it replaces an entry of that key."""
         ...
 
     async def take(self, kind: str, key: str) -> str | None:
-        """Remove an entry and return its value, or None when it is not there.
+        """Remove an entry and return its value, or None when it does not exist.
 
-        Of any number of callers in any processes at most one is given the value; after
-        an error nobody is.
+        Of any number of callers in any processes, at most one gets the value; after an
+        error, none does.
         """
         ...
 
     async def entries(self, kind: str) -> list[StateEntry]:
-        """Return all entries of a kind, read consistently, in no order."""
+        """Return all entries of a kind from a consistent read, in any order."""
         ...
 
 
 class Directory(Protocol):
-    """Who is connected to all processes of a deployment, and the limits over them.
+    """The clients of all processes of a deployment, and the limits over them.
 
-    A process asks it before it lets a client in; without one, each process counts its
-    own. It holds the limits per user, per address without a user, and over all; how
-    many each process takes is that process's own affair.
+    A process asks it before it admits a client; without a directory, each process
+    counts its own clients. It holds the limits per user, per address without a user,
+    and over all clients; each process has its own limit beside these.
 
-    Every method answers, or raises `StoreError` when it is not known to be done, within
+    Every method returns, or raises `StoreError` when its outcome is unknown, within
     4 s: clients give up a connect after 5.
     """
 
     async def admit(
         self, user: UserId, client: ClientId, address: str
     ) -> list[ClientId] | Close:
-        """Enter a client of this process, if there is room for it.
+        """Give a client of this process a slot, if the limits allow it.
 
-        However many processes ask at once, no limit is ever exceeded. Entering a client
-        that is in already changes nothing.
+        No limit is ever exceeded, however many processes ask at once. Admitting a
+        client that has a slot changes nothing.
 
         Args:
-            user: "" for nobody in particular; then *address* is what is counted by.
-            client: Its id.
-            address: Where it comes from.
+            user: The client's user; "" counts the client by *address*.
+            client: The client's id.
+            address: The key of the client's address.
 
         Returns:
-            It is in, and these clients of any process have no place any more: the
-            least recently active, if that is the policy. Or a row of the close table:
-            it is not in, `CLOSE_CONNECTION_LIMIT` for its user's or address's limit and
-            `TOO_MANY_REQUESTS_CLOSE` for that over all.
+            When it is admitted: the clients of any process that lost their slots to it,
+            the least recently active, if that is the policy. When it is not: a row of
+            the close table, `CLOSE_CONNECTION_LIMIT` for the limit of its user or
+            address and `TOO_MANY_REQUESTS_CLOSE` for the limit over all.
         """
         ...
 
     async def leave(self, client: ClientId) -> None:
-        """Take a client out; harmless when it is not in, any number of times.
+        """Free a client's slot; harmless when it has none, any number of times.
 
-        It may come before the `admit` of the same client has ended with an error, and
-        must win: whoever left is not in.
+        It may be called before the `admit` of the same client has ended with an error,
+        and must win: the client has no slot afterwards.
         """
         ...
 
     async def touch(self, clients: Mapping[ClientId, float]) -> None:
-        """Say when clients of this process were last active, in Unix seconds.
+        """Record when clients of this process were last active, in Unix seconds.
 
-        Called for all that are connected, at most once a minute. Who is not spoken of
-        for several minutes has no place any more: its process is dead.
+        Called for all connected clients, at most once a minute. A client that is not
+        recorded for several minutes loses its slot: its process is dead.
         """
         ...
 
     async def evictions(self) -> list[ClientId]:
-        """Return clients of this process that lost their place to others.
+        """Return the clients of this process that lost their slots to others.
 
-        Each at least once; asked for every few seconds. They are closed then.
+        Each is returned at least once. Called every few seconds; the caller closes
+        them.
         """
         ...
 
 
 class Revocations(Protocol):
-    """What was taken back before its time.
+    """The revoked tokens, checked at each connect, refresh and subscribe with a token.
 
-    Asked at each connect, refresh and subscribe with a token. What is revoked later
-    has to be closed by who revokes it: `Session.identity`, `token_id` and `issued_at`
-    say what a live connection stands on, from before its channels are joined.
+    A later revocation has to close the live connections itself: `Session.identity`,
+    `token_id` and `issued_at` name the token of a connection from before its channels
+    are joined.
     """
 
     def is_revoked(self, user: UserId, token_id: str, issued_at: float) -> bool:
-        """Tell whether a token admits nobody any more. Synchronous, and never waits.
+        """Tell whether a token is revoked. Synchronous; it never waits.
 
         Args:
-            user: Whose it is.
-            token_id: Its ``jti``, "" for none.
-            issued_at: Its ``iat`` in Unix seconds, 0 for none.
+            user: The token's user.
+            token_id: The token's ``jti``, "" for none.
+            issued_at: The token's ``iat`` in Unix seconds, 0 for none.
         """
         ...

@@ -1,8 +1,8 @@
-"""Position rules: when is a client's gap recovered, and how much goes out at once.
+"""Recovery rules: whether the gap behind a client's position can be filled.
 
-A client that comes back names the last offset it saw and the epoch it belongs to. It
-is recovered only if *every* publication since is known; a part is never passed off as
-the whole (PROTOCOL.md, 2.3).
+A client that comes back names the last offset it saw and the epoch of that offset. It
+is recovered only if *every* publication since then is known; a part is never passed off
+as the whole (PROTOCOL.md, 2.3).
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ from service.core.model import HistoryPage, Position, Publication, size_of
 __all__ = ["PIECE", "is_recovered", "size_of_publication", "take_piece"]
 
 PIECE = 64
-"""Publications read from the store at once while a client catches up (count): with
-the largest publication allowed, what one slow client holds in memory is bounded."""
+"""Publications read from the store at once while a client catches up (count). With the
+largest publication allowed, it bounds the memory that one slow client takes."""
 
 
 def is_recovered(asked: Position, page: HistoryPage, limit: int) -> bool:
-    """Tell whether *page*, read from *asked* on, begins a gapless recovery.
+    """Tell whether *page*, read from *asked* on, begins a recovery without a gap.
 
-    The page may be cut at its end; only what is oldest can be missing, since history
-    is trimmed from the old end alone.
+    The page may be cut at its end. Only the oldest publications can be missing, since
+    history is trimmed from the old end alone.
 
     Args:
         asked: The client's position; epoch "" accepts any.
         page: Publications after ``asked.offset``, in order, and the stream's top.
-        limit: A gap of more publications counts as lost.
+        limit: Most publications in a gap that is recovered.
     """
     if asked.epoch not in ("", page.top.epoch):
         return False
@@ -38,7 +38,7 @@ def is_recovered(asked: Position, page: HistoryPage, limit: int) -> bool:
 
 
 def take_piece(publications: list[Publication], size: int) -> list[Publication]:
-    """Return the longest prefix whose payloads fit into *size* bytes, at least one."""
+    """Return the longest prefix that fits into *size* bytes, but one at least."""
     total = 0
     for count, publication in enumerate(publications):
         total += size_of_publication(publication)
@@ -48,6 +48,6 @@ def take_piece(publications: list[Publication], size: int) -> list[Publication]:
 
 
 def size_of_publication(publication: Publication) -> int:
-    """Return the bytes of a publication, but for its frame."""
+    """Return the bytes of a publication's texts, without its frame."""
     extra = size_of(publication.info or "") + size_of(publication.tags or "")
     return size_of(publication.data) + extra

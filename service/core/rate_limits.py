@@ -1,21 +1,21 @@
-"""Rates by token bucket, and bounded maps of what is known of keys: state and now.
+"""Rate limits by token bucket, and bounded maps of keys: no clock and no I/O.
 
-A bucket holds up to *burst* tokens and gains *rate* of them a second; what takes one
-too many is refused. What is stored is when the bucket was last full and how many were
-taken since, so that nothing is added up and nothing drifts. Times are seconds of a
-clock that does not go back; where it does, the bucket waits for it.
+A bucket holds up to *burst* tokens and gains *rate* tokens a second; a take beyond that
+is refused. A bucket stores when it was last full and how many tokens were taken since,
+so nothing is added up and nothing drifts. Times are seconds of a clock that does not go
+back; where it does, the bucket waits for it.
 
 The maps are bounded, whoever fills them:
 
 * `Buckets` forgets full buckets first, the least recently used before others: a full
-  bucket says nothing. When none is full, a key without a bucket shares one with all
-  such keys. So many keys cannot use up memory, cannot reset the bucket of a key that is
-  limited, and cannot take more together than one key beyond the capacity.
+  bucket equals a new one. When no bucket is full, all keys without one share a bucket.
+  So many keys cannot use up memory, cannot reset the bucket of a limited key, and
+  together cannot take more beyond the capacity than one key.
 * `Failures` counts failures of keys and blocks a key for a time. A block is never
   forgotten before its time. When the counts are full, the oldest is forgotten; when
   the blocks are full, a further key is not blocked until one is released.
-* `Holders` counts what each key holds. A key that holds nothing is not in it, so its
-  map is as bounded as what is held.
+* `Holders` counts what each key holds. A key that holds nothing is not in the map, so
+  the map is as bounded as what is held.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ K = TypeVar("K", bound=Hashable)
 
 
 class Rate(NamedTuple):
-    """How much is let through.
+    """A rate limit.
 
     Attributes:
-        rate: A second, in the long run; above 0.
-        burst: At once, after a pause of ``burst / rate`` seconds; 1 or more.
+        rate: Tokens a second in the long run; above 0.
+        burst: Tokens at once, after a pause of ``burst / rate`` seconds; 1 or more.
     """
 
     rate: float
@@ -42,7 +42,7 @@ class Rate(NamedTuple):
 
 
 def rate_of(per_second: float | None, seconds: float) -> Rate | None:
-    """Return a rate whose burst is *seconds* of it; None when there is no limit."""
+    """Return a rate whose burst lasts *seconds*; None when there is no limit."""
     return Rate(per_second, max(1.0, per_second * seconds)) if per_second else None
 
 
@@ -56,15 +56,11 @@ class Bucket:
         self._taken = 0
 
     def take(self, rate: Rate, now: float, wanted: int = 1) -> int:
-        """Take up to *wanted* tokens.
-
-        Returns:
-            How many there were.
-        """
+        """Take up to *wanted* tokens; return how many were taken."""
         per_second, burst = rate
         gained = (now - self._full_at) * per_second
         if gained >= self._taken:
-            # Full, also after a pause: what is gained beyond the burst is lost.
+            # Full, also after a pause: tokens gained beyond the burst are lost.
             self._full_at = now
             self._taken = 0
             gained = 0.0
@@ -75,11 +71,11 @@ class Bucket:
         return granted
 
     def is_full(self, rate: Rate, now: float) -> bool:
-        """Tell whether it says nothing: a new one would be the same."""
+        """Tell whether the bucket is full, and so equal to a new one."""
         return (now - self._full_at) * rate.rate >= self._taken
 
     def wait(self, rate: Rate, now: float) -> float:
-        """Return the seconds until there is a token; 0 when there is one."""
+        """Return the seconds until the bucket has a token; 0 when it has one."""
         missing = self._taken + 1 - rate.burst
         return max(0.0, self._full_at + missing / rate.rate - now)
 
@@ -88,8 +84,8 @@ class Buckets(Generic[K]):
     """A bucket for each key, at most *capacity* of them.
 
     Args:
-        rate: Of every bucket.
-        capacity: Buckets kept; see the module for what happens beyond.
+        rate: The rate of every bucket.
+        capacity: Most buckets kept; beyond, keys without one share a bucket.
     """
 
     def __init__(self, rate: Rate, capacity: int) -> None:
@@ -102,7 +98,7 @@ class Buckets(Generic[K]):
         return len(self._buckets)
 
     def take(self, key: K, now: float, wanted: int = 1) -> int:
-        """Take up to *wanted* tokens of *key*; return how many there were."""
+        """Take up to *wanted* tokens of *key*; return how many were taken."""
         return self._of(key, now).take(self.rate, now, wanted)
 
     def wait(self, key: K, now: float) -> float:
@@ -123,8 +119,8 @@ class Buckets(Generic[K]):
         return bucket
 
     def _forget_full(self, now: float) -> None:
-        # Two for each that comes, whether there is room or not: what is no longer
-        # used goes by itself, and no call has much to do.
+        # Two for each new key, whether there is room or not: unused buckets go by
+        # themselves, and no call has much to do.
         for _ in range(2):
             if not self._buckets:
                 return
@@ -132,8 +128,8 @@ class Buckets(Generic[K]):
             if self._buckets[key].is_full(self.rate, now):
                 del self._buckets[key]
             elif len(self._buckets) >= self._capacity:
-                # Its turn comes again. Those behind it may be full already: the one
-                # that was used last may have had the most left.
+                # It is looked at again later. Buckets behind it may be full already:
+                # the one used last may have had the most tokens left.
                 self._buckets.move_to_end(key)
             else:
                 return
@@ -143,10 +139,10 @@ class Failures(Generic[K]):
     """Block a key for a time after too many failures within a time.
 
     Args:
-        limit: The failure of a key that blocks it, counted from 1.
-        window: Seconds from the first failure that count together.
-        block: Seconds that a key is blocked; what it does meanwhile does not count.
-        capacity: Keys counted, and keys blocked.
+        limit: The failure that blocks its key, counted from 1.
+        window: Seconds from a key's first failure in which failures count together.
+        block: Seconds that a key is blocked; failures meanwhile do not count.
+        capacity: Most keys counted, and most keys blocked.
     """
 
     def __init__(self, limit: int, window: float, block: float, capacity: int) -> None:
@@ -154,7 +150,7 @@ class Failures(Generic[K]):
         self._window = window
         self._block = block
         self._capacity = capacity
-        # Both in the order of their times, since each time is a constant from now.
+        # Both are in the order of their times: each time is a constant from now.
         self._counts: OrderedDict[K, tuple[float, int]] = OrderedDict()
         self._until: OrderedDict[K, float] = OrderedDict()
 
@@ -162,7 +158,7 @@ class Failures(Generic[K]):
         return len(self._counts) + len(self._until)
 
     def failed(self, key: K, now: float) -> bool:
-        """Count a failure; True when it is the one that blocks the key."""
+        """Count a failure; return True when it is the one that blocks the key."""
         self._forget(now)
         if key in self._until:
             return False
@@ -199,7 +195,7 @@ class Holders(Generic[K]):
     """Count what each key holds, up to a limit.
 
     Args:
-        limit: For each key; 0 for none.
+        limit: Most that a key may hold; 0 for no limit.
     """
 
     def __init__(self, limit: int) -> None:
@@ -210,7 +206,7 @@ class Holders(Generic[K]):
         return len(self._held)
 
     def hold(self, key: K) -> bool:
-        """Count one more of *key*; False, and nothing counted, at the limit."""
+        """Count one more of *key*; at the limit, count nothing and return False."""
         held = self._held.get(key, 0)
         if 0 < self._limit <= held:
             return False
@@ -218,7 +214,7 @@ class Holders(Generic[K]):
         return True
 
     def release(self, key: K) -> None:
-        """Count one less of *key*, which must hold one."""
+        """Count one less of *key*, which must hold at least one."""
         held = self._held[key] - 1
         if held:
             self._held[key] = held

@@ -1,4 +1,4 @@
-"""What was refused at the door: counted by cause, and logged at a bounded rate."""
+"""Refused connection attempts: counted by cause, and logged at a bounded rate."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ log = structlog.get_logger("steadwire")
 
 
 class Refusals:
-    """Counts by cause, of which there are a few, and log lines.
+    """Counter and log of refusals by cause; the causes are a small fixed set.
 
-    The first refusal is logged at once, and then one in ten seconds for each cause,
-    with the number of those before it that were not logged. So an attack writes six
-    lines a minute, and each of its sockets is counted.
+    The first refusal of a cause is logged at once, then one each ten seconds with the
+    number of refusals that were not logged before it. So an attack writes six lines a
+    minute, and each of its sockets is counted.
 
     Attributes:
         counts: Refusals so far by cause.
@@ -30,7 +30,7 @@ class Refusals:
         self._again: dict[str, float] = {}
 
     def add(self, cause: str, address: str, now: float) -> None:
-        """Count, and perhaps log, a refusal of somebody at *address*."""
+        """Count a refusal of a peer at *address*, and log it if its cause is due."""
         self.counts[cause] += 1
         if now < self._again.get(cause, now):
             self._silent[cause] += 1
@@ -41,7 +41,7 @@ class Refusals:
         log.warning("refused", cause=cause, address=address, **more)
 
     def close(self) -> None:
-        """Log how many were not logged."""
+        """Log the number of refusals that were not logged, for each cause."""
         for cause, silent in self._silent.items():
             log.warning("refused", cause=cause, not_logged=silent)
         self._silent.clear()

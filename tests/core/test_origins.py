@@ -178,7 +178,7 @@ def test_two_origins_or_two_hosts_are_nobodys() -> None:
     ],
 )
 def test_an_entry_that_cannot_match_is_refused_at_the_start(entry: str) -> None:
-    with pytest.raises(SettingsError, match=r"server\.origins: .* is no origin"):
+    with pytest.raises(SettingsError, match=r"server\.origins: .* is not an origin"):
         Settings(server=ServerSettings(origins=(entry,))).check()
 
 
