@@ -16,7 +16,7 @@ from service.settings import Settings
 from service.stores.sqlite.store import SqliteStore
 
 if TYPE_CHECKING:
-    from service.stores.dynamodb.registry.upkeep import Upkeep
+    from service.stores.dynamodb.registry.maintenance import Maintenance
     from service.stores.dynamodb.store import DynamodbStore
 
 __all__ = ["add_store_metrics", "make_store", "make_upkeep"]
@@ -38,7 +38,7 @@ def make_upkeep(
     settings: Settings,
     clock: Clock,
     active: Callable[[ClientId], float | None],
-) -> Upkeep | None:
+) -> Maintenance | None:
     """Return the registry that all processes on *store* share, not started.
 
     None for the SQLite store: its one process knows by itself who is connected.
@@ -51,11 +51,11 @@ def make_upkeep(
     """
     if isinstance(store, SqliteStore):
         return None
+    from service.stores.dynamodb.registry.connections import AdmissionLimits
     from service.stores.dynamodb.registry.directory import DynamodbDirectory
-    from service.stores.dynamodb.registry.limits import Limits
-    from service.stores.dynamodb.registry.upkeep import Upkeep
+    from service.stores.dynamodb.registry.maintenance import Maintenance
 
-    limits = Limits(
+    limits = AdmissionLimits(
         settings.connections.user_limit,
         settings.connections.address_limit,
         settings.connections.policy,
@@ -64,7 +64,7 @@ def make_upkeep(
     directory = DynamodbDirectory(
         store.client, settings.dynamodb, limits, clock, active=active
     )
-    return Upkeep(directory, settings.dynamodb.node_timeout)
+    return Maintenance(store.client, directory, clock, settings.dynamodb.node_timeout)
 
 
 def add_store_metrics(metrics: Metrics, store: SqliteStore | DynamodbStore) -> None:

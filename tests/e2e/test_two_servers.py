@@ -14,7 +14,7 @@ from service.core.clock import SystemClock
 from tests.harness.emulators import Emulator
 from tests.harness.raw import RawClient
 from tests.harness.server import Server
-from tests.stores.dynamodb.fleet import Contents, Fleet, nothing
+from tests.stores.dynamodb.registry.fleet import Contents, Fleet, nothing
 
 SECRET = "a secret of thirty-two bytes or more"
 

@@ -26,11 +26,11 @@ import asyncio
 import random
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import boto3
 import structlog
@@ -50,12 +50,22 @@ from service.core.ports import Clock
 from service.settings import DynamodbSettings
 from service.stores.dynamodb.errors import (
     Failure,
+    Item,
     OutcomeUnknown,
     Throttled,
     examine,
 )
 
-__all__ = ["Client", "Connect", "Operation", "connect", "opened", "sleep"]
+__all__ = [
+    "Client",
+    "Connect",
+    "Operation",
+    "connect",
+    "gather_limited",
+    "opened",
+    "query_all",
+    "sleep",
+]
 
 CONNECT_TIMEOUT = 1.0  # s
 READ_TIMEOUT = 2.0  # s
@@ -68,6 +78,10 @@ CONTENTION_BASE, CONTENTION_CAP = 0.01, 0.2  # s
 THROTTLE_BASE, THROTTLE_CAP = 0.05, 1.0  # s
 
 WAITING = 64  # calls for each thread may wait; more are refused at once
+
+AT_ONCE = 8  # calls of one `gather_limited`, so that others find a thread
+
+T = TypeVar("T")
 
 Operation = Literal[
     "batch_get_item",
@@ -378,6 +392,58 @@ async def opened(settings: DynamodbSettings, clock: Clock) -> AsyncIterator[Clie
         yield client
     finally:
         await client.close()
+
+
+async def query_all(
+    client: Client, partition: str, *, prefix: str = "", consistent: bool = True
+) -> AsyncIterator[Item]:
+    """Yield the items of a partition, in the order of their sort keys.
+
+    Args:
+        client: Calls the table.
+        partition: The partition key.
+        prefix: Of the sort keys; "" for all.
+        consistent: Whether all earlier writes must be seen.
+
+    Raises:
+        StoreError: They cannot all be read.
+    """
+    request: dict[str, Any] = {
+        "TableName": client.table,
+        "KeyConditionExpression": "pk = :pk",
+        "ExpressionAttributeValues": {":pk": {"S": partition}},
+        "ConsistentRead": consistent,
+    }
+    if prefix:
+        request["KeyConditionExpression"] += " AND begins_with(sk, :prefix)"
+        request["ExpressionAttributeValues"][":prefix"] = {"S": prefix}
+    while True:
+        answer = await client.call("query", request)
+        for item in answer["Items"]:
+            yield item
+        if "LastEvaluatedKey" not in answer:
+            return
+        request["ExclusiveStartKey"] = answer["LastEvaluatedKey"]
+
+
+async def gather_limited(work: Iterable[Awaitable[T]]) -> list[T]:
+    """Return the results of all awaitables, `AT_ONCE` of them under way at a time.
+
+    All are tried; then the first error is raised, if there was one.
+    """
+    gate = asyncio.Semaphore(AT_ONCE)
+
+    async def one(each: Awaitable[T]) -> T:
+        async with gate:
+            return await each
+
+    ended = await asyncio.gather(*(one(each) for each in work), return_exceptions=True)
+    results = []
+    for each in ended:
+        if isinstance(each, BaseException):
+            raise each
+        results.append(each)
+    return results
 
 
 async def sleep(clock: Clock, seconds: float) -> None:

@@ -17,9 +17,8 @@ from __future__ import annotations
 import hashlib
 
 from service.core.ports import Clock, StateEntry
-from service.stores.dynamodb.client import Client
+from service.stores.dynamodb.client import Client, query_all
 from service.stores.dynamodb.errors import Item
-from service.stores.dynamodb.pages import pages
 from service.stores.dynamodb.registry.records import key as item_key
 from service.stores.dynamodb.registry.records import number
 from service.stores.history_cache import milliseconds
@@ -88,7 +87,7 @@ class DynamodbState:
         Raises:
             StoreError: They cannot be read.
         """
-        found = [_read(item) async for item in pages(self._client, f"K#{kind}")]
+        found = [_read(item) async for item in query_all(self._client, f"K#{kind}")]
         now = self._now()
         return [kept for kept in found if kept.expires * 1000 > now]
 

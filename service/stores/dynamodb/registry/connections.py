@@ -1,47 +1,51 @@
-"""Connections in the table: letting them in, taking them out, and who was active.
+"""Admission of connections under the limits of users, addresses and the deployment.
 
-What limits is written in one transaction, so a process may die between any two calls:
+Whatever limits is written in one transaction, so that a process may die between any
+two calls:
 
-    admit   the user's book, if unchanged since it was read: the newcomer in, whoever
-            is over the limit out; the newcomer's record; and either a slot of the
-            count, or, when somebody goes, his: his record is deleted, his node told
-    leave   the record, if it is there: whoever deletes it gives the slot back, and no
-            one else does; the book's entry
+    admit   the owner's item, if it is as it was read: the new connection in, evicted
+            ones out; the new connection's record; and either one more in the counter or
+            the shard of an evicted connection, whose record is deleted and whose node
+            gets a notice
+    leave   the connection's record, if it exists, is deleted, the counter lowered, and
+            the entry in the owner's item removed
+
+An owner is a user, or the address of connections without a user.
 
 Invariants, after each transaction:
 
-* a user's book holds `limit` entries that have not expired at the most, and of the rest
-  none outlives the next admission;
-* a shard counts the records that name it;
-* every connection that was taken out for another one has its notice, or its node has
-  seen it.
+* an owner's item has at most `limit` entries that have not expired, and the next
+  admission removes the expired ones;
+* the count of a shard is the number of records that name it;
+* each evicted connection has a notice until its node has acted on it.
 
-What has expired is not counted, wherever it still lies: entries are compared with the
-clock here, records by the sweep.
+Expired entries do not count, wherever they still are: those of owners are compared with
+the clock here, records by `maintenance`.
 
-Who goes is the least recently active, as the book has it: for connections of other
-processes it is up to a minute old (`touch`), those of this one are asked, and what they
-say is written with the book.
+The least recently active connection is evicted. Activity of connections on other nodes
+is up to a minute old (`touch`); this node's is known and written with the owner's item.
 
-Interleavings, each a test: two admissions of one user read the same book (one of them
-reads again); an admission and the leave of him who is to go (his record is gone: he is
-a ghost in the book, and gives no slot); a leave and another (the second finds no
-record); an answer that is lost (the token makes the repeat the same transaction); an
-admission that arrives after it was given up (the record is nobody's, and its node's
-next sweep takes it out).
+Interleavings, each of which has a test: two admissions of one owner read the same item
+(one of them reads again); an admission and the leave of the connection that it evicts
+(its record is gone, so the admission reads again); two leaves (the second finds no
+record); a lost answer (the token makes the repeat the same transaction); an admission
+that arrives after its caller gave up (no node claims the record: `maintenance` removes
+it).
 
-In one process, what concerns one book is done one at a time: else fifty connects of a
-user would each read and lose forty-nine times. A book is a user's, or an address's for
-those without a user.
+Within one process, calls for one owner run one after the other. Otherwise fifty
+connects of one user would each read and lose forty-nine times.
 """
 
 from __future__ import annotations
 
 import asyncio
+import heapq
 import random
+import uuid
 from collections import Counter
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Literal, NamedTuple
 
 from service.core.errors import StoreBusy
 from service.core.model import ClientId
@@ -52,156 +56,197 @@ from service.stores.dynamodb.errors import (
     Item,
     TransactionCancelled,
 )
-from service.stores.dynamodb.registry.actions import (
-    Action,
-    delete_book,
-    delete_record,
-    new_version,
-    put,
-    put_book,
-    put_new,
-    remove_from_book,
-)
-from service.stores.dynamodb.registry.counter import Slots
-from service.stores.dynamodb.registry.keyed_lock import KeyedLock
-from service.stores.dynamodb.registry.limits import Limits, choose
+from service.stores.dynamodb.registry.counter import ConnectionCounter
 from service.stores.dynamodb.registry.records import (
     CLIENT,
-    Book,
-    Record,
-    book_item,
-    book_key,
+    ConnectionRecord,
+    OwnerItem,
+    connection_key,
+    decode_connection,
+    decode_owner,
+    encode_connection,
+    encode_notice,
+    encode_owner,
     key,
-    notice_item,
     number,
-    read_book,
-    read_record,
-    record_item,
-    record_key,
+    owner_key,
 )
 
-__all__ = ["Connections"]
+__all__ = ["AdmissionLimits", "Connections", "OverLimit"]
 
-PAUSE = 0.02  # s before a book is read again that somebody else was faster with
+PAUSE = 0.02  # s, at most, before an owner is read again after a conflict
+
+EVICTED = 20
+"""Evicted by one admission at most (count): a transaction is bounded. More are only due
+when a limit was lowered; the next admissions evict them."""
+
+Action = dict[str, Any]  # of a transaction
+
+
+class OverLimit(Exception):
+    """A user or an address has as many connections as it may have."""
+
+
+class AdmissionLimits(NamedTuple):
+    """Limits of one user or address.
+
+    Attributes:
+        user: Connections of one user.
+        address: Connections of one address without a user.
+        policy: At the limit, ``evict_lru`` evicts the least recently active connection;
+            ``reject`` refuses the new one.
+        age: Seconds after which a connection stops to count.
+    """
+
+    user: int
+    address: int
+    policy: Literal["evict_lru", "reject"]
+    age: float
 
 
 class Admitted(NamedTuple):
-    """A newcomer is in.
+    """An admission that was made.
 
     Attributes:
-        record: Of it.
-        evicted: Who went for it.
+        record: The new connection.
+        evicted: The connections evicted for it.
     """
 
-    record: Record
-    evicted: tuple[Record, ...]
+    record: ConnectionRecord
+    evicted: tuple[ConnectionRecord, ...]
 
 
-class _Plan(NamedTuple):
-    """One transaction of an admission, and which action is what."""
+class _Admission(NamedTuple):
+    """The transaction of an admission."""
 
     actions: list[Action]
-    record: Record
-    evicted: list[Record]
-    places: dict[int, Record]  # whose record an action deletes
-    slot: int | None  # the action that takes one
-    entry: int  # the action that writes the record
-    book: int  # the action that writes the book
+    record: ConnectionRecord
+    evicted: list[ConnectionRecord]
+    increment: int | None  # index of the action on the counter
+    entry: int  # index of the action that writes the record; the owner's follows
+
+
+class KeyedLock:
+    """A lock for each name; a name that nobody uses takes no memory."""
+
+    def __init__(self) -> None:
+        self._queues: dict[str, _Queue] = {}
+
+    @asynccontextmanager
+    async def hold(self, name: str) -> AsyncIterator[None]:
+        """Hold the lock of *name*, acquired in the order of the calls."""
+        queue = self._queues.setdefault(name, _Queue())
+        queue.length += 1
+        try:
+            async with queue.lock:
+                yield
+        finally:
+            queue.length -= 1
+            if not queue.length:
+                del self._queues[name]
+
+
+class _Queue:
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.length = 0
 
 
 class Connections:
     """All connections of a deployment.
 
     Args:
-        client: Of the table.
-        slots: Counts them.
-        limits: Of one user.
-        clock: Says what has expired, and ends what takes too long.
-        chance: Spreads repeats.
-        timeout: Seconds that one call of this takes at the most.
-        active: When a connection of this process was last heard of, Unix milliseconds;
-            None for those of others.
-        lost: Whether a process is known to be dead.
+        client: Calls the table.
+        counter: Counts them.
+        limits: Of one user or address.
+        clock: Tells what has expired, and bounds the calls.
+        rng: Spreads repeats.
+        timeout: Seconds that one call of this class takes at most.
+        active: Returns when a connection of this node was last heard of, Unix
+            milliseconds; None for those of others.
+        is_dead: Returns whether a node is known to be dead.
     """
 
     def __init__(
         self,
         client: Client,
-        slots: Slots,
-        limits: Limits,
+        counter: ConnectionCounter,
+        limits: AdmissionLimits,
         clock: Clock,
         rng: random.Random,
         *,
         timeout: float,
         active: Callable[[ClientId], int | None],
-        lost: Callable[[str], bool],
+        is_dead: Callable[[str], bool],
     ) -> None:
         self._client = client
-        self._slots = slots
+        self._counter = counter
         self._limits = limits
         self._clock = clock
         self._rng = rng
         self._timeout = timeout
         self._active = active
-        self._lost = lost
-        self._turns = KeyedLock()
+        self._is_dead = is_dead
+        self._locks = KeyedLock()
 
-    async def admit(self, book: str, client: ClientId, node: str) -> Admitted:
-        """Let a connection in, for others of its book if need be. Safe to repeat.
-
-        Raises:
-            Full: There are as many connections as there may be.
-            OverLimit: Its user or address has as many as it may, and none may go.
-            StoreError: It is not known whether it is in: let it `leave`.
-        """
-        deadline = self._clock.now() + self._timeout
-        async with self._turns.of(book):
-            return await self._admit(book, client, node, deadline)
-
-    async def leave(self, record: Record) -> bool:
-        """Take a connection out; False if it was out already. Safe to repeat.
+    async def admit(self, owner: str, client: ClientId, node: str) -> Admitted:
+        """Admit a connection, evicting others of its owner if need be. Safe to repeat.
 
         Raises:
-            StoreError: It is not known whether it is out.
+            CounterFull: The deployment has as many connections as it may have.
+            OverLimit: So has the owner, and none of its connections may be evicted.
+            StoreError: It may be admitted or not: let it `leave`.
         """
         deadline = self._clock.now() + self._timeout
-        async with self._turns.of(record.book):
+        async with self._locks.hold(owner):
+            return await self._admit(owner, client, node, deadline)
+
+    async def leave(self, record: ConnectionRecord) -> bool:
+        """Remove a connection; False if it was not there. Safe to repeat.
+
+        Raises:
+            StoreError: It may still be there.
+        """
+        deadline = self._clock.now() + self._timeout
+        async with self._locks.hold(record.owner):
             return await self._leave(record, deadline)
 
-    async def withdraw(self, book: str, client: ClientId, node: str) -> bool:
-        """Take out a connection of which nobody knows whether it is in.
+    async def withdraw(self, owner: str, client: ClientId, node: str) -> bool:
+        """Remove a connection whose admission had no known outcome.
 
         Raises:
-            StoreError: Nobody knows yet.
+            StoreError: It may still be there.
         """
         deadline = self._clock.now() + self._timeout
-        async with self._turns.of(book):
+        async with self._locks.hold(owner):
             item = await self._get(key(f"N#{node}", CLIENT + client), deadline)
-            return item is not None and await self._leave(read_record(item), deadline)
+            if item is None:
+                return False
+            return await self._leave(decode_connection(item), deadline)
 
-    async def touch(self, record: Record, active: int) -> bool:
-        """Take note that a connection was active; False if it is not there any more.
+    async def touch(self, record: ConnectionRecord, active: int) -> bool:
+        """Record when a connection was active; False if it is not there any more.
 
-        Writes only if the user has others, who might go for it or it for them.
+        Writes only if its owner has others, of which one might be evicted.
 
         Args:
-            record: Of the connection.
-            active: When it was, Unix milliseconds.
+            record: The connection.
+            active: When it was active, Unix milliseconds.
 
         Raises:
-            StoreError: Nobody knows.
+            StoreError: It is not known whether it was written.
         """
-        # Half the price, and as good: if it lags, the next one is written.
-        item = await self._get(book_key(record.book), None, consistent=False)
-        book = read_book(record.book, item)
-        if record.client in book.records and len(self._alive(book)) < 2:
+        # Half the price of a consistent read: if it lags, the next touch is written.
+        item = await self._get(owner_key(record.owner), None, consistent=False)
+        owner = decode_owner(record.owner, item)
+        if record.client in owner.records and len(self._alive(owner)) < 2:
             return True
         try:
             await self._client.call(
                 "update_item",
                 {
                     "TableName": self._client.table,
-                    "Key": book_key(record.book),
+                    "Key": owner_key(record.owner),
                     "UpdateExpression": (
                         "SET conns.#client.active = :active, ver = :ver"
                     ),
@@ -209,7 +254,7 @@ class Connections:
                     "ExpressionAttributeNames": {"#client": record.client},
                     "ExpressionAttributeValues": {
                         ":active": number(active),
-                        ":ver": {"S": new_version()},
+                        ":ver": {"S": _new_version()},
                     },
                 },
             )
@@ -222,90 +267,104 @@ class Connections:
     async def _admit(
         self, name: str, client: ClientId, node: str, deadline: float
     ) -> Admitted:
-        ghosts: set[ClientId] = set()
         while True:
-            item = await self._get(book_key(name), deadline)
-            book = read_book(name, item)
-            there = book.records.get(client)
-            if there is not None and there.node == node:
-                return Admitted(there, ())
-            if there is not None:  # it was another process's, or this one's before
-                await self._leave(there, deadline)
+            item = await self._get(owner_key(name), deadline)
+            owner = decode_owner(name, item)
+            present = owner.records.get(client)
+            if present is not None and present.node == node:
+                return Admitted(present, ())
+            if present is not None:  # admitted by another node, or by this one before
+                await self._leave(present, deadline)
                 continue
-            plan = self._plan(book, client, node, ghosts)
+            admission = self._prepare(owner, client, node)
             try:
-                await self._transact(plan.actions, deadline)
+                await self._transact(admission.actions, deadline)
             except TransactionCancelled as cancelled:
-                await self._understand(plan, cancelled, ghosts, deadline)
+                await self._resolve(admission, cancelled, deadline)
             else:
-                return Admitted(plan.record, tuple(plan.evicted))
+                return Admitted(admission.record, tuple(admission.evicted))
             await self._pause(deadline)
 
-    def _plan(
-        self, book: Book, client: ClientId, node: str, ghosts: set[ClientId]
-    ) -> _Plan:
+    def _prepare(self, owner: OwnerItem, client: ClientId, node: str) -> _Admission:
         table = self._client.table
         now = int(self._clock.wall() * 1000)
         kept = [
             one._replace(active=max(one.active, self._active(one.client) or 0))
-            for one in self._alive(book)
-            if one.client not in ghosts
+            for one in self._alive(owner)
         ]
-        evicted = choose(book.name, kept, self._limits, self._lost)
+        evicted = self._choose_evicted(owner.name, kept)
         actions: list[Action] = []
-        places: dict[int, Record] = {}
-        slot = None
+        increment = None
         if evicted:
-            shard = evicted[0].shard  # one in, one out
+            shard = evicted[0].shard  # one in, one out: the count stays
         else:
-            shard = self._slots.pick()
-            slot = len(actions)
-            actions.append(self._slots.take(shard))
+            shard = self._counter.choose_shard()
+            increment = len(actions)
+            actions.append(self._counter.increment(shard))
         for one in evicted:
-            places[len(actions)] = one
-            actions.append(delete_record(table, one))
-            actions.append(put(table, notice_item(one, now)))
+            actions.append(_delete_record(table, one))
+            notice = encode_notice(one, now)
+            actions.append({"Put": {"TableName": table, "Item": notice}})
         surplus = Counter(one.shard for one in evicted[1:])
-        actions += [self._slots.give_back(s, count) for s, count in surplus.items()]
+        actions += [self._counter.decrement(s, count) for s, count in surplus.items()]
         expires = now + round(self._limits.age * 1000)
-        record = Record(book.name, client, node, shard, now, expires)
+        record = ConnectionRecord(owner.name, client, node, shard, now, expires)
         entry = len(actions)
-        actions.append(put_new(table, record_item(record)))
+        actions.append(_put_new(table, encode_connection(record)))
         records = [one for one in kept if one not in evicted]
-        item = book_item(new_version(), [*records, record])
-        actions.append(put_book(table, item, book.version))
-        return _Plan(actions, record, evicted, places, slot, entry, entry + 1)
+        item = encode_owner(_new_version(), [*records, record])
+        actions.append(_put_owner(table, item, owner.version))
+        return _Admission(actions, record, evicted, increment, entry)
 
-    async def _understand(
-        self,
-        plan: _Plan,
-        cancelled: TransactionCancelled,
-        ghosts: set[ClientId],
-        deadline: float,
+    def _choose_evicted(
+        self, owner: str, kept: Sequence[ConnectionRecord]
+    ) -> list[ConnectionRecord]:
+        """Return the connections to evict so that one more is within the limit.
+
+        Connections of dead nodes come first, whatever the policy.
+
+        Raises:
+            OverLimit: No connection may be evicted.
+        """
+        limits = self._limits
+        limit = limits.user if owner.startswith("U#") else limits.address
+        count = len(kept) + 1 - limit
+        if count <= 0:
+            return []
+
+        def value(one: ConnectionRecord) -> tuple[bool, int]:
+            return not self._is_dead(one.node), one.active
+
+        chosen = heapq.nsmallest(min(count, EVICTED), kept, key=value)
+        if limits.policy == "reject" and not all(
+            self._is_dead(one.node) for one in chosen
+        ):
+            raise OverLimit
+        return chosen
+
+    async def _resolve(
+        self, admission: _Admission, cancelled: TransactionCancelled, deadline: float
     ) -> None:
-        """See what to do about a plan that failed."""
-        for place, one in plan.places.items():
-            if cancelled.failed(place):
-                ghosts.add(one.client)
-        if plan.slot is not None and cancelled.failed(plan.slot):
-            await self._slots.full(plan.record.shard, deadline)
-        if cancelled.failed(plan.entry) and not cancelled.failed(plan.book):
-            # Its record is there, and its book does not have it: the rest of one that
-            # has expired.
-            item = await self._get(record_key(plan.record), deadline)
+        """Do what a cancelled admission needs before it is tried again."""
+        increment, entry = admission.increment, admission.entry
+        if increment is not None and cancelled.failed(increment):
+            await self._counter.note_full(admission.record.shard, deadline)
+        if cancelled.failed(entry) and not cancelled.failed(entry + 1):
+            # The record exists, and its owner does not list it: it has expired there.
+            item = await self._get(connection_key(admission.record), deadline)
             if item is not None:
-                await self._leave(read_record(item), deadline)
+                await self._leave(decode_connection(item), deadline)
 
     # Leaving
 
-    async def _leave(self, record: Record, deadline: float) -> bool:
+    async def _leave(self, record: ConnectionRecord, deadline: float) -> bool:
         table = self._client.table
         actions = [
-            delete_record(table, record),
-            self._slots.give_back(record.shard),
+            _delete_record(table, record),
+            self._counter.decrement(record.shard),
         ]
-        # Most users have one connection, so that the book goes with it.
-        entry: Action | None = delete_book(table, record)
+        # Most users have one connection, so that the owner's item is deleted with it.
+        entry: Action | None = _delete_owner(table, record)
         while True:
             try:
                 await self._transact(
@@ -314,23 +373,23 @@ class Connections:
             except TransactionCancelled as cancelled:
                 if cancelled.failed(0):
                     return False
-                book = read_book(record.book, cancelled.reasons[2].item)
-                if record.client not in book.records:
+                owner = decode_owner(record.owner, cancelled.reasons[2].item)
+                if record.client not in owner.records:
                     entry = None
-                elif len(book.records) > 1:
-                    entry = remove_from_book(table, record)
+                elif len(owner.records) > 1:
+                    entry = _remove_from_owner(table, record)
                 else:
-                    entry = delete_book(table, record)
+                    entry = _delete_owner(table, record)
             else:
-                self._slots.freed()
+                self._counter.note_freed()
                 return True
             await self._pause(deadline)
 
     # Calls
 
-    def _alive(self, book: Book) -> list[Record]:
+    def _alive(self, owner: OwnerItem) -> list[ConnectionRecord]:
         now = self._clock.wall() * 1000
-        return [record for record in book.records.values() if record.expires > now]
+        return [record for record in owner.records.values() if record.expires > now]
 
     async def _get(
         self, item_key: Item, deadline: float | None, *, consistent: bool = True
@@ -355,5 +414,87 @@ class Connections:
     async def _pause(self, deadline: float) -> None:
         seconds = PAUSE * self._rng.random()
         if self._clock.now() + seconds >= deadline:
-            raise StoreBusy("others were always faster")
+            raise StoreBusy("other processes wrote first each time")
         await asyncio.sleep(seconds)
+
+
+# Actions
+
+
+def _new_version() -> str:
+    """Return a version that no owner's item ever had."""
+    # Random, not counted: an item that was deleted and written anew never has a
+    # version of its predecessor.
+    return uuid.uuid4().hex
+
+
+def _put_new(table: str, item: Item) -> Action:
+    """Return the action that writes an item if there is none."""
+    return {
+        "Put": {
+            "TableName": table,
+            "Item": item,
+            "ConditionExpression": "attribute_not_exists(pk)",
+        }
+    }
+
+
+def _put_owner(table: str, item: Item, version: str | None) -> Action:
+    """Return the action that writes an owner's item if it still has *version*."""
+    if version is None:
+        return _put_new(table, item)
+    return {
+        "Put": {
+            "TableName": table,
+            "Item": item,
+            "ConditionExpression": "ver = :seen",
+            "ExpressionAttributeValues": {":seen": {"S": version}},
+        }
+    }
+
+
+def _delete_record(table: str, record: ConnectionRecord) -> Action:
+    """Return the action that deletes a connection's record if it exists."""
+    return {
+        "Delete": {
+            "TableName": table,
+            "Key": connection_key(record),
+            "ConditionExpression": "attribute_exists(pk)",
+        }
+    }
+
+
+def _delete_owner(table: str, record: ConnectionRecord) -> Action:
+    """Return the action that deletes an owner's item with this one entry."""
+    return {
+        "Delete": {
+            "TableName": table,
+            "Key": owner_key(record.owner),
+            "ConditionExpression": (
+                "attribute_exists(conns.#client) AND size(conns) = :one"
+            ),
+            "ExpressionAttributeNames": {"#client": record.client},
+            "ExpressionAttributeValues": {":one": number(1)},
+            "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
+        }
+    }
+
+
+def _remove_from_owner(table: str, record: ConnectionRecord) -> Action:
+    """Return the action that removes this entry from an owner's item with several."""
+    return {
+        "Update": {
+            "TableName": table,
+            "Key": owner_key(record.owner),
+            "UpdateExpression": "REMOVE conns.#client SET ver = :ver",
+            "ConditionExpression": (
+                "attribute_exists(conns.#client) AND size(conns) > :one"
+            ),
+            "ExpressionAttributeNames": {"#client": record.client},
+            "ExpressionAttributeValues": {
+                ":ver": {"S": _new_version()},
+                ":one": number(1),
+            },
+            "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
+        }
+    }

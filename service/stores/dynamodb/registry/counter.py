@@ -1,21 +1,20 @@
-"""The count of all connections of a deployment, in 64 shards.
+"""Sharded counter of all connections of a deployment, with a limit.
 
-One counter would be one item that every connect and disconnect of every process
-writes: they would refuse each other. So a connection counts in a shard chosen by
-chance, and each shard has its part of the limit; the parts add up to the limit
-exactly. A shard that is full says nothing of the others, so all are looked at before
-anybody is refused: `Full` means that at that moment no shard had room.
+A single counter would be one item that every connect and disconnect of every process
+writes, and they would conflict. So a connection counts in one of 64 shards, chosen at
+random; each shard has its part of the limit, and the parts add up to the limit exactly.
+A full shard says nothing about the others, so all shards are read before a connect is
+refused: `CounterFull` means that at that moment no shard had room.
 
 Invariants:
 
-* A shard's count is the number of connection records with that shard. Both change in
-  one transaction (`connections`), on every path: the counts are derived, and nothing
-  counts that is not there.
-* A shard's version changes with its count, whoever changes it. So a recount (`sweep`)
-  that finds the version it began with has counted what is there.
+* A shard's count is the number of connection records that name it. Both change in one
+  transaction (`connections`), on every path.
+* A shard's version changes with its count. So if the version was the same before and
+  after the records were read, the count must equal their number (`maintenance`).
 
-At the bound: in each second, a process spends a cancelled transaction or so and one
-look at all shards (64 read units); the rest is refused without a call.
+At the limit, a process makes about one cancelled transaction and one read of all shards
+a second (64 read units); it refuses the other connects without a call.
 """
 
 from __future__ import annotations
@@ -27,34 +26,34 @@ from typing import Any, NamedTuple
 from service.core.errors import StoreBusy
 from service.core.ports import Clock
 from service.stores.dynamodb.client import Client
-from service.stores.dynamodb.errors import ConditionFailed, Item
+from service.stores.dynamodb.errors import Item
 from service.stores.dynamodb.registry.records import key, number
 
-__all__ = ["SHARDS", "Full", "Slots"]
+__all__ = ["ConnectionCounter", "CounterFull"]
 
 SHARDS = 64
-FRESH = 1.0  # s for which a look at all shards is believed
+FRESH = 1.0  # s for which a reading of all shards is used
 
 
-class Full(Exception):
-    """All connections that there may be are there."""
+class CounterFull(Exception):
+    """The deployment has as many connections as it may have."""
 
 
-class Count(NamedTuple):
-    """One shard; one that was never written is (0, 0)."""
+class ShardCount(NamedTuple):
+    """One shard, (0, 0) if it was never written."""
 
     number: int
     version: int
 
 
-class Slots:
+class ConnectionCounter:
     """The counter.
 
     Args:
-        client: Of the table.
+        client: Calls the table.
         limit: Connections of all processes.
-        clock: Says how old a look is.
-        chance: Chooses shards.
+        clock: Tells how old a reading is.
+        rng: Chooses shards.
     """
 
     def __init__(
@@ -65,58 +64,60 @@ class Slots:
         self._rng = rng
         self._limits = [limit // SHARDS + (i < limit % SHARDS) for i in range(SHARDS)]
         self._all = [shard for shard in range(SHARDS) if self._limits[shard]]
-        self._room = self._all  # as of the last look
-        self._looked = float("-inf")
-        self._looking: asyncio.Task[None] | None = None
+        self._free = self._all  # shards with room, as of the last reading
+        self._read_at = float("-inf")
+        self._reading: asyncio.Task[None] | None = None
 
-    def pick(self) -> int:
+    def choose_shard(self) -> int:
         """Return a shard that may have room.
 
         Raises:
-            Full: None had any a moment ago.
+            CounterFull: No shard had room less than a second ago.
         """
-        if self._clock.now() - self._looked >= FRESH:
-            self._room = self._all
-        if not self._room:
-            raise Full
-        return self._rng.choice(self._room)
+        if self._clock.now() - self._read_at >= FRESH:
+            self._free = self._all
+        if not self._free:
+            raise CounterFull
+        return self._rng.choice(self._free)
 
-    async def full(self, shard: int, deadline: float) -> None:
-        """Take note that a shard has no room, and see which others have.
+    async def note_full(self, shard: int, deadline: float) -> None:
+        """Note that a shard has no room, and find out which others have.
 
-        All who ask at once share one look.
+        Calls at the same time share one reading.
 
         Raises:
-            StoreError: They cannot be seen.
+            StoreError: The shards cannot be read.
         """
-        if self._clock.now() - self._looked < FRESH:
-            self._room = [other for other in self._room if other != shard]
-            if self._room:
+        if self._clock.now() - self._read_at < FRESH:
+            self._free = [other for other in self._free if other != shard]
+            if self._free:
                 return
-        if self._looking is None:
-            self._looking = asyncio.create_task(self._look())
-            # Nobody may be left to take its error when it ends.
-            self._looking.add_done_callback(lambda task: task.exception())
-        looking = self._looking
+        if self._reading is None:
+            self._reading = asyncio.create_task(self._find_free())
+            # Perhaps nobody waits for it any more when it fails.
+            self._reading.add_done_callback(
+                lambda task: task.cancelled() or task.exception()
+            )
+        reading = self._reading
         left = max(0.0, deadline - self._clock.now())
-        await asyncio.wait([looking], timeout=left)
-        if not looking.done():
-            raise StoreBusy("DynamoDB did not say in time where there is room")
-        looking.result()
+        await asyncio.wait([reading], timeout=left)
+        if not reading.done():
+            raise StoreBusy("DynamoDB did not return the connection counts in time")
+        reading.result()
 
-    async def _look(self) -> None:
+    async def _find_free(self) -> None:
         try:
-            counts = await self.counts()
+            counts = await self.read()
         finally:
-            self._looking = None
-        self._looked = self._clock.now()
-        self._room = [s for s in self._all if counts[s].number < self._limits[s]]
+            self._reading = None
+        self._read_at = self._clock.now()
+        self._free = [s for s in self._all if counts[s].number < self._limits[s]]
 
-    def freed(self) -> None:
-        """Take note that there is room again, since this process made some."""
-        self._looked = float("-inf")
+    def note_freed(self) -> None:
+        """Note that this process has made room."""
+        self._read_at = float("-inf")
 
-    def take(self, shard: int) -> dict[str, Any]:
+    def increment(self, shard: int) -> dict[str, Any]:
         """Return the action that counts one connection more, if there is room."""
         return {
             "Update": {
@@ -131,8 +132,8 @@ class Slots:
             }
         }
 
-    def give_back(self, shard: int, count: int = 1) -> dict[str, Any]:
-        """Return the action that counts so many connections less."""
+    def decrement(self, shard: int, count: int = 1) -> dict[str, Any]:
+        """Return the action that counts *count* connections less."""
         return {
             "Update": {
                 "TableName": self._client.table,
@@ -145,57 +146,28 @@ class Slots:
             }
         }
 
-    async def counts(self, deadline: float | None = None) -> list[Count]:
+    async def read(self) -> list[ShardCount]:
         """Return all shards, each as it was at some time during the call.
 
         Raises:
             StoreError: They cannot be read.
         """
         table = self._client.table
-        found = [Count(0, 0)] * SHARDS
+        found = [ShardCount(0, 0)] * SHARDS
         wanted: list[Item] = [_key(shard) for shard in range(SHARDS)]
         while wanted:
             request = {table: {"Keys": wanted, "ConsistentRead": True}}
             answer = await self._client.call(
-                "batch_get_item", {"RequestItems": request}, deadline=deadline
+                "batch_get_item", {"RequestItems": request}
             )
             for item in answer["Responses"].get(table, ()):
                 shard = int(item["pk"]["S"].removeprefix("G#"))
-                found[shard] = Count(int(item["n"]["N"]), int(item["ver"]["N"]))
+                found[shard] = ShardCount(int(item["n"]["N"]), int(item["ver"]["N"]))
             left = answer.get("UnprocessedKeys", {}).get(table, {}).get("Keys", [])
             if len(left) == len(wanted):
-                raise StoreBusy("DynamoDB reads no counts at present")
+                raise StoreBusy("DynamoDB returns no connection counts at present")
             wanted = left
         return found
-
-    async def correct(self, shard: int, seen: Count, count: int) -> bool:
-        """Set a shard's count; False if it has changed since it was *seen*.
-
-        Raises:
-            StoreError: Nobody knows.
-        """
-        version = number(seen.version)
-        unchanged = "ver = :seen"
-        if not seen.version:
-            unchanged = f"attribute_not_exists(ver) OR {unchanged}"
-        try:
-            await self._client.call(
-                "update_item",
-                {
-                    "TableName": self._client.table,
-                    "Key": _key(shard),
-                    "UpdateExpression": "SET n = :n, ver = :ver",
-                    "ConditionExpression": unchanged,
-                    "ExpressionAttributeValues": {
-                        ":n": number(count),
-                        ":ver": number(seen.version + 1),
-                        ":seen": version,
-                    },
-                },
-            )
-        except ConditionFailed:
-            return False
-        return True
 
 
 def _key(shard: int) -> Item:

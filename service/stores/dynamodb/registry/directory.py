@@ -1,17 +1,17 @@
-"""The Directory port on a table: this process's part of the registry.
+"""The Directory port on a table: the connections of this process in the registry.
 
-What has to be done for it while the process runs is in `upkeep`.
+`maintenance` does what the registry needs while the process runs.
 
 Invariants:
 
-* A connection has an entry here from before its admission is asked for until it is
-  known to be out. While it has one, what is left of it in the table is this process's;
-  what has none is tidied away, or, when the process dies, swept by others.
-* A leave that failed is owed: it is repeated at each beat until it is done.
+* A connection has an entry here from before its admission is requested until it is
+  known to have left. Records of this node without an entry are orphans, which
+  `maintenance` deletes; if this process dies, other nodes delete all its records.
+* A leave that failed is repeated at each heartbeat until it succeeds.
 * Where an admission and a leave of one connection meet, the leave is done last: both
-  wait for the book, in the order in which they came.
+  wait for the lock of the owner, in the order of the calls.
 
-At the bound: nothing here is longer than the connections of this process are many.
+Nothing here is longer than this process has connections.
 """
 
 from __future__ import annotations
@@ -33,15 +33,16 @@ from service.core.errors import (
 from service.core.model import Channel, ClientId, RawJson, UserId
 from service.core.ports import Clock
 from service.settings import DynamodbSettings
-from service.stores.dynamodb.client import Client
-from service.stores.dynamodb.registry.connections import Connections
-from service.stores.dynamodb.registry.counter import Full, Slots
-from service.stores.dynamodb.registry.limits import Limits, OverLimit
-from service.stores.dynamodb.registry.maintenance import Maintenance
+from service.stores.dynamodb.client import Client, gather_limited
+from service.stores.dynamodb.registry.connections import (
+    AdmissionLimits,
+    Connections,
+    OverLimit,
+)
+from service.stores.dynamodb.registry.counter import ConnectionCounter, CounterFull
 from service.stores.dynamodb.registry.nodes import Nodes
 from service.stores.dynamodb.registry.presence import Presence, Present
-from service.stores.dynamodb.registry.records import Record, book_of
-from service.stores.dynamodb.several import several
+from service.stores.dynamodb.registry.records import ConnectionRecord, owner_of
 
 __all__ = ["DynamodbDirectory"]
 
@@ -54,162 +55,157 @@ class _Entry:
     """A connection of this process.
 
     Attributes:
-        book: Of its user or address.
-        node: This process's name when it was let in.
-        record: None while it is being let in, or nobody knows whether it is.
+        owner: Partition key of its user or address.
+        node: The name of this node when it was admitted.
+        record: None while it is being admitted, or if the outcome is unknown.
         active: When it was last active, Unix milliseconds.
         written: The same, as the table may have it.
-        channels: Where it is, and how it is seen there.
+        channels: Its subscriptions, and what others see of it there.
     """
 
-    __slots__ = ("active", "book", "channels", "node", "record", "written")
+    __slots__ = ("active", "channels", "node", "owner", "record", "written")
 
-    def __init__(self, book: str, node: str, now: int) -> None:
-        self.book = book
+    def __init__(self, owner: str, node: str, now: int) -> None:
+        self.owner = owner
         self.node = node
-        self.record: Record | None = None
+        self.record: ConnectionRecord | None = None
         self.active = now
         self.written = now
         self.channels: dict[Channel, tuple[UserId, RawJson]] = {}
 
 
 class DynamodbDirectory:
-    """Who is connected to all processes that share a table.
+    """The connections of all processes that share a table.
 
     Args:
-        client: Of the table; closed by whoever made it, after this.
-        settings: Of the table.
-        limits: Of one user.
-        clock: Of everything.
-        chance: Spreads what many processes would do at once.
-        active: When a client of this process was last active, on the clock; None when
-            it is not known better than from `touch`.
+        client: Calls the table; closed by its maker, after this.
+        settings: The table's.
+        limits: Of one user or address.
+        clock: Tells all times.
+        rng: Spreads what many processes would do at once.
+        active: Returns when a client of this process was last active, by the clock;
+            None if `touch` knows it as well.
 
     Attributes:
-        buried: Connections of dead processes that this one has taken out.
-        tidied: Records that were nobody's and that this one has deleted.
-        corrected: Counts that this one has found wrong.
+        nodes: All nodes.
+        counter: Counts all connections.
+        connections: Their records.
+        presence: Their subscriptions.
     """
 
     def __init__(
         self,
         client: Client,
         settings: DynamodbSettings,
-        limits: Limits,
+        limits: AdmissionLimits,
         clock: Clock,
         rng: random.Random | None = None,
         active: Callable[[ClientId], float | None] = lambda client: None,
     ) -> None:
-        self.buried = 0
-        self.tidied = 0
-        self.corrected = 0
-        self._clock = clock
-        self._rng = rng or random.SystemRandom()
-        self._seen_active = active
-        self._timeout = settings.timeout
-        self._nodes = Nodes(client, clock, settings.node_timeout)
-        self._slots = Slots(client, settings.client_limit, clock, self._rng)
-        self._connections = Connections(
+        rng = rng or random.SystemRandom()
+        self.nodes = Nodes(client, clock, settings.node_timeout)
+        self.counter = ConnectionCounter(client, settings.client_limit, clock, rng)
+        self.connections = Connections(
             client,
-            self._slots,
+            self.counter,
             limits,
             clock,
-            self._rng,
+            rng,
             timeout=settings.timeout,
             active=self._active,
-            lost=self._nodes.lost,
+            is_dead=self.nodes.is_dead,
         )
-        self._presence = Presence(client, self._nodes, clock)
-        self._sweep = Maintenance(
-            client, self._connections, self._presence, self._nodes, self._slots, clock
-        )
+        self.presence = Presence(client, self.nodes, clock)
+        self._clock = clock
+        self._seen_active = active
+        self._timeout = settings.timeout
         self._entries: dict[ClientId, _Entry] = {}
-        self._owed: set[ClientId] = set()
-        self._displaced: set[ClientId] = set()
+        self._leaving: set[ClientId] = set()  # until the leave has succeeded
+        self._evicted: set[ClientId] = set()  # until they leave
         self._touching: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Enter this process.
+        """Register this process as a node.
 
         Raises:
             StartupError: The table does not take it.
         """
         try:
-            await self._nodes.enter()
+            await self.nodes.register()
         except StoreError as error:
-            raise StartupError(f"no connections can be entered: {error}") from error
+            raise StartupError(f"this server cannot be registered: {error}") from error
 
     async def close(self) -> None:
-        """Leave: what could not be taken out is left to others."""
+        """Leave the deployment; other nodes delete the records that are left."""
         if self._touching is not None:
             self._touching.cancel()
             await asyncio.gather(self._touching, return_exceptions=True)
         deadline = self._clock.now() + CLOSING
         while self._entries and self._clock.now() < deadline:
             await asyncio.sleep(0.02)
-        with suppress(StoreError):  # they find out by themselves
+        with suppress(StoreError):  # others notice after the node's timeout
             if self._entries:
-                await self._nodes.retire()
+                await self.nodes.retire()
             else:
-                await self._nodes.forget(self._nodes.name)
+                await self.nodes.delete(self.nodes.name)
 
     # The port
 
     async def admit(
         self, user: UserId, client: ClientId, address: str
     ) -> list[ClientId] | Close:
-        """Enter a client of this process; see the port.
+        """Admit a client of this process; see the port.
 
         Raises:
-            StoreError: It is not known whether it is in; it is taken out.
+            StoreError: It is not known whether it was admitted; it is removed again.
         """
         entry = self._entries.get(client)
         if entry is not None and entry.record is not None:
             return []
-        book = book_of(user, address)
-        entry = _Entry(book, self._nodes.name, self._now())
+        owner = owner_of(user, address)
+        entry = _Entry(owner, self.nodes.name, self._now())
         self._entries[client] = entry
-        self._owed.discard(client)
+        self._leaving.discard(client)
         try:
-            admitted = await self._connections.admit(book, client, entry.node)
-        except Full:
+            admitted = await self.connections.admit(owner, client, entry.node)
+        except CounterFull:
             self._forget(client)
             return TOO_MANY_REQUESTS_CLOSE
         except OverLimit:
             self._forget(client)
             return CLOSE_CONNECTION_LIMIT
         except BaseException:
-            self._owed.add(client)
+            self._leaving.add(client)
             raise
         entry.record = admitted.record
         return [one.client for one in admitted.evicted]
 
     async def leave(self, client: ClientId) -> None:
-        """Take a client out; see the port.
+        """Remove a client; see the port.
 
         Raises:
-            StoreError: It is not known whether it is out; this is repeated by itself.
+            StoreError: It may not be removed yet; the next heartbeats repeat it.
         """
         entry = self._entries.get(client)
         if entry is None:
             return
-        self._owed.add(client)
+        self._leaving.add(client)
         for channel in tuple(entry.channels):
-            await self._presence.leave(client, channel)
+            await self.presence.leave(client, channel)
             entry.channels.pop(channel, None)
         if entry.record is None:
-            left = await self._connections.withdraw(entry.book, client, entry.node)
+            left = await self.connections.withdraw(entry.owner, client, entry.node)
         else:
-            left = await self._connections.leave(entry.record)
+            left = await self.connections.leave(entry.record)
         if not left:
-            await self._nodes.noticed(entry.node, client)
+            await self.nodes.delete_notice(entry.node, client)
         if self._entries.get(client) is entry:
             self._forget(client)
 
     async def touch(self, clients: Mapping[ClientId, float]) -> None:
-        """Say when clients were last active; see the port.
+        """Record when clients were last active; see the port.
 
-        Returns when it is written, or after the time that one call may take: then it
+        Returns when it is written, or after the time that one call may take; then it
         is still being written.
         """
         due = []
@@ -226,152 +222,122 @@ class DynamodbDirectory:
             self._touching.result()
 
     async def evictions(self) -> list[ClientId]:
-        """Return clients of this process that lost their place; see the port.
+        """Return the evicted clients of this process; see the port.
 
         Raises:
             StoreError: They cannot be read.
         """
         if not self._entries:
             return []
-        name = self._nodes.name
-        noticed = await self._nodes.notices(name)
-        strangers = [client for client in noticed if client not in self._entries]
-        await several(self._nodes.noticed(name, client) for client in strangers)
-        self._displaced.update(noticed)
-        self._displaced &= self._entries.keys()
-        return list(self._displaced)
+        name = self.nodes.name
+        evicted = await self.nodes.notices(name)
+        gone = [client for client in evicted if client not in self._entries]
+        await gather_limited(self.nodes.delete_notice(name, client) for client in gone)
+        self._evicted.update(evicted)
+        self._evicted &= self._entries.keys()
+        return list(self._evicted)
 
     # Presence
 
     async def subscribe(
         self, client: ClientId, channel: Channel, user: UserId, info: RawJson
     ) -> bool:
-        """Put a client of this process into a channel; False if it is not here.
+        """Add a client of this process to a channel; False if it is not connected.
 
         Raises:
             StoreError: It is not known whether others see it; `unsubscribe` it.
         """
         entry = self._entries.get(client)
-        if entry is None or entry.record is None or client in self._owed:
+        if entry is None or entry.record is None or client in self._leaving:
             return False
         entry.channels[channel] = (user, info)
-        await self._presence.enter(entry.record, channel, user, info)
+        await self.presence.enter(entry.record, channel, user, info)
         return True
 
     async def unsubscribe(self, client: ClientId, channel: Channel) -> None:
-        """Take a client out of a channel. Safe to repeat.
+        """Remove a client from a channel. Safe to repeat.
 
         Raises:
-            StoreError: It may still be there; it goes with its client.
+            StoreError: It may still be there; it is removed with its client.
         """
-        await self._presence.leave(client, channel)
+        await self.presence.leave(client, channel)
         entry = self._entries.get(client)
         if entry is not None:
             entry.channels.pop(channel, None)
 
     async def present(self, channel: Channel) -> list[Present]:
-        """Return who is in a channel, in all processes.
+        """Return the connections subscribed to a channel, of all processes.
 
         Raises:
-            StoreError: It cannot be read.
+            StoreError: They cannot be read.
         """
-        return await self._presence.present(channel)
+        return await self.presence.present(channel)
 
     async def total(self) -> int:
-        """Return how many are connected to all processes.
+        """Return how many connections all processes have.
 
         Raises:
-            StoreError: It cannot be read.
+            StoreError: They cannot be counted.
         """
-        return sum(count.number for count in await self._slots.counts())
+        return sum(count.number for count in await self.counter.read())
 
-    # Upkeep
+    # For maintenance
 
-    async def beat(self) -> None:
-        """Say that this process is alive, and take out who is owed.
+    async def heartbeat(self) -> None:
+        """Say that this node is alive, and repeat the leaves that failed.
+
+        If the node was marked dead meanwhile, register it under a new name, and admit
+        its connections again, under the limits, as if they connected now.
 
         Raises:
-            StoreError: Something is left for the next time.
+            StoreError: Something is left for the next heartbeat.
         """
-        if not await self._nodes.renew():
-            _log.warning("taken for dead", node=self._nodes.name)
-            await self._nodes.enter()
-        name = self._nodes.name
+        if not await self.nodes.renew():
+            _log.warning("this node was taken for dead", node=self.nodes.name)
+            await self.nodes.register()
+        name = self.nodes.name
         again = [c for c, entry in self._entries.items() if entry.node != name]
-        await several(self._enter_again(client) for client in again)
-        await several(self.leave(client) for client in tuple(self._owed))
+        await gather_limited(self._admit_again(client) for client in again)
+        await gather_limited(self.leave(client) for client in tuple(self._leaving))
 
-    async def bury(self) -> None:
-        """Take out the connections of dead processes.
+    def has(self, client: ClientId) -> bool:
+        """Return whether a client is connected to this process, or may be admitted."""
+        return client in self._entries
 
-        Raises:
-            StoreError: Some are left for the next time.
-        """
-        buried = await self._sweep.bury()
-        if buried:
-            self.buried += buried
-            _log.info("took out connections of dead processes", count=buried)
-
-    async def tidy(self) -> None:
-        """Take out what this process has in the table and not here.
-
-        Raises:
-            StoreError: Something is left for the next time.
-        """
-        self.tidied += await self._sweep.tidy(self._entries.__contains__)
-
-    async def recount_when_due(self) -> None:
-        """Recount if nobody has for a day.
-
-        Raises:
-            StoreError: It was not done; it is due again in a day.
-        """
-        if await self._sweep.claim_recount():
-            await self.recount()
-
-    async def recount(self) -> int:
-        """Compare the counts with what is there; return how many were wrong.
-
-        Raises:
-            StoreError: Some may be wrong yet.
-        """
-        corrected = await self._sweep.recount()
-        if corrected:
-            self.corrected += corrected
-            _log.warning("corrected counts of connections", count=corrected)
-        return corrected
-
-    async def _enter_again(self, client: ClientId) -> None:
-        """Let a connection in again, since this process was taken for dead."""
+    async def _admit_again(self, client: ClientId) -> None:
         entry = self._entries.get(client)
-        if entry is None or entry.record is None or client in self._owed:
+        if entry is None or entry.record is None or client in self._leaving:
             return
-        name = self._nodes.name
+        name = self.nodes.name
         try:
-            admitted = await self._connections.admit(entry.book, client, name)
-        except (Full, OverLimit):
-            self._displaced.add(client)
+            admitted = await self.connections.admit(entry.owner, client, name)
+        except (CounterFull, OverLimit):
+            self._evicted.add(client)
             return
-        if self._entries.get(client) is not entry or client in self._owed:
-            await self._connections.leave(admitted.record)  # it left meanwhile
+        if self._entries.get(client) is not entry or client in self._leaving:
+            await self.connections.leave(admitted.record)  # it left meanwhile
             return
         entry.node, entry.record = name, admitted.record
         for channel, (user, info) in tuple(entry.channels.items()):
-            await self._presence.enter(admitted.record, channel, user, info)
+            await self.presence.enter(admitted.record, channel, user, info)
 
-    async def _touch_all(self, due: list[tuple[ClientId, _Entry, Record]]) -> None:
-        await several(self._touch(*each) for each in due)
+    async def _touch_all(
+        self, due: list[tuple[ClientId, _Entry, ConnectionRecord]]
+    ) -> None:
+        await gather_limited(self._touch(*each) for each in due)
 
-    async def _touch(self, client: ClientId, entry: _Entry, record: Record) -> None:
+    async def _touch(
+        self, client: ClientId, entry: _Entry, record: ConnectionRecord
+    ) -> None:
         active = entry.active
         try:
-            there = await self._connections.touch(record, active)
+            present = await self.connections.touch(record, active)
         except StoreError:
             return  # again in a minute
-        if there:
+        if present:
             entry.written = active
         elif entry.record is record:
-            self._displaced.add(client)
+            self._evicted.add(client)
 
     def _active(self, client: ClientId) -> int | None:
         entry = self._entries.get(client)
@@ -385,8 +351,8 @@ class DynamodbDirectory:
 
     def _forget(self, client: ClientId) -> None:
         self._entries.pop(client, None)
-        self._owed.discard(client)
-        self._displaced.discard(client)
+        self._leaving.discard(client)
+        self._evicted.discard(client)
 
     def _now(self) -> int:
         return int(self._clock.wall() * 1000)

@@ -1,142 +1,202 @@
-"""What becomes of connections whose process did not say goodbye, and of wrong counts.
+"""Periodic maintenance of the registry: heartbeats, dead nodes, orphans, a recount.
 
-Any process may do any of this at any time, and two may do it at once: each step is a
-conditional write that only one of them does, or a deletion that does not mind. There is
-no lock, and nobody is waited for.
+    heartbeat     every quarter of `node_timeout`: see `DynamodbDirectory.heartbeat`
+    reap          every 30 s or so: late nodes are marked dead; the connections of dead
+                  nodes are removed, their subscriptions first, so that a process that
+                  dies in the middle leaves the record by which the next one goes on
+    drop_orphans  every five minutes: records of this node without a connection here are
+                  removed: admissions that arrived after their callers had given up
+    recount       once a day, by one process: each shard of the counter is compared with
+                  the records that name it, and a difference is logged
 
-    bury      processes that are late are marked dead; the connections of the dead are
-              taken out, their subscriptions first, so that a sweep that dies in the
-              middle leaves the record by which the next one finds the rest
-    tidy      this process's own part: records of connections that it does not have
-    recount   every shard compared with the records that name it, and corrected
+Heartbeats have a task of their own: `reap` may take minutes, and they must not wait.
+What fails is tried again the next time.
 
-DynamoDB's own deletion by time (TTL) is only the backstop, a week later: it would
-delete a record and leave its count.
+Any process may do any of this at any time, and several at once: each step is a
+conditional write, which only one of them does, or a deletion, which may be repeated.
+There is no lock, and no process waits for another.
 
-A recount is right although connections come and go meanwhile: a shard is corrected on
-the condition that its version is still what it was before the records were read, and
-every change of its records changes that.
+A count cannot be wrong unless another program writes to the table, because each
+transaction changes it with the records. So the recount reports, and repairs nothing.
 """
 
 from __future__ import annotations
 
+import asyncio
+import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
+import structlog
+
+from service.core.errors import StoreError, describe
 from service.core.model import ClientId
 from service.core.ports import Clock
-from service.stores.dynamodb.client import Client
+from service.stores.dynamodb.client import Client, gather_limited, query_all
 from service.stores.dynamodb.errors import ConditionFailed
-from service.stores.dynamodb.pages import pages
-from service.stores.dynamodb.registry.connections import Connections
-from service.stores.dynamodb.registry.counter import SHARDS, Slots
-from service.stores.dynamodb.registry.nodes import Nodes
-from service.stores.dynamodb.registry.presence import Presence
+from service.stores.dynamodb.registry.directory import DynamodbDirectory
 from service.stores.dynamodb.registry.records import (
     CLIENT,
-    NOTICE,
-    Record,
+    ConnectionRecord,
+    decode_connection,
     key,
     number,
-    read_record,
 )
-from service.stores.dynamodb.several import several
 
-__all__ = ["Maintenance"]
+__all__ = ["HEARTBEATS", "REAP_EVERY", "Maintenance"]
 
-SETTLED = 15.0  # s after which an admission has ended, whatever became of it
-RECOUNTED = 86400.0  # s between recounts
+HEARTBEATS = 4  # in one `node_timeout`
+REAP_EVERY = 30.0  # s; up to a fifth more or less, so that processes differ
+ORPHANS_EVERY = 10  # reaps
+
+SETTLED = 15.0  # s after which an admission has ended, whatever its outcome
+RECOUNT_EVERY = 86400.0  # s
+
+_log = structlog.get_logger(__name__)
 
 
 class Maintenance:
-    """The upkeep of the registry.
+    """Maintains the registry while this process is part of it.
 
     Args:
-        client: Of the table.
-        connections: Takes them out.
-        presence: Takes them out of their channels.
-        nodes: Knows the processes.
-        slots: Counts.
-        clock: Says what is late.
+        client: Calls the table.
+        directory: This process's; started and closed here.
+        clock: Tells what is late.
+        node_timeout: Of the settings, seconds.
+        rng: Spreads the reaps of many processes.
+
+    Attributes:
+        directory: The same.
     """
 
     def __init__(
         self,
         client: Client,
-        connections: Connections,
-        presence: Presence,
-        nodes: Nodes,
-        slots: Slots,
+        directory: DynamodbDirectory,
         clock: Clock,
+        node_timeout: float,
+        rng: random.Random | None = None,
     ) -> None:
+        self.directory = directory
         self._client = client
-        self._connections = connections
-        self._presence = presence
-        self._nodes = nodes
-        self._slots = slots
         self._clock = clock
+        self._heartbeat_every = node_timeout / HEARTBEATS
+        self._rng = rng or random.SystemRandom()
+        self._tasks: list[asyncio.Task[None]] = []
 
-    async def bury(self) -> int:
-        """Take out the connections of dead processes; return how many.
+    async def start(self) -> None:
+        """Register the process, and begin.
 
         Raises:
-            StoreError: Some are left; what was done is done.
+            StartupError: The table does not take it.
         """
-        count = 0
-        now = self._clock.wall() * 1000
-        for node in await self._nodes.all():
-            if node.name == self._nodes.name:
-                continue
-            if node.dead is None and (
-                node.until > now or not await self._nodes.mark(node)
-            ):
-                continue
-            count += await self._clear(node.name)
-            if self._nodes.over(node):
-                await self._nodes.forget(node.name)
-        return count
+        await self.directory.start()
+        self._tasks = [
+            asyncio.create_task(self._keep_alive()),
+            asyncio.create_task(self._clean_up()),
+        ]
 
-    async def tidy(self, present: Callable[[ClientId], bool]) -> int:
-        """Take out records of this process that are nobody's; return how many.
+    async def close(self) -> None:
+        """Stop, and leave the deployment. Safe to call twice."""
+        tasks, self._tasks = self._tasks, []
+        if not tasks:
+            return
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self.directory.close()
 
-        Args:
-            present: Whether a connection is there, or may be let in at this moment.
+    async def _keep_alive(self) -> None:
+        while True:
+            await asyncio.sleep(self._heartbeat_every)
+            await _try(self.directory.heartbeat)
+
+    async def _clean_up(self) -> None:
+        reaps = 0
+        while True:
+            await _try(self.reap)
+            reaps += 1
+            if reaps % ORPHANS_EVERY == 0:
+                await _try(self.drop_orphans)
+                await _try(self.recount_if_due)
+            await asyncio.sleep(REAP_EVERY * (0.8 + 0.4 * self._rng.random()))
+
+    async def reap(self) -> int:
+        """Remove the connections of dead nodes; return how many.
 
         Raises:
             StoreError: Some are left.
         """
+        nodes = self.directory.nodes
+        count = 0
+        now = self._clock.wall() * 1000
+        for node in await nodes.read():
+            if node.name == nodes.name:
+                continue
+            if node.dead is None and (
+                node.until > now or not await nodes.mark_dead(node)
+            ):
+                continue
+            count += await self._remove(await self._records(node.name))
+            evicted = await nodes.notices(node.name)
+            await gather_limited(
+                self._finish_eviction(node.name, client) for client in evicted
+            )
+            if nodes.is_finished(node):
+                await nodes.delete(node.name)
+        if count:
+            _log.info("removed connections of dead nodes", count=count)
+        return count
+
+    async def drop_orphans(self) -> int:
+        """Remove this node's records without a connection here; return how many.
+
+        Raises:
+            StoreError: Some are left.
+        """
+        directory = self.directory
         settled = int((self._clock.wall() - SETTLED) * 1000)
-        left = [
-            record
-            for record in await self.records(self._nodes.name)
-            if record.active <= settled and not present(record.client)
-        ]
-        return await self._take_out(left)
+        return await self._remove(
+            [
+                record
+                for record in await self._records(directory.nodes.name)
+                if record.active <= settled and not directory.has(record.client)
+            ]
+        )
 
     async def recount(self) -> int:
-        """Correct the counts; return how many were wrong.
+        """Compare the counter with the records; return how many shards are wrong.
 
-        A shard that changed meanwhile is left as it is.
+        Shards that change meanwhile are not compared.
 
         Raises:
-            StoreError: Some may be wrong yet.
+            StoreError: They cannot be read.
         """
-        counts = await self._slots.counts()
+        counter, nodes = self.directory.counter, self.directory.nodes
+        before = await counter.read()
         found: Counter[int] = Counter()
-        for node in await self._nodes.all():
-            found.update(record.shard for record in await self.records(node.name))
+        for node in await nodes.read():
+            found.update(record.shard for record in await self._records(node.name))
+        after = await counter.read()
         wrong = [
-            self._slots.correct(shard, counts[shard], found[shard])
-            for shard in range(SHARDS)
-            if counts[shard].number != found[shard]
+            count.number - found[shard]
+            for shard, count in enumerate(before)
+            if after[shard] == count and count.number != found[shard]
         ]
-        return sum(await several(wrong))
+        if wrong:
+            _log.error(
+                "counts of connections are wrong: does another program write to the "
+                "table?",
+                shards=len(wrong),
+                surplus=sum(wrong),
+            )
+        return len(wrong)
 
-    async def claim_recount(self) -> bool:
-        """Return whether a recount is due, and nobody else has claimed it.
+    async def recount_if_due(self) -> int:
+        """Recount if no process has done so for a day; return what `recount` does.
 
         Raises:
-            StoreError: Nobody knows.
+            StoreError: It was not done; it is due again in a day.
         """
         now = int(self._clock.wall() * 1000)
         try:
@@ -150,40 +210,37 @@ class Maintenance:
                     "ExpressionAttributeNames": {"#at": "at"},
                     "ExpressionAttributeValues": {
                         ":now": number(now),
-                        ":due": number(now - int(RECOUNTED * 1000)),
+                        ":due": number(now - int(RECOUNT_EVERY * 1000)),
                     },
                 },
             )
         except ConditionFailed:
-            return False
-        return True
+            return 0
+        return await self.recount()
 
-    async def records(self, node: str) -> list[Record]:
-        """Return the connections of a process.
-
-        Raises:
-            StoreError: They cannot all be read.
-        """
+    async def _records(self, node: str) -> list[ConnectionRecord]:
         return [
-            read_record(item)
-            async for item in pages(self._client, f"N#{node}", prefix=CLIENT)
+            decode_connection(item)
+            async for item in query_all(self._client, f"N#{node}", prefix=CLIENT)
         ]
 
-    async def _clear(self, node: str) -> int:
-        """Take out all connections of a dead process; return how many."""
-        count = await self._take_out(await self.records(node))
-        items = pages(self._client, f"N#{node}", prefix=NOTICE)
-        evicted = [ClientId(i["sk"]["S"].removeprefix(NOTICE)) async for i in items]
-        await several(self._see_off(node, client) for client in evicted)
-        return count
+    async def _remove(self, records: list[ConnectionRecord]) -> int:
+        return sum(await gather_limited(self._leave(record) for record in records))
 
-    async def _take_out(self, records: list[Record]) -> int:
-        return sum(await several(self._leave(record) for record in records))
+    async def _leave(self, record: ConnectionRecord) -> bool:
+        await self.directory.presence.leave_all(record.client, record.node)
+        return await self.directory.connections.leave(record)
 
-    async def _leave(self, record: Record) -> bool:
-        await self._presence.leave_all(record.client, record.node)
-        return await self._connections.leave(record)
+    async def _finish_eviction(self, node: str, client: ClientId) -> None:
+        """Do what a dead node cannot do for an evicted connection."""
+        await self.directory.presence.leave_all(client, node)
+        await self.directory.nodes.delete_notice(node, client)
 
-    async def _see_off(self, node: str, client: ClientId) -> None:
-        await self._presence.leave_all(client, node)
-        await self._nodes.noticed(node, client)
+
+async def _try(work: Callable[[], Awaitable[object]]) -> None:
+    try:
+        await work()
+    except StoreError as error:
+        _log.info("maintenance of the registry has to wait", reason=str(error))
+    except Exception as error:
+        _log.error("maintenance of the registry failed", **describe(error))

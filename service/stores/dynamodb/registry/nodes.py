@@ -1,14 +1,14 @@
-"""Processes: which are alive, and what others have to tell them.
+"""Nodes (the server processes of a deployment): liveness, and notices of evictions.
 
-Each process has a row that says until when it is known to be alive, and moves that on
-while it is. Whoever finds that the time has passed marks it dead, unless it has just
-been moved on, and then takes out its connections (`sweep`). A process that finds
-itself marked was away for too long: its connections do not count any more. It closes
-them and goes on under a new name.
+Each node has a row that says until when it is alive, and renews it. Any node that finds
+the time passed marks the row dead, unless it was renewed meanwhile, and then removes
+the node's connections (`maintenance`). A node that finds its own row marked was away
+for too long and has lost its connections' places. It registers under a new name and
+admits its connections again (`directory`).
 
-Clocks of processes may differ by some seconds, which is little beside `timeout`. One
-whose clock is wrong by more than that takes the living for dead, or never notices the
-dead; the first costs reconnects, and neither loses a publication.
+The clocks of nodes may differ by some seconds, which is little beside `timeout`. A
+clock that is wrong by more takes living nodes for dead, or misses dead ones; the first
+costs reconnects, and neither loses a publication.
 """
 
 from __future__ import annotations
@@ -18,26 +18,25 @@ from typing import NamedTuple
 
 from service.core.model import ClientId
 from service.core.ports import Clock
-from service.stores.dynamodb.client import Client
+from service.stores.dynamodb.client import Client, query_all
 from service.stores.dynamodb.errors import ConditionFailed, Item
-from service.stores.dynamodb.pages import pages
-from service.stores.dynamodb.registry.records import BACKSTOP, NOTICE, key, number
+from service.stores.dynamodb.registry.records import NOTICE, key, number
 
 __all__ = ["Nodes"]
 
 GRACE = 3600.0
-"""Seconds for which a dead process is looked at again: what it had sent before it was
-marked has arrived by then, or never will."""
+"""Seconds for which a dead node is looked at again: requests that it sent before it was
+marked have arrived by then, or never will."""
 
-FRESH = 5.0  # s for which it is believed who is dead
+FRESH = 5.0  # s for which the list of dead nodes is used
 
 
-class Node(NamedTuple):
-    """A process, as the table has it.
+class NodeRow(NamedTuple):
+    """A node, as stored.
 
     Attributes:
-        name: Of this life of it.
-        until: When it is alive no more unless it says so again, Unix milliseconds.
+        name: Changes each time the node registers.
+        until: When it counts as dead unless it renews, Unix milliseconds.
         dead: When it was marked dead, Unix milliseconds; None if it was not.
     """
 
@@ -47,15 +46,15 @@ class Node(NamedTuple):
 
 
 class Nodes:
-    """All processes of a deployment, one of which is this.
+    """All nodes of a deployment, of which this process is one.
 
     Args:
-        client: Of the table.
-        clock: Says who is late.
-        timeout: Seconds after its last sign at which a process is taken for dead.
+        client: Calls the table.
+        clock: Tells which nodes are late.
+        timeout: Seconds without renewal after which a node counts as dead.
 
     Attributes:
-        name: Of this process.
+        name: The present name of this node.
     """
 
     def __init__(self, client: Client, clock: Clock, timeout: float) -> None:
@@ -63,14 +62,14 @@ class Nodes:
         self._client = client
         self._clock = clock
         self._timeout = timeout
-        self._lost: frozenset[str] = frozenset()
-        self._read = float("-inf")  # when `_lost` was
+        self._dead: frozenset[str] = frozenset()
+        self._read_at = float("-inf")
 
-    async def enter(self) -> None:
-        """Give this process a row, under a new name.
+    async def register(self) -> None:
+        """Write a row for this node, under a new name.
 
         Raises:
-            StoreError: It has none for certain.
+            StoreError: The row may not be there.
         """
         name = uuid.uuid4().hex[:16]
         until = self._now() + round(self._timeout * 1000)
@@ -78,16 +77,16 @@ class Nodes:
             "put_item",
             {
                 "TableName": self._client.table,
-                "Item": {**_key(name), "until": number(until), "ttl": _ttl(until)},
+                "Item": {**_key(name), "until": number(until)},
             },
         )
         self.name = name
 
     async def renew(self) -> bool:
-        """Say that this process is alive; False if it was taken for dead.
+        """Say that this node is alive; False if it was marked dead.
 
         Raises:
-            StoreError: Nobody knows.
+            StoreError: It is not known whether the row was renewed.
         """
         until = self._now() + round(self._timeout * 1000)
         try:
@@ -96,62 +95,59 @@ class Nodes:
                 {
                     "TableName": self._client.table,
                     "Key": _key(self.name),
-                    "UpdateExpression": "SET #until = :until, #ttl = :ttl",
+                    "UpdateExpression": "SET #until = :until",
                     "ConditionExpression": (
                         "attribute_exists(pk) AND attribute_not_exists(dead)"
                     ),
-                    "ExpressionAttributeNames": {"#until": "until", "#ttl": "ttl"},
-                    "ExpressionAttributeValues": {
-                        ":until": number(until),
-                        ":ttl": _ttl(until),
-                    },
+                    "ExpressionAttributeNames": {"#until": "until"},
+                    "ExpressionAttributeValues": {":until": number(until)},
                 },
             )
         except ConditionFailed:
             return False
         return True
 
-    async def all(self) -> list[Node]:
-        """Return all processes that have a row, the dead ones too.
+    async def read(self) -> list[NodeRow]:
+        """Return all nodes that have a row, the dead ones included.
 
         Raises:
             StoreError: They cannot be read.
         """
         found = []
-        async for item in pages(self._client, "NODES"):
+        async for item in query_all(self._client, "NODES"):
             dead = item.get("dead")
             found.append(
-                Node(
+                NodeRow(
                     item["sk"]["S"],
                     int(item["until"]["N"]),
                     None if dead is None else int(dead["N"]),
                 )
             )
-        self._read = self._clock.now()
+        self._read_at = self._clock.now()
         now = self._now()
-        self._lost = frozenset(
+        self._dead = frozenset(
             node.name for node in found if node.dead is not None or node.until <= now
         )
         return found
 
     async def refresh(self) -> None:
-        """Make sure that what `lost` says is `FRESH` seconds old at the most.
+        """Make sure that what `is_dead` knows is at most `FRESH` seconds old.
 
         Raises:
             StoreError: It is older.
         """
-        if self._clock.now() - self._read >= FRESH:
-            await self.all()
+        if self._clock.now() - self._read_at >= FRESH:
+            await self.read()
 
-    def lost(self, name: str) -> bool:
-        """Return whether a process was late or dead when they were last read."""
-        return name in self._lost
+    def is_dead(self, name: str) -> bool:
+        """Return whether a node was late or marked dead at the last `read`."""
+        return name in self._dead
 
-    async def mark(self, node: Node) -> bool:
-        """Mark a process dead; False if it has said that it is alive.
+    async def mark_dead(self, node: NodeRow) -> bool:
+        """Mark a late node dead; False if it has renewed its row meanwhile.
 
         Raises:
-            StoreError: Nobody knows.
+            StoreError: It is not known whether it is marked.
         """
         try:
             await self._client.call(
@@ -176,27 +172,24 @@ class Nodes:
         return True
 
     async def retire(self) -> None:
-        """Mark this process dead, so that others look after what is left of it.
+        """Mark this node dead, so that others remove the connections it leaves.
 
         Raises:
-            StoreError: They find out by themselves.
+            StoreError: Others notice after `timeout`.
         """
         await self._client.call(
             "update_item",
             {
                 "TableName": self._client.table,
                 "Key": _key(self.name),
-                "UpdateExpression": "SET dead = :now, #until = :now, #ttl = :ttl",
-                "ExpressionAttributeNames": {"#until": "until", "#ttl": "ttl"},
-                "ExpressionAttributeValues": {
-                    ":now": number(self._now()),
-                    ":ttl": _ttl(self._now()),
-                },
+                "UpdateExpression": "SET dead = :now, #until = :now",
+                "ExpressionAttributeNames": {"#until": "until"},
+                "ExpressionAttributeValues": {":now": number(self._now())},
             },
         )
 
-    async def forget(self, name: str) -> None:
-        """Delete the row of a process.
+    async def delete(self, name: str) -> None:
+        """Delete the row of a node.
 
         Raises:
             StoreError: It may still be there.
@@ -205,27 +198,27 @@ class Nodes:
             "delete_item", {"TableName": self._client.table, "Key": _key(name)}
         )
 
-    def over(self, node: Node) -> bool:
-        """Return whether a dead process needs to be looked at no more."""
+    def is_finished(self, node: NodeRow) -> bool:
+        """Return whether a node has been dead for so long that nothing can arrive."""
         grace = round(GRACE * 1000)
         return node.dead is not None and node.dead + grace <= self._now()
 
     # Notices
 
     async def notices(self, name: str) -> list[ClientId]:
-        """Return the connections of a process that were taken out for others.
+        """Return the evicted connections that a node has to close.
 
         Raises:
             StoreError: They cannot be read.
         """
         return [
             ClientId(item["sk"]["S"].removeprefix(NOTICE))
-            async for item in pages(
+            async for item in query_all(
                 self._client, f"N#{name}", prefix=NOTICE, consistent=False
             )
         ]
 
-    async def noticed(self, name: str, client: ClientId) -> None:
+    async def delete_notice(self, name: str, client: ClientId) -> None:
         """Delete a notice that was acted on. Safe to repeat.
 
         Raises:
@@ -245,7 +238,3 @@ class Nodes:
 
 def _key(name: str) -> Item:
     return key("NODES", name)
-
-
-def _ttl(end: int) -> dict[str, str]:
-    return number(end // 1000 + 4 * BACKSTOP)

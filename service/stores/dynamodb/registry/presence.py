@@ -1,17 +1,17 @@
-"""Who is subscribed to what, in all processes.
+"""Cross-process presence: the subscriptions of all nodes.
 
-Each subscription is two items: by connection, so that what ends a connection finds its
-channels; by channel, which is what is asked for. They are written without a
-transaction, at half the price, in an order that makes up for it: the first is there
-before the second, and goes after it. So a process that dies between the two leaves an
-item by connection, which is cleaned up with its connection, and no item by channel that
-nobody would ever find.
+Each subscription is two items: one by connection, from which the end of a connection
+finds its channels, and one by channel, which presence reads. They are written without a
+transaction, at half the price, in a safe order: the item by connection is written first
+and deleted last. So a process that dies between the two writes leaves an item by
+connection, which is deleted with its connection, and never an item by channel that
+nobody would find.
 
-An item counts while its connection may be there: not after the connection's end, and
-not when its process is known to be dead. Whoever asks compares; the sweep deletes.
+An item counts until its connection expires or its node is known to be dead. Readers
+compare; `maintenance` deletes.
 
-What concerns one connection must be asked for one at a time, by its process; once it
-has left, nothing may be entered for it.
+The node of a connection must make the calls for it one after the other, and enter
+nothing for it once it has left.
 """
 
 from __future__ import annotations
@@ -21,24 +21,22 @@ from typing import Any, NamedTuple
 
 from service.core.model import Channel, ClientId, RawJson, UserId
 from service.core.ports import Clock
-from service.stores.dynamodb.client import Client
+from service.stores.dynamodb.client import Client, gather_limited, query_all
 from service.stores.dynamodb.errors import ConditionFailed, Item
-from service.stores.dynamodb.pages import pages
 from service.stores.dynamodb.registry.nodes import Nodes
-from service.stores.dynamodb.registry.records import Record, key, number
-from service.stores.dynamodb.several import several
+from service.stores.dynamodb.registry.records import ConnectionRecord, key, number
 
 __all__ = ["Presence", "Present"]
 
 
 class Present(NamedTuple):
-    """One subscription.
+    """A connection subscribed to a channel.
 
     Attributes:
-        client: Whose.
-        user: "" for nobody in particular.
-        node: The process that has it.
-        info: It as others see it in this channel, as JSON text.
+        client: Its id.
+        user: Its user, "" without one.
+        node: The node that has it.
+        info: What others see of it in this channel, as JSON text.
     """
 
     client: ClientId
@@ -51,9 +49,9 @@ class Presence:
     """The subscriptions of a deployment.
 
     Args:
-        client: Of the table.
-        nodes: Knows which processes are dead.
-        clock: Says what has expired.
+        client: Calls the table.
+        nodes: Tells which nodes are dead.
+        clock: Tells what has expired.
     """
 
     def __init__(self, client: Client, nodes: Nodes, clock: Clock) -> None:
@@ -62,13 +60,12 @@ class Presence:
         self._clock = clock
 
     async def enter(
-        self, record: Record, channel: Channel, user: UserId, info: RawJson
+        self, record: ConnectionRecord, channel: Channel, user: UserId, info: RawJson
     ) -> None:
-        """Put a connection into a channel; again, to change how it is seen.
+        """Add a connection to a channel, or change its info.
 
         Raises:
-            StoreError: It is not known whether others see it; `leave` makes sure that
-                they do not.
+            StoreError: Others may see it or not; `leave` makes sure that they do not.
         """
         ttl = number(-(-record.expires // 1000))
         await self._put(
@@ -90,7 +87,7 @@ class Presence:
         )
 
     async def leave(self, client: ClientId, channel: Channel) -> None:
-        """Take a connection out of a channel. Safe to repeat.
+        """Remove a connection from a channel. Safe to repeat.
 
         Raises:
             StoreError: It may still be there.
@@ -99,32 +96,34 @@ class Presence:
         await self._delete(key(f"C#{client}", f"S#{channel}"))
 
     async def leave_all(self, client: ClientId, node: str) -> None:
-        """Take a connection out of all its channels. Safe to repeat.
+        """Remove a connection from all its channels. Safe to repeat.
 
-        Only what it entered as one of *node*: it may be one of another's by now.
+        Only what *node* entered: the connection may belong to another node by now.
 
         Raises:
             StoreError: It may still be in some.
         """
         channels = await self.channels(client)
-        await several(self._leave_as(client, channel, node) for channel in channels)
+        await gather_limited(
+            self._leave_as(client, channel, node) for channel in channels
+        )
 
     async def channels(self, client: ClientId) -> list[Channel]:
-        """Return where a connection is.
+        """Return the channels of a connection.
 
         Raises:
-            StoreError: It cannot be read.
+            StoreError: They cannot be read.
         """
         return [
             Channel(item["sk"]["S"].removeprefix("S#"))
-            async for item in pages(self._client, f"C#{client}", prefix="S#")
+            async for item in query_all(self._client, f"C#{client}", prefix="S#")
         ]
 
     async def present(self, channel: Channel) -> list[Present]:
-        """Return who is in a channel.
+        """Return the connections subscribed to a channel.
 
         Raises:
-            StoreError: It cannot be read.
+            StoreError: They cannot be read.
         """
         await self._nodes.refresh()
         now = self._clock.wall() * 1000
@@ -135,9 +134,9 @@ class Presence:
                 item["node"]["S"],
                 RawJson(item["info"]["S"]),
             )
-            async for item in pages(self._client, f"S#{channel}")
+            async for item in query_all(self._client, f"S#{channel}")
             if int(item["expires"]["N"]) > now
-            and not self._nodes.lost(item["node"]["S"])
+            and not self._nodes.is_dead(item["node"]["S"])
         ]
 
     async def _leave_as(self, client: ClientId, channel: Channel, node: str) -> None:

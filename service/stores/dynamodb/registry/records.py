@@ -1,24 +1,23 @@
-"""What the table holds of connections: the items, and reading and writing them.
+"""Items of the connection registry: their attributes, and their encoding.
 
-    pk            sk          is
-    U#<user>      CONNS       ver, conns {client: node, shard, active, expires}, ttl:
-                              a book: all connections of a user, so that their limit
-                              is a condition on one item
-    A#<address>   CONNS       the same, of those from an address without a user
-    N#<node>      C#<client>  book, shard, at, expires, ttl: one connection. While it is
-                              there, its shard counts one for it
-    N#<node>      E#<client>  at, ttl: a connection that was taken out for another;
-                              its node closes it
-    NODES         <node>      until, dead, ttl: a process, and how long it is known to
-                              be alive
-    G#<0…63>      COUNT       n, ver: how many connections have this shard
-    C#<client>    S#<channel> node, ttl: a subscription, by connection
-    S#<channel>   <client>    node, user, info, expires, ttl: the same, by channel
-    RECOUNT       RECOUNT     at: when the counts were last compared
+    pk            sk          content
+    U#<user>      CONNS       an owner: ver, conns {client: {node, shard, active,
+                              expires}}: all connections of a user, in one item, so that
+                              their limit is a condition of one write
+    A#<address>   CONNS       the same for the connections of an address without a user
+    N#<node>      C#<client>  a connection: book (its owner's pk), shard, at, expires.
+                              It counts one in its shard as long as it exists
+    N#<node>      E#<client>  a notice: at. The connection was evicted; its node has to
+                              close it
+    NODES         <node>      a node (a server process): until, dead
+    G#<0…63>      COUNT       a shard of the connection counter: n, ver
+    RECOUNT       RECOUNT     at: when the counter was last checked
+    C#<client>    S#<channel> a subscription, by connection: node, ttl
+    S#<channel>   <client>    the same, by channel: node, user, info, expires, ttl
 
 ``active``, ``expires``, ``until``, ``dead`` and ``at`` are Unix milliseconds; ``ttl``
-is in seconds, and later than the end that counts: DynamoDB deletes at some time after
-it, which nobody relies on.
+is in seconds. Only subscriptions have one. DynamoDB must not delete a connection: the
+counter would keep counting it. Nor a node: nobody would find its connections.
 """
 
 from __future__ import annotations
@@ -30,45 +29,40 @@ from service.core.model import ClientId, UserId
 from service.stores.dynamodb.errors import Item
 
 __all__ = [
-    "BACKSTOP",
     "CLIENT",
     "NOTICE",
-    "Book",
-    "Record",
-    "book_item",
-    "book_key",
-    "book_of",
+    "ConnectionRecord",
+    "OwnerItem",
+    "connection_key",
+    "decode_connection",
+    "decode_owner",
+    "encode_connection",
+    "encode_notice",
+    "encode_owner",
     "key",
     "number",
-    "notice_item",
-    "read_book",
-    "read_record",
-    "record_item",
-    "record_key",
+    "owner_key",
+    "owner_of",
 ]
 
-CLIENT = "C#"  # sort keys of connections, in their node's partition
-NOTICE = "E#"  # and of those that were taken out
-
-BACKSTOP = 7 * 86400
-"""Seconds after its end at which DynamoDB may delete an item. The sweep deletes it long
-before, and corrects the counts, which that deletion would not."""
+CLIENT = "C#"  # prefix of the sort keys of a node's connections
+NOTICE = "E#"  # and of its notices
 
 
-class Record(NamedTuple):
-    """One connection, as the table has it.
+class ConnectionRecord(NamedTuple):
+    """One connection, as stored.
 
     Attributes:
-        book: Which book it is in: the partition key of one.
+        owner: Partition key of the owner's item.
         client: Its id.
-        node: The process that has it.
-        shard: Of the counter, which counts it.
-        active: When its peer was last heard of, Unix milliseconds: as last written in
-            a book; in an item of its own, when it was admitted.
-        expires: From when on it does not count, Unix milliseconds.
+        node: The node that has it.
+        shard: The shard of the counter in which it counts.
+        active: When its peer was last heard of, Unix milliseconds: from an owner's
+            item, as last written there; from its own item, when it was admitted.
+        expires: When it stops to count, Unix milliseconds.
     """
 
-    book: str
+    owner: str
     client: ClientId
     node: str
     shard: int
@@ -76,18 +70,18 @@ class Record(NamedTuple):
     expires: int
 
 
-class Book(NamedTuple):
+class OwnerItem(NamedTuple):
     """All connections of one user, or of one address without a user.
 
     Attributes:
         name: The partition key.
-        version: Changes with every write; None when there is no such item.
-        records: By client, those that have expired included.
+        version: Changes with every write; None if there is no such item.
+        records: By client, expired ones included.
     """
 
     name: str
     version: str | None
-    records: dict[ClientId, Record]
+    records: dict[ClientId, ConnectionRecord]
 
 
 def key(partition: str, sort: str) -> Item:
@@ -95,34 +89,34 @@ def key(partition: str, sort: str) -> Item:
     return {"pk": {"S": partition}, "sk": {"S": sort}}
 
 
-def book_of(user: UserId, address: str) -> str:
-    """Return the name of the book that a connection is in."""
-    return f"U#{user}" if user else f"A#{address}"
-
-
-def book_key(book: str) -> Item:
-    """Return a book's key."""
-    return key(book, "CONNS")
-
-
-def record_key(record: Record) -> Item:
-    """Return the key of a connection."""
-    return key(f"N#{record.node}", CLIENT + record.client)
-
-
 def number(value: int) -> dict[str, Any]:
-    """Return a number as the service writes it."""
+    """Return a number in DynamoDB's form."""
     return {"N": str(value)}
 
 
-def read_book(name: str, item: Item | None) -> Book:
-    """Return the book that an item is."""
+def owner_of(user: UserId, address: str) -> str:
+    """Return the partition key of a connection's owner."""
+    return f"U#{user}" if user else f"A#{address}"
+
+
+def owner_key(owner: str) -> Item:
+    """Return the key of an owner's item."""
+    return key(owner, "CONNS")
+
+
+def connection_key(record: ConnectionRecord) -> Item:
+    """Return the key of a connection's item."""
+    return key(f"N#{record.node}", CLIENT + record.client)
+
+
+def decode_owner(name: str, item: Item | None) -> OwnerItem:
+    """Return an owner's connections from the item, or from its absence."""
     if not item:
-        return Book(name, None, {})
+        return OwnerItem(name, None, {})
     records = {}
     for client, entry in item["conns"]["M"].items():
         values = entry["M"]
-        records[ClientId(client)] = Record(
+        records[ClientId(client)] = ConnectionRecord(
             name,
             ClientId(client),
             values["node"]["S"],
@@ -130,13 +124,13 @@ def read_book(name: str, item: Item | None) -> Book:
             int(values["active"]["N"]),
             int(values["expires"]["N"]),
         )
-    return Book(name, item["ver"]["S"], records)
+    return OwnerItem(name, item["ver"]["S"], records)
 
 
-def book_item(version: str, records: Sequence[Record]) -> Item:
-    """Return the item of a book, which must have an entry."""
+def encode_owner(version: str, records: Sequence[ConnectionRecord]) -> Item:
+    """Return the item of an owner with these connections, at least one."""
     return {
-        **book_key(records[0].book),
+        **owner_key(records[0].owner),
         "ver": {"S": version},
         "conns": {
             "M": {
@@ -151,13 +145,12 @@ def book_item(version: str, records: Sequence[Record]) -> Item:
                 for record in records
             }
         },
-        "ttl": _ttl(max(record.expires for record in records)),
     }
 
 
-def read_record(item: Item) -> Record:
-    """Return the connection that an item is."""
-    return Record(
+def decode_connection(item: Item) -> ConnectionRecord:
+    """Return a connection from its item."""
+    return ConnectionRecord(
         item["book"]["S"],
         ClientId(item["sk"]["S"].removeprefix(CLIENT)),
         item["pk"]["S"].removeprefix("N#"),
@@ -167,26 +160,17 @@ def read_record(item: Item) -> Record:
     )
 
 
-def record_item(record: Record) -> Item:
-    """Return the item of a connection."""
+def encode_connection(record: ConnectionRecord) -> Item:
+    """Return a connection's item."""
     return {
-        **record_key(record),
-        "book": {"S": record.book},
+        **connection_key(record),
+        "book": {"S": record.owner},
         "shard": number(record.shard),
         "at": number(record.active),
         "expires": number(record.expires),
-        "ttl": _ttl(record.expires),
     }
 
 
-def notice_item(record: Record, now: int) -> Item:
-    """Return the item that tells a connection's node to close it."""
-    return {
-        **key(f"N#{record.node}", NOTICE + record.client),
-        "at": number(now),
-        "ttl": _ttl(max(now, record.expires)),
-    }
-
-
-def _ttl(end: int) -> dict[str, Any]:
-    return number(-(-end // 1000) + BACKSTOP)
+def encode_notice(record: ConnectionRecord, now: int) -> Item:
+    """Return the item that tells a node to close an evicted connection."""
+    return {**key(f"N#{record.node}", NOTICE + record.client), "at": number(now)}

@@ -18,15 +18,15 @@ from service.core.errors import Close, StoreError
 from service.core.model import ClientId, UserId
 from service.settings import DynamodbSettings
 from service.stores.dynamodb.client import Client
+from service.stores.dynamodb.registry.connections import AdmissionLimits
 from service.stores.dynamodb.registry.directory import DynamodbDirectory
-from service.stores.dynamodb.registry.limits import Limits
 
 
 async def main(settings: DynamodbSettings, prefix: str, count: int, user: str) -> None:
     clock = SystemClock()
     client = Client(settings, clock)
     await client.start()
-    limits = Limits(3, 100, "evict_lru", 86400.0)
+    limits = AdmissionLimits(3, 100, "evict_lru", 86400.0)
     directory = DynamodbDirectory(client, settings, limits, clock)
     await directory.start()
 

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from tests.harness.process import environment, launched
-from tests.stores.dynamodb.publishers import HISTORY
+from tests.stores.dynamodb.log.publishers import HISTORY
 from tests.stores.dynamodb.support import TableStore
 from tests.stores.support import Bench
 
@@ -24,7 +24,7 @@ def spawn():
             launched(
                 sys.executable,
                 "-m",
-                "tests.stores.dynamodb.publishers",
+                "tests.stores.dynamodb.log.publishers",
                 json.dumps(given),
             ),
             env=environment({}),

@@ -11,16 +11,16 @@ import msgspec
 import pytest
 
 from tests.harness.process import environment, launched
-from tests.stores.dynamodb.fleet import Fleet
+from tests.stores.dynamodb.registry.fleet import Fleet
 
 PROCESSES = 4
 
 
 class Connectors:
-    """Processes that run tests/stores/dynamodb/connector.py."""
+    """Processes that run tests/stores/dynamodb/registry/connector.py."""
 
     def __init__(self, emulator, settings, count, user):
-        module = "tests.stores.dynamodb.connector"
+        module = "tests.stores.dynamodb.registry.connector"
         text = json.dumps(msgspec.to_builtins(settings))
         each = count // PROCESSES
         more = count % PROCESSES

@@ -1,4 +1,4 @@
-"""A process with publishers: ``python -m tests.stores.dynamodb.publishers SETTINGS``.
+"""A publishing process: ``python -m tests.stores.dynamodb.log.publishers SETTINGS``.
 
 Each publishes one after the other to one channel, and repeats with its idempotency key
 what failed. Prints each acknowledgement, then at the end what each was told, as JSON.

@@ -8,8 +8,10 @@ from typing import Any, NamedTuple
 
 from service.core.model import ClientId, UserId
 from service.settings import DynamodbSettings
+from service.stores.dynamodb.client import Client
+from service.stores.dynamodb.registry.connections import AdmissionLimits
 from service.stores.dynamodb.registry.directory import DynamodbDirectory
-from service.stores.dynamodb.registry.limits import Limits
+from service.stores.dynamodb.registry.maintenance import Maintenance
 from tests.stores.dynamodb.opening import make_table
 from tests.stores.dynamodb.support import Faults, StoreClock, client_for
 
@@ -23,6 +25,17 @@ class Contents(NamedTuple):
     records: dict[str, dict[str, Any]]  # by client
     books: dict[str, dict[str, Any]]  # by name, then by client
     rest: list[tuple[str, str]]  # keys of everything else
+
+
+class Process(DynamodbDirectory):
+    """The directory of a process, and its maintenance, which a test does by hand."""
+
+    def __init__(self, client: Client, fleet: Fleet, seed: int) -> None:
+        rng = random.Random(seed)
+        super().__init__(client, fleet.settings, fleet.limits, fleet.clock, rng)
+        self.maintenance = Maintenance(
+            client, self, fleet.clock, fleet.settings.node_timeout
+        )
 
 
 class Fleet:
@@ -40,7 +53,7 @@ class Fleet:
     ) -> None:
         self.settings = settings
         self.clock = clock
-        self.limits = Limits(user, address, policy, age)
+        self.limits = AdmissionLimits(user, address, policy, age)
         self.faults = Faults()
         self.boto = Faults().connect(settings)  # nobody's fault
         self._clients: list[Any] = []
@@ -54,17 +67,15 @@ class Fleet:
         await client.close()
         return self
 
-    async def process(self, faults: Faults | None = None) -> DynamodbDirectory:
-        """Return the directory of a new process."""
+    async def process(self, faults: Faults | None = None) -> Process:
+        """Return a new process."""
         seed = len(self._clients)
         client = client_for(self.settings, self.clock, faults, seed)
         await client.start()
         self._clients.append(client)
-        directory = DynamodbDirectory(
-            client, self.settings, self.limits, self.clock, random.Random(seed)
-        )
-        await directory.start()
-        return directory
+        process = Process(client, self, seed)
+        await process.start()
+        return process
 
     def write(self, operation: str, **request: Any) -> None:
         """Do something to the table that no process of ours does."""

@@ -21,19 +21,18 @@ from service.connections.cluster_sync import ASKED
 from service.core.model import Channel, Draft, RawJson, UserId
 from service.core.ports import History
 from service.settings import StoreSettings
+from service.stores import dynamodb
 from service.stores.dynamodb.client import Client, Operation
-from service.stores.dynamodb.registry import directory
-from service.stores.dynamodb.registry.connections import Connections
-from service.stores.dynamodb.registry.counter import Slots
-from service.stores.dynamodb.registry.limits import Limits
+from service.stores.dynamodb.registry.connections import AdmissionLimits, Connections
+from service.stores.dynamodb.registry.counter import ConnectionCounter
+from service.stores.dynamodb.registry.maintenance import HEARTBEATS, REAP_EVERY
 from service.stores.dynamodb.registry.nodes import Nodes
 from service.stores.dynamodb.registry.presence import Presence
-from service.stores.dynamodb.registry.records import read_record
-from service.stores.dynamodb.registry.upkeep import BEATS, SWEEP
+from service.stores.dynamodb.registry.records import decode_connection
 from service.stores.dynamodb.state import DynamodbState
 from service.stores.dynamodb.store import DynamodbStore
-from tests.stores.dynamodb.fleet import Fleet, admit
 from tests.stores.dynamodb.opening import make_table
+from tests.stores.dynamodb.registry.fleet import Fleet, admit
 from tests.stores.dynamodb.support import StoreClock, made
 from tests.stores.dynamodb.units import Meter
 
@@ -153,7 +152,7 @@ async def test_who_is_where(metered, fleet, plain, store_clock):
     one = await fleet.process()
     await admit(one, "u", "a")
     (item,) = fleet.contents().records.values()
-    record = read_record(item)
+    record = decode_connection(item)
     copy(fleet, plain)
     client, meter = metered
     presence = Presence(client, Nodes(client, store_clock, 40.0), store_clock)
@@ -163,13 +162,13 @@ async def test_who_is_where(metered, fleet, plain, store_clock):
     within("unsubscribe, in a namespace with presence", meter)
     connections = Connections(
         client,
-        Slots(client, 100, store_clock, random.Random(1)),
-        Limits(3, 100, "evict_lru", 86400.0),
+        ConnectionCounter(client, 100, store_clock, random.Random(1)),
+        AdmissionLimits(3, 100, "evict_lru", 86400.0),
         store_clock,
         random.Random(1),
         timeout=4.0,
         active=lambda client: None,
-        lost=lambda node: False,
+        is_dead=lambda node: False,
     )
     assert await connections.touch(record, record.active + 1)
     within("activity of a client, at most once a minute", meter)
@@ -232,11 +231,11 @@ async def test_a_channel_that_is_idle(fleet, plain, open_store, clock):
 async def test_a_process_that_is_idle(metered, store_clock):
     client, meter = metered
     nodes = Nodes(client, store_clock, 40.0)
-    await nodes.enter()
+    await nodes.register()
     hourly = {
         partial(nodes.notices, nodes.name): 3600 / ASKED,
-        nodes.renew: 3600 / (40.0 / BEATS),
-        nodes.all: 3600 / SWEEP,
+        nodes.renew: 3600 / (40.0 / HEARTBEATS),
+        nodes.read: 3600 / REAP_EVERY,
     }
     total = Meter()
     for work, times in hourly.items():
@@ -270,7 +269,7 @@ def test_every_row_of_the_table_is_measured():
 def test_the_policy_allows_what_is_called_and_no_more():
     policy = re.search(r"```json\n(.*?)```", DOC.read_text(), re.S)
     (statement,) = json.loads(policy[1])["Statement"]
-    sources = Path(directory.__file__).parent.glob("*.py")
+    sources = Path(dynamodb.__file__).parent.rglob("*.py")
     called = set()
     for source in sources:
         if source.name not in ("table.py", "client.py"):  # administration; a list

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from structlog.testing import capture_logs
 
 from service.core.errors import CLOSE_CONNECTION_LIMIT, TOO_MANY_REQUESTS_CLOSE
 from service.core.model import Channel, RawJson, UserId
-from tests.stores.dynamodb.fleet import Fleet, admit, nothing
+from tests.stores.dynamodb.registry.fleet import Fleet, admit, nothing
 from tests.stores.dynamodb.support import Faults, refusal
 
 
@@ -152,9 +153,9 @@ async def test_a_policy_of_rejecting_closes_the_newcomer(make_fleet, clock):
     assert await admit(there, "v", "d") == []
     # Whose process is dead keeps nobody out.
     clock.advance(41)
-    await there.beat()
+    await there.heartbeat()
     third = await fleet.process()
-    await third.bury()
+    await third.maintenance.reap()
     assert await admit(third, "u", "e") == []
 
 
@@ -241,21 +242,21 @@ async def test_the_dead_are_swept_by_whoever_comes(make_fleet, clock):
     await admit(one, "u", "e")  # takes the place of one of the dead
     await subscribe(one, "e", "news")
     clock.advance(38.9)
-    await asyncio.gather(one.beat(), two.beat())
-    await one.bury()
+    await asyncio.gather(one.heartbeat(), two.heartbeat())
+    await one.maintenance.reap()
     assert len(fleet.check().records) == 4  # it was not late when it was looked at
     clock.advance(1)
-    await asyncio.gather(one.beat(), two.beat())
+    await asyncio.gather(one.heartbeat(), two.heartbeat())
     assert await present(two, "news") == [("e", "u")]
-    await asyncio.gather(one.bury(), two.bury(), one.bury())
-    assert one.buried + two.buried == 3
+    reaped = await asyncio.gather(*[p.maintenance.reap() for p in (one, two, one)])
+    assert sum(reaped) == 3
     found = fleet.check()
     assert list(found.records) == ["e"]
     assert sorted(found.rest) == [("C#e", "S#news"), ("S#news", "e")]
     # Its row stays for an hour, in case something of it arrives late.
     clock.advance(3601)
-    await one.beat()
-    await one.bury()
+    await one.heartbeat()
+    await one.maintenance.reap()
     assert [i["pk"]["S"] for i in fleet.items()].count("NODES") == 2
 
 
@@ -267,12 +268,12 @@ async def test_who_was_taken_for_dead_enters_again(make_fleet, clock):
         await subscribe(away, client, "news")
         clock.advance(1)
     clock.advance(41)
-    await other.beat()
-    await other.bury()
+    await other.heartbeat()
+    await other.maintenance.reap()
     assert nothing(fleet.check())
     await admit(other, "u", "c")
     clock.advance(1)
-    await away.beat()  # a and b are let in as if they came now: c has to go
+    await away.heartbeat()  # a and b are let in as if they came now: c has to go
     found = fleet.check()
     assert sorted(found.records) == ["a", "b"]
     assert await other.evictions() == ["c"]
@@ -295,91 +296,90 @@ async def test_an_admission_that_arrives_after_its_leave_is_tidied_away(
     await admit(other, "v", "b")
     del late["ClientRequestToken"]
     fleet.boto.transact_write_items(**late)
-    await one.tidy()
+    assert await one.maintenance.drop_orphans() == 0
     assert sorted(fleet.check().records) == ["a", "b"]  # it may be under way
     clock.advance(16)
-    await one.tidy()
+    assert await other.maintenance.drop_orphans() == 0
+    assert await one.maintenance.drop_orphans() == 1
     assert list(fleet.check().records) == ["b"]
-    assert (one.tidied, other.tidied) == (1, 0)
 
 
-async def test_a_recount_repairs_what_others_broke(make_fleet):
+async def test_a_recount_reports_what_another_program_wrote(make_fleet):
     fleet = await make_fleet()
     one, two = await fleet.process(), await fleet.process()
     for number in range(6):
         await admit((one, two)[number % 2], f"u{number}", f"c{number}")
+    assert await one.maintenance.recount() == 0
     found = fleet.check()
-    shards = sorted(+found.counts)
-    # DynamoDB deletes a record by time; somebody writes counts; one is lost.
     record = found.records["c0"]
+    shard = int(record["shard"]["N"])
+    others = [other for other in +found.counts if other != shard]
+    # A record is deleted, a count overwritten.
     fleet.write("delete_item", Key={"pk": record["pk"], "sk": record["sk"]})
-    fleet.write(
-        "put_item",
-        Item={
-            "pk": {"S": f"G#{shards[0]}"},
-            "sk": {"S": "COUNT"},
-            "n": {"N": "17"},
-            "ver": {"N": "1"},
-        },
-    )
-    fleet.write(
-        "delete_item", Key={"pk": {"S": f"G#{shards[1]}"}, "sk": {"S": "COUNT"}}
-    )
-    wrong = fleet.contents()
-    assert sum(wrong.counts.values()) != len(wrong.records) == 5
-    await one.recount()
-    right = fleet.contents()
-    assert sum(right.counts.values()) == len(right.records) == 5
-    assert one.corrected > 0
-    assert await one.recount() == 0
-    for number in range(6):
-        await (one, two)[number % 2].leave(f"c{number}")
-    assert await one.total() == 0
+    written = {
+        "pk": {"S": f"G#{others[0]}"},
+        "sk": {"S": "COUNT"},
+        "n": {"N": "17"},
+        "ver": {"N": "1"},
+    }
+    fleet.write("put_item", Item=written)
+    before = fleet.contents()
+    with capture_logs() as logs:
+        assert await two.maintenance.recount() == 2
+    (line,) = logs
+    surplus = sum(before.counts.values()) - len(before.records)
+    assert (line["log_level"], line["shards"], line["surplus"]) == ("error", 2, surplus)
+    assert fleet.contents() == before  # nothing was repaired
 
 
-async def test_a_recount_leaves_alone_what_changes_meanwhile(make_fleet):
+async def test_a_recount_leaves_out_what_changes_meanwhile(make_fleet):
     fleet = await make_fleet({"client_limit": 64})
     faults = Faults()
     one, two = await fleet.process(faults), await fleet.process()
     await admit(two, "u", "a")
-    (shard,) = +fleet.check().counts
-    key = {"pk": {"S": f"G#{shard}"}, "sk": {"S": "COUNT"}}
-    fleet.write(
-        "update_item",
-        Key=key,
-        UpdateExpression="SET n = :n",
-        ExpressionAttributeValues={":n": {"N": "9"}},
-    )
     loop = asyncio.get_running_loop()
 
     def between(operation):
-        if operation == "UpdateItem":  # the records have been read
+        if operation == "Query":  # the counts have been read
             faults.before.clear()
             asyncio.run_coroutine_threadsafe(two.leave("a"), loop).result(10)
 
     faults.before.append(between)
-    assert await one.recount() == 0
-    assert fleet.contents().counts[shard] == 8  # wrong still, but not made worse
-    assert await one.recount() == 1
-    assert await one.total() == 0
+    assert await one.maintenance.recount() == 0
+    assert nothing(fleet.check())
 
 
 async def test_a_recount_is_due_once_a_day_for_all(make_fleet, clock):
     fleet = await make_fleet()
     processes = [await fleet.process() for _ in range(3)]
     wrong = {"pk": {"S": "G#1"}, "sk": {"S": "COUNT"}, "ver": {"N": "1"}}
+    fleet.write("put_item", Item={**wrong, "n": {"N": "5"}})
 
-    async def corrected():
-        fleet.write("put_item", Item={**wrong, "n": {"N": "5"}})
-        before = sum(p.corrected for p in processes)
-        await asyncio.gather(*[p.recount_when_due() for p in processes])
-        return sum(p.corrected for p in processes) - before
+    async def reported():
+        due = [p.maintenance.recount_if_due() for p in processes]
+        return sum(await asyncio.gather(*due))
 
-    assert await corrected() == 1
+    assert await reported() == 1
     clock.advance(86399)
-    assert await corrected() == 0
+    assert await reported() == 0
     clock.advance(1)
-    assert await corrected() == 1
+    assert await reported() == 1
+
+
+async def test_connections_of_a_deployment_that_was_down_for_months_are_removed(
+    make_fleet, clock
+):
+    """DynamoDB deletes no connection by itself, or its count would stay for ever."""
+    fleet = await make_fleet()
+    dead = await fleet.process()
+    await admit(dead, "u", "a")
+    clock.advance(90 * 86400)
+    kept = [item for item in fleet.items() if "ttl" not in item]
+    assert len(kept) == len(fleet.items())
+    one = await fleet.process()
+    assert await one.maintenance.reap() == 1
+    assert nothing(fleet.check())
+    assert await one.total() == 0
 
 
 async def test_nothing_is_left_after_the_last_process(make_fleet):
@@ -402,5 +402,5 @@ async def test_who_leaves_connections_behind_is_swept_at_once(make_fleet):
     one, two = await fleet.process(), await fleet.process()
     await admit(one, "u", "a")
     await one.close()
-    await two.bury()
+    await two.maintenance.reap()
     assert nothing(fleet.check())

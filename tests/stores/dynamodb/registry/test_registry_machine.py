@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from tests.clock import VirtualClock
-from tests.stores.dynamodb.fleet import Fleet, admit
 from tests.stores.dynamodb.mishaps import MISHAPS, Death, Mishap
+from tests.stores.dynamodb.registry.fleet import Fleet, admit
 from tests.stores.dynamodb.support import Faults, StoreClock
 
 PROCESSES = 3
@@ -71,8 +71,8 @@ class Machine(RuleBasedStateMachine):
             await self.live[number].leave(client)
         last = await self.fleet.process()
         self.virtual.advance(41)
-        await last.beat()
-        await last.bury()
+        await last.heartbeat()
+        await last.maintenance.reap()
         found = self.fleet.check()
         assert (found.records, found.books, found.rest) == ({}, {}, [])
         assert await last.total() == 0
@@ -197,13 +197,13 @@ class Machine(RuleBasedStateMachine):
     @rule(number=processes, mishap=mishaps)
     def bury(self, number, mishap):
         async def bury(directory):
-            await directory.beat()
-            await directory.bury()
+            await directory.heartbeat()
+            await directory.maintenance.reap()
 
         self.virtual.advance(41)
         for other in range(PROCESSES):
             if other != number:
-                self.run(self.live[other].beat())
+                self.run(self.live[other].heartbeat())
         left = set(self.left)
         outcome = self.attempt(number, bury, mishap)
         if outcome is Death:
@@ -217,7 +217,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(number=processes)
     def recount(self, number):
-        assert self.run(self.live[number].recount()) == 0
+        assert self.run(self.live[number].maintenance.recount()) == 0
         self.compare()
 
 
