@@ -18,17 +18,16 @@ from bench_server import FAN_RATE, PAYLOAD, SUBSCRIBERS, ours
 from load import connect, cpu, describe, exchange, frame, loop_factory, write
 
 from service.core.model import Publication, RawJson
-from service.protocol import replies
+from service.protocol import client_pb2, replies
 from service.protocol.json import Json
 from service.protocol.protobuf import Protobuf
-from service.protocol.schema import CLASSES
 
 PATH = "/connection/websocket"
 INFO = RawJson('{"user":"ann","client":"0f8fad5b-d9cb-469f-a165-70867728950e"}')
 
 
 def delimited(**fields):
-    body = CLASSES["Command"](**fields).SerializeToString()
+    body = client_pb2.Command(**fields).SerializeToString()
     size = len(body)
     head = bytes([size]) if size < 128 else bytes([size % 128 + 128, size // 128])
     return head + body

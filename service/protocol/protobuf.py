@@ -1,18 +1,18 @@
-"""The Centrifuge client protocol in protobuf: binary frames in, binary frames out.
+"""The protobuf form of the client protocol: binary frames, length-prefixed messages.
 
-Everything inside speaks JSON text: sessions, the hub and the store know of one form.
-Here a binary frame becomes the same commands that `json.decode` gives, and a reply or
-push that `json` wrote becomes the same in protobuf. So a field that `json` learns to
-write has to be in the table of `schema`; the tests compare the two.
+Sessions, the hub and the store know typed commands and JSON text only. A binary frame
+becomes the same commands as its JSON form, and a reply or push that `replies` wrote as
+JSON becomes the same in protobuf. Each field that `replies` writes must therefore be in
+`client.proto`; the tests compare the two.
 
-Payloads are bytes in protobuf and JSON here: what subscribers who speak JSON could not
-be given, and the store not keep, is refused (`json.NOT_JSON`). They go out as the text
-they came in, with one exception: half a surrogate pair, which JSON can escape and
-Unicode does not have, becomes U+FFFD, as it has to in strings.
+In protobuf a payload is bytes of any kind; here it must be JSON, since the store and
+the subscribers who use JSON could not take anything else (`commands.NOT_JSON`). It goes
+out as the text that came in, with one exception: half a surrogate pair, which JSON can
+escape and Unicode does not have, becomes U+FFFD, as in strings.
 
-Frames come from anybody: nothing but `CodecError` leaves `decode`, and nothing is
-allocated for a length that the frame does not have. What goes out is never longer than
-its JSON, so what bounds the one bounds the other.
+Frames are hostile until decoded: `decode` raises nothing but `CodecError`, and
+allocates nothing for a length that the frame does not have. A message is never longer
+than its JSON, so a bound on the one is a bound on the other.
 """
 
 from __future__ import annotations
@@ -24,12 +24,14 @@ from functools import cache, partial
 from typing import Any, Final
 
 import msgspec
+from google.protobuf.descriptor_pb2 import FieldDescriptorProto as _Type
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from google.protobuf.message import DecodeError, Message
 
 from _speedups import check
 from service.core.errors import CodecError
+from service.protocol import client_pb2
 from service.protocol.commands import NOT_JSON, Command, read_commands
-from service.protocol.schema import CLASSES, SCALARS, SCHEMA, WHOLE, Field
 
 __all__ = ["Protobuf"]
 
@@ -59,7 +61,7 @@ def _length(frame: bytes, at: int) -> tuple[int, int]:
 
 def _scanned(data: bytes) -> tuple[int, str, dict[str, Any]]:
     try:
-        message = CLASSES["Command"].FromString(data)
+        message = _CLASSES["Command"].FromString(data)
     except (DecodeError, ValueError, RecursionError) as error:
         # The last two only from the library's interpreted side: UTF-8 and nesting.
         raise CodecError("not a command") from error
@@ -160,6 +162,55 @@ def _mended(escape: re.Match[str]) -> str:
     return "\\ufffd" if escape[1] else escape[0]
 
 
+# The schema, as `client.proto` has it.
+
+_SERIALIZED: Final = {"pub": "Publication", "publications": "Publication"}
+"""Fields that hold messages as bytes: the field's name, and the message's."""
+
+
+class _Field(typing.NamedTuple):
+    """A field of a message.
+
+    Attributes:
+        type: As in `FieldDescriptorProto`; the values' type if it is a map.
+        message: The name of the message that it holds, "" for none.
+        many: "list", "map" (from strings), or "" for one.
+    """
+
+    name: str
+    type: int
+    message: str
+    many: str
+
+
+def _read_schema() -> dict[str, list[_Field]]:
+    file = FileDescriptorProto()
+    client_pb2.DESCRIPTOR.CopyToProto(file)
+    schema: dict[str, list[_Field]] = {}
+    for message in file.message_type:
+        values = {entry.name: entry.field[1] for entry in message.nested_type}
+        fields = schema[message.name] = []
+        for field in message.field:
+            many = "list" if field.label == _Type.LABEL_REPEATED else ""
+            item = field
+            if _last(field.type_name) in values:
+                # A map: on the wire, a list of entries with a key and a value.
+                item, many = values[_last(field.type_name)], "map"
+            kind = _last(item.type_name)
+            fields.append(_Field(field.name, item.type, kind, many))
+    return schema
+
+
+def _last(name: str) -> str:
+    return name.rpartition(".")[2]
+
+
+_SCHEMA: Final = _read_schema()
+_CLASSES: Final[dict[str, type[Message]]] = {
+    name: getattr(client_pb2, name) for name in _SCHEMA
+}
+
+
 # Between a message and its fields by name. What a plan does not name stays as it is.
 
 
@@ -179,7 +230,7 @@ def _built(kind: str, fields: dict[str, Any]) -> Message:
     for name in fields:
         if name in plan:
             fields[name] = plan[name](fields[name])
-    return CLASSES[kind](**fields)
+    return _CLASSES[kind](**fields)
 
 
 class _Serialized:
@@ -195,7 +246,7 @@ class _Serialized:
         text = bytes(json)
         data = self._known.get(text)
         if data is None:
-            data = _built(kind, _WHOLE_FROM_JSON[kind](text)).SerializeToString()
+            data = _built(kind, _SERIALIZED_FROM_JSON[kind](text)).SerializeToString()
             self._size += len(text) + len(data)
             if self._size > MEMO:
                 self._known.clear()
@@ -222,25 +273,26 @@ def _map(convert: _Convert, values: Any) -> dict[str, Any]:
 def _planned(
     payload: _Convert,
     message: Callable[[str, Any], Any],
-    whole: Callable[[str, Any], Any],
+    serialized: Callable[[str, Any], Any],
 ) -> _Plan:
     plan: _Plan = {}
-    for name, fields in SCHEMA.items():
-        plan[name] = {}
+    convert: _Convert
+    for kind, fields in _SCHEMA.items():
+        plan[kind] = {}
         for field in fields:
-            if field.kind == "bytes":
+            if field.name in _SERIALIZED:
+                convert = partial(serialized, _SERIALIZED[field.name])
+            elif field.message:
+                convert = partial(message, field.message)
+            elif field.type == _Type.TYPE_BYTES:
                 convert = payload
-            elif field.kind in WHOLE:
-                convert = partial(whole, field.kind)
-            elif field.kind not in SCALARS:
-                convert = partial(message, field.kind)
             elif field.many:
                 convert = str  # as it is, but out of the library's container
             else:
                 continue
             if field.many:
                 convert = partial(_map if field.many == "map" else _list, convert)
-            plan[name][field.name] = convert
+            plan[kind][field.name] = convert
     return plan
 
 
@@ -251,23 +303,24 @@ _WRITING: Final = _planned(bytes, _built, _Serialized())
 # JSON to fields by name.
 
 
-_TYPES: Final = {"bool": bool, "bytes": msgspec.Raw, "string": str}  # else int
+_TYPES: Final[dict[int, Any]] = {
+    _Type.TYPE_BOOL: bool,
+    _Type.TYPE_BYTES: msgspec.Raw,
+    _Type.TYPE_STRING: str,
+}  # else int
 
 
 @cache
 def _record(kind: str) -> Any:
     """Return the type that msgspec reads a message of *kind* as."""
     make: Any = typing.TypedDict  # for a checker, its fields are not known
-    return make(kind, {field.name: _type(field) for field in SCHEMA[kind]}, total=False)
+    return make(
+        kind, {field.name: _type(field) for field in _SCHEMA[kind]}, total=False
+    )
 
 
-def _type(field: Field) -> Any:
-    if field.kind in WHOLE:
-        one: Any = msgspec.Raw
-    elif field.kind in SCALARS:
-        one = _TYPES.get(field.kind, int)
-    else:
-        one = _record(field.kind)
+def _type(field: _Field) -> Any:
+    one: Any = _record(field.message) if field.message else _TYPES.get(field.type, int)
     return {"": one, "list": list[one], "map": dict[str, one]}[field.many]
 
 
@@ -278,4 +331,6 @@ def _reader(kind: str) -> Callable[[str | bytes], dict[str, Any]]:
 
 
 _from_json: Final = _reader("Reply")
-_WHOLE_FROM_JSON: Final = {kind: _reader(kind) for kind in WHOLE}
+_SERIALIZED_FROM_JSON: Final = {
+    kind: _reader(kind) for kind in set(_SERIALIZED.values())
+}

@@ -50,6 +50,8 @@ def sources(*folders: str) -> tuple[Source, ...]:
     found = []
     for folder in folders:
         for path in sorted((ROOT / folder).rglob("*.py")):
+            if path.name.endswith("_pb2.py"):
+                continue  # generated
             parts = path.relative_to(ROOT).with_suffix("").parts
             if parts[-1] == "__init__":
                 parts = parts[:-1]
