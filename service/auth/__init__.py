@@ -25,7 +25,6 @@ from service.auth.errors import (
     TokenExpired,
     TokenInvalid,
 )
-from service.auth.issue import issue
 from service.auth.keys import Key, KeySet, read_jwks
 from service.auth.revocations import (
     DEFAULT_TTL,
@@ -60,7 +59,6 @@ __all__ = [
     "Verifier",
     "digest_of",
     "find_key",
-    "issue",
     "read_api_keys",
     "read_jwks",
 ]

@@ -1,4 +1,4 @@
-"""What an examination has found."""
+"""The result of one examination."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ PROBLEM = "problem"
 
 
 class Finding(NamedTuple):
-    """One line of the doctor's.
+    """One line of the doctor's output.
 
     Attributes:
-        level: ``ok``, ``note`` (it works, but) or ``problem`` (it does not).
-        subject: What was looked at.
-        text: What was found.
+        level: ``ok``, ``note`` (it works, but could be better) or ``problem`` (it does
+            not work).
+        subject: The part that was examined.
+        text: Its state.
         remedy: How to mend it; "" for ok.
     """
 

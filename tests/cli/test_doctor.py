@@ -1,4 +1,4 @@
-"""`steadwire token`, `keys` and `doctor`: what they print and what they leave alone."""
+"""`steadwire doctor`: it finds each fault, and changes nothing."""
 
 from __future__ import annotations
 
@@ -10,140 +10,24 @@ import sqlite3
 import subprocess
 import sys
 import threading
-import time
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import pytest
-import structlog
-from click.testing import CliRunner, Result
 
-from service.auth import ConnectionClaims, SubscriptionClaims, Verifier
-from service.cli import doctor as looking
-from service.cli import main
-from service.settings import Settings, StoreSettings, TokenSettings, load
+from service.cli.doctor import examination
+from service.cli.doctor.finding import Finding
+from service.cli.doctor.keys import examine_keys
+from service.settings import Settings, StoreSettings, TokenSettings
 from service.stores.sqlite.schema import open_files
 from tests.auth.keyring import OTHER_SECRET, SECRET, odd_curve_pem
+from tests.cli.running import KEYS, printed, run
 from tests.harness.process import environment, launched
 
-KEYS = {"STEADWIRE_TOKEN_HMAC_SECRET_KEY": SECRET, "STEADWIRE_API_KEY": "k" * 32}
 
-
-@pytest.fixture(autouse=True)
-def apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Run in an empty directory, without the developer's settings."""
-    monkeypatch.chdir(tmp_path)
-    for name in [name for name in os.environ if name.startswith("STEADWIRE_")]:
-        monkeypatch.delenv(name)
-    yield
-    structlog.reset_defaults()
-
-
-def run(*arguments: str, **env: str) -> Result:
-    return CliRunner().invoke(main, arguments, env=env)
-
-
-def printed(*arguments: str, **env: str) -> str:
-    result = run(*arguments, **env)
-    assert result.exit_code == 0, result.output
-    return result.stdout
-
-
-def verifier(env: dict[str, str]) -> Verifier:
-    return Verifier(load(env, {}), time.time)
-
-
-# token
-
-
-def test_a_connection_token() -> None:
-    text = printed("token", "--user", "ann", **KEYS).strip()
-    claims = verifier(KEYS).connection(text)
-    assert isinstance(claims, ConnectionClaims)
-    assert claims.user == "ann"
-    assert claims.issued_at <= time.time()
-    assert claims.expire_at == claims.issued_at + 3600
-
-
-def test_every_option_of_a_connection_token() -> None:
-    env = {
-        **KEYS,
-        "STEADWIRE_TOKEN_AUDIENCE": "chat",
-        "STEADWIRE_TOKEN_ISSUER": "id.example",
-    }
-    options = ["--exp", "0", "--info", '{"name":"Änn"}', "--meta", '{"a":[1]}']
-    text = printed("token", "--user", "", *options, "--join", "a", "--join", "b", **env)
-    claims = verifier(env).connection(text.strip())
-    assert isinstance(claims, ConnectionClaims)
-    assert (claims.user, claims.expire_at) == ("", 0)
-    assert (claims.info, claims.meta) == ('{"name":"Änn"}', '{"a":[1]}')
-    assert [each.channel for each in claims.subscriptions] == ["a", "b"]
-
-
-def test_a_subscription_token() -> None:
-    options = ["--channel", "$news", "--data", "[1]", "--client", "c1"]
-    text = printed("token", "--user", "ann", *options, **KEYS).strip()
-    claims = verifier(KEYS).subscription(text)
-    assert isinstance(claims, SubscriptionClaims)
-    assert (claims.user, claims.channel) == ("ann", "$news")
-    assert (claims.data, claims.client) == ("[1]", "c1")
-
-
-def test_a_subscription_token_with_a_secret_of_its_own() -> None:
-    env = {**KEYS, "STEADWIRE_SUBSCRIPTION_TOKEN_HMAC_SECRET_KEY": OTHER_SECRET}
-    text = printed("token", "--user", "ann", "--channel", "news", **env).strip()
-    assert isinstance(verifier(env).subscription(text), SubscriptionClaims)
-
-
-@pytest.mark.parametrize(
-    ("options", "text"),
-    [
-        ([], "--user"),
-        (["--user", "a", "--data", "1"], "--channel"),
-        (["--user", "a", "--client", "c"], "--channel"),
-        (["--user", "a", "--channel", "c", "--meta", "{}"], "--meta"),
-        (["--user", "a", "--channel", "c", "--join", "d"], "--join"),
-        (["--user", "a", "--info", "{"], "no JSON"),
-        (["--user", "a", "--info", "NaN"], "no JSON"),
-        (["--user", "a", "--exp", "-1"], "--exp"),
-        (["--user", "\udcff"], "UTF-8"),
-    ],
-)
-def test_options_that_are_refused(options: list[str], text: str) -> None:
-    result = run("token", *options, **KEYS)
-    assert result.exit_code == 2
-    assert text in result.stderr
-    assert result.stdout == ""
-
-
-def test_a_token_without_a_secret() -> None:
-    result = run("token", "--user", "ann")
-    assert result.exit_code == 2
-    assert result.stdout == ""
-    assert "token.hmac_secret_key is not set" in result.stderr
-    assert "steadwire keys" in result.stderr
-
-
-# keys
-
-
-def test_keys_are_settings() -> None:
-    text = printed("keys")
-    Path("steadwire.toml").write_text(text)
-    settings = load({}, {})
-    assert len(settings.token.hmac_secret_key) >= 64
-    assert len(settings.api.key) >= 32
-    printed("token", "--user", "ann")
-    assert tomllib.loads(printed("keys")) != tomllib.loads(text)
-
-
-# doctor
-
-
-def examined(**env: str) -> dict[str, looking.Finding]:
+def examined(**env: str) -> dict[str, Finding]:
     found = {each.subject: each for each in _examine(env)}
     for each in found.values():
         assert bool(each.remedy) == (each.level != "ok"), (
@@ -152,8 +36,8 @@ def examined(**env: str) -> dict[str, looking.Finding]:
     return found
 
 
-def _examine(env: dict[str, str]) -> list[looking.Finding]:
-    return list(looking.examine({"STEADWIRE_SERVER_PORT": "0", **KEYS, **env}))
+def _examine(env: dict[str, str]) -> list[Finding]:
+    return list(examination.examine({"STEADWIRE_SERVER_PORT": "0", **KEYS, **env}))
 
 
 def test_the_doctor_finds_nothing(tmp_path: Path) -> None:
@@ -212,7 +96,7 @@ def test_the_doctor_as_a_process(tmp_path: Path) -> None:
                 "STEADWIRE_TOKEN_HMAC_PREVIOUS_SECRET_KEY_VALID_UNTIL": "1",
             },
             "note",
-            "valid no more",
+            "no longer valid",
         ),
     ],
 )
@@ -252,7 +136,7 @@ def test_a_key_set_that_is_fetched() -> None:
         assert found.level == "ok"
         token = TokenSettings(jwks_public_endpoint=url)
         settings = Settings(environment="production", token=token)
-        found = {each.subject: each for each in looking._keys(settings)}["keys"]
+        found = {each.subject: each for each in examine_keys(settings)}["keys"]
         assert found.level == "note"
         assert "not encrypted" in found.text
         issuer.shutdown()
@@ -261,7 +145,7 @@ def test_a_key_set_that_is_fetched() -> None:
 
 def test_what_production_lacks() -> None:
     settings = Settings(environment="production")
-    found = {each.subject: each for each in looking._keys(settings)}
+    found = {each.subject: each for each in examine_keys(settings)}
     assert found["keys"].level == "problem"
     assert found["api key"].level == "problem"
 
@@ -318,8 +202,8 @@ def test_stores_that_cannot_be_opened(tmp_path: Path) -> None:
         "plain": "another program's",
         "other": "another program's",
         "newer": "schema 99",
-        "nowhere/a.db": "is no directory",
-        "notes/a.db": "is no directory",
+        "nowhere/a.db": "is not a directory",
+        "notes/a.db": "is not a directory",
     }.items():
         level, found = store(tmp_path / name)
         assert level == "problem", name
@@ -390,7 +274,7 @@ def test_an_address_of_another_machine() -> None:
 
 
 def test_another_hypercorn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(looking, "version", lambda name: "0.99.0")
+    monkeypatch.setattr(examination, "version", lambda name: "0.99.0")
     found = examined()["hypercorn"]
     assert found.level == "problem"
     assert "0.99.0 is not supported" in found.text
@@ -426,3 +310,31 @@ def test_speedups(
 
 def test_findings_can_be_printed_everywhere() -> None:
     assert printed("doctor", STEADWIRE_SERVER_PORT="0").isascii()
+
+
+def api_keys(text: str, mode: int = 0o600) -> list[str]:
+    path = Path("keys.toml")
+    path.write_text(text)
+    path.chmod(mode)
+    env = {"STEADWIRE_API_KEYS_FILE": "keys.toml", "STEADWIRE_SERVER_PORT": "0"}
+    result = run("doctor", **env)
+    lines = result.stdout.splitlines()
+    assert result.exit_code == int(any(line.startswith("problem") for line in lines))
+    return [line for line in lines if "api key" in line]
+
+
+def test_the_doctor_looks_at_the_file() -> None:
+    text = printed("keys", "--name", "a", "--read")
+    assert api_keys(text, 0o644) == ["ok       api key    keys.toml has 1"]
+
+
+def test_the_doctor_says_what_is_wrong_with_the_file() -> None:
+    (line,) = api_keys('[a]\nkey = "kkkkkkkkkkkkkkkkkkkk"\nraed = true')
+    assert line.startswith("problem  api key    api.keys_file: keys.toml: a: ")
+    assert "raed" in line and "kkk" not in line
+    _, ended, exposed = api_keys(
+        '[a]\nkey = "kkkkkkkkkkkkkkkkkkkk"\nread = true\nnot_after = 1', 0o644
+    )
+    assert ended.startswith("note     api key    a in keys.toml is no longer valid")
+    assert exposed.startswith("note     api key    keys.toml holds keys in the open")
+    assert len(api_keys('[a]\nkey = "kkkkkkkkkkkkkkkkkkkk"\nread = true', 0o600)) == 1

@@ -1,4 +1,4 @@
-"""`steadwire keys --name`, and what the doctor says of a file of API keys."""
+"""`steadwire keys`: secrets for the settings, and keys of the server API."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 
 from service.auth import find_key, read_api_keys
-from tests.cli.test_cli_tokens import apart, printed, run
-
-__all__ = ["apart"]  # its fixture: an empty directory and no settings
+from service.settings import load
+from tests.cli.running import printed, run
 
 
 def made(*arguments: str) -> tuple[str, str]:
@@ -54,29 +53,11 @@ def test_a_key_of_no_use_is_not_made(arguments: list[str], words: str) -> None:
     assert words in result.stderr
 
 
-def doctor(text: str, mode: int = 0o600) -> list[str]:
-    path = Path("keys.toml")
-    path.write_text(text)
-    path.chmod(mode)
-    env = {"STEADWIRE_API_KEYS_FILE": "keys.toml", "STEADWIRE_SERVER_PORT": "0"}
-    result = run("doctor", **env)
-    lines = result.stdout.splitlines()
-    assert result.exit_code == int(any(line.startswith("problem") for line in lines))
-    return [line for line in lines if "api key" in line]
-
-
-def test_the_doctor_looks_at_the_file() -> None:
-    _, text = made("a", "--read")
-    assert doctor(text, 0o644) == ["ok       api key    keys.toml has 1"]
-
-
-def test_the_doctor_says_what_is_wrong_with_the_file() -> None:
-    (line,) = doctor('[a]\nkey = "kkkkkkkkkkkkkkkkkkkk"\nraed = true')
-    assert line.startswith("problem  api key    api.keys_file: keys.toml: a: ")
-    assert "raed" in line and "kkk" not in line
-    _, ended, exposed = doctor(
-        '[a]\nkey = "kkkkkkkkkkkkkkkkkkkk"\nread = true\nnot_after = 1', 0o644
-    )
-    assert ended.startswith("note     api key    a in keys.toml is valid no more")
-    assert exposed.startswith("note     api key    keys.toml holds keys in the open")
-    assert len(doctor('[a]\nkey = "kkkkkkkkkkkkkkkkkkkk"\nread = true', 0o600)) == 1
+def test_keys_are_settings() -> None:
+    text = printed("keys")
+    Path("steadwire.toml").write_text(text)
+    settings = load({}, {})
+    assert len(settings.token.hmac_secret_key) >= 64
+    assert len(settings.api.key) >= 32
+    printed("token", "--user", "ann")
+    assert tomllib.loads(printed("keys")) != tomllib.loads(text)

@@ -50,7 +50,7 @@ def test_a_table_from_its_making_to_its_end(steadwire):
     _, output = steadwire("doctor")
     assert f"ok       store      table {name}\n" in output
     assert steadwire("tables", "delete", "--yes") == (0, f"{name}: deleted\n")
-    assert steadwire("tables", "delete", "--yes") == (0, f"{name}: there was none\n")
+    assert steadwire("tables", "delete", "--yes") == (0, f"{name}: it did not exist\n")
 
 
 def test_a_table_is_not_deleted_without_a_word(steadwire):

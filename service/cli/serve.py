@@ -1,0 +1,81 @@
+"""``steadwire serve``: run a server in the foreground."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from service.settings import Settings
+
+__all__ = ["serve"]
+
+
+@click.command()
+@click.option("--host", help="Address to listen on.  [STEADWIRE_SERVER_HOST]")
+@click.option(
+    "--port", type=int, help="TCP port; 0 takes a free one.  [STEADWIRE_SERVER_PORT]"
+)
+@click.option("--store", help="The SQLite file, or :memory:.  [STEADWIRE_STORE_PATH]")
+def serve(host: str | None, port: int | None, store: str | None) -> None:
+    """Serve clients until SIGTERM or Ctrl-C.
+
+    Settings come from steadwire.toml (or the file that STEADWIRE_CONFIG names), then
+    from STEADWIRE_… variables, then from these options.
+    """
+    from service.settings import load
+
+    options: dict[str, dict[str, Any]] = {
+        "server": {"host": host, "port": port},
+        "store": {"path": store},
+    }
+    overrides = {
+        name: {key: value for key, value in section.items() if value is not None}
+        for name, section in options.items()
+    }
+    settings = load(os.environ, overrides)
+    # Only once the settings are known to be right: this imports everything.
+    from service import logs, server
+    from service.app import create_app
+
+    logs.configure(settings.log)  # stderr: the announcement is printed on stdout
+    app = create_app(settings)
+    ready = _announcement(settings, app.api_key)
+    server.run(server.serve(app, settings, ready=ready, drain=app.drain))
+
+
+def _announcement(settings: Settings, api_key: str) -> Callable[[list[str]], None]:
+    # A configured key is secret; a key made up for this run is of no use unless it is
+    # shown.
+    made_up = not settings.api.has_keys
+    shown = api_key if made_up else "$STEADWIRE_API_KEY"
+    where = "" if made_up else " (where STEADWIRE_API_KEY is the key)"
+
+    def announce(addresses: list[str]) -> None:
+        # The API's address is the last: its own, or that of clients.
+        clients, api = addresses[0], addresses[-1]
+        example = (
+            f"Publish a message{where}:\n\n"
+            f"curl -sS {api}/api/publish -H 'Content-Type: application/json' "
+            f'-H "X-API-Key: {shown}" '
+            """-d '{"channel":"chat","data":{"text":"hello"}}'\n"""
+        )
+        if not shown:
+            example = (
+                "The server API refuses everybody: set api.key (`steadwire keys` makes "
+                "one) or api.keys_file\n"
+            )
+        # Flushed, for a pipe too would keep it until the process ends.
+        print(
+            f"Steadwire, {settings.environment}\n"
+            f"  WebSocket  {clients.replace('http', 'ws', 1)}/connection/websocket\n"
+            f"  API        {api}/api\n"
+            f"  health     {clients}/health/ready\n"
+            f"\n{example}",
+            flush=True,
+        )
+
+    return announce
