@@ -35,6 +35,7 @@ import asyncio
 from asyncio import Future
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from functools import partial
 from sys import getsizeof
 from typing import Any, NamedTuple
 
@@ -501,8 +502,20 @@ class SingleFlightReads:
         # It starts in the next step of the loop, so all who ask in this one share it.
         task = loop.create_task(self._run(channel, read))
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(partial(self._ended, channel, read))
         return read
+
+    def _ended(
+        self, channel: Channel, read: InFlightRead, task: asyncio.Task[None]
+    ) -> None:
+        """Fail the callers if the task died; the next request begins a new read."""
+        self._tasks.discard(task)
+        if read.done.done():
+            return
+        died = None if task.cancelled() else task.exception()
+        _log.error("a read died", **describe(died or asyncio.CancelledError()))
+        del self._in_flight[channel]
+        read.done.set_result("the read was interrupted")
 
     async def _run(self, channel: Channel, read: InFlightRead) -> None:
         read.started = True

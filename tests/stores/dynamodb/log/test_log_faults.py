@@ -270,6 +270,25 @@ async def test_a_read_that_fails_says_so_and_the_next_one_works(bench):
     assert await stored(bench) == ["0"]
 
 
+@pytest.mark.parametrize("cancelled", [True, False])
+async def test_a_read_whose_task_dies_fails_and_the_next_one_works(bench, cancelled):
+    await bench.append("a", "0")
+    bench.store.clock.ahead += 0.11
+    if not cancelled:
+        bench.faults.before.append(die)
+    tests = asyncio.all_tasks()
+    reads = [asyncio.ensure_future(bench.read("a")) for _ in range(3)]
+    await asyncio.sleep(0)
+    if cancelled:
+        (task,) = asyncio.all_tasks() - tests - {*reads}
+        task.cancel()  # before its first step
+    async with asyncio.timeout(10):
+        outcomes = await asyncio.gather(*reads, return_exceptions=True)
+    assert {type(o) for o in outcomes} == {StoreUnavailable}
+    bench.faults.before.clear()
+    assert await stored(bench) == ["0"]
+
+
 async def test_nothing_is_read_that_could_be_stale(bench):
     # An eventually consistent read may be of any age: none decides anything.
     for n in range(70):
