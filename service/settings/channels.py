@@ -1,4 +1,4 @@
-"""What channels can do, by namespace, and who may do it."""
+"""Channel settings: the options and permissions of each namespace."""
 
 from __future__ import annotations
 
@@ -14,36 +14,37 @@ from service.settings.sections import Count, Seconds, Section
 __all__ = ["ChannelOptions", "ChannelSettings", "Namespace"]
 
 
-class ChannelOptions(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the channels of one namespace can do, and who may do it.
+class ChannelOptions(Section, frozen=True, kw_only=True):
+    """Options and permissions of the channels of one namespace.
 
     *client* is a connection with a user id, *anonymous* one without, *subscriber* one
-    that is subscribed to the channel, whatever its user id.
+    that is subscribed to the channel, with a user id or without.
 
     Attributes:
         history_size: Publications kept per channel; 0 switches history off.
-        history_ttl: Seconds each is kept; 0 switches history off.
+        history_ttl: Seconds each publication is kept; 0 switches history off.
         history_meta_ttl: Seconds the top offset outlives the last publication.
-        force_positioning: Check every subscription's position.
-        allow_positioning: Check it for clients that ask.
+        force_positioning: Check the position of every subscription.
+        allow_positioning: Check the position for clients that ask.
         force_recovery: Make every subscription recoverable, and so positioned.
-        allow_recovery: Make it recoverable for clients that ask.
-        presence: Keep who is subscribed.
-        join_leave: Tell of who comes and goes.
-        force_push_join_leave: Tell every subscriber, not only those who ask.
-        allow_subscribe_for_client: Who may subscribe without a token.
-        allow_subscribe_for_anonymous: The same.
-        allow_publish_for_client: Who may publish.
-        allow_publish_for_subscriber: The same.
-        allow_publish_for_anonymous: The same.
-        allow_presence_for_client: Who may ask for presence, and for join and leave.
-        allow_presence_for_subscriber: The same.
-        allow_presence_for_anonymous: The same.
-        allow_history_for_client: Who may read history, and so ask for recovery.
-        allow_history_for_subscriber: The same.
-        allow_history_for_anonymous: The same.
-        allow_user_limited_channels: A channel ``name#42,43`` is for the users 42 and
-            43, who may subscribe without a token; nobody else may.
+        allow_recovery: Make subscriptions recoverable for clients that ask.
+        presence: Keep the list of subscribers.
+        join_leave: Send a message when a subscriber joins or leaves.
+        force_push_join_leave: Send it to every subscriber, not only to those that ask.
+        allow_subscribe_for_client: A client may subscribe without a token.
+        allow_subscribe_for_anonymous: An anonymous connection may.
+        allow_publish_for_client: A client may publish.
+        allow_publish_for_subscriber: A subscriber may.
+        allow_publish_for_anonymous: An anonymous connection may.
+        allow_presence_for_client: A client may ask for presence, and for join and
+            leave.
+        allow_presence_for_subscriber: A subscriber may.
+        allow_presence_for_anonymous: An anonymous connection may.
+        allow_history_for_client: A client may read history, and so ask for recovery.
+        allow_history_for_subscriber: A subscriber may.
+        allow_history_for_anonymous: An anonymous connection may.
+        allow_user_limited_channels: To a channel ``name#42,43`` only the users 42 and
+            43 may subscribe, without a token.
         channel_regex: The part of the name after ``namespace:`` must match it as a
             whole; "" allows every name in ASCII.
     """
@@ -98,7 +99,7 @@ class ChannelOptions(Section, frozen=True, kw_only=True, forbid_unknown_fields=T
             raise SettingsError(f"{where}: channel_regex: {error}") from error
 
     def changed(self, override: Override) -> ChannelOptions:
-        """Return them with what is different in *override*."""
+        """Return the options with those of *override* in their place."""
         return msgspec.structs.replace(self, **override.changes())
 
 
@@ -110,7 +111,7 @@ _NEED_HISTORY = (
 )
 
 
-class Namespace(ChannelOptions, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Namespace(ChannelOptions, frozen=True, kw_only=True):
     """Options for the channels ``name:…``.
 
     Attributes:
@@ -120,8 +121,8 @@ class Namespace(ChannelOptions, frozen=True, kw_only=True, forbid_unknown_fields
     name: str
 
 
-# A chat that loses its place after a lunch break is of no use, hence a day; a
-# thousand messages of 4 KB are 4 MB a channel at the most.
+# A chat client must recover after a lunch break, hence a day. A thousand messages of
+# 4 KB are at most 4 MB a channel.
 _CHAT = ChannelOptions(
     history_size=1000,
     history_ttl=24 * 3600.0,
@@ -131,12 +132,12 @@ _CHAT = ChannelOptions(
 )
 
 
-class ChannelSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ChannelSettings(Section, frozen=True, kw_only=True):
     """Channels by namespace.
 
     Attributes:
         without_namespace: Options of channels that have no ``:`` in their name.
-        namespaces: Options of the others; a channel of no known namespace is
+        namespaces: Options of the other channels; a channel of an unknown namespace is
             refused with 102.
     """
 

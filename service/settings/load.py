@@ -1,13 +1,12 @@
-"""The one validated settings object, and the only reader of the environment.
+"""Loading of the settings into one validated object; the one reader of the environment.
 
-Three sources, later ones win: the defaults below, the file ``steadwire.toml`` (or the
-one named by ``STEADWIRE_CONFIG``), and environment variables. A field ``port`` of the
-section ``server`` is ``[server] port`` in the file and ``STEADWIRE_SERVER_PORT`` in
-the environment; lists and namespaces are written there as JSON.
+Three sources, later ones win: the defaults of the sections, the file ``steadwire.toml``
+(or the one named by ``STEADWIRE_CONFIG``), and environment variables. A field ``port``
+of the section ``server`` is ``[server] port`` in the file and ``STEADWIRE_SERVER_PORT``
+in the environment; lists and namespaces are written there as JSON.
 
-A name that is not known is an error, never ignored: a misspelt limit is no limit.
-msgspec validates (it is compiled, has no dependencies, and names the path of what is
-wrong); times are seconds and sizes bytes unless a field says otherwise.
+An unknown name is an error, never ignored: a misspelt limit would be no limit. msgspec
+validates (it is compiled, has no dependencies, and names the path of a wrong value).
 """
 
 from __future__ import annotations
@@ -24,13 +23,13 @@ from service.core.client_address import Proxies
 from service.core.errors import SettingsError
 from service.core.origins import Origins, is_secure
 from service.settings.channels import ChannelSettings
-from service.settings.connections import ConnectionSettings
-from service.settings.dynamodb import DynamodbSettings
-from service.settings.limits import LimitSettings
-from service.settings.logging import LogSettings
 from service.settings.sections import (
     ApiSettings,
     ClientSettings,
+    ConnectionSettings,
+    DynamodbSettings,
+    LimitSettings,
+    LogSettings,
     ProxySettings,
     Secret,
     Section,
@@ -46,14 +45,14 @@ HEARTBEATS = {"development": 60.0, "production": 75.0, "staging": 90.0}  # s
 _NAMESPACE = re.compile(r"[-a-zA-Z0-9_]{2,}")
 
 
-class Settings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Everything that can be set, grouped by who reads it.
+class Settings(Section, frozen=True, kw_only=True):
+    """All settings, a section for each part of the service.
 
     Attributes:
         environment: ``development``, ``staging`` or ``production``. Any other name
-            gets production's security.
-        subscription_token: Keys of subscription tokens; those of ``token`` when
-            nothing is set here.
+            has production's security.
+        subscription_token: Keys of subscription tokens; when the section is empty, the
+            keys of ``token`` verify them.
     """
 
     environment: str = "development"
@@ -72,19 +71,21 @@ class Settings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     @property
     def insecure(self) -> bool:
-        """Whether connections without a token are admitted to everything."""
+        """True when connections without a token are admitted to everything."""
         if self.client.insecure is None:
             return self.environment == "development" and not self.token.has_keys
         return self.client.insecure
 
     @property
     def connection_limit(self) -> int:
-        """Clients that may be connected to this process."""
-        return self.connections.limit_in(self.environment)
+        """Most clients connected to this process."""
+        if self.connections.limit is not None:
+            return self.connections.limit
+        return 10_000 if self.strict else 100
 
     @property
     def strict(self) -> bool:
-        """Whether what is only good for development is refused."""
+        """True outside development: insecure settings are refused."""
         return self.environment != "development"
 
     @property
@@ -94,7 +95,7 @@ class Settings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     @property
     def origins(self) -> Origins:
-        """The pages that may connect.
+        """The web pages that may connect.
 
         Raises:
             SettingsError: An entry can never match.
@@ -109,29 +110,25 @@ class Settings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     @property
     def heartbeat_timeout(self) -> float:
-        """Seconds without a sign of life until a connection is dead."""
+        """Seconds without a sign of life after which a connection is dead."""
         if self.client.heartbeat_timeout is not None:
             return self.client.heartbeat_timeout
         return HEARTBEATS.get(self.environment, HEARTBEATS["development"])
 
     @property
     def subscription_keys(self) -> TokenSettings:
-        """The section that holds for subscription tokens."""
-        return (
-            self.subscription_token
-            if self.subscription_token.has_keys
-            else (self.token)
-        )
+        """The section whose keys verify subscription tokens."""
+        own = self.subscription_token
+        return own if own.has_keys else self.token
 
     def check(self) -> None:
-        """Refuse what is valid field by field but wrong together.
+        """Refuse values that are valid alone but wrong together.
 
         Raises:
             SettingsError: The text names the fields.
         """
         self.token.check("token")
         self.subscription_token.check("subscription_token")
-        self.dynamodb.check()
         self._check_handshake()
         self.channels.without_namespace.check("channels.without_namespace")
         for namespace in self.channels.namespaces:
@@ -145,13 +142,18 @@ class Settings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
                 )
             if names.count(name) > 1:
                 raise SettingsError(f"channels.namespaces: {name!r} is defined twice")
-        for hook, endpoint in self.proxy.endpoints.items():
-            if not endpoint.startswith(("http://", "https://")):
-                raise SettingsError(f"proxy.{hook}: {endpoint!r} is no http(s) URL")
+        urls = {f"proxy.{hook}": url for hook, url in self.proxy.endpoints.items()}
+        urls["dynamodb.endpoint"] = self.dynamodb.endpoint
+        for where in ("token", "subscription_token"):
+            url = getattr(self, where).jwks_public_endpoint
+            urls[f"{where}.jwks_public_endpoint"] = url
+        for name, url in urls.items():
+            if url and not url.startswith(("http://", "https://")):
+                raise SettingsError(f"{name}: {url!r} is not an http(s) URL")
         if self.api.host and self.api.port is None:
             raise SettingsError("api.host needs api.port")
         self._check_client()
-        if self.environment != "development" and self.insecure:
+        if self.strict and self.insecure:
             raise SettingsError(
                 f"client.insecure must not be true in {self.environment!r}"
             )
@@ -163,13 +165,13 @@ class Settings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
             )
 
     def check_admission(self, *, hook: bool) -> None:
-        """Refuse to serve where nobody could connect.
+        """Refuse settings under which no client could connect.
 
         Args:
-            hook: Whether a connect hook decides.
+            hook: True when a connect hook decides.
 
         Raises:
-            SettingsError: The text names what could be set.
+            SettingsError: The text names the settings that admit clients.
         """
         if not (
             self.insecure
@@ -195,7 +197,7 @@ class Settings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
             raise SettingsError(
                 "client.ping_interval and client.pong_timeout together must be below "
                 f"80 % of client.heartbeat_timeout ({missed} s against "
-                f"{self.heartbeat_timeout} s): else the living would be thought dead"
+                f"{self.heartbeat_timeout} s): else the living would count as dead"
             )
         if self.client.queue_size < 2 * self.client.recovery_size:
             raise SettingsError(
@@ -217,14 +219,14 @@ class Settings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 def load(environ: Mapping[str, str], overrides: Mapping[str, Any]) -> Settings:
-    """Read the settings file and the environment into one checked object.
+    """Read the settings file and the environment into one validated object.
 
     Args:
         environ: The process's environment.
         overrides: From the command line, as ``{"server": {"port": 0}}``; they win.
 
     Raises:
-        SettingsError: The text names the key or variable and what is wrong with it.
+        SettingsError: The text names the key or variable, and the fault.
     """
     named = environ.get(PREFIX + "CONFIG")
     values = _read_file(Path(named or "steadwire.toml"), required=named is not None)
@@ -257,7 +259,7 @@ def _read_file(path: Path, *, required: bool) -> dict[str, Any]:
 
 
 def _read_environment(environ: Mapping[str, str]) -> dict[str, Any]:
-    texts: set[tuple[str, ...]] = {("environment",)}  # never JSON, whatever they hold
+    texts: set[tuple[str, ...]] = {("environment",)}  # text fields, never read as JSON
     known: dict[str, tuple[str, ...]] = {PREFIX + "ENVIRONMENT": ("environment",)}
     for section in msgspec.structs.fields(Settings):
         if section.name == "environment":

@@ -1,6 +1,6 @@
-"""The settings in words: docs/settings.md, and what a start logs of them.
+"""Settings reference: docs/settings.md, and the changed settings for the start's log.
 
-The reference is made of the classes that validate and of their docstrings.
+The reference is made from the classes that validate and their docstrings.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ Made by `steadwire settings` from the classes that validate them; do not edit.
 
 Three sources, later ones win: the defaults here, the file `steadwire.toml` (or the one
 that `{PREFIX}CONFIG` names), and environment variables. `[server] port` in the file is
-`{PREFIX}SERVER_PORT` in the environment; lists and tables are written there as JSON. A
-name that is not known keeps the server from starting. Options of `steadwire serve` win
-over both.
+`{PREFIX}SERVER_PORT` in the environment; lists and tables are written there as JSON. An
+unknown name keeps the server from starting. Options of `steadwire serve` win over all
+three.
 
 Times are in seconds, fractions allowed, and sizes in bytes.
 """
@@ -69,7 +69,7 @@ def reference() -> str:
 
 
 def changes(settings: Settings) -> dict[str, str]:
-    """Return what is set and is not the default, without secrets, by name."""
+    """Return the values that are not the default, without secrets, by name."""
     found: dict[str, str] = {}
     defaults = Settings()
     for name in settings.__struct_fields__:
@@ -82,7 +82,7 @@ def changes(settings: Settings) -> dict[str, str]:
             value = getattr(section, field)
             if value != getattr(default, field):
                 text = value if isinstance(value, str) else repr(value)
-                # Of a Secret, `str` is what may be shown; and an address may hold one.
+                # `str` of a Secret hides it; a URL may hold a password.
                 found[f"{name}.{field}"] = without_credentials(str(text))
     return found
 
@@ -145,7 +145,7 @@ def _type(hint: Any) -> str:
     if origin is tuple:
         return f"list: {_type(arguments[0])}"
     if hasattr(hint, "__metadata__"):
-        return _type(arguments[0])  # a range of its own
+        return _type(arguments[0])  # a field with its own range
     if isinstance(hint, type) and issubclass(hint, Section):
         return "table"
     return _NAMES[hint]
@@ -186,7 +186,7 @@ def _summary(section: type[Section]) -> str:
 
 
 def _descriptions(section: type[Section]) -> dict[str, str]:
-    """Return what the docstring says of each field."""
+    """Return the text of each field in the docstring."""
     text = (inspect.getdoc(section) or "").partition("Attributes:")[2]
     found: dict[str, str] = {}
     for entry in re.split(r"\n {4}(?=\S)", text.rstrip())[1:]:

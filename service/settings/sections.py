@@ -1,6 +1,7 @@
-"""The settings of each part of the service, but for the channels'.
+"""Sections of the settings, one class for each part of the service but the channels.
 
-Times are seconds and sizes bytes unless a field says otherwise.
+Times are seconds and sizes bytes unless a field says otherwise. The docstrings are also
+the text of docs/settings.md.
 """
 
 from __future__ import annotations
@@ -16,8 +17,12 @@ __all__ = [
     "ApiSettings",
     "Bytes",
     "ClientSettings",
+    "ConnectionSettings",
     "Count",
     "Delay",
+    "DynamodbSettings",
+    "LimitSettings",
+    "LogSettings",
     "PersonalChannel",
     "Port",
     "ProxySettings",
@@ -37,11 +42,13 @@ Seconds = Annotated[float, msgspec.Meta(gt=0, le=10 * 365 * 86400)]
 Delay = Annotated[float, msgspec.Meta(ge=0, le=10 * 365 * 86400)]
 Bytes = Annotated[int, msgspec.Meta(gt=0, extra={"unit": "bytes"})]
 Count = Annotated[int, msgspec.Meta(ge=0)]
+Positive = Annotated[int, msgspec.Meta(gt=0)]
+PerSecond = Annotated[float, msgspec.Meta(ge=0)]
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 
 
 class Secret(str):
-    """Text that no print-out shows; `encode` and comparisons see what it is."""
+    """Text that no print-out shows; `encode` and comparisons use the text itself."""
 
     __slots__ = ()
 
@@ -70,34 +77,35 @@ class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         return without_credentials(super().__repr__())
 
 
-class ServerSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ServerSettings(Section, frozen=True, kw_only=True):
     """The listener and the process.
 
     Attributes:
-        host: Address to listen on. Loopback by default: the development profile lets
-            everybody in.
-        port: TCP port; 0 lets the system choose (the chosen one is printed).
-        shutdown_timeout: From SIGTERM, everything is over after this long, whatever
-            is still under way.
-        deflate: Accept permessage-deflate. Off: it costs some 100 KB per connection,
-            and lets an unauthenticated peer make us inflate.
+        host: Address to listen on. Loopback by default: the development profile admits
+            every client.
+        port: TCP port; 0 lets the system choose (the chosen port is printed).
+        shutdown_timeout: The process ends within this time after SIGTERM, whatever is
+            still under way.
+        deflate: Accept permessage-deflate. Off by default: it costs some 100 KB for
+            each connection, and an unauthenticated peer could make the server inflate.
         message_size: Largest WebSocket message accepted; a larger one is closed with
             1009.
-        send_buffer: SO_SNDBUF of each connection, so that a client that does not read
-            is noticed before megabytes are queued in the kernel.
+        send_buffer: SO_SNDBUF of each connection. A small buffer shows that a client
+            does not read before megabytes are queued in the kernel.
         abort_timeout: A connection whose peer acknowledges nothing for this long is
             aborted (TCP_USER_TIMEOUT), as is one that does not take its close frame.
-        origins: Pages let in beside those of the server's own host: an origin as
-            ``https://chat.example.org``; ``https://*.example.org`` for all names below
-            that one, with the same scheme and port; an application's or an extension's
-            as ``app://name``; ``null``; or ``*`` for every page. Others get status 403.
-        missing_origin: Let in requests without Origin, which no browser sends.
+        origins: Pages that may connect beside those of the server's own host: an origin
+            as ``https://chat.example.org``; ``https://*.example.org`` for all names
+            below that name, with the same scheme and port; an application's or an
+            extension's as ``app://name``; ``null``; or ``*`` for every page. Others get
+            status 403.
+        missing_origin: Admit requests without an Origin header, which no browser sends.
         insecure_origins: Allow ``*``, ``null`` and ``http://`` in ``origins`` outside
-            development, where it does not start with them otherwise.
+            development; without it, the server does not start with them.
         trusted_proxies: Networks in CIDR notation whose X-Forwarded-For is believed;
             ``unix`` for peers on a Unix socket.
-        silent: Connections that have not sent a whole request; one more, and the one
-            that has been silent longest is cut off.
+        silent: Connections that have not sent a complete request; beyond, the
+            connection that has been silent longest is aborted.
     """
 
     host: str = "127.0.0.1"
@@ -111,15 +119,15 @@ class ServerSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=T
     missing_origin: bool = True
     insecure_origins: bool = False
     trusted_proxies: tuple[str, ...] = ()
-    silent: Annotated[int, msgspec.Meta(gt=0)] = 1000
+    silent: Positive = 1000
 
 
-class PersonalChannel(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A channel of each user's own, ``#<user>`` or ``<namespace>:#<user>``.
+class PersonalChannel(Section, frozen=True, kw_only=True):
+    """A channel for each user, ``#<user>`` or ``<namespace>:#<user>``.
 
-    The server subscribes each connection that has a user id, and nobody else can
-    subscribe. A user id that has ``#`` or ``,``, or is not ASCII, cannot connect
-    (error 107): its channel would be another's, or none.
+    The server subscribes each connection that has a user id; no client can subscribe. A
+    user id that has ``#`` or ``,``, or is not ASCII, cannot connect (error 107): its
+    channel would be another user's, or not valid.
 
     Attributes:
         enabled: Subscribe each connection.
@@ -130,7 +138,7 @@ class PersonalChannel(Section, frozen=True, kw_only=True, forbid_unknown_fields=
     namespace: str = ""
 
 
-class ClientSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ClientSettings(Section, frozen=True, kw_only=True):
     """Each client connection.
 
     Attributes:
@@ -139,32 +147,33 @@ class ClientSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=T
         allow_anonymous_connect_without_token: Admit connections without a token as
             the anonymous user.
         user_personal_channel: Subscribe each user to a channel of their own.
-        ping_interval: Seconds between pings, also when the connection is busy.
-        pong_timeout: A pong later than this makes the connection degraded: it is pinged
-            once more.
-        heartbeat_timeout: A connection that gives no sign of life for so long is closed
-            with 3012. None: 60 s in development and in an environment of another name,
-            75 s in production, 90 s in staging.
-        max_age: A connection this old, or up to 5 % younger by chance, is closed with
-            3011, and comes back with what it missed.
-        stale_timeout: A connection not authenticated by then is closed with 3502.
-        expired_close_delay: A connection that was not refreshed is closed with 3005
-            so long after its expiry.
-        expired_sub_close_delay: A subscription that was not refreshed ends so long
-            after its expiry, with push 2501 (the server's with close 3006).
-        hook_timeout: A hook that has not answered by then has failed: the client gets
-            a temporary error. Below the SDKs' 5 s.
-        write_timeout: A write not done by then is final: close 3009.
-        queue_size: Bytes waiting for one connection's socket; above, close 3008 and
+        ping_interval: Seconds between pings, also while the connection is busy.
+        pong_timeout: A later pong makes the connection degraded: it is pinged once
+            more.
+        heartbeat_timeout: A connection that gives no sign of life for this long is
+            closed with 3012. None: 60 s in development and in an environment of another
+            name, 75 s in production, 90 s in staging.
+        max_age: A connection of this age, less a random 0 to 5 %, is closed with 3011;
+            the client comes back and recovers.
+        stale_timeout: A connection that is not authenticated within this time is closed
+            with 3502.
+        expired_close_delay: A connection that is not refreshed is closed with 3005 this
+            long after its expiry.
+        expired_sub_close_delay: A subscription that is not refreshed ends this long
+            after its expiry, with push 2501 (a server-side one with close 3006).
+        hook_timeout: A hook that has not answered within this time has failed: the
+            client gets a temporary error. Below the SDKs' 5 s.
+        write_timeout: A write that takes longer ends the connection with 3009.
+        queue_size: Bytes waiting for one connection's socket; beyond, close 3008 and
             the client recovers.
-        frame_size: What waits is joined into frames of at most so many bytes.
+        frame_size: Waiting messages are joined into frames of at most this size.
         recovery_size: Recovered publications in one reply; the rest follow as pushes.
-        channel_limit: Subscriptions of one connection; above, error 106.
-        in_flight: Commands of one connection under way; above, we stop reading it.
-        recovery_limit: A gap of more publications is not recovered.
+        channel_limit: Subscriptions of one connection; beyond, error 106.
+        in_flight: Commands of one connection under way; beyond, its socket is not read.
+        recovery_limit: Most publications in a gap that is recovered.
         history_limit: Most publications in one history reply; clients page.
-        position_check: Compare subscriptions with the top of their stream this often:
-            finds a last message that never arrived.
+        position_check: Seconds between comparisons of each subscription's position with
+            the top of its stream; finds a last message that never arrived.
     """
 
     insecure: bool | None = None
@@ -184,27 +193,121 @@ class ClientSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=T
     frame_size: Bytes = 64 * KiB
     recovery_size: Bytes = 256 * KiB
     channel_limit: Count = 128
-    in_flight: Annotated[int, msgspec.Meta(gt=0)] = 32
+    in_flight: Positive = 32
     recovery_limit: Count = 300
     history_limit: Count = 300
     position_check: Seconds = 40.0
 
 
-class StoreSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where publications are stored, and how much of it is held in memory.
+class ConnectionSettings(Section, frozen=True, kw_only=True):
+    """Limits of the number of connections, and the end of lost and idle ones.
+
+    Attributes:
+        limit: Clients connected to this process; beyond, a connect is closed with 3013
+            and comes back later. None: 100 in development, 10,000 elsewhere.
+        user_limit: Connections of one user.
+        address_limit: Connections of one address without a user.
+        policy: At either of these two limits: ``evict_lru`` closes the least recently
+            active connection with 3504 and admits the new one; ``reject`` closes the
+            new one with 3504, once all the others have answered a ping. Clients do not
+            come back from 3504 by themselves, so two of them never evict each other in
+            turns.
+        probe_timeout: A connection that does not answer this ping in time is closed
+            with 3012, and the new one admitted. Below the SDKs' 5 s to connect.
+        parked: A lost connection stays in presence this long, and its slot is kept for
+            its user.
+        idle_ttl: A connection without a frame, a pong or a successful write for this
+            long is closed with 3012. The heartbeat is earlier; this is the backstop.
+        sweep_interval: Seconds between checks of all connections, plus or minus a
+            tenth.
+    """
+
+    limit: Positive | None = None
+    user_limit: Positive = 3
+    address_limit: Positive = 100
+    policy: Literal["evict_lru", "reject"] = "evict_lru"
+    probe_timeout: Annotated[float, msgspec.Meta(gt=0, le=2)] = 2.0
+    parked: Seconds = 10.0
+    idle_ttl: Seconds = 180.0
+    sweep_interval: Seconds = 30.0
+
+
+class LimitSettings(Section, frozen=True, kw_only=True):
+    """Rates and attempts; 0 is no limit.
+
+    In development the limits that are not set by default do not apply: a test or a
+    benchmark on one machine is one address and few connections, and not an attack. The
+    defaults elsewhere leave room for an office behind one address whose clients all
+    reconnect at once, and for ten times the messages of a chat.
+
+    Attributes:
+        burst: The seconds' worth of a rate that may be taken at once.
+        connects_per_address: Connection attempts a second; beyond, status 429. Not set:
+            20 (100 at once), none in development.
+        connects_per_user: Connects a second of one user; beyond, error 111, which SDKs
+            retry. Not set: 2 (10 at once), none in development.
+        commands_per_connection: Commands a second; beyond, error 111, and at twice as
+            many close 3013. Not set: 1,000 (5,000 at once), none in development.
+        commands_per_user: The same for all connections of a user.
+        commands_per_address: The same for all connections from an address.
+        unauthenticated: Sockets that have not connected yet; beyond, the socket that
+            has waited longest is closed with 3013.
+        unauthenticated_per_address: The same from one address; beyond, status 429.
+            Not set: 200, none in development.
+        failures_per_address: Refused credentials from one address within
+            ``failure_window``; beyond, its attempts get status 429 for
+            ``failure_block``. Not set: 20, none in development.
+        failure_window: Seconds in which failures count together.
+        failure_block: Seconds until the address is admitted again, whatever it tried
+            meanwhile.
+    """
+
+    burst: Seconds = 5.0
+    connects_per_address: PerSecond | None = None
+    connects_per_user: PerSecond | None = None
+    commands_per_connection: PerSecond | None = None
+    commands_per_user: PerSecond = 0.0
+    commands_per_address: PerSecond = 0.0
+    unauthenticated: Count = 2000
+    unauthenticated_per_address: Count | None = None
+    failures_per_address: Count | None = None
+    failure_window: Seconds = 60.0
+    failure_block: Seconds = 60.0
+
+    def resolved(self, *, strict: bool) -> LimitSettings:
+        """Return the limits with a number for each None: 0 unless *strict*."""
+        chosen = {
+            name: number if strict else type(number)(0)
+            for name, number in _STRICT_LIMITS.items()
+            if getattr(self, name) is None
+        }
+        return msgspec.structs.replace(self, **chosen)
+
+
+_STRICT_LIMITS: dict[str, float | int] = {
+    "connects_per_address": 20.0,
+    "connects_per_user": 2.0,
+    "commands_per_connection": 1000.0,
+    "unauthenticated_per_address": 200,
+    "failures_per_address": 20,
+}
+
+
+class StoreSettings(Section, frozen=True, kw_only=True):
+    """The store of publications, and its memory.
 
     Attributes:
         backend: ``sqlite``, embedded in this process, or ``dynamodb``, which has a
-            section of its own. What is said of SQLite below has no effect there.
+            section of its own. The settings of SQLite have no effect there.
         path: SQLite: the file, or ``:memory:``.
         durability: SQLite: ``process`` survives the death of the process at any moment;
             ``power`` adds an fsync per commit and survives a power cut.
-        cache_size: Bytes of the newest publications kept in memory, all channels.
-        queue_size: Bytes of publications waiting for the writer; above, publishes
+        cache_size: Bytes of the newest publications kept in memory, over all channels.
+        queue_size: Bytes of publications waiting for the writer; beyond, publishes
             fail with a temporary error.
         lock_timeout: SQLite: how long a commit waits for another process that holds the
             database; then its publications fail with a temporary error.
-        sweep_interval: SQLite: how often what has expired is deleted.
+        sweep_interval: SQLite: seconds between deletions of what has expired.
     """
 
     backend: Literal["sqlite", "dynamodb"] = "sqlite"
@@ -216,26 +319,67 @@ class StoreSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     sweep_interval: Seconds = 30.0
 
 
-class ApiSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class DynamodbSettings(Section, frozen=True, kw_only=True):
+    """The DynamoDB table, when ``store.backend`` is ``dynamodb``.
+
+    Credentials are found as boto3 finds them: environment variables, shared files, the
+    role of the container or machine. They are never settings of ours.
+
+    Attributes:
+        table: The table's name. `steadwire tables create` makes the table.
+        region: AWS region; "" takes boto3's (``AWS_REGION``, shared files).
+        endpoint: URL of another endpoint than AWS's own: an emulator, a VPC endpoint.
+        capacity: ``on_demand``, or ``provisioned`` with the two fields below. Only
+            `steadwire tables create` and ``check`` use these three.
+        read_units: Read capacity units, if provisioned.
+        write_units: Write capacity units, if provisioned.
+        connections: Threads, each with an HTTP connection; a call beyond waits for one.
+            One process makes some 700 calls a second.
+        timeout: Longest time of a call with its repeats; then it fails with a temporary
+            error. Below the SDKs' 5 s.
+        shards: Partitions that a channel's publications are spread over; a read asks
+            each. More than 1 only helps a channel with more than 500 KB/s. Do not
+            change it while history is needed: publications stored before are not found.
+        client_limit: Clients connected to all processes of the table; beyond, a connect
+            is closed with 3013 and comes back later.
+        node_timeout: A process that is silent for this long counts as dead: its
+            connections lose their slots. Clocks should differ by less than a tenth of
+            it.
+    """
+
+    table: str = "steadwire"
+    region: str = ""
+    endpoint: str = ""
+    capacity: Literal["on_demand", "provisioned"] = "on_demand"
+    read_units: Positive = 5
+    write_units: Positive = 5
+    connections: Annotated[int, msgspec.Meta(gt=0, le=256)] = 16
+    timeout: Annotated[float, msgspec.Meta(gt=0, lt=5)] = 4.0
+    shards: Annotated[int, msgspec.Meta(gt=0, le=16)] = 1
+    client_limit: Positive = 100_000
+    node_timeout: Seconds = 40.0
+
+
+class ApiSettings(Section, frozen=True, kw_only=True):
     """The server HTTP API.
 
     Attributes:
-        key: What callers send as X-API-Key to be allowed everything. Empty, and no
+        key: The X-API-Key of callers that may call everything. Empty, and no
             keys_file: development makes one up at each start and prints it; elsewhere
-            the API refuses everybody.
+            the API refuses every caller.
         keys_file: A TOML file of named keys with scopes (docs/api.md); "" for none.
-            It is followed while it changes. With an error in it the server does not
-            start; one that gets in later leaves the keys as they were.
-        port: TCP port of a listener of its own for the API, ``/metrics`` and
-            ``/stats``, which are then served there alone; 0 lets the system choose.
-            None: they are served beside the clients. For ``steadwire serve`` only.
+            The server follows its changes. It does not start with an error in the file;
+            a later error leaves the keys as they were.
+        port: TCP port of a separate listener for the API, ``/metrics`` and ``/stats``,
+            which are then served there alone; 0 lets the system choose. None: they are
+            served beside the clients. For ``steadwire serve`` only.
         host: Address of that listener; "" for that of the server.
-        request_size: Largest request body; above, status 413.
-        publication_size: Largest payload, tags included; above, error 107. Old SDKs
+        request_size: Largest request body; beyond, status 413.
+        publication_size: Largest payload, tags included; beyond, error 107. Old SDKs
             close on a message over 1 MiB.
         history_size: Payloads in one history answer; the answer is shorter when they
             are larger, and callers page.
-        batch_size: Most channels in a broadcast, and commands in a batch; above,
+        batch_size: Most channels in a broadcast, and commands in a batch; beyond,
             error 107.
         error_mode: ``object`` answers 200 with an error object, ``transport`` gives
             each error its HTTP status. The header X-Centrifugo-Error-Mode asks for
@@ -249,30 +393,31 @@ class ApiSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True
     request_size: Bytes = 4 * MiB
     publication_size: Bytes = 512 * KiB
     history_size: Bytes = 16 * MiB
-    batch_size: Annotated[int, msgspec.Meta(gt=0)] = 10_000
+    batch_size: Positive = 10_000
     error_mode: Literal["object", "transport"] = "object"
 
     @property
     def has_keys(self) -> bool:
-        """Whether anybody can be let in."""
+        """True when a caller can be admitted."""
         return bool(self.key or self.keys_file)
 
 
-class ProxySettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ProxySettings(Section, frozen=True, kw_only=True):
     """HTTP endpoints that are asked about clients (the hooks of `service.core.hooks`).
 
-    Each is sent a POST with JSON and answers ``{"result":{…}}``, ``{"error":{code,
-    message}}`` or ``{"disconnect":{code,reason}}``. No answer in time, another status
-    than 200, or anything else admits nobody: the client gets a temporary error.
+    Each gets a POST with JSON and answers ``{"result":{…}}``, ``{"error":{code,
+    message}}`` or ``{"disconnect":{code,reason}}``. An answer that is late, has another
+    status than 200, or is anything else admits nobody: the client gets a temporary
+    error.
 
     Attributes:
-        connect: Asked when a client connects; "" for nobody.
+        connect: Asked when a client connects; "" for no endpoint.
         subscribe: Asked when a client subscribes.
         publish: Asked when a client publishes.
         rpc: Called with the client's rpc.
-        timeout: For each question, connecting included. Below the SDKs' 5 s.
-        connections: Open at once for each hook; more questions wait.
-        answer_size: Largest answer; a larger one counts as none.
+        timeout: For each request, connecting included. Below the SDKs' 5 s.
+        connections: Most requests under way for each hook; more requests wait.
+        answer_size: Largest answer; a larger one counts as no answer.
     """
 
     connect: str = ""
@@ -280,12 +425,12 @@ class ProxySettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     publish: str = ""
     rpc: str = ""
     timeout: Seconds = 3.0
-    connections: Annotated[int, msgspec.Meta(gt=0)] = 100
+    connections: Positive = 100
     answer_size: Bytes = 1 * MiB
 
     @property
     def endpoints(self) -> dict[str, str]:
-        """The endpoints that there are, by the name of the hook."""
+        """The endpoints that are set, by the name of the hook."""
         every = {
             "connect": self.connect,
             "subscribe": self.subscribe,
@@ -295,8 +440,8 @@ class ProxySettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return {name: url for name, url in every.items() if url}
 
 
-class TokenSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The keys that tokens are verified with. A key decides which algorithms it is for.
+class TokenSettings(Section, frozen=True, kw_only=True):
+    """The keys that verify tokens. A key decides which algorithms it is for.
 
     Attributes:
         hmac_secret_key: 32 bytes or more. For HS256; from 48 bytes for HS384 and from
@@ -306,8 +451,8 @@ class TokenSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         rsa_public_key: PEM, 2048 bits or more; for RS256, RS384 and RS512.
         ecdsa_public_key: PEM; for ES256, ES384 or ES512, as its curve says.
         ed25519_public_key: PEM; for EdDSA.
-        jwks_public_endpoint: Where an issuer publishes keys (a JWKS). It is asked for
-            the keys of tokens that have a ``kid``, but not for secrets.
+        jwks_public_endpoint: URL of an issuer's keys (a JWKS). It is asked for the keys
+            of tokens that have a ``kid``, but not for secrets.
         audience: The claim ``aud`` must be or contain it; "" for any.
         issuer: The claim ``iss`` must be it; "" for any.
     """
@@ -324,7 +469,7 @@ class TokenSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     @property
     def has_keys(self) -> bool:
-        """Whether any token can be valid."""
+        """True when a token can be valid."""
         return bool(
             self.hmac_secret_key
             or self.rsa_public_key
@@ -334,7 +479,7 @@ class TokenSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         )
 
     def check(self, where: str) -> None:
-        """Refuse secrets that protect nothing, and what is set to no effect.
+        """Refuse weak secrets, and settings that have no effect.
 
         Raises:
             SettingsError: The text begins with *where* and names the field.
@@ -358,10 +503,25 @@ class TokenSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=Tr
                     f"{where}.hmac_previous_secret_key needs "
                     "hmac_previous_secret_key_valid_until, in Unix seconds"
                 )
-        endpoint = self.jwks_public_endpoint
-        if endpoint and not endpoint.startswith(("http://", "https://")):
-            raise SettingsError(
-                f"{where}.jwks_public_endpoint: {endpoint!r} is no http(s) URL"
-            )
         if not self.has_keys and self != TokenSettings():
-            raise SettingsError(f"{where} has no key, so what is set has no effect")
+            raise SettingsError(f"{where} has no key, so its settings have no effect")
+
+
+class LogSettings(Section, frozen=True, kw_only=True):
+    """The log, on stderr.
+
+    Attributes:
+        level: Events of a lower level are not written. ``info`` has four lines for each
+            connection, ``debug`` also those of its subscriptions and of its closing.
+        format: ``json``, one object a line; ``console``, for people; ``auto`` is
+            ``console`` on a terminal and ``json`` elsewhere.
+        hash_users: Write keyed hashes in place of users, of channels, whose names may
+            contain users, and of addresses.
+        hash_key: The key of the hashes; empty makes one up at each start, so that
+            hashes of two runs or two machines cannot be compared.
+    """
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "json", "console"] = "auto"
+    hash_users: bool = False
+    hash_key: Secret = Secret()

@@ -42,7 +42,7 @@ def loaded(**token: Any) -> Settings:
             {"hmac_secret_key": SECRET, "hmac_previous_secret_key": SECRET},
             "valid_until",
         ),
-        ({"jwks_public_endpoint": "ftp://id.example"}, "no http"),
+        ({"jwks_public_endpoint": "ftp://id.example"}, "not an http"),
         ({"audience": "chat"}, "has no key"),
         ({"hmac_secret_key": 5}, "token.hmac_secret_key"),
         ({"secret": SECRET}, "secret"),

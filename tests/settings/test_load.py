@@ -1,4 +1,4 @@
-"""Settings: where they come from, what wins, and how a mistake is named."""
+"""Loading of the settings: sources, precedence, and how a mistake is named."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from service.core.errors import SettingsError
-from service.settings import Settings, load
+from service.settings import ClientSettings, ConnectionSettings, Settings, load
 
 
 @pytest.fixture(autouse=True)
@@ -232,93 +232,6 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     assert "latin.toml" in message
 
 
-# Namespaces.
-
-
-def namespace(**options: Any) -> dict[str, Any]:
-    return {"channels": {"namespaces": [{"name": "chat", **options}]}}
-
-
-KEPT = {"history_size": 10, "history_ttl": 60}
-
-
-@pytest.mark.parametrize(
-    ("options", "names"),
-    [
-        ({"name": "a"}, ["'a'", "two or more"]),
-        ({"name": ""}, ["''"]),
-        ({"name": "a b"}, ["'a b'"]),
-        ({"name": "a:b"}, ["'a:b'"]),
-        ({"name": "$ab"}, ["'$ab'"]),
-        ({"name": "ab\n"}, ["two or more"]),
-        ({"history_size": 10}, ["chat", "history_size", "history_ttl"]),
-        ({"history_ttl": 60}, ["chat", "history_size", "history_ttl"]),
-        ({"force_recovery": True}, ["chat", "force_recovery", "history_size"]),
-        ({"allow_recovery": True}, ["chat", "allow_recovery"]),
-        ({"force_positioning": True}, ["chat", "force_positioning"]),
-        ({"allow_positioning": True}, ["chat", "allow_positioning"]),
-        ({**KEPT, "history_meta_ttl": 59}, ["chat", "history_meta_ttl"]),
-        ({"history_size": -1}, ["history_size"]),
-        ({"history_size": 10, "history_ttl": -1}, ["history_ttl"]),
-        ({"history_size": 10, "history_ttl": float("inf")}, ["history"]),
-        ({"history_size": 10, "history_ttl": float("nan")}, ["history"]),
-        ({"force_push_join_leave": True}, ["force_push_join_leave", "join_leave"]),
-        ({"channel_regex": "("}, ["chat", "channel_regex"]),
-        ({"presence": "sometimes"}, ["presence"]),
-        ({"presence": 5}, ["presence"]),
-    ],
-    ids=str,
-)
-def test_a_namespace_that_cannot_be_is_named(
-    options: dict[str, Any], names: list[str]
-) -> None:
-    message = refusal(overrides=namespace(**options))
-    for name in [*names, "namespaces"]:
-        assert name in message
-
-
-def test_the_channels_without_a_namespace_are_checked_too() -> None:
-    overrides = {"channels": {"without_namespace": {"history_size": 5}}}
-    assert "channels.without_namespace" in refusal(overrides=overrides)
-
-
-def test_a_namespace_defined_twice_is_named() -> None:
-    twice = {"channels": {"namespaces": [{"name": "chat"}, {"name": "chat"}]}}
-    message = refusal(overrides=twice)
-    assert "'chat'" in message and "twice" in message
-
-
-@pytest.mark.parametrize("name", ["ab", "a-b", "A_1", "--", "x" * 100])
-def test_names_that_can_be(name: str) -> None:
-    [found] = load({}, namespace(name=name)).channels.namespaces
-    assert found.name == name
-
-
-def test_every_option_of_a_namespace_can_be_set() -> None:
-    allow = {
-        f"allow_{what}_for_{whom}": True
-        for what in ("subscribe", "publish", "presence", "history")
-        for whom in ("client", "subscriber", "anonymous")
-        if (what, whom) != ("subscribe", "subscriber")
-    }
-    options = {
-        **KEPT,
-        **allow,
-        "history_meta_ttl": 60,
-        "force_positioning": True,
-        "allow_positioning": True,
-        "force_recovery": True,
-        "allow_recovery": True,
-        "presence": True,
-        "join_leave": True,
-        "force_push_join_leave": True,
-        "channel_regex": "[a-z]+",
-    }
-    [found] = load({}, namespace(**options)).channels.namespaces
-    for name, value in options.items():
-        assert getattr(found, name) == value
-
-
 # Security.
 
 
@@ -411,3 +324,41 @@ def test_a_secret_is_in_no_message() -> None:
         {"STEADWIRE_CLIENT_PING_INTERVAL": "x"},
     )
     assert secret not in message
+
+
+# The environment's profile.
+
+
+@pytest.mark.parametrize(
+    ("environment", "timeout", "limit"),
+    [
+        ("development", 60.0, 100),
+        ("production", 75.0, 10_000),
+        ("staging", 90.0, 10_000),
+        ("prodution", 60.0, 10_000),  # the strict one, with production's limits
+        ("", 60.0, 10_000),
+    ],
+)
+def test_profiles(environment: str, timeout: float, limit: int) -> None:  # R25, R3
+    settings = Settings(environment=environment)
+    assert settings.heartbeat_timeout == timeout
+    assert settings.connection_limit == limit
+
+
+def test_what_is_set_wins_over_the_profile() -> None:
+    settings = Settings(
+        client=ClientSettings(heartbeat_timeout=100.0),
+        connections=ConnectionSettings(limit=7),
+    )
+    assert (settings.heartbeat_timeout, settings.connection_limit) == (100.0, 7)
+
+
+def test_the_limits_by_default() -> None:  # R2
+    connections = Settings().connections
+    assert (connections.user_limit, connections.policy) == (3, "evict_lru")
+    assert connections.probe_timeout == 2.0
+
+
+def test_the_widest_pings_that_each_profile_takes() -> None:  # R25
+    client = ClientSettings(ping_interval=39.9)
+    Settings(client=client).check()

@@ -1,4 +1,4 @@
-"""docs/limits.md is complete, and says what is so."""
+"""Sections of the settings: docs/limits.md has the limits, and secrets stay hidden."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from service.settings import LimitSettings, Settings
+from service.settings import LimitSettings, Secret, Settings
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "limits.md"
 ROWS = [
@@ -59,3 +59,11 @@ def test_all_limits_are_there() -> None:
     assert len(names) == len(set(names))
     fields = msgspec.structs.fields(LimitSettings)
     assert {f"limits.{field.name}" for field in fields} <= set(names)
+
+
+def test_a_secret_shows_itself_nowhere() -> None:
+    secret = Secret("s3cret")
+    shown = [str(secret), repr(secret), f"{secret}", f"{secret!r}", f"{secret:>10}"]
+    shown += [f"{[secret]}", "%s %r" % (secret, secret), "{}".format(secret)]  # noqa: UP031, UP032
+    assert not any("s3cret" in text for text in shown)
+    assert secret == "s3cret" and secret.encode() == b"s3cret"
