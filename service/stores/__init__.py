@@ -1,1 +1,1 @@
-"""Where publications live."""
+"""Stores of publications and shared state: SQLite, DynamoDB, and what both use."""

@@ -1,4 +1,4 @@
-"""The bound on what a store has accepted and not yet told of."""
+"""Bound on the memory of appends that a store has accepted and not yet reported."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from service.core.model import Draft
 
 __all__ = ["AppendBudget"]
 
-ENTRY_OVERHEAD = 400  # bytes of a waiting append beside its payload
+OVERHEAD = 400  # bytes of a waiting append beside its payload
 
 
 class AppendBudget:
-    """Counts the bytes of appends that wait.
+    """Counts the bytes of waiting appends.
 
     Args:
-        limit: Bytes. One append is always accepted, or a payload above the limit never
-            could be.
+        limit: Bytes. When nothing waits any append is accepted, or a payload above the
+            limit never could be.
     """
 
     __slots__ = ("_limit", "_waiting")
@@ -27,8 +27,8 @@ class AppendBudget:
         self._waiting = 0
 
     def accept(self, draft: Draft) -> int | None:
-        """Return the bytes to `release` when *draft* was told of; None: no room."""
-        cost = ENTRY_OVERHEAD + getsizeof(draft.data)
+        """Return the bytes to `release` when *draft* was reported; None: full."""
+        cost = OVERHEAD + getsizeof(draft.data)
         if draft.info is not None:
             cost += getsizeof(draft.info)
         if draft.tags is not None:
@@ -44,7 +44,7 @@ class AppendBudget:
         self._waiting -= cost
 
     def full(self) -> StoreBusy:
-        """Return what an append is refused with when there is no room."""
+        """Return the error for an append that was not accepted."""
         return StoreBusy(
             f"{self._waiting} bytes wait for the store, no more than {self._limit} may"
         )

@@ -32,10 +32,10 @@ async def keep(path: str) -> None:
 
 
 def take(path: str) -> None:
-    shelf = StateTable(sqlite3.connect(path, timeout=30.0, isolation_level=None))
+    table = StateTable(sqlite3.connect(path, timeout=30.0, isolation_level=None))
     os.write(1, b"ready\n")
     sys.stdin.readline()
-    found = [shelf.take("t", f"k{number}", NOW) for number in range(KEYS)]
+    found = [table.take("t", f"k{number}", NOW) for number in range(KEYS)]
     print("\n".join(value for value in found if value is not None), flush=True)
 
 

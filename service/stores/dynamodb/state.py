@@ -22,7 +22,7 @@ from service.stores.dynamodb.errors import Item
 from service.stores.dynamodb.registry.records import key as item_key
 from service.stores.dynamodb.registry.records import number
 from service.stores.history_cache import milliseconds
-from service.stores.sizes import check_sizes
+from service.stores.state_sizes import check_sizes
 
 __all__ = ["DynamodbState"]
 

@@ -1,13 +1,8 @@
-"""What the writer knows of the database, and how it finds out that this is old.
+"""Cache of what the next append to each channel must know, for the writer's thread.
 
-Invariant: the states, the serial and the next ids are what the database holds; or,
-after another connection wrote, they lead to a refusal before anything is stored:
-
-* it appended anything: our next global id is taken, or the channel's offset;
-* it created a channel: our next channel id or its name is taken;
-* it deleted anything: a trigger changed ``meta.serial``, which each insert compares.
-
-After any failure everything is forgotten and read again.
+Invariant: the cached states and next ids are what the database holds. Nobody else
+writes to the log, since the file is locked (see `schema`). After any failure everything
+is forgotten and read again.
 """
 
 from __future__ import annotations
@@ -19,18 +14,18 @@ from collections.abc import Iterator
 from itertools import islice
 from zlib import crc32
 
-from service.core.model import Channel
+from service.core.model import Channel, Draft
 from service.core.ports import History
-from service.stores.sqlite.batch import State
+from service.stores.history_cache import FOREVER, milliseconds
 from service.stores.sqlite.schema import new_epoch
 
-__all__ = ["ChannelStateCache", "unpublished_epoch"]
+__all__ = ["ChannelState", "ChannelStateCache", "unpublished_epoch"]
 
 CHANNELS = 65_536  # count; states kept in memory; above, the older half is dropped
 
 # A channel that was never published to has the epoch of its slot. When metadata
 # expires, only that slot gets a new one: with a single epoch for all, each channel
-# that dies would cost every unpublished channel its epoch.
+# that expires would cost every unpublished channel its epoch.
 SLOTS = 65_536  # count
 
 _FIND = """
@@ -58,18 +53,79 @@ def _slot(channel: Channel) -> int:
     return crc32(channel.encode()) % SLOTS
 
 
+class ChannelState:
+    """What the next append to a channel must know.
+
+    Attributes:
+        id: Of the channel's row.
+        name: The channel.
+        epoch: Of its stream.
+        history: The settings whose times the row has.
+        top: The newest offset.
+        first: The oldest offset stored; ``top + 1`` if none is.
+        time: Of the newest publication, Unix milliseconds.
+        version: The highest of `version_epoch` that was published, 0 for none.
+        version_epoch: What `version` belongs to.
+        new: The channel has no row yet.
+        changed: The row must be updated.
+        due: The latest time at which the sweep must look at the channel, Unix
+            milliseconds; means something only while `new` or `changed`.
+    """
+
+    __slots__ = (
+        "changed",
+        "due",
+        "epoch",
+        "first",
+        "history",
+        "id",
+        "name",
+        "new",
+        "time",
+        "top",
+        "version",
+        "version_epoch",
+    )
+
+    def __init__(
+        self, number: int, name: Channel, epoch: str, history: History
+    ) -> None:
+        self.id = number
+        self.name = name
+        self.epoch = epoch
+        self.history = history
+        self.top = 0
+        self.first = 1
+        self.time = 0
+        self.version = 0
+        self.version_epoch = ""
+        self.new = True
+        self.changed = False
+        self.due = FOREVER
+
+    @property
+    def times(self) -> tuple[int, int]:
+        """The ttl and meta_ttl of `history`, in milliseconds."""
+        return milliseconds(self.history.ttl), milliseconds(self.history.meta_ttl)
+
+    def has_version(self, draft: Draft) -> bool:
+        """Return whether *draft* is no newer than what was published."""
+        return (
+            draft.version <= self.version and draft.version_epoch == self.version_epoch
+        )
+
+
 class ChannelStateCache:
-    """The writer's connection and the cached state of what it writes to.
+    """The writer's connection, and the cached states of the channels it writes to.
 
     Args:
         connection: In autocommit mode; nobody else may use it for writing.
-        chance: Makes epochs.
+        rng: Makes epochs.
 
     Attributes:
         execute: Of the connection.
-        serial: That of the database; -1 when nothing is known.
-        next_id: Of a publication.
-        next_channel: Of a channel.
+        next_id: Of a publication; 0 while nothing is known.
+        next_channel: Id of a new channel.
         states: By channel.
     """
 
@@ -77,26 +133,30 @@ class ChannelStateCache:
         self._connection = connection
         self._rng = rng
         self.execute = connection.execute
-        self.states: dict[Channel, State] = {}
-        self.serial = -1
+        self.states: dict[Channel, ChannelState] = {}
         self.next_id = 0
         self.next_channel = 0
 
     def prepare(self) -> None:
-        """Get ready for a batch that relies on what is cached."""
-        if self.serial < 0:
-            self.refresh()
-        # Never within a batch: it counts on the states it has changed.
+        """Read the next ids if they are unknown, and drop states if there are many."""
+        if not self.next_id:
+            self.next_id, self.next_channel = self.execute(
+                "SELECT"
+                " max(last_id, coalesce((SELECT max(id) FROM publications), 0)) + 1,"
+                " (SELECT coalesce(max(id), 0) + 1 FROM channels)"
+                " FROM meta WHERE id = 1"
+            ).fetchone()
+        # Never within a batch: it relies on the states that it has changed.
         if len(self.states) > CHANNELS:
             for name in list(islice(self.states, CHANNELS // 2)):
                 del self.states[name]
 
-    def load(self, channel: Channel, history: History) -> State:
+    def add(self, channel: Channel, history: History) -> ChannelState:
         """Put a channel's state, or that of a new channel, into the cache."""
         state = self.find(channel)
         if state is None:
             epoch = unpublished_epoch(self._connection, channel)
-            state = State(self.next_channel, channel, epoch, history)
+            state = ChannelState(self.next_channel, channel, epoch, history)
             self.next_channel += 1
         elif state.history[1:] != history[1:]:
             state.changed = True
@@ -105,13 +165,13 @@ class ChannelStateCache:
         self.states[channel] = state
         return state
 
-    def find(self, channel: Channel) -> State | None:
-        """Read a channel's state; None if it has no metadata."""
+    def find(self, channel: Channel) -> ChannelState | None:
+        """Read a channel's state from the database; None if it has no metadata."""
         row = self.execute(_FIND, (channel,)).fetchone()
         if row is None:
             return None
         history = History(0, row[4] / 1000, row[5] / 1000)
-        state = State(row[0], channel, row[1], history)
+        state = ChannelState(row[0], channel, row[1], history)
         state.new = False
         state.version, state.version_epoch = row[6], row[7]
         state.top = max(row[2], row[8] or 0)
@@ -119,17 +179,16 @@ class ChannelStateCache:
         state.first = row[10] or state.top + 1
         return state
 
-    def delete(self, number: int, bound: int) -> None:
+    def delete(self, channel_id: int, bound: int) -> None:
         """Delete a channel's publications up to offset *bound*."""
-        deleted = self.execute(
+        self.execute(
             "DELETE FROM publications WHERE channel_id = ? AND offset <= ?",
-            (number, bound),
+            (channel_id, bound),
         )
-        self.serial += deleted.rowcount  # as the trigger did
 
-    def expire(self, channel: Channel, number: int, epoch: str) -> None:
-        """Delete a channel's metadata. Its offsets will restart: in another epoch."""
-        self.execute("DELETE FROM channels WHERE id = ?", (number,))
+    def expire(self, channel: Channel, channel_id: int, epoch: str) -> None:
+        """Delete a channel's metadata. Its offsets will restart, in another epoch."""
+        self.execute("DELETE FROM channels WHERE id = ?", (channel_id,))
         self.states.pop(channel, None)
         fresh = epoch
         while fresh == epoch:
@@ -137,43 +196,22 @@ class ChannelStateCache:
         self.execute(
             "INSERT OR REPLACE INTO generations VALUES (?, ?)", (_slot(channel), fresh)
         )
-        self.serial += 1  # as the trigger did
-
-    def bump(self) -> None:
-        """Tell other connections that something is not as it was."""
-        self.execute("UPDATE meta SET serial = serial + 1 WHERE id = 1")
-        self.serial += 1
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
         """Lock the database; commit at the end, or undo everything."""
         try:
             self.execute("BEGIN IMMEDIATE")
-            self.refresh()
             yield
             self.execute("COMMIT")
         except BaseException:
             self.rollback()
             raise
 
-    def refresh(self) -> None:
-        """Compare what is cached with the database; forget it if that is newer."""
-        serial, number, channel = self.execute(
-            "SELECT serial,"
-            " max(last_id, coalesce((SELECT max(id) FROM publications), 0)) + 1,"
-            " (SELECT coalesce(max(id), 0) + 1 FROM channels) FROM meta WHERE id = 1"
-        ).fetchone()
-        known = (self.serial, self.next_id)
-        # Our own next channel id may be above: a new channel's row can expire.
-        if known != (serial, number) or channel > self.next_channel:
-            self.states.clear()
-        self.serial, self.next_id = serial, number
-        self.next_channel = max(channel, self.next_channel)
-
     def rollback(self) -> None:
-        """End a transaction that failed, and forget what may not be true."""
+        """End a transaction that failed, and forget all that may not be true now."""
         self.states.clear()
-        self.serial = -1
+        self.next_id = 0
         if self._connection.in_transaction:
             with contextlib.suppress(sqlite3.Error):
                 self.execute("ROLLBACK")

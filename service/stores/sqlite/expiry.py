@@ -1,13 +1,19 @@
-"""Deleting what has expired, in steps that appends need not wait for.
+"""Deletes what has expired and blanks what must be erased, in steps between commits.
 
-A channel's row says when it must be looked at next (``due``): when its oldest
-publication expires, or, if none is stored, its metadata. An append touches that only
-when it is the first one stored. So a sweep costs what it deletes, however many
-channels there are.
+A channel's row has the time at which it must be looked at next (``due``): when its
+oldest publication expires, or, if none is stored, its metadata. An append changes that
+time only when its publication is the first one stored. So a sweep costs what it
+deletes, however many channels there are.
+
+Erasing keeps offsets, times and ids, so the cached channel states stay true. What a
+step blanks is overwritten in the file at once, and in the write-ahead log at the end;
+only backups still have it.
 """
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -20,16 +26,17 @@ from service.stores.sqlite.schema import reason
 from service.stores.sqlite.state import StateTable
 from service.stores.sqlite.writer import Job
 
-__all__ = ["Expiry", "Sweeper"]
+__all__ = ["Blanked", "Eraser", "Expiry", "Sweeper"]
 
 SWEPT_CHANNELS = 64  # count per step, which is one transaction of some milliseconds
 SWEPT_ROWS = 512  # count per step
+EXAMINED = 256  # publications per step of erasing; large ones are read, so not many
 
 _log = structlog.get_logger(__name__)
 
 
 class Swept(NamedTuple):
-    """What one step of the sweep did.
+    """The result of one step of the sweep.
 
     Attributes:
         more: There is more to do at once.
@@ -41,97 +48,97 @@ class Swept(NamedTuple):
 
 
 class Expiry:
-    """The sweep of one database; on the writer's thread.
+    """Deletes what has expired in one database. On the writer's thread.
 
     Args:
-        book: Of the writer.
-        shelf: Of the same connection.
+        channels: The writer's.
+        state_table: On the same connection.
     """
 
-    def __init__(self, book: ChannelStateCache, shelf: StateTable) -> None:
-        self._book = book
-        self._shelf = shelf
+    def __init__(self, channels: ChannelStateCache, state_table: StateTable) -> None:
+        self._channels = channels
+        self._state_table = state_table
 
     def step(self, now: int) -> Swept:
         """Delete some of what has expired at *now* (Unix ms)."""
         expired: list[Channel] = []
-        with self._book.transaction():
-            more = self._sweep_keys(now)
-            more = self._shelf.sweep(now, SWEPT_ROWS) or more
-            rows = self._book.execute(
+        with self._channels.transaction():
+            more = self._delete_keys(now)
+            more = self._state_table.delete_expired(now, SWEPT_ROWS) or more
+            rows = self._channels.execute(
                 "SELECT id, name, epoch, ttl FROM channels WHERE due <= ?"
                 " ORDER BY due LIMIT ?",
                 (now, SWEPT_CHANNELS),
             ).fetchall()
             left = SWEPT_ROWS
-            for number, name, epoch, ttl in rows:
-                left -= self._sweep_publications(name, number, now - ttl, left)
+            for channel_id, name, epoch, ttl in rows:
+                left -= self._delete_publications(name, channel_id, now - ttl, left)
                 if not left:
                     break
-                due = self._due(number)
+                due = self._due(channel_id)
                 if due > now:
-                    self._book.execute(
-                        "UPDATE channels SET due = ? WHERE id = ?", (due, number)
+                    self._channels.execute(
+                        "UPDATE channels SET due = ? WHERE id = ?", (due, channel_id)
                     )
                 else:
-                    self._book.expire(name, number, epoch)
+                    self._channels.expire(name, channel_id, epoch)
                     expired.append(name)
         return Swept(more or not left or len(rows) == SWEPT_CHANNELS, expired)
 
-    def _sweep_keys(self, now: int) -> bool:
+    def _delete_keys(self, now: int) -> bool:
         """Delete expired idempotency keys; return whether there may be more."""
-        # All live equally long, so in the order of their ids.
-        rows = self._book.execute(
+        # All live equally long, so they expire in the order of their ids.
+        rows = self._channels.execute(
             "SELECT id, expires FROM idempotency ORDER BY id LIMIT ?", (SWEPT_ROWS,)
         ).fetchall()
         count = 0
         while count < len(rows) and rows[count][1] <= now:
             count += 1
         if count:
-            self._book.execute(
+            self._channels.execute(
                 "DELETE FROM idempotency WHERE id <= ?", (rows[count - 1][0],)
             )
         return count == SWEPT_ROWS
 
-    def _sweep_publications(
-        self, channel: Channel, number: int, cutoff: int, limit: int
+    def _delete_publications(
+        self, channel: Channel, channel_id: int, cutoff: int, limit: int
     ) -> int:
-        """Delete up to *limit* of the oldest; return how many."""
-        rows = self._book.execute(
+        """Delete up to *limit* of the oldest publications; return how many."""
+        rows = self._channels.execute(
             "SELECT offset, time FROM publications WHERE channel_id = ?"
             " ORDER BY offset LIMIT ?",
-            (number, limit),
+            (channel_id, limit),
         ).fetchall()
         count = 0
         while count < len(rows) and rows[count][1] <= cutoff:
             count += 1
         if count:
             last = rows[count - 1][0]
-            self._book.delete(number, last)
-            state = self._book.states.get(channel)
+            self._channels.delete(channel_id, last)
+            state = self._channels.states.get(channel)
             if state is not None:
                 state.first = last + 1
         return count
 
-    def _due(self, number: int) -> int:
+    def _due(self, channel_id: int) -> int:
         """Return when the next of a channel's rows expires, Unix milliseconds."""
         due: int
-        (due,) = self._book.execute(
+        (due,) = self._channels.execute(
             "SELECT coalesce((SELECT time FROM publications WHERE channel_id = c.id"
             " ORDER BY offset LIMIT 1) + ttl, touched + meta_ttl)"
             " FROM channels AS c WHERE id = ?",
-            (number,),
+            (channel_id,),
         ).fetchone()
         return due
 
 
 class Sweeper:
-    """Has the sweep done every so often. Event loop only.
+    """Runs the sweep at regular intervals. Event loop only.
 
     Args:
         clock: Calls it.
         interval: Seconds from one sweep to the next.
-        submit: Queues work on the writer's thread.
+        submit: Queues a job on the writer's thread.
         step: Makes one step there.
         expired: Told of the channels whose metadata was deleted.
     """
@@ -151,27 +158,27 @@ class Sweeper:
         self._expired = expired
         self._busy = False
         self._stopped = False
-        self._timer = self._wind()
+        self._timer = self._schedule()
 
     def stop(self) -> None:
         """Begin no further step."""
         self._stopped = True
         self._timer.cancel()
 
-    def _wind(self) -> Timer:
-        return self._clock.call_at(self._clock.now() + self._interval, self._begin)
+    def _schedule(self) -> Timer:
+        return self._clock.call_at(self._clock.now() + self._interval, self._sweep)
 
-    def _begin(self) -> None:
-        self._timer = self._wind()
+    def _sweep(self) -> None:
+        self._timer = self._schedule()
         if not self._busy:
-            self._go_on()
+            self._submit_step()
 
-    def _go_on(self) -> None:
+    def _submit_step(self) -> None:
         self._busy = not self._stopped
         if self._busy:
-            self._submit(Job(self._step, self._swept))
+            self._submit(Job(self._step, self._step_done))
 
-    def _swept(self, swept: Swept | None, error: BaseException | None) -> None:
+    def _step_done(self, swept: Swept | None, error: BaseException | None) -> None:
         self._busy = False
         if swept is None:
             _log.warning("the sweep failed", reason=reason(error))
@@ -179,4 +186,71 @@ class Sweeper:
         if swept.expired:
             self._expired(swept.expired)
         if swept.more:
-            self._go_on()
+            self._submit_step()
+
+
+class Blanked(NamedTuple):
+    """The result of one step of erasing.
+
+    Attributes:
+        last: The id up to which everything was looked at.
+        blanked: Count of publications.
+        channels: Where they are.
+    """
+
+    last: int
+    blanked: int
+    channels: list[Channel]
+
+
+class Eraser:
+    """Blanks publications. On the writer's thread.
+
+    Args:
+        connection: In autocommit mode.
+    """
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._execute = connection.execute
+
+    def newest(self) -> int:
+        """Return the id of the newest publication; all later ones have higher ids."""
+        newest: int
+        (newest,) = self._execute(
+            "SELECT coalesce(max(id), 0) FROM publications"
+        ).fetchone()
+        return newest
+
+    def step(self, info: str, after: int, bound: int) -> Blanked:
+        """Blank those whose info begins with *info*, of some above the id *after*.
+
+        Args:
+            info: See the port.
+            after: The id up to which everything was looked at.
+            bound: The highest id to look at.
+        """
+        (last,) = self._execute(
+            "SELECT coalesce(max(id), ?) FROM (SELECT id FROM publications"
+            " WHERE id > ? AND id <= ? ORDER BY id LIMIT ?)",
+            (bound, after, bound, EXAMINED),
+        ).fetchone()
+        self._execute("PRAGMA secure_delete = ON")
+        try:
+            found = self._execute(
+                "UPDATE publications SET data = 'null', info = NULL, tags = NULL"
+                " WHERE id > ? AND id <= ? AND substr(info, 1, ?) = ?"
+                " RETURNING channel_id",
+                (after, last, len(info), info),
+            ).fetchall()
+        finally:
+            self._execute("PRAGMA secure_delete = OFF")
+        names = [
+            self._execute("SELECT name FROM channels WHERE id = ?", row).fetchone()
+            for row in set(found)
+        ]
+        return Blanked(last, len(found), [Channel(name) for (name,) in names])
+
+    def finish(self) -> None:
+        """Empty the write-ahead log, if no other process is reading."""
+        with contextlib.suppress(sqlite3.Error):
+            self._execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()

@@ -1,13 +1,14 @@
-"""The log in SQLite: a batch is one transaction. Blocks; the writer's thread only.
+"""The log in SQLite: stores a batch of appends in one transaction. Blocks.
 
-Appending is optimistic. Tops are cached in memory, and the usual batch is *one*
-statement, which SQLite runs as a transaction of its own (measured against BEGIN,
-INSERT, UPDATE of the top, COMMIT: 25 µs instead of 36 for one publication, 0.8 of the
-time for 64; and each statement is a moment in which this thread gives up the
-interpreter lock and may wait for it). If another connection wrote in between, the
-batch is refused as a whole (see `book`; and INSERT OR IGNORE reports fewer rows than
-it was given if an idempotency key is known), and it is planned again with the
-database locked, when nothing can come in between.
+For the writer's thread only. A batch is planned in memory, from cached channel states,
+and usually written by *one* statement, which SQLite runs as a transaction of its own
+(measured against BEGIN, INSERT, UPDATE of the top, COMMIT: 25 µs instead of 36 for one
+publication, 0.8 of the time for 64; and at each statement this thread gives up the
+interpreter lock and may have to wait for it). Whether an idempotency key is known is
+found out by inserting it: INSERT OR IGNORE reports fewer rows than it was given. Then
+the batch is rolled back and planned again with the database locked, each key looked up
+first. The same is done when a unique index refuses the batch, which happens only if
+somebody wrote to the file by hand.
 
 Invariants:
 
@@ -26,8 +27,8 @@ from collections.abc import Sequence
 from service.core.model import Appended, Channel, Position, Publication
 from service.core.ports import Committed
 from service.stores.history_cache import FOREVER, milliseconds
-from service.stores.sqlite.batch import Commit, Entry, Plan, State
-from service.stores.sqlite.channel_state import ChannelStateCache
+from service.stores.sqlite.channel_state import ChannelState, ChannelStateCache
+from service.stores.sqlite.writer import BatchResult, QueuedAppend
 
 __all__ = ["Log"]
 
@@ -40,85 +41,106 @@ TRIMMED_ROWS = 1024  # count per transaction and channel
 _EXACT = 32  # count
 _ROW = "(?,?,?,?,?,?,?)"
 _KEY = "(?,?,?,?,?)"
-_NOWHERE = Position(0, "")
-_PASSED = Appended(_NOWHERE, True)
+_NO_POSITION = Position(0, "")
+_NOT_STORED = Appended(_NO_POSITION, True)
+
+
+class _Batch:
+    """The rows to write for a batch.
+
+    Attributes:
+        result: What to report once they are written.
+        publications: Rows, flat.
+        keys: Rows of idempotency keys, flat.
+        keyed: Positions of the keys seen so far.
+        channels: The channels that get offsets.
+    """
+
+    __slots__ = ("channels", "keyed", "keys", "publications", "result")
+
+    def __init__(self, appends: Sequence[QueuedAppend]) -> None:
+        self.result = BatchResult(appends)
+        self.publications: list[object] = []
+        self.keys: list[object] = []
+        self.keyed: dict[tuple[Channel, str], Position] = {}
+        self.channels: dict[Channel, ChannelState] = {}
 
 
 class Log:
     """Appends to, and removes from, one database.
 
     Args:
-        book: Of the writer.
+        channels: The writer's.
     """
 
-    def __init__(self, book: ChannelStateCache) -> None:
-        self._book = book
-        self._execute = book.execute
+    def __init__(self, channels: ChannelStateCache) -> None:
+        self._channels = channels
+        self._execute = channels.execute
         self._inserts = {
-            count: "INSERT INTO publications SELECT * FROM (VALUES "
-            + ",".join([_ROW] * count)
-            + ") WHERE (SELECT serial FROM meta WHERE id = 1) = ?"
+            count: "INSERT INTO publications VALUES " + ",".join([_ROW] * count)
             for count in (*range(1, _EXACT), 32, 64, 128, 256)
         }
 
-    def commit(self, entries: Sequence[Entry], now: int) -> Commit:
+    def commit(self, appends: Sequence[QueuedAppend], now: int) -> BatchResult:
         """Store a batch in its order, at *now* (Unix ms).
 
         Raises:
             sqlite3.Error: Nothing was stored, or (an I/O error at the very end) the
                 outcome is unknown.
-            Exception: One of the entries cannot be stored; nothing was.
+            Exception: One of the appends cannot be stored; nothing was.
         """
         try:
-            self._book.prepare()
             with contextlib.suppress(sqlite3.IntegrityError):
-                plan = self._plan(entries, now, locked=False)
-                if self._write(plan, locked=False):
-                    return plan.commit
-            # Another connection wrote, or a key is known.
-            self._book.rollback()
+                self._channels.prepare()
+                batch = self._plan(appends, now, locked=False)
+                if self._write(batch, locked=False):
+                    return batch.result
+            self._channels.rollback()
             self._execute("BEGIN IMMEDIATE")
-            self._book.refresh()
-            plan = self._plan(entries, now, locked=True)
-            if not self._write(plan, locked=True):
-                raise AssertionError("nobody else can write while we hold the lock")
+            self._channels.prepare()
+            batch = self._plan(appends, now, locked=True)
+            if not self._write(batch, locked=True):
+                raise AssertionError("a key that replaces another is inserted")
         except BaseException:
-            self._book.rollback()
+            self._channels.rollback()
             raise
-        return plan.commit
+        return batch.result
 
     def remove(self, channel: Channel) -> Position | None:
         """Delete a channel's publications; return its top, None if it has none."""
-        with self._book.transaction():
-            found = self._book.find(channel)
+        with self._channels.transaction():
+            found = self._channels.find(channel)
             if found is None:
                 return None
-            self._book.delete(found.id, found.top)
+            self._channels.delete(found.id, found.top)
             self._execute(
                 "UPDATE channels SET due = touched + meta_ttl WHERE id = ?",
                 (found.id,),
             )
-            cached = self._book.states.get(channel)
+            cached = self._channels.states.get(channel)
             if cached is not None:
                 cached.first = found.top + 1
             return Position(found.top, found.epoch)
 
     def probe(self) -> None:
         """Write something, to see whether writing works."""
-        with self._book.transaction():
-            self._book.bump()
+        with self._channels.transaction():
+            self._execute("UPDATE meta SET serial = serial + 1")
 
     # Appending
 
-    def _plan(self, entries: Sequence[Entry], now: int, *, locked: bool) -> Plan:
-        plan = Plan(entries)
-        rows, channels, states = plan.rows, plan.channels, self._book.states
-        outcome, fresh = plan.commit.outcomes.append, plan.commit.committed.append
-        number = self._book.next_id
-        for channel, draft, history, _, _ in entries:
+    def _plan(
+        self, appends: Sequence[QueuedAppend], now: int, *, locked: bool
+    ) -> _Batch:
+        batch = _Batch(appends)
+        rows, channels = batch.publications, batch.channels
+        states = self._channels.states
+        outcome, fresh = batch.result.outcomes.append, batch.result.committed.append
+        number = self._channels.next_id
+        for channel, draft, history, _, _ in appends:
             key = draft.idempotency_key
             if key:
-                first = self._find(plan, channel, key, now, search=locked)
+                first = self._find_key(batch, channel, key, now, search=locked)
                 if first is not None:
                     outcome(Appended(first, False))
                     continue
@@ -130,20 +152,20 @@ class Log:
                         "",
                     )
                 )
-                outcome(_PASSED)
+                outcome(_NOT_STORED)
                 if key:
-                    self._keep(plan, channel, key, _NOWHERE, now)
+                    self._add_key(batch, channel, key, _NO_POSITION, now)
                 continue
             state = states.get(channel)
             if state is None:
-                state = self._book.load(channel, history)
+                state = self._channels.add(channel, history)
             if state.history is not history and state.history != history:
                 state.history = history
                 state.changed = True
                 state.due = now
             if draft.version:
                 if state.has_version(draft):
-                    outcome(Appended(self._skip(plan, state, key, now), False))
+                    outcome(Appended(self._skip(batch, state, key, now), False))
                     continue
                 state.version = draft.version
                 state.version_epoch = draft.version_epoch
@@ -165,18 +187,18 @@ class Log:
             )
             outcome(Appended(position, True))
             if key:
-                self._keep(plan, channel, key, position, now)
-        return plan
+                self._add_key(batch, channel, key, position, now)
+        return batch
 
-    def _find(
-        self, plan: Plan, channel: Channel, key: str, now: int, *, search: bool
+    def _find_key(
+        self, batch: _Batch, channel: Channel, key: str, now: int, *, search: bool
     ) -> Position | None:
         """Return where *key* was used, if that is known.
 
-        Without *search* only this batch is looked at: that the database has the key
+        Without *search* only this batch is looked at: if the database has the key, that
         is seen when it is inserted.
         """
-        first = plan.keyed.get((channel, key))
+        first = batch.keyed.get((channel, key))
         if first is None and search:
             row = self._execute(
                 "SELECT offset, epoch FROM idempotency"
@@ -184,70 +206,61 @@ class Log:
                 (channel, key, now),
             ).fetchone()
             if row is not None:
-                first = plan.keyed[channel, key] = Position(*row)
+                first = batch.keyed[channel, key] = Position(*row)
         return first
 
-    def _skip(self, plan: Plan, state: State, key: str, now: int) -> Position:
+    def _skip(self, batch: _Batch, state: ChannelState, key: str, now: int) -> Position:
         """Return the position of a draft that is skipped for its version."""
         first = None
         if key:  # not going to be inserted, so this is the time to ask for it
-            first = self._find(plan, state.name, key, now, search=True)
+            first = self._find_key(batch, state.name, key, now, search=True)
         return first or Position(state.top, state.epoch)
 
-    def _keep(
-        self, plan: Plan, channel: Channel, key: str, position: Position, now: int
+    def _add_key(
+        self, batch: _Batch, channel: Channel, key: str, position: Position, now: int
     ) -> None:
-        plan.keyed[channel, key] = position
-        plan.keys += (channel, key, *position, now + IDEMPOTENCY_TTL)
+        batch.keyed[channel, key] = position
+        batch.keys += (channel, key, *position, now + IDEMPOTENCY_TTL)
 
-    def _write(self, plan: Plan, *, locked: bool) -> bool:
-        """Write *plan*; return False when the database was not as expected."""
-        count = len(plan.rows) // 7
-        changed = [s for s in plan.channels.values() if s.changed or s.new]
+    def _write(self, batch: _Batch, *, locked: bool) -> bool:
+        """Write *batch*; return False when one of its keys is known already."""
+        count = len(batch.publications) // 7
+        changed = [s for s in batch.channels.values() if s.changed or s.new]
         trims = []
-        for channel, state in plan.channels.items():
-            size = plan.commit.sizes[channel] = state.history.size
+        for channel, state in batch.channels.items():
+            size = batch.result.sizes[channel] = state.history.size
             if state.top - state.first >= size + max(64, size >> 3):
                 trims.append(state)
-        alone = count in self._inserts and not (plan.keys or changed or trims)
-        if not count and not plan.keys:
+        if not count and not batch.keys:
             if locked:
                 self._execute("COMMIT")
             return True
-        plan.commit.stored = True
-        if not (alone or locked):
+        batch.result.stored = True
+        single = count in self._inserts and not (batch.keys or changed or trims)
+        if not (single or locked):
             self._execute("BEGIN IMMEDIATE")
-        if count and not self._insert(plan.rows, count):
-            return False
-        if plan.keys and not self._insert_keys(plan.keys, replace=locked):
+        self._insert(batch.publications, count)
+        if batch.keys and not self._insert_keys(batch.keys, replace=locked):
             return False
         for state in changed:
             self._save(state)
         for state in trims:
             bound = min(state.top - state.history.size, state.first + TRIMMED_ROWS - 1)
-            self._book.delete(state.id, bound)
+            self._channels.delete(state.id, bound)
             state.first = bound + 1
-        if not alone or locked:
+        if locked or not single:
             self._execute("COMMIT")
-        self._book.next_id += count
+        self._channels.next_id += count
         return True
 
-    def _insert(self, rows: list[object], count: int) -> bool:
-        statement = self._inserts.get(count)
-        if statement is not None:
-            rows.append(self._book.serial)
-            return self._execute(statement, rows).rowcount == count
+    def _insert(self, rows: list[object], count: int) -> None:
         done = 0
         while done < count:
             part = count - done
             if part >= _EXACT:
                 part = min(1 << part.bit_length() - 1, 256)
-            values = rows[7 * done : 7 * (done + part)]
-            values.append(self._book.serial)
-            if self._execute(self._inserts[part], values).rowcount != part:
-                return False
+            self._execute(self._inserts[part], rows[7 * done : 7 * (done + part)])
             done += part
-        return True
 
     def _insert_keys(self, keys: list[object], *, replace: bool) -> bool:
         # One statement for each size below 8, so that the cache of prepared ones
@@ -267,7 +280,7 @@ class Log:
             done += part
         return True
 
-    def _save(self, state: State) -> None:
+    def _save(self, state: ChannelState) -> None:
         values = (*state.times, state.due, state.version, state.version_epoch)
         if state.new:
             self._execute(

@@ -33,7 +33,7 @@ __all__ = [
     "MEMORY",
     "Files",
     "examine",
-    "is_spoilt",
+    "is_invalid_data",
     "lock_store",
     "migrate",
     "new_epoch",
@@ -176,7 +176,7 @@ def reason(error: BaseException | None) -> str:
     return f"{error} ({name})" if name else str(error) or type(error).__name__
 
 
-def is_spoilt(error: BaseException) -> bool:
+def is_invalid_data(error: BaseException) -> bool:
     """Return whether it is what was to be stored that is wrong, not the database.
 
     For example text with half a surrogate pair, or an integer beyond 64 bits.

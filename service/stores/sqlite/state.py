@@ -1,9 +1,9 @@
-"""Small shared values with an end, in the embedded store: the State port on SQLite.
+"""The State port on SQLite: small shared values, each with the time of its end.
 
 Each method is one statement, which SQLite runs as a transaction of its own: so a value
-is taken once, whatever other threads and processes do. What changes something is done
-by the writer's thread between two commits of the log, in the order of the calls, and
-touches nothing that the log's cached state speaks of.
+is taken once, whatever other threads and processes do. Changes are made by the writer's
+thread between two commits of the log, in the order of the calls; they touch nothing
+that the log caches.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from typing import Any, Protocol, TypeVar
 
 from service.core.ports import Clock, StateEntry
 from service.stores.history_cache import milliseconds
-from service.stores.sizes import check_sizes
+from service.stores.state_sizes import check_sizes
 
-__all__ = ["StateTable", "SqliteState"]
+__all__ = ["SqliteState", "StateTable"]
 
 T = TypeVar("T")
 
 
 class StateTable:
-    """The entries of one database. Blocks.
+    """The table ``state`` of one database. Blocks.
 
     Args:
         connection: In autocommit mode.
@@ -40,7 +40,7 @@ class StateTable:
         )
 
     def take(self, kind: str, key: str, now: int) -> str | None:
-        """Remove an entry; return its value if it is there at *now* (Unix ms)."""
+        """Remove an entry; return its value unless expired at *now* (Unix ms)."""
         # All rows are fetched: the statement is committed when it has no more.
         rows = self._execute(
             "DELETE FROM state WHERE kind = ? AND key = ? RETURNING value, expires",
@@ -48,7 +48,15 @@ class StateTable:
         ).fetchall()
         return rows[0][0] if rows and rows[0][1] > now else None
 
-    def sweep(self, now: int, limit: int) -> bool:
+    def entries(self, kind: str, now: int) -> list[StateEntry]:
+        """Return the entries of a kind that have not expired at *now* (Unix ms)."""
+        rows = self._execute(
+            "SELECT key, value, expires FROM state WHERE kind = ? AND expires > ?",
+            (kind, now),
+        ).fetchall()
+        return [StateEntry(key, value, expires / 1000) for key, value, expires in rows]
+
+    def delete_expired(self, now: int, limit: int) -> bool:
         """Delete up to *limit* expired entries; return whether there may be more."""
         deleted = self._execute(
             "DELETE FROM state WHERE (kind, key) IN"
@@ -57,19 +65,11 @@ class StateTable:
         )
         return deleted.rowcount == limit
 
-    def entries(self, kind: str, now: int) -> list[StateEntry]:
-        """Return the entries of a kind that are there at *now* (Unix ms)."""
-        rows = self._execute(
-            "SELECT key, value, expires FROM state WHERE kind = ? AND expires > ?",
-            (kind, now),
-        ).fetchall()
-        return [StateEntry(key, value, expires / 1000) for key, value, expires in rows]
 
+class _OnThread(Protocol):
+    """Call *run* with the table on a thread of the store; raises `StoreUnavailable`."""
 
-class _Do(Protocol):
-    """Run something on a thread of the store; raises `StoreUnavailable`."""
-
-    def __call__(self, run: Callable[[], T]) -> Coroutine[Any, Any, T]: ...
+    def __call__(self, run: Callable[[StateTable], T]) -> Coroutine[Any, Any, T]: ...
 
 
 class SqliteState:
@@ -77,48 +77,36 @@ class SqliteState:
 
     Args:
         clock: Tells what has expired.
-        write: Does something with what `writer` returns, on its thread.
-        read: The same with `reader`.
-        writer: Of the open store.
-        reader: Of the open store.
+        write: Runs what changes something, on the writer's thread.
+        read: Runs what only reads, on the reader's thread.
     """
 
-    def __init__(
-        self,
-        clock: Clock,
-        *,
-        write: _Do,
-        read: _Do,
-        writer: Callable[[], StateTable],
-        reader: Callable[[], StateTable],
-    ) -> None:
+    def __init__(self, clock: Clock, *, write: _OnThread, read: _OnThread) -> None:
         self._clock = clock
         self._write = write
         self._read = read
-        self._writer = writer
-        self._reader = reader
 
     async def put(self, kind: str, key: str, value: str, ttl: float) -> None:
         """Keep *value* for *ttl* seconds; see the port.
 
         Raises:
-            ValueError: Key or value is too large, or is no text.
+            ValueError: Key or value is too large, or is not text.
             StoreUnavailable: It is not known to be kept.
         """
         check_sizes(key, value)
         expires = self._now() + milliseconds(ttl)
-        await self._write(lambda: self._writer().put(kind, key, value, expires))
+        await self._write(lambda table: table.put(kind, key, value, expires))
 
     async def take(self, kind: str, key: str) -> str | None:
         """Remove an entry and return its value; see the port.
 
         Raises:
-            ValueError: The key is too large, or is no text.
+            ValueError: The key is too large, or is not text.
             StoreUnavailable: Nobody knows whether it was removed.
         """
         check_sizes(key)
         now = self._now()
-        return await self._write(lambda: self._writer().take(kind, key, now))
+        return await self._write(lambda table: table.take(kind, key, now))
 
     async def entries(self, kind: str) -> list[StateEntry]:
         """Return all entries of a kind; see the port.
@@ -127,7 +115,7 @@ class SqliteState:
             StoreUnavailable: They cannot be read.
         """
         now = self._now()
-        return await self._read(lambda: self._reader().entries(kind, now))
+        return await self._read(lambda table: table.entries(kind, now))
 
     def _now(self) -> int:
         return int(self._clock.wall() * 1000)

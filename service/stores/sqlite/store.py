@@ -1,19 +1,19 @@
-"""The embedded store: one SQLite file, one thread that writes, one that reads.
+"""The Store port on SQLite: one file, one thread that writes, one that reads.
 
-The event loop never touches the database. `append` puts an entry into a queue; the
-writer's thread commits all that wait in one transaction and reports the batch; on the
-loop the tail cache takes note, then the listener is told, then each `AppendDone` is
+The event loop never touches the database. `append` puts the draft into a queue; the
+writer's thread commits all that wait in one transaction and reports the batch. Then, on
+the loop, the tail cache is extended, the listener is told, and each `AppendDone` is
 called. Reads are answered from the cache or go to the reader's thread, one at a time
 per channel however many wait for it.
 
 Invariants:
 
-* A report is handled in one step of the loop, in the order of commits. So whoever
-  runs after it, the listener first, finds the cache up to date.
-* A read that was launched before a commit was told of is given to nobody who asked
-  after that (see `tail`): such a caller waits for the read to end and asks again.
-* Each `done` is called exactly once: by the report of its batch, by the burial of a
-  thread that died, or by `append` itself, one step of the loop later.
+* A report is handled in one step of the loop, in the order of commits. So whatever runs
+  after it, the listener first, finds the cache up to date.
+* A caller that was told of a commit is never given the result of a read that started
+  before that (see `history_cache`): it waits for the read to end and asks again.
+* Each `done` is called exactly once: with the report of its batch, or when a thread
+  that died leaves it behind, or by `append` itself, one step of the loop later.
 """
 
 from __future__ import annotations
@@ -37,16 +37,18 @@ from service.stores.history_cache import (
     SingleFlightReads,
     TailCache,
 )
-from service.stores.sqlite.batch import Commit, Entry
 from service.stores.sqlite.channel_state import ChannelStateCache
-from service.stores.sqlite.erasing import Blanked, Eraser
-from service.stores.sqlite.expiry import Expiry, Sweeper
+from service.stores.sqlite.expiry import Blanked, Eraser, Expiry, Sweeper
 from service.stores.sqlite.log import Log
 from service.stores.sqlite.read import read_history
-from service.stores.sqlite.schema import Files, is_spoilt, open_files, reason
+from service.stores.sqlite.schema import Files, is_invalid_data, open_files, reason
 from service.stores.sqlite.state import SqliteState, StateTable
-from service.stores.sqlite.writer import Worker
-from service.stores.write_health import WriteHealth
+from service.stores.sqlite.writer import (
+    BatchResult,
+    QueuedAppend,
+    StoreThread,
+    WriteHealth,
+)
 
 __all__ = ["SqliteStore"]
 
@@ -64,8 +66,8 @@ class SqliteStore:
     Args:
         settings: Path, durability and bounds.
         clock: Tells when publications expire, and calls the sweep.
-        chance: Makes epochs; the system's by default.
-        batch: Publications per commit at the most.
+        rng: Makes epochs; the system's by default.
+        batch: Publications per commit, at most.
 
     Attributes:
         state: The State port on the same file.
@@ -83,7 +85,7 @@ class SqliteStore:
         self._clock = clock
         self._rng = rng or random.SystemRandom()
         self._batch = batch
-        self._intake = AppendBudget(settings.queue_size)
+        self._budget = AppendBudget(settings.queue_size)
         self._tails = TailCache(settings.cache_size)
         self._shared_reads = SingleFlightReads(
             self._tails,
@@ -91,18 +93,12 @@ class SqliteStore:
             load=self._load,
             refusal=lambda: None if self._open else self._refusal,
         )
-        self._open = False  # takes appends
-        self._refusal = "the store was not started"  # why not, while it does not
+        self._open = False  # accepts calls
+        self._refusal = "the store was not started"  # why it does not
         self._dead = False  # a thread is
         self._sweeper: Sweeper | None = None
         self._closing: asyncio.Task[None] | None = None
-        self.state = SqliteState(
-            clock,
-            write=self._write,
-            read=self._read,
-            writer=lambda: self._shelf,
-            reader=lambda: StateTable(self._files.reader),
-        )
+        self.state = SqliteState(clock, write=self._write_state, read=self._read_state)
 
     @property
     def reads(self) -> int:
@@ -122,17 +118,17 @@ class SqliteStore:
         self._listener = listener
         files = await asyncio.to_thread(open_files, self._settings, self._rng)
         self._files: Files = files
-        book = ChannelStateCache(files.writer, self._rng)
-        self._log = Log(book)
-        self._shelf = StateTable(files.writer)
+        channels = ChannelStateCache(files.writer, self._rng)
+        self._log = Log(channels)
+        self._state_table = StateTable(files.writer)
         self._eraser = Eraser(files.writer)
-        sweep = Expiry(book, self._shelf)
-        self._writer = self._work("write")
+        expiry = Expiry(channels, self._state_table)
+        self._writer = self._start_thread("write")
         self._reader = self._writer
         if files.reader is not files.writer:
-            self._reader = self._work("read")
+            self._reader = self._start_thread("read")
         self._put = self._writer.put
-        self._probing = WriteHealth(
+        self._health = WriteHealth(
             self._clock, self._rng, self._writer.submit, self._log.probe
         )
         self._open = True
@@ -141,12 +137,12 @@ class SqliteStore:
             self._clock,
             self._settings.sweep_interval,
             self._writer.submit,
-            lambda: sweep.step(self._now()),
+            lambda: expiry.step(self._now()),
             self._tails.expire,
         )
 
-    def _work(self, work: str) -> Worker:
-        return Worker(
+    def _start_thread(self, work: str) -> StoreThread:
+        return StoreThread(
             work,
             self._loop,
             commit=self._commit,
@@ -167,7 +163,7 @@ class SqliteStore:
 
     async def _close(self, sweeper: Sweeper) -> None:
         sweeper.stop()
-        self._probing.stop()
+        self._health.stop()
         await self._writer.stop()
         if self._reader is not self._writer:
             await self._reader.stop()
@@ -176,7 +172,7 @@ class SqliteStore:
 
     def fault(self) -> str | None:
         """Return why the store cannot serve, in a few words, or None if it can."""
-        return self._probing.fault if self._open else self._refusal
+        return self._health.fault if self._open else self._refusal
 
     # Appending
 
@@ -187,47 +183,47 @@ class SqliteStore:
         error: StoreError
         if not self._open:
             error = StoreUnavailable(self._refusal)
-        elif (cost := self._intake.accept(draft)) is None:
-            error = self._intake.full()
+        elif (cost := self._budget.accept(draft)) is None:
+            error = self._budget.full()
         else:
             self._put((channel, draft, history, done, cost))
             return
         asyncio.get_running_loop().call_soon(done, error)
 
-    def _commit(self, entries: list[Entry]) -> Commit:
+    def _commit(self, appends: list[QueuedAppend]) -> BatchResult:
         """Store a batch. On the writer's thread."""
-        return self._log.commit(entries, self._now())
+        return self._log.commit(appends, self._now())
 
-    def _committed(self, commit: Commit) -> None:
-        if commit.stored:
-            self._probing.recovered()
-        if commit.committed:
-            self._tails.extend(commit.committed, commit.sizes)
+    def _committed(self, result: BatchResult) -> None:
+        if result.stored:
+            self._health.recovered()
+        if result.committed:
+            self._tails.extend(result.committed, result.sizes)
             try:
-                self._listener(commit.committed)
+                self._listener(result.committed)
             except Exception as error:
                 _log.error("the listener of the store failed", **describe(error))
-        outcomes = iter(commit.outcomes)
-        for _, _, _, done, cost in commit.entries:
-            self._intake.release(cost)
+        outcomes = iter(result.outcomes)
+        for _, _, _, done, cost in result.appends:
+            self._budget.release(cost)
             try:
                 done(next(outcomes))
             except Exception as error:
                 _log.error("the caller of an append failed", **describe(error))
 
-    def _failed(self, entries: list[Entry], error: BaseException) -> None:
-        spoilt = is_spoilt(error) and not self._dead
+    def _failed(self, appends: list[QueuedAppend], error: BaseException) -> None:
+        invalid = is_invalid_data(error) and not self._dead
         text = f"the store cannot write: {reason(error)}"
         if self._dead:
             text = self._refusal
-        elif self._open and not spoilt:
-            self._probing.failed(error)
-        for _, _, _, done, cost in entries:
-            self._intake.release(cost)
+        elif self._open and not invalid:
+            self._health.failed(error)
+        for _, _, _, done, cost in appends:
+            self._budget.release(cost)
             # One for each: an exception that is raised twice mixes its tracebacks.
             outcome = (
                 StoreError(f"cannot be stored: {reason(error)}")
-                if spoilt
+                if invalid
                 else StoreUnavailable(text)
             )
             try:
@@ -249,7 +245,7 @@ class SqliteStore:
         if not self._open:
             return None
         request = ReadRequest(history.size, history.ttl, since, limit, False)
-        return self._tails.answer(channel, request, self._now())
+        return self._answer(channel, request)
 
     async def read(
         self,
@@ -319,16 +315,21 @@ class SqliteStore:
             self._tails.blank(channel)
 
     async def _write(
-        self, run: Callable[[], T], landed: Callable[[T], None] | None = None
+        self, run: Callable[[], T], done: Callable[[T], None] | None = None
     ) -> T:
         if not self._open:
             raise StoreUnavailable(self._refusal)
-        return await self._writer.do(run, landed)
+        return await self._writer.do(run, done)
 
-    async def _read(self, run: Callable[[], T]) -> T:
+    # What `state` does
+
+    async def _write_state(self, run: Callable[[StateTable], T]) -> T:
+        return await self._write(lambda: run(self._state_table))
+
+    async def _read_state(self, run: Callable[[StateTable], T]) -> T:
         if not self._open:
             raise StoreUnavailable(self._refusal)
-        return await self._reader.do(run)
+        return await self._reader.do(lambda: run(StateTable(self._files.reader)))
 
     def _now(self) -> int:
         """Return Unix milliseconds."""

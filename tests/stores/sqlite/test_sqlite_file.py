@@ -79,14 +79,6 @@ async def test_offsets_continue_when_another_connection_deleted(
     await again.store.close()
 
 
-async def test_a_channel_that_another_connection_deleted_starts_again(bench, other):
-    await bench.fill("a", 3)
-    other.execute("DELETE FROM publications")
-    other.execute("DELETE FROM channels")
-    assert (await bench.append("a")).position.offset == 1
-    assert stored(other, "a") == [1]
-
-
 async def test_a_key_that_another_connection_stored_counts(bench, other):
     await bench.fill("a", 3)
     other.execute(

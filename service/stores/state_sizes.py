@@ -1,4 +1,4 @@
-"""What a State keeps at the most, wherever it keeps it."""
+"""Bounds of a State's keys and values, checked alike by both stores."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ __all__ = ["check_sizes"]
 
 
 def check_sizes(key: str, value: str = "") -> None:
-    """Refuse what no State keeps.
+    """Refuse a key or value that no State keeps.
 
     Raises:
-        ValueError: Key or value is too large, or is no text.
+        ValueError: It is too large, or is not text.
     """
     for name, text, limit in (
         ("key", key, STATE_KEY_SIZE),
