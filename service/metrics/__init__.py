@@ -1,9 +1,9 @@
-"""What happened, counted: `Metrics` holds it, `text` and `figures` show it."""
+"""Metrics of a service: `Metrics` counts, `text` and `figures` show the counts."""
 
 from __future__ import annotations
 
+from service.metrics.definitions import PROTOCOL_CLOSES, Metrics
 from service.metrics.exposition import CONTENT_TYPE, figures, text
-from service.metrics.table import PROTOCOL_CLOSES, Metrics
 
 __all__ = [
     "CONTENT_TYPE",

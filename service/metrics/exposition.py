@@ -1,4 +1,4 @@
-"""Metrics as text for Prometheus, and as figures for JSON."""
+"""Exposition of the metrics: text for Prometheus, and figures for JSON."""
 
 from __future__ import annotations
 
@@ -15,8 +15,15 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from service.metrics.counting import Count, Family, Gauge, Histogram, Tally, Total
-from service.metrics.table import Metrics
+from service.metrics.definitions import Metrics
+from service.metrics.instruments import (
+    CallbackCounter,
+    Counter,
+    Family,
+    Gauge,
+    Histogram,
+    LabelledCounter,
+)
 
 __all__ = ["CONTENT_TYPE", "figures", "text"]
 
@@ -24,7 +31,7 @@ CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class _Source(Collector):
-    """What prometheus-client asks at each scrape."""
+    """The collector that prometheus-client calls at each scrape."""
 
     def __init__(self, families: Iterable[Family]) -> None:
         self._families = families
@@ -36,7 +43,7 @@ class _Source(Collector):
 
 def text(metrics: Metrics) -> bytes:
     """Return all metrics, and those of the process, in the Prometheus text format."""
-    # A registry of its own each time: two services in one process share nothing.
+    # A new registry each time: two services in one process share nothing.
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Source(metrics.families))
     ProcessCollector(registry=registry)
@@ -51,9 +58,9 @@ def figures(metrics: Metrics) -> dict[str, object]:
 def _metric(family: Family) -> Metric:
     name, about, labels = family.name, family.help, [family.label]
     match family.measure:
-        case Count(value=value):
+        case Counter(value=value):
             return CounterMetricFamily(name, about, value)
-        case Tally(values=values):
+        case LabelledCounter(values=values):
             counter = CounterMetricFamily(name, about, labels=labels)
             for label, value in values.items():
                 counter.add_metric([str(label)], value)
@@ -66,7 +73,11 @@ def _metric(family: Family) -> Metric:
             metric.add_metric([], buckets, histogram.sum)
             return metric
         case Gauge(read=read) as source:
-            kind = CounterMetricFamily if type(source) is Total else GaugeMetricFamily
+            kind = (
+                CounterMetricFamily
+                if type(source) is CallbackCounter
+                else GaugeMetricFamily
+            )
             found = read()
             if not isinstance(found, Mapping):
                 return kind(name, about, found)
@@ -78,9 +89,9 @@ def _metric(family: Family) -> Metric:
 
 def _figure(family: Family) -> object:
     match family.measure:
-        case Count(value=value):
+        case Counter(value=value):
             return value
-        case Tally(values=values):
+        case LabelledCounter(values=values):
             return {str(label): count for label, count in values.items()}
         case Histogram() as histogram:
             return {"count": sum(histogram.counts), "sum": histogram.sum}

@@ -1,8 +1,8 @@
-"""Counters on the event loop: plain integers, read when somebody scrapes.
+"""Metric instruments: counters, histograms and gauges for one event loop.
 
-A counter of prometheus-client takes a lock and boxes a float, some 300 ns each time;
-these take 20 to 70 ns, since nobody but the event loop touches them. A part that works
-on a thread of its own reports to the loop, and is counted there.
+They are plain integers, read at each scrape. A counter of prometheus-client takes a
+lock and boxes a float, some 300 ns each time; these take 20 to 70 ns, since only the
+event loop touches them. Work on other threads reports to the loop and is counted there.
 """
 
 from __future__ import annotations
@@ -10,14 +10,22 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping
 
-__all__ = ["Count", "Family", "Gauge", "Histogram", "Label", "Tally", "Total"]
+__all__ = [
+    "CallbackCounter",
+    "Counter",
+    "Family",
+    "Gauge",
+    "Histogram",
+    "Label",
+    "LabelledCounter",
+]
 
 Label = str | int
 OTHER = "other"
 
 
-class Count:
-    """How often something happened."""
+class Counter:
+    """A number of events."""
 
     __slots__ = ("value",)
 
@@ -25,16 +33,16 @@ class Count:
         self.value = 0
 
     def add(self, count: int = 1) -> None:
-        """Count it, *count* times."""
+        """Count *count* events."""
         self.value += count
 
 
-class Tally:
-    """How often something happened, by one label.
+class LabelledCounter:
+    """Numbers of events by one label.
 
     Args:
-        known: The label's values. Any other counts as "other", so that what somebody
-            sends cannot make a series of its own.
+        known: The label's values. Any other counts as "other", so that a client's input
+            cannot make a series.
     """
 
     __slots__ = ("values",)
@@ -43,25 +51,26 @@ class Tally:
         self.values: dict[Label, int] = dict.fromkeys((*known, OTHER), 0)
 
     def allow(self, label: Label) -> None:
-        """Give the label one more value."""
+        """Add a value of the label."""
         self.values.setdefault(label, 0)
 
     def add(self, label: Label, count: int = 1) -> None:
-        """Count it under *label*, *count* times."""
+        """Count *count* events under *label*."""
         if label not in self.values:
             label = OTHER
         self.values[label] += count
 
 
 class Histogram:
-    """How large something was.
+    """A distribution of observed values.
 
     Args:
-        bounds: Upper bounds of the buckets, ascending; above the last is one more.
+        bounds: Upper bounds of the buckets, ascending; one more bucket is above the
+            last.
 
     Attributes:
-        counts: In each bucket, not cumulated.
-        sum: Of all that was observed.
+        counts: Values in each bucket, not cumulated.
+        sum: The sum of all values.
     """
 
     __slots__ = ("bounds", "counts", "sum")
@@ -72,16 +81,16 @@ class Histogram:
         self.sum = 0.0
 
     def observe(self, value: float) -> None:
-        """Take one value."""
+        """Observe one value."""
         self.counts[bisect_left(self.bounds, value)] += 1
         self.sum += value
 
 
 class Gauge:
-    """What there is at the moment, read when somebody scrapes.
+    """A present value, read at each scrape.
 
     Args:
-        read: Returns it: one number, or one for each value of the label.
+        read: Returns one number, or one for each value of the label.
     """
 
     __slots__ = ("read",)
@@ -90,20 +99,20 @@ class Gauge:
         self.read = read
 
 
-class Total(Gauge):
-    """How often something happened, read when somebody scrapes: it only grows."""
+class CallbackCounter(Gauge):
+    """A number of events that is kept elsewhere, read at each scrape."""
 
     __slots__ = ()
 
 
 class Family:
-    """One metric, by its name.
+    """One metric with its name.
 
     Attributes:
-        name: As it is exported, without the ``_total`` of a counter.
-        help: What it is, in a sentence.
-        label: The one label's name, "" for none.
-        measure: Where its values are.
+        name: The exported name, without the ``_total`` of a counter.
+        help: The description, a sentence.
+        label: The name of the one label, "" for none.
+        measure: The instrument that holds the values.
     """
 
     __slots__ = ("help", "label", "measure", "name")
@@ -112,7 +121,7 @@ class Family:
         self,
         name: str,
         help: str,
-        measure: Count | Tally | Histogram | Gauge,
+        measure: Counter | LabelledCounter | Histogram | Gauge,
         label: str,
     ) -> None:
         self.name = name

@@ -1,7 +1,7 @@
-"""Every metric of a service, by name.
+"""Definitions of a service's metrics: name, help, label and buckets of each.
 
-Labels are of bounded sets: codes and methods of the tables, causes written here. Never
-a user, a channel or a connection: those are in the log.
+Label values come from bounded sets: the codes and methods of the protocol, and causes
+written here. A user, a channel or a connection is never a label; they are in the log.
 """
 
 from __future__ import annotations
@@ -10,25 +10,25 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
 
 from service.core import errors
-from service.metrics.counting import (
-    Count,
+from service.metrics.instruments import (
+    CallbackCounter,
+    Counter,
     Family,
     Gauge,
     Histogram,
     Label,
-    Tally,
-    Total,
+    LabelledCounter,
 )
 
 __all__ = ["PROTOCOL_CLOSES", "Metrics"]
 
-M = TypeVar("M", Count, Tally, Histogram, Gauge, Total)
+M = TypeVar("M", Counter, LabelledCounter, Histogram, Gauge, CallbackCounter)
 
 PREFIX = "steadwire_"
 
 PROTOCOL_CLOSES = (1002, 1007, 1009)
-"""Close codes of RFC 6455 for what no WebSocket may send: the server below us answers
-with them, and a peer that finds fault with us does too."""
+"""Close codes of RFC 6455 for violations of the WebSocket protocol: Hypercorn closes
+with them, and so does a peer that rejects a message of ours."""
 
 METHODS = (
     "connect",
@@ -45,7 +45,7 @@ METHODS = (
     "ping",
     "pong",
 )
-"""The commands of the client protocol; a pong is the empty one."""
+"""The commands of the client protocol; a pong is the empty command."""
 
 _ERRORS = sorted(
     row.code for row in vars(errors).values() if type(row) is errors.ErrorReply
@@ -59,80 +59,83 @@ _SIZES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0)
 
 
 class Metrics:
-    """The metrics of one service, to be counted on its event loop.
+    """The metrics of one service, counted on its event loop.
 
-    Parts count with one call, as ``metrics.auth.add("expired")``, or keep counts of
-    their own that are read with a `total`; what there *is* at a moment is never counted
-    but read from where it is, with a `gauge`.
+    Parts count with one call, as ``metrics.auth.add("expired")``, or keep their own
+    counts, which a `total` reads. A present value is never counted up and down: a
+    `gauge` reads it where it is.
 
     Attributes:
-        families: All of them, in the order in which they are shown.
-        sent: Messages sent to connections that are over; the rest count their own.
+        families: All metrics, in the order in which they are shown.
+        sent: Messages sent to ended connections; open ones count their own.
     """
 
     def __init__(self) -> None:
         self.families: list[Family] = []
-        self.sent = Count()
-        self.opened = self._count(
-            "connections_opened", "Connections accepted, whether they connect or not."
+        self.sent = Counter()
+        self.opened = self._counter(
+            "connections_opened",
+            "Connections accepted, whether they send a connect or not.",
         )
-        self.connects = self._tally(
+        self.connects = self._labelled(
             "connects",
-            "Connections by how their connect ended: ok; refused, for what the client "
-            "asked; failed, for a fault of ours; abandoned, when it left before.",
+            "Connects by outcome: ok; refused, for the client's request; failed, "
+            "for a fault of the server; abandoned, when the client left before.",
             "outcome",
             ("ok", "refused", "failed", "abandoned"),
         )
-        self.closes = self._tally(
+        self.closes = self._labelled(
             "closes",
-            "Connections that ended, by our close code, or that of a frame or message "
-            "that broke the WebSocket protocol; client: the peer ended it.",
+            "Connections that ended, by the server's close code, or the code for a "
+            "frame or message that broke the WebSocket protocol; client: the peer "
+            "ended it.",
             "code",
             (*PROTOCOL_CLOSES, *_CLOSES, "client"),
         )
-        self.auth = self._tally(
+        self.auth = self._labelled(
             "auth",
-            "Decisions about who a client is, or what a token lets it do: admitted; "
-            "refused for good; expired, when a new token helps; unavailable, when a "
-            "hook or a key could not be asked.",
+            "Decisions about a client's identity, or a token's permissions: "
+            "admitted; refused for good; expired, when a new token helps; "
+            "unavailable, when a hook or a key could not be asked.",
             "outcome",
             ("admitted", "refused", "expired", "unavailable"),
         )
-        self.hook_failures = self._tally(
+        self.hook_failures = self._labelled(
             "hook_failures",
-            "Questions that a hook, or the key of a token, did not answer: it raised, "
-            "was wrong, late or not reached.",
+            "Calls of a hook, or for the key of a token, without a usable answer: "
+            "it raised, was wrong, late or not reached.",
             "hook",
             ("connect", "refresh", "subscribe", "sub_refresh", "publish", "rpc"),
         )
-        self.commands = self._tally(
+        self.commands = self._labelled(
             "commands", "Commands received from clients.", "method", METHODS
         )
-        self.errors = self._tally(
+        self.errors = self._labelled(
             "errors", "Commands answered with an error, by its code.", "code", _ERRORS
         )
-        self.recoveries = self._tally(
+        self.recoveries = self._labelled(
             "recoveries",
             "Subscribes that asked for recovery: yes when nothing was missed.",
             "recovered",
             ("yes", "no"),
         )
-        self.drops = self._tally(
+        self.drops = self._labelled(
             "messages_dropped",
             "Messages that were waiting for a socket when its connection ended.",
             "cause",
             ("slow", "write_error", "gone"),
         )
-        self.publications = self._count(
-            "publications", "Publications committed, by clients and callers together."
+        self.publications = self._counter(
+            "publications",
+            "Publications committed, from clients and from the server API.",
         )
         self.batch = self._histogram(
             "commit_batch_size", "Publications in one commit of the store.", _SIZES
         )
         self.latency = self._histogram(
             "publish_to_write_seconds",
-            "From taking in a publication until it is written to all listeners that "
-            "keep up; one publication in 64.",
+            "Time from the arrival of a publication until it is written to all "
+            "subscribers that keep up; one publication in 64.",
             _SECONDS,
         )
         self.rtt = self._histogram(
@@ -140,20 +143,23 @@ class Metrics:
         )
         self.queue = self._histogram(
             "queue_depth_bytes",
-            "Bytes that wait for a client's socket; of up to 100 connections in turn, "
-            "once a second.",
+            "Bytes that wait for a client's socket; sampled from up to 100 "
+            "connections in turn, once a second.",
             _BYTES,
         )
         self.lag = self._histogram(
             "loop_lag_seconds",
-            "How late the event loop calls a timer, once a second.",
+            "Delay with which the event loop calls a timer, once a second.",
             _SECONDS,
         )
-        self.api_calls = self._tally(
+        self.api_calls = self._labelled(
             "api_calls", "Calls of the server API, by method.", "method", ("batch",)
         )
-        self.api_errors = self._tally(
-            "api_errors", "Calls that were refused or failed.", "code", _ERRORS
+        self.api_errors = self._labelled(
+            "api_errors",
+            "Calls of the server API that were refused or failed, by code.",
+            "code",
+            _ERRORS,
         )
 
     def gauge(
@@ -163,13 +169,13 @@ class Metrics:
         read: Callable[[], float | Mapping[str, float]],
         label: str = "",
     ) -> None:
-        """Show something that there is at the moment.
+        """Add a metric of a present value.
 
         Args:
-            name: Without our prefix.
-            help: What it is, in a sentence.
+            name: The name without our prefix.
+            help: The description, a sentence.
             read: Returns a number, or with a *label* one for each of its values.
-                Called by every scrape.
+                Called at each scrape.
             label: The label's name.
         """
         self._add(name, help, Gauge(read), label)
@@ -181,14 +187,16 @@ class Metrics:
         read: Callable[[], float | Mapping[str, float]],
         label: str = "",
     ) -> None:
-        """Show a counter that is kept elsewhere; as `gauge`, but it only grows."""
-        self._add(name, help, Total(read), label)
+        """Add a counter that is kept elsewhere; as `gauge`, but it only grows."""
+        self._add(name, help, CallbackCounter(read), label)
 
-    def _count(self, name: str, help: str) -> Count:
-        return self._add(name, help, Count())
+    def _counter(self, name: str, help: str) -> Counter:
+        return self._add(name, help, Counter())
 
-    def _tally(self, name: str, help: str, label: str, known: Iterable[Label]) -> Tally:
-        return self._add(name, help, Tally(known), label)
+    def _labelled(
+        self, name: str, help: str, label: str, known: Iterable[Label]
+    ) -> LabelledCounter:
+        return self._add(name, help, LabelledCounter(known), label)
 
     def _histogram(self, name: str, help: str, bounds: tuple[float, ...]) -> Histogram:
         return self._add(name, help, Histogram(bounds))
