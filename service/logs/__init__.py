@@ -1,4 +1,4 @@
-"""The log of the process: what a line looks like, and how it gets out."""
+"""The log of the process: its setup, the line formatter and the sink."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The one place where the process's log is set up.
+"""Log setup of the process: structlog, the standard library's logging, and the sink.
 
-The log belongs to the process: `steadwire serve` and a stock server's application set
-it up, an application that is mounted in another leaves it to that one.
+The log belongs to the process. `steadwire serve` and the application of a stock server
+set it up; an application mounted in another leaves the log to that one.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from typing import Any
 import structlog
 
 from service.core.errors import describe
-from service.logs.lines import Lines
+from service.logs.formatter import LineFormatter
 from service.logs.sink import Sink
 from service.settings import LogSettings
 
 __all__ = ["configure", "dropped"]
 
-PATIENCE = 1.0  # s, for what waits when the process ends
+PATIENCE = 1.0  # s, the longest wait for the last lines when the process ends
 
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
@@ -32,14 +32,14 @@ _log = structlog.get_logger("steadwire")
 
 
 def configure(settings: LogSettings, descriptor: int | None = None) -> None:
-    """Write all logs of this process to *descriptor*, ours and other libraries'.
+    """Write all logs of this process to *descriptor*, ours and those of libraries.
 
-    Call it once, when the settings are known and before anything is opened. Nothing
-    that is logged after it can wait for the descriptor or fail because of it.
+    Call it once, when the settings are known and before anything is opened. No log call
+    after it can wait for the descriptor or fail because of it.
 
     Args:
-        settings: How.
-        descriptor: Where to; None: stderr, if there is one.
+        settings: The section ``log``.
+        descriptor: A file descriptor; None is stderr, if the process has one.
     """
     global _sink
     if descriptor is None:
@@ -48,7 +48,7 @@ def configure(settings: LogSettings, descriptor: int | None = None) -> None:
     if settings.format == "auto":
         console = sys.stderr is not None and sys.stderr.isatty()
     key = settings.hash_key.encode() or secrets.token_bytes(32)
-    lines = Lines(settings, key[:64], console=console)
+    lines = LineFormatter(settings, key[:64], console=console)
     sink = _sink = Sink(descriptor, lines.missing)
     atexit.register(sink.close, PATIENCE)
     level = _LEVELS[settings.level]
@@ -65,15 +65,15 @@ def configure(settings: LogSettings, descriptor: int | None = None) -> None:
 
 
 def dropped() -> int:
-    """Return how many lines of this process's log nobody will read."""
+    """Return the number of dropped lines of this process's log."""
     return 0 if _sink is None else _sink.dropped
 
 
 def _stderr() -> int:
-    """Return the descriptor of stderr, or one of nothing.
+    """Return the descriptor of stderr, or one of /dev/null.
 
-    A process that was started without one gives its number to the next file that it
-    opens, and that would be the store.
+    A process that was started without stderr gives its number to the next file that it
+    opens, which would be the store.
     """
     while (nothing := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass  # the number stays taken
@@ -84,7 +84,7 @@ def _stderr() -> int:
 
 
 class _Logger:
-    """What structlog hands rendered lines to."""
+    """The logger of structlog: puts formatted lines into the sink."""
 
     __slots__ = ("critical", "debug", "error", "exception", "info", "warning")
 
@@ -94,16 +94,16 @@ class _Logger:
 
 
 class _Library(logging.Handler):
-    """Logs of libraries: which logger, where, and what kind of error it was about.
+    """Handler for the logs of libraries: logger, place and type of the error.
 
-    Not their texts, which may quote what somebody sent.
+    Their texts are left out, since they may quote what a client sent.
     """
 
     def emit(self, record: logging.LogRecord) -> None:
         error = record.exc_info[1] if record.exc_info else None
         fields: dict[str, Any] = {} if error is None else dict(describe(error))
         if record.name == "py.warnings":
-            fields["text"] = record.getMessage()  # of the code, not of its data
+            fields["text"] = record.getMessage()  # it speaks of code, not of data
         write = _log.error if record.levelno >= logging.ERROR else _log.warning
         write(
             "a library logged",

@@ -1,17 +1,17 @@
-"""Lines on their way to a file descriptor that may be slow, full or gone.
+"""Log sink: a bounded queue and a thread that writes lines to a file descriptor.
 
-The event loop puts a line into a bounded queue and goes on; a thread writes. A pipe
-that nobody reads blocks that thread and nothing else.
+The event loop puts a line into the queue and goes on; the thread writes. A pipe that
+nobody reads blocks the thread and nothing else.
 
 Invariants:
 
 * `put` never waits and never raises. A line that finds the queue full is dropped and
-  counted, and so is one that could not be written: what was put is written, waiting, or
-  in `dropped`.
-* Lines are written whole and in order. After a loss, the next line that is written says
-  how many are missing.
-* `close` returns within its patience, whatever the descriptor does; the thread is a
-  daemon, so the process ends too.
+  counted, and so is one that could not be written: every line put is written, waiting,
+  or counted in `dropped`.
+* Lines are written whole and in order. After a loss, the next written line says how
+  many are missing.
+* `close` returns within its time, whatever the descriptor does; the thread is a daemon,
+  so the process ends too.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from queue import Empty, SimpleQueue
 
 __all__ = ["Sink"]
 
-LIMIT = 10_000  # lines that wait; a reconnect of 3,000 clients within a moment
+LIMIT = 10_000  # lines that wait: 3,000 clients that reconnect at once log as many
 PIECE = 64 * 1024  # bytes of one write
 
 
 class Sink:
-    """Writes lines to a file descriptor, from a thread of its own.
+    """Writes lines to a file descriptor, on its own thread.
 
     Args:
-        descriptor: Where to; it is not closed.
+        descriptor: The file descriptor; it is not closed.
         note: Returns the line that says how many lines are missing.
-        limit: Lines that may wait.
+        limit: Most lines that wait.
     """
 
     def __init__(
@@ -44,16 +44,16 @@ class Sink:
         self._note = note
         self._limit = limit
         self._queue: SimpleQueue[str | None] = SimpleQueue()
-        self._refused = 0  # by `put`, on any thread, under the lock
+        self._refused = 0  # lines, by `put` on any thread, under the lock
         self._lock = threading.Lock()
-        self._lost = 0  # by the thread
-        self._noted = 0  # of both, what has been said
+        self._lost = 0  # lines, by the thread
+        self._noted = 0  # refused and lost lines that a note has reported
         self._thread = threading.Thread(target=self._run, name="log", daemon=True)
         self._thread.start()
 
     @property
     def dropped(self) -> int:
-        """Lines that nobody will read."""
+        """Lines dropped so far."""
         return self._refused + self._lost
 
     def put(self, line: str) -> None:
@@ -65,11 +65,11 @@ class Sink:
             self._queue.put(line)
 
     def close(self, patience: float) -> None:
-        """Write what waits, for at most *patience* seconds."""
+        """Write the waiting lines, for at most *patience* seconds."""
         self._queue.put(None)
         self._thread.join(patience)
 
-    # On the thread.
+    # On the thread:
 
     def _run(self) -> None:
         ended = False
@@ -109,5 +109,5 @@ class Sink:
             try:
                 data = data[os.write(self._descriptor, data) :]
             except BlockingIOError:
-                # Somebody made it non-blocking; this thread may wait all the same.
+                # Another process made it non-blocking; this thread may wait.
                 select.select([], [self._descriptor], [])

@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from service.logs.lines import Lines
+from service.logs.formatter import LineFormatter
 from service.settings import LogSettings, Secret
 
 KEY = b"k" * 32
 
 
 def line(console: bool = False, hash_users: bool = False, **event: Any) -> str:
-    lines = Lines(LogSettings(hash_users=hash_users), KEY, console=console)
+    lines = LineFormatter(LogSettings(hash_users=hash_users), KEY, console=console)
     return lines(None, "info", event)
 
 
@@ -112,5 +112,5 @@ def test_users_are_hashed_with_a_key_if_set() -> None:
     again = fields(hash_users=True, event="e", user="ann")
     assert again["user"] == hashed["user"]
     assert fields(hash_users=True, event="e", user="")["user"] == ""
-    other = Lines(LogSettings(hash_users=True), b"other", console=False)
+    other = LineFormatter(LogSettings(hash_users=True), b"other", console=False)
     assert json.loads(other(None, "info", {"user": "ann"}))["user"] != hashed["user"]

@@ -1,10 +1,10 @@
-"""One event as one line of the log: safe to write, whatever it was made of.
+"""Log line formatter: one event as one line, safe to write whatever its fields are.
 
-A line never holds what could not be meant for it: of an object that is not plain only
-the type is written, a text is cut, control characters are escaped. Users, and channels
-and addresses that may tell of users, are shown or hashed, as the settings say.
+A line never holds text that was not meant for it: of an object that is not plain only
+the type is written, a long text is cut, control characters are escaped. Users, and the
+channels and addresses that may tell of users, are shown or hashed, as the settings say.
 
-Nothing here raises: an event that cannot be rendered is a line that says so.
+Nothing here raises: an event that cannot be formatted becomes a line that says so.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ from typing import Any
 
 from service.settings import LogSettings
 
-__all__ = ["Lines"]
+__all__ = ["LineFormatter"]
 
 TEXT = 2000  # characters of one text
-STACK = 20_000  # characters of a stack, which is our own code's
-ITEMS = 50  # of one list or mapping
-DEPTH = 3
+STACK = 20_000  # characters of a stack, whose text is our own code
+ITEMS = 50  # items of one list or mapping
+DEPTH = 3  # lists and mappings inside each other
 
 PERSONAL = frozenset({"user", "channel", "address"})
-"""Fields that may tell who somebody is; with `log.hash_users` only a hash is shown."""
+"""Fields that may identify a person; with `log.hash_users` only a hash is shown."""
 
 _BARE = re.compile(r"[\w.:/+@#$-]+")  # needs no quotes on the console
 
 
-class Lines:
-    """Renders events; a processor of structlog.
+class LineFormatter:
+    """Formats events; the last processor of structlog.
 
     Args:
-        settings: Whose `format` is "json" or "console".
-        key: Hashes users.
-        console: For people; else JSON.
+        settings: Say whether users are hashed.
+        key: The key of the hashes.
+        console: Write lines for people; else JSON.
     """
 
     def __init__(self, settings: LogSettings, key: bytes, *, console: bool) -> None:
@@ -52,12 +52,12 @@ class Lines:
         try:
             return self._line(level, event)
         except Exception as error:
-            # A field whose methods fail, or something like that.
+            # As a rule, a field whose own methods fail.
             name = {"event": "a line of the log failed", "error": type(error).__name__}
             return self._line("error", name)
 
     def missing(self, count: int) -> str:
-        """Return the line that says how many are missing before it."""
+        """Return the line that says how many lines are missing before it."""
         return self._line(
             "warning", {"event": "lines of the log were dropped", "count": count}
         )
@@ -86,7 +86,7 @@ class Lines:
 
 
 def _plain(value: object, limit: int = TEXT, depth: int = DEPTH) -> object:
-    """Return what JSON can say of *value*."""
+    """Return *value* as plain objects that JSON can hold."""
     kind = type(value)
     if kind is bool or value is None:
         return value
@@ -99,7 +99,7 @@ def _plain(value: object, limit: int = TEXT, depth: int = DEPTH) -> object:
     if isinstance(value, enum.Enum):
         return value.name
     if isinstance(value, str):
-        text = str(value)  # of a Secret, not the secret
+        text = str(value)  # hides a Secret
         return text if len(text) <= limit else text[:limit] + "…"
     if depth and isinstance(value, (list, tuple, set, frozenset)):
         return [_plain(one, depth=depth - 1) for one in list(value)[:ITEMS]]
