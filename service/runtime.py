@@ -6,7 +6,7 @@ import asyncio
 import platform
 import random
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -29,7 +29,7 @@ from service.core.errors import SHUTDOWN, describe
 from service.core.health import Checks, Fault
 from service.core.hooks import Handlers
 from service.core.model import ClientId
-from service.core.ports import Clock, Store, Timer
+from service.core.ports import Clock, Store
 from service.core.rate_limits import rate_of
 from service.hub.hub import Hub
 from service.hub.publish_metrics import PublishMetrics
@@ -141,7 +141,7 @@ class Runtime:
             add_store_metrics(metrics, store)
             flusher = Flusher(asyncio.get_running_loop().call_soon)
             publishes = PublishMetrics(metrics, clock, flusher)
-            hub = Hub(store, settings.client, tasks.spawn, publishes)
+            hub = Hub(store, settings.client, clock, tasks.spawn, publishes)
             await store.start(hub.committed)
             log.info("settings", **changes(settings))  # R48
 
@@ -151,14 +151,14 @@ class Runtime:
                 stack.push_async_callback(upkeep.close)
                 await upkeep.start()
             limited, rates = settings.connections, settings.effective_limits
-            grace_period = GracePeriod(hub.unpark, clock, limited.parked)
+            grace_period = GracePeriod(hub.end_grace, clock, limited.parked)
             limits = ConnectionLimits(
                 connections,
                 limited,
                 limit=settings.connection_limit,
                 clock=clock,
                 spawn=tasks.spawn,
-                parking=grace_period,
+                grace_period=grace_period,
                 directory=None if upkeep is None else upkeep.directory,
                 connects=rate_of(rates.connects_per_user, rates.burst),
             )
@@ -166,7 +166,7 @@ class Runtime:
                 sync = ClusterSync(connections, limits, upkeep, clock, tasks.spawn)
                 stack.push_async_callback(sync.close)
                 sync.start()
-            stack.callback(grace_period.clear)
+            stack.callback(grace_period.end_all)
             reaper = Reaper(
                 connections,
                 clock,
@@ -184,11 +184,8 @@ class Runtime:
             )
             stack.callback(credentials.stop)
             await credentials.start()
-            positions = _Periodic(
-                clock, settings.client.position_check, hub.check_positions
-            )
-            stack.callback(positions.stop)
-            positions.start()
+            stack.callback(hub.position_check.stop)
+            hub.position_check.start()
             heartbeat = Heartbeat(settings.heartbeat_timeout)
             hooks = credentials.handlers(handlers, settings)
             context = ConnectionContext(
@@ -290,27 +287,6 @@ async def _logged(work: Awaitable[None]) -> None:
         await work
     except Exception as error:
         log.error("a background task failed", **describe(error))
-
-
-class _Periodic:
-    """Calls a function every *period* seconds, from `start` to `stop`."""
-
-    def __init__(self, clock: Clock, period: float, call: Callable[[], None]) -> None:
-        self._clock = clock
-        self._period = period
-        self._call = call
-        self._timer: Timer | None = None
-
-    def start(self) -> None:
-        self._timer = self._clock.call_at(self._clock.now() + self._period, self._due)
-
-    def stop(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-
-    def _due(self) -> None:
-        self.start()
-        self._call()
 
 
 def _new_client() -> ClientId:

@@ -1,4 +1,4 @@
-"""The audit log: one line for each decision about who somebody is."""
+"""The audit log: one line for each decision about a client's identity."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from service.session.port import Decision
 
 __all__ = ["log_decision"]
 
-# What somebody who tries out tokens gets. An expired token once was good, and a channel
-# that is denied to who is known says nothing about who he is.
+# What a client that tries out tokens gets. An expired token once was good, and a
+# channel that is denied to a known user does not question who that is.
 _BAD_CONNECTS = frozenset({UNAUTHORIZED.code, PERMISSION_DENIED.code})
 
 log = structlog.get_logger("steadwire")
@@ -40,21 +40,21 @@ _OUTCOMES = {
 
 
 def log_decision(
-    decision: Decision, client: ClientId, visit: PendingConnection, metrics: Metrics
+    decision: Decision, client: ClientId, pending: PendingConnection, metrics: Metrics
 ) -> None:
-    """Log and count *decision*, and tell the door; nothing of a token is logged.
+    """Log and count *decision*, and tell the gate; nothing of a token is logged.
 
     Args:
-        decision: About whom, and what.
-        client: The connection.
-        visit: Where it comes from.
+        decision: What was decided, and about whom.
+        client: The client of the connection.
+        pending: What the handshake gate knows of it.
         metrics: Counts.
     """
     metrics.auth.add(_OUTCOMES.get(decision.code, "refused"))
     denied = decision.about == "connect" and decision.code in _BAD_CONNECTS
     if denied or decision.code == INVALID_TOKEN.code:
-        visit.reject()
-    # A log that cannot be written must not decide who is let in.
+        pending.credentials_refused()
+    # A log that cannot be written must not keep a client out.
     with contextlib.suppress(Exception):
         log.info(
             "authentication",
@@ -64,5 +64,5 @@ def log_decision(
             reason=decision.reason,
             client=client,
             user=decision.user,
-            address=visit.address,
+            address=pending.address,
         )

@@ -1,8 +1,9 @@
-"""Tells the directory of a deployment who is here, and closes who lost a place there.
+"""Cluster sync: exchanges this process's connections with the deployment's directory.
 
-Once a minute it says when each client was last active; every second it asks who has to
-go. One question of each kind is under way at a time, so a slow directory is asked less
-often, and one that does not answer costs nothing but that: its places are what is lost.
+Once a minute it reports when each client was last active; every second it asks which
+clients lost their slots to others, and closes them. One call of each kind is under way
+at a time, so a slow directory is called less often. One that does not answer costs only
+the places that it holds: they expire there.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ from service.connections.registry import Registry
 from service.core.errors import StoreError
 from service.core.ports import Clock, Directory, Timer
 
-__all__ = ["ASKED", "ClusterSync"]
+__all__ = ["EVICTIONS_PERIOD", "ClusterSync"]
 
-ASKED = 1.0  # s between questions who has to go
-TOLD = 60.0  # s between reports of who was active
+EVICTIONS_PERIOD = 1.0  # s between questions which clients lost their slots
+REPORT_PERIOD = 60.0  # s between reports when clients were active
 
 
 class Shared(Protocol):
@@ -36,12 +37,12 @@ class Shared(Protocol):
 
 
 class ClusterSync:
-    """The attendance of one process.
+    """The cluster sync of one process.
 
     Args:
-        registry: Who is here.
-        admission: Closes connections.
-        shared: The directory of the deployment, in which this process is.
+        registry: The connections of this process.
+        limits: Closes connections.
+        shared: The directory of the deployment, which this process has entered.
         clock: Of the timers.
         spawn: Runs what waits for the directory.
     """
@@ -49,59 +50,61 @@ class ClusterSync:
     def __init__(
         self,
         registry: Registry,
-        admission: ConnectionLimits,
+        limits: ConnectionLimits,
         shared: Shared,
         clock: Clock,
         spawn: Callable[[Awaitable[None]], object],
     ) -> None:
         self._registry = registry
-        self._admission = admission
+        self._limits = limits
         self._shared = shared
         self._directory = shared.directory
         self._clock = clock
         self._spawn = spawn
         self._timer: Timer | None = None
         self._asking = False
-        self._telling = False
-        self._tell_at = 0.0
+        self._reporting = False
+        self._report_at = 0.0
 
     def start(self) -> None:
         """Begin."""
-        self._tell_at = self._clock.now() + TOLD
+        self._report_at = self._clock.now() + REPORT_PERIOD
         self._wind()
 
     async def close(self) -> None:
-        """Ask and tell no more, and leave the directory."""
+        """End both, and leave the directory."""
         if self._timer is not None:
             self._timer.cancel()
         await self._shared.close()
 
     def _wind(self) -> None:
-        self._timer = self._clock.call_at(self._clock.now() + ASKED, self._turn)
+        self._timer = self._clock.call_at(
+            self._clock.now() + EVICTIONS_PERIOD, self._tick
+        )
 
-    def _turn(self) -> None:
+    def _tick(self) -> None:
         self._wind()
         if not self._asking:
             self._asking = True
             self._spawn(self._ask())
         now = self._clock.now()
-        if now >= self._tell_at and not self._telling:
-            self._tell_at = now + TOLD
-            self._telling = True
-            self._spawn(self._tell())
+        if now >= self._report_at and not self._reporting:
+            self._report_at = now + REPORT_PERIOD
+            self._reporting = True
+            self._spawn(self._report())
 
     async def _ask(self) -> None:
         try:
-            with suppress(StoreError):  # they are told of again
-                self._admission.evict(await self._directory.evictions())
+            with suppress(StoreError):  # it will return them again
+                self._limits.evict(await self._directory.evictions())
         finally:
             self._asking = False
 
-    async def _tell(self) -> None:
+    async def _report(self) -> None:
         offset = self._clock.wall() - self._clock.now()
         active = {slot.client: slot.active + offset for slot in self._registry.slots()}
         try:
-            with suppress(StoreError):  # in a minute, again
+            with suppress(StoreError):  # the next report has all again
                 await self._directory.touch(active)
         finally:
-            self._telling = False
+            self._reporting = False

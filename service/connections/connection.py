@@ -1,15 +1,27 @@
-"""Joins one session to the hub and to the socket: the session's port, made real.
+"""One client connection: a session on the hub, the outbox and a socket.
 
-It owns the connection: the session, the outbox, the subscriptions, one timer. All of
-it is freed on one path, `gone`, whatever ended the connection.
+It owns the session, the outbox, the subscriptions and one timer. All of it is freed on
+one path, `gone`, whatever ended the connection.
 
-Ends, in order: the session is told (it accepts nothing more), subscriptions are left
+The end, in order: the session is told (it accepts nothing more), subscriptions are left
 (nothing is written for them), what waits is written, the close frame is written, the
 peer answers or the deadline aborts the transport, the receive loop ends, `gone`.
+
+Re-entrancy: an outcome that is known at once (a join, a history, a slot) is returned by
+the part that was asked, and given to the session inside the session's own call, which
+then goes on by itself. One that is not is called back later, never inside the call, and
+then the session is resumed. So a subscription is known here before the session, or
+anything that follows from its outcome, can activate or leave it.
+
+Interleavings that could break that, each a test in tests/connections: a join's outcome
+that makes the session leave the channel, or activate it, or that overflows the outbox
+and so ends the connection; a slot that is given in the turn in which its connection
+ends.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,15 +29,13 @@ from random import Random
 
 from service.auth.permissions import ChannelRules, Permissions
 from service.connections.audit_log import log_decision
-from service.connections.deadline_timer import DeadlineTimer
 from service.connections.grace_period import GracePeriod
 from service.connections.hook_calls import Outcome, ask, count_hook, log_hook
 from service.connections.lifecycle_log import LifecycleLog
-from service.connections.limits import ConnectionLimits
+from service.connections.limits import ConnectionLimits, Slot
 from service.connections.outbox import Flusher, Outbox
 from service.connections.pending_connection import PendingConnection
 from service.connections.registry import Registry
-from service.connections.turns import CoalescedCall, ReadGate
 from service.core.errors import (
     WRITE_ERROR,
     Close,
@@ -46,7 +56,7 @@ from service.core.model import (
     RawJson,
     SubscriberInfo,
 )
-from service.core.ports import Clock, Frame, History, Socket
+from service.core.ports import Clock, Frame, History, Socket, Timer
 from service.core.position import size_of_publication, take_piece
 from service.hub.hub import Hub
 from service.hub.subscription import Subscription
@@ -61,7 +71,7 @@ from service.settings import Settings
 
 __all__ = ["ClientConnection", "ConnectionContext"]
 
-LOST = 1006  # the transport ended, and nobody had said so
+LOST = 1006  # the transport ended without a close frame of either side
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +116,12 @@ class ConnectionContext:
 class ClientConnection:
     """One connection: `registry.Connection`, `session.Port` and `hub.Member`.
 
+    Args:
+        context: What all connections share.
+        socket: The transport.
+        codec: The form of the wire protocol that the client speaks.
+        pending: What the handshake gate knows of it.
+
     Attributes:
         behind: Subscriptions that are being caught up; kept by the hub.
         later: Calls `Session.turn` in the event loop's next turn.
@@ -116,23 +132,22 @@ class ClientConnection:
         context: ConnectionContext,
         socket: Socket,
         codec: Codec,
-        visit: PendingConnection,
+        pending: PendingConnection,
     ) -> None:
-        self._codec = codec
         self.behind: dict[Subscription, None] = {}
         self._context = context
+        self._codec = codec
         self._clock = context.clock
         self._hub = context.hub
         self._socket = socket
-        self._visit = visit
-        self.later = CoalescedCall(context.flusher.call_soon, self._turn).ask
+        self._pending = pending
+        self.later = _CoalescedCall(context.flusher.call_soon, self._next_turn).ask
         self._subscriptions: dict[Channel, Subscription] = {}
-        self._released: set[Channel] = set()
         self._reserved = 0  # bytes of recovered publications that a reply will hold
-        self._room = ReadGate()
-        self._alarm = DeadlineTimer(context.clock, self._tick)
-        name, now = context.new_client(), context.clock.now()
-        self._timeline = LifecycleLog(context.metrics, name, now)
+        self._gate = _ReadGate()
+        self._timer = _DeadlineTimer(context.clock, self._tick)
+        client, now = context.new_client(), context.clock.now()
+        self._lifecycle = LifecycleLog(context.metrics, client, now)
         self._outbox = Outbox(
             socket.send,
             context.clock,
@@ -148,21 +163,21 @@ class ClientConnection:
             context.permissions,
             context.handlers,
             context.heartbeat,
-            client=name,
+            client=client,
             version=context.version,
             insecure=context.settings.insecure,
             random=context.rng,
             now=now,
             wall=context.clock.wall(),
-            allowance=visit.allowance,
+            allowance=pending.quota,
         )
-        visit.end = self._session.disconnect
-        self._record = context.registry.open(self, visit.address, now)
+        pending.close = self._session.disconnect
+        self._record = context.registry.open(self, pending.address, now)
         self._schedule()
 
     def _schedule(self) -> None:
-        """Look when the session wants to be called; after whatever is done to it."""
-        self._alarm.by(self._session.next_tick)
+        """Tick when the session wants it; to be called after each call to it."""
+        self._timer.by(self._session.next_tick)
 
     # registry.Connection
 
@@ -275,67 +290,63 @@ class ClientConnection:
             self._session.malformed()
         else:
             for _, method, _ in commands:
-                self._timeline.received(method)
+                self._lifecycle.received(method)
             self._session.receive(commands, now)
         self._record.hear(now)
         self._schedule()
 
-    async def room(self) -> None:
-        """Wait until the session takes more: this is what stops reading the socket."""
+    async def ready(self) -> None:
+        """Wait until the session takes more: until then the socket is not read."""
         while self._session.busy:
-            await self._room.wait()
+            await self._gate.wait()
 
     def gone(self, code: int | None = None) -> None:
-        """Free everything: it is over, by the peer's *code*. Safe to call twice."""
+        """Free everything: the transport has ended. Safe to call twice.
+
+        Args:
+            code: Of the peer's close frame; 1006 without one, None if it is not known.
+        """
         self._session.ended()
-        self._give_up(lost=code == LOST)
+        self._leave_all(lost=code == LOST)
         outbox = self._outbox
         outbox.drop()
-        self._alarm.stop()
+        self._timer.stop()
         self._context.limits.remove(self._record)
         now = self._clock.now()
-        self._timeline.closed(code, now, sent=outbox.sent, dropped=outbox.dropped)
+        self._lifecycle.closed(code, now, sent=outbox.sent, dropped=outbox.dropped)
 
     # session.Port
-
-    def _turn(self) -> None:
-        self._session.turn()
-        self._resume()
 
     def reply(self, text: str) -> None:
         """Write one reply or push."""
         self._outbox.put(text)
 
-    def admit(self, identity: Identity) -> None:
+    def acquire_slot(self, identity: Identity) -> None:
         """Ask for a slot; the outcome goes to the session."""
-        under_way = True
+        outcome = self._context.limits.acquire(self._record, identity, self._acquired)
+        if outcome is Slot.TAKEN:
+            self._session.admitted(None)
+        elif outcome is not Slot.WAITING:
+            self._session.admitted(outcome)
 
-        def admitted(refusal: Close | ErrorReply | None) -> None:
-            self._session.admitted(refusal)
-            if not under_way:
-                self._resume()
-
-        self._context.limits.admit(self._record, identity, admitted)
-        under_way = False
-
-    def refused(self) -> None:
+    def release_slot(self) -> None:
         """Give the slot back."""
         self._context.limits.release(self._record)
 
     def reply_error(self, command: int, error: ErrorReply) -> None:
         """Refuse one command."""
-        self._timeline.refused(error)
+        self._lifecycle.refused(error)
         self._outbox.put(replies.error_reply(command, error))
 
     def connected(self) -> None:
-        """Take note of who it is."""
-        self._visit.welcome(self.identity.user)
-        self._timeline.connected(self.identity.user, self._clock.now())
+        """Tell the gate, and log, that the client is in."""
+        self._pending.connected(self.identity.user)
+        self._lifecycle.connected(self.identity.user, self._clock.now())
 
     def audit(self, decision: Decision) -> None:
-        """Log who was let in or refused, and why."""
+        """Log whether the client was let in or refused, and why."""
         metrics = self._context.metrics
-        log_decision(decision, self.identity.client, self._visit, metrics)
+        log_decision(decision, self.identity.client, self._pending, metrics)
 
     def ping(self) -> None:
         """Write a ping ahead of what waits."""
@@ -348,10 +359,10 @@ class ClientConnection:
         self._hub.publish(channel, draft, history, partial(self._published, command))
 
     def ask(self, command: int, event: Event) -> None:
-        """Ask a hook; its answer goes to the session, or a refusal if it is late."""
+        """Ask a hook; the session is given its answer, or a refusal if it is late."""
         context = self._context
         if isinstance(event, ConnectEvent | RefreshEvent):
-            event = replace(event, origin=self._visit.origin)
+            event = replace(event, origin=self._pending.origin)
         ask(
             context.handlers,
             event,
@@ -362,45 +373,27 @@ class ClientConnection:
             metrics=context.metrics,
         )
 
-    def _answered(self, command: int, event: Event, answer: Outcome) -> None:
-        wrong = self._session.answered(command, event, answer, self._clock.now())
-        if wrong is not None:
-            count_hook(event, self._context.metrics)
-            log_hook(event, wrong)
-        self._resume()
-
     def join(
         self,
         channel: Channel,
-        listener: SubscriberInfo,
+        subscriber: SubscriberInfo,
         history: History,
-        asked: Position | None,
+        since: Position | None,
         *,
         held: bool,
     ) -> None:
         """Join a channel; the outcome goes to the session."""
-        under_way = True
 
-        def joined(outcome: Joined | StoreError) -> bool:
-            if held and isinstance(outcome, Joined):
-                self._reserved += sum(map(size_of_publication, outcome.recovered or ()))
-            wanted = self._session.subscribed(channel, outcome)
-            self._timeline.joined(channel, asked, outcome, wanted=wanted)
-            if not wanted:
-                self._subscriptions.pop(channel, None)
-            if not under_way:
-                self._resume()
-            return wanted
+        def done(outcome: Joined | StoreError) -> None:
+            self._joined(subscription, since, outcome, held=held)
+            self._resume()
 
-        subscription = self._hub.join(
-            channel, self, listener, history, asked, joined, held=held
+        subscription, joined = self._hub.join(
+            channel, self, subscriber, history, since, done
         )
-        under_way = False
-        if not subscription.left:
-            self._subscriptions[channel] = subscription
-            if channel in self._released:
-                self._hub.release(subscription)
-        self._released.discard(channel)
+        self._subscriptions[channel] = subscription
+        if joined is not None:
+            self._joined(subscription, since, joined, held=held)
         self._schedule()  # it may have an end
 
     @property
@@ -408,21 +401,19 @@ class ClientConnection:
         """Whether replies of some size may be asked for."""
         return self.space > 0
 
-    def release(self, channel: Channel) -> None:
+    def activate(self, channel: Channel) -> None:
         """Let pushes follow for a channel that was held."""
         self._reserved = 0  # the reply that held them is in the outbox
         subscription = self._subscriptions.get(channel)
         if subscription is not None:
-            self._hub.release(subscription)
-        else:
-            self._released.add(channel)  # its join has not returned yet
+            self._hub.activate(subscription)
 
     def leave(self, channel: Channel) -> None:
         """Leave a channel."""
         subscription = self._subscriptions.pop(channel, None)
         if subscription is not None:
             self._hub.leave(subscription)
-            self._timeline.left(channel)
+            self._lifecycle.left(channel)
 
     def history(
         self,
@@ -435,32 +426,27 @@ class ClientConnection:
         reverse: bool,
     ) -> None:
         """Read publications; the outcome goes to the session."""
-        size = self._context.settings.client.recovery_size
-        under_way = True
 
-        def read(outcome: HistoryPage | StoreError) -> None:
-            if not isinstance(outcome, StoreError):
-                piece = take_piece(outcome.publications, size)
-                outcome = HistoryPage(piece, outcome.top)
-            self._session.history_read(command, since, outcome)
-            if not under_way:
-                self._resume()
+        def done(outcome: HistoryPage | StoreError) -> None:
+            self._history_read(command, since, outcome)
+            self._resume()
 
         offset = None if since is None else since.offset
-        self._hub.read(channel, history, offset, limit, read, reverse=reverse)
-        under_way = False
+        page = self._hub.read(channel, history, offset, limit, done, reverse=reverse)
+        if page is not None:
+            self._history_read(command, since, page)
 
     def present(self, channel: Channel) -> list[SubscriberInfo]:
-        """Return who is in a channel."""
+        """Return the subscribers of a channel that presence shows."""
         return self._hub.present(channel)
 
     def close(self, close: Close) -> None:
         """Write what waits, then the close frame; abort if that takes too long."""
-        self._timeline.closing(close)
-        self._give_up(lost=close is WRITE_ERROR)
-        self._room.free()
+        self._lifecycle.closing(close)
+        self._leave_all(lost=close is WRITE_ERROR)
+        self._gate.open()
         deadline = self._clock.now() + self._context.settings.server.abort_timeout
-        self._alarm.last(deadline, self._socket.abort)
+        self._timer.last(deadline, self._socket.abort)
         self._outbox.close(lambda: self._context.spawn(self._write_close(close)))
 
     # hub.Member
@@ -481,28 +467,71 @@ class ClientConnection:
         self._outbox.put(text)
 
     def lost(self, channel: Channel) -> None:
-        """Tell the client that a subscription has a gap that cannot be filled."""
+        """Tell the client that a subscription had a gap that cannot be filled."""
         self._subscriptions.pop(channel, None)
-        self._timeline.left(channel)
+        self._lifecycle.left(channel)
         self._session.lost(channel)
 
-    # Callbacks.
+    # Outcomes that come later, and other callbacks.
+
+    def _acquired(self, refusal: Close | ErrorReply | None) -> None:
+        self._session.admitted(refusal)
+        self._resume()
+
+    def _answered(self, command: int, event: Event, answer: Outcome) -> None:
+        wrong = self._session.answered(command, event, answer, self._clock.now())
+        if wrong is not None:
+            count_hook(event, self._context.metrics)
+            log_hook(event, wrong)
+        self._resume()
 
     def _published(self, command: int, outcome: Appended | StoreError) -> None:
         self._session.published(command, outcome)
+        self._resume()
+
+    def _joined(
+        self,
+        subscription: Subscription,
+        since: Position | None,
+        outcome: Joined | StoreError,
+        *,
+        held: bool,
+    ) -> None:
+        channel = subscription.topic.channel
+        if held and isinstance(outcome, Joined):
+            self._reserved += sum(map(size_of_publication, outcome.recovered or ()))
+        wanted = self._session.subscribed(channel, outcome)
+        self._lifecycle.joined(channel, since, outcome, wanted=wanted)
+        if not wanted:
+            self._subscriptions.pop(channel, None)
+            self._hub.leave(subscription)
+        elif not held:
+            self._hub.activate(subscription)
+
+    def _history_read(
+        self, command: int, since: Position | None, outcome: HistoryPage | StoreError
+    ) -> None:
+        if not isinstance(outcome, StoreError):
+            size = self._context.settings.client.recovery_size
+            piece = take_piece(outcome.publications, size)
+            outcome = HistoryPage(piece, outcome.top)
+        self._session.history_read(command, since, outcome)
+
+    def _next_turn(self) -> None:
+        self._session.turn()
         self._resume()
 
     def _resume(self) -> None:
         session = self._session
         session.resume(self._clock.now())
         if not session.busy:
-            self._room.free()
+            self._gate.open()
         self._schedule()
 
     def _drained(self) -> None:
         self._record.active = self._clock.now()
         if self._session.busy:
-            # First: who waits to join must not wait for one that is far behind.
+            # First: a join must not wait for a subscription that is far behind.
             self._resume()
         for subscription in tuple(self.behind):
             self._hub.advance(subscription)
@@ -511,25 +540,115 @@ class ClientConnection:
         self._session.ended()
         self.close(close)
 
+    def _tick(self) -> None:
+        self._session.tick(self._clock.now())
+        self._schedule()
+
     async def _write_close(self, close: Close) -> None:
         try:
             await self._socket.close(close)
         except OSError:
             self._socket.abort()
 
-    def _give_up(self, *, lost: bool) -> None:
-        """Give back the slot and every place in a channel, or park them."""
-        lost = lost and self._record.admitted
+    def _leave_all(self, *, lost: bool) -> None:
+        """Give back the slot and leave the channels, a lost connection after grace."""
+        lost = lost and self._record.has_slot
         self._context.limits.release(self._record)
-        places = tuple(self._subscriptions.values())
+        subscriptions = tuple(self._subscriptions.values())
         self._subscriptions.clear()
         if lost and (user := self.identity.user):
-            kept = [place for place in places if self._hub.park(place)]
-            self._context.grace_period.park(user, self.identity.client, kept)
+            seen = [one for one in subscriptions if self._hub.begin_grace(one)]
+            self._context.grace_period.begin(user, self.identity.client, seen)
         else:
-            for place in places:
-                self._hub.leave(place)
+            for subscription in subscriptions:
+                self._hub.leave(subscription)
 
-    def _tick(self) -> None:
-        self._session.tick(self._clock.now())
-        self._schedule()
+
+class _CoalescedCall:
+    """A call in the event loop's next turn, once however often it is asked for.
+
+    Args:
+        call_soon: As the loop's method.
+        callback: What is called.
+    """
+
+    __slots__ = ("_asked", "_call_soon", "_callback")
+
+    def __init__(
+        self,
+        call_soon: Callable[[Callable[[], None]], object],
+        callback: Callable[[], None],
+    ) -> None:
+        self._call_soon = call_soon
+        self._callback = callback
+        self._asked = False
+
+    def ask(self) -> None:
+        """Ask for the call."""
+        if not self._asked:
+            self._asked = True
+            self._call_soon(self._call)
+
+    def _call(self) -> None:
+        self._asked = False
+        self._callback()
+
+
+class _ReadGate:
+    """Where the reader of the socket waits while the session takes no more."""
+
+    __slots__ = ("_waiting",)
+
+    def __init__(self) -> None:
+        self._waiting: asyncio.Future[None] | None = None
+
+    async def wait(self) -> None:
+        """Wait until `open` is called."""
+        self._waiting = asyncio.get_running_loop().create_future()
+        await self._waiting
+
+    def open(self) -> None:
+        """Let the reader look again, if it waits."""
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None and not waiting.done():
+            waiting.set_result(None)
+
+
+class _DeadlineTimer:
+    """A timer that rings at the earliest time asked for, until it is asked again.
+
+    It is never moved later, only found to be early: so a pong costs nothing.
+    """
+
+    __slots__ = ("_at", "_clock", "_ring", "_timer")
+
+    def __init__(self, clock: Clock, ring: Callable[[], object]) -> None:
+        self._clock = clock
+        self._ring = ring
+        self._timer: Timer | None = None
+        self._at = float("inf")
+
+    def by(self, due: float) -> None:
+        """Ring at *due*, or earlier if it was asked to."""
+        if due < self._at:
+            self.stop()
+            self._at = due
+            self._timer = self._clock.call_at(due, self._due)
+
+    def last(self, due: float, ring: Callable[[], object]) -> None:
+        """Call *ring* at *due*, and nothing else."""
+        self.stop()
+        self._ring = ring
+        self.by(due)
+
+    def stop(self) -> None:
+        """Do not ring."""
+        self._at = float("inf")
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _due(self) -> None:
+        self._timer = None
+        self._at = float("inf")
+        self._ring()

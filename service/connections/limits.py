@@ -1,34 +1,38 @@
-"""Who gets a slot, and who has to go for it.
+"""Connection limits: which connection gets a slot, and which is closed for it.
 
-    identity ──► room at once? ──► the directory ──► admitted
-                    │ no               │ refused, or nobody knows
+    identity ──► room at once? ──► the directory ──► has its slot
+                    │ no               │ refused, or not known
                     ▼                  ▼
                   probe ──► room? ──► refused
 
 Where everything is in this process, a decision and what follows from it are one
 synchronous step, so a limit is never exceeded, not for a moment, by however many at
-once. Whoever is refused because of others has seen them alive: the longest silent of
-them, `PROBED` at most, are pinged, who does not answer within `probe_timeout` is closed
-with 3012, and the newcomer is asked in again. One such round is under way per user (or
-address) and one for the process, for all newcomers there are meanwhile; the process's
-are `probe_timeout` apart too, so a flood of newcomers makes us ping nobody more often.
+once. A newcomer is refused only after the others have been seen alive: the longest
+silent of them, `PROBED` at most, are pinged, each that does not answer within
+`probe_timeout` is closed with 3012, and the newcomer is looked at again. One such round
+is under way per user (or address) and one for the process, for all newcomers that come
+meanwhile; the process's are `probe_timeout` apart too, so a flood of newcomers does not
+multiply the pings.
 
 Invariants:
 
-* `done` is called exactly once, or never if the connection ends first; then nothing of
-  it is left anywhere, whatever was under way.
-* A slot is taken before the directory is asked and given back when it refuses: what
-  comes meanwhile counts it. Whoever was entered there is taken out on every path.
-* Nobody is closed for a newcomer who is refused, other than the dead.
+* An outcome that is known at once is returned by `acquire`. Otherwise `done` is called
+  exactly once, later, or never if the connection ends first; then nothing of it is left
+  anywhere, whatever was under way.
+* A slot is taken before the directory is asked, and given back when it refuses: it
+  counts for the newcomers that come meanwhile. A client that was entered there is taken
+  out on every path.
+* No connection is closed for a newcomer who is refused, other than the dead.
 
 Interleavings that could break them, each a test: the newcomer ends while it waits for a
-probe, and while the directory is asked; who is probed ends, or is evicted for another
-newcomer, before it answers; newcomers come during a round; the answer to a probe comes
-in the same turn as its end.
+probe, and while the directory is asked; a probed connection ends, or is evicted for
+another newcomer, before it answers; newcomers come during a round; the answer to a
+probe comes in the same turn as its end.
 """
 
 from __future__ import annotations
 
+import enum
 import heapq
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -53,7 +57,7 @@ from service.core.rate_limits import Buckets, Rate
 from service.session.port import Identity
 from service.settings import ConnectionSettings
 
-__all__ = ["ConnectionLimits"]
+__all__ = ["ConnectionLimits", "Slot"]
 
 PROBED = 16
 """Connections asked in one round (count)."""
@@ -62,7 +66,14 @@ USERS = 65536
 """Users whose rates of connects are kept (count); some 200 bytes each."""
 
 _Done = Callable[[Close | ErrorReply | None], None]
-"""Told of the outcome: None admits."""
+"""Told why a connection gets no slot, or None when it has its slot."""
+
+
+class Slot(enum.Enum):
+    """The outcome for a connection that is not refused."""
+
+    TAKEN = enum.auto()
+    WAITING = enum.auto()
 
 
 class _Round:
@@ -80,12 +91,12 @@ class ConnectionLimits:
     """Decides who gets a slot of a registry, and gives it back.
 
     Args:
-        registry: The slots.
+        registry: Holds the slots.
         settings: Limits and policy.
         limit: Slots of this process.
         clock: Measures probes.
         spawn: Runs what waits for the directory.
-        parking: Keeps slots for those who were lost.
+        grace_period: Reserves slots for the users of lost connections.
         directory: Counts for all processes of a deployment, by user; None: this
             process is all there is.
         connects: Connects of one user, those without a name excepted; above, error 111,
@@ -104,7 +115,7 @@ class ConnectionLimits:
         limit: int,
         clock: Clock,
         spawn: Callable[[Awaitable[None]], object],
-        parking: GracePeriod,
+        grace_period: GracePeriod,
         directory: Directory | None = None,
         connects: Rate | None = None,
     ) -> None:
@@ -113,7 +124,7 @@ class ConnectionLimits:
         self._limit = limit
         self._clock = clock
         self._spawn = spawn
-        self._parking = parking
+        self._grace_period = grace_period
         self._directory = directory
         self._connects = Buckets[UserId](connects, USERS) if connects else None
         self._rounds: dict[str, _Round] = {}
@@ -122,13 +133,25 @@ class ConnectionLimits:
         self.evicted: Counter[int] = Counter()
         self.refused: Counter[int] = Counter()
 
-    def admit(self, record: Record, identity: Identity, done: _Done) -> None:
-        """Give *record* a slot, or say why not."""
+    def acquire(
+        self, record: Record, identity: Identity, done: _Done
+    ) -> Slot | Close | ErrorReply:
+        """Take a slot for *record*.
+
+        Args:
+            record: Whose connection has been identified.
+            identity: As who.
+            done: Called once, later, if the outcome is `Slot.WAITING`, unless the
+                connection ends first: with None when it has its slot, else with why
+                it gets none.
+
+        Returns:
+            Whether it has its slot or waits for it, or why it gets none.
+        """
         rate, user = self._connects, identity.user
         if rate is None or not user or rate.take(user, self._clock.now()):
-            self._admit(record, identity, done, asked=False)
-        else:
-            self._refuse(record, done, TOO_MANY_REQUESTS)
+            return self._acquire(record, identity, done, probed=False)
+        return self._refused(record, TOO_MANY_REQUESTS)
 
     def release(self, record: Record) -> None:
         """Give a slot back: the connection is ending. Safe to call again."""
@@ -143,14 +166,13 @@ class ConnectionLimits:
         self.release(record)
         self._registry.remove(record)
 
-    # Here.
+    # In this process.
 
-    def _admit(
-        self, record: Record, identity: Identity, done: _Done, *, asked: bool
-    ) -> None:
-        if record.over:
-            return
+    def _acquire(
+        self, record: Record, identity: Identity, done: _Done, *, probed: bool
+    ) -> Slot | Close | ErrorReply:
         registry, settings = self._registry, self._settings
+        again = partial(self._acquire_again, record, identity, done)
         victims: list[Record] = []
         if self._directory is None:
             peers = registry.peers(identity, record.address)
@@ -158,52 +180,52 @@ class ConnectionLimits:
             if surplus > 0 and settings.policy == "evict_lru":
                 victims = heapq.nsmallest(surplus, peers, key=_worth)
             elif surplus > 0:
-                refuse = partial(self._refuse, record, done, CLOSE_CONNECTION_LIMIT)
-                if asked:
-                    refuse()
-                    return
-                key = identity.user and f"user {identity.user}"
-                registry.wait(record)
-                self._ask(
-                    key or f"address {record.address}",
-                    peers,
-                    lambda dead: self._admit(record, identity, done, asked=True),
-                    refuse,
-                )
-                return
-        taken = registry.connected + self._parking.held(identity.user) - len(victims)
-        if taken >= self._limit:
-            refuse = partial(self._refuse, record, done, TOO_MANY_REQUESTS_CLOSE)
+                key = _key(identity.user, record.address)
+                if not probed and self._probe(key, peers, again):
+                    return self._wait(record)
+                return self._refused(record, CLOSE_CONNECTION_LIMIT)
+        reserved = self._grace_period.reserved(identity.user)
+        if registry.connected + reserved - len(victims) >= self._limit:
             now = self._clock.now()
-            if asked or ("" not in self._rounds and now < self._next_round):
-                refuse()
-                return
-            self._next_round = now + settings.probe_timeout
-            registry.wait(record)
-            self._ask(
-                "",
-                registry.slots(),
-                lambda dead: self._admit(record, identity, done, asked=True),
-                refuse,
-            )
-            return
+            if not probed and ("" in self._rounds or now >= self._next_round):
+                self._next_round = now + settings.probe_timeout
+                if self._probe("", registry.slots(), again):
+                    return self._wait(record)
+            return self._refused(record, TOO_MANY_REQUESTS_CLOSE)
         for victim in victims:
             self._evict(victim, CLOSE_CONNECTION_LIMIT)
-        self._parking.claim(identity.user)
+        self._grace_period.claim(identity.user)
         registry.take(record, identity)
         if self._directory is None:
+            return Slot.TAKEN
+        self._spawn(self._enter(self._directory, record, done, probed=probed))
+        return Slot.WAITING
+
+    def _acquire_again(
+        self, record: Record, identity: Identity, done: _Done, dead: list[ClientId]
+    ) -> None:
+        if record.over:
+            return
+        outcome = self._acquire(record, identity, done, probed=True)
+        if outcome is Slot.TAKEN:
             done(None)
-        else:
-            self._spawn(self._enter(self._directory, record, done, asked=asked))
+        elif outcome is not Slot.WAITING:
+            done(outcome)
+
+    def _wait(self, record: Record) -> Slot:
+        self._registry.wait(record)
+        return Slot.WAITING
 
     def _peers_limit(self, identity: Identity) -> int:
         settings = self._settings
         return settings.user_limit if identity.user else settings.address_limit
 
-    def _refuse(self, record: Record, done: _Done, refusal: Close | ErrorReply) -> None:
+    def _refused(
+        self, record: Record, refusal: Close | ErrorReply
+    ) -> Close | ErrorReply:
         self.refused[refusal.code] += 1
         self.release(record)
-        done(refusal)
+        return refusal
 
     def _evict(self, record: Record, close: Close) -> None:
         self.evicted[close.code] += 1
@@ -211,34 +233,34 @@ class ConnectionLimits:
 
     # Probes.
 
-    def _ask(
+    def _probe(
         self,
         key: str,
         candidates: Iterable[Record],
         again: Callable[[list[ClientId]], None],
-        refuse: Callable[[], None],
-    ) -> None:
+    ) -> bool:
         """Ping the longest silent, and call *again* with the dead once it is known.
 
-        Calls *refuse* when there is nobody to ask.
+        Returns:
+            False if nobody can be pinged: *again* is not called.
         """
         found = self._rounds.get(key)
         if found is not None:
             found.waiting.append(again)
-            return
+            return True
         begun = _Round()
         for record in heapq.nsmallest(PROBED, candidates, key=_silence):
             if record.connection.probe() and not record.over:
                 begun.silent.add(record)
         if not begun.silent:
-            refuse()
-            return
+            return False
         begun.waiting.append(again)
         self._rounds[key] = begun
         for record in begun.silent:
             record.settled.append(partial(self._settled, key, begun, record))
         when = self._clock.now() + self._settings.probe_timeout
         begun.timer = self._clock.call_at(when, partial(self._end, key, begun))
+        return True
 
     def _settled(self, key: str, round_: _Round, record: Record) -> None:
         round_.silent.discard(record)
@@ -253,8 +275,8 @@ class ConnectionLimits:
         del self._rounds[key]
         dead: list[ClientId] = []
         for record in tuple(round_.silent):
-            # Who is not read may have answered: its pong waits before our door.
-            if record.admitted and not record.connection.busy:
+            # The pong of a connection that is not read may wait in its socket.
+            if record.has_slot and not record.connection.busy:
                 dead.append(record.client)
                 self._evict(record, NO_PONG)
         for again in round_.waiting:
@@ -268,7 +290,7 @@ class ConnectionLimits:
         record: Record,
         done: _Done,
         *,
-        asked: bool,
+        probed: bool,
         dead: Sequence[ClientId] = (),
     ) -> None:
         client = record.client
@@ -288,17 +310,17 @@ class ConnectionLimits:
             self._entered.add(client)
             self.evict(answer)
             done(None)
-        elif answer is CLOSE_CONNECTION_LIMIT and not asked:
-            user, identity = record.user, record.connection.identity
+        elif answer is CLOSE_CONNECTION_LIMIT and not probed:
+            identity = record.connection.identity
             peers = self._registry.peers(identity, record.address)
-            self._ask(
-                f"user {user}" if user else f"address {record.address}",
+            if not self._probe(
+                _key(record.user, record.address),
                 [peer for peer in peers if peer is not record],
-                lambda dead: self._enter_again(directory, record, done, dead),
-                partial(self._refuse, record, done, answer),
-            )
+                partial(self._enter_again, directory, record, done),
+            ):
+                done(self._refused(record, answer))
         else:
-            self._refuse(record, done, answer)
+            done(self._refused(record, answer))
 
     def _enter_again(
         self,
@@ -310,9 +332,9 @@ class ConnectionLimits:
         if record.over:
             return
         if dead:
-            self._spawn(self._enter(directory, record, done, asked=True, dead=dead))
+            self._spawn(self._enter(directory, record, done, probed=True, dead=dead))
         else:
-            self._refuse(record, done, CLOSE_CONNECTION_LIMIT)
+            done(self._refused(record, CLOSE_CONNECTION_LIMIT))
 
     async def _leave(self, clients: Sequence[ClientId]) -> None:
         assert self._directory is not None
@@ -329,8 +351,16 @@ class ConnectionLimits:
                 self._evict(record, CLOSE_CONNECTION_LIMIT)
 
 
+def _key(user: UserId, address: str) -> str:
+    """Return the key of the probe round of a user, or of an address without one."""
+    return f"user {user}" if user else f"address {address}"
+
+
 def _worth(record: Record) -> tuple[bool, float, float]:
-    """Rank who goes first: with nothing under way, the least recently active."""
+    """Return a key by which the connection that is evicted first is the smallest.
+
+    That is the least recently active one with no command under way, if there is one.
+    """
     return record.connection.in_flight, record.active, record.heard
 
 

@@ -1,4 +1,4 @@
-"""A WebSocket that the handshake gate let in and that has yet to connect."""
+"""A WebSocket that the handshake gate has let in and that has yet to connect."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ __all__ = ["Gate", "PendingConnection"]
 
 
 class Gate(Protocol):
-    """The limits before authentication, as a pending connection knows them."""
+    """The limits before authentication, as a pending connection sees them."""
 
-    def forget(self, visit: PendingConnection) -> None:
-        """Count *visit* as pending no more."""
+    def forget(self, pending: PendingConnection) -> None:
+        """Free the place of *pending*: it has connected, or is gone."""
         ...
 
-    def failed(self, address: str) -> None:
+    def credentials_refused(self, address: str) -> None:
         """Count credentials from *address* that were refused."""
         ...
 
@@ -29,39 +29,39 @@ class PendingConnection:
 
     Args:
         address: The key of the client's address.
-        allowance: The commands it may send; None for any number.
-        gate: Told of what becomes of it; None where no gate let it in.
+        origin: Its Origin header, "" for none.
+        gate: Told when it has connected or was refused; None where no gate let it in.
 
     Attributes:
         address: The key of the client's address.
-        allowance: The commands it may send; None for any number.
         origin: Its Origin header, "" for none.
-        end: Closes it; set by whoever serves it while it waits.
+        quota: The commands it may send; None for any number; set by the gate.
+        close: Closes it while it is pending; set by its connection.
     """
 
-    __slots__ = ("_gate", "address", "allowance", "end", "origin")
+    __slots__ = ("_gate", "address", "close", "origin", "quota")
 
     def __init__(
         self,
         address: str,
-        allowance: CommandQuota | None = None,
+        origin: str = "",
         gate: Gate | None = None,
     ) -> None:
         self.address = address
-        self.allowance = allowance
-        self.origin = ""
+        self.origin = origin
+        self.quota: CommandQuota | None = None
         self._gate = gate
-        self.end: Callable[[Close], None] | None = None
+        self.close: Callable[[Close], None] | None = None
 
-    def welcome(self, user: UserId) -> None:
-        """Take note that it has connected, and who it is."""
+    def connected(self, user: UserId) -> None:
+        """Free its place at the gate: it has connected as *user*."""
         if self._gate is not None:
             self._gate.forget(self)
-        self.end = None  # it would keep the connection in memory
-        if self.allowance is not None:
-            self.allowance.user = user
+        self.close = None  # it would keep the connection in memory
+        if self.quota is not None:
+            self.quota.user = user
 
-    def reject(self) -> None:
-        """Take note that its credentials were refused."""
+    def credentials_refused(self) -> None:
+        """Count its credentials against its address."""
         if self._gate is not None:
-            self._gate.failed(self.address)
+            self._gate.credentials_refused(self.address)

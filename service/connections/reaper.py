@@ -1,13 +1,13 @@
-"""Looks at every connection twice a minute: the backstop behind all timers.
+"""The reaper: looks at every connection twice a minute, as a backstop for all timers.
 
-What timers and callbacks do at once is done here late, should a bug or a full disk
-have kept them from it: whoever gave and took nothing for `idle_ttl` is closed, whoever
-is closed and still there is aborted, and what the registry has counted wrong is
-counted anew. Nothing of this should ever be needed; so it is counted, and said.
+What timers and callbacks do at once is done here late, should a bug or a full disk have
+kept them from it: a connection that gave and took nothing for `idle_ttl` is closed, and
+one that was closed and is still there is aborted. The slots are counted anew, and a
+registry that counts wrong is logged. None of this should ever be needed.
 
 Invariants:
 
-* A round begins every period, give or take a tenth by chance, from `start` to `stop`,
+* A round begins every period, give or take a tenth at random, from `start` to `stop`,
   whatever happened in the one before; rounds do not overlap.
 * One record that cannot be looked at is logged and counted, and the next is looked at.
 * At most `PORTION` records are looked at in one turn of the loop, each once a round and
@@ -38,12 +38,12 @@ JITTER = 0.1
 
 
 class Reaper:
-    """The sweep of one registry; its timer is its only cost between rounds.
+    """The reaper of one registry; its timer is its only cost between rounds.
 
     Args:
-        registry: What is swept.
-        clock: For the period and for what is idle.
-        random: Spreads the rounds of several processes.
+        registry: The connections.
+        clock: Times the rounds, and how long a connection was idle.
+        rng: Spreads the rounds of several processes.
         period: Seconds between rounds.
         idle_ttl: Seconds without a frame, a pong or a successful write until a
             connection is closed.
@@ -54,7 +54,7 @@ class Reaper:
         looked_at: Records that were looked at.
         idle: Connections closed for being idle.
         aborted: Connections aborted that were closed and still there.
-        repaired: Records that the registry had counted wrong.
+        miscounted: Slots that the registry had counted wrong, over all rounds.
         failures: Records, and duties, that could not be looked at.
         duties: Called at the end of each round.
     """
@@ -63,14 +63,14 @@ class Reaper:
         self,
         registry: Registry,
         clock: Clock,
-        random: Random,
+        rng: Random,
         *,
         period: float,
         idle_ttl: float,
     ) -> None:
         self._registry = registry
         self._clock = clock
-        self._random = random
+        self._rng = rng
         self._period = period
         self._idle_ttl = idle_ttl
         self._timer: Timer | None = None
@@ -81,7 +81,7 @@ class Reaper:
         self.looked_at = 0
         self.idle = 0
         self.aborted = 0
-        self.repaired = 0
+        self.miscounted = 0
         self.failures = 0
         self.duties: list[Callable[[], object]] = []
 
@@ -91,20 +91,20 @@ class Reaper:
         self._wind()
 
     def stop(self) -> None:
-        """Sweep no more."""
+        """Begin no more rounds."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
     def fault(self) -> Fault | None:
-        """Return that the sweep is more than two periods late, if it is."""
+        """Return that a round is more than two periods late, if it is."""
         late = self._clock.now() - self._finished_at
         if late <= 2 * self._period:
             return None
         return Fault(f"the last sweep was {late:.0f} s ago", failing=False)
 
     def _wind(self) -> None:
-        spread = 1.0 + JITTER * (2.0 * self._random.random() - 1.0)
+        spread = 1.0 + JITTER * (2.0 * self._rng.random() - 1.0)
         self._timer = self._clock.call_at(
             self._clock.now() + spread * self._period, self._begin
         )
@@ -141,7 +141,6 @@ class Reaper:
             log.error("a part of the sweep failed", **describe(error))
 
     def _look(self, record: Record, now: float) -> None:
-        self._note(self._registry.mend(record))
         if now - record.active < self._idle_ttl:
             return
         if record.over:
@@ -152,9 +151,7 @@ class Reaper:
             record.connection.disconnect(NO_PONG)
 
     def _recount(self) -> None:
-        self._note(self._registry.exorcise())
-
-    def _note(self, wrong: int) -> None:
+        wrong = self._registry.recount()
         if wrong:
-            self.repaired += wrong
-            log.warning("the registry was counted anew", records=wrong)
+            self.miscounted += wrong
+            log.warning("the registry counts wrong", connections=wrong)

@@ -1,10 +1,10 @@
-"""Who is connected: one record per connection, and everything else derived from them.
+"""The registry: one record per connection, and the indexes over them.
 
 A connection is here from its first byte to its last (``open`` to ``remove``). In
-between it may hold a *slot*: from its admission to the moment when it begins to end
-(``take`` to ``release``). A slot is what limits count, what the server API finds and
-what the gauges show; a socket that only waits for its peer to take the close frame
-holds none, so a ghost takes nobody's place.
+between it may hold a *slot*: from the moment it is let in to the moment it begins to
+end (``take`` to ``release``). A slot is what limits count, what the server API finds
+and what the gauges show; a socket that only waits for its peer to take the close frame
+holds none, so a connection that is ending takes no other's place.
 
 Invariants, after every call:
 
@@ -13,9 +13,8 @@ Invariants, after every call:
   be called any number of times, in any order;
 * nothing here calls out but `Record.settled`, last of all, so nothing comes between.
 
-The activity clock of a record is moved by what the peer sends and by what it takes
-(`Record.active`); `Record.heard` by what it sends alone: a write that the kernel
-accepted proves nothing about the peer.
+`Record.active` is moved by what the peer sends and by what it takes; `Record.heard` by
+what it sends alone: a write that the kernel accepted proves nothing about the peer.
 """
 
 from __future__ import annotations
@@ -142,25 +141,27 @@ class Connection(Protocol):
 
 
 class Record:
-    """One connection; times as `Clock.now`.
+    """The record of one connection; times as `Clock.now`.
 
     Attributes:
-        connection: Whose it is.
-        address: Where it comes from, as text; "" when that is not known.
-        opened: When it came.
+        connection: The connection.
+        address: Of the client, as text; "" when it is not known.
+        opened: When it was opened.
         active: When its peer last sent or took something.
         heard: When its peer last sent something.
-        settled: Called once, at the next sign of life or when it is over.
-        admitted: It has a slot.
+        settled: Called once, at the next sign of life or when it ends.
+        has_slot: It has a slot.
         over: It is ending, or has ended: it gets no slot any more.
+        user: Its user, once it has had a slot.
+        client: Its client id, once it has had a slot.
     """
 
     __slots__ = (
         "active",
         "address",
-        "admitted",
         "client",
         "connection",
+        "has_slot",
         "heard",
         "opened",
         "over",
@@ -175,19 +176,19 @@ class Record:
         self.active = now
         self.heard = now
         self.settled: list[Callable[[], None]] = []
-        self.admitted = False
+        self.has_slot = False
         self.over = False
         self.user = UserId("")
         self.client = ClientId("")
 
     def hear(self, now: float) -> None:
-        """Take note of a sign of life."""
+        """Note a sign of life."""
         self.active = self.heard = now
         if self.settled:
             self.settle()
 
     def settle(self) -> None:
-        """Tell those that wait for it."""
+        """Call what waits for it."""
         settled, self.settled = self.settled, []
         for tell in settled:
             tell()
@@ -226,12 +227,12 @@ class Registry:
         return {"pending": pending, "connected": len(self._slots), "closing": ending}
 
     def open(self, connection: Connection, address: str, now: float) -> Record:
-        """Take in a connection that nobody is known of yet."""
+        """Add a connection whose client is not known yet."""
         record = self._records[connection] = Record(connection, address, now)
         return record
 
     def wait(self, record: Record) -> None:
-        """Take note that a connection is known, and waits for others to give way."""
+        """Note that a connection is identified and waits for a slot."""
         if not record.over:
             self._waiting[record] = None
 
@@ -242,13 +243,10 @@ class Registry:
 
     def take(self, record: Record, identity: Identity) -> None:
         """Give a connection its slot; nothing happens when it is over."""
-        if record.over or record.admitted:
+        if record.over or record.has_slot:
             return
-        record.admitted = True
+        record.has_slot = True
         self._waiting.pop(record, None)
-        self._enter(record, identity)
-
-    def _enter(self, record: Record, identity: Identity) -> None:
         record.user, record.client = identity.user, identity.client
         self._slots[record.client] = record
         self._users.setdefault(record.user, {})[record.client] = record
@@ -259,8 +257,8 @@ class Registry:
         """Free a connection's slot: it is ending."""
         record.over = True
         self._waiting.pop(record, None)
-        if record.admitted:
-            record.admitted = False
+        if record.has_slot:
+            record.has_slot = False
             self._slots.pop(record.client, None)
             _drop(self._users, record.user, record.client)
             if not record.user:
@@ -273,7 +271,7 @@ class Registry:
         self._records.pop(record.connection, None)
 
     def peers(self, identity: Identity, address: str) -> list[Record]:
-        """Return who shares a limit: a user's slots, or an address's without a user."""
+        """Return the slots of one limit: a user's, or an address's without a user."""
         if identity.user:
             return list(self._users.get(identity.user, {}).values())
         return list(self._addresses.get(address, {}).values())
@@ -292,55 +290,20 @@ class Registry:
         return None if record is None else record.active
 
     def records(self) -> list[Record]:
-        """Return every record, and what has a slot and no record any more."""
-        return list({*self._records.values(), *self._slots.values()})
+        """Return every record."""
+        return list(self._records.values())
 
-    def mend(self, record: Record) -> int:
-        """Put one record into every index that it belongs to, and take it from others.
+    def recount(self) -> int:
+        """Count the slots anew; return how many are in an index wrongly or not at all.
 
-        Returns:
-            1 if anything was wrong, else 0.
+        Takes some 2 ms with 10,000 connections.
         """
-        identity = record.connection.identity
-        known = self._records.get(record.connection) is record
-        here = known and record.admitted and not record.over
-        users = self._users.get(identity.user, {})
-        slot = self._slots.get(identity.client) is record
-        if here == slot == (users.get(identity.client) is record):
-            return 0
-        self._erase(record)
-        record.admitted = here
-        if here:
-            self._enter(record, identity)
-        return 1
-
-    def exorcise(self) -> int:
-        """Take from the other indexes what has no slot any more; return how many.
-
-        Costs a count of each unless they disagree.
-        """
-        entries = sum(map(len, self._users.values()))
-        nobody = sum(map(len, self._addresses.values()))
-        here = len(self._users.get(UserId(""), ()))
-        if entries == len(self._slots) and nobody == here:
-            return 0
-        entered = [
-            *self._slots.values(),
-            *(one for clients in self._users.values() for one in clients.values()),
-            *(one for clients in self._addresses.values() for one in clients.values()),
-        ]
-        gone = {one for one in entered if self._records.get(one.connection) is not one}
-        for record in gone:
-            self._erase(record)
-            record.admitted = False
-        return len(gone)
-
-    def _erase(self, record: Record) -> None:
-        """Look for a record everywhere: what it says of itself may be wrong."""
-        for client in [c for c, found in self._slots.items() if found is record]:
-            del self._slots[client]
-        _purge(self._users, record)
-        _purge(self._addresses, record)
+        slots = {record for record in self._records.values() if record.has_slot}
+        anonymous = {record for record in slots if not record.user}
+        wrong = slots ^ set(self._slots.values())
+        wrong |= slots ^ _entries(self._users)
+        wrong |= anonymous ^ _entries(self._addresses)
+        return len(wrong)
 
     def of_user(self, user: UserId, client: str = "") -> list[Connection]:
         """Return a user's connections; only the one with id *client* if given."""
@@ -362,12 +325,5 @@ def _drop(index: dict[K, dict[ClientId, Record]], key: K, client: ClientId) -> N
         index.pop(key, None)
 
 
-def _purge(index: dict[K, dict[ClientId, Record]], record: Record) -> None:
-    found = [
-        (key, client)
-        for key, clients in index.items()
-        for client, one in clients.items()
-        if one is record
-    ]
-    for key, client in found:
-        _drop(index, key, client)
+def _entries(index: dict[K, dict[ClientId, Record]]) -> set[Record]:
+    return {record for clients in index.values() for record in clients.values()}

@@ -238,7 +238,7 @@ def _add_sweep(metrics: Metrics, runtime: Runtime) -> None:
         lambda: {
             "idle": sweep.idle,
             "aborted": sweep.aborted,
-            "repaired": sweep.repaired,
+            "repaired": sweep.miscounted,
             "failed": sweep.failures,
         },
         "found",

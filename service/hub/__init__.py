@@ -1,1 +1,1 @@
-"""Channels, their listeners, and the way between publisher and listener."""
+"""Channels, their subscriptions, and delivery from the store to the subscribers."""

@@ -1,18 +1,18 @@
-"""Bring a subscription from the offset it is at to the newest one.
+"""Catch-up: bring a subscription from the offset it has reached to the newest one.
 
-A subscription is *live* or *behind*. While it is behind, commits are not written to
-it and not buffered either: they are in the store, and it reads them from there, a
-piece at a time, whenever its connection has written what it had. Joining with
-recovery, a gap, and a slow link during recovery are all this one state; so there is
-no buffer that could overflow.
+A subscription is *live* or *behind*. While it is behind, commits are neither written
+to it nor buffered: they are in the store, and it reads them from there, a piece at a
+time, whenever its connection has written what it had. A join with recovery, a gap, and
+a slow link during recovery are all this one state; so there is no buffer that could
+overflow.
 
-Invariants, all on the event loop (numbered with those of `fanout`):
+Invariants, all on the event loop (numbered with those of `hub`):
 
-I3 A live subscription has been handed everything that the listener was told of:
-   it becomes live only in the same step in which a page up to the topic's newest
-   committed offset (`Topic.seen`) was written, without an await in between.
-I4 After `leave` returns, nothing is written for that subscription: every resumption
-   looks at ``left`` first.
+I3 A live subscription has been handed everything that the hub was told of: it becomes
+   live only in the same step in which a page up to the topic's newest committed offset
+   (`Topic.seen`) was written, without an await in between.
+I4 After `Hub.leave` returns, nothing is written for that subscription: every
+   continuation looks at ``left`` first.
 I5 At most one read is under way per subscription.
 
 Interleavings that could break them, each a test in tests/hub: a commit between a read
@@ -41,12 +41,12 @@ _ReadDone = Callable[[HistoryPage | StoreError], None]
 
 
 class CatchUp:
-    """Reads of the hub, and what they are for.
+    """The reads of the hub, and the subscriptions that are behind.
 
     Args:
-        store: What is read.
+        store: Where publications are read.
         size: Bytes of publications handed over at once.
-        spawn: Runs a coroutine in the background, tracked by its caller.
+        spawn: Runs a coroutine in the background, never inside this call.
         end: Ends a subscription that cannot be brought up to date.
     """
 
@@ -65,9 +65,9 @@ class CatchUp:
     def settle(self, subscription: Subscription, top: Position) -> None:
         """Make a subscription live if it has everything, else leave it behind."""
         topic = subscription.topic
-        if subscription.turn != topic.turn and topic.epoch != top.epoch:
+        if subscription.generation != topic.generation and topic.epoch != top.epoch:
             # The stream restarted while *top* was being read.
-            self._lose(subscription, Position(topic.seen, topic.epoch))
+            self._skip_or_end(subscription, Position(topic.seen, topic.epoch))
             return
         newest = top.offset
         if topic.epoch == top.epoch and topic.seen > newest:
@@ -86,7 +86,7 @@ class CatchUp:
         self.advance(subscription)
 
     def advance(self, subscription: Subscription) -> None:
-        """Hand the next piece to a subscription that is behind, if there is room.
+        """Hand the next piece to a subscription that is behind, if there is space.
 
         One piece a call: the member calls again when it has written that.
         """
@@ -94,34 +94,31 @@ class CatchUp:
             return
         topic = subscription.topic
         subscription.reading = True
-        subscription.turn = topic.turn
+        subscription.generation = topic.generation
         told = topic.seen if topic.epoch == subscription.epoch else 0
 
-        def arrived(page: HistoryPage | StoreError) -> None:
+        def done(page: HistoryPage | StoreError) -> None:
             subscription.reading = False
             if subscription.left:
                 return
             if isinstance(page, StoreError):
                 self._end(subscription)
             else:
-                self._arrived(subscription, page, told)
+                self._hand_over(subscription, page, told)
 
-        self.read(
-            topic.channel,
-            subscription.history,
-            subscription.next - 1,
-            PIECE,
-            arrived,
-        )
+        since = subscription.next - 1
+        page = self.read(topic.channel, subscription.history, since, PIECE, done)
+        if page is not None:
+            done(page)
 
-    def _arrived(
+    def _hand_over(
         self, subscription: Subscription, page: HistoryPage, told: int
     ) -> None:
         if (
             page.top.epoch != subscription.epoch
             or page.top.offset < subscription.next - 1
         ):
-            self._lose(subscription, page.top)
+            self._skip_or_end(subscription, page.top)
             return
         space = min(self._size, subscription.member.space)
         if space <= 0:
@@ -132,50 +129,41 @@ class CatchUp:
             if subscription.left:
                 return  # the member was closed for being slow
             if publication.offset != subscription.next:
-                self._lose(subscription, page.top)
+                self._skip_or_end(subscription, page.top)
                 return
             subscription.next = publication.offset + 1
             subscription.member.put(replies.publication_push(quoted, publication))
         if subscription.left:
             return
         if not piece and max(page.top.offset, told) >= subscription.next:
-            # Trimmed: what is missing is gone for good.
-            self._lose(subscription, page.top)
+            # Trimmed: the store does not have what is missing any more.
+            self._skip_or_end(subscription, page.top)
             return
         self.settle(subscription, page.top)
         if not piece and not subscription.live:
-            # Told of more during the read. Nothing was written, so nobody would come
-            # back to it; and it ends, since the next read sees what was told.
+            # The hub was told of more during the read. Nothing was written, so nobody
+            # would come back to it. The recursion ends: the next read sees that.
             self.advance(subscription)
 
-    def _lose(self, subscription: Subscription, top: Position) -> None:
-        if subscription.listener.positioned:
+    def _skip_or_end(self, subscription: Subscription, top: Position) -> None:
+        """Handle a gap: end a positioned subscription, let any other go on at *top*."""
+        if subscription.subscriber.positioned:
             self._end(subscription)
             return
         topic = subscription.topic
         newest = topic.seen if topic.epoch == top.epoch else 0
         subscription.next = max(top.offset, newest) + 1
         subscription.epoch = top.epoch
-        subscription.turn = topic.turn
+        subscription.generation = topic.generation
         self.settle(subscription, top)
 
-    def check(self, topic: Topic, history: History) -> None:
-        """Compare a channel's live subscriptions with the top of its stream.
-
-        Finds a last publication that the store has and the listener was not told of.
-        """
-
-        def checked(page: HistoryPage | StoreError) -> None:
-            if isinstance(page, StoreError):
-                return  # the next check tries again
-            for subscription in tuple(topic.subscriptions):
-                if subscription.live and (
-                    subscription.next <= page.top.offset
-                    or subscription.epoch != page.top.epoch
-                ):
-                    self.fall_behind(subscription)
-
-        self.read(topic.channel, history, 0, 0, checked)
+    def compare(self, topic: Topic, top: Position) -> None:
+        """Catch up the live subscriptions of *topic* that have not reached *top*."""
+        for subscription in tuple(topic.subscriptions):
+            if subscription.live and (
+                subscription.next <= top.offset or subscription.epoch != top.epoch
+            ):
+                self.fall_behind(subscription)
 
     def read(
         self,
@@ -186,14 +174,19 @@ class CatchUp:
         done: _ReadDone,
         *,
         reverse: bool = False,
-    ) -> None:
-        """Read kept publications; *done* is called once, at once if in memory."""
+    ) -> HistoryPage | None:
+        """Read kept publications.
+
+        Returns:
+            The page, if it is in memory. None if it is not: then *done* is called
+            once, later, never inside this call.
+        """
         if not reverse:
             page = self._store.peek(channel, history, since or 0, limit)
             if page is not None:
-                done(page)
-                return
+                return page
         self._spawn(self._read(channel, history, since, limit, done, reverse=reverse))
+        return None
 
     async def _read(
         self,

@@ -1,19 +1,32 @@
-"""Who listens to what, and delivery in offset order, each offset once.
+"""The hub: which connection is subscribed to which channel, and delivery to them.
 
-Whatever feeds the hub may be late, doubled or reordered: per subscription it keeps
-the next expected offset. A lower one is dropped, an equal one is written, and a higher
-one shows a gap, which is filled from the store (`catchup`). A gap that cannot be
-filled ends the subscription: the client recovers, or is told.
+Publications are delivered in offset order, each offset once. Whatever feeds the hub may
+be late, doubled or reordered: each subscription keeps the offset that it expects next.
+A lower one is dropped, an equal one is written, and a higher one shows a gap, which is
+filled from the store (`catchup`). A gap that cannot be filled ends the subscription:
+the client recovers, or is told.
 
 Invariants, all on the event loop (`catchup` has the others):
 
-I1 Nothing is written for a channel before its subscribe reply: `done` is called
-   before `release`, and only what is released is written to.
+I1 Nothing is written for a channel before `activate`, which the member calls when its
+   subscribe reply is on its way.
 I2 ``next`` only grows, by one per publication written, while the epoch stays.
+I6 A call that has its outcome at once returns it. One that returns none calls *done*
+   once, later, never inside the call.
+I7 `Member.put` may end any member, which then calls `leave`. So every loop goes over a
+   copy, and looks at each subscription before it writes. The leave is pushed to the
+   others by the outermost `leave` alone, one after the other in the order in which
+   the members ended: the depth of the stack does not grow with their number.
+
+Interleavings that could break them, each a test in tests/hub: a commit, a restart of
+the stream or a leave between the outcome of a join and `activate` (I1); leave before
+the outcome (I6: *done* is not called then); a member that is ended by the push of a
+publication, of a join or of another's leave (I7).
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 
 from service.core.errors import StoreError
@@ -26,30 +39,34 @@ from service.core.model import (
     Publication,
     SubscriberInfo,
 )
-from service.core.ports import AppendDone, Committed, History, Store
+from service.core.ports import AppendDone, Clock, Committed, History, Store
 from service.core.position import PIECE, is_recovered, take_piece
 from service.hub.catchup import CatchUp, Spawn
+from service.hub.position_check import PositionCheck
 from service.hub.publish_metrics import PublishMetrics
 from service.hub.subscription import Member, Subscription, Topic
 from service.protocol import replies
 from service.settings import ClientSettings
 
-__all__ = ["Hub", "JoinDone"]
+__all__ = ["Hub"]
 
-JoinDone = Callable[[Joined | StoreError], bool]
-"""Told of a join's outcome; False refuses it: nobody learns that it was there."""
+JoinDone = Callable[[Joined | StoreError], None]
 
 
 class Hub:
-    """Channels, their listeners, and the way from a publisher to them.
+    """The channels of one process that have subscriptions.
 
     Args:
         store: Where publications with history live.
         settings: Limits of each client.
-        spawn: Runs a coroutine in the background, tracked by its caller.
-        meter: Counts and times publications.
+        clock: Times the position check.
+        spawn: Runs a coroutine in the background, never inside this call.
+        metrics: Counts and times publications.
 
     Attributes:
+        position_check: Compares the channels with the store; its owner starts it.
+        advance: `CatchUp.advance`, for members.
+        read: `CatchUp.read`.
         taken_over: Places of lost connections that their user's next ones took.
     """
 
@@ -57,14 +74,20 @@ class Hub:
         self,
         store: Store,
         settings: ClientSettings,
+        clock: Clock,
         spawn: Spawn,
-        meter: PublishMetrics,
+        metrics: PublishMetrics,
     ) -> None:
         self._store = store
         self._settings = settings
-        self._meter = meter
+        self._metrics = metrics
         self._topics: dict[Channel, Topic] = {}
+        self._leaves: deque[Subscription] = deque()  # not pushed to the others yet
+        self._pushing_leaves = False
         self._catchup = CatchUp(store, settings.recovery_size, spawn, self._end)
+        self.position_check = PositionCheck(
+            self._topics, self._catchup, clock, settings.position_check
+        )
         self.taken_over = 0
         self.advance = self._catchup.advance
         self.read = self._catchup.read
@@ -75,11 +98,11 @@ class Hub:
         self, channel: Channel, draft: Draft, history: History, done: AppendDone
     ) -> None:
         """Publish to *channel*; *done* is told of the outcome, later."""
-        self._store.append(channel, draft, history, self._meter.publishing(done))
+        self._store.append(channel, draft, history, self._metrics.publishing(done))
 
     def committed(self, batch: Sequence[Committed]) -> None:
         """Deliver what the store has made durable (its `CommitListener`)."""
-        self._meter.committed(len(batch))
+        self._metrics.committed(len(batch))
         topics = self._topics
         for channel, publication, epoch in batch:
             topic = topics.get(channel)
@@ -96,11 +119,10 @@ class Hub:
             return
         if epoch != topic.epoch:
             topic.epoch = epoch
-            topic.turn += 1
+            topic.generation += 1
             topic.seen = offset
         elif offset > topic.seen:
             topic.seen = offset
-        # A copy: a member that overflows leaves while we are going round.
         for subscription in tuple(topic.subscriptions):
             if not subscription.live:
                 continue
@@ -116,86 +138,78 @@ class Hub:
         self,
         channel: Channel,
         member: Member,
-        listener: SubscriberInfo,
+        subscriber: SubscriberInfo,
         history: History,
-        asked: Position | None,
+        since: Position | None,
         done: JoinDone,
-        *,
-        held: bool = False,
-    ) -> Subscription:
-        """Add *member* to *channel*.
+    ) -> tuple[Subscription, Joined | None]:
+        """Add *member* to *channel*, where nobody sees it before `activate`.
 
         Args:
             channel: The channel.
             member: The connection.
-            listener: Who it is, and how it listens.
+            subscriber: Its client, and what it is shown of the others.
             history: The channel's history settings.
-            asked: Recover from here; None starts at the top.
-            done: Called once, possibly before this returns, and before anything is
-                written for the channel. Not called if the subscription was left
-                before. With a `StoreError` the subscription is gone.
-            held: Write nothing after *done* either, until `release`: the reply is
-                still waiting for other channels.
+            since: Recover from here; None starts at the top.
+            done: Called with the outcome if none is returned; not if the subscription
+                was left before. With a `StoreError`, the hub has left it.
 
         Returns:
-            The subscription, for `leave`.
+            The subscription, and the outcome if it is known at once. After a `Joined`,
+            `activate` or `leave` follows.
         """
         topic = self._topics.get(channel)
         if topic is None:
             topic = self._topics[channel] = Topic(channel)
-        subscription = Subscription(topic, member, listener, history)
+        subscription = Subscription(topic, member, subscriber, history)
         topic.subscriptions.add(subscription)
+        if history.size == 0:
+            return subscription, Joined(None, None)
 
-        def joined(page: HistoryPage | StoreError) -> None:
+        def read(page: HistoryPage | StoreError) -> None:
             if subscription.left:
                 return
             if isinstance(page, StoreError):
                 self.leave(subscription)
                 done(page)
-            elif not done(self._place(subscription, asked, page)):
-                self.leave(subscription)
-            elif not held:
-                self.release(subscription)
+            else:
+                done(self._place(subscription, since, page))
 
-        if history.size == 0:
-            if not done(Joined(None, None)):
-                self.leave(subscription)
-            elif not held:
-                self.release(subscription)
-        elif asked is None:
-            self.read(channel, history, 0, 0, joined)
+        if since is None:
+            page = self.read(channel, history, 0, 0, read)
         else:
-            self.read(channel, history, asked.offset, PIECE, joined)
-        return subscription
+            page = self.read(channel, history, since.offset, PIECE, read)
+        if page is None:
+            return subscription, None
+        return subscription, self._place(subscription, since, page)
 
     def _place(
-        self, subscription: Subscription, asked: Position | None, page: HistoryPage
+        self, subscription: Subscription, since: Position | None, page: HistoryPage
     ) -> Joined:
-        """Decide whether the client is recovered, and where it stands."""
+        """Decide whether the client is recovered, and which offset comes next."""
         recovered: list[Publication] | None = None
         limit = self._settings.recovery_limit
-        if asked is not None and is_recovered(asked, page, limit):
+        if since is not None and is_recovered(since, page, limit):
             # What does not fit beside other replies that wait follows as pushes.
             space = min(self._settings.recovery_size, subscription.member.space)
             recovered = take_piece(page.publications, space) if space > 0 else []
-            subscription.next = asked.offset + len(recovered) + 1
+            subscription.next = since.offset + len(recovered) + 1
         else:
             subscription.next = page.top.offset + 1
         subscription.epoch = page.top.epoch
         subscription.top = page.top
         return Joined(page.top, recovered)
 
-    def release(self, subscription: Subscription) -> None:
+    def activate(self, subscription: Subscription) -> None:
         """Begin to write to a subscription whose reply is on its way."""
         if subscription.left:
             return
         subscription.joined = True
-        listener = subscription.listener
-        if listener.sends_join_leave:
-            # Before settling, which may end the subscription, and tell of that.
-            topic = subscription.topic
-            self._announce(topic, replies.join_push(topic.quoted, listener.info))
-        if subscription.topic.parked:
+        topic, subscriber = subscription.topic, subscription.subscriber
+        if subscriber.sends_join_leave:
+            # Before settling, which may end the subscription, and push its leave.
+            self._announce(topic, replies.join_push(topic.quoted, subscriber.info))
+        if topic.in_grace:
             self._take_over(subscription)
         if subscription.left:
             return
@@ -209,40 +223,41 @@ class Hub:
         if subscription.left:
             return
         self._take_out(subscription)
-        self._let_go(subscription.topic)
+        self._drop_if_empty(subscription.topic)
         if subscription.joined:
-            self._tell_leave(subscription)
+            self._push_leave(subscription)
 
-    def park(self, subscription: Subscription) -> bool:
-        """Take a subscription out as `leave` does, but let it be seen: it may be back.
+    def begin_grace(self, subscription: Subscription) -> bool:
+        """Take a subscription out, but keep it in presence and push no leave yet.
 
         Returns:
-            Whether there is anything to be seen; then `unpark` follows.
+            Whether there is anything to keep; then `end_grace` follows. If not, it has
+            left.
         """
-        listener = subscription.listener
-        seen = listener.user and (listener.present or listener.sends_join_leave)
+        subscriber = subscription.subscriber
+        seen = subscriber.user and (subscriber.present or subscriber.sends_join_leave)
         if subscription.left or not subscription.joined or not seen:
             self.leave(subscription)
             return False
         self._take_out(subscription)
-        subscription.topic.parked[subscription] = None
+        subscription.topic.in_grace[subscription] = None
         return True
 
-    def unpark(self, subscription: Subscription) -> None:
-        """Let a parked subscription be seen no more, if nobody took its place."""
+    def end_grace(self, subscription: Subscription) -> None:
+        """Let a lost connection's subscription leave, unless it was taken over."""
         topic = subscription.topic
-        if subscription in topic.parked:
-            del topic.parked[subscription]
-            self._let_go(topic)
-            self._tell_leave(subscription)
+        if subscription in topic.in_grace:
+            del topic.in_grace[subscription]
+            self._drop_if_empty(topic)
+            self._push_leave(subscription)
 
     def _take_over(self, subscription: Subscription) -> None:
-        """Let the user's new subscription have the place of the one parked first."""
-        user = subscription.listener.user
-        for parked in subscription.topic.parked:
-            if parked.listener.user == user:
+        """Let the oldest subscription in grace of the same user leave for this one."""
+        user = subscription.subscriber.user
+        for lost in subscription.topic.in_grace:
+            if lost.subscriber.user == user:
                 self.taken_over += 1
-                self.unpark(parked)
+                self.end_grace(lost)
                 return
 
     def _take_out(self, subscription: Subscription) -> None:
@@ -251,20 +266,30 @@ class Hub:
         subscription.member.behind.pop(subscription, None)
         subscription.topic.subscriptions.discard(subscription)
 
-    def _let_go(self, topic: Topic) -> None:
+    def _drop_if_empty(self, topic: Topic) -> None:
         # The same channel may have a newer topic object by now.
-        empty = not topic.subscriptions and not topic.parked
+        empty = not topic.subscriptions and not topic.in_grace
         if empty and self._topics.get(topic.channel) is topic:
             del self._topics[topic.channel]
 
-    def _tell_leave(self, subscription: Subscription) -> None:
-        topic, listener = subscription.topic, subscription.listener
-        if listener.sends_join_leave:
-            self._announce(topic, replies.leave_push(topic.quoted, listener.info))
+    def _push_leave(self, subscription: Subscription) -> None:
+        if not subscription.subscriber.sends_join_leave:
+            return
+        self._leaves.append(subscription)
+        if self._pushing_leaves:
+            return  # by a `leave` further up the stack (I7)
+        self._pushing_leaves = True
+        try:
+            while self._leaves:
+                left = self._leaves.popleft()
+                topic, info = left.topic, left.subscriber.info
+                self._announce(topic, replies.leave_push(topic.quoted, info))
+        finally:
+            self._pushing_leaves = False
 
     def _announce(self, topic: Topic, text: str) -> None:
         for subscription in tuple(topic.subscriptions):
-            hears = subscription.joined and subscription.listener.receives_join_leave
+            hears = subscription.joined and subscription.subscriber.receives_join_leave
             if hears and not subscription.left:
                 subscription.member.put(text)
 
@@ -272,28 +297,17 @@ class Hub:
         self.leave(subscription)
         subscription.member.lost(subscription.topic.channel)
 
-    # Looking.
-
-    def check_positions(self) -> None:
-        """Compare every channel with the top of its stream; catch up where behind.
-
-        Called by a timer. Costs one read a channel, from memory as a rule.
-        """
-        for topic in tuple(self._topics.values()):
-            for subscription in topic.subscriptions:
-                if subscription.history.size:
-                    self._catchup.check(topic, subscription.history)
-                    break
+    # Figures.
 
     def present(self, channel: Channel) -> list[SubscriberInfo]:
-        """Return those who are subscribed to *channel* and shown in presence."""
+        """Return the subscribers of *channel* that are shown in presence."""
         topic = self._topics.get(channel)
         if topic is None:
             return []
         return [
-            subscription.listener
-            for subscription in (*topic.parked, *topic.subscriptions)
-            if subscription.joined and subscription.listener.present
+            subscription.subscriber
+            for subscription in (*topic.in_grace, *topic.subscriptions)
+            if subscription.joined and subscription.subscriber.present
         ]
 
     def counts(self) -> dict[Channel, int]:

@@ -1,6 +1,6 @@
-"""A subscription, the channel it is in, and the connection it belongs to.
+"""The records of the hub: a channel with subscribers, and one subscription to it.
 
-Plain records: `fanout` and `catchup` say how they change, and keep the invariants.
+`hub` and `catchup` change them, and keep the invariants.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ __all__ = ["Member", "Subscription", "Topic"]
 
 
 class Member(Protocol):
-    """A connection as the hub knows it.
+    """A connection, as the hub sees it.
 
     Attributes:
         behind: Its subscriptions that are behind, the least recently served first;
@@ -36,31 +36,35 @@ class Member(Protocol):
         ...
 
     def put(self, text: str) -> None:
-        """Hand over one message; never blocks, never raises."""
+        """Hand over one message; never blocks, never raises.
+
+        It may end this member, which then leaves its channels inside the call.
+        """
         ...
 
     def lost(self, channel: Channel) -> None:
-        """Learn that a subscription ended because a gap could not be filled."""
+        """End a subscription whose gap could not be filled; the hub has left it."""
         ...
 
 
 class Topic:
-    """A channel that somebody listens to.
+    """A channel that has subscriptions.
 
     Attributes:
-        seen: The newest offset that the listener was told of, in `epoch`.
-        turn: Counts changes of `epoch`.
-        parked: Left by their connections, and still shown; the first one first.
+        seen: The newest offset that the hub was told of, in `epoch`.
+        generation: Counts the changes of `epoch`.
+        in_grace: Subscriptions that lost connections had, still shown in presence;
+            the oldest first.
     """
 
     __slots__ = (
         "channel",
         "epoch",
-        "parked",
+        "generation",
+        "in_grace",
         "quoted",
         "seen",
         "subscriptions",
-        "turn",
     )
 
     def __init__(self, channel: Channel) -> None:
@@ -68,48 +72,54 @@ class Topic:
         self.quoted = replies.quote(channel)
         self.seen = 0
         self.epoch = ""
-        self.turn = 0
+        self.generation = 0
         self.subscriptions: set[Subscription] = set()
-        self.parked: dict[Subscription, None] = {}
+        self.in_grace: dict[Subscription, None] = {}
 
 
 class Subscription:
     """One member in one channel.
 
     Attributes:
-        top: The newest position when the join's page was read.
-        next: The offset expected next; 0 before the join's page, and without history.
+        subscriber: The member's client, as the others in the channel see it.
+        top: The newest position when the page of the join was read.
+        next: The offset expected next; 0 before the page of the join, and without
+            history.
         epoch: The run of offsets that `next` belongs to.
-        joined: Its reply is on its way: things may be written for it.
+        joined: Its reply is on its way: pushes may follow.
         live: It is handed publications as they are committed.
         reading: A read for it is under way.
-        turn: The topic's turn when its last read began.
+        generation: The topic's generation when its last read began.
         left: It is over; nothing is written for it any more.
     """
 
     __slots__ = (
         "epoch",
+        "generation",
         "history",
         "joined",
         "left",
-        "listener",
         "live",
         "member",
         "next",
         "reading",
+        "subscriber",
         "top",
         "topic",
-        "turn",
     )
 
     def __init__(
-        self, topic: Topic, member: Member, listener: SubscriberInfo, history: History
+        self,
+        topic: Topic,
+        member: Member,
+        subscriber: SubscriberInfo,
+        history: History,
     ) -> None:
         self.topic = topic
         self.member = member
-        self.listener = listener
+        self.subscriber = subscriber
         self.history = history
-        self.turn = topic.turn
+        self.generation = topic.generation
         self.top = Position(0, "")
         self.next = 0
         self.epoch = ""

@@ -172,7 +172,7 @@ class Handshake:
             _wishes(result),
         )
         self._identified(identity, result, now)
-        self._port.admit(identity)
+        self._port.acquire_slot(identity)
 
     def admitted(self, refusal: ErrorReply | None) -> None:
         """Go on with a client that has its slot; refuse one that gets none for now."""
@@ -244,7 +244,7 @@ class Handshake:
             )
         )
         for channel in results:
-            self._port.release(channel)
+            self._port.activate(channel)
 
     def turn_away(self, command: int, error: ErrorReply) -> None:
         """Refuse the connect."""

@@ -67,11 +67,11 @@ class Port(Protocol):
         """Learn that the session's identity is final: the client is in."""
         ...
 
-    def admit(self, identity: Identity) -> None:
+    def acquire_slot(self, identity: Identity) -> None:
         """Ask for a slot; ends in `Session.admitted`."""
         ...
 
-    def refused(self) -> None:
+    def release_slot(self) -> None:
         """Give the slot back: the connect is refused after all."""
         ...
 
@@ -96,19 +96,19 @@ class Port(Protocol):
     def join(
         self,
         channel: Channel,
-        listener: SubscriberInfo,
+        subscriber: SubscriberInfo,
         history: History,
-        asked: Position | None,
+        since: Position | None,
         *,
         held: bool,
     ) -> None:
         """Join a channel; ends in `Session.subscribed`.
 
-        Pushes follow the outcome; when *held*, only after `release`.
+        Pushes follow the outcome; when *held*, only after `activate`.
         """
         ...
 
-    def release(self, channel: Channel) -> None:
+    def activate(self, channel: Channel) -> None:
         """Let pushes follow for a channel that was held."""
         ...
 

@@ -402,7 +402,7 @@ class Session:
         self._plan()
 
     def _turned_away(self) -> None:
-        self._port.refused()
+        self._port.release_slot()
         self._state = _State.REFUSED
         self._work.under_way = 0
         self._work.blocked = False

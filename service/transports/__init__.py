@@ -1,1 +1,1 @@
-"""The way from a socket to a session and back."""
+"""The transports of client connections: WebSocket, and the gate before it."""

@@ -1,8 +1,8 @@
-"""Who may come in: asked before a WebSocket is accepted, and until it has connected.
+"""Handshake gate: limits on WebSockets before they are accepted, until they connect.
 
 A refused handshake is answered with an HTTP status. SDKs take every status for a
-transport that closed, and come back after their backoff, so nobody is locked out for
-good; ``Retry-After`` is for everybody else.
+transport that closed, and come back after their backoff, so no client is locked out for
+good; ``Retry-After`` is for all others.
 
 In this order, the first that applies:
 
@@ -12,14 +12,14 @@ In this order, the first that applies:
     origin              403
     unauthenticated     429   too many sockets from this address that did not connect
 
-When there are too many that did not connect from all addresses together, the one that
-has waited longest is closed with 3013 for the newest. Whoever fills the room with
-sockets that say nothing pushes out his own: a client that connects at once is not the
-oldest. A refusal at the limit would let him keep everybody out.
+When too many that did not connect are there from all addresses together, the one that
+has waited longest is closed with 3013 for the newest. An attacker who opens sockets
+that say nothing pushes out its own: a client that connects at once is not the oldest.
+If the newest were refused instead, the attacker could keep every client out.
 
-Invariants: a visit is waiting from `admit` until `welcome` or `leave`, whichever is
-first, and counts as one of its address for as long. `leave` is called once for each
-visit, whatever happens. All of it is on the event loop, without an await.
+Invariants: a pending connection has a place from `_take_place` until `forget`, and
+counts as one of its address for as long. `serve` calls `forget` for each, whatever
+happens. Places change on the event loop only, without an await in between.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ from service.core.refusals import Refusals
 from service.session.allowance import CommandLimits
 from service.settings import Settings
 
-__all__ = ["VISIT", "HandshakeGate"]
+__all__ = ["PENDING", "HandshakeGate"]
 
-VISIT = "steadwire.visit"
+PENDING = "steadwire.pending"
 """Key in the scope of a WebSocket that was let in: its `PendingConnection`."""
 
 _KEYS = 65536  # addresses whose attempts are kept; some 200 bytes each
@@ -55,7 +55,7 @@ class HandshakeGate:
 
     Attributes:
         commands: The limits of commands, and their counts.
-        refusals: What was refused.
+        refusals: Handshakes that were refused, by cause; some are logged.
     """
 
     def __init__(self, settings: Settings, clock: Clock) -> None:
@@ -76,40 +76,36 @@ class HandshakeGate:
             if limits.failures_per_address
             else None
         )
-        self._room = limits.unauthenticated
-        # In the order in which they came.
-        self._waiting: dict[PendingConnection, None] = {}
-        self._held = Holders[str](limits.unauthenticated_per_address or 0)
+        self._places = limits.unauthenticated  # 0 for any number
+        self._pending: dict[PendingConnection, None] = {}  # the oldest first
+        self._addresses = Holders[str](limits.unauthenticated_per_address or 0)
         self.commands = CommandLimits(limits)
         self.refusals = Refusals()
-
-    @property
-    def waiting(self) -> int:
-        """Sockets that have not connected yet."""
-        return len(self._waiting)
 
     async def serve(self, app: Any, scope: Any, receive: Any, send: Any) -> None:
         """Let one WebSocket in to *app*, or refuse it."""
         headers = scope["headers"]
         client = scope.get("client")
         address = self._proxies.client(client[0] if client else None, headers)
-        refusal = self._refusal(address, headers)
-        if refusal is not None:
-            self._refused(refusal.cause, address)
-            await _refuse(refusal, scope, receive, send)
-            return
-        visit = self._admit(address)
-        visit.origin = "".join(_all(headers, b"origin")[:1])
+        origin = "".join(_all(headers, b"origin")[:1])
+        pending = PendingConnection(address, origin, self)
         try:
-            await app({**scope, VISIT: visit}, receive, send)
+            refusal = self._take_place(pending, headers)
+            if refusal is None:
+                pending.quota = self.commands.allowance(address, self._clock.now())
+                await app({**scope, PENDING: pending}, receive, send)
+            else:
+                self._count(refusal.cause, address)
+                await _refuse(refusal, scope, receive, send)
         finally:
-            self.forget(visit)
-            visit.end = None
+            self.forget(pending)
+            pending.close = None
 
-    def _refusal(
-        self, address: str, headers: list[tuple[bytes, bytes]]
+    def _take_place(
+        self, pending: PendingConnection, headers: list[tuple[bytes, bytes]]
     ) -> _Refusal | None:
-        now = self._clock.now()
+        """Give *pending* a place, and return None; or return why it gets none."""
+        address, now = pending.address, self._clock.now()
         if self._closed:
             return _Refusal("draining", 503)
         if self._failures is not None:
@@ -120,41 +116,38 @@ class HandshakeGate:
             return _Refusal("connects", 429, self._connects.wait(address, now))
         if not self._origins.allow(_all(headers, b"origin"), _all(headers, b"host")):
             return _Refusal("origin", 403)
-        if not self._held.hold(address):
+        if not self._addresses.hold(address):
             return _Refusal("unauthenticated", 429, 1.0)
+        self._pending[pending] = None
+        if 0 < self._places < len(self._pending):
+            self._push_out(next(iter(self._pending)))
         return None
 
-    def _admit(self, address: str) -> PendingConnection:
-        allowance = self.commands.allowance(address, self._clock.now())
-        visit = PendingConnection(address, allowance, self)
-        if 0 < self._room <= len(self._waiting):
-            oldest = next(iter(self._waiting))
-            self.forget(oldest)
-            self._refused("room", oldest.address)
-            if oldest.end is not None:
-                oldest.end(TOO_MANY_REQUESTS_CLOSE)
-        self._waiting[visit] = None
-        return visit
+    def _push_out(self, oldest: PendingConnection) -> None:
+        self.forget(oldest)
+        self._count("room", oldest.address)
+        if oldest.close is not None:
+            oldest.close(TOO_MANY_REQUESTS_CLOSE)
 
-    def forget(self, visit: PendingConnection) -> None:
-        """Take note that *visit* waits no more; harmless when it did not."""
-        if visit in self._waiting:
-            del self._waiting[visit]
-            self._held.release(visit.address)
+    def forget(self, pending: PendingConnection) -> None:
+        """Free the place of *pending*; harmless when it has none."""
+        if pending in self._pending:
+            del self._pending[pending]
+            self._addresses.release(pending.address)
 
-    def failed(self, address: str) -> None:
-        """Take note that somebody's credentials were refused."""
+    def credentials_refused(self, address: str) -> None:
+        """Count credentials from *address* that were refused."""
         if self._failures is not None and self._failures.failed(
             address, self._clock.now()
         ):
-            self._refused("failures", address)
+            self._count("failures", address)
 
     def close(self) -> None:
-        """Refuse everybody from now on, and log what was not logged yet."""
+        """Refuse every handshake from now on, and log the refusals left to log."""
         self._closed = True
         self.refusals.close()
 
-    def _refused(self, cause: str, address: str) -> None:
+    def _count(self, cause: str, address: str) -> None:
         self.refusals.add(cause, address, self._clock.now())
 
 

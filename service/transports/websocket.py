@@ -1,4 +1,4 @@
-"""WebSocket connections that end in this process: the Falcon resource.
+"""The Falcon resource of client WebSockets that end in this process.
 
 Clients speak JSON unless they ask for protobuf: by the subprotocol that they offer, or
 in the URL, as ``?format=protobuf`` or ``?cf_protocol=protobuf``.
@@ -19,7 +19,7 @@ from service.core.ports import Frame
 from service.protocol.codec import Codec
 from service.protocol.json import Json
 from service.protocol.protobuf import Protobuf
-from service.transports.handshake_gate import VISIT
+from service.transports.handshake_gate import PENDING
 
 __all__ = ["WebSocketResource"]
 
@@ -51,15 +51,15 @@ class WebSocketResource:
     async def on_websocket(
         self, req: falcon.asgi.Request, ws: falcon.asgi.WebSocket
     ) -> None:
-        """Serve one connection, which the door has let in, until it ends."""
-        # Old SDKs send an empty header; only a name that we know is answered.
+        """Serve one connection, which the handshake gate has let in, until it ends."""
+        # Old SDKs send an empty header; only a known name is answered.
         known = (name for name in ws.subprotocols if name in self._subprotocols)
         subprotocol = next(known, None)
         codec = self._codec(subprotocol, req)
         await ws.accept(subprotocol)
         abort = req.scope.get("state", {}).get(ABORT)
         socket = _FalconSocket(ws, abort)
-        connection = ClientConnection(self._context, socket, codec, req.scope[VISIT])
+        connection = ClientConnection(self._context, socket, codec, req.scope[PENDING])
         receive = ws.receive_data if codec.binary else ws.receive_text
         code: int | None = None
         try:
@@ -70,7 +70,7 @@ class WebSocketResource:
                     connection.malformed()  # a frame of the other kind
                     continue
                 connection.receive(frame)
-                await connection.room()
+                await connection.ready()
         except WebSocketDisconnected as end:
             code = end.code
         except OperationNotAllowed:

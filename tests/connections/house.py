@@ -61,7 +61,7 @@ class House(Stack):
         assert len(slots) == registry.connected
         by_user: dict[str, int] = {}
         for record in slots:
-            assert record.admitted and not record.over
+            assert record.has_slot and not record.over
             by_user[record.user] = by_user.get(record.user, 0) + 1
             found = registry.of_user(record.user, record.client)
             assert found == [record.connection]

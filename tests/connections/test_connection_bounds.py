@@ -34,7 +34,7 @@ async def recover(world: World, channels: list[str], since: int = 0) -> None:
             socket.offsets(channel)[-1:] == [top] for channel, top in tops.items()
         )
 
-    await driver.room()
+    await driver.ready()
     await socket.until(complete)
     assert socket.closes == []
     for channel, top in tops.items():
@@ -85,7 +85,7 @@ async def test_recovery_of_text_that_is_not_ascii(world: World) -> None:
     driver, socket = await world.connect()
     for number in range(10, 100):
         driver.receive(f'{{"id":{number},"publish":{{"channel":"ch","data":{data}}}}}')
-        await driver.room()
+        await driver.ready()
     await socket.reply(99)
     await recover(world, ["ch"])
 
@@ -132,7 +132,7 @@ async def test_histories_asked_for_at_once_do_not_close_a_client_that_reads(
             )
         )
     )
-    await driver.room()
+    await driver.ready()
     await socket.until(
         lambda: socket.closes or any(m.get("id") == 11 for m in socket.messages)
     )

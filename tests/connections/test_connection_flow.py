@@ -74,7 +74,7 @@ async def test_200_publishes_on_one_connection_keep_their_order(world: World) ->
                 )
             )
         )
-        await driver.room()
+        await driver.ready()
     await socket.reply(209)
     await socket.until(
         lambda: len([m for m in socket.messages if "push" in m]) == len(numbers)
@@ -157,7 +157,7 @@ async def test_a_slow_store_holds_up_the_reader_and_nobody_else(world: World) ->
     driver, socket = await world.connect()
     commands = [{"id": n, "history": {"channel": "ch"}} for n in range(10, 60)]
     driver.receive(lines(*commands))
-    room = asyncio.ensure_future(driver.room())
+    room = asyncio.ensure_future(driver.ready())
     _, other = await world.connect()
     assert other.messages[0]["id"] == 1
     assert not room.done()
@@ -172,7 +172,7 @@ async def test_room_ends_with_the_connection(world: World) -> None:
     driver, _ = await world.connect()
     commands = [{"id": n, "history": {"channel": "ch"}} for n in range(10, 60)]
     driver.receive(lines(*commands))
-    room = asyncio.ensure_future(driver.room())
+    room = asyncio.ensure_future(driver.ready())
     await asyncio.sleep(0)
     assert not room.done()
     driver.disconnect(SHUTDOWN)

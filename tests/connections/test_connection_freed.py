@@ -129,7 +129,7 @@ async def open_and_go(world: World, doing: Doing) -> weakref.ref[ClientConnectio
     world.store.gate.set()
     driver.receive(lines({"id": 99, "subscribe": {"channel": "ch"}}))
     driver.disconnect(SHUTDOWN)
-    await driver.room()
+    await driver.ready()
     await world.publish("ch")
     await world.publish("ch")
     assert socket.frames == frames

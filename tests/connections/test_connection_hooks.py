@@ -178,7 +178,7 @@ async def test_32_calls_run_at_once_and_no_more(hooked: MakeHooked) -> None:
     driver.receive(
         lines(*({"id": n, "rpc": {"method": str(n)}} for n in range(10, 110)))
     )
-    room = asyncio.ensure_future(driver.room())
+    room = asyncio.ensure_future(driver.ready())
     for _ in range(5):
         await asyncio.sleep(0)
     assert (running, room.done()) == (32, False)

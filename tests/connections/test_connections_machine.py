@@ -133,7 +133,7 @@ class Connections(RuleBasedStateMachine):
             self.house.clock.advance(1.0)
             self.house.settle()
         assert self.house.reaper.failures == 0
-        assert self.house.reaper.repaired == 0
+        assert self.house.reaper.miscounted == 0
 
     @rule(hours=st.sampled_from([-1, 1]))
     def jump(self, hours: int) -> None:

@@ -55,8 +55,8 @@ def test_the_user_s_next_connection_takes_over() -> None:
         other.pong()
     house.settle()
     assert heard(other)[2:] == []
-    parking = house.grace_period
-    assert (parking.hits, parking.misses, house.hub.taken_over) == (1, 2, 1)
+    grace = house.grace_period
+    assert (grace.hits, grace.misses, house.hub.taken_over) == (1, 2, 1)
     house.check()
     house.assert_free()
 
@@ -134,23 +134,23 @@ def test_a_user_s_eleventh_parked_connection_evicts_the_first() -> None:  # R5
 
 def test_five_hundred_are_parked_and_no_more() -> None:
     left: list[str] = []
-    parking = GracePeriod(left.append, VirtualClock(), 10.0)
+    grace = GracePeriod(left.append, VirtualClock(), 10.0)
     for number in range(501):
-        parking.park(UserId(f"user{number}"), ClientId(f"c{number}"), [f"p{number}"])
-    assert (len(parking), left, parking.evicted) == (500, ["p0"], 1)
-    parking.forget(UserId("user7"))
+        grace.begin(UserId(f"user{number}"), ClientId(f"c{number}"), [f"p{number}"])
+    assert (len(grace), left, grace.evicted) == (500, ["p0"], 1)
+    grace.end(UserId("user7"))
     assert left == ["p0", "p7"]
-    parking.clear()
+    grace.end_all()
     assert len(left) == 501
-    assert (len(parking), parking.held(UserId(""))) == (0, 0)
+    assert (len(grace), grace.reserved(UserId(""))) == (0, 0)
 
 
 def test_each_leaves_at_its_own_time() -> None:
     left: list[str] = []
     clock = VirtualClock()
-    parking = GracePeriod(left.append, clock, 10.0)
+    grace = GracePeriod(left.append, clock, 10.0)
     for number in range(3):
-        parking.park(UserId("ann"), ClientId(f"c{number}"), [f"p{number}"])
+        grace.begin(UserId("ann"), ClientId(f"c{number}"), [f"p{number}"])
         clock.advance(3)
     clock.advance(0.999)
     assert left == []

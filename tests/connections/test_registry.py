@@ -73,6 +73,26 @@ def test_removed_connections_leave_nothing() -> None:
         assert registry.peers(record.connection.identity, record.address) == []
 
 
+def test_the_recount_finds_what_an_index_lacks_or_has_too_much() -> None:
+    registry = Registry()
+    ann, bob = taken(registry, "a", "b", user="ann")
+    [nobody] = taken(registry, "n", address="10.0.0.1")
+    new = registry.open(Connection("x"), "", 0.0)
+    assert registry.recount() == 0
+    # What a bug might do.
+    ann.has_slot = False
+    assert registry.recount() == 1
+    new.has_slot = True
+    assert registry.recount() == 2
+    ann.has_slot, new.has_slot = True, False
+    nobody.user = UserId("eve")
+    assert registry.recount() == 1
+    nobody.user, bob.user = UserId(""), UserId("")
+    assert registry.recount() == 1
+    bob.user = UserId("ann")
+    assert registry.recount() == 0
+
+
 def test_connection_may_go_while_all_are_gone_through() -> None:
     registry = Registry()
     records = {record.connection: record for record in taken(registry, *"abc")}

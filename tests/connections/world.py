@@ -208,18 +208,18 @@ class World:
         self.store = GatedStore(SqliteStore(settings.store, own))
         self.tasks: set[asyncio.Task[None]] = set()
         flusher, metrics = Flusher(asyncio.get_running_loop().call_soon), Metrics()
-        meter = PublishMetrics(metrics, clock, flusher)
-        self.hub = Hub(self.store, settings.client, self.spawn, meter)
+        published = PublishMetrics(metrics, clock, flusher)
+        self.hub = Hub(self.store, settings.client, clock, self.spawn, published)
         self.registry = Registry()
         limited, rates = settings.connections, settings.effective_limits
-        self.grace_period = GracePeriod(self.hub.unpark, clock, limited.parked)
+        self.grace_period = GracePeriod(self.hub.end_grace, clock, limited.parked)
         self.limits = ConnectionLimits(
             self.registry,
             limited,
             limit=settings.connection_limit,
             clock=clock,
             spawn=self.spawn,
-            parking=self.grace_period,
+            grace_period=self.grace_period,
             connects=rate_of(rates.connects_per_user, rates.burst),
         )
         self.heartbeat = Heartbeat(settings.heartbeat_timeout)

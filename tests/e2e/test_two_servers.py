@@ -156,3 +156,23 @@ async def test_what_one_server_revokes_the_other_closes_within_5_seconds(
     assert (await clients[1].closed(within=5.0)).code == 3005
     assert time.monotonic() - started < 5.0
     assert await answers(bystander)
+
+
+async def test_what_another_server_published_is_found_by_the_position_check(
+    make_node: Callable[..., Server],
+) -> None:
+    # A server is told of its own commits only. Nothing follows the last publication
+    # of the other one, so no gap shows it: without the check it never arrives.
+    settings = {
+        "STEADWIRE_CLIENT_POSITION_CHECK": "0.5",
+        "STEADWIRE_CLIENT_INSECURE": "true",
+    }
+    here, there = make_node(**settings), make_node(**settings)
+    await asyncio.gather(here.start(), there.start())
+    listener, _ = await enter(there, "ann")
+    await listener.subscribe("ch")
+    for number in range(3):
+        async with here.api() as api:
+            await api.call("publish", {"channel": "ch", "data": number})
+        push = await listener.push(within=20.0)
+        assert push["pub"] == {"data": number, "offset": number + 1}

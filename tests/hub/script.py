@@ -221,7 +221,7 @@ class Seat:
     def __init__(self, channel: Channel, asked: Position | None) -> None:
         self.channel = channel
         self.asked = asked
-        self.subscription: Subscription | None = None
+        self.subscription: Subscription
         self.outcome: Joined | StoreError | None = None
         self.ended = False
         self.lost = False
@@ -302,21 +302,27 @@ class ScriptedMember:
         seat = Seat(channel, asked)
         self.seats.setdefault(channel, []).append(seat)
 
-        def done(outcome: Joined | StoreError) -> bool:
+        def done(outcome: Joined | StoreError) -> None:
             self.waiting.append("reply")
             seat.joined(outcome)
+            if isinstance(outcome, StoreError):
+                return
             seat.ended = seat.ended or not accept
-            return accept
+            if not accept:
+                self._hub.leave(seat.subscription)
+            elif not held:
+                self._hub.activate(seat.subscription)
 
         info = RawJson(f'{{"user":"","client":"{self.name}"}}')
-        listener = SubscriberInfo(ClientId(self.name), UserId(""), info, **listens)
-        seat.subscription = self._hub.join(
-            channel, self, listener, history, asked, done, held=held
+        subscriber = SubscriberInfo(ClientId(self.name), UserId(""), info, **listens)
+        seat.subscription, joined = self._hub.join(
+            channel, self, subscriber, history, asked, done
         )
+        if joined is not None:
+            done(joined)
         return seat
 
     def leave(self, seat: Seat) -> None:
-        assert seat.subscription is not None
         seat.ended = True
         self._hub.leave(seat.subscription)
 
@@ -366,8 +372,11 @@ class World:
     ) -> None:
         self.store = ScriptedStore(in_memory=in_memory)
         self.settings = settings or ClientSettings()
-        meter = PublishMetrics(Metrics(), VirtualClock(), Flusher(lambda run: None))
-        self.hub = Hub(self.store, self.settings, self.store.spawn, meter)
+        self.clock = VirtualClock()
+        published = PublishMetrics(Metrics(), self.clock, Flusher(lambda run: None))
+        self.hub = Hub(
+            self.store, self.settings, self.clock, self.store.spawn, published
+        )
         self.store.listener = self.hub.committed
         self._members = 0
 

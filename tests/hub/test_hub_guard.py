@@ -441,12 +441,13 @@ def test_reads_of_clients_pass_through_with_all_their_arguments() -> None:
     world = World(in_memory=True)  # memory answers forward reads only
     world.store.publish(A, 5)
     pages: list[object] = []
-    world.hub.read(A, KEPT, 4, 2, pages.append, reverse=True)
+    assert world.hub.read(A, KEPT, 4, 2, pages.append, reverse=True) is None
     [read] = world.store.reads
     assert (read.channel, read.since, read.limit) == ("a", 4, 2)
     read.finish()
-    world.hub.read(A, KEPT, None, 2, pages.append)
-    first, second = pages
+    [first] = pages
+    second = world.hub.read(A, KEPT, None, 2, pages.append)
+    assert pages == [first]  # what is returned is not told of again
     assert isinstance(first, HistoryPage)
     assert isinstance(second, HistoryPage)
     assert [p.offset for p in first.publications] == [3, 2]

@@ -21,7 +21,7 @@ def test_nothing_is_written_to_a_held_join_until_it_is_released() -> None:
     assert member.waiting == ["reply"]
     assert world.hub.present(A) == []
     assert seat.subscription is not None
-    world.hub.release(seat.subscription)
+    world.hub.activate(seat.subscription)
     assert seat.heard == [("join", "client1")]
     member.drain()
     world.store.reads[0].finish()
@@ -37,7 +37,7 @@ def test_a_held_join_without_history() -> None:
     world.store.tell()
     assert seat.loose == 0
     assert seat.subscription is not None
-    world.hub.release(seat.subscription)
+    world.hub.activate(seat.subscription)
     world.store.commit(A, "2", skip_history=True)
     world.store.tell()
     assert seat.loose == 1
@@ -51,7 +51,7 @@ def test_releasing_what_was_left_does_nothing() -> None:
     seat = member.join(A, history=NOT_KEPT, held=True, sends_join_leave=True)
     member.leave(seat)
     assert seat.subscription is not None
-    world.hub.release(seat.subscription)
+    world.hub.activate(seat.subscription)
     assert ears.heard == []  # neither came nor went
     assert world.subscriptions == 1
 
@@ -114,7 +114,7 @@ def test_a_restart_is_gone_along_with_where_positions_are_not_checked() -> None:
 
 
 def check(world: World) -> None:
-    world.hub.check_positions()
+    world.hub.position_check.begin_round()
     while world.store.reads:
         world.store.reads[0].finish()
 
@@ -148,7 +148,7 @@ def test_a_restart_that_was_never_told_of_is_found() -> None:
 def test_a_check_that_cannot_read_harms_nobody() -> None:
     world = World()
     _, seat = world.live()
-    world.hub.check_positions()
+    world.hub.position_check.begin_round()
     world.store.reads[0].finish(StoreUnavailable("locked"))
     assert not seat.lost
     world.store.publish(A)
@@ -161,7 +161,7 @@ def test_a_check_costs_one_read_a_channel_and_none_without_history() -> None:
         world.live(A)
     world.live(B)
     world.member().join(Channel("loud"), history=NOT_KEPT)
-    world.hub.check_positions()
+    world.hub.position_check.begin_round()
     assert sorted(read.channel for read in world.store.reads) == ["a", "b"]
     assert all(read.limit == 0 for read in world.store.reads)
 
@@ -171,7 +171,7 @@ def test_a_check_whose_members_leave_meanwhile() -> None:
     member, seat = world.live()
     world.store.commit(A, "1")
     world.store.untold.clear()
-    world.hub.check_positions()
+    world.hub.position_check.begin_round()
     member.leave(seat)
     world.store.reads[0].finish()
     assert member.waiting == []
@@ -182,7 +182,7 @@ def test_a_publication_told_of_while_a_check_reads_is_written_once() -> None:
     world = World()
     member, seat = world.live()
     world.store.commit(A, "1")
-    world.hub.check_positions()
+    world.hub.position_check.begin_round()
     world.store.tell()
     world.store.reads[0].finish()
     member.drain()

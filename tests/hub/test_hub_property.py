@@ -114,7 +114,7 @@ class Feed(RuleBasedStateMachine):
 
     @rule()
     def check_positions(self) -> None:
-        self.world.hub.check_positions()
+        self.world.hub.position_check.begin_round()
 
     @rule(memory=st.booleans())
     def memory(self, memory: bool) -> None:

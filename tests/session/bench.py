@@ -242,7 +242,7 @@ class Bench:
         self._open()
         self.calls.append(("connected", self.session.identity.user))
 
-    def admit(self, identity: Identity) -> None:
+    def acquire_slot(self, identity: Identity) -> None:
         self._open()
         self.calls.append(("admit", identity.user))
         if self.full is None:
@@ -250,7 +250,7 @@ class Bench:
         else:
             self.full.append(identity)
 
-    def refused(self) -> None:
+    def release_slot(self) -> None:
         self._open()
         self.calls.append(("refused",))
 
@@ -290,7 +290,7 @@ class Bench:
             self.joins.pop()
             self.session.subscribed(channel, self._joined(join))
 
-    def release(self, channel: Channel) -> None:
+    def activate(self, channel: Channel) -> None:
         self._open()
         self.calls.append(("release", channel))
 

@@ -240,14 +240,18 @@ class Stack:
         self.store = ScriptedStore(in_memory=in_memory)
         self._turns: deque[Callable[[], None]] = deque()
         flusher, metrics = Flusher(self._turns.append), Metrics()
-        meter = PublishMetrics(metrics, self.clock, flusher)
-        self.hub = Hub(self.store, self.settings.client, self.spawn, meter)
+        published = PublishMetrics(metrics, self.clock, flusher)
+        self.hub = Hub(
+            self.store, self.settings.client, self.clock, self.spawn, published
+        )
         self.store.listener = self.hub.committed
         self.questions: list[Question] = []
         self.failures: list[BaseException] = []
         self.clients: list[Client] = []
         self.registry = Registry()
-        self.grace_period = GracePeriod(self.hub.unpark, self.clock, connections.parked)
+        self.grace_period = GracePeriod(
+            self.hub.end_grace, self.clock, connections.parked
+        )
         rates = self.settings.effective_limits
         self.limits = ConnectionLimits(
             self.registry,
@@ -255,7 +259,7 @@ class Stack:
             limit=self.settings.connection_limit,
             clock=self.clock,
             spawn=self.spawn,
-            parking=self.grace_period,
+            grace_period=self.grace_period,
             connects=rate_of(rates.connects_per_user, rates.burst),
         )
         self.heartbeat = Heartbeat(self.settings.heartbeat_timeout)
@@ -370,7 +374,7 @@ class Stack:
             if not client.over:
                 client.gone()
         self.settle(lambda question: RuntimeError("too late"))
-        self.grace_period.clear()
+        self.grace_period.end_all()
         assert self.hub.counts() == {}
         assert len(self.registry) == 0
         assert self.registry.users == 0

@@ -224,7 +224,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule()
     def check_positions(self) -> None:
-        self.world.hub.check_positions()
+        self.world.hub.position_check.begin_round()
 
     def finish(self) -> None:
         self.world.settle(allow)

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from service.connections.pending_connection import PendingConnection
+from service.core.errors import Close
 from service.core.model import UserId
 from service.settings import LimitSettings, ServerSettings, Settings
-from service.transports.handshake_gate import VISIT, HandshakeGate
+from service.transports.handshake_gate import PENDING, HandshakeGate
 from tests.clock import VirtualClock
 
 
@@ -64,7 +65,7 @@ class Street:
         return int(dict(self.sent[0]["headers"])[b"retry-after"])
 
     async def _app(self, scope: Any, receive: Any, send: Any) -> None:
-        self._visit: PendingConnection = scope[VISIT]
+        self._visit: PendingConnection = scope[PENDING]
         await _Forever()
 
     async def _receive(self) -> dict[str, Any]:
@@ -94,7 +95,7 @@ def test_too_many_failures_block_an_address_for_a_while() -> None:  # K96, K100,
     street = Street(failures_per_address=3, failure_window=60, failure_block=30)
     for _ in range(3):
         assert street.come(stay=True) == 101
-        street.visits["192.0.2.1"].reject()
+        street.visits["192.0.2.1"].credentials_refused()
     assert street.come() == 429
     assert street.wait_told() == 30
     assert street.come("192.0.2.2") == 101
@@ -105,7 +106,7 @@ def test_too_many_failures_block_an_address_for_a_while() -> None:  # K96, K100,
     assert street.wait_told() == 10
     street.clock.advance(10.0)
     assert street.come(stay=True) == 101
-    street.visits["192.0.2.1"].reject()
+    street.visits["192.0.2.1"].credentials_refused()
     assert street.come() == 101
     assert street.door.refusals.counts == {"failures": 1, "blocked": 21}
 
@@ -114,7 +115,7 @@ def test_failures_far_apart_block_nobody() -> None:
     street = Street(failures_per_address=3, failure_window=60, failure_block=30)
     for _ in range(50):
         assert street.come(stay=True) == 101
-        street.visits["192.0.2.1"].reject()
+        street.visits["192.0.2.1"].credentials_refused()
         street.clock.advance(31.0)
 
 
@@ -136,12 +137,10 @@ def test_draining() -> None:
 def test_whoever_is_in_is_counted_until_he_has_connected_or_gone() -> None:
     street = Street(unauthenticated_per_address=2)
     assert [street.come(stay=True) for _ in range(3)] == [101, 101, 429]
-    assert street.door.waiting == 2
-    street.visits["192.0.2.1"].welcome(UserId("ann"))
-    street.visits["192.0.2.1"].welcome(UserId("ann"))
-    assert street.door.waiting == 1
+    street.visits["192.0.2.1"].connected(UserId("ann"))
+    street.visits["192.0.2.1"].connected(UserId("ann"))
     assert [street.come() for _ in range(5)] == [101] * 5
-    assert street.door.waiting == 1
+    assert [street.come(stay=True) for _ in range(2)] == [101, 429]
 
 
 def test_without_a_peer_all_share_one_address() -> None:
@@ -179,9 +178,22 @@ def test_production_limits_without_being_told() -> None:
     other = "192.0.2.2"
     for _ in range(20):
         assert street.come(other, stay=True) == 101
-        street.visits[other].reject()
+        street.visits[other].credentials_refused()
     assert street.come(other) == 429
-    assert street.visits[other].allowance is not None
+    assert street.visits[other].quota is not None
     loose = Street()
     assert [loose.come(stay=True) for _ in range(1000)] == [101] * 1000
-    assert loose.visits["192.0.2.1"].allowance is None
+    assert loose.visits["192.0.2.1"].quota is None
+
+
+def test_an_error_in_the_handshake_gives_the_place_back() -> None:
+    street = Street(unauthenticated=1, unauthenticated_per_address=1)
+    assert street.come("192.0.2.1", stay=True) == 101
+
+    def broken(close: Close) -> None:
+        raise RuntimeError("cannot be closed")
+
+    street.visits["192.0.2.1"].close = broken
+    with pytest.raises(RuntimeError, match="cannot be closed"):
+        street.come("192.0.2.2")
+    assert street.come("192.0.2.2") == 101

@@ -150,7 +150,7 @@ async def disconnect(context: ApiContext, request: DisconnectRequest) -> str:
         if connection.identity.client not in stay:
             connection.disconnect(close)
     if everyone and user:
-        runtime.grace_period.forget(user)
+        runtime.grace_period.end(user)
     return "{}"
 
 

@@ -143,5 +143,7 @@ class ApiContext:
             else:
                 future.set_result(outcome)
 
-        self.runtime.hub.read(channel, history, since, limit, done, reverse=reverse)
-        return await future
+        page = self.runtime.hub.read(
+            channel, history, since, limit, done, reverse=reverse
+        )
+        return await future if page is None else page

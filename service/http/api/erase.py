@@ -46,7 +46,7 @@ async def erase(context: ApiContext, request: EraseRequest) -> str:
     found = registry.of_user(user) + registry.waiting(user)
     for connection in found:
         connection.disconnect(FORCE_DISCONNECT)
-    context.runtime.grace_period.forget(user)
+    context.runtime.grace_period.end(user)
     tickets = await context.runtime.credentials.tickets.forget(user)
     publications = 0
     if request.publications:

@@ -17,7 +17,7 @@ from typing import get_args
 
 import pytest
 
-from service.connections.cluster_sync import ASKED
+from service.connections.cluster_sync import EVICTIONS_PERIOD
 from service.core.model import Channel, Draft, RawJson, UserId
 from service.core.ports import History
 from service.settings import StoreSettings
@@ -233,7 +233,7 @@ async def test_a_process_that_is_idle(metered, store_clock):
     nodes = Nodes(client, store_clock, 40.0)
     await nodes.register()
     hourly = {
-        partial(nodes.notices, nodes.name): 3600 / ASKED,
+        partial(nodes.notices, nodes.name): 3600 / EVICTIONS_PERIOD,
         nodes.renew: 3600 / (40.0 / HEARTBEATS),
         nodes.read: 3600 / REAP_EVERY,
     }
