@@ -1,8 +1,8 @@
-"""Any Python object → one JSON value as text, for what Python callers publish.
+"""Payload serializer: any Python object to one JSON value as text.
 
-`dump` answers for everything: what is plain goes through ujson, what is not goes
-through the named strategies first, and what is over budget (1 MiB, 1.0 s) becomes a
-small error object. It keeps no state and may be called from any thread.
+`dump` takes every object: plain values go through ujson, others go through the named
+strategies first, and a value over budget (1 MiB, 1.0 s) becomes a small error object.
+It keeps no state and may be called from any thread.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What one value may cost: bytes and time."""
+"""Budget of one value: the bytes and the time that its JSON may take."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Final
 
 __all__ = ["Budget", "OverBudget"]
 
-_STRIDE: Final = 256  # values between two looks at the clock; under 1 ms of walking
+_STRIDE: Final = 256  # values between two reads of the clock; under 1 ms of work
 
 
 class OverBudget(Exception):
-    """The value costs more than it may.
+    """The value exceeds its budget.
 
     Attributes:
         reason: ``size`` or ``time``.
@@ -23,12 +23,12 @@ class OverBudget(Exception):
 
 
 class Budget:
-    """The bytes and the time that are left for one value.
+    """The remaining bytes and time of one value.
 
     Args:
         clock: Gives monotonic seconds.
-        size: Bytes of JSON.
-        seconds: From now on.
+        size: Most bytes of JSON.
+        seconds: Most time from now on.
     """
 
     __slots__ = ("_clock", "_countdown", "_deadline", "_room")
@@ -42,37 +42,37 @@ class Budget:
         self._countdown = _STRIDE
 
     def spend(self, size: int, values: int = 1) -> None:
-        """Take *size* bytes, which the text of so many values has at least.
+        """Take *size* bytes, a lower bound for the text of *values* values.
 
         Raises:
-            OverBudget: They are not there, or the time is over.
+            OverBudget: The bytes are not left, or the time is over.
         """
         self._room -= size
         if self._room < 0:
             raise OverBudget("size")
         self._countdown -= values
         if self._countdown <= 0:
-            self.look()
+            self.check_time()
 
     def need(self, size: int) -> None:
-        """Stop before the work if *size* bytes, to be spent later, are not there.
+        """Stop before the work if *size* bytes, to be spent later, are not left.
 
         Raises:
-            OverBudget: They are not.
+            OverBudget: The bytes are not left.
         """
         if size > self._room:
             raise OverBudget("size")
 
-    def look(self) -> None:
+    def check_time(self) -> None:
         """Stop if the time is over.
 
         Raises:
-            OverBudget: It is.
+            OverBudget: The time is over.
         """
         self._countdown = _STRIDE
         if self._clock() >= self._deadline:
             raise OverBudget("time")
 
-    def look_soon(self) -> None:
-        """Have the next `spend` look at the clock: somebody else's code has run."""
+    def check_time_soon(self) -> None:
+        """Make the next `spend` read the clock: an object's own code has run."""
         self._countdown = 0

@@ -1,4 +1,4 @@
-"""The order of attempts: as it is, by the strategies, as an error object."""
+"""Serializer: writes a value as it is, else by strategies, else as an error object."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ SIZE: Final = 1024 * 1024  # bytes; more would not fit a connection's queue
 SECONDS: Final = 1.0
 
 _KEPT: Final = frozenset(("type", "event", "id", "seq", "timestamp"))
-_SEARCHED: Final = 1000  # members of an object in which its ids are looked for
+_SEARCHED: Final = 1000  # members of an object that are searched for ids
 _KEPT_COUNT: Final = 16
-_KEPT_LENGTH: Final = 256  # characters of a string that is kept
+_KEPT_LENGTH: Final = 256  # characters of a kept string
 _LAST_RESORT: Final = RawJson('{"error":{"reason":"failure"}}')
 
 
@@ -33,7 +33,7 @@ class Serializer:
     Args:
         clock: Gives monotonic seconds.
         size: Bytes of JSON; more becomes an error object.
-        seconds: Of work; more becomes an error object.
+        seconds: Time of the work; more becomes an error object.
     """
 
     __slots__ = ("_clock", "_seconds", "_size")
@@ -48,10 +48,9 @@ class Serializer:
     def dump(self, value: object) -> RawJson:
         """Return *value* as strict JSON text; never raises an `Exception`.
 
-        What nests deeper than 100 levels is cut. What is over its bytes or its time
-        is replaced with an error object that keeps the value's type and ids. The time
-        is looked at between calls of the value's own methods: one that blocks cannot
-        be interrupted.
+        Levels deeper than 100 are cut. A value over its bytes or its time is replaced
+        by an error object that keeps the value's type and ids. The clock is read
+        between calls of the value's own methods: one that blocks cannot be interrupted.
         """
         kind = type(value)
         if kind is Raw:
@@ -63,11 +62,13 @@ class Serializer:
                 if size_of(text) <= self._size:
                     return RawJson(text)
         except Exception:
-            # Not plain; or no UTF-8, that is a lone surrogate, which ujson lets pass.
+            # Not plain; or a lone surrogate, which ujson passes and UTF-8 does not.
             pass
         try:
             return self._walk(value)
-        except Exception:  # changed by somebody meanwhile, or the end of the stack
+        except (
+            Exception
+        ):  # changed by another thread meanwhile, or the end of the stack
             return _LAST_RESORT
 
     def _walk(self, value: object) -> RawJson:
@@ -75,7 +76,7 @@ class Serializer:
         walk = Walk(budget)
         try:
             text = _encode(walk.value(value, 1))
-            budget.look()
+            budget.check_time()
             if size_of(text) <= self._size:
                 return RawJson(text)
             reason = "size"
@@ -86,10 +87,10 @@ class Serializer:
         return self._minimal(walk.top, reason)
 
     def _minimal(self, top: dict[object, object], reason: str) -> RawJson:
-        """Return the error object that stands for a value.
+        """Return the error object that replaces a value.
 
         Args:
-            top: The value, if it is an object.
+            top: The value, if it is a JSON object; else empty.
             reason: ``size``, ``time`` or ``failure``.
         """
         kept: dict[str, object] = {}
@@ -119,24 +120,24 @@ def _encode(value: object) -> str:
 
 
 def _measure(value: Any, room: int, depth: int) -> int:
-    """Check that ujson's answer for a container will be strict, exact and bounded.
+    """Check that ujson's text for a container will be strict, exact and bounded.
 
-    ujson itself repeats keys that become equal, rounds Decimal to a float, writes
-    a NamedTuple as an array, inserts what `__json__` returns as it is, nests to
-    1,024, and writes out a few lists that hold each other many times for as long as
-    there is memory. Hence exact types, and a count. Scalars have no call of their
-    own: it would cost as much as all the rest.
+    ujson itself repeats keys that become equal, rounds Decimal to a float, writes a
+    NamedTuple as an array, inserts the result of `__json__` as it is, nests to 1,024,
+    and writes out a few lists that hold each other many times until memory ends. Hence
+    exact types, and a count. Scalars are checked without a call for each, which would
+    cost as much as all the rest.
 
     Args:
         value: A list, tuple or dict.
-        room: How many values and characters of text may come.
+        room: Values and characters of text that may come.
         depth: The level of the value, from 1.
 
     Returns:
-        The room that is left; negative if the strings found last were too long.
+        The room left; negative if the last strings were too long.
 
     Raises:
-        ValueError: It is not plain, or the room is not enough.
+        ValueError: The value is not plain, or the room is too small.
     """
     room -= len(value)
     if depth > DEPTH or room < 0:
@@ -162,9 +163,9 @@ def _measure(value: Any, room: int, depth: int) -> int:
 
 
 def _brief(value: Any) -> str | int | float | None:
-    """Return an id, a name or a time in a form to keep; None for what is neither.
+    """Return an id, a name or a time for the error object; None for other values.
 
-    No method of the value is called: it may be what was too slow.
+    No method of the value is called, since it may be the slow one.
     """
     value = stored(value)
     kind = type(value)

@@ -1,7 +1,7 @@
-"""The named strategies: each makes one kind of object simpler.
+"""Named strategies: each makes one kind of object simpler, until it is plain.
 
-A strategy's answer may need another strategy, and so do the members of it. One that
-raises is passed over, and the next that applies is asked. Strategies go by the type
+A strategy's result may need another strategy, and so may the members of the result. A
+strategy that raises is passed over for the next that applies. Strategies go by the type
 of an object, never by its attributes, which an object may make up.
 """
 
@@ -33,9 +33,9 @@ __all__ = ["STRATEGIES", "Unordered", "simplify", "stored"]
 _TRUNCATED: Final = "<truncated>"
 _FAILED: Final = "<failed>"
 
-_ITEMS: Final = 10_000  # taken from what does not say how many it has, or is a range
+_ITEMS: Final = 10_000  # taken from an iterable without a length, or a range
 _TEXT: Final = 1_000  # characters of the text that stands for an object
-_TYPES: Final = 1_024  # types whose strategies are remembered
+_TYPES: Final = 1_024  # types whose strategies are cached
 _ADDRESSES: Final = (
     ipaddress.IPv4Address,
     ipaddress.IPv6Address,
@@ -50,8 +50,8 @@ class Strategy(NamedTuple):
     """One row of the table.
 
     Attributes:
-        name: As in the documentation.
-        applies: Says of a type whether its objects are of this kind.
+        name: The name in docs/payload.md.
+        applies: Tells whether the objects of a type are of this kind.
         convert: Makes an object simpler, within a budget; may raise anything.
     """
 
@@ -61,19 +61,19 @@ class Strategy(NamedTuple):
 
 
 class Unordered(list[object]):
-    """Items whose order means nothing."""
+    """Items without an order."""
 
 
 def simplify(value: object, budget: Budget) -> tuple[object] | None:
-    """Return what the first strategy that can makes of *value*; None if none can.
+    """Return the result of the first strategy that succeeds, in a tuple; else None.
 
     Raises:
-        OverBudget: A strategy took too long, or would make too much.
+        OverBudget: A strategy takes too long, or its result is too large.
     """
     kind: Any = type(value)
     try:
         strategies = _strategies_of(kind)
-    except Exception:  # a metaclass that cannot be asked
+    except Exception:  # a metaclass whose methods fail
         strategies = STRATEGIES[-1:]
     for strategy in strategies:
         try:
@@ -81,7 +81,7 @@ def simplify(value: object, budget: Budget) -> tuple[object] | None:
         except OverBudget:
             raise
         except Exception:
-            budget.look()
+            budget.check_time()
             continue
         if type(simpler) is not kind:
             return (simpler,)
@@ -89,7 +89,7 @@ def simplify(value: object, budget: Budget) -> tuple[object] | None:
 
 
 def stored(value: Any) -> object:
-    """Return what an Enum or a UUID holds, by none of its methods; others as is."""
+    """Return the value of an Enum or a UUID, without its methods; others as is."""
     if issubclass(type(value), Enum):
         value = value._value_
     return str(value) if type(value) is UUID else value
@@ -112,7 +112,7 @@ def _call(method: str) -> Callable[[Any, Budget], object]:
     def convert(value: Any, _: Budget) -> object:
         result = getattr(value, method)()
         if isinstance(result, CoroutineType):
-            result.close()  # else it warns that nobody waited for it
+            result.close()  # else it warns that it was never awaited
             raise TypeError(f"{method} is asynchronous")
         return result
 
@@ -132,7 +132,7 @@ def _raw(value: Raw, _: Budget) -> object:
 
 
 def _json(value: Any, budget: Budget) -> object:
-    # To ujson the result is JSON text; in other libraries it is an object.
+    # ujson takes the result for JSON text; other libraries, for an object.
     result = _call("__json__")(value, budget)
     return _parse(result) if isinstance(result, str | bytes) else result
 
@@ -146,7 +146,7 @@ def _enum(value: Enum, _: Budget) -> object:
 
 
 def _scalar(value: Any, _: Budget) -> object:
-    # The base's own methods: a subclass may have broken them.
+    # The methods of the base: a subclass may have broken its own.
     for base in (str, int, float):
         if isinstance(value, base):
             return getattr(base, f"__{base.__name__}__")(value)
@@ -209,7 +209,7 @@ def _path(value: Any, _: Budget) -> object:
 def _array(value: Any, budget: Budget) -> object:
     size = getattr(value, "size", 1)
     budget.need(size if type(size) is int else 1)
-    if value.dtype.kind in "mM":  # in nanoseconds it would become integers
+    if value.dtype.kind in "mM":  # nanoseconds would become integers
         value = value.astype(f"{value.dtype.kind}8[us]")
     return value.tolist()
 
@@ -226,7 +226,7 @@ def _iterable(value: Iterable[object], budget: Budget) -> object:
 
 
 def _take(value: Iterable[Any], budget: Budget) -> list[Any]:
-    """Return the items, and a marker behind them if there were more."""
+    """Return the items, with a marker behind them if there were more."""
     kind = type(value)
     sized = hasattr(kind, "__len__") and kind is not range
     bound = len(value) if sized else _ITEMS  # type: ignore[arg-type]
@@ -236,7 +236,7 @@ def _take(value: Iterable[Any], budget: Budget) -> list[Any]:
     try:
         for item in islice(iterator, bound if sized else bound + 1):
             taken.append(item)
-            budget.look()
+            budget.check_time()
     except OverBudget:
         raise
     except Exception:
@@ -249,7 +249,7 @@ def _take(value: Iterable[Any], budget: Budget) -> list[Any]:
 
 
 def _iterates(kind: type) -> bool:
-    # Neither classes, nor what may block or is awaited by iterating over it.
+    # Neither classes, nor objects whose iteration may block or awaits.
     return (
         issubclass(kind, Iterable)
         and not issubclass(kind, type | Awaitable)

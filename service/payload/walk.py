@@ -1,4 +1,4 @@
-"""From any object to what ujson writes strictly: a copy, made value by value."""
+"""Conversion of any object to a plain copy, value by value, for ujson to write."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from service.payload.strategies import Unordered, simplify
 
 __all__ = ["DEPTH", "INTEGER_MAX", "INTEGER_MIN", "Walk", "clean"]
 
-DEPTH: Final = 100  # containers inside each other, outermost 1; as the codec reads
-INTEGER_MIN: Final = -(2**63)  # what readers with integers of 64 bits can hold
+DEPTH: Final = (
+    100  # containers inside each other, the outermost is 1; as the codec reads
+)
+INTEGER_MIN: Final = -(2**63)  # readers with integers of 64 bits can hold these
 INTEGER_MAX: Final = 2**64 - 1
 
 _CYCLE: Final = "<cycle>"
@@ -20,7 +22,7 @@ _DEEP: Final = "<too deep>"
 _UNSERIALIZABLE: Final = "<unserializable>"
 
 _DECIMAL_BITS: Final = 2048  # str() may be set to refuse integers from 641 digits on
-_STEPS: Final = 8  # strategies one after the other until a value is plain
+_STEPS: Final = 8  # strategies in a row until a value is plain
 _INFINITY: Final = float("inf")
 
 
@@ -28,7 +30,7 @@ class Walk:
     """One conversion.
 
     Attributes:
-        top: The outermost value, if it came to be a dict.
+        top: The outermost value once it is a dict; else empty.
     """
 
     __slots__ = ("_budget", "_path", "top")
@@ -46,14 +48,14 @@ class Walk:
             depth: The level of the value if it is a container, from 1.
 
         Raises:
-            OverBudget: It needs more bytes or more time than it may.
+            OverBudget: The value needs more bytes or more time.
         """
         kind = type(value)
         if _is_scalar(kind):
             return self._scalar(value)
         if _is_container(kind):
             return self._container(value, depth)
-        # Kept alive, since the path has ids, which are good as long as they live.
+        # Kept alive: the path holds ids, which are valid while the objects live.
         steps: list[object] = []
         while not _is_container(kind):
             if id(value) in self._path:
@@ -62,7 +64,7 @@ class Walk:
                 return _UNSERIALIZABLE
             steps.append(value)
             found = simplify(value, self._budget)
-            self._budget.look_soon()
+            self._budget.check_time_soon()
             if found is None:
                 return _UNSERIALIZABLE
             (value,) = found
@@ -85,7 +87,7 @@ class Walk:
         self._budget.need(2 * len(value))
         self._path.add(id(value))
         try:
-            # Copies, since a method of an item may change what it is in.
+            # Copies, since a method of an item may change its container.
             if type(value) is dict:
                 keys, values = list(value), list(value.values())
                 names = self._names(keys, depth)
@@ -99,8 +101,8 @@ class Walk:
 
     def _items(self, items: list[Any], depth: int) -> list[Any]:
         """Convert the items of a container of level *depth*."""
-        # The common scalars without a call for each, which would take three times
-        # as long; hence their bytes are spent together, when they are all known.
+        # Common scalars have no call each, which would take three times as long; so
+        # their bytes are spent together, once all are known.
         size = 2
         for place, item in enumerate(items):
             kind = type(item)
@@ -122,7 +124,7 @@ class Walk:
         return items
 
     def _names(self, keys: list[Any], depth: int) -> list[str]:
-        """Convert the keys of an object of level *depth*, no two to the same."""
+        """Convert the keys of an object of level *depth*, each to a different name."""
         size = 0
         for key in keys:
             if type(key) is not str or not key.isascii():
@@ -139,7 +141,7 @@ class Walk:
         return names
 
     def _key(self, key: object, depth: int) -> str:
-        """Return the JSON text of a key, without quotes if that is a string."""
+        """Return the JSON text of a key, without quotes if it is a string."""
         plain = self.value(key, depth + 1)
         if type(plain) is str:
             return plain
@@ -164,7 +166,7 @@ class Walk:
         return str(value) if bits <= _DECIMAL_BITS else hex(value)
 
 
-# By identity and not by `in`: the class of a class may say what it is equal to.
+# By identity and not by `in`: a metaclass may define equality.
 
 
 def _is_scalar(kind: type) -> bool:
@@ -182,7 +184,7 @@ def _is_container(kind: type) -> bool:
 
 
 class _Names:
-    """The names that are taken in one object: strings keep theirs, others give way."""
+    """The names taken in one object: string keys keep theirs, others are numbered."""
 
     __slots__ = ("_numbers", "_taken")
 
@@ -191,7 +193,7 @@ class _Names:
         self._numbers: dict[str, int] = {}
 
     def free(self, wanted: str) -> str:
-        """Return *wanted*, with ``#2`` or a higher number behind it if it is taken."""
+        """Return *wanted*, followed by ``#2`` or a higher number if it is taken."""
         name = wanted
         number = self._numbers.get(wanted, 1)
         while name in self._taken:
@@ -207,14 +209,14 @@ def clean(text: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError:
-        # By way of UTF-16: two halves that are a pair become one character.
+        # Through UTF-16: two halves that make a pair become one character.
         halves = text.encode("utf-16-le", "surrogatepass")
         return halves.decode("utf-16-le", "replace")
     return text
 
 
 def _sort(items: list[Any]) -> None:
-    """Give the items of a set the same order in every run."""
+    """Sort the items of a set, for the same order in every run."""
     try:
         items.sort()
     except TypeError:  # of several kinds

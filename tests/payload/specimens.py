@@ -1,4 +1,4 @@
-"""One object of each kind that the strategies know, and what it becomes."""
+"""One object of each kind that the strategies convert, with its result."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ class DType:
 
 
 class Array:
-    """What the strategy looks at in NumPy's arrays and scalars."""
+    """The attributes of NumPy's arrays and scalars that the strategy reads."""
 
     dtype = DType()
 

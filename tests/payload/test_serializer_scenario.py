@@ -1,4 +1,4 @@
-"""The standalone serialization scenario: six types, six well, and five more."""
+"""The serialization scenario: six common types, and five more."""
 
 import copy
 import math

@@ -1,4 +1,4 @@
-"""Whatever comes: strict JSON, no exception, nothing changed."""
+"""Random objects: strict JSON, no exception, and the object unchanged."""
 
 import ipaddress
 import os

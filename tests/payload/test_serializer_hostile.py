@@ -1,4 +1,4 @@
-"""Objects that lie, raise, loop or interfere."""
+"""Objects that lie, raise, loop or interfere: each becomes strict JSON."""
 
 import asyncio
 import contextlib
@@ -252,7 +252,7 @@ def test_a_chain_of_objects_without_end():
 
 @pytest.mark.parametrize("value", [[1], [{1}], {"id": 1, "a": [[[{1: {2}}]]]}])
 def test_near_the_end_of_the_stack(value):
-    """Where there is room for 4 calls there is an answer, of whatever kind."""
+    """With room for 4 calls on the stack there is an answer, of any kind."""
 
     def dive(frames, call):
         return dive(frames - 1, call) if frames else call()

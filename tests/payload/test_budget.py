@@ -1,4 +1,4 @@
-"""Size, depth and time: what stands for a value that costs too much."""
+"""Budgets of size, depth and time: the error object of a value that exceeds one."""
 
 import math
 from datetime import datetime

@@ -1,4 +1,4 @@
-"""What becomes of values that JSON has no room for."""
+"""Values that JSON cannot hold: the policy for each."""
 
 import itertools
 import math
