@@ -1,18 +1,15 @@
-"""ASGI shell: the lifespan, mounting, 503 until the runtime is ready.
+"""ASGI shell: the lifespan, mounting, and 503 until the service is ready.
 
-`create_app` returns an application for ``steadwire serve`` or for mounting in another
-ASGI application; ``app`` is for stock servers (``hypercorn service.app:app``) and
-reads its settings from the environment when the server starts it.
-
-The service starts with the lifespan protocol, or with the first request where the
-server does not speak it. It starts once and drains once, however often it is asked.
+`create_app` is for ``steadwire serve`` and for mounting, ``app`` for stock servers
+(``hypercorn service.app:app``), with settings from the environment. The service starts
+with the lifespan protocol, or with the first request where the server does not speak
+it. It starts once and drains once, however often that is asked.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-import secrets
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from typing import Any
@@ -29,13 +26,10 @@ from service.core.ports import Clock
 from service.core.refusals import Refusals
 from service.http.api.context import ApiContext
 from service.http.api.keys import open_keys
-from service.http.api.publish import append, draft_of
-from service.http.gauges import add_gauges
-from service.http.mount import Deferred, below, unavailable
-from service.http.routing import Routing
+from service.http.api.publications import append, draft_of
+from service.http.asgi import Deferred, lifespan, unavailable
+from service.http.routing import Routing, open_routing
 from service.payload import dump
-from service.runtime import Runtime
-from service.server import install
 from service.settings import Settings, load
 
 __all__ = ["Application", "app", "create_app"]
@@ -46,11 +40,20 @@ log = structlog.get_logger("steadwire")
 class Application:
     """The ASGI application and the life of the service behind it.
 
+    Args:
+        settings: From `settings.load`.
+        handlers: Hooks in Python; a hook that is None is asked over HTTP if the
+            settings name an endpoint for it.
+        clock: Of every timer; the system's by default.
+
     Attributes:
-        settings: What it was made of.
-        api_key: The API's key: the one set, or the one made up for development.
-        startup_error: Why it could not start, once that was tried.
+        api_key: The API's key: the one set, or one made up for development.
+        startup_error: Why the start failed; None before that.
         refusals: Connections that the server cut off before they had sent a request.
+
+    Raises:
+        SettingsError: Nobody could connect, a key cannot be read, or the file of API
+            keys is wrong.
     """
 
     def __init__(
@@ -60,27 +63,26 @@ class Application:
         settings.check_admission(hook=hook)
         read_settings(settings.token, "token")
         read_settings(settings.subscription_token, "subscription_token")
-        self.settings = settings
         self.startup_error: BaseException | None = None
         self.refusals = Refusals()
-        self.api_key: str = settings.api.key
-        if settings.environment == "development" and not settings.api.has_keys:
-            self.api_key = secrets.token_urlsafe(16)
-        self._handlers = handlers
+        self._settings, self._handlers = settings, handlers
         self._clock = clock or SystemClock()
-        self._keys = open_keys(settings, self.api_key, self._clock)
-        self._stack = AsyncExitStack()  # closes what was started
-        self._starting: asyncio.Task[tuple[Runtime, Routing]] | None = None
+        self._keys = open_keys(settings, self._clock)
+        self.api_key = self._keys.key
+        self._opened = AsyncExitStack()
+        self._starting: asyncio.Task[Routing] | None = None
         self._draining: asyncio.Task[None] | None = None
 
-    async def start(self) -> None:
-        """Open the runtime and begin to serve; done once.
+    async def start(self) -> Routing:
+        """Open the runtime and return its routes; done once.
 
         Raises:
-            StartupError: It cannot start; also kept in `startup_error`.
-            SettingsError: The same, because of a setting.
+            SteadwireError: A setting is wrong (SettingsError), or the service cannot
+                start (StartupError). `startup_error` keeps it.
         """
-        await self._started()
+        if self._starting is None:
+            self._starting = asyncio.ensure_future(self._start())
+        return await asyncio.shield(self._starting)
 
     async def drain(self) -> None:
         """Close every client with 3001, then flush and close the store; done once.
@@ -94,21 +96,17 @@ class Application:
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Serve one ASGI scope."""
         if scope["type"] == "lifespan":
-            await self._lifespan(receive, send)
+            await lifespan(receive, send, self.start, self.drain)
             return
         first = self._starting is None
         try:
-            runtime, routing = await self._started()
+            routing = await self.start()
         except Exception as error:
             if first:
                 log.error("cannot start", reason=str(error), **describe(error))
             await unavailable(scope, receive, send)
             return
-        routes = routing.of(scope)
-        if scope["type"] == "websocket":
-            await runtime.gate.serve(routes, below(scope), receive, send)
-        else:
-            await routes(below(scope), receive, send)
+        await routing.serve(scope, receive, send)
 
     async def publish(
         self,
@@ -123,7 +121,7 @@ class Application:
     ) -> Position:
         """Publish any Python object that can be JSON, and wait for the commit.
 
-        Starts the service if it has not been started. The options are the server API's.
+        Starts the service if it was not started. The options are the server API's.
 
         Returns:
             The publication's position; offset 0 without history.
@@ -134,8 +132,7 @@ class Application:
                 the same idempotency key.
             StartupError: The service cannot start.
         """
-        runtime, _ = await self._started()
-        context = ApiContext(runtime)
+        context = ApiContext((await self.start()).runtime)
         draft = draft_of(
             context,
             dump(data),
@@ -144,79 +141,41 @@ class Application:
             version=version,
             version_epoch=version_epoch,
         )
-        appended = await append(context, channel, draft, skip_history=skip_history)
-        return appended.position
+        return await append(context, channel, draft, skip_history=skip_history)
 
-    async def _lifespan(self, receive: Any, send: Any) -> None:
-        await receive()
-        try:
-            await self.start()
-        except Exception as error:
-            await send({"type": "lifespan.startup.failed", "message": str(error)})
-            return
-        await send({"type": "lifespan.startup.complete"})
-        await receive()
-        await self.drain()
-        await send({"type": "lifespan.shutdown.complete"})
-
-    async def _started(self) -> tuple[Runtime, Routing]:
-        if self._starting is None:
-            self._starting = asyncio.ensure_future(self._start())
-        return await asyncio.shield(self._starting)
-
-    async def _start(self) -> tuple[Runtime, Routing]:
+    async def _start(self) -> Routing:
         try:
             if self._draining is not None:
-                raise StartupError("it was drained before it started")
-            async with AsyncExitStack() as stack:
-                settings, handlers = self.settings, self._handlers
-                if settings.proxy.endpoints:
-                    from service.http.hooks_proxy import HooksProxy
-
-                    proxy = HooksProxy(settings.proxy)
-                    stack.push_async_callback(proxy.close)
-                    handlers = proxy.handlers(handlers)
-                runtime = await Runtime.open(settings, handlers, self._clock)
-                stack.push_async_callback(runtime.aclose)
-                runtime.checks.add("api_keys", self._keys.fault)
-                add_gauges(runtime, self._keys, self.refusals)
-                routing = Routing(runtime, self._keys)
-                self._stack = stack.pop_all()
+                raise StartupError("the service was drained before it started")
+            routing = open_routing(
+                self._settings, self._handlers, self._clock, self._keys, self.refusals
+            )
+            return await self._opened.enter_async_context(routing)
         except Exception as error:
             self.startup_error = error
             raise
-        return runtime, routing
 
     async def _drain(self) -> None:
         if self._starting is not None:
             await asyncio.wait([self._starting])
-        await self._stack.aclose()
+        await self._opened.aclose()
 
 
 def create_app(settings: Settings, handlers: Handlers | None = None) -> Application:
-    """Return an application for *settings*; it starts with its first scope.
-
-    Args:
-        settings: From `settings.load`.
-        handlers: Hooks in Python; a hook that is None is asked over HTTP if the
-            settings name an endpoint for it.
-
-    Raises:
-        SettingsError: Nobody could connect, a key cannot be read, or the file of API
-            keys is wrong.
-    """
+    """Return an `Application`, which starts with its first scope."""
     return Application(settings, handlers or Handlers())
 
 
 def _from_environment() -> Application:
+    from service.server import install
+
     settings = load(os.environ, {})
     logs.configure(settings.log)
     application = create_app(settings)
     install(settings.server, application.refusals)
-    made_up = application.api_key
-    if made_up and made_up != settings.api.key:
+    if application.api_key not in ("", settings.api.key):
         # `steadwire serve` prints it; a stock server has only the log.
-        log.warning("made up an API key", api_key=made_up)
+        log.warning("made up an API key", api_key=application.api_key)
     return application
 
 

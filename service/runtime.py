@@ -6,7 +6,7 @@ import asyncio
 import platform
 import random
 import uuid
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -14,7 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 import structlog
 
 from service.auth import Verifier
-from service.auth.jwks import open_endpoints
+from service.auth.keys import RemoteKeys
 from service.auth.permissions import Permissions
 from service.connections.cluster_sync import ClusterSync
 from service.connections.connection import ConnectionContext
@@ -126,10 +126,15 @@ class Runtime:
             stack.push_async_callback(tasks.close)
             metrics, checks, rng = Metrics(), Checks(), random.Random()
             node = NodeInfo(uuid.uuid4().hex, platform.node(), _version(), clock.now())
-            endpoints = open_endpoints(settings, clock)
-            for endpoint in endpoints.values():
-                stack.push_async_callback(endpoint.close)
-            verifier = Verifier(settings, clock.wall, endpoints)
+            remote: Mapping[str, RemoteKeys] = {}
+            sections = settings.token, settings.subscription_keys
+            if any(section.jwks_public_endpoint for section in sections):
+                from service.auth.jwks import open_endpoints
+
+                remote = endpoints = open_endpoints(settings, clock)
+                for endpoint in endpoints.values():
+                    stack.push_async_callback(endpoint.close)
+            verifier = Verifier(settings, clock.wall, remote)
             permissions = Permissions(
                 settings.channels,
                 insecure=settings.insecure,

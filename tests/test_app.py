@@ -268,18 +268,18 @@ async def test_drain_waits_for_a_start_under_way(tmp_path: Path) -> None:
 
 
 STEPS = [
-    "service.app.Runtime.open",
-    "service.app.add_gauges",
-    "service.app.Routing",
+    "service.http.routing.Runtime.open",
+    "service.http.routing.add_gauges",
+    "service.http.routing.Routing",
     "service.http.hooks_proxy.HooksProxy.handlers",
+    "service.auth.jwks.open_endpoints",
     *(
         f"service.runtime.{part}"
         for part in (
-            "open_endpoints",
             "Verifier",
             "Permissions",
             "make_store",
-            "add_gauges",
+            "add_store_metrics",
             "Flusher",
             "Hub",
             "changes",

@@ -1,27 +1,35 @@
-"""Which paths are served where: to clients, and to those who look after the service.
+"""Routing: which paths are served at which listener.
 
 Without an address of its own the server API is served beside the clients. With one
-(``api.port``) it, the figures and the console are there alone: elsewhere their paths
-do not exist, whatever key is shown. Which listener a connection came to is what its
-socket says, never a header; a server that does not say (any but ``steadwire serve``)
-has no such listener.
+(``api.port``) the API, the metrics and the statistics are served there alone: at the
+other listener their paths do not exist, whatever key is shown. The socket of a
+connection says which listener it came to, never a header; a server that does not say
+it (any but ``steadwire serve``) has no listener of the API.
 """
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import falcon.asgi
 
 from service.core.errors import INTERNAL_CLOSE
+from service.core.hooks import Handlers
+from service.core.ports import Clock
+from service.core.refusals import Refusals
 from service.http.api.keys import ApiKeys
 from service.http.api.methods import add_routes
+from service.http.asgi import below
+from service.http.gauges import add_gauges
 from service.http.health import Live, Ready
 from service.http.metrics import MetricsResource, StatsResource
 from service.runtime import Runtime
+from service.settings import Settings
 from service.transports.websocket import WebSocketResource
 
-__all__ = ["Routing"]
+__all__ = ["Routing", "open_routing"]
 
 ADMIN = "steadwire.admin"
 """Key in the scope of a connection that came to ``api.port`` (service.server)."""
@@ -29,27 +37,66 @@ ADMIN = "steadwire.admin"
 _App = falcon.asgi.App[Any, Any]
 
 
+@asynccontextmanager
+async def open_routing(
+    settings: Settings,
+    handlers: Handlers,
+    clock: Clock,
+    keys: ApiKeys,
+    refusals: Refusals,
+) -> AsyncIterator[Routing]:
+    """Open a runtime, with hooks over HTTP where they are set, and make its routes.
+
+    Args:
+        settings: What the runtime is made of.
+        handlers: Hooks in Python; they win over those over HTTP.
+        clock: Of every timer.
+        keys: The keys of the server API.
+        refusals: Connections that the server cut off before they had sent a request.
+
+    Raises:
+        SettingsError: A key or an endpoint is not valid.
+        StartupError: The store cannot be opened.
+    """
+    async with AsyncExitStack() as stack:
+        if settings.proxy.endpoints:
+            from service.http.hooks_proxy import HooksProxy
+
+            proxy = HooksProxy(settings.proxy)
+            stack.push_async_callback(proxy.close)
+            handlers = proxy.handlers(handlers)
+        runtime = await Runtime.open(settings, handlers, clock)
+        stack.push_async_callback(runtime.aclose)
+        yield Routing(runtime, keys, refusals)
+
+
 class Routing:
     """The resources of a running service, by listener.
 
-    Args:
-        runtime: What they show and act on.
-        keys: Of the server API.
+    Attributes:
+        runtime: The running service.
     """
 
-    def __init__(self, runtime: Runtime, keys: ApiKeys) -> None:
+    def __init__(self, runtime: Runtime, keys: ApiKeys, refusals: Refusals) -> None:
+        self.runtime = runtime
+        runtime.checks.add("api_keys", keys.fault)
+        add_gauges(runtime, keys, refusals)
         public = _new(runtime)
         public.add_route("/connection/websocket", WebSocketResource(runtime.context))
-        own = runtime.settings.api.port is not None
-        admin = _new(runtime) if own else public
+        separate = runtime.settings.api.port is not None
+        admin = _new(runtime) if separate else public
         add_routes(admin, runtime, keys)
         admin.add_route("/metrics", MetricsResource(runtime, keys))
         admin.add_route("/stats", StatsResource(runtime, keys))
         self._public, self._admin = public, admin
 
-    def of(self, scope: dict[str, Any]) -> _App:
-        """Return what is served to a connection."""
-        return self._admin if scope.get(ADMIN) else self._public
+    async def serve(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        """Serve one HTTP request or WebSocket."""
+        routes = self._admin if scope.get(ADMIN) else self._public
+        if scope["type"] == "websocket":
+            await self.runtime.gate.serve(routes, below(scope), receive, send)
+        else:
+            await routes(below(scope), receive, send)
 
 
 def _new(runtime: Runtime) -> _App:

@@ -15,7 +15,7 @@ from service.connections.loop_monitor import LoopMonitor
 from service.core.errors import ReplyError, StoreUnavailable
 from service.core.health import Checks
 from service.core.hooks import ConnectEvent, ConnectResult, Handlers
-from service.http.api import subscribe as subscribe_module
+from service.http.api import subscriptions
 from service.http.api.calls import call
 from service.http.api.context import ApiContext
 from service.http.api.methods import METHODS
@@ -132,7 +132,7 @@ async def test_subscribe_that_the_store_fails_is_not_called_a_success(
 async def test_subscribe_that_takes_too_long_is_100_unless_the_client_has_gone(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(subscribe_module, "JOINING", 0.01)
+    monkeypatch.setattr(subscriptions, "JOINING", 0.01)
     api = Caller(world)
     driver, _ = await world.connect()
     world.store.gate.clear()

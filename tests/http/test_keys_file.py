@@ -51,7 +51,7 @@ def path(tmp_path: Path) -> Path:
 @pytest.fixture
 def keys(path: Path, clock: VirtualClock) -> ApiKeys:
     settings = Settings(api=ApiSettings(key=Secret("s"), keys_file=str(path)))
-    return open_keys(settings, "s", clock)
+    return open_keys(settings, clock)
 
 
 async def test_a_change_is_seen_a_second_after_the_last_look(
@@ -115,4 +115,4 @@ def test_a_file_that_is_not_there_stops_the_start(
 ) -> None:
     settings = Settings(api=ApiSettings(keys_file=str(tmp_path / "none.toml")))
     with pytest.raises(SettingsError, match=r"api\.keys_file: .*No such file"):
-        open_keys(settings, "", clock)
+        open_keys(settings, clock)

@@ -121,7 +121,7 @@ def _api_keys(settings: Settings) -> Iterator[Finding]:
 def _api_keys_file(settings: Settings) -> Iterator[Finding]:
     path = settings.api.keys_file
     try:
-        keys = open_keys(settings, "", SystemClock()).named
+        keys = open_keys(settings, SystemClock()).named
     except SettingsError as error:
         yield Finding(
             PROBLEM,

@@ -7,6 +7,7 @@ from typing import Protocol
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
+from _speedups import RttFilter
 from service.connections.registry import Connection
 from service.core.errors import (
     BAD_REQUEST,
@@ -17,7 +18,6 @@ from service.core.errors import (
 from service.core.json_fields import optional_payload_of
 from service.core.model import UserId
 from service.http.api.context import ApiContext, Empty, Integer
-from service.http.api.rtt import RttObject, rtt_of
 from service.http.validation import close_of
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "connections_of",
     "disconnect",
     "refresh",
+    "rtt_of",
 ]
 
 
@@ -42,6 +43,28 @@ class StateObject(msgspec.Struct):
     """What a connection is subscribed to: the channels are the keys."""
 
     channels: dict[str, Empty]
+
+
+class RttObject(msgspec.Struct):
+    """One connection's pings.
+
+    Attributes:
+        median: Of the last 15 samples, seconds.
+        smoothed: As RFC 6298 smooths, outliers damped; seconds.
+        variation: Its deviation, seconds.
+        samples: Pongs that were measured.
+        outliers: Of these, those that were damped.
+        rejected: Pongs later than 30 s, which measure a sleep and not a link.
+        clock_skew_corrections: Times that no monotonic clock can give, discarded.
+    """
+
+    median: float
+    smoothed: float
+    variation: float
+    samples: int
+    outliers: int
+    rejected: int
+    clock_skew_corrections: int
 
 
 class ConnectionObject(msgspec.Struct, omit_defaults=True):
@@ -129,6 +152,19 @@ async def connections(context: ApiContext, request: ConnectionsRequest) -> str:
             rtt=UNSET if rtt is None else rtt_of(rtt),
         )
     return msgspec.json.encode(ConnectionsResult(found)).decode()
+
+
+def rtt_of(rtt: RttFilter) -> RttObject:
+    """Return one connection's figures."""
+    return RttObject(
+        median=rtt.median(),
+        smoothed=rtt.smoothed(),
+        variation=rtt.variation(),
+        samples=rtt.accepted,
+        outliers=rtt.outliers,
+        rejected=rtt.rejected,
+        clock_skew_corrections=rtt.clock_skew_corrections,
+    )
 
 
 async def disconnect(context: ApiContext, request: DisconnectRequest) -> str:

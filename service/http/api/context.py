@@ -1,10 +1,10 @@
-"""What the methods of the API share, and the types of the fields they share."""
+"""Context of an API call, and the types of fields that methods share."""
 
 from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Generic, TypeVar
 
 import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType
@@ -27,6 +27,8 @@ __all__ = [
     "Since",
 ]
 
+T = TypeVar("T")
+
 ChannelName = Annotated[
     str,
     Meta(min_length=1, max_length=255, description="ASCII, in a known namespace."),
@@ -36,16 +38,16 @@ Payload = Annotated[Raw, Meta(description="Any JSON.")]
 
 
 class Empty(msgspec.Struct):
-    """Nothing to say."""
+    """An empty object."""
 
 
 class ErrorObject(msgspec.Struct):
-    """Why a call was refused.
+    """The reason why a call was refused.
 
     Attributes:
-        code: The number to decide by.
+        code: The number; decide by this.
         message: Stable short text.
-        temporary: True when it may work later.
+        temporary: True if the same call may succeed later.
     """
 
     code: int
@@ -62,11 +64,11 @@ class Since(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class ApiContext:
-    """What a call of the API acts on, and whose call it is.
+    """The running service, and the key of the caller.
 
     Attributes:
         runtime: The running service.
-        key: The caller's; by default the process itself calls.
+        key: The caller's key; by default that of a call from the same process.
     """
 
     runtime: Runtime
@@ -86,10 +88,10 @@ class ApiContext:
         return self.runtime.permissions.rules(channel)
 
     def publish_rules(self, channel: str) -> ChannelRules:
-        """Return the rules of a channel that the caller wants to publish to.
+        """Return the rules of a channel, if the caller may publish to it.
 
         Raises:
-            ReplyError: 102 or 107, from the name; 103 if its key is not for it.
+            ReplyError: 102 or 107, from the name; 103 if the key does not allow it.
         """
         rules = self.rules(channel)
         options = rules.options
@@ -104,20 +106,11 @@ class ApiContext:
         """Publish and wait for the commit.
 
         Raises:
-            StoreError: It was not published, or nobody knows.
+            StoreError: It was not published, or the outcome is unknown.
         """
-        future: asyncio.Future[Appended] = asyncio.get_running_loop().create_future()
-
-        def done(outcome: Appended | StoreError) -> None:
-            if future.done():
-                return  # the caller hung up
-            if isinstance(outcome, StoreError):
-                future.set_exception(outcome)
-            else:
-                future.set_result(outcome)
-
-        self.runtime.hub.publish(channel, draft, history, done)
-        return await future
+        waiter: _Waiter[Appended] = _Waiter()
+        self.runtime.hub.publish(channel, draft, history, waiter.done)
+        return await waiter.future
 
     async def read(
         self,
@@ -133,17 +126,23 @@ class ApiContext:
         Raises:
             StoreError: The read failed.
         """
-        future: asyncio.Future[HistoryPage] = asyncio.get_running_loop().create_future()
-
-        def done(outcome: HistoryPage | StoreError) -> None:
-            if future.done():
-                return
-            if isinstance(outcome, StoreError):
-                future.set_exception(outcome)
-            else:
-                future.set_result(outcome)
-
+        waiter: _Waiter[HistoryPage] = _Waiter()
         page = self.runtime.hub.read(
-            channel, history, since, limit, done, reverse=reverse
+            channel, history, since, limit, waiter.done, reverse=reverse
         )
-        return await future if page is None else page
+        return await waiter.future if page is None else page
+
+
+class _Waiter(Generic[T]):
+    """A future for an outcome that the hub reports with a callback."""
+
+    def __init__(self) -> None:
+        self.future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+
+    def done(self, outcome: T | StoreError) -> None:
+        if self.future.done():
+            return  # the caller has disconnected
+        if isinstance(outcome, StoreError):
+            self.future.set_exception(outcome)
+        else:
+            self.future.set_result(outcome)

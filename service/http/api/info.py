@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import msgspec
 
-from _speedups import quote
+from _speedups import RttFilter, quote
+from service.http.api.connections import rtt_of
 from service.http.api.context import ApiContext, Integer
 from service.http.api.pattern import compile_pattern
-from service.http.api.rtt import rtt_totals
 
 __all__ = [
     "ChannelsRequest",
@@ -72,7 +74,7 @@ async def info(context: ApiContext, request: InfoRequest) -> str:
     """Return what this node carries."""
     runtime, node = context.runtime, context.runtime.node
     counts = runtime.hub.counts()
-    totals = rtt_totals(one.liveness.rtt for one in runtime.connections)
+    totals = _rtt_totals(one.liveness.rtt for one in runtime.connections)
     metrics = msgspec.json.encode(MetricsObject(0.0, totals)).decode()
     return (
         f'{{"nodes":[{{"uid":{quote(node.uid)},"name":{quote(node.name)},'
@@ -82,6 +84,23 @@ async def info(context: ApiContext, request: InfoRequest) -> str:
         f'"num_subs":{sum(counts.values())},"num_channels":{len(counts)},'
         f'"uptime":{int(runtime.clock.now() - node.started)},"metrics":{metrics}}}]}}'
     )
+
+
+def _rtt_totals(filters: Iterable[RttFilter | None]) -> dict[str, float]:
+    """Return the node's figures over its present connections."""
+    found = [rtt_of(rtt) for rtt in filters if rtt is not None]
+    smoothed = [one.smoothed for one in found if one.samples]
+    return {
+        "rtt.connections": float(len(smoothed)),
+        "rtt.smoothed_mean_seconds": sum(smoothed) / len(smoothed) if smoothed else 0.0,
+        "rtt.smoothed_max_seconds": max(smoothed, default=0.0),
+        "rtt.samples": float(sum(one.samples for one in found)),
+        "rtt.outliers": float(sum(one.outliers for one in found)),
+        "rtt.rejected": float(sum(one.rejected for one in found)),
+        "rtt.clock_skew_corrections": float(
+            sum(one.clock_skew_corrections for one in found)
+        ),
+    }
 
 
 async def channels(context: ApiContext, request: ChannelsRequest) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
@@ -117,8 +118,10 @@ class KeysFile:
         self._seen = seen
 
 
-def open_keys(settings: Settings, key: str, clock: Clock) -> ApiKeys:
-    """Return the keys that *settings* name, and *key*, which may do everything.
+def open_keys(settings: Settings, clock: Clock) -> ApiKeys:
+    """Return the keys that *settings* name.
+
+    In development a key is made up if there is none.
 
     Raises:
         SettingsError: The file of keys cannot be read, or is wrong.
@@ -130,6 +133,9 @@ def open_keys(settings: Settings, key: str, clock: Clock) -> ApiKeys:
             file = KeysFile(settings.api.keys_file, names, clock)
         except SettingsError as error:
             raise SettingsError(f"api.keys_file: {error}") from None
+    key: str = settings.api.key
+    if settings.environment == "development" and not settings.api.has_keys:
+        key = secrets.token_urlsafe(16)
     return ApiKeys(key, file, clock)
 
 
@@ -142,10 +148,12 @@ class ApiKeys:
         clock: Says which have ended.
 
     Attributes:
+        key: The one that may do everything; "" for none.
         refused: Requests with a wrong key or none, so far.
     """
 
     def __init__(self, key: str, file: KeysFile | None, clock: Clock) -> None:
+        self.key = key
         self._full: list[ApiKey] = []
         if key:
             self._full.append(replace(FULL_ACCESS, digest=digest_of(key)))

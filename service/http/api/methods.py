@@ -33,7 +33,7 @@ from service.http.api.connections import (
     refresh,
 )
 from service.http.api.context import Empty
-from service.http.api.erase import EraseRequest, EraseResult, erase
+from service.http.api.erasure import EraseRequest, EraseResult, erase
 from service.http.api.history import (
     HistoryRemoveRequest,
     HistoryRequest,
@@ -58,7 +58,7 @@ from service.http.api.presence import (
     presence,
     presence_stats,
 )
-from service.http.api.publish import (
+from service.http.api.publications import (
     BroadcastRequest,
     BroadcastResult,
     PublishRequest,
@@ -67,7 +67,7 @@ from service.http.api.publish import (
     publish,
 )
 from service.http.api.rpc import RpcRequest, RpcResult, rpc
-from service.http.api.subscribe import (
+from service.http.api.subscriptions import (
     SubscribeRequest,
     UnsubscribeRequest,
     subscribe,

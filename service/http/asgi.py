@@ -1,24 +1,46 @@
-"""Life inside another ASGI application: sub-paths, and requests without a service."""
+"""Parts of an ASGI application: lifespan, sub-paths, 503, and a late construction."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
-__all__ = ["Deferred", "below", "unavailable"]
+__all__ = ["Deferred", "below", "lifespan", "unavailable"]
 
-_ABSENT = {
+_UNAVAILABLE = {
     "type": "http.response.start",
     "status": 503,
     "headers": [(b"content-length", b"0")],
 }
 
 
-def below(scope: dict[str, Any]) -> dict[str, Any]:
-    """Return *scope* with a path that is ours, below where we are mounted.
+async def lifespan(
+    receive: Any,
+    send: Any,
+    start: Callable[[], Awaitable[object]],
+    drain: Callable[[], Awaitable[None]],
+) -> None:
+    """Speak the lifespan protocol: start when asked to, and drain at the shutdown.
 
-    By the ASGI specification the path begins with ``root_path``. Some applications
-    have taken it off already; then there is nothing to do.
+    What *start* raises is reported as a failed start-up.
+    """
+    await receive()
+    try:
+        await start()
+    except Exception as error:
+        await send({"type": "lifespan.startup.failed", "message": str(error)})
+        return
+    await send({"type": "lifespan.startup.complete"})
+    await receive()
+    await drain()
+    await send({"type": "lifespan.shutdown.complete"})
+
+
+def below(scope: dict[str, Any]) -> dict[str, Any]:
+    """Return *scope* with its path relative to where the application is mounted.
+
+    By the ASGI specification the path begins with ``root_path``. Some frameworks
+    remove that prefix before they call a mounted application; then nothing is changed.
     """
     root, path = scope.get("root_path", ""), scope["path"]
     if not root or not path.startswith(f"{root.rstrip('/')}/"):
@@ -27,12 +49,12 @@ def below(scope: dict[str, Any]) -> dict[str, Any]:
 
 
 async def unavailable(scope: Any, receive: Any, send: Any) -> None:
-    """Answer 503, and turn a WebSocket away before it is one."""
+    """Answer 503; refuse a WebSocket before it is accepted."""
     if scope["type"] == "websocket":
         await receive()
         await send({"type": "websocket.close", "code": 1013})
         return
-    await send(_ABSENT)
+    await send(_UNAVAILABLE)
     await send({"type": "http.response.body"})
 
 
@@ -40,7 +62,7 @@ class Deferred:
     """An application made when a stock server starts it, not when it is imported.
 
     Args:
-        make: Makes it. What it raises ends a start-up.
+        make: Makes it. An exception of it is a failed start-up.
     """
 
     def __init__(self, make: Callable[[], Any]) -> None:

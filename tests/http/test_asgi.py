@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from service.http.mount import below
+from service.http.asgi import below
 from tests.harness.fixtures import server_with
 from tests.harness.raw import Closed
 from tests.harness.server import Server

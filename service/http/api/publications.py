@@ -12,7 +12,7 @@ from msgspec import UNSET, Meta, UnsetType
 from _speedups import quote
 from service.core.errors import BAD_REQUEST, INTERNAL, ReplyError, StoreError
 from service.core.json_fields import Base64, payload_of
-from service.core.model import Appended, Channel, Draft, RawJson, size_of
+from service.core.model import Channel, Draft, Position, RawJson, size_of
 from service.core.ports import NO_HISTORY
 from service.http.api.context import (
     ApiContext,
@@ -122,24 +122,26 @@ async def _one(
     context: ApiContext, channel: str, draft: Draft, request: _Publication
 ) -> str:
     skip = bool(request.skip_history)
-    appended = await append(context, channel, draft, skip_history=skip)
-    offset, epoch = appended.position
+    offset, epoch = await append(context, channel, draft, skip_history=skip)
     return f'{{"offset":{offset},"epoch":{quote(epoch)}}}' if offset else "{}"
 
 
 async def append(
     context: ApiContext, channel: str, draft: Draft, *, skip_history: bool
-) -> Appended:
+) -> Position:
     """Publish to one channel and wait for the commit.
 
+    Returns:
+        The publication's position; offset 0 without history.
+
     Raises:
-        ReplyError: 102 or 107, from the name; 103 when the caller's key may not.
-        StoreError: It was not published, or nobody knows.
+        ReplyError: 102 or 107, from the name; 103 if the key does not allow it.
+        StoreError: It was not published, or the outcome is unknown.
     """
     history = context.publish_rules(channel).history
     if skip_history:
         history = NO_HISTORY
-    return await context.publish(Channel(channel), draft, history)
+    return (await context.publish(Channel(channel), draft, history)).position
 
 
 def _draft(context: ApiContext, request: _Publication) -> Draft:
