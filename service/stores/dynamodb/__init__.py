@@ -1,1 +1,1 @@
-"""Where publications live when several machines share them: one DynamoDB table."""
+"""DynamoDB store: one table that several servers share."""

@@ -1,23 +1,23 @@
-"""Calls to DynamoDB: in threads, repeated within a deadline, behind a breaker.
+"""Asynchronous DynamoDB client: threads, repeats within a deadline, circuit breaker.
 
-boto3 blocks, so each attempt runs in one of a bounded number of threads. botocore is
-told to repeat nothing: repeats are decided here, where the deadline and the breaker
-are known and every attempt can be counted.
+boto3 blocks, so each attempt runs in one of a bounded number of threads. botocore
+repeats nothing: repeats are decided here, where the deadline and the breaker are known
+and every attempt is counted.
 
 Invariants:
 
 * `call` ends by its deadline, whatever the network does. An attempt that is still
-  under way then is left to its thread (which its own timeouts end), and counts as a
-  call of unknown outcome.
+  under way then is left to its thread (the timeouts of boto3 end it), and its outcome
+  counts as unknown.
 * A transaction whose attempt had no answer is repeated with the same
-  ``ClientRequestToken``, so DynamoDB does it once (for 10 minutes, it promises; a
-  call takes no more than 5 s). It gets a new one only while no attempt is unknown.
-* Answers close the breaker, conditions that fail and throttling included: somebody
-  answered. What opens it is not to be answered, or to be refused: no table, no right.
+  ``ClientRequestToken``, so DynamoDB does it once (it promises this for 10 minutes; a
+  call takes at most 5 s). It gets a new token only while no attempt is unknown.
+* Every answer closes the breaker, failed conditions and throttling included. Attempts
+  without an answer open it, and refusals: no table, no permission.
 * While the breaker is open nothing is sent but its probe, and `call` fails at once.
 
-Event loop only, but for `_send`, which runs in a thread and touches nothing but the
-clock and the boto client, which may be shared by threads.
+Event loop only, except `_send`, which runs in a thread and uses nothing but the clock
+and the boto client, which threads may share.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ from service.stores.dynamodb.errors import (
     Item,
     OutcomeUnknown,
     Throttled,
-    examine,
+    classify,
 )
 
 __all__ = [
@@ -69,11 +69,10 @@ __all__ = [
 
 CONNECT_TIMEOUT = 1.0  # s
 READ_TIMEOUT = 2.0  # s
-PATIENCE = 1.0  # s without an answer, before that says anything of the other side
+PATIENCE = 1.0  # s without an answer from which on the breaker counts a failure
 
-# What others hold is free again in milliseconds; what is throttled, in tenths of a
-# second: the table's budget is one of seconds. Full jitter, so that two processes that
-# met do not meet again.
+# Contention ends in milliseconds, throttling in tenths of a second: capacity is given
+# by the second. Full jitter, so that two processes that collided do not collide again.
 CONTENTION_BASE, CONTENTION_CAP = 0.01, 0.2  # s
 THROTTLE_BASE, THROTTLE_CAP = 0.05, 1.0  # s
 
@@ -111,7 +110,7 @@ def connect(settings: DynamodbSettings) -> Any:
     """Return a boto client for DynamoDB. Blocks: it reads files.
 
     Raises:
-        StartupError: There is no region, or what boto3 was told makes no sense.
+        StartupError: The region is missing, or boto3 rejects its settings.
     """
     try:
         return boto3.session.Session().client(
@@ -135,19 +134,19 @@ def connect(settings: DynamodbSettings) -> Any:
 
 
 class Client:
-    """Calls to one table's service.
+    """Calls DynamoDB for one table.
 
     Args:
-        settings: Region, endpoint, table, threads and the deadline.
-        clock: Of the deadlines, the pauses and the breaker.
-        chance: Spreads repeats; the system's by default.
+        settings: Region, endpoint, table, threads and the timeout.
+        clock: Times deadlines, pauses and the breaker.
+        rng: Spreads repeats; the system's by default.
         connect: Makes the boto client.
 
     Attributes:
-        table: Its name, for requests.
-        breaker: Of this client; its state is for logs and metrics.
-        attempts: Sent so far, repeats and probes included.
-        repeats: Of these, those that repeat one that failed.
+        table: The table's name, for requests.
+        breaker: Its circuit breaker.
+        attempts: Attempts so far, repeats and probes included.
+        repeats: Of these, the repeats.
     """
 
     def __init__(
@@ -182,7 +181,7 @@ class Client:
         """Make the boto client; sends nothing.
 
         Raises:
-            StartupError: Its settings make no sense to boto3.
+            StartupError: boto3 rejects the settings.
         """
         loop = asyncio.get_running_loop()
         self._boto = await loop.run_in_executor(
@@ -190,7 +189,7 @@ class Client:
         )
 
     async def close(self) -> None:
-        """Wait for the attempts under way, then give everything back."""
+        """Wait for the attempts under way, then release everything."""
         self._closed = True
         self.breaker.close()
         if self._probing is not None:
@@ -223,13 +222,13 @@ class Client:
 
         Raises:
             ConditionFailed: The condition does not hold.
-            NoTable: There is none to describe.
-            TransactionCancelled: One of a transaction's conditions does not.
-            Throttled: The table took no more until the deadline.
-            OutcomeUnknown: No answer until the deadline, to some attempt.
-            StoreUnavailable: It was not reached, or refused; nothing was done.
+            NoTable: The table to describe does not exist.
+            TransactionCancelled: A condition of the transaction does not hold.
+            Throttled: The table was throttled until the deadline.
+            OutcomeUnknown: An attempt had no answer until the deadline.
+            StoreUnavailable: DynamoDB was not reached, or refused; nothing was done.
             StoreBusy: Too many calls wait for a thread; nothing was done.
-            StoreError: It can never be done as it is.
+            StoreError: The request can never be done.
         """
         if deadline is None:
             deadline = self._clock.now() + self._settings.timeout
@@ -266,7 +265,7 @@ class Client:
         *,
         repeated: bool,
     ) -> dict[str, Any] | Failure:
-        """Send once; return the answer, or what went wrong, and tell the breaker."""
+        """Send once; return the answer or the failure, and tell the breaker."""
         if self._waiting >= WAITING * self._settings.connections:
             raise StoreBusy(f"{self._waiting} calls wait for DynamoDB")
         begun: list[float] = []
@@ -290,16 +289,16 @@ class Client:
         if not work.done():
             failure = Failure("transport", True, "no answer in time")
             if not begun or self._clock.now() - begun[0] < PATIENCE:
-                return failure  # it waited for a thread: that is not the other side
+                return failure  # it waited for a thread, not for DynamoDB
         else:
             error = work.exception()
             if error is None:
                 self.breaker.succeeded()
                 return work.result()
-            examined = examine(error, repeated=repeated)
-            if examined is None:
+            classified = classify(error, repeated=repeated)
+            if classified is None:
                 raise error
-            failure = examined
+            failure = classified
         if failure.kind in ("transport", "refused"):
             self.breaker.failed(failure.text)
         else:
@@ -321,16 +320,16 @@ class Client:
     ) -> None:
         # In the thread, or on the loop if it was cancelled before it began.
         try:
-            loop.call_soon_threadsafe(self._landed, ended)
+            loop.call_soon_threadsafe(self._finished, ended)
         except RuntimeError:
-            return  # the loop is closed: nobody is left to tell
+            return  # the loop is closed: nothing waits any more
 
-    def _landed(self, ended: asyncio.Future[None]) -> None:
+    def _finished(self, ended: asyncio.Future[None]) -> None:
         self._waiting -= 1
         _settle(ended)
 
     def _pause(self, failure: Failure, attempt: int) -> float | None:
-        """Return how long to wait before the next attempt, or None for no more."""
+        """Return the seconds until the next attempt, or None to give up."""
         jitter = self._rng.random()
         if failure.kind == "contention":
             return backoff_full_jitter(attempt, jitter, CONTENTION_BASE, CONTENTION_CAP)
@@ -344,17 +343,19 @@ class Client:
         self, operation: Operation, failure: Failure, *, unknown: bool
     ) -> StoreError:
         if failure.kind == "invalid" and not unknown:
-            _log.error("a request was not taken", operation=operation, why=failure.text)
-            return StoreError(f"DynamoDB does not take it: {failure.text}")
+            _log.error(
+                "DynamoDB rejects a request", operation=operation, why=failure.text
+            )
+            return StoreError(f"DynamoDB rejects the request: {failure.text}")
         if failure.kind in ("throttle", "contention") and not unknown:
-            return Throttled(f"DynamoDB takes no more: {failure.text}")
+            return Throttled(f"DynamoDB takes no more at present: {failure.text}")
         return self._unavailable(failure.text, unknown=unknown)
 
     def _unavailable(self, text: str, *, unknown: bool) -> StoreUnavailable:
         kind = OutcomeUnknown if unknown else StoreUnavailable
         return kind(f"DynamoDB: {text}")
 
-    # The breaker's side
+    # For the breaker
 
     def _begin_probe(self) -> None:
         self._probing = asyncio.get_running_loop().create_task(self._probe())
@@ -366,26 +367,26 @@ class Client:
         request = {"TableName": self.table, "Key": key}
         try:
             await self._attempt("get_item", request, deadline, repeated=False)
-        except StoreBusy as error:  # it was not sent, so nothing is known yet
+        except StoreBusy as error:  # it was not sent
             self.breaker.failed(str(error))
         except Exception as error:
             _log.error("a probe of DynamoDB failed", **describe(error))
             self.breaker.failed(type(error).__name__)
 
     def _disconnect(self) -> None:
-        """Drop the idle connections: new ones look the name up again."""
+        """Drop the idle connections: new ones resolve the host name again."""
         self._boto.close()
 
     def _changed(self, state: BreakerState, reason: str) -> None:
         if state == "closed":
             _log.info("DynamoDB answers again")
         elif state == "open":
-            _log.warning("DynamoDB is left alone", reason=reason)
+            _log.warning("DynamoDB is not called for a while", reason=reason)
 
 
 @asynccontextmanager
 async def opened(settings: DynamodbSettings, clock: Clock) -> AsyncIterator[Client]:
-    """Give a client that lives as long as the block."""
+    """Yield a client that is closed at the end of the block."""
     client = Client(settings, clock)
     try:
         await client.start()

@@ -1,16 +1,17 @@
-"""What can become of one call to DynamoDB, by name: botocore's errors stop here.
+"""Errors of calls to DynamoDB, and the classification of botocore's.
 
-    StoreUnavailable              not reached in time, or refused (the service's state)
+    StoreUnavailable              not reached in time, or refused by the service
     ├── OutcomeUnknown            and it may have been done, or may be done yet
-    └── NoTable                   there is none of that name
+    └── NoTable                   the table does not exist
     StoreBusy
     └── Throttled                 the table takes no more at present
-    ConditionFailed               its condition does not hold; carries the item
-    TransactionCancelled          one of its conditions does not; carries the reasons
+    ConditionFailed               the condition does not hold; carries the item
+    TransactionCancelled          a condition of it does not hold; carries the reasons
 
-The first three are the port's and may reach a publisher as they are. The last two are
-answers, which the caller expects and acts on. Any other `StoreError` says that the
-request itself cannot be done, however often it is repeated.
+The subclasses of `StoreError` may reach a publisher as they are. The last two are
+answers, which the caller expects and acts on. A plain `StoreError` says that the
+request itself cannot be done, however often it is repeated. No error of botocore
+leaves `client`.
 """
 
 from __future__ import annotations
@@ -40,32 +41,32 @@ __all__ = [
     "OutcomeUnknown",
     "Throttled",
     "TransactionCancelled",
-    "examine",
+    "classify",
 ]
 
 Item = dict[str, dict[str, Any]]
-"""An item as the service writes it: ``{"n": {"N": "1"}}``."""
+"""An item in DynamoDB's form: ``{"n": {"N": "1"}}``."""
 
 
 class OutcomeUnknown(StoreUnavailable):
-    """No answer came in time: it was done, was not, or will be."""
+    """No answer came in time: the call was done, was not, or will be."""
 
 
 class NoTable(StoreUnavailable):
-    """Asked to describe a table, DynamoDB knows of none."""
+    """The table that was to be described does not exist."""
 
 
 class Throttled(StoreBusy):
-    """The table still took no more when the time was over; nothing was done."""
+    """The table was throttled until the deadline; nothing was done."""
 
 
 class ConditionFailed(SteadwireError):
     """The condition of a write does not hold; nothing was written.
 
     Attributes:
-        item: What is stored there, if the request asked for it and there is one.
-        repeated: An earlier attempt of this call had no answer, so it may be this
-            very write, done before, that makes the condition fail.
+        item: The stored item, if the request asked for it and it exists.
+        repeated: An earlier attempt of this call had no answer, so this very write,
+            done before, may be what makes the condition fail.
     """
 
     def __init__(self, item: Item | None, *, repeated: bool) -> None:
@@ -79,8 +80,8 @@ class Reason(NamedTuple):
 
     Attributes:
         code: ``ConditionalCheckFailed``, ``TransactionConflict``, …, or ``None`` (the
-            text) for an action that had nothing to do with it.
-        item: What is stored there, if the action asked for it and there is one.
+            text) for an action that did not fail.
+        item: The stored item, if the action asked for it and it exists.
     """
 
     code: str
@@ -107,17 +108,17 @@ Kind = Literal["answer", "contention", "throttle", "transport", "refused", "inva
 
 
 class Failure(NamedTuple):
-    """One failed attempt, examined.
+    """One failed attempt, classified.
 
     Attributes:
-        kind: ``answer``: it was understood and is not to be repeated as it is;
-            ``contention``: others were at the same item, repeat soon; ``throttle``:
-            repeat later; ``transport``: not reached, or it broke there, repeat;
-            ``refused``: the table or the right to it is missing; ``invalid``: this
-            request can never be done.
-        unknown: It may have been done all the same.
-        text: In a few words, without anything that a request contained.
-        error: For ``answer``: what to raise.
+        kind: ``answer``: a result, not to be repeated as it is; ``contention``: another
+            call was writing the same item, repeat soon; ``throttle``: repeat later;
+            ``transport``: not reached, or failed inside DynamoDB, repeat; ``refused``:
+            the table or the permission is missing; ``invalid``: this request can never
+            be done.
+        unknown: The attempt may have been done nevertheless.
+        text: A few words, without anything that a request contained.
+        error: For ``answer``: the exception to raise.
     """
 
     kind: Kind
@@ -149,8 +150,8 @@ _UNREACHABLE = (NoCredentialsError, PartialCredentialsError, CredentialRetrieval
 _UNANSWERED = (ReadTimeoutError, ConnectionClosedError, ResponseParserError)
 
 
-def examine(error: BaseException, *, repeated: bool) -> Failure | None:
-    """Say what *error* of an attempt means; None if it is none of botocore's."""
+def classify(error: BaseException, *, repeated: bool) -> Failure | None:
+    """Return what *error* of an attempt means; None if botocore did not raise it."""
     if isinstance(error, ClientError):
         return _answered(error, repeated=repeated)
     name = type(error).__name__
@@ -178,12 +179,12 @@ def _answered(error: ClientError, *, repeated: bool) -> Failure:
         return _cancelled(response)
     if code in _CONTENDED:
         return Failure("contention", False, code)
-    if code == "TransactionInProgressException":  # our own, sent before
+    if code == "TransactionInProgressException":  # an earlier attempt of this call
         return Failure("contention", True, code)
     if code in _THROTTLED:
         return Failure("throttle", False, code)
     if code == "ResourceNotFoundException" and _is_description(error):
-        return Failure("answer", False, code, NoTable("there is no such table"))
+        return Failure("answer", False, code, NoTable("the table does not exist"))
     if code in _REFUSED:
         return Failure("refused", False, code)
     if status >= 500:

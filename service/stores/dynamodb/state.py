@@ -1,15 +1,15 @@
-"""Small shared values with an end, in the table: the State port on DynamoDB.
+"""The State port on DynamoDB: small shared values that expire.
 
     K#<kind>   <SHA-256 of the key>   key, value, expires (Unix ms), ttl
 
-A kind is one partition, which takes 1,000 puts and takes a second; the rest is repeated
-for some seconds and then refused. The sort key is a hash because a key may be empty or
-as long as a sort key can be, and because keys are tickets: what lists a table's keys
-need not show them.
+A kind is one partition, which takes 1,000 puts and takes a second; calls above that are
+repeated for some seconds and then refused. The sort key is a hash because a key may be
+empty or as long as a sort key can be, and because keys are tickets, which a list of the
+table's keys should not show.
 
-A value is taken with the answer of the DeleteItem that removed it. If that answer is
-lost, the repeat finds nothing: then nobody is given the value, and the caller is told
-that it is not there, as everybody is from then on.
+`take` returns the value in the answer of the DeleteItem that removed it. If that answer
+is lost, the repeat finds nothing: then no caller gets the value, and this one is told
+that it does not exist, as all are from then on.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class DynamodbState:
     """The State port on a table.
 
     Args:
-        client: Of the table.
+        client: Calls the table.
         clock: Tells what has expired.
     """
 
@@ -43,8 +43,8 @@ class DynamodbState:
         """Keep *value* for *ttl* seconds; see the port.
 
         Raises:
-            ValueError: Key or value is too large, or is no text.
-            StoreError: It is not known to be kept.
+            ValueError: Key or value is too large, or is not valid Unicode.
+            StoreError: It may not be stored.
         """
         check_sizes(key, value)
         expires = self._now() + milliseconds(ttl)
@@ -63,8 +63,8 @@ class DynamodbState:
         """Remove an entry and return its value; see the port.
 
         Raises:
-            ValueError: The key is too large, or is no text.
-            StoreError: Nobody knows whether it was removed.
+            ValueError: The key is too large, or is not valid Unicode.
+            StoreError: It is not known whether it was removed.
         """
         check_sizes(key)
         answer = await self._client.call(

@@ -1,18 +1,18 @@
 """The Store port on a DynamoDB table, which any number of processes share.
 
-`append` hands a draft to the channel's `ChannelAppender`; what that commits is told
-here: the tail cache takes note, then the listener is told, then each `AppendDone` is
-called. A read is answered from the cache, or joins the one read of its channel that is
-about to be sent (`ChannelCache`).
+`append` gives a draft to the `ChannelAppender` of its channel, which is made when it is
+needed. When a batch has been committed, `committed` updates the `ChannelCache`, tells
+the listener, and calls each `AppendDone`. `read` answers from the cache, or joins the
+one read of the channel that is about to begin (`history_cache.SingleFlightReads`).
 
 Invariants:
 
-* A batch is told of in one step of the loop, in the order of commits per channel. So
-  whoever runs after it, the listener first, finds the cache up to date.
-* A read that was launched before a commit was told of is given to nobody who asked
-  after that (see `tail`): such a caller waits for the read to end and asks again.
-* Each `done` is called exactly once: with its batch, or by `append` itself, one step of
-  the loop later.
+* A batch is announced in one step of the loop, in the order of the channel's commits.
+  So all code that runs after it, the listener first, finds the cache up to date.
+* Each `done` is called exactly once: with its batch, or one step of the loop after
+  `append` refused it.
+* Reads use at most half of the client's threads, so that appends do not wait for them,
+  however many channels are read at once.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from service.stores.dynamodb import table
 from service.stores.dynamodb.client import Client, Connect, connect
 from service.stores.dynamodb.log.appender import ChannelAppender, Job
 from service.stores.dynamodb.log.cache import ChannelCache
-from service.stores.dynamodb.log.planner import Plan, Waiting
+from service.stores.dynamodb.log.planner import BatchPlan, PendingAppend
 from service.stores.dynamodb.log.reader import Reader
 from service.stores.dynamodb.log.remover import Remover
 from service.stores.dynamodb.state import DynamodbState
@@ -48,9 +48,9 @@ class DynamodbStore:
 
     Args:
         settings: Of the table.
-        bounds: Of the memory: cache and queue.
+        bounds: Sizes of the cache and the queue.
         clock: Tells when publications expire, and when to give up.
-        chance: Spreads repeats; the system's by default.
+        rng: Spreads repeats; the system's by default.
         connect: Makes the boto client.
 
     Attributes:
@@ -72,48 +72,44 @@ class DynamodbStore:
         self._settings = settings
         self._clock = clock
         self._rng = rng or random.SystemRandom()
-        self._intake = AppendBudget(bounds.queue_size)
-        self._cache_size = bounds.cache_size
-        self._view: ChannelCache | None = None
-        self._combiners: dict[Channel, ChannelAppender] = {}
-        self._turns = asyncio.Semaphore(settings.connections)
+        self._budget = AppendBudget(bounds.queue_size)
+        self._reader = Reader(self.client, settings.shards)
+        self._remover = Remover(self.client)
+        self._cache = ChannelCache(
+            self._reader,
+            clock,
+            timeout=settings.timeout,
+            cache_size=bounds.cache_size,
+            at_once=max(1, settings.connections // 2),
+        )
+        self._appenders: dict[Channel, ChannelAppender] = {}
+        self._slots = asyncio.Semaphore(settings.connections)
         self._open = False
         self._refusal = "the store was not started"
 
     @property
     def reads(self) -> int:
-        """Reads of the table so far; each is one look at one channel."""
-        return self._view.reads if self._view is not None else 0
+        """Reads of the table so far, each of one channel."""
+        return self._cache.reads
 
     async def start(self, listener: CommitListener) -> None:
-        """See that the table can be used, and begin to serve.
+        """Verify that the table can be used, and begin to serve.
 
         Raises:
-            StartupError: It cannot.
+            StartupError: It cannot be used.
         """
         self._listener = listener
         await self.client.start()
-        origin = await table.examine(self.client)
-        self._view = ChannelCache(
-            Reader(self.client, origin, self._settings.shards),
-            self._clock,
-            timeout=self._settings.timeout,
-            cache_size=self._cache_size,
-            # The other half of the threads is left to appends, however many channels
-            # are read at once.
-            at_once=max(1, self._settings.connections // 2),
-        )
-        self._remover = Remover(self.client)
+        self._reader.origin = await table.verify(self.client)
         self._open = True
         self._refusal = "the store is closed"
 
     async def close(self) -> None:
         """Commit what was accepted, then release everything. Safe to call twice."""
         self._open = False
-        while waiting := [c.task for c in self._combiners.values()]:
+        while waiting := [each.task for each in self._appenders.values()]:
             await asyncio.wait(waiting)
-        if self._view is not None:
-            await self._view.close(self._refusal)
+        await self._cache.close(self._refusal)
         await self.client.close()
 
     def fault(self) -> str | None:
@@ -129,56 +125,56 @@ class DynamodbStore:
         error: StoreError
         if not self._open:
             error = StoreUnavailable(self._refusal)
-        elif (cost := self._intake.accept(draft)) is None:
-            error = self._intake.full()
+        elif (cost := self._budget.accept(draft)) is None:
+            error = self._budget.full()
         else:
             deadline = self._clock.now() + self._settings.timeout
-            entry = Waiting(draft, history, done, cost, deadline)
-            self._combiner(channel).add(entry)
+            pending = PendingAppend(draft, history, done, cost, deadline)
+            self._appender(channel).add(pending)
             return
         asyncio.get_running_loop().call_soon(done, error)
 
-    def _combiner(self, channel: Channel) -> ChannelAppender:
-        combiner = self._combiners.get(channel)
-        if combiner is None:
-            combiner = self._combiners[channel] = ChannelAppender(
+    def _appender(self, channel: Channel) -> ChannelAppender:
+        appender = self._appenders.get(channel)
+        if appender is None:
+            appender = self._appenders[channel] = ChannelAppender(
                 channel,
                 self.client,
                 self._clock,
                 self._rng,
-                self._turns,
-                self._seen,
+                self._slots,
+                self._cache,
                 self,
                 self._idle,
             )
-        return combiner
+        return appender
 
     def _idle(self, channel: Channel) -> None:
-        del self._combiners[channel]
+        del self._appenders[channel]
 
-    # What a combiner tells (its `Desk`)
+    # The `CommitSink` of the appenders
 
-    def committed(self, made: Plan, batch: list[Waiting]) -> None:
-        """Tell everybody of a batch that was committed."""
+    def committed(self, plan: BatchPlan, batch: list[PendingAppend]) -> None:
+        """Announce a batch that was committed as planned."""
         try:
-            if made.committed:
-                self._seen.take_note(made)
-                self._listener(made.committed)
+            if plan.committed:
+                self._cache.commit(plan)
+                self._listener(plan.committed)
         except Exception as error:
             _log.error("the listener of the store failed", **describe(error))
-        for waiting, outcome in zip(batch, made.outcomes, strict=True):
-            self._tell(waiting, outcome)
+        for pending, outcome in zip(batch, plan.outcomes, strict=True):
+            self._end(pending, outcome)
 
-    def failed(self, batch: list[Waiting], error: StoreError) -> None:
-        """Tell the callers of a batch that was not."""
-        for waiting in batch:
-            # One for each: an exception that is raised twice mixes its tracebacks.
-            self._tell(waiting, type(error)(*error.args))
+    def failed(self, batch: list[PendingAppend], error: StoreError) -> None:
+        """Fail the callers of a batch."""
+        for pending in batch:
+            # One each: an exception that is raised twice mixes its tracebacks.
+            self._end(pending, type(error)(*error.args))
 
-    def _tell(self, waiting: Waiting, outcome: Appended | StoreError) -> None:
-        self._intake.release(waiting.cost)
+    def _end(self, pending: PendingAppend, outcome: Appended | StoreError) -> None:
+        self._budget.release(pending.cost)
         try:
-            waiting.done(outcome)
+            pending.done(outcome)
         except Exception as error:
             _log.error("the caller of an append failed", **describe(error))
 
@@ -191,7 +187,7 @@ class DynamodbStore:
         if not self._open:
             return None
         request = ReadRequest(history.size, history.ttl, since, limit, False)
-        return self._seen.answer(channel, request)
+        return self._cache.answer(channel, request)
 
     async def read(
         self,
@@ -210,13 +206,7 @@ class DynamodbStore:
         if not self._open:
             raise StoreUnavailable(self._refusal)
         request = ReadRequest(history.size, history.ttl, since, limit, reverse)
-        return await self._seen.read(channel, request)
-
-    @property
-    def _seen(self) -> ChannelCache:
-        if self._view is None:
-            raise AssertionError("nothing is asked before the start")
-        return self._view
+        return await self._cache.read(channel, request)
 
     # Removing and erasing
 
@@ -224,23 +214,23 @@ class DynamodbStore:
         """Delete a channel's publications; its top and epoch stay.
 
         Raises:
-            StoreError: It is not known to be removed.
+            StoreError: It may not be removed.
         """
         if not self._open:
             raise StoreUnavailable(self._refusal)
         job = Job(partial(self._remove, channel))
-        self._combiner(channel).add(job)
+        self._appender(channel).add(job)
         await job.ended
 
     async def _remove(self, channel: Channel) -> None:
         deadline = self._clock.now() + self._settings.timeout
-        head = await self._seen.head(channel, deadline)
+        head = await self._cache.head(channel, deadline)
         if not head.top:
             return
         try:
             await self._remover.hide(channel, head)
         finally:
-            self._seen.forget(channel)
+            self._cache.forget(channel)
         await self._remover.remove(channel, head)
 
     async def erase(self, info: str) -> int:
@@ -253,5 +243,5 @@ class DynamodbStore:
             raise StoreUnavailable(self._refusal)
         count, channels = await self._remover.erase(info)
         for channel in channels:
-            self._seen.forget(channel)
+            self._cache.forget(channel)
         return count

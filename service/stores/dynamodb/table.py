@@ -1,9 +1,9 @@
-"""The table: its definition as data, and making, checking and deleting it.
+"""The DynamoDB table: its definition, and its creation, check and deletion.
 
-One table holds everything. Its keys are two strings, ``pk`` and ``sk``, and what each
-kind of item has in them is written where that kind is made (`log`, …). DynamoDB
-deletes an item some time after the Unix second in its attribute ``ttl``, in any order:
-whoever reads an item compares that with the clock.
+One table holds everything. Its keys are two strings, ``pk`` and ``sk``; the items are
+described in `log.items`, `registry.records` and `state`. DynamoDB deletes an item some
+time after the Unix second in its attribute ``ttl``, in any order, so every reader
+compares the item's end with the clock.
 
 ``infra/dynamodb/table.json`` is a CloudFormation template of the same definition; a
 test compares the two.
@@ -19,7 +19,7 @@ from service.settings import DynamodbSettings
 from service.stores.dynamodb.client import Client
 from service.stores.dynamodb.errors import NoTable
 
-__all__ = ["check", "create", "definition", "delete", "examine", "template"]
+__all__ = ["check", "create", "definition", "delete", "template", "verify"]
 
 KEYS: list[dict[str, str]] = [
     {"AttributeName": "pk", "KeyType": "HASH"},
@@ -36,7 +36,7 @@ _POLL = 0.25  # s
 
 
 def definition(settings: DynamodbSettings) -> dict[str, Any]:
-    """Return the request that makes the table."""
+    """Return the request that creates the table."""
     request: dict[str, Any] = {
         "TableName": settings.table,
         "KeySchema": KEYS,
@@ -81,12 +81,12 @@ def template(settings: DynamodbSettings) -> dict[str, Any]:
 
 
 async def create(client: Client, settings: DynamodbSettings) -> bool:
-    """Make the table and wait until it can be used; False if it was there already.
+    """Create the table and wait until it is active; False if it existed already.
 
-    Safe to repeat: what an earlier attempt left undone is done.
+    Safe to repeat: it does what an earlier attempt left undone.
 
     Raises:
-        StoreError: It was not made, or is not as it should be.
+        StoreError: It was not created, or differs from its definition.
     """
     table = await _describe(client)
     made = table is None
@@ -114,10 +114,10 @@ async def create(client: Client, settings: DynamodbSettings) -> bool:
 
 
 async def check(client: Client, settings: DynamodbSettings) -> list[str]:
-    """Return what of the table is not as it should be.
+    """Return how the table differs from its definition.
 
     Raises:
-        StoreError: It cannot be looked at.
+        StoreError: It cannot be described.
     """
     table = await _describe(client)
     if table is None:
@@ -141,7 +141,7 @@ async def check(client: Client, settings: DynamodbSettings) -> list[str]:
 
 
 async def delete(client: Client) -> bool:
-    """Delete the table with everything in it; False if there was none.
+    """Delete the table with everything in it; False if it did not exist.
 
     Raises:
         StoreError: It was not deleted.
@@ -156,13 +156,13 @@ async def delete(client: Client) -> bool:
     raise StoreUnavailable(f"table {client.table} is not gone yet")
 
 
-async def examine(client: Client) -> str:
-    """See at the start of a process whether the table can be used; return its id.
+async def verify(client: Client) -> str:
+    """Verify at the start of a process that the table can be used; return its id.
 
-    A table restored from a backup has another id than the one it was made of.
+    A table restored from a backup has another id than the original.
 
     Raises:
-        StartupError: It cannot; the text says why.
+        StartupError: It cannot be used; the text says why.
     """
     try:
         table = await _describe(client)

@@ -25,11 +25,11 @@ async def test_a_table_is_made_checked_and_deleted(emulator, make_client):
     client = await make_client(settings)
     assert await table.check(client, settings) == ["it does not exist"]
     with pytest.raises(StartupError, match="steadwire tables create"):
-        await table.examine(client)
+        await table.verify(client)
     assert await table.create(client, settings) is True
     assert await table.create(client, settings) is False
     assert await table.check(client, settings) == []
-    await table.examine(client)
+    await table.verify(client)
     assert await table.delete(client) is True
     assert await table.delete(client) is False
     assert await table.check(client, settings) == ["it does not exist"]
@@ -61,7 +61,7 @@ async def test_another_programs_table_is_refused(emulator, make_client, faults):
         BillingMode="PAY_PER_REQUEST",
     )
     with pytest.raises(StartupError, match="its keys are not the strings pk and sk"):
-        await table.examine(client)
+        await table.verify(client)
     with pytest.raises(StoreError, match="its keys are not the strings pk and sk"):
         await table.create(client, settings)
 
@@ -70,7 +70,7 @@ async def test_nobody_there_is_said_at_the_start(make_client, emulator):
     settings = emulator.settings(endpoint="http://127.0.0.1:9", timeout=0.2)
     client = await make_client(settings)
     with pytest.raises(StartupError, match="EndpointConnectionError"):
-        await table.examine(client)
+        await table.verify(client)
 
 
 def test_the_template_is_the_definition():

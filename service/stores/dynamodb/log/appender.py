@@ -1,16 +1,17 @@
-"""One channel's appends: everything that waits goes into the next transaction.
+"""Appends of one channel, committed in batches: one transaction at a time.
 
-Contention, not DynamoDB, limits a channel: with a transaction for each publication, 32
+Contention limits a channel, not DynamoDB: with a transaction for each publication, 32
 publishers fail most of the time. So each process has one writer for each channel that
-is being written to, with one transaction under way: what is appended meanwhile waits
-for the next one.
+is being written to, with one transaction under way: what is appended meanwhile goes
+into the next one.
 
-Writers in several processes meet at HEAD: one is first, the others' conditions fail.
-They learn the new top from that, but who was first has it sooner; a busy one would go
-on for ever and the others get nothing. So who has lost `PATIENCE` times *asks*:
-it raises a number in HEAD that every condition names, and is given the top by the same
-call. Until they have learnt that number the others fail, and who fails for it alone
-waits for about as long as a transaction takes. Of several that ask, the last is first.
+Writers in several processes meet at HEAD: one of them wins, and the conditions of the
+others fail. They learn the new top from the failure, but the winner knows it sooner; a
+busy winner would go on for ever, and starve the others. So a writer that has lost
+`PATIENCE` times requests precedence: it increments a number in HEAD that every
+condition names, and gets the present top with the same call. The other writers then
+fail until they have learnt that number, and a writer that fails for it alone waits for
+about as long as a transaction takes. If several request precedence, the last one wins.
 
 Invariants, all on the event loop:
 
@@ -19,10 +20,10 @@ Invariants, all on the event loop:
   their order, across conflicts and repeats. A batch that was given up may still arrive
   at DynamoDB: its condition names the top that it was planned with, so it comes before
   the next one or not at all.
-* What is told to the store is told once for each batch, in offset order.
+* The store is told of each batch once, in offset order.
 * A task lives while something waits; `idle` is called when it ends, before anything
-  can be added. So whoever finds no combiner makes a new one, and there is never a
-  second one of a channel.
+  can be added. So a caller that finds no appender makes a new one, and a channel never
+  has two.
 * Each append is told its outcome, even if the task dies: then all that waits fails, and
   `idle` is called too.
 """
@@ -57,17 +58,22 @@ from service.stores.dynamodb.log.items import (
     head_key,
     key_of,
 )
-from service.stores.dynamodb.log.planner import Plan, Waiting, apply_failure, plan
+from service.stores.dynamodb.log.planner import (
+    BatchPlan,
+    PendingAppend,
+    apply_failure,
+    plan_batch,
+)
 
 __all__ = ["ChannelAppender", "Job"]
 
 BATCH_BYTES = 256 * 1024  # of rows; a single larger one is a batch by itself
 
-# Another process was faster. Short at first: whoever lost knows the new top already.
-AGAIN_BASE, AGAIN_CAP = 0.005, 0.3  # s
-PATIENCE = 2  # losses in a row
+# Pauses after another process won. Short at first: the loser knows the new top already.
+LOST_BASE, LOST_CAP = 0.005, 0.3  # s
+PATIENCE = 2  # losses in a row before a request for precedence
 
-NOWHERE = Head("")  # the state of a channel that nobody asks for
+NO_HEAD = Head("")  # for a batch that needs no offsets
 
 _log = structlog.get_logger(__name__)
 
@@ -87,7 +93,7 @@ class Job:
         self._work = work
 
     async def run(self) -> None:
-        """Do the work, whose error goes to `ended`."""
+        """Do the work; its error goes to `ended`."""
         try:
             await self._work()
         except Exception as error:
@@ -97,38 +103,38 @@ class Job:
                 self.ended.set_result(None)
 
     def fail(self, error: Exception) -> None:
-        """Set the outcome, if somebody still waits for it."""
+        """Set the outcome, if a caller still waits for it."""
         if not self.ended.done():
             self.ended.set_exception(error)
 
 
 class CommitSink(Protocol):
-    """Whom a combiner tells."""
+    """Receives the outcome of each batch."""
 
-    def committed(self, made: Plan, batch: list[Waiting]) -> None:
-        """Tell everybody of a batch that was committed."""
+    def committed(self, plan: BatchPlan, batch: list[PendingAppend]) -> None:
+        """Announce a batch that was committed as planned."""
         ...
 
-    def failed(self, batch: list[Waiting], error: StoreError) -> None:
-        """Tell the callers of a batch that was not."""
+    def failed(self, batch: list[PendingAppend], error: StoreError) -> None:
+        """Fail the callers of a batch."""
         ...
 
 
 class ChannelAppender:
-    """The appends of one channel that wait, and the task that commits them.
+    """The pending appends of one channel, and the task that commits them.
 
     Args:
         channel: The channel.
         client: Calls DynamoDB.
-        clock: Of the deadlines and pauses.
-        chance: Spreads repeats.
-        turns: Bounds the batches of all channels under way at once.
-        view: What is known of channels.
-        desk: Is told of each batch.
+        clock: Times deadlines and pauses.
+        rng: Spreads repeats.
+        slots: Bounds the batches of all channels under way at once.
+        cache: Remembers the channel's state.
+        sink: Receives the outcomes.
         idle: Called when nothing waits any more.
 
     Attributes:
-        task: Commits; it has ended when nothing waits.
+        task: Commits; ends when nothing waits.
     """
 
     def __init__(
@@ -137,25 +143,25 @@ class ChannelAppender:
         client: Client,
         clock: Clock,
         rng: random.Random,
-        turns: asyncio.Semaphore,
-        view: ChannelCache,
-        desk: CommitSink,
+        slots: asyncio.Semaphore,
+        cache: ChannelCache,
+        sink: CommitSink,
         idle: Callable[[Channel], None],
     ) -> None:
         self._channel = channel
         self._client = client
         self._clock = clock
         self._rng = rng
-        self._turns = turns
-        self._view = view
-        self._desk = desk
+        self._slots = slots
+        self._cache = cache
+        self._sink = sink
         self._idle = idle
-        self._queue: deque[Waiting | Job] = deque()
-        self._batch: list[Waiting] = []  # under way
+        self._queue: deque[PendingAppend | Job] = deque()
+        self._batch: list[PendingAppend] = []  # under way
         self.task = asyncio.get_running_loop().create_task(self._run())
         self.task.add_done_callback(self._ended)
 
-    def add(self, what: Waiting | Job) -> None:
+    def add(self, what: PendingAppend | Job) -> None:
         """Queue an append, or a job to do after those that wait."""
         self._queue.append(what)
 
@@ -166,7 +172,7 @@ class ChannelAppender:
                 await first.run()
                 self._queue.popleft()
             else:
-                async with self._turns:
+                async with self._slots:
                     await self._commit()
         self._idle(self._channel)
 
@@ -183,43 +189,43 @@ class ChannelAppender:
             return
         _log.error("the task that stores a channel's appends died", **reason)
         self._idle(self._channel)
-        self._view.remember(self._channel, None)
+        self._cache.remember(self._channel, None)
         batch, self._batch = self._batch, []
-        self._desk.failed(batch, OutcomeUnknown("the append was interrupted"))
+        self._sink.failed(batch, OutcomeUnknown("the append was interrupted"))
         while self._queue:
             what = self._queue.popleft()
             error = StoreUnavailable("the append was interrupted before it was sent")
             if isinstance(what, Job):
                 what.fail(OutcomeUnknown("the job was interrupted"))
             else:
-                self._desk.failed([what], error)
+                self._sink.failed([what], error)
 
     def _take(self) -> None:
-        """Take the next batch; tell those that cannot be in it."""
+        """Take the next batch; fail the appends that cannot be in it."""
         size = 0
         now = self._clock.now()
         while self._queue and len(self._batch) < BATCH:
-            waiting = self._queue[0]
-            if not isinstance(waiting, Waiting):
+            pending = self._queue[0]
+            if not isinstance(pending, PendingAppend):
                 break
             error: StoreError | None = None
-            if waiting.deadline <= now:
+            if pending.deadline <= now:
                 error = StoreBusy("it waited too long for DynamoDB")
             else:
                 try:
-                    waiting.row = encode_draft(waiting.draft)
+                    pending.row = encode_draft(pending.draft)
                     self._channel.encode()
-                    waiting.draft.idempotency_key.encode()
+                    pending.draft.idempotency_key.encode()
                 except UnicodeEncodeError:
                     error = StoreError("cannot be stored: it is not valid Unicode")
             if error is None:
-                size += len(waiting.row)
+                size += len(pending.row)
                 if self._batch and size > BATCH_BYTES:
                     break
-                self._batch.append(waiting)
+                self._batch.append(pending)
             self._queue.popleft()
             if error is not None:
-                self._desk.failed([waiting], error)
+                self._sink.failed([pending], error)
 
     async def _commit(self) -> None:
         self._take()
@@ -227,7 +233,7 @@ class ChannelAppender:
             return
         error: StoreError
         try:
-            made = await self._store(self._batch, self._batch[0].deadline)
+            plan = await self._store(self._batch, self._batch[0].deadline)
         except StoreError as failure:
             error = failure
         except Exception as failure:
@@ -235,61 +241,62 @@ class ChannelAppender:
             error = OutcomeUnknown(f"DynamoDB: {type(failure).__name__}")
         else:
             batch, self._batch = self._batch, []
-            self._desk.committed(made, batch)
+            self._sink.committed(plan, batch)
             return
-        # Perhaps it was done, or will be: then HEAD is not what we think.
-        self._view.remember(self._channel, None)
+        # It may be stored, now or later: then HEAD is not what is remembered.
+        self._cache.remember(self._channel, None)
         batch, self._batch = self._batch, []
-        self._desk.failed(batch, error)
+        self._sink.failed(batch, error)
 
-    async def _store(self, batch: list[Waiting], deadline: float) -> Plan:
-        """Store a batch, planning it as often as others come first.
+    async def _store(self, batch: list[PendingAppend], deadline: float) -> BatchPlan:
+        """Store a batch, planning it again each time that another process wins.
 
         Raises:
-            StoreError: It was not stored, or nobody knows.
+            StoreError: It was not stored, or the outcome is unknown.
         """
         known: dict[str, Position | None] = {}
-        head: Head | None = NOWHERE
-        fresh = not any(waiting.history.size for waiting in batch)
+        head: Head | None = NO_HEAD
+        fresh = not any(pending.history.size for pending in batch)
         if not fresh:
-            head = self._view.remembered(self._channel)
+            head = self._cache.remembered(self._channel)
         losses = 0
         while True:
             if head is None:
-                head = await self._view.head(self._channel, deadline)
+                head = await self._cache.head(self._channel, deadline)
                 fresh = True
-            now = self._view.now()
-            made = plan(self._client.table, self._channel, batch, head, known, now)
-            if made.lookups:
-                for key in made.lookups:
+            now = self._cache.now()
+            table = self._client.table
+            plan = plan_batch(table, self._channel, batch, head, known, now)
+            if plan.lookups:
+                for key in plan.lookups:
                     known[key] = await self._look_up(key, deadline)
                 continue
-            if made.skips and not made.size and not fresh:
-                head = None  # what is skipped depends on it, and no condition says so
+            if plan.skips and not plan.size and not fresh:
+                head = None  # skipping depends on it, and no condition verifies it
                 continue
-            if not made.actions:
-                return made
-            made.begun = self._clock.now()
+            if not plan.actions:
+                return plan
+            plan.begun = self._clock.now()
             try:
-                request = {"TransactItems": made.actions}
+                request = {"TransactItems": plan.actions}
                 await self._client.call(
                     "transact_write_items", request, deadline=deadline
                 )
             except TransactionCancelled as cancelled:
                 expected = head
-                head = apply_failure(cancelled, made, self._channel, head, known, now)
+                head = apply_failure(cancelled, plan, self._channel, head, known, now)
             else:
-                return made
+                return plan
             fresh = False
             if head is expected:
-                continue  # it was a key, and nobody was faster
+                continue  # a key was taken, and no other writer won
             if head is not None and head.stored == expected.stored:
-                # Somebody asks, and has as long as this took to go first.
-                taken = self._clock.now() - made.begun
+                # Another writer requests precedence: give it as long as this took.
+                taken = self._clock.now() - plan.begun
                 await self._sleep(taken * (1.0 + self._rng.random()), deadline)
             else:
                 losses += 1
-                head = await self._lost(head, losses, deadline)
+                head = await self._after_loss(head, losses, deadline)
 
     async def _look_up(self, key: str, deadline: float) -> Position | None:
         request = {
@@ -298,21 +305,21 @@ class ChannelAppender:
             "ConsistentRead": True,
         }
         answer = await self._client.call("get_item", request, deadline=deadline)
-        return decode_key(answer.get("Item"), self._view.now())
+        return decode_key(answer.get("Item"), self._cache.now())
 
-    async def _lost(
+    async def _after_loss(
         self, head: Head | None, losses: int, deadline: float
     ) -> Head | None:
-        """Pause, and ask if need be; return the state to plan with, if it is known."""
+        """Pause; return the state to plan with, None if it has to be read."""
         jitter = self._rng.random()
-        pause = backoff_full_jitter(losses - 1, jitter, AGAIN_BASE, AGAIN_CAP)
+        pause = backoff_full_jitter(losses - 1, jitter, LOST_BASE, LOST_CAP)
         await self._sleep(pause, deadline)
         if head is None or losses < PATIENCE:
             return head
-        return await self._ask(head, deadline)
+        return await self._request_precedence(head, deadline)
 
-    async def _ask(self, head: Head, deadline: float) -> Head | None:
-        """Ask to be let in; return the state to plan with, None if there is no HEAD."""
+    async def _request_precedence(self, head: Head, deadline: float) -> Head | None:
+        """Return the state to plan with, None if there is no HEAD."""
         request = {
             "TableName": self._client.table,
             "Key": head_key(self._channel),
@@ -326,10 +333,10 @@ class ChannelAppender:
             answer = await self._client.call("update_item", request, deadline=deadline)
         except ConditionFailed:
             return None
-        item, now = answer["Attributes"], self._view.now()
+        item, now = answer["Attributes"], self._cache.now()
         return decode_head(item, head.origin, self._channel, head.shards, now)
 
     async def _sleep(self, pause: float, deadline: float) -> None:
         if self._clock.now() + pause >= deadline:
-            raise StoreBusy("others were faster each time")
+            raise StoreBusy("other processes wrote first each time")
         await sleep(self._clock, pause)

@@ -1,21 +1,22 @@
-"""What this process holds of channels in memory, and how long it may believe it.
+"""Cache of channel states and tails, and for how long each is valid.
 
-The listener is told of what *this* process commits. Publications of other processes
-are found by reads: the hub compares its subscriptions with HEAD every
-``client.position_check`` seconds, and with each publication of its own that leaves a
-gap. So the cache may not be believed for ever: a tail answers for `FRESH` seconds
-after HEAD was seen to have its top (by reading HEAD, or by a commit, which its
-condition proves), and for `UNCHANGED` seconds after HEAD's revision was read. Then one
-read of HEAD, the smallest there is, makes it good again if nothing has happened. A
-reconnect storm on one channel so costs ten small reads a second, however large it is.
+The listener is told of commits of *this* process. Publications of other processes are
+found by reads: the hub compares its subscriptions with HEAD every
+``client.position_check`` seconds, and whenever a publication of its own leaves a gap.
+So the cache is valid for a limited time: a tail answers for `FRESH` seconds after HEAD
+was seen to have its top (by reading HEAD, or by a commit, whose condition proves it),
+and for `UNCHANGED` seconds after HEAD's revision was read. Then one read of HEAD, the
+smallest there is, makes it valid again if nothing has changed. So a reconnect storm on
+one channel costs ten small reads a second, however large it is.
 
 Invariants, on the event loop:
 
-* Who is told of a commit finds the cache up to date.
-* A read that was launched before a commit was told of is given to nobody who asked
-  after that (see `tail`): such a caller waits for the read to end and asks again.
-* A tail that is believed was whole when it began to be believed: it was cached under
-  the revision that was read, and a removal that this process makes forgets it.
+* A caller that is told of a commit finds the cache up to date.
+* The result of a read that began before a commit was announced is never given to a
+  caller that came after the announcement (see `history_cache`): such a caller waits for
+  the read to end and asks again.
+* A valid tail was whole when it became valid: it was cached under the revision that was
+  read, and a removal by this process forgets it.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from service.core.errors import StoreBusy
 from service.core.model import Channel, HistoryPage
 from service.core.ports import Clock, Committed
 from service.stores.dynamodb.log.items import Head
-from service.stores.dynamodb.log.planner import Plan
+from service.stores.dynamodb.log.planner import BatchPlan
 from service.stores.dynamodb.log.reader import Reader
 from service.stores.history_cache import (
     InFlightRead,
@@ -39,22 +40,22 @@ from service.stores.history_cache import (
 
 __all__ = ["ChannelCache"]
 
-CHANNELS = 65_536  # whose state is remembered; above, the one unused for longest is not
+CHANNELS = 65_536  # remembered; above, the least recently used is forgotten
 
-FRESH = 0.1  # s; what another process published is read no later than this
-UNCHANGED = 4.0  # s; what it removed or erased is not read any more after this
+FRESH = 0.1  # s until a read sees what another process published
+UNCHANGED = 4.0  # s until no read sees what another process removed or erased
 
 SIZE = 1 << 30  # publications: the cache's own bound in bytes is enough
 
 
 class _Known:
-    """What is remembered of a channel.
+    """The remembered state of a channel.
 
     Attributes:
         head: Its state at the last commit, or None.
-        topped: When the tail was last seen to end at HEAD's top, in the clock's time.
-        read: When HEAD's revision was last read, in the clock's time.
-        revision: What it was.
+        topped: When the tail was last seen to end at HEAD's top, by the clock.
+        read: When HEAD's revision was last read, by the clock.
+        revision: That revision.
     """
 
     __slots__ = ("head", "read", "revision", "topped")
@@ -70,7 +71,7 @@ class ChannelCache:
 
     Args:
         reader: Reads the table.
-        clock: Tells what has expired, and what is too old to be believed.
+        clock: Tells what has expired, and what is no longer valid.
         timeout: Of a read, seconds.
         cache_size: Bytes of publications.
         at_once: Channels read at once; more wait in their order, and fail after
@@ -135,28 +136,28 @@ class ChannelCache:
         return head.top > 0 and head.ends <= self.now()
 
     def remember(self, channel: Channel, head: Head | None) -> None:
-        """Take note of a channel's state, or that it is not known."""
+        """Remember a channel's state, or that it is not known."""
         known = self._known.get(channel)
         if known is None:
             if head is None:
                 return
-            known = self._note(channel)
+            known = self._use(channel)
         known.head = head
 
-    def take_note(self, made: Plan) -> None:
-        """Take note of a batch that was committed."""
-        if not made.size:
+    def commit(self, plan: BatchPlan) -> None:
+        """Add the publications of a batch that was committed."""
+        if not plan.size:
             return
-        channel = made.committed[0].channel
-        known = self._note(channel)
-        known.head = made.head
+        channel = plan.committed[0].channel
+        known = self._use(channel)
+        known.head = plan.head
         if self._tails.position(channel) is None:
             # The tail begins here: nothing in it is older than this.
-            known.read, known.revision = made.begun, made.head.revision
-        self._tails.extend(made.committed, {channel: made.size})
-        known.topped = max(known.topped, made.begun)
+            known.read, known.revision = plan.begun, plan.head.revision
+        self._tails.extend(plan.committed, {channel: plan.size})
+        known.topped = max(known.topped, plan.begun)
 
-    def _note(self, channel: Channel) -> _Known:
+    def _use(self, channel: Channel) -> _Known:
         known = self._known.get(channel)
         if known is None:
             known = self._known[channel] = _Known()
@@ -204,12 +205,12 @@ class ChannelCache:
         tails = self._tails
         launched = self._clock.now()
         head = await self._reader.head(channel, self.now(), deadline)
-        known = self._note(channel)
+        known = self._use(channel)
         if known.revision != head.revision:
             tails.forget(channel)
         answers: dict[ReadRequest, HistoryPage] = {}
         if tails.position(channel) == head.position:
-            # As it was: only what lies below the cached part has to be read.
+            # Nothing has changed: only what lies below the cached part must be read.
             now = self.now()
             for request in read.requests:
                 page = tails.answer(channel, request, now)
@@ -234,13 +235,13 @@ class ChannelCache:
         return answers
 
     def _merge(self, channel: Channel, found: Tail, read: InFlightRead) -> None:
-        """Put what a read found into the cache, behind or below what is there."""
+        """Add the result of a read to the cache, above or below what is there."""
         position = self._tails.position(channel)
         if position is not None and not read.stale:
             if position.epoch != found.epoch:
                 self._tails.forget(channel)
             elif position.offset < found.top:
-                # Others published. What is cached stays if nothing lies between.
+                # Other processes published. The cached part stays if there is no gap.
                 fresh = [p for p in found.publications if p.offset > position.offset]
                 if fresh and fresh[0].offset == position.offset + 1:
                     told = [Committed(channel, p, found.epoch) for p in fresh]
@@ -252,7 +253,7 @@ class ChannelCache:
         self._tails.fill(channel, found, read)
 
     def forget(self, channel: Channel) -> None:
-        """Forget what is cached of a channel, and what is being read of it."""
+        """Forget the cached tail of a channel, and do not cache a read under way."""
         self._tails.blank(channel)
         known = self._known.get(channel)
         if known is not None:

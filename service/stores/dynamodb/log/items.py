@@ -1,4 +1,4 @@
-"""The items of the publication log: what is in them, and what is not.
+"""Items of the publication log: their attributes, and their encoding.
 
     pk                      sk              attributes
     H#<channel>             HEAD            epoch, top, n, at, ends, floor, rev, vn, vs,
@@ -8,28 +8,28 @@
 
 HEAD is the commit point of a channel: ``top`` is its newest offset, ``n`` how many
 publications came with it, ``at`` their time, ``ends`` the time at which the offsets
-restart. ``floor`` is the offset up to which everything was removed; ``rev`` rises
-whenever something that was stored is changed. ``vn`` and ``vs`` are the newest version
-and its epoch. ``asks`` rises when a writer that lost several times asks to be let in:
-who appends with an older value fails, and waits (`combiner`). ``owner`` and ``until``
-belong to whoever delivers from this table without a process of his own: nothing here
-writes or removes them.
+restart. ``floor`` is the offset up to which everything was removed; ``rev`` is
+incremented whenever something that was stored changes. ``vn`` and ``vs`` are the newest
+version and its epoch. ``asks`` is incremented by a writer that requests precedence
+after several losses: an append that names an older value fails (`appender`). ``owner``
+and ``until`` are reserved for programs that deliver from this table without a server
+process: nothing here writes or removes them.
 
-A batch is one item: ``n`` publications of one time from the offset ``first`` on,
-MessagePack, deflated if that pays. One that is too large for an item is in several:
-``<first>``, ``<first>.1``, …, each of which says in ``parts`` how many. A channel with
-more than one shard has ``L#<channel>#<epoch>#<shard>``. No epoch has a ``#`` in it, so
-no two channels meet.
+A batch is one item: ``n`` publications with one time, from the offset ``first`` on, in
+MessagePack, deflated if that saves a unit. A batch that is too large for an item is in
+several: ``<first>``, ``<first>.1``, …, each with their number in ``parts``. A channel
+with more than one shard has ``L#<channel>#<epoch>#<shard>``. No epoch contains a ``#``,
+so no two channels share a key.
 
-All times are Unix milliseconds, but for ``ttl``: Unix seconds, at which DynamoDB may
-delete the item (it does so days later, in any order, so every reader compares ``at``
-or ``ends`` with the clock). A HEAD is kept for a year after its end, so that the epoch
-that comes next can be told from it.
+All times are Unix milliseconds, except ``ttl``: Unix seconds, from which on DynamoDB
+may delete the item (it does so days later and in any order, so every reader compares
+``at`` or ``ends`` with the clock). A HEAD is kept for a year after its end, because the
+next epoch is derived from it.
 
-Epochs are a chain: that of a channel never published to is a hash of the table's id
-and the channel's name, the next one a hash of the one before. So everybody who looks at
-an ended HEAD names the same epoch without writing it. A table restored from a backup
-has another id (``origin``): each of its channels has ended, and is in another epoch.
+Epochs are a chain: the first one of a channel is a hash of the table's id and the
+channel's name, each next one a hash of the one before. So every process that reads an
+ended HEAD derives the same epoch without writing it. A table restored from a backup has
+another id (``origin``): each of its channels has ended, and is in another epoch.
 """
 
 from __future__ import annotations
@@ -68,12 +68,12 @@ __all__ = [
     "time_to_live",
 ]
 
-BATCH = 64  # publications in a batch at the most; a part of the format
+BATCH = 64  # publications in a batch, at most; a part of the format
 
 # An item may have 400 KB, its names and keys included.
 PART = 350 * 1024  # bytes
 
-DEFLATE_FROM = 512  # bytes; less fits into the unit that is paid for in any case
+DEFLATE_FROM = 512  # bytes; less fits into one unit anyway
 
 HEAD_KEPT = 365 * 86_400_000  # ms after its end
 
@@ -90,7 +90,7 @@ _decode_rows = msgspec.msgpack.Decoder(list[_Row]).decode
 
 
 class Head(NamedTuple):
-    """The state of a channel, as its HEAD has it.
+    """The state of a channel, from its HEAD.
 
     Attributes:
         epoch: Of its stream.
@@ -98,15 +98,15 @@ class Head(NamedTuple):
         batch: Publications in the newest batch.
         time: Of the newest publication, Unix milliseconds.
         ends: When the offsets restart, Unix milliseconds.
-        floor: Everything up to here was removed.
-        revision: Rises when something that was stored is changed.
-        version: The highest of `version_epoch` that was published, 0 for none.
-        version_epoch: What `version` belongs to.
-        asks: How often a writer asked to be let in.
-        shards: Over so many partitions are the batches of this epoch spread.
+        floor: Everything up to this offset was removed.
+        revision: Incremented when something that was stored changes.
+        version: The highest published in `version_epoch`, or 0.
+        version_epoch: The epoch that `version` belongs to.
+        asks: How often a writer has requested precedence.
+        shards: Partitions over which the batches of this epoch are spread.
         origin: The id of the table that it was written to.
-        stored: The epoch and top that the item has; None if there is no item. A new
-            or restarted channel has others than its item.
+        stored: The epoch and top in the item; None without an item. They differ from
+            `epoch` and `top` if the channel has restarted.
     """
 
     epoch: str
@@ -130,7 +130,7 @@ class Head(NamedTuple):
 
 
 class Stored(NamedTuple):
-    """One batch.
+    """One batch of publications.
 
     Attributes:
         first: The offset of its first publication.
@@ -151,7 +151,7 @@ def next_epoch(origin: str, channel: Channel, epoch: str) -> str:
     try:
         data = text.encode()
     except UnicodeEncodeError as error:
-        raise StoreUnavailable("a channel's name is not text") from error
+        raise StoreUnavailable("a channel's name is not valid Unicode") from error
     return blake2b(data, digest_size=8).hexdigest()
 
 
@@ -161,7 +161,7 @@ def head_key(channel: Channel) -> Item:
 
 
 def encode_head(head: Head) -> dict[str, dict[str, Any]]:
-    """Return what an append sets of a HEAD, its ``ttl`` left out."""
+    """Return the attributes of a HEAD that an append sets, without ``ttl``."""
     return {
         "epoch": {"S": head.epoch},
         "top": {"N": str(head.top)},
@@ -176,14 +176,14 @@ def encode_head(head: Head) -> dict[str, dict[str, Any]]:
 def decode_head(
     item: Item | None, origin: str, channel: Channel, shards: int, now: int
 ) -> Head:
-    """Return a channel's state at *now* from its HEAD, or from there being none."""
+    """Return a channel's state at *now* from its HEAD, or from the lack of one."""
     if item is None:
         epoch = next_epoch(origin, channel, "")
         return Head(epoch, shards=shards, origin=origin)
     epoch, top = item["epoch"]["S"], int(item["top"]["N"])
-    ends, theirs = int(item["ends"]["N"]), item["origin"]["S"]
+    ends, found = int(item["ends"]["N"]), item["origin"]["S"]
     revision, asks = int(item["rev"]["N"]), int(item["asks"]["N"])
-    if ends <= now or theirs != origin:
+    if ends <= now or found != origin:
         epoch_after = next_epoch(origin, channel, epoch)
         return Head(
             epoch_after,
@@ -205,13 +205,13 @@ def decode_head(
         item["vs"]["S"],
         asks,
         int(item["shards"]["N"]),
-        theirs,
+        found,
         (epoch, top),
     )
 
 
 def time_to_live(ends: int) -> Item:
-    """Return the attribute ``ttl`` of what ends at *ends*, none if it never does."""
+    """Return the attribute ``ttl`` for the time *ends*, {} for `FOREVER`."""
     return {} if ends >= FOREVER else {"ttl": {"N": str(-(-ends // 1000))}}
 
 
@@ -219,7 +219,7 @@ def time_to_live(ends: int) -> Item:
 
 
 def _shard_of(first: int, shards: int) -> int:
-    """Return where the batch from offset *first* on is."""
+    """Return the shard of the batch from offset *first* on."""
     return first // BATCH % shards
 
 
@@ -240,7 +240,7 @@ def first_of(item: Item) -> int:
 
 
 def encode_draft(draft: Draft) -> bytes:
-    """Return one publication as it is stored.
+    """Return one publication, encoded.
 
     Raises:
         UnicodeEncodeError: It has half a surrogate pair.
@@ -268,14 +268,14 @@ def encode_batch(
 
 
 def encode_rows(base: Item, rows: Sequence[bytes]) -> list[Item]:
-    """Return the items of a batch that has *rows*, and the attributes of *base*."""
+    """Return the items of a batch with *rows* and the attributes of *base*."""
     # The header of a MessagePack array of up to 15 elements, or up to 65,535.
     count = len(rows)
     start = bytes([0x90 | count]) if count < 16 else b"\xdc" + count.to_bytes(2, "big")
     blob, name = start + b"".join(rows), "b"
     if len(blob) >= DEFLATE_FROM:
         deflated = zlib.compress(blob, 1)
-        # A unit of writing is 1 KB: less than that saved is nothing saved.
+        # A write unit is 1 KB: saving less saves nothing.
         if len(deflated) // 1024 < len(blob) // 1024:
             blob, name = deflated, "z"
     items: list[Item] = []
@@ -290,9 +290,9 @@ def encode_rows(base: Item, rows: Sequence[bytes]) -> list[Item]:
 
 
 def decode_batch(parts: Sequence[Item]) -> Stored | None:
-    """Return the publications of a batch whose items are given, in order.
+    """Return the batch in these items, which are in order.
 
-    None if some of them have been deleted already: the batch has expired.
+    None if some of its items have been deleted already: the batch has expired.
     """
     head = parts[0]
     if len(parts) != int(head.get("parts", {"N": "1"})["N"]):
@@ -320,7 +320,7 @@ def decode_batch(parts: Sequence[Item]) -> Stored | None:
 
 
 def key_item(channel: Channel, key: str, position: Position, ends: int) -> Item:
-    """Return the item that remembers where *key* was used."""
+    """Return the item that remembers the position of *key*."""
     return {
         **key_of(channel, key),
         "epoch": {"S": position.epoch},
@@ -339,7 +339,7 @@ def key_of(channel: Channel, key: str) -> Item:
 
 
 def decode_key(item: Item | None, now: int) -> Position | None:
-    """Return where a key was used, or None if that is forgotten at *now*."""
+    """Return the position of a key, or None if it is forgotten at *now*."""
     if item is None or int(item["ends"]["N"]) <= now:
         return None
     return Position(int(item["off"]["N"]), item["epoch"]["S"])

@@ -1,14 +1,14 @@
-"""One batch of a channel, planned: outcomes, and the transaction that makes them true.
+"""Plans one batch of a channel: its outcomes, and the transaction that commits them.
 
-Pure: what is known of the channel comes in, a `Plan` comes out. If the transaction is
-cancelled, `apply_failure` takes from its reasons what was not known, and the batch is
-planned again. Each round learns something that is final (a key that is taken) or meets
-a HEAD that others have moved, which is their progress.
+Pure: the channel's state comes in, a `BatchPlan` comes out. If the transaction is
+cancelled, `apply_failure` learns from the reasons, and the batch is planned again. Each
+round either learns something final (a key that is taken) or finds that another writer
+has moved HEAD, so that some writer always makes progress.
 
-What the conditions say together: nobody appended since *head* was read, none of the
-keys is taken, and the place of the batch is free. That the last one fails while the
-first holds happens only if a HEAD was lost or set back by hand: the channel then goes
-on in its next epoch, since no offset is ever given twice.
+The conditions of a transaction say together: no writer appended since *head* was read,
+none of the keys is taken, and the batch's item does not exist. The last one fails alone
+only if a HEAD was lost or set back by hand: the channel then goes on in its next epoch,
+since no offset is ever given twice.
 """
 
 from __future__ import annotations
@@ -34,23 +34,23 @@ from service.stores.dynamodb.log.items import (
 )
 from service.stores.history_cache import FOREVER, milliseconds
 
-__all__ = ["Plan", "Waiting", "apply_failure", "plan"]
+__all__ = ["BatchPlan", "PendingAppend", "apply_failure", "plan_batch"]
 
 KEY_TTL = 300_000  # ms; what the server API documents
 
 _NOWHERE = Position(0, "")
 
 
-class Waiting:
+class PendingAppend:
     """One accepted append.
 
     Attributes:
-        draft: What is appended.
-        row: The same as it is stored.
+        draft: The publication.
+        row: The same, encoded.
         history: The channel's settings.
-        done: Is told of the outcome.
-        cost: In the queue, bytes.
-        deadline: When to give up, in the clock's time.
+        done: Called with the outcome.
+        cost: Bytes of the queue's bound that it takes.
+        deadline: When to give up, by the clock.
     """
 
     __slots__ = ("cost", "deadline", "done", "draft", "history", "row")
@@ -71,20 +71,20 @@ class Waiting:
         self.deadline = deadline
 
 
-class Plan:
-    """What becomes of a batch if its transaction is done.
+class BatchPlan:
+    """The outcomes of a batch if its transaction succeeds, and that transaction.
 
     Attributes:
-        head: The channel's state then.
+        head: The channel's state afterwards.
         outcomes: One for each append.
-        committed: What is fresh, in order.
+        committed: The fresh publications, in order.
         size: The present history size, 0 if nothing gets an offset.
-        actions: Of the transaction; none if there is nothing to write.
-        places: What each action is: ``head``, ``batch``, or a key.
-        lookups: Keys that must be looked up before anything is done: their drafts
-            are skipped, so no condition would find them.
-        skips: Some draft was skipped for its version, as *head* has it.
-        begun: When its transaction was sent, in the clock's time.
+        actions: Of the transaction; empty if there is nothing to write.
+        targets: Of each action, in their order: ``head``, ``batch``, or a key.
+        lookups: Keys that must be looked up first: their drafts are skipped, so no
+            condition would find them.
+        skips: A draft was skipped because *head* has its version or a newer one.
+        begun: When the transaction was sent, by the clock.
     """
 
     __slots__ = (
@@ -94,9 +94,9 @@ class Plan:
         "head",
         "lookups",
         "outcomes",
-        "places",
         "size",
         "skips",
+        "targets",
     )
 
     def __init__(self, head: Head) -> None:
@@ -105,42 +105,42 @@ class Plan:
         self.committed: list[Committed] = []
         self.size = 0
         self.actions: list[dict[str, Any]] = []
-        self.places: list[tuple[str, str]] = []
+        self.targets: list[tuple[str, str]] = []
         self.lookups: list[str] = []
         self.skips = False
         self.begun = 0.0
 
 
-def plan(
+def plan_batch(
     table: str,
     channel: Channel,
-    batch: Sequence[Waiting],
+    batch: Sequence[PendingAppend],
     head: Head,
     known: dict[str, Position | None],
     now: int,
-) -> Plan:
+) -> BatchPlan:
     """Plan a batch.
 
     Args:
         table: Its name.
         channel: The channel.
-        batch: At most `items.BATCH` of them.
-        head: The channel's state, as it is believed to be.
+        batch: At most `items.BATCH` appends.
+        head: The channel's state, as far as is known.
         known: Keys whose use is known; None for one known not to be used.
         now: Unix milliseconds.
     """
-    made = Plan(head)
+    plan = BatchPlan(head)
     time = max(now, head.time)
     top, version, version_epoch = head.top, head.version, head.version_epoch
     keys: dict[str, Position] = {}
     rows: list[bytes] = []
     kept = lasting = 0  # ms
-    for waiting in batch:
-        draft, history = waiting.draft, waiting.history
+    for pending in batch:
+        draft, history = pending.draft, pending.history
         key = draft.idempotency_key
         used = (keys.get(key) or known.get(key)) if key else None
         if used is not None:
-            made.outcomes.append(Appended(used, False))
+            plan.outcomes.append(Appended(used, False))
             continue
         if not history.size:
             position = _NOWHERE
@@ -148,26 +148,26 @@ def plan(
         else:
             if draft.version:
                 if draft.version <= version and draft.version_epoch == version_epoch:
-                    made.skips = True
+                    plan.skips = True
                     if key and key not in known:
-                        made.lookups.append(key)
+                        plan.lookups.append(key)
                     skipped = Position(top, head.epoch)
-                    made.outcomes.append(Appended(skipped, False))
+                    plan.outcomes.append(Appended(skipped, False))
                     continue
                 version, version_epoch = draft.version, draft.version_epoch
             top += 1
-            rows.append(waiting.row)
-            made.size = history.size
+            rows.append(pending.row)
+            plan.size = history.size
             kept = max(kept, milliseconds(history.ttl))
             lasting = max(lasting, milliseconds(history.meta_ttl), kept)
             position = Position(top, head.epoch)
             publication = Publication(top, draft.data, draft.info, draft.tags, time)
-        made.committed.append(Committed(channel, publication, position.epoch))
-        made.outcomes.append(Appended(position, True))
+        plan.committed.append(Committed(channel, publication, position.epoch))
+        plan.outcomes.append(Appended(position, True))
         if key:
             keys[key] = position
     if rows:
-        made.head = head._replace(
+        plan.head = head._replace(
             top=top,
             batch=len(rows),
             time=time,
@@ -176,48 +176,48 @@ def plan(
             version_epoch=version_epoch,
             stored=(head.epoch, top),
         )
-        _write_head(made, table, channel, head)
+        _write_head(plan, table, channel, head)
         if kept:
             ends = min(time + kept, FOREVER)
             first = head.top + 1
             for item in encode_batch(channel, head, first, rows, time, ends):
-                _put(made, ("batch", ""), table, item, "attribute_not_exists(pk)")
+                _put(plan, ("batch", ""), table, item, "attribute_not_exists(pk)")
     for key, position in keys.items():
         item = key_item(channel, key, position, now + KEY_TTL)
         free = "attribute_not_exists(pk) OR ends <= :now"
-        _put(made, ("key", key), table, item, free, {":now": {"N": str(now)}})
-    return made
+        _put(plan, ("key", key), table, item, free, {":now": {"N": str(now)}})
+    return plan
 
 
 def apply_failure(
     cancelled: TransactionCancelled,
-    made: Plan,
+    plan: BatchPlan,
     channel: Channel,
     head: Head,
     known: dict[str, Position | None],
     now: int,
 ) -> Head | None:
-    """Take from a cancelled transaction what was not known.
+    """Learn from a cancelled transaction.
 
     Returns:
-        The state to plan with next; None if it has to be read.
+        The state to plan with next; None if it must be read.
 
     Raises:
-        StoreError: Nothing was learnt, so that another attempt would end the same.
+        StoreError: Nothing was learnt, so another attempt would fail as well.
     """
     learnt = False
     moved = False
     found: Head | None = head
-    for index, (place, key) in enumerate(made.places):
+    for index, (target, key) in enumerate(plan.targets):
         if not cancelled.failed(index):
             continue
         item = cancelled.reasons[index].item
-        if place == "head":
+        if target == "head":
             learnt = moved = True
             found = None
             if item is not None:
                 found = decode_head(item, head.origin, channel, head.shards, now)
-        elif place == "key":
+        elif target == "key":
             known[key] = decode_key(item, now)
             learnt = learnt or known[key] is not None
         elif not moved:
@@ -231,12 +231,12 @@ def apply_failure(
                 stored=head.stored,
             )
     if not learnt:
-        raise StoreError("DynamoDB refuses a batch and does not say why")
+        raise StoreError("DynamoDB refuses a batch without a reason")
     return found
 
 
-def _write_head(made: Plan, table: str, channel: Channel, head: Head) -> None:
-    values = encode_head(made.head)
+def _write_head(plan: BatchPlan, table: str, channel: Channel, head: Head) -> None:
+    values = encode_head(plan.head)
     if head.stored is None or head.stored[0] != head.epoch:  # new, or restarted
         values["floor"] = {"N": "0"}
         values["rev"] = {"N": str(head.revision)}
@@ -244,7 +244,7 @@ def _write_head(made: Plan, table: str, channel: Channel, head: Head) -> None:
         values["origin"] = {"S": head.origin}
     if head.stored is None:
         values["asks"] = {"N": "0"}
-    ends = made.head.ends + HEAD_KEPT if made.head.ends < FOREVER else FOREVER
+    ends = plan.head.ends + HEAD_KEPT if plan.head.ends < FOREVER else FOREVER
     ttl = time_to_live(ends)
     values.update(ttl)
     update = "SET " + ", ".join(f"#{name} = :{name}" for name in values)
@@ -262,7 +262,7 @@ def _write_head(made: Plan, table: str, channel: Channel, head: Head) -> None:
             ":asks": {"N": str(head.asks)},
         }
         names["#asks"] = "asks"
-    made.actions.append(
+    plan.actions.append(
         {
             "Update": {
                 "TableName": table,
@@ -278,12 +278,12 @@ def _write_head(made: Plan, table: str, channel: Channel, head: Head) -> None:
             }
         }
     )
-    made.places.append(("head", ""))
+    plan.targets.append(("head", ""))
 
 
 def _put(
-    made: Plan,
-    place: tuple[str, str],
+    plan: BatchPlan,
+    target: tuple[str, str],
     table: str,
     item: Item,
     condition: str,
@@ -297,5 +297,5 @@ def _put(
     }
     if values:
         put["ExpressionAttributeValues"] = values
-    made.actions.append({"Put": put})
-    made.places.append(place)
+    plan.actions.append({"Put": put})
+    plan.targets.append(target)

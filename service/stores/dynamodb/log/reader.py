@@ -1,16 +1,16 @@
-"""One read of one channel, for all who want something of it.
+"""Reads a channel's state and publications from the table.
 
-HEAD is read first, consistently: it says which offsets exist. The batches that have
-them were written with it, so a consistent query that follows sees them. Whatever was
-appended in between is above that top, and left out.
+HEAD is read first, consistently: it says which offsets exist. Their batches were
+written with it, so a consistent query that follows sees them. Publications appended in
+between are above that top, and left out.
 
-What ends at the top and is not much more than was asked for is read as one `Tail`, from
-the newest batch down, so that the cache can take it over; only a page far below the
-top is read for itself. No page size of DynamoDB's is relied on: a query goes on until
-it has reached what it is for, or there is no more.
+Whatever ends at the top and is not much more than was requested is read as one `Tail`,
+from the newest batch down, and the cache keeps it; only pages far below the top are
+read by themselves. No page size of DynamoDB is relied on: a query goes on until it has
+all that is needed, or there is no more.
 
-A batch may be missing: it has expired and was deleted, in whatever order. Then what
-lies below is not contiguous with the top, and is not returned.
+A batch may be missing because it has expired: DynamoDB deletes them in any order. Then
+the publications below it are not contiguous with the top, and are not returned.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ from service.stores.history_cache import (
 
 __all__ = ["Reader"]
 
-LIMIT = 256  # items in one page of a query at the most
+LIMIT = 256  # items in one page of a query, at most
 
 _AFTER_PARTS = "~"  # sorts behind the digits and dots of a `range_key`
 
 
 class _Span(NamedTuple):
-    """What is read: offsets above `low`, up to `high`, about `wanted` of them."""
+    """The offsets to read: above `low`, up to `high`, about `wanted` of them."""
 
     low: int
     high: int
@@ -63,14 +63,16 @@ class Reader:
     """Reads of one table.
 
     Args:
-        client: Its calls.
-        origin: The table's id.
+        client: Calls the table.
         shards: Of a channel that has no HEAD yet.
+
+    Attributes:
+        origin: The table's id; set before the first read.
     """
 
-    def __init__(self, client: Client, origin: str, shards: int) -> None:
+    def __init__(self, client: Client, shards: int) -> None:
+        self.origin = ""
         self._client = client
-        self._origin = origin
         self._shards = shards
 
     async def head(self, channel: Channel, now: int, deadline: float) -> Head:
@@ -89,7 +91,7 @@ class Reader:
             deadline=deadline,
         )
         item = answer.get("Item")
-        return decode_head(item, self._origin, channel, self._shards, now)
+        return decode_head(item, self.origin, channel, self._shards, now)
 
     async def load(
         self,
@@ -127,7 +129,7 @@ class Reader:
     ) -> tuple[list[Publication], int]:
         """Return the newest publications above *low*, and the offset they begin after.
 
-        They are contiguous up to the top, unless there are none.
+        They are contiguous up to the top.
         """
         found: list[Publication] = []
         size = 0
@@ -178,7 +180,7 @@ class Reader:
     async def _batches(
         self, channel: Channel, head: Head, span: _Span
     ) -> AsyncGenerator[Stored, None]:
-        """Yield the batches that *span* touches, in its order."""
+        """Yield the batches in *span*, in its order."""
         async with AsyncExitStack() as stack:
             shards = [
                 await stack.enter_async_context(
@@ -201,10 +203,9 @@ class Reader:
     async def _shard(
         self, pk: str, head: Head, span: _Span
     ) -> AsyncGenerator[Stored, None]:
-        """Yield those of one partition."""
+        """Yield the batches of one partition."""
         begin = span.low + 1
-        # Downwards there is no telling where the batch of *begin* begins, nor is it
-        # needed.
+        # Downwards the first offset of the batch with *begin* is not needed.
         start = 0
         if not span.reverse:
             start = await self._first(pk, begin, span.deadline) if begin > 1 else 1
@@ -238,7 +239,7 @@ class Reader:
             yield stored
 
     async def _first(self, pk: str, offset: int, deadline: float) -> int:
-        """Return where the batch begins that has *offset*, if it is stored."""
+        """Return the first offset of the batch with *offset*, if it is stored."""
         request = self._query(
             pk, range_key(0), range_key(offset) + _AFTER_PARTS, 1, reverse=True
         )
@@ -265,7 +266,7 @@ class Reader:
 
 
 def _is_whole(parts: Sequence[Item], begin: int) -> bool:
-    """Whether no more of a batch that was met downwards is to come, nor is needed."""
+    """Return whether *parts*, found downwards, are a whole batch, the last needed."""
     last = parts[-1]["sk"]["S"]
     return "." not in last and first_of(parts[-1]) <= begin
 

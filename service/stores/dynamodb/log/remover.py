@@ -1,14 +1,14 @@
-"""Taking publications back: all of a channel, or one person's everywhere.
+"""Removal of a channel's publications, and erasure of a user's.
 
-Removing has two steps. The first one raises HEAD's ``floor`` to its top: from then on
-no reader returns anything below, in any process. The second one deletes the items. If
-it fails, a repeat finds them: they are still below the floor.
+A removal has two steps. The first one raises HEAD's ``floor`` to its top: from then on
+no reader of any process returns what is below. The second one deletes the items. If it
+fails, a repeat finds them: they are still below the floor.
 
-Erasing goes through the whole table, since no index says who published what; it is
-rare. A batch with something to erase is written again without it, in one transaction
-with a rise of HEAD's ``rev``, which is how other processes notice: so there is no
-moment at which a batch has changed and its HEAD does not say so. The condition is that
-the batch is as it was read; if not, it is read and looked at again.
+An erasure scans the whole table, since no index says who published what; it is rare. A
+batch with something to erase is written again without it, in one transaction that also
+increments HEAD's ``rev``, from which other processes learn it: a batch never changes
+without its HEAD. The condition is that the batch is as it was read; otherwise it is
+read again.
 """
 
 from __future__ import annotations
@@ -39,17 +39,17 @@ from service.stores.dynamodb.log.items import (
 __all__ = ["Remover"]
 
 DELETED = 25  # items in one BatchWriteItem
-UNPROCESSED_PAUSE = 0.1  # s; the table takes no more at present
-ATTEMPTS = 20  # to delete what was left unprocessed, or to erase from one batch
+UNPROCESSED_PAUSE = 0.1  # s before what the table did not process is sent again
+ATTEMPTS = 20  # at deleting unprocessed items, or at erasing from one batch
 
 _BATCH = re.compile(r"L#(.*)#([0-9a-f]{16})(#\d+)?", re.DOTALL)
 
 
 class Remover:
-    """Removes from one table.
+    """Removes publications from one table.
 
     Args:
-        client: Its calls.
+        client: Calls the table.
     """
 
     def __init__(self, client: Client) -> None:
@@ -59,7 +59,7 @@ class Remover:
         """Raise the floor of a channel, whose state is *head*, to its top.
 
         Raises:
-            StoreError: It is not known to be done.
+            StoreError: It may not be raised.
         """
         request = {
             "TableName": self._client.table,
@@ -80,7 +80,7 @@ class Remover:
         try:
             await self._client.call("update_item", request)
         except ConditionFailed:
-            return  # the offsets restarted: nothing of that epoch is read any more
+            return  # the offsets restarted: no reader returns that epoch any more
 
     async def remove(self, channel: Channel, head: Head) -> None:
         """Delete the items up to the top of *head*.
@@ -118,10 +118,10 @@ class Remover:
             if not left:
                 return
             await asyncio.sleep(UNPROCESSED_PAUSE)
-        raise StoreUnavailable("DynamoDB leaves deletions undone")
+        raise StoreUnavailable("DynamoDB does not process deletions at present")
 
     async def erase(self, info: str) -> tuple[int, set[Channel]]:
-        """Blank what has an ``info`` that begins with *info*; see the port.
+        """Blank publications whose ``info`` begins with *info*; see the port.
 
         Returns:
             How many, and in which channels.
@@ -153,7 +153,7 @@ class Remover:
             request["ExclusiveStartKey"] = answer["LastEvaluatedKey"]
 
     async def _erase_from(self, channel: Channel, item: Item, info: str) -> int:
-        """Blank what is to be blanked in the batch that begins with *item*."""
+        """Blank such publications of the batch of *item*; return how many."""
         for _ in range(ATTEMPTS):
             parts = [item]
             if "parts" in item:
@@ -174,7 +174,7 @@ class Remover:
             if not parts:
                 return 0
             item = parts[0]
-        raise StoreError("a batch changes faster than it is erased")
+        raise StoreError("a batch changes faster than it can be erased")
 
     async def _parts(self, item: Item) -> list[Item]:
         request = {

@@ -429,7 +429,7 @@ def _new_version() -> str:
 
 
 def _put_new(table: str, item: Item) -> Action:
-    """Return the action that writes an item if there is none."""
+    """Return the action that writes an item where none exists."""
     return {
         "Put": {
             "TableName": table,

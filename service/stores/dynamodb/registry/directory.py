@@ -128,7 +128,7 @@ class DynamodbDirectory:
         """Register this process as a node.
 
         Raises:
-            StartupError: The table does not take it.
+            StartupError: The table cannot be written.
         """
         try:
             await self.nodes.register()

@@ -88,7 +88,7 @@ class Maintenance:
         """Register the process, and begin.
 
         Raises:
-            StartupError: The table does not take it.
+            StartupError: The table cannot be written.
         """
         await self.directory.start()
         self._tasks = [
