@@ -255,7 +255,7 @@ class InFlightRead:
         written: A commit to the channel was announced since the start.
         stale: Publications or metadata were deleted since the start: the result must
             not be cached.
-        done: Resolves to the answers, or to the reason why there are none.
+        done: Resolves to the answers, or to the reason of a failure.
     """
 
     __slots__ = ("done", "requests", "stale", "started", "written")

@@ -1,1 +1,1 @@
-"""The embedded store: one SQLite file."""
+"""The Store and State ports on one SQLite file, for a single process."""

@@ -1,23 +1,23 @@
-"""Copying the embedded store to a file, and putting such a copy in its place. Blocks.
+"""Backup of the SQLite store to a file, and restore from such a copy. Blocks.
 
-For the commands, never for the process that serves: closing a file drops the locks
+For the commands only, not for the process that serves: closing a file drops the locks
 that SQLite holds on it for the whole process.
 
 Invariants:
 
 * A backup is one snapshot of a store that may be in use. It waits for nobody and
-  nobody waits for it; it does not touch the lock of `schema`.
+  nobody waits for it; it does not take the lock on the store.
 * A file appears at its final path complete, checked and synced, or not at all, and
   never in place of another.
 * A restored store has epochs that no client has seen, also for channels that were
-  never published to: offsets are about to be given again, and nobody may take the new
-  ones for those he has.
+  never published to: offsets are about to be given again, and no client may take the
+  new publications for those that it has.
 * Whatever ends a restore half-way, the path has the old store, none, or the new one;
   never a store beside another one's log, which SQLite would play into it.
 
 Idempotency keys survive. A snapshot has a key if and only if it has the publication,
-so a publisher that repeats it is told the truth: that publication's offset, in the
-channel's new epoch.
+so a publisher that repeats it is told that publication's offset, in the channel's new
+epoch.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ from service.stores.sqlite.schema import (
 
 __all__ = ["backup", "restore"]
 
-_LOGS = ("-wal", "-journal")  # what SQLite would play into the file beside it
+_LOGS = ("-wal", "-journal")  # SQLite would play them into the file beside them
 
 
 class Copied(NamedTuple):
-    """What a copy holds.
+    """Contents of a copy.
 
     Attributes:
         channels: Count.
@@ -62,11 +62,11 @@ class Copied(NamedTuple):
 
 
 class Restored(NamedTuple):
-    """What a restore did.
+    """Result of a restore.
 
     Attributes:
         copied: What the store holds now.
-        replaced: Where the store is that was there before, or None.
+        replaced: The new path of the store that was there before, or None.
     """
 
     copied: Copied
@@ -94,8 +94,8 @@ def backup(settings: StoreSettings, target: str) -> Copied:
         final = Path(target).absolute()
         with TemporaryDirectory(prefix=f".{final.name}-", dir=final.parent) as scratch:
             copy = Path(scratch, "copy.db")
-            # Writable: a read-only connection leaves an empty log behind where there
-            # was none, and an immutable one would not notice a server that starts.
+            # Writable: a read-only connection creates an empty log and leaves it, and
+            # an immutable one would not notice a server that starts.
             _copy(_uri(path, "mode=rw"), copy, settings)
             copied = _check(copy, path)
             copy.chmod(os.stat(path).st_mode & 0o777)
@@ -108,16 +108,16 @@ def backup(settings: StoreSettings, target: str) -> Copied:
 def restore(
     settings: StoreSettings, source: str, rng: random.Random | None = None
 ) -> Restored:
-    """Put a copy of *source* in the place of the store; what was there is kept.
+    """Put a copy of *source* in the place of the store, and keep the old store.
 
     Args:
-        settings: Say where the store is.
+        settings: Of the store.
         source: A backup. It is not changed.
         rng: Makes epochs; the system's by default.
 
     Raises:
-        StoreError: Nothing was restored: *source* cannot be read, say, or a file
-            cannot be written.
+        StoreError: Nothing was restored, because *source* cannot be read, say, or a
+            file cannot be written.
         StoreInUse: A process has the store open.
         StoreCorrupt: *source* is damaged, or another program's.
         StoreVersion: A newer program wrote *source*.
@@ -130,7 +130,7 @@ def restore(
     with _explained(f"store {path} cannot be restored from {source}"):
         if not examine(source, settings):
             raise StoreError(f"there is no store in {source}")
-        # The kernel's names, as SQLite forms those of the logs.
+        # The kernel's name of the file: SQLite derives those of the logs from it.
         final = Path(os.path.realpath(path))
         with (
             _locked(path),
@@ -188,8 +188,8 @@ def _uri(path: str, options: str) -> str:
 
 def _copy(uri: str, copy: Path, settings: StoreSettings) -> None:
     """Write a snapshot of a store into a new file, which needs no log."""
-    # Not the backup API: in steps it begins again whenever somebody wrote, and at
-    # once it copies what was deleted too.
+    # Not the backup API: in steps it starts again whenever somebody wrote, and in one
+    # step it copies deleted data too.
     connection = sqlite3.connect(
         uri, uri=True, timeout=settings.lock_timeout, isolation_level=None
     )
@@ -231,7 +231,7 @@ def _renew(copy: Path, rng: random.Random) -> None:
             " (name TEXT PRIMARY KEY, old TEXT, new TEXT) WITHOUT ROWID"
         )
         execute("INSERT INTO renewed SELECT name, epoch, fresh(epoch) FROM channels")
-        # A key of an epoch that had ended is left: its publication is gone.
+        # A key of an epoch that had ended stays as it is: its publication is gone.
         execute(
             "UPDATE idempotency SET epoch = renewed.new FROM renewed"
             " WHERE renewed.name = channel AND renewed.old = idempotency.epoch"
@@ -244,7 +244,7 @@ def _renew(copy: Path, rng: random.Random) -> None:
             "SELECT generation FROM meta UNION SELECT epoch FROM generations"
         ).fetchall()
         execute(
-            "UPDATE meta SET generation = ?, serial = serial + 1",
+            "UPDATE meta SET generation = ?",
             (fresh(*(epoch for (epoch,) in known)),),
         )
         execute("DELETE FROM generations")
@@ -261,7 +261,7 @@ def _resemble(copy: Path, model: Path) -> None:
 
 
 def _set_aside(final: Path) -> str | None:
-    """Give a store and its log other names; return the store's, if anything is."""
+    """Give a store and its log other names; return the store's if there was one."""
     logs = [log for log in _LOGS if os.path.lexists(f"{final}{log}")]
     names = [*logs, ""] if os.path.lexists(final) else logs
     aside = _free_name(final)
@@ -269,14 +269,14 @@ def _set_aside(final: Path) -> str | None:
         os.link(f"{final}{name}", aside + name, follow_symlinks=False)
     _sync(final.parent)
     if logs:
-        # In this order: a store without its log has lost what was acknowledged last,
-        # and would give those offsets again in the same epochs.
+        # In this order: a store without its log lacks what was acknowledged last, and
+        # would give those offsets again in the same epochs.
         final.unlink(missing_ok=True)
         _sync(final.parent)
         for log in logs:
             os.unlink(f"{final}{log}")
     with contextlib.suppress(FileNotFoundError):
-        os.unlink(f"{final}-shm")  # the index of a log that is not there any more
+        os.unlink(f"{final}-shm")  # the index of a log that has gone
     _sync(final.parent)
     return aside if names else None
 
@@ -302,7 +302,7 @@ def _place(copy: Path, final: Path) -> None:
 
 
 def _sync(path: Path) -> None:
-    """Have the disk take a file, or the names in a directory."""
+    """Write a file, or the names in a directory, through to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

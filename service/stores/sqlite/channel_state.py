@@ -54,7 +54,7 @@ def _slot(channel: Channel) -> int:
 
 
 class ChannelState:
-    """What the next append to a channel must know.
+    """State of a channel, as the next append must know it.
 
     Attributes:
         id: Of the channel's row.

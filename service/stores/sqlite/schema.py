@@ -1,17 +1,16 @@
-"""The embedded store's file: who may open it, what is in it, which version it has.
+"""The SQLite file: its lock, its schema and migrations, the checks before it is opened.
 
 Invariants:
 
 * One process at a time: an flock on ``<path>.lock`` is held while the store is open.
   The kernel drops it when the process dies, however it dies.
-* A file that is not ours is never written to. It is examined through a read-only
-  connection before the first one that could change a byte.
+* A file that is not a store's is never written to. It is examined through a read-only
+  connection before a connection is opened that could change a byte.
 * The schema is created and migrated in one transaction: a process killed in the
   middle leaves the file as it was, or complete.
 
-What keeps offsets right is written into the schema, so that it holds for whoever
-writes: ``(channel_id, offset)`` is unique, and a trigger saves the top (and the fact
-that something was deleted) before a publication goes away. A channel's top is
+The schema itself keeps offsets dense, whoever writes: ``(channel_id, offset)`` is
+unique, and a trigger saves the top before a publication is deleted. A channel's top is
 therefore the larger of ``channels.top`` and its newest publication, and appending
 needs no second statement to keep it.
 """
@@ -43,7 +42,7 @@ __all__ = [
 
 MEMORY = ":memory:"
 
-APPLICATION_ID = 0x5354_4457  # "STDW": tells our files from any other SQLite file
+APPLICATION_ID = 0x5354_4457  # "STDW": tells a store from any other SQLite file
 VERSION = 2  # of the schema; the number of _MIGRATIONS
 
 # A damaged page of a larger file is found when it is read; checking 64 MiB takes
@@ -54,16 +53,16 @@ CHECKED_SIZE = 64 * 1024 * 1024  # bytes
 CACHED_STATEMENTS = 256
 
 _HEADER = b"SQLite format 3\x00"
-# What each version added.
+# The tables that each version added.
 _TABLES = (
     {"meta", "generations", "channels", "publications", "idempotency"},
     {"state"},
 )
 _CORRUPT = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
-# All times are Unix milliseconds. `serial` changes whenever something is deleted,
-# `last_id` is the highest publication id deleted so far: ids are never given twice.
-# `due` is when the sweep must look at a channel next.
+# All times are Unix milliseconds. `last_id` is the highest publication id deleted so
+# far: ids are never given twice. `due` is when the sweep must look at a channel next.
+# `serial` counts deletions; nothing reads it any more, and probes write it.
 _MIGRATIONS = (
     """
     CREATE TABLE meta (
@@ -150,7 +149,7 @@ class Files:
         self._lock = lock
 
     def close(self) -> None:
-        """Close both connections, checkpoint, and let the lock go, whatever fails."""
+        """Close both connections, checkpoint, and release the lock, whatever fails."""
         try:
             if self.reader is not self.writer:
                 with contextlib.suppress(sqlite3.Error):
@@ -171,15 +170,15 @@ def new_epoch(rng: random.Random) -> str:
 
 
 def reason(error: BaseException | None) -> str:
-    """Return what went wrong in one line, with SQLite's own name for it."""
+    """Return an error in one line, with SQLite's own name for it."""
     name = getattr(error, "sqlite_errorname", None)
     return f"{error} ({name})" if name else str(error) or type(error).__name__
 
 
 def is_invalid_data(error: BaseException) -> bool:
-    """Return whether it is what was to be stored that is wrong, not the database.
+    """Return whether the data to be stored is at fault, not the database.
 
-    For example text with half a surrogate pair, or an integer beyond 64 bits.
+    Such data is text with half a surrogate pair, say, or an integer beyond 64 bits.
     """
     if not isinstance(error, sqlite3.Error):
         return True
@@ -193,7 +192,7 @@ def is_invalid_data(error: BaseException) -> bool:
 
 
 def open_files(settings: StoreSettings, rng: random.Random) -> Files:
-    """Open the store, creating or migrating it first if need be. Blocks.
+    """Open the store; create or migrate it first if need be. Blocks.
 
     Raises:
         StoreInUse: Another process has it open.
@@ -261,7 +260,7 @@ def lock_store(path: str) -> int:
 
 
 def examine(path: str, settings: StoreSettings) -> bool:
-    """Refuse a file that is not ours, without changing a byte of it.
+    """Refuse a file that is not a store, without changing a byte of it.
 
     Returns:
         Whether a store is there; False for a file that is missing or empty.
@@ -286,8 +285,8 @@ def examine(path: str, settings: StoreSettings) -> bool:
         return False
     if header != _HEADER:
         raise StoreCorrupt(f"{path} is not a SQLite database; it was left as it is")
-    # Without a log beside it, nobody has it open: SQLite need not make the files with
-    # which it would find that out, and which a read-only connection leaves behind.
+    # Without a log beside it, nobody has it open: `immutable` spares SQLite the files
+    # by which it would find that out, and which a read-only connection leaves behind.
     alone = not (os.path.exists(path + "-wal") or os.path.exists(path + "-journal"))
     connection = sqlite3.connect(
         f"file:{quote(str(Path(path).absolute()))}?mode=ro&immutable={int(alone)}",
@@ -299,7 +298,7 @@ def examine(path: str, settings: StoreSettings) -> bool:
         version = _pragma(connection, "user_version")
         application = _pragma(connection, "application_id")
         if not tables and not version and not application:
-            return False  # a first start, killed before it created anything
+            return False  # a first start that was killed before it created anything
         if application != APPLICATION_ID:
             raise StoreCorrupt(f"{path} is another program's; it was left as it is")
         if version > VERSION:
@@ -323,7 +322,7 @@ def _connect(path: str, settings: StoreSettings) -> sqlite3.Connection:
     connection = sqlite3.connect(
         path,
         timeout=settings.lock_timeout,
-        isolation_level=None,  # transactions are begun and ended by our own words
+        isolation_level=None,  # transactions are begun and ended by statements
         check_same_thread=False,  # opened by one thread, then used by one other
         cached_statements=CACHED_STATEMENTS,
     )
@@ -388,5 +387,5 @@ def _pragma(connection: sqlite3.Connection, name: str) -> int:
 
 
 def _code(error: sqlite3.Error) -> int:
-    """Return SQLite's primary result code, 0 if there is none."""
+    """Return SQLite's primary result code, or 0 without one."""
     return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF

@@ -321,7 +321,7 @@ class SqliteStore:
             raise StoreUnavailable(self._refusal)
         return await self._writer.do(run, done)
 
-    # What `state` does
+    # For the State port
 
     async def _write_state(self, run: Callable[[StateTable], T]) -> T:
         return await self._write(lambda: run(self._state_table))

@@ -301,7 +301,7 @@ class StoreThread:
 
 
 class WriteHealth:
-    """Whether the store can write, and the attempts to find out when it could not.
+    """Fault of the last commit, and attempts to write until one succeeds.
 
     Event loop only.
 
