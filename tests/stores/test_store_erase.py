@@ -6,7 +6,7 @@ import asyncio
 
 from service.core.model import Appended
 from service.core.ports import History
-from tests.stores.support import CHAT, Bench, on_disk
+from tests.stores.support import CHAT
 
 MINE = '{"user":"me",'
 
@@ -115,16 +115,3 @@ async def test_reads_during_an_erase_are_dense(bench):
             assert [p.offset for p in page.publications] == list(range(1, 101))
     # Nothing that was read before is back in the cache.
     assert {p.data for p in (await bench.read("a")).publications} == {"null"}
-
-
-async def test_nothing_of_it_is_left_in_the_file(tmp_path, clock):
-    bench = await Bench(on_disk(tmp_path, clock), clock).start()
-    secret = "s3cret-words"
-    for n in range(300):
-        text = f'"{secret} {n} {"x" * (n % 5 * 1500)}"'
-        await bench.append("a", text, info=info("me"))
-    files = [tmp_path / "store.db", tmp_path / "store.db-wal"]
-    assert any(secret.encode() in path.read_bytes() for path in files)
-    await bench.store.erase(MINE)
-    assert not any(secret.encode() in path.read_bytes() for path in files)
-    await bench.store.close()

@@ -77,6 +77,15 @@ async def test_what_a_reader_does_to_its_page_does_not_show_in_others(bench):
     assert await bench.offsets("a") == [1, 2, 3, 4, 5]
 
 
+async def test_a_channel_name_that_is_not_text_fails_alone(bench):
+    with pytest.raises(StoreUnavailable):
+        await bench.read("\ud800")
+    with pytest.raises(StoreUnavailable):
+        await bench.store.remove("\ud800")
+    assert await bench.offsets("a") == []
+    assert bench.store.fault() is None
+
+
 # What is kept
 
 

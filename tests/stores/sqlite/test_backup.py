@@ -21,11 +21,10 @@ from service.core.errors import (
 )
 from service.core.ports import NO_HISTORY, History
 from service.settings import StoreSettings
-from service.stores.sqlite import backup as module
 from service.stores.sqlite.backup import backup, restore
 from tests.clock import VirtualClock
-from tests.stores.publisher import HISTORY
-from tests.stores.sqlite.test_sqlite_start import publisher
+from tests.stores.sqlite.publisher import HISTORY
+from tests.stores.sqlite.support import publisher
 from tests.stores.support import CHAT, Bench, on_disk
 
 UNPUBLISHED = [f"nobody-{n}" for n in range(100)]
@@ -238,15 +237,13 @@ async def test_a_file_that_appears_meanwhile_is_not_overwritten(
 ):
     async with opened(tmp_path) as bench:
         await bench.fill("a", 5)
-    place = module._place
+    link = os.link if links else without_links
 
     def late(source, final):
         final.write_text("precious")
-        place(source, final)
+        link(source, final)
 
-    monkeypatch.setattr(module, "_place", late)
-    if not links:
-        monkeypatch.setattr(os, "link", without_links)
+    monkeypatch.setattr(os, "link", late)
     with pytest.raises(StoreError, match="exists"):
         backup(settings, str(copy))
     assert copy.read_text() == "precious"
@@ -268,16 +265,10 @@ async def test_a_backup_to_a_file_system_without_hard_links(
     assert os.listdir(copy.parent) == ["copy.db"]
 
 
-async def test_a_backup_that_fails_leaves_nothing(
-    tmp_path, settings, copy, monkeypatch
-):
+async def test_a_backup_that_fails_leaves_nothing(tmp_path, settings, copy):
     async with opened(tmp_path) as bench:
         await bench.fill("a", 5)
-
-    def damaged(path, source):
-        raise StoreCorrupt("the copy is not what it should be")
-
-    monkeypatch.setattr(module, "_check", damaged)
+    miss_in_index(tmp_path / "store.db")  # found when the copy is checked, not before
     with pytest.raises(StoreCorrupt):
         backup(settings, str(copy))
     assert os.listdir(copy.parent) == []
@@ -424,6 +415,25 @@ def strip_index(path):
             "UPDATE sqlite_master SET sql = ? WHERE name = 'publications_offset'",
             (sql.replace("(channel_id, offset)", "(offset, channel_id)"),),
         )
+
+
+def miss_in_index(path):
+    """Store a publication that an index does not have."""
+    index = "name = 'publications_offset'"
+
+    def run(*statements):
+        with contextlib.closing(
+            sqlite3.connect(path, isolation_level=None)
+        ) as connection:
+            connection.execute("PRAGMA writable_schema = ON")
+            return [connection.execute(*each).fetchall() for each in statements]
+
+    ((row,), _) = run(
+        (f"SELECT * FROM sqlite_master WHERE {index}",),
+        (f"DELETE FROM sqlite_master WHERE {index}",),
+    )
+    run(("INSERT INTO publications VALUES (99, 1, 99, 1, '1', NULL, NULL)",))
+    run(("INSERT INTO sqlite_master VALUES (?, ?, ?, ?, ?)", row))
 
 
 def change(statement):

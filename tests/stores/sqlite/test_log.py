@@ -1,4 +1,4 @@
-"""What is in the SQLite store's file, and what happens when others write to it."""
+"""The log in SQLite: what is stored, and what happens when others write to it."""
 
 from __future__ import annotations
 
@@ -9,32 +9,8 @@ import pytest
 
 from service.core.ports import History
 from tests.clock import VirtualClock
+from tests.stores.sqlite.support import stored
 from tests.stores.support import CHAT, Bench, on_disk, uncached
-
-
-@pytest.fixture
-async def bench(tmp_path, clock):
-    bench = await Bench(on_disk(tmp_path, clock, lock_timeout=0.05), clock).start()
-    yield bench
-    await bench.store.close()
-
-
-@pytest.fixture
-def other(bench, tmp_path):
-    """Return another connection to the database, in autocommit mode."""
-    connection = sqlite3.connect(tmp_path / "store.db", isolation_level=None)
-    yield connection
-    connection.close()
-
-
-def stored(other, channel):
-    rows = other.execute(
-        "SELECT offset FROM publications JOIN channels ON channel_id = channels.id"
-        " WHERE name = ? ORDER BY offset",
-        (channel,),
-    )
-    return [offset for (offset,) in rows]
-
 
 # Other connections. The lock keeps other servers away, not a person with a shell.
 
@@ -142,49 +118,6 @@ async def test_a_smaller_size_trims_step_by_step(bench, other):
         assert len(await bench.offsets("a", history=short)) == 10
     assert counts[0] > 3000
     assert counts[-1] <= 10 + 64
-
-
-async def test_the_sweep_deletes_what_has_expired_and_nothing_else(bench, other):
-    await bench.fill("a", 2000, History(5000, 60.0))
-    bench.clock.advance(50.0)
-    await bench.fill("a", 5, History(5000, 60.0))
-    await bench.append("b", idempotency_key="k", history=History(10, 1000.0))
-    bench.clock.advance(10.0)
-    await bench.sweep()
-    assert stored(other, "a") == list(range(2001, 2006))
-    assert stored(other, "b") == [1]
-    bench.clock.advance(300.0)
-    await bench.sweep()
-    assert stored(other, "a") == []
-    assert stored(other, "b") == [1]
-    assert other.execute("SELECT count(*) FROM idempotency").fetchone() == (0,)
-
-
-async def test_the_sweep_deletes_many_channels(bench, other):
-    brief = History(10, 5.0, meta_ttl=60.0)
-    await asyncio.gather(*[bench.append(f"c{n}", "1", brief) for n in range(500)])
-    await bench.append("stays")
-    bench.clock.advance(61.0)
-    await bench.sweep()
-    assert other.execute("SELECT name FROM channels").fetchall() == [("stays",)]
-    top = (await bench.read("c7")).top
-    assert (await bench.append("c7")).position == (1, top.epoch)
-    epochs = other.execute("SELECT count(DISTINCT epoch) FROM generations").fetchone()
-    assert epochs[0] > 400
-
-
-async def test_a_publication_that_is_due_sooner_than_the_metadata_is_swept(
-    bench, other
-):
-    await bench.append("a")
-    bench.clock.advance(61.0)
-    await bench.sweep()
-    assert stored(other, "a") == []
-    await bench.append("a")
-    assert stored(other, "a") == [2]
-    bench.clock.advance(61.0)
-    await bench.sweep()
-    assert stored(other, "a") == []
 
 
 async def test_power_durability_stores_the_same(tmp_path, clock):

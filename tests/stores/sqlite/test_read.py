@@ -126,15 +126,6 @@ async def test_closing_fails_the_reads_that_were_not_begun(cold):
             assert len(outcome.publications) == 10
 
 
-async def test_a_channel_name_that_is_not_text_fails_alone(bench):
-    with pytest.raises(StoreUnavailable):
-        await bench.read("\ud800")
-    with pytest.raises(StoreUnavailable):
-        await bench.store.remove("\ud800")
-    assert await bench.offsets("a") == []
-    assert bench.store.fault() is None
-
-
 async def test_who_comes_after_a_commit_is_not_given_a_read_from_before_it(
     tmp_path, clock
 ):

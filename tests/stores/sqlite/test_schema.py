@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import sqlite3
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from service.core.errors import StartupError, StoreCorrupt, StoreInUse, StoreVersion
+from tests.stores.sqlite.support import publisher
 from tests.stores.support import Bench, on_disk
-
-ROOT = Path(__file__).resolve().parents[3]
 
 
 async def start(tmp_path, clock, **settings):
@@ -158,16 +154,3 @@ async def test_a_second_process_is_refused_until_the_first_ends(tmp_path, clock)
     await first.wait()
     bench = await start(tmp_path, clock)
     await bench.store.close()
-
-
-async def publisher(tmp_path):
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "tests.stores.publisher",
-        str(tmp_path / "store.db"),
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-    )
-    assert await process.stdout.readline() == b"started\n"
-    return process

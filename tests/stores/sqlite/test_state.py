@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -13,15 +12,14 @@ from service.core.errors import StoreCorrupt, StoreUnavailable
 from service.core.ports import StateEntry
 from service.settings import StoreSettings
 from service.stores.sqlite.backup import backup, restore
+from tests.stores.sqlite.support import ROOT
+from tests.stores.sqlite.taker import KEYS
 from tests.stores.support import Bench, on_disk
-from tests.stores.taker import KEYS
-
-ROOT = Path(__file__).resolve().parents[3]
 
 
 async def taker(*arguments):
     return await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tests.stores.taker", *map(str, arguments)),
+        *(sys.executable, "-m", "tests.stores.sqlite.taker", *map(str, arguments)),
         cwd=ROOT,
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,

@@ -1,12 +1,12 @@
-"""Killing the process that writes, at moments chosen at random."""
+"""The store across a kill of the process that writes, at random moments."""
 
 from __future__ import annotations
 
 import random
 
 from tests.clock import VirtualClock
-from tests.stores.publisher import HISTORY
-from tests.stores.sqlite.test_sqlite_start import publisher
+from tests.stores.sqlite.publisher import HISTORY
+from tests.stores.sqlite.support import publisher
 from tests.stores.support import Bench, on_disk
 
 

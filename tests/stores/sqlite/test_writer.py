@@ -1,4 +1,4 @@
-"""The SQLite store when the database will not have it."""
+"""The writer's thread when writing fails: locked, full, dead, or given invalid data."""
 
 from __future__ import annotations
 
@@ -12,32 +12,8 @@ import pytest
 from service.core.errors import StoreError, StoreUnavailable
 from service.core.ports import History
 from tests.clock import VirtualClock
-from tests.stores.sqlite.test_sqlite_start import ROOT
+from tests.stores.sqlite.support import ROOT
 from tests.stores.support import Bench, on_disk
-
-
-@pytest.fixture
-async def bench(tmp_path, clock):
-    bench = await Bench(on_disk(tmp_path, clock, lock_timeout=0.05), clock).start()
-    yield bench
-    await bench.store.close()
-
-
-@pytest.fixture
-def other(bench, tmp_path):
-    """Return another connection to the database, in autocommit mode."""
-    connection = sqlite3.connect(tmp_path / "store.db", isolation_level=None)
-    yield connection
-    connection.close()
-
-
-def stored(other, channel):
-    rows = other.execute(
-        "SELECT offset FROM publications JOIN channels ON channel_id = channels.id"
-        " WHERE name = ? ORDER BY offset",
-        (channel,),
-    )
-    return [offset for (offset,) in rows]
 
 
 async def test_a_locked_database_is_a_temporary_failure(bench, other):
@@ -92,17 +68,6 @@ async def test_closing_while_locked_fails_what_waits_and_ends(bench, other):
     await bench.store.close()
     outcomes = [future.exception() for future in done]
     assert all(isinstance(outcome, StoreUnavailable) for outcome in outcomes)
-
-
-async def test_a_sweep_that_fails_is_made_up_for(bench, other):
-    await bench.fill("a", 3)
-    other.execute("BEGIN IMMEDIATE")
-    bench.clock.advance(61.0)
-    with pytest.raises(StoreUnavailable):
-        await bench.store.remove("b")
-    other.execute("ROLLBACK")
-    await bench.sweep()
-    assert stored(other, "a") == []
 
 
 FULL = """

@@ -1,0 +1,36 @@
+"""Processes that use a SQLite store, and what is stored in its file."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+async def publisher(directory: Path) -> asyncio.subprocess.Process:
+    """Start a process that appends to the store in *directory* until it is killed."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "tests.stores.sqlite.publisher",
+        str(directory / "store.db"),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    assert await process.stdout.readline() == b"started\n"
+    return process
+
+
+def stored(connection: sqlite3.Connection, channel: str) -> list[int]:
+    """Return the offsets that a channel's publications have in the file."""
+    rows = connection.execute(
+        "SELECT offset FROM publications JOIN channels ON channel_id = channels.id"
+        " WHERE name = ? ORDER BY offset",
+        (channel,),
+    )
+    return [offset for (offset,) in rows]
