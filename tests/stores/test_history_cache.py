@@ -344,7 +344,7 @@ class Database:
         return asyncio.ensure_future(self.reads.read("a", request))
 
 
-async def turn():
+async def step():
     for _ in range(3):
         await asyncio.sleep(0)
 
@@ -352,7 +352,7 @@ async def turn():
 async def test_all_who_ask_in_one_step_share_a_read_whatever_they_ask():
     database = Database()
     asked = [database.ask(ALL._replace(since=n % 3)) for n in range(9)]
-    await turn()
+    await step()
     database.go_on.set()
     pages = await asyncio.gather(*asked)
     assert database.reads.count == 1
@@ -362,10 +362,10 @@ async def test_all_who_ask_in_one_step_share_a_read_whatever_they_ask():
 async def test_who_asks_after_the_start_is_given_a_later_read():
     database = Database()
     early = database.ask()
-    await turn()
+    await step()
     database.top = 4
     late = [database.ask() for _ in range(2)]
-    await turn()
+    await step()
     assert database.reads.count == 1
     database.go_on.set()
     assert (await early).top.offset == 3

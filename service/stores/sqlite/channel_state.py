@@ -19,7 +19,7 @@ from service.core.ports import History
 from service.stores.history_cache import FOREVER, milliseconds
 from service.stores.sqlite.schema import new_epoch
 
-__all__ = ["ChannelState", "ChannelStateCache", "unpublished_epoch"]
+__all__ = ["CHANNELS", "ChannelState", "ChannelStateCache", "unpublished_epoch"]
 
 CHANNELS = 65_536  # count; states kept in memory; above, the older half is dropped
 
