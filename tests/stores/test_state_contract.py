@@ -1,4 +1,4 @@
-"""What every State promises (the port in service/core/ports.py)."""
+"""Contract of the State port, run on every implementation."""
 
 from __future__ import annotations
 

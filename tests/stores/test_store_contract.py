@@ -1,4 +1,4 @@
-"""What every store promises: the Store port, of appending."""
+"""Contract of the Store port, run on every implementation: appending."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every store promises: the Store port, of erasing."""
+"""Contract of the Store port, run on every implementation: erasing."""
 
 from __future__ import annotations
 

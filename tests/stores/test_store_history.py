@@ -1,4 +1,4 @@
-"""What every store promises of reads, of what is kept, of restarts and the end."""
+"""Contract of the Store port: reads, retention, epochs, removing, restart, close."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ async def test_a_channel_name_that_is_not_text_fails_alone(bench):
     assert bench.store.fault() is None
 
 
-# What is kept
+# Retention
 
 
 async def test_no_more_than_size_are_read(bench):

@@ -80,10 +80,10 @@ class Machine(RuleBasedStateMachine):
         self.loop.close()
         shutil.rmtree(self.path)
 
-    # What the model expects
+    # Expectations of the model
 
     def settle(self, name, position):
-        """Take note of an epoch, or of a restart if one was allowed."""
+        """Note an epoch, or a restart if one was allowed."""
         stream = self.streams[name]
         if stream.epoch is not None and position.epoch != stream.epoch:
             assert self.clock.wall() >= stream.touched + HISTORY[name].meta_ttl
@@ -211,7 +211,7 @@ class Machine(RuleBasedStateMachine):
             self.open()
 
 
-EXAMPLES = {"ministack": 10, "moto": 3}  # each call of theirs takes milliseconds
+EXAMPLES = {"ministack": 10, "moto": 3}  # their calls take milliseconds
 
 
 @pytest.mark.parametrize("name", FACTORIES)

@@ -71,7 +71,7 @@ async def fields(bench, channel, history=CHAT):
     return [(p.offset, p.data, p.info, p.tags, p.time) for p in page.publications]
 
 
-# What comes back
+# Restored contents
 
 
 async def test_a_restored_store_has_what_the_snapshot_had(tmp_path, settings, copy):
@@ -386,7 +386,7 @@ async def test_a_copy_made_by_other_means_is_not_changed(tmp_path, settings, cop
         assert await bench.offsets("a") == [1, 2, 3, 4, 5]
 
 
-# What is refused
+# Refusals
 
 
 def damage(path):
@@ -670,7 +670,7 @@ async def test_a_restore_killed_at_any_step_loses_nothing(
             assert found == old or (found[1] == 3 and found[0] != old[0]), step
         replaced = work / "store.db.replaced-1"
         assert found == old or contents(replaced, tmp_path) == old, step
-        # What a user does next.
+        # The user restores again.
         restore(here, str(tmp_path / "copy.db"))
         epoch, top = contents(here.path, tmp_path)
         assert top == 3 and epoch != old[0]

@@ -93,7 +93,7 @@ async def test_appends_between_those_of_another_connection_stay_dense(tmp_path, 
     await bench.store.close()
 
 
-# What is really in the file
+# Rows in the file
 
 
 async def test_a_channel_is_trimmed_to_little_more_than_its_size(bench, other):

@@ -90,7 +90,7 @@ async def test_an_older_file_is_migrated_and_keeps_what_it_has(tmp_path, clock):
     epoch = (await bench.read("a")).top.epoch
     await bench.store.close()
     connection = sqlite3.connect(tmp_path / "store.db")
-    # What the first version made: everything but this table.
+    # The first version made everything but this table.
     connection.execute("DROP TABLE state")
     connection.execute("PRAGMA user_version = 1")
     connection.close()
