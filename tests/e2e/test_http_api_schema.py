@@ -6,11 +6,13 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.harness.fixtures import server_with
 from tests.harness.process import environment, launched
 from tests.harness.server import Server
 
@@ -30,19 +32,52 @@ CHECKS = (
 NAMESPACES = json.dumps([{"name": "plain"}, {"name": "present", "presence": True}])
 
 
+# A key for each scope, one that has ended, one that is none, and no key; in the header,
+# and in Authorization. (The query: test_http_api_keys.)
+GRANTS = {
+    "publisher": 'publish = ["plain"]',
+    "reader": "read = true",
+    "admin": "administer = true",
+    "ended": "read = true\nnot_after = 1000",
+}
+CREDENTIALS = {
+    "none": (),
+    "wrong": ("--header", "X-API-Key: key-of-nobody-0123456789"),
+    "publisher": ("--header", "X-API-Key: key-of-publisher-0123456789"),
+    "reader": ("--header", "Authorization: apikey key-of-reader-0123456789"),
+    "admin": ("--header", "Authorization: apikey key-of-admin-0123456789"),
+    "ended": ("--header", "X-API-Key: key-of-ended-0123456789"),
+}
+
+
+def answering(mode: str) -> Any:
+    """Return a fixture of a server with that error mode, and the keys of `GRANTS`."""
+
+    def settings(request: pytest.FixtureRequest) -> dict[str, str]:
+        keys = request.getfixturevalue("tmp_path_factory").mktemp("keys") / "keys.toml"
+        entries = [
+            f'[{each}]\nkey = "key-of-{each}-0123456789"\n{grants}\n'
+            for each, grants in GRANTS.items()
+        ]
+        keys.write_text("".join(entries))
+        return {
+            "STEADWIRE_API_KEYS_FILE": str(keys),
+            "STEADWIRE_API_ERROR_MODE": mode,
+            "STEADWIRE_CHANNELS_NAMESPACES": NAMESPACES,
+        }
+
+    return server_with(settings)
+
+
+with_objects = answering("object")
+with_statuses = answering("transport")
+
+
 @pytest.fixture(params=["object", "transport"])
-async def server(
-    request: pytest.FixtureRequest, make_server: Callable[..., Server]
-) -> AsyncIterator[Server]:
-    settings = {
-        "STEADWIRE_API_ERROR_MODE": request.param,
-        "STEADWIRE_CHANNELS_NAMESPACES": NAMESPACES,
-    }
-    server = make_server(settings)
-    await server.start()
-    yield server
-    # Nothing that the fuzzer sent is one of the faults we do not know.
-    assert "failed" not in server.output()
+def server(request: pytest.FixtureRequest) -> Server:
+    names = {"object": "with_objects", "transport": "with_statuses"}
+    server: Server = request.getfixturevalue(names[request.param])
+    return server
 
 
 async def fuzz(
@@ -93,28 +128,12 @@ async def fuzz(
     assert process.returncode == 0, text
     assert "No issues found" in text or "0 failures" in text or " passed" in text, text
     assert server.running
+    # Nothing that the fuzzer sent is one of the faults we do not know.
+    assert "failed" not in server.output()
 
 
 async def test_server_keeps_to_its_description(server: Server, tmp_path: Path) -> None:
     await fuzz(server, tmp_path, 10)
-
-
-# A key for each scope, one that has ended, one that is none, and no key; in the header,
-# and in Authorization. (The query: test_http_api_keys.)
-GRANTS = {
-    "publisher": 'publish = ["plain"]',
-    "reader": "read = true",
-    "admin": "administer = true",
-    "ended": "read = true\nnot_after = 1000",
-}
-CREDENTIALS = {
-    "none": (),
-    "wrong": ("--header", "X-API-Key: key-of-nobody-0123456789"),
-    "publisher": ("--header", "X-API-Key: key-of-publisher-0123456789"),
-    "reader": ("--header", "Authorization: apikey key-of-reader-0123456789"),
-    "admin": ("--header", "Authorization: apikey key-of-admin-0123456789"),
-    "ended": ("--header", "X-API-Key: key-of-ended-0123456789"),
-}
 
 
 SLOW = ("none", "ended")  # answered as a wrong one
@@ -128,27 +147,12 @@ SLOW = ("none", "ended")  # answered as a wrong one
     ],
 )
 async def test_server_keeps_to_its_description_whoever_calls(
-    make_server: Callable[..., Server], tmp_path: Path, name: str
+    with_statuses: Server, tmp_path: Path, name: str
 ) -> None:
-    keys = tmp_path / "keys.toml"
-    entries = [
-        f'[{each}]\nkey = "key-of-{each}-0123456789"\n{grants}\n'
-        for each, grants in GRANTS.items()
-    ]
-    keys.write_text("".join(entries))
-    server = make_server(
-        {
-            "STEADWIRE_API_KEYS_FILE": str(keys),
-            "STEADWIRE_API_ERROR_MODE": "transport",
-            "STEADWIRE_CHANNELS_NAMESPACES": NAMESPACES,
-        }
-    )
-    await server.start()
     credential = CREDENTIALS[name] or ("--header", "X-Nothing: x")
     # Bad data is refused with 401 or 403 here, before it is looked at.
     without = ("negative_data_rejection", "ignored_auth")
-    await fuzz(server, tmp_path, 3, credential, without, "fuzzing")
-    assert "failed" not in server.output()
+    await fuzz(with_statuses, tmp_path, 3, credential, without, "fuzzing")
 
 
 @pytest.mark.slow

@@ -5,9 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 from tests.harness.server import Server
 
 
+# One SDK: what is tried here is how frames of text and of bytes pass the other server.
+@pytest.mark.parametrize(
+    "make_client", ["js-5.8.0", "js-5.8.0 protobuf"], indirect=True
+)
 async def test_serves_and_recovers(
     make_server: Callable[..., Server], make_client: Callable[..., Any], channel: str
 ) -> None:

@@ -11,15 +11,34 @@ from typing import Any
 import pytest
 
 from tests.harness.api import Api
-from tests.harness.fixtures import backends
+from tests.harness.fixtures import backends, server_with
 from tests.harness.proxy import Proxy
 from tests.harness.server import Server
 
 MakeClient = Callable[..., Any]
-MakeServer = Callable[..., Server]
 
 
 backend = backends("sqlite", slow=("dynamodb",))
+
+ended = server_with()
+
+KEPT = {"history_size": 5, "history_ttl": 300, "force_recovery": True}
+forgetful = server_with({"STEADWIRE_CHANNELS_WITHOUT_NAMESPACE": json.dumps(KEPT)})
+
+# Soon sure that a silent connection is dead.
+impatient = server_with(
+    {
+        "STEADWIRE_CLIENT_PING_INTERVAL": "1",
+        "STEADWIRE_CLIENT_PONG_TIMEOUT": "0.5",
+        "STEADWIRE_CLIENT_HEARTBEAT_TIMEOUT": "2.5",
+    }
+)
+
+
+@pytest.fixture
+async def restarted(ended: Server) -> Server:
+    """Return a server to end and to start again; a failed test may have left it."""
+    return ended if ended.running else await ended.start()
 
 
 def expected(count: int) -> list[dict[str, Any]]:
@@ -102,18 +121,18 @@ async def test_cut_while_publications_go_on(
 
 
 async def test_server_killed_and_restarted_on_its_store(
-    own_server: Server, make_client: MakeClient, channel: str
+    restarted: Server, make_client: MakeClient, channel: str
 ) -> None:
-    client = await make_client(own_server.url)
+    client = await make_client(restarted.url)
     await client.connect()
     await client.subscribe(channel)
-    async with own_server.api() as api:
+    async with restarted.api() as api:
         publishing = Publishing(api, channel)
         for life in range(1, 4):
             await publishing.up_to(20 * life - 10)
-            own_server.kill9()
+            restarted.kill9()
             await client.seen("connecting", life + 1)
-            await own_server.start()
+            await restarted.start()
             api.drop_connections()
             await publishing.up_to(20 * life)
             await client.seen("subscribed", life + 1)
@@ -132,19 +151,19 @@ async def test_server_killed_and_restarted_on_its_store(
 
 
 async def test_server_shut_down_and_restarted(
-    own_server: Server, make_client: MakeClient, channel: str
+    restarted: Server, make_client: MakeClient, channel: str
 ) -> None:
-    client = await make_client(own_server.url)
+    client = await make_client(restarted.url)
     await client.connect()
     await client.subscribe(channel)
-    async with own_server.api() as api:
+    async with restarted.api() as api:
         publishing = Publishing(api, channel)
         await publishing.up_to(5)
-        assert await own_server.terminate() == 0
+        assert await restarted.terminate() == 0
         connecting = await client.seen("connecting", 2)
         assert connecting[1]["code"] == 3001
         assert connecting[1]["reason"] == "shutdown"
-        await own_server.start()
+        await restarted.start()
         api.drop_connections()
         await publishing.up_to(10)
     await client.seen("publication", 10)
@@ -154,15 +173,12 @@ async def test_server_shut_down_and_restarted(
 
 
 async def test_more_missed_than_kept_is_told(
-    make_server: MakeServer, make_client: MakeClient, channel: str
+    forgetful: Server, make_client: MakeClient, channel: str
 ) -> None:
-    options = {"history_size": 5, "history_ttl": 300, "force_recovery": True}
-    settings = {"STEADWIRE_CHANNELS_WITHOUT_NAMESPACE": json.dumps(options)}
-    server = await make_server(settings).start()
-    client = await make_client(server.url)
+    client = await make_client(forgetful.url)
     await client.connect()
     await client.subscribe(channel)
-    async with server.api() as api:
+    async with forgetful.api() as api:
         publishing = Publishing(api, channel)
         await publishing.one()
         await client.seen("publication", 1)
@@ -177,15 +193,12 @@ async def test_more_missed_than_kept_is_told(
 
 
 async def test_exactly_what_is_kept_is_recovered(
-    make_server: MakeServer, make_client: MakeClient, channel: str
+    forgetful: Server, make_client: MakeClient, channel: str
 ) -> None:
-    options = {"history_size": 5, "history_ttl": 300, "force_recovery": True}
-    settings = {"STEADWIRE_CHANNELS_WITHOUT_NAMESPACE": json.dumps(options)}
-    server = await make_server(settings).start()
-    client = await make_client(server.url)
+    client = await make_client(forgetful.url)
     await client.connect()
     await client.subscribe(channel)
-    async with server.api() as api:
+    async with forgetful.api() as api:
         publishing = Publishing(api, channel)
         await publishing.one()
         await client.seen("publication", 1)
@@ -235,18 +248,13 @@ async def test_bad_network_between_client_and_server(
     indirect=True,
 )
 async def test_dead_link_is_noticed_by_both_sides(
-    make_server: MakeServer, make_client: MakeClient, channel: str
+    impatient: Server, make_client: MakeClient, channel: str
 ) -> None:
     # A network that swallows everything, as when a laptop changes networks: no end of
     # the connection reaches anybody, only the pings are missing.
-    settings = {
-        "STEADWIRE_CLIENT_PING_INTERVAL": "1",
-        "STEADWIRE_CLIENT_PONG_TIMEOUT": "0.5",
-        "STEADWIRE_CLIENT_HEARTBEAT_TIMEOUT": "2.5",
-    }
-    server = await make_server(settings).start()
-    async with Proxy(server.port, seed=1) as proxy, server.api() as api:
-        url = server.url.replace(f":{server.port}/", f":{proxy.port}/")
+    port = impatient.port
+    async with Proxy(port, seed=1) as proxy, impatient.api() as api:
+        url = impatient.url.replace(f":{port}/", f":{proxy.port}/")
         client = await make_client(url, ping_delay=0.5)
         await client.connect()
         await client.subscribe(channel)
