@@ -213,6 +213,7 @@ def on_emulator(
     faults: Faults | None = None,
     connections: int = 16,
     shards: int = 1,
+    timeout: float = 60.0,  # machines are shared
     **bounds: object,
 ) -> TableStore:
     """Return a store on an emulator; the same *path* names the same table."""
@@ -220,6 +221,6 @@ def on_emulator(
         table=f"test-{zlib.crc32(str(path).encode()):08x}-{os.getpid()}",
         connections=connections,
         shards=shards,
-        timeout=60.0,  # machines are shared
+        timeout=timeout,
     )
     return TableStore(settings, StoreClock(clock), faults, **bounds)
