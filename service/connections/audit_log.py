@@ -22,14 +22,14 @@ from service.session.port import Decision
 
 __all__ = ["log_decision"]
 
-# What a client that tries out tokens gets. An expired token once was good, and a
+# Codes for a client that tries out tokens. An expired token once was good, and a
 # channel that is denied to a known user does not question who that is.
 _BAD_CONNECTS = frozenset({UNAUTHORIZED.code, PERMISSION_DENIED.code})
 
 log = structlog.get_logger("steadwire")
 
 
-# How a decision is counted, by its code; any other code is a refusal.
+# The outcome label of a decision, by its code; any other code is a refusal.
 _OUTCOMES = {
     0: "admitted",
     INTERNAL.code: "unavailable",

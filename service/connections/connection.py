@@ -76,7 +76,7 @@ LOST = 1006  # the transport ended without a close frame of either side
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectionContext:
-    """What every connection of a process shares.
+    """The parts that all connections of a process share.
 
     Attributes:
         settings: The process's.
@@ -84,7 +84,7 @@ class ConnectionContext:
         permissions: Decide about channels.
         handlers: The hooks.
         clock: Of everything.
-        flusher: Writes what was queued, at the end of the loop's turn.
+        flusher: Flushes the outboxes at the end of the loop's turn.
         rng: Spreads pings and ages.
         new_client: Makes the id of a connection.
         spawn: Runs a coroutine in the background, and logs what it raises.
@@ -92,7 +92,7 @@ class ConnectionContext:
         metrics: Counts.
         registry: Holds the connections.
         limits: Gives slots, and takes them back.
-        heartbeat: What all heartbeats have in common.
+        heartbeat: The timeout of heartbeats, and their counts.
         grace_period: Holds back the leaves of lost connections.
     """
 
@@ -213,12 +213,12 @@ class ClientConnection:
 
     @property
     def busy(self) -> bool:
-        """Whether its socket is not read for now: a pong may wait there."""
+        """True while its socket is not read: a pong may wait there."""
         return self._session.busy
 
     @property
     def in_flight(self) -> bool:
-        """Whether one of its commands waits, or has no outcome yet."""
+        """True while one of its commands waits, or has no outcome yet."""
         return self._session.in_flight
 
     @property
@@ -398,7 +398,7 @@ class ClientConnection:
 
     @property
     def has_room(self) -> bool:
-        """Whether replies of some size may be asked for."""
+        """True if replies of some size may be asked for."""
         return self.space > 0
 
     def activate(self, channel: Channel) -> None:
@@ -453,7 +453,7 @@ class ClientConnection:
 
     @property
     def idle(self) -> bool:
-        """Whether everything handed over so far has been written."""
+        """True when everything handed over so far has been written."""
         return self._outbox.idle
 
     @property
@@ -595,7 +595,7 @@ class _CoalescedCall:
 
 
 class _ReadGate:
-    """Where the reader of the socket waits while the session takes no more."""
+    """The reader of the socket waits here while the session takes no more."""
 
     __slots__ = ("_waiting",)
 

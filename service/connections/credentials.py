@@ -1,4 +1,4 @@
-"""Tickets and revocations of a running service, and what they do to its connections."""
+"""Tickets and revocations; a revocation closes the connections that rely on it."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ log = structlog.get_logger("steadwire")
 
 
 class Credentials:
-    """What the server API gives and takes.
+    """The tickets and revocations of one process.
 
     Args:
-        state: Keeps it.
-        verifier: Tells what a token says.
-        clock: Of the service.
-        spawn: Runs what takes time.
-        connections: The live ones.
+        state: Where they are kept.
+        verifier: Verifies tokens.
+        clock: Times both.
+        spawn: Runs a coroutine in the background.
+        connections: The registry.
 
     Attributes:
-        tickets: That let clients in.
-        revocations: That keep them out.
+        tickets: Let clients in.
+        revocations: Keep users and tokens out.
     """
 
     def __init__(
@@ -52,29 +52,29 @@ class Credentials:
         )
 
     def handlers(self, own: Handlers, settings: Settings) -> Handlers:
-        """Return *own*, and those of tokens and tickets where they are missing."""
-        asked = Authenticator(self._verifier, self.revocations, self.tickets)
-        return asked.handlers(own, settings)
+        """Return *own*, with those of tokens and tickets where it has none."""
+        authenticator = Authenticator(self._verifier, self.revocations, self.tickets)
+        return authenticator.handlers(own, settings)
 
     async def start(self) -> None:
-        """Begin to follow what is revoked."""
+        """Begin to read the revocations of other processes."""
         await self.revocations.start()
 
     def stop(self) -> None:
-        """End it."""
+        """Read no more of them."""
         self.revocations.stop()
 
     def fault(self) -> Fault | None:
-        """Return what is wrong, for the checks."""
+        """Return why revocations cannot be read, for the checks."""
         reason = self.revocations.fault
         return None if reason is None else Fault(reason, failing=False)
 
     def _revoked(self, revoked: Revoked) -> None:
-        """Close the connections that stand on what was revoked."""
+        """Close the connections that rely on what was revoked."""
         found = list(self._connections)
         if not revoked.token_id:
-            # And who waits for a slot: it was believed before it was revoked, and
-            # nobody looks again.
+            # Also those that wait for a slot: their credentials were accepted before
+            # the revocation, and are not looked at again.
             found = self._connections.of_user(revoked.user)
             found += self._connections.waiting(revoked.user)
         for connection in found:
@@ -84,5 +84,5 @@ class Credentials:
 
 
 def _failed(error: StoreError) -> None:
-    # The text is of the store, and names no token.
+    # The text is the store's, and names no token.
     log.error("what is revoked cannot be read", reason=str(error))

@@ -1,4 +1,4 @@
-"""Ask a hook and be told of exactly one answer, in time, whatever the hook does."""
+"""Hook calls: each is answered exactly once and in time, whatever the hook does."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def ask(
     """Ask the hook that *event* is for; *answered* is called once.
 
     A hook that raises, is cancelled, or has not answered after *timeout* seconds gives
-    a temporary error: nobody is let in by it, and nobody is sent away for good. An
+    a temporary error: it lets no client in, and sends none away for good. An
     answer that comes later is dropped.
     """
     waiting = True
@@ -71,8 +71,8 @@ def ask(
         except (ReplyError, CloseError) as refusal:
             outcome = refusal
         except (Exception, asyncio.CancelledError) as error:
-            # Cancelled is what a hook is whose own work was cancelled.
-            if waiting:  # else it is what `late` has cancelled
+            # A hook whose own work was cancelled raises `CancelledError`.
+            if waiting:  # else `late` has cancelled it
                 log_hook(event, error)
             outcome = ReplyError(INTERNAL)
         take(outcome)
@@ -81,17 +81,17 @@ def ask(
         log_hook(event, TimeoutError())
         take(ReplyError(INTERNAL))
         if isinstance(work, asyncio.Task):
-            work.cancel()  # else what hangs would pile up
+            work.cancel()  # else hooks that hang would pile up
 
     timer = clock.call_at(clock.now() + timeout, late)
     work = spawn(run())
 
 
 def count_hook(event: Event, metrics: Metrics) -> None:
-    """Count that nobody knows what a hook would have said."""
+    """Count a hook that gave no answer that can be used."""
     metrics.hook_failures.add(_NAMES[type(event)])
 
 
 def log_hook(event: Event, error: BaseException) -> None:
-    """Log that a hook failed, without what it was asked or said."""
+    """Log that a hook failed, without the event and the answer."""
     log.error("a hook failed", hook=type(event).__name__, **describe(error))

@@ -3,9 +3,9 @@
     opened ──► connected ──► closing ──► closed        each once, in this order;
        └───────────┴────────────┴──────────┘           any but the first may be missing
 
-Whoever looks for the id of a connection in the log finds its whole life; and since
-every connection has one `opened` and one `closed`, opened less closed is what is open.
-A connection's own counts are on its last line.
+A search for a connection's id in the log finds its whole life. Each connection has one
+`opened` and one `closed`, so opened less closed is the number that is open. A
+connection's own counts are on its last line.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _OURS = (INTERNAL_CLOSE.code, SLOW.code, WRITE_ERROR.code)  # faults before the 
 
 
 class LifecycleLog:
-    """One connection's.
+    """The log and counters of one connection.
 
     Args:
         metrics: Counts.
@@ -72,7 +72,7 @@ class LifecycleLog:
         self._metrics.commands.add(method or "pong")
 
     def connected(self, user: UserId, now: float) -> None:
-        """It has connected as *user*."""
+        """Log that it has connected as *user*."""
         self._connected = True
         self._metrics.connects.add("ok")
         log.info(
@@ -83,7 +83,7 @@ class LifecycleLog:
         )
 
     def refused(self, error: ErrorReply) -> None:
-        """One of its commands is answered with an error."""
+        """Count a command that is answered with an error."""
         self._metrics.errors.add(error.code)
         if not self._connected:
             self._error = error
@@ -99,7 +99,7 @@ class LifecycleLog:
         *,
         wanted: bool,
     ) -> None:
-        """A join of a channel has ended; *wanted* if it is in the channel now."""
+        """Count the outcome of a join; *wanted* if it is in the channel now."""
         if asked is not None and isinstance(outcome, Joined):
             recovered = "no" if outcome.recovered is None else "yes"
             self._metrics.recoveries.add(recovered)
@@ -107,20 +107,20 @@ class LifecycleLog:
             log.debug("channel subscribed", connection=self._client, channel=channel)
 
     def left(self, channel: Channel) -> None:
-        """It is in a channel no more; not said of each when the connection ends."""
+        """Log that it left a channel; not called for each when the connection ends."""
         log.debug("channel unsubscribed", connection=self._client, channel=channel)
 
     def closing(self, close: Close) -> None:
-        """We end it; the first reason counts."""
+        """Note that the server ends it; the first reason counts."""
         if self._close is None:
             self._close = close
             log.debug("connection closing", connection=self._client, code=close.code)
 
     def closed(self, code: int | None, now: float, *, sent: int, dropped: int) -> None:
-        """It is over; only the first call counts.
+        """Log and count its end; only the first call counts.
 
         Args:
-            code: Of the peer's close frame, 1006 without one, None if nobody knows.
+            code: Of the peer's close frame, 1006 without one, None if it is not known.
             now: The time.
             sent: Messages that were written.
             dropped: Messages that were not.

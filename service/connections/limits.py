@@ -1,9 +1,9 @@
 """Connection limits: which connection gets a slot, and which is closed for it.
 
-    identity ──► room at once? ──► the directory ──► has its slot
-                    │ no               │ refused, or not known
-                    ▼                  ▼
-                  probe ──► room? ──► refused
+    identity ──► slot free? ──► the directory ──► has its slot
+                    │ no            │ refused, or not known
+                    ▼               ▼
+                  probe ──► free? ──► refused
 
 Where everything is in this process, a decision and what follows from it are one
 synchronous step, so a limit is never exceeded, not for a moment, by however many at
@@ -95,16 +95,16 @@ class ConnectionLimits:
         settings: Limits and policy.
         limit: Slots of this process.
         clock: Measures probes.
-        spawn: Runs what waits for the directory.
+        spawn: Runs a coroutine in the background.
         grace_period: Reserves slots for the users of lost connections.
-        directory: Counts for all processes of a deployment, by user; None: this
-            process is all there is.
-        connects: Connects of one user, those without a name excepted; above, error 111,
-            before anybody is evicted for it. None for any number.
+        directory: Counts the connections of all processes of a deployment; None if
+            this is the only one.
+        connects: Rate of one user's connects, anonymous ones excepted. Above it, error
+            111, before any connection is evicted for it. None for any number.
 
     Attributes:
-        evicted: Connections that were closed for another, by close code.
-        refused: Newcomers that were turned away, by the code they got.
+        evicted: Connections that were closed for another (count), by close code.
+        refused: Connections that got no slot (count), by the code they got.
     """
 
     def __init__(
@@ -339,7 +339,7 @@ class ConnectionLimits:
     async def _leave(self, clients: Sequence[ClientId]) -> None:
         assert self._directory is not None
         for client in clients:
-            # What cannot be taken out now expires there: it is touched no more.
+            # A client that cannot be taken out expires there: nobody reports it.
             with suppress(StoreError):
                 await self._directory.leave(client)
 

@@ -1,7 +1,7 @@
-"""Looks once a second: how late the event loop is, and what waits for the sockets.
+"""Loop monitor: measures once a second the event loop's lag and the sockets' queues.
 
-A loop that is late is late for everybody. What makes it so is a blocking call or more
-work than one core does, and both are seen here first.
+A late loop delays every connection. The cause is a blocking call, or more work than one
+core does; the lag shows both first.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ __all__ = ["LoopMonitor"]
 log = structlog.get_logger("steadwire")
 
 PERIOD = 1.0  # s
-LATE = 0.25  # s; above, it is logged, once until it has been below for `CALM`
+LATE = 0.25  # s; a larger lag is logged, once until it was smaller for `CALM`
 CALM = 60.0  # s; also how long the largest lag is shown
-SAMPLE = 100  # connections looked at, of all that there are
+SAMPLE = 100  # connections whose queues are measured, at random (count)
 
 
 class LoopMonitor:
@@ -30,7 +30,7 @@ class LoopMonitor:
     Args:
         registry: The connections whose queues are sampled.
         metrics: Counts.
-        clock: Times the looks.
+        clock: Times the measurements.
         rng: Picks the sample.
 
     Attributes:
@@ -46,43 +46,43 @@ class LoopMonitor:
         self._rng = rng
         self._timer: Timer | None = None
         self._due = 0.0
-        self._present = 0.0  # the largest of this minute
-        self._former = 0.0  # and of the one before
-        self._turns_at = 0.0
+        self._current = 0.0  # the largest of this minute
+        self._previous = 0.0  # the largest of the minute before
+        self._minute_ends = 0.0
         self._late_at = float("-inf")
 
     @property
     def worst(self) -> float:
         """The largest lag of the last one to two minutes, in seconds."""
-        return max(self._present, self._former)
+        return max(self._current, self._previous)
 
     def start(self) -> None:
-        """Begin to look."""
-        self._turns_at = self._clock.now() + CALM
+        """Begin to measure."""
+        self._minute_ends = self._clock.now() + CALM
         self._wind()
 
     def stop(self) -> None:
-        """Look no more."""
+        """Measure no more."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
     def _wind(self) -> None:
         self._due = self._clock.now() + PERIOD
-        self._timer = self._clock.call_at(self._due, self._look)
+        self._timer = self._clock.call_at(self._due, self._measure)
 
-    def _look(self) -> None:
+    def _measure(self) -> None:
         now = self._clock.now()
-        self._take(now, max(0.0, now - self._due))
+        self._observe(now, max(0.0, now - self._due))
         self._sample()
         self._wind()
 
-    def _take(self, now: float, lag: float) -> None:
+    def _observe(self, now: float, lag: float) -> None:
         self._metrics.lag.observe(lag)
-        if now >= self._turns_at:
-            self._turns_at = now + CALM
-            self._former, self._present = self._present, 0.0
-        self._present = max(self._present, lag)
+        if now >= self._minute_ends:
+            self._minute_ends = now + CALM
+            self._previous, self._current = self._current, 0.0
+        self._current = max(self._current, lag)
         if lag > LATE:
             if now - self._late_at > CALM:
                 log.warning("the event loop is late", seconds=round(lag, 3))

@@ -1,4 +1,4 @@
-"""The one writer of a connection's socket: ordered, bounded, never waited for.
+"""Outbox: the one writer of a connection's socket, ordered, bounded, non-blocking.
 
 `put` is synchronous and only queues; what was put during one turn of the event loop
 is flushed at its end, joined in one frame: the reply to a publish and its own push, or
@@ -43,7 +43,7 @@ from service.settings import ClientSettings
 
 __all__ = ["Flusher", "Outbox"]
 
-TURN = 200
+PORTION = 200
 """Sockets written to in one turn of the loop (count): a publication to 10,000
 subscribers must not keep the others' commands waiting until all are served."""
 
@@ -53,7 +53,7 @@ class _Waiting(Protocol):
 
 
 class Flusher:
-    """Flush, at the end of this turn of the loop, every outbox that was put to.
+    """Flushes every outbox that was put to, at the end of this turn of the loop.
 
     Attributes:
         call_soon: Runs a callback in the next turn, as the loop's method does.
@@ -76,7 +76,7 @@ class Flusher:
     def _run(self) -> None:
         waiting = self._waiting
         try:
-            for _ in range(min(len(waiting), TURN)):
+            for _ in range(min(len(waiting), PORTION)):
                 waiting.popleft().flush()
         finally:
             # A bug met in one connection must not silence all the others.
@@ -152,7 +152,7 @@ class Outbox:
 
     @property
     def idle(self) -> bool:
-        """Whether nothing waits and no write is under way."""
+        """True when nothing waits and no write is under way."""
         return not self._queue and self._task is None
 
     @property

@@ -51,12 +51,10 @@ class Reaper:
     Attributes:
         last_sweep_at: When the last round ended, as `Clock.wall`; None before that.
         rounds: Rounds that ended.
-        looked_at: Records that were looked at.
         idle: Connections closed for being idle.
         aborted: Connections aborted that were closed and still there.
         miscounted: Slots that the registry had counted wrong, over all rounds.
-        failures: Records, and duties, that could not be looked at.
-        duties: Called at the end of each round.
+        failures: Records, and recounts, that raised.
     """
 
     def __init__(
@@ -78,12 +76,10 @@ class Reaper:
         self._finished_at = 0.0
         self.last_sweep_at: float | None = None
         self.rounds = 0
-        self.looked_at = 0
         self.idle = 0
         self.aborted = 0
         self.miscounted = 0
         self.failures = 0
-        self.duties: list[Callable[[], object]] = []
 
     def start(self) -> None:
         """Begin; the first round is a period away."""
@@ -118,7 +114,6 @@ class Reaper:
         portion, self._left = self._left[-PORTION:], self._left[:-PORTION]
         for record in portion:
             self._try(lambda record=record: self._look(record, now))  # type: ignore[misc]
-        self.looked_at += len(portion)
         if self._left:
             self._timer = self._clock.call_at(now, self._go_on)
         else:
@@ -126,16 +121,14 @@ class Reaper:
 
     def _finish(self) -> None:
         self._try(self._recount)
-        for duty in self.duties:
-            self._try(duty)
         self.rounds += 1
         self._finished_at = self._clock.now()
         self.last_sweep_at = self._clock.wall()
         self._wind()
 
-    def _try(self, duty: Callable[[], object]) -> None:
+    def _try(self, step: Callable[[], None]) -> None:
         try:
-            duty()
+            step()
         except Exception as error:
             self.failures += 1
             log.error("a part of the sweep failed", **describe(error))

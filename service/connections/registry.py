@@ -69,12 +69,12 @@ class Connection(Protocol):
 
     @property
     def busy(self) -> bool:
-        """Whether its socket is not read for now: a pong may wait there."""
+        """True while its socket is not read: a pong may wait there."""
         ...
 
     @property
     def in_flight(self) -> bool:
-        """Whether one of its commands waits, or has no outcome yet."""
+        """True while one of its commands waits, or has no outcome yet."""
         ...
 
     @property
@@ -146,7 +146,6 @@ class Record:
     Attributes:
         connection: The connection.
         address: Of the client, as text; "" when it is not known.
-        opened: When it was opened.
         active: When its peer last sent or took something.
         heard: When its peer last sent something.
         settled: Called once, at the next sign of life or when it ends.
@@ -163,7 +162,6 @@ class Record:
         "connection",
         "has_slot",
         "heard",
-        "opened",
         "over",
         "settled",
         "user",
@@ -172,7 +170,6 @@ class Record:
     def __init__(self, connection: Connection, address: str, now: float) -> None:
         self.connection = connection
         self.address = address
-        self.opened = now
         self.active = now
         self.heard = now
         self.settled: list[Callable[[], None]] = []

@@ -67,7 +67,6 @@ class Hub:
         position_check: Compares the channels with the store; its owner starts it.
         advance: `CatchUp.advance`, for members.
         read: `CatchUp.read`.
-        taken_over: Places of lost connections that their user's next ones took.
     """
 
     def __init__(
@@ -88,7 +87,6 @@ class Hub:
         self.position_check = PositionCheck(
             self._topics, self._catchup, clock, settings.position_check
         )
-        self.taken_over = 0
         self.advance = self._catchup.advance
         self.read = self._catchup.read
 
@@ -101,7 +99,7 @@ class Hub:
         self._store.append(channel, draft, history, self._metrics.publishing(done))
 
     def committed(self, batch: Sequence[Committed]) -> None:
-        """Deliver what the store has made durable (its `CommitListener`)."""
+        """Deliver what is durable now (this is the store's `CommitListener`)."""
         self._metrics.committed(len(batch))
         topics = self._topics
         for channel, publication, epoch in batch:
@@ -190,7 +188,7 @@ class Hub:
         recovered: list[Publication] | None = None
         limit = self._settings.recovery_limit
         if since is not None and is_recovered(since, page, limit):
-            # What does not fit beside other replies that wait follows as pushes.
+            # Publications that do not fit beside waiting replies follow as pushes.
             space = min(self._settings.recovery_size, subscription.member.space)
             recovered = take_piece(page.publications, space) if space > 0 else []
             subscription.next = since.offset + len(recovered) + 1
@@ -256,7 +254,6 @@ class Hub:
         user = subscription.subscriber.user
         for lost in subscription.topic.in_grace:
             if lost.subscriber.user == user:
-                self.taken_over += 1
                 self.end_grace(lost)
                 return
 

@@ -1,4 +1,4 @@
-"""Counts publications, and times some of them from the publisher to the sockets."""
+"""Publish metrics: counts publications, and times one in 64 from append to sockets."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from service.metrics import Metrics
 __all__ = ["PublishMetrics"]
 
 EVERY = 64
-"""One publication of so many is timed: all of them would cost each some 1 µs."""
+"""One publication of so many is timed (count): timing costs some 1 µs each."""
 
 
 class _Flushes(Protocol):
-    """What writes to the sockets at the end of the loop's turn, in order."""
+    """The `Flusher`: writes to the sockets at the end of the loop's turn, in order."""
 
     def add(self, waiting: _Sample) -> None:
         """Call ``waiting.flush()`` after all that was added before."""
@@ -27,9 +27,9 @@ class PublishMetrics:
     """Counts for one hub.
 
     Args:
-        metrics: Where to.
-        clock: Tells how long it took.
-        flushes: Tells when what a commit brought has been written.
+        metrics: The counters and histograms.
+        clock: Times publications.
+        flushes: Calls back when the pushes of a commit have been written.
     """
 
     def __init__(self, metrics: Metrics, clock: Clock, flushes: _Flushes) -> None:
@@ -39,7 +39,7 @@ class PublishMetrics:
         self._left = 1  # publications until one is timed
 
     def publishing(self, done: AppendDone) -> AppendDone:
-        """Take note of a publication that goes to the store; return whom to tell."""
+        """Return *done*, wrapped if this publication is one that is timed."""
         self._left -= 1
         if self._left:
             return done
@@ -60,7 +60,7 @@ class PublishMetrics:
 
 
 class _Sample:
-    """A publication that is written when all before it in the queue has been."""
+    """A timed publication: it is flushed after the pushes that it caused."""
 
     __slots__ = ("_clock", "_metrics", "_started")
 

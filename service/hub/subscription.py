@@ -32,7 +32,7 @@ class Member(Protocol):
 
     @property
     def idle(self) -> bool:
-        """Whether everything handed over so far has been written."""
+        """True when everything handed over so far has been written."""
         ...
 
     def put(self, text: str) -> None:

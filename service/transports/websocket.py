@@ -51,7 +51,7 @@ class WebSocketResource:
     async def on_websocket(
         self, req: falcon.asgi.Request, ws: falcon.asgi.WebSocket
     ) -> None:
-        """Serve one connection, which the handshake gate has let in, until it ends."""
+        """Serve one connection that the handshake gate has let in, until it ends."""
         # Old SDKs send an empty header; only a known name is answered.
         known = (name for name in ws.subprotocols if name in self._subprotocols)
         subprotocol = next(known, None)
@@ -116,5 +116,5 @@ class _FalconSocket:
         if self._abort is not None:
             self._abort()
         elif self._task is not None:
-            # Another server than ours: ending the handler is all we can do.
+            # Under another ASGI server, ending the handler is all we can do.
             self._task.cancel()
