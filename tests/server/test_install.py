@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module
-from typing import Literal
 
 import pytest
 
@@ -40,19 +39,19 @@ async def test_hypercorn_s_own_command_has_our_limits(
     make_server: Callable[..., Server],
 ) -> None:
     settings = {"STEADWIRE_SERVER_MESSAGE_SIZE": "2000"}
-    server = await make_server(settings, command="hypercorn").start()
+    server = await make_server(settings, app="service.app:app").start()
     client = await server.raw()
     await client.send_text("x" * 2001)
     closed = await client.closed()
     assert (closed.code, closed.reason) == (1009, "message too big")
 
 
-@pytest.mark.parametrize("command", ["steadwire", "hypercorn"])
+@pytest.mark.parametrize("app", ["", "service.app:app"], ids=["steadwire", "hypercorn"])
 async def test_a_connection_that_is_cut_off_is_counted(
-    make_server: Callable[..., Server], command: Literal["steadwire", "hypercorn"]
+    make_server: Callable[..., Server], app: str
 ) -> None:
     settings = {"STEADWIRE_SERVER_SILENT": "1"}
-    server = await make_server(settings, command=command).start()
+    server = await make_server(settings, app=app).start()
     async with server.api() as api:
         before = await scrape(api)
         silent = [await TcpClient.connect(server.port) for _ in range(2)]
