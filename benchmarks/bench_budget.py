@@ -47,6 +47,7 @@ from service.hub.publish_metrics import PublishMetrics
 from service.metrics import Metrics
 from service.protocol import replies
 from service.protocol.json import Json
+from service.session.heartbeat import Heartbeat
 from service.session.session import Session
 from service.settings import ClientSettings, Settings, StoreSettings
 from service.stores.sqlite.store import SqliteStore
@@ -88,13 +89,16 @@ def session_stage():
         settings.client,
         Permissions(settings.channels, insecure=True),
         Handlers(),
+        Heartbeat(60.0),
         client=ClientId("c"),
         version="0",
         insecure=True,
-        random=Random(1),
+        rng=Random(1),
         now=0.0,
+        wall=0.0,
     )
-    session.receive([(1, "connect", {})], 0.0)
+    session.receive(Json.decode('{"id":1,"connect":{}}'), 0.0)
+    session.slot_acquired(None)
     from service.core.model import Appended, Position
 
     commands = Json.decode(FRAME)

@@ -64,7 +64,7 @@ from service.metrics import Metrics
 from service.protocol import replies
 from service.protocol.codec import Codec
 from service.session.heartbeat import Heartbeat
-from service.session.keepalive import Liveness
+from service.session.keepalive import Keepalive
 from service.session.port import Decision, Identity
 from service.session.session import Session
 from service.settings import Settings
@@ -166,10 +166,10 @@ class ClientConnection:
             client=client,
             version=context.version,
             insecure=context.settings.insecure,
-            random=context.rng,
+            rng=context.rng,
             now=now,
             wall=context.clock.wall(),
-            allowance=pending.quota,
+            quota=pending.quota,
         )
         pending.close = self._session.disconnect
         self._record = context.registry.open(self, pending.address, now)
@@ -199,7 +199,7 @@ class ClientConnection:
     @property
     def channels(self) -> Iterable[Channel]:
         """The channels that it is subscribed to, or about to be."""
-        return self._session.channels
+        return self._session.subscriptions
 
     @property
     def protocol(self) -> str:
@@ -207,9 +207,9 @@ class ClientConnection:
         return self._codec.name
 
     @property
-    def liveness(self) -> Liveness:
+    def liveness(self) -> Keepalive:
         """Its level, round-trip times and pings without a pong; to be read only."""
-        return self._session.liveness
+        return self._session.keepalive
 
     @property
     def busy(self) -> bool:
@@ -248,10 +248,10 @@ class ClientConnection:
     ) -> bool:
         """Subscribe the client to *channel* and push that to it."""
         session = self._session
-        ends = session.expiry.unsubscribe_at(expire_at, self._clock.now())
+        end = session.expiry.unsubscribe_at(expire_at, self._clock.now())
         try:
             return session.subscribe(
-                channel, since, ends=ends, info=info, data=data, rules=rules, done=done
+                channel, since, end=end, info=info, data=data, rules=rules, done=done
             )
         finally:
             self._schedule()
@@ -325,9 +325,9 @@ class ClientConnection:
         """Ask for a slot; the outcome goes to the session."""
         outcome = self._context.limits.acquire(self._record, identity, self._acquired)
         if outcome is Slot.TAKEN:
-            self._session.admitted(None)
+            self._session.slot_acquired(None)
         elif outcome is not Slot.WAITING:
-            self._session.admitted(outcome)
+            self._session.slot_acquired(outcome)
 
     def release_slot(self) -> None:
         """Give the slot back."""
@@ -475,7 +475,7 @@ class ClientConnection:
     # Outcomes that come later, and other callbacks.
 
     def _acquired(self, refusal: Close | ErrorReply | None) -> None:
-        self._session.admitted(refusal)
+        self._session.slot_acquired(refusal)
         self._resume()
 
     def _answered(self, command: int, event: Event, answer: Outcome) -> None:

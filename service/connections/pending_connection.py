@@ -7,7 +7,7 @@ from typing import Protocol
 
 from service.core.errors import Close
 from service.core.model import UserId
-from service.session.allowance import CommandQuota
+from service.session.command_queue import CommandQuota
 
 __all__ = ["Gate", "PendingConnection"]
 

@@ -25,7 +25,7 @@ from typing import Protocol, TypeVar
 from service.auth.permissions import ChannelRules
 from service.core.errors import Close, ErrorReply, Unsubscribe
 from service.core.model import Channel, ClientId, Position, RawJson, UserId
-from service.session.keepalive import Liveness
+from service.session.keepalive import Keepalive
 from service.session.port import Identity
 
 __all__ = ["Connection", "Record", "Registry"]
@@ -63,7 +63,7 @@ class Connection(Protocol):
         ...
 
     @property
-    def liveness(self) -> Liveness:
+    def liveness(self) -> Keepalive:
         """Its level, round-trip times and pings without a pong; to be read only."""
         ...
 

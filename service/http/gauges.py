@@ -159,7 +159,7 @@ def _add_limits(
 
 def _add_heartbeat(metrics: Metrics, runtime: Runtime) -> None:
     heartbeat, registry = runtime.heartbeat, runtime.connections
-    heartbeat.timers.append(metrics.rtt.observe)
+    heartbeat.rtt_listeners.append(metrics.rtt.observe)
     heartbeat.listeners.append(log_level)
 
     def levels() -> dict[str, float]:

@@ -1,136 +1,264 @@
-"""What was answered to the questions of a session: who goes on with it.
+"""Hook answers, checked as a whole before a session acts on any part of them.
 
-An answer of the wrong types is no answer: it admits nobody, and the client may try
-again. So each of the parts looks at all of an answer before it does anything.
+An answer comes from the application or from a token. One whose fields have the wrong
+types is not an answer: the client gets a temporary error and may try again. `check`
+looks at every field and does nothing else, so that whatever fails later is our own
+fault and is not taken for the answer's.
 """
 
 from __future__ import annotations
 
-from service.core.errors import INTERNAL, Close, CloseError, ReplyError
+from collections.abc import Mapping
+from typing import NamedTuple, TypeVar
+
+from service.core.errors import CloseError, ReplyError
 from service.core.hooks import (
     Answer,
     ConnectEvent,
     ConnectResult,
     Event,
-    Handlers,
     PublishEvent,
     PublishResult,
     RefreshEvent,
     RefreshResult,
     RpcEvent,
     RpcResult,
+    ServerSubscription,
     SubRefreshEvent,
     SubRefreshResult,
     SubscribeEvent,
     SubscribeResult,
 )
-from service.core.model import UserId
-from service.session.channels import Channels
-from service.session.commands import Commands
-from service.session.connect import Handshake
-from service.session.port import Decision, Identity, Port
-from service.session.refresh import Refreshing
+from service.core.model import NO_OVERRIDE, Channel, Override, RawJson, UserId
+from service.payload import dump_optional
+from service.session.expiry import Expiry
+from service.session.port import Decision, Identity
 
-__all__ = ["Answers"]
-
-
-class Answers:
-    """The way from an answer to the part of the session that asked."""
-
-    def __init__(
-        self,
-        port: Port,
-        handlers: Handlers,
-        handshake: Handshake,
-        channels: Channels,
-        refreshing: Refreshing,
-        commands: Commands,
-    ) -> None:
-        self._port = port
-        self._handlers = handlers
-        self._handshake = handshake
-        self._channels = channels
-        self._refreshing = refreshing
-        self._commands = commands
-
-    def take(
-        self,
-        identity: Identity,
-        command: int,
-        event: Event,
-        answer: Answer | ReplyError | CloseError,
-        now: float,
-    ) -> tuple[Exception | None, Close | None]:
-        """Go on with what was asked, and log it where it says who somebody is.
-
-        Returns:
-            What was wrong with the answer, None if nothing was; and the close that
-            the connection is to end with, None if it goes on.
-        """
-        wrong = None
-        if not isinstance(answer, CloseError):
-            try:
-                self._take(identity, command, event, answer, now)
-            except CloseError as end:
-                answer = end
-            except Exception as error:
-                wrong, answer = error, ReplyError(INTERNAL, reason="a wrong answer")
-                self._take(identity, command, event, answer, now)
-        decision = _decision(event, answer, identity, self._handlers)
-        if decision is not None:
-            self._port.audit(decision)
-        return wrong, answer.close if isinstance(answer, CloseError) else None
-
-    def _take(
-        self,
-        identity: Identity,
-        command: int,
-        event: Event,
-        answer: Answer | ReplyError,
-        now: float,
-    ) -> None:
-        """Go on with what was asked; CloseError ends the connection.
-
-        Any other exception comes from an answer of the wrong types: nothing was done.
-        """
-        error = answer.error if isinstance(answer, ReplyError) else INTERNAL
-        match event, answer:
-            case ConnectEvent(), ConnectResult():
-                self._handshake.admit(command, answer, now)
-            case ConnectEvent(), _:
-                self._handshake.turn_away(command, error)
-            case RefreshEvent(), RefreshResult():
-                self._refreshing.connection_goes_on(command, answer, now)
-            case SubRefreshEvent(), SubRefreshResult():
-                self._refreshing.subscription_goes_on(
-                    identity, command, event, answer, now
-                )
-            case RefreshEvent() | SubRefreshEvent(), _:
-                self._refreshing.refused(command, event, error)
-            case SubscribeEvent(), SubscribeResult():
-                self._channels.admitted(identity, event.channel, answer, now)
-            case SubscribeEvent(), _:
-                self._channels.refused(event.channel, error)
-            case PublishEvent(), PublishResult():
-                self._commands.publish_allowed(identity, command, event, answer)
-            case RpcEvent(), RpcResult():
-                self._commands.rpc_returned(command, answer)
-            case PublishEvent(), _:
-                self._commands.publish_refused(command, error)
-            case _:
-                self._commands.rpc_refused(command, error)
+__all__ = [
+    "Checked",
+    "ConnectionRefresh",
+    "PublishGrant",
+    "RpcReturn",
+    "ServerGrant",
+    "SubscribeGrant",
+    "SubscriptionRefresh",
+    "Welcome",
+    "check",
+    "decision",
+]
 
 
-def _decision(
+class ServerGrant(NamedTuple):
+    """A server-side subscription that a connect brings; as `ServerSubscription`."""
+
+    info: RawJson | None = None
+    data: RawJson | None = None
+    override: Override = NO_OVERRIDE
+
+
+class Welcome(NamedTuple):
+    """A client that may connect.
+
+    Attributes:
+        identity: Its client, user, info and meta.
+        data: The payload of the reply.
+        ttl: Seconds that the reply tells the client to refresh in; None for none.
+        close_at: When the connection expires, as `Clock.now`.
+        refreshable: The client may refresh the connection.
+        token_id: The ``jti`` of its token, "" for none.
+        issued_at: When that was issued, in Unix seconds, 0 for unknown.
+        subscriptions: Its server-side subscriptions.
+    """
+
+    identity: Identity
+    data: RawJson | None
+    ttl: int | None
+    close_at: float
+    refreshable: bool
+    token_id: str
+    issued_at: float
+    subscriptions: dict[Channel, ServerGrant]
+
+
+class ConnectionRefresh(NamedTuple):
+    """A connection that goes on; as `Welcome`, and *info* is None for no change."""
+
+    ttl: int | None
+    close_at: float
+    info: RawJson | None
+    token_id: str
+    issued_at: float
+
+
+class SubscribeGrant(NamedTuple):
+    """A subscription that a token or a hook allows.
+
+    Attributes:
+        info: Shown to others in this channel.
+        data: The payload of the reply.
+        override: Options of the channel that are different.
+        end: When the subscription expires, as `Clock.now`.
+        ttl: Seconds that the reply tells the client to refresh in; None for none.
+        refreshable: The client may refresh the subscription.
+    """
+
+    info: RawJson | None
+    data: RawJson | None
+    override: Override
+    end: float
+    ttl: int | None
+    refreshable: bool
+
+
+class SubscriptionRefresh(NamedTuple):
+    """A subscription that goes on; as `SubscribeGrant`.
+
+    Attributes:
+        channel: The channel that the token names; used where the command names none.
+    """
+
+    channel: Channel
+    end: float
+    ttl: int | None
+    info: RawJson | None
+
+
+class PublishGrant(NamedTuple):
+    """A publish that a hook allows.
+
+    Attributes:
+        data: Published instead of the client's; None for no change.
+        skip_history: Deliver it, and do not keep it.
+    """
+
+    data: RawJson | None
+    skip_history: bool
+
+
+class RpcReturn(NamedTuple):
+    """The result of an rpc."""
+
+    data: RawJson | None
+
+
+Checked = (
+    Welcome
+    | ConnectionRefresh
+    | SubscribeGrant
+    | SubscriptionRefresh
+    | PublishGrant
+    | RpcReturn
+)
+
+
+T = TypeVar("T")
+
+
+def check(event: Event, answer: Answer, expiry: Expiry, now: float) -> Checked:
+    """Return what *answer* says to *event*, with every field checked.
+
+    Raises:
+        Exception: It is not an answer to that event. Besides `TypeError` and
+            `ValueError`, objects of the application may raise anything when read.
+    """
+    match event, answer:
+        case ConnectEvent(), ConnectResult():
+            return _welcome(event, answer, expiry, now)
+        case RefreshEvent(), RefreshResult():
+            return ConnectionRefresh(
+                expiry.ttl(answer.expire_at, now),
+                expiry.close_at(answer.expire_at, now),
+                dump_optional(answer.info),
+                _typed("token_id", answer.token_id, str),
+                _typed("issued_at", answer.issued_at, int, float),
+            )
+        case SubscribeEvent(), SubscribeResult():
+            refreshable = _typed(
+                "client_side_refresh", answer.client_side_refresh, bool
+            )
+            ttl = expiry.ttl(answer.expire_at, now)
+            return SubscribeGrant(
+                dump_optional(answer.info),
+                dump_optional(answer.data),
+                _typed("override", answer.override, Override),
+                expiry.unsubscribe_at(answer.expire_at, now),
+                ttl if refreshable else None,
+                refreshable,
+            )
+        case SubRefreshEvent(), SubRefreshResult():
+            return SubscriptionRefresh(
+                Channel(_typed("channel", answer.channel, str)),
+                expiry.unsubscribe_at(answer.expire_at, now),
+                expiry.ttl(answer.expire_at, now),
+                dump_optional(answer.info),
+            )
+        case PublishEvent(), PublishResult():
+            return PublishGrant(
+                dump_optional(answer.data),
+                _typed("skip_history", answer.skip_history, bool),
+            )
+        case RpcEvent(), RpcResult():
+            return RpcReturn(dump_optional(answer.data))
+    raise TypeError(f"{type(event).__name__} answered with {type(answer).__name__}")
+
+
+def _welcome(
+    event: ConnectEvent, answer: ConnectResult, expiry: Expiry, now: float
+) -> Welcome:
+    refreshable = _typed("client_side_refresh", answer.client_side_refresh, bool)
+    ttl = expiry.ttl(answer.expire_at, now)
+    if isinstance(answer.channels, str):
+        raise TypeError("channels must be a tuple of strings")
+    subscriptions = {
+        Channel(_typed("a channel", name, str)): ServerGrant()
+        for name in answer.channels
+    }
+    for name, one in _typed("subs", answer.subs, Mapping).items():
+        _typed("a subscription", one, ServerSubscription)
+        subscriptions[Channel(_typed("a channel", name, str))] = ServerGrant(
+            dump_optional(one.info),
+            dump_optional(one.data),
+            _typed("override", one.override, Override),
+        )
+    return Welcome(
+        Identity(
+            event.client,
+            UserId(_typed("user", answer.user, str)),
+            dump_optional(answer.info),
+            dump_optional(answer.meta),
+        ),
+        dump_optional(answer.data),
+        ttl if refreshable else None,
+        expiry.close_at(answer.expire_at, now),
+        refreshable,
+        _typed("token_id", answer.token_id, str),
+        _typed("issued_at", answer.issued_at, int, float),
+        subscriptions,
+    )
+
+
+def _typed(name: str, value: T, *kinds: type) -> T:
+    if not isinstance(value, kinds):
+        expected = " or ".join(kind.__name__ for kind in kinds)
+        raise TypeError(f"{name} must be {expected}, got {type(value).__name__}")
+    return value
+
+
+def decision(
     event: Event,
     answer: Answer | ReplyError | CloseError,
-    identity: Identity,
-    handlers: Handlers,
+    user: UserId,
+    *,
+    by_token: bool,
 ) -> Decision | None:
-    """Return the decision that an answer is, None for one of another kind.
+    """Return the decision about an identity that *answer* is, None if it is not one.
 
-    A hook about subscribes and publishes decides what may be done; who somebody is
-    decide the connect hook and tokens.
+    Args:
+        event: The question.
+        answer: The answer, checked.
+        user: The connection's user until now.
+        by_token: Tokens of subscribes are verified. Hooks about subscribes and
+            publishes decide what a client may do, not who it is.
     """
     match event:
         case ConnectEvent():
@@ -139,13 +267,14 @@ def _decision(
             about = "refresh"
         case SubRefreshEvent():
             about = "sub_refresh"
-        case SubscribeEvent(token=str(token)) if token and handlers.subscribe_token:
+        case SubscribeEvent(token=str(token)) if token and by_token:
             about = "subscribe"
         case _:
             return None
     if isinstance(answer, ReplyError):
-        return Decision(about, identity.user, answer.error.code, answer.reason)
+        return Decision(about, user, answer.error.code, answer.reason)
     if isinstance(answer, CloseError):
-        return Decision(about, identity.user, answer.close.code, answer.reason)
-    user = answer.user if isinstance(answer, ConnectResult) else identity.user
-    return Decision(about, UserId(user))
+        return Decision(about, user, answer.close.code, answer.reason)
+    if isinstance(answer, ConnectResult):
+        user = UserId(answer.user)
+    return Decision(about, user)

@@ -1,19 +1,25 @@
-"""How fast the commands of one connection are handled.
+"""Command queue of one connection: fairness between connections, and rate limits.
 
 Commands come a frame at a time, and a frame has room for thousands. Between two turns
-of the event loop at most one portion of them is handled, so that another connection's
-command waits for one portion of each, and not for a frame of each. What is spent in a
-turn is counted, not measured, in units of a simple command: a presence of many clients
-counts as many.
+of the event loop at most `TURN_BUDGET` units of them are handled, so that a command of
+another connection waits for one such portion of each connection, and not for a frame of
+each. Units are counted, not measured: a command is one, and a command that goes through
+many items, such as a presence of many clients, is several.
 
-Over its rate (`allowance`) a command is refused with 111, which SDKs repeat; one
-without an id is dropped. An unsubscribe is done all the same: it costs little, and an
-error would make the SDKs reconnect. Twice over its rate the connection is closed with
-3013, and the SDKs come back after their backoff.
+A command over its rate limit is refused with error 111, after which SDKs try again; one
+without an id is dropped. An unsubscribe is handled all the same: it costs little, and
+an error would make the SDKs reconnect. A connection that sends twice its rate is closed
+with 3013, and the SDKs come back after their backoff.
+
+Three limits apply, in this order: the connection's, its user's, and its address's. They
+are asked once for a portion of commands, not for each command. A command counts against
+each limit that it reaches, also when a later one refuses it, and a refused command
+counts too.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 
 from service.core.errors import (
@@ -22,76 +28,176 @@ from service.core.errors import (
     CloseError,
     ReplyError,
 )
+from service.core.model import UserId
+from service.core.rate_limits import Bucket, Buckets, Rate, rate_of
 from service.protocol.commands import Command
-from service.session.allowance import CommandQuota
-from service.session.port import CommandQueue, Port
+from service.session.port import Port
+from service.settings import LimitSettings
 
-__all__ = ["CommandScheduler"]
+__all__ = ["CommandLimits", "CommandQueue", "CommandQuota"]
 
-PORTION = 32
-"""Units between two turns of the loop: some 0.1 ms."""
+TURN_BUDGET = 32
+"""Units handled between two turns of the event loop: some 0.1 ms."""
+
+_KEYS = 65536  # users, and addresses, whose rates are kept; some 200 bytes each
 
 
-class CommandScheduler:
-    """The pace of one connection.
+class CommandLimits:
+    """The rate limits of commands, shared by the connections of one process.
 
-    Args:
-        allowance: The commands it may send; None for any number.
-        work: What waits and what is under way.
-        in_flight: Commands under way at the most.
+    Attributes:
+        refused: Commands answered with error 111 so far (count).
+        dropped: Commands without an id that were dropped so far (count).
     """
 
-    __slots__ = ("_allowance", "_in_flight", "_work")
+    def __init__(self, limits: LimitSettings) -> None:
+        own = rate_of(limits.commands_per_connection, limits.burst)
+        user = rate_of(limits.commands_per_user, limits.burst)
+        address = rate_of(limits.commands_per_address, limits.burst)
+        self.own = own
+        self.users = Buckets[UserId](user, _KEYS) if user else None
+        self.addresses = Buckets[str](address, _KEYS) if address else None
+        self.refusals = own or user or address
+        self.refused = 0
+        self.dropped = 0
+
+    def quota(self, address: str, now: float) -> CommandQuota | None:
+        """Return the quota of a new connection; None when nothing is limited."""
+        if self.refusals is None:
+            return None
+        return CommandQuota(self, self.refusals, address, now)
+
+
+class CommandQuota:
+    """The commands that one connection may send.
+
+    Attributes:
+        user: The connection's user; "" until it has connected, and for anonymous ones,
+            who are not limited together.
+    """
+
+    __slots__ = ("_address", "_limits", "_own", "_refusals", "_refused", "user")
 
     def __init__(
-        self, allowance: CommandQuota | None, work: CommandQueue, in_flight: int
+        self, limits: CommandLimits, refusals: Rate, address: str, now: float
     ) -> None:
-        self._allowance = allowance
-        self._work = work
-        self._in_flight = in_flight
+        self._limits = limits
+        self._address = address
+        self._own = Bucket(now)
+        self._refusals = refusals  # more refused commands than this close
+        self._refused = Bucket(now)
+        self.user = UserId("")
 
-    def portion(self, port: Port) -> Iterator[Command]:
+    def take(self, wanted: int, now: float) -> int:
+        """Return how many of *wanted* commands may be handled now."""
+        limits = self._limits
+        if limits.own is not None:
+            wanted = self._own.take(limits.own, now, wanted)
+        if limits.users is not None and self.user:
+            wanted = limits.users.take(self.user, now, wanted)
+        if limits.addresses is not None:
+            wanted = limits.addresses.take(self._address, now, wanted)
+        return wanted
+
+    def refuse(self, now: float, *, answered: bool) -> bool:
+        """Count a refused command; False when it was one too many."""
+        if answered:
+            self._limits.refused += 1
+        else:
+            self._limits.dropped += 1
+        return self._refused.take(self._refusals, now) == 1
+
+
+class CommandQueue:
+    """The commands of one connection that wait or are under way.
+
+    Args:
+        in_flight: Commands under way at most (count).
+        quota: The commands that the connection may send; None for any number.
+
+    Attributes:
+        backlog: Commands not yet handled, in order.
+        under_way: Commands that wait for an outcome (count).
+        blocked: A command under way holds up all that follow.
+    """
+
+    __slots__ = (
+        "_granted",
+        "_in_flight",
+        "_quota",
+        "_spent",
+        "backlog",
+        "blocked",
+        "under_way",
+    )
+
+    def __init__(self, in_flight: int, quota: CommandQuota | None) -> None:
+        self.backlog: deque[Command] = deque()
+        self.under_way = 0
+        self.blocked = False
+        self._in_flight = in_flight
+        self._quota = quota
+        self._granted = 0  # commands of the backlog that the quota has passed
+        self._spent = 0  # units, in this turn of the loop
+
+    @property
+    def busy(self) -> bool:
+        """Whether no more commands should be read for now."""
+        return bool(self.backlog) or self.under_way >= self._in_flight
+
+    def take(self, port: Port) -> Iterator[Command]:
         """Take from the backlog what can be handled now, one after the other.
 
-        What is left is taken up after an outcome, when there is room, or, where a
-        portion is spent, in the loop's next turn: *port* is asked for that.
+        The rest is taken after an outcome, when there is room to write, or in the next
+        turn of the event loop, which *port* is then asked for.
         """
-        work = self._work
-        limit = self._in_flight
-        while work.backlog and work.under_way < limit and not work.blocked:
-            if work.spent >= PORTION:
+        while self.backlog and self.under_way < self._in_flight and not self.blocked:
+            if self._spent >= TURN_BUDGET:
                 port.later()
                 return
             if not port.has_room:
                 return  # replies are small, but histories and recoveries are not
-            work.spent += 1
-            yield work.backlog.popleft()
+            self._spent += 1
+            yield self.backlog.popleft()
 
-    def admits(self, command: int, method: str, now: float) -> bool:
-        """Let a command that was taken from the backlog through, or drop it.
+    def allows(self, command: int, method: str, now: float) -> bool:
+        """Tell whether a command that was taken is handled; if not, it is dropped.
 
         Args:
-            command: Its id; 0 for none.
-            method: "" for a pong, which is not a command.
+            command: The command's id, 0 for none.
+            method: "" for a pong, which is not limited.
             now: The time.
 
         Raises:
             ReplyError: 111; the command is over the rate.
-            CloseError: 3013; the connection is, by far.
+            CloseError: 3013; the connection is at twice its rate.
         """
-        if self._allowance is None or not method:
+        quota = self._quota
+        if quota is None or not method:
             return True
-        work = self._work
-        if not work.granted:
-            wanted = min(1 + len(work.backlog), PORTION)
-            work.granted = self._allowance.take(wanted, now)
-        if work.granted:
-            work.granted -= 1
+        if not self._granted:
+            self._granted = quota.take(min(1 + len(self.backlog), TURN_BUDGET), now)
+        if self._granted:
+            self._granted -= 1
             return True
-        if not self._allowance.refuse(now, answered=command > 0):
+        if not quota.refuse(now, answered=command > 0):
             raise CloseError(TOO_MANY_REQUESTS_CLOSE)
         if method == "unsubscribe":
             return True
         if command:
             raise ReplyError(TOO_MANY_REQUESTS)
         return False
+
+    def turn(self) -> None:
+        """Begin a new portion: the event loop has turned."""
+        self._spent = 0
+
+    def charge(self, items: int) -> None:
+        """Count a command that goes through *items* items; 32 are a unit."""
+        self._spent += items >> 5
+
+    def put_back(self, waiting: deque[Command]) -> None:
+        """Put commands that waited for another before all the rest."""
+        self.under_way -= len(waiting)
+        self._granted += len(waiting)
+        self.backlog.extendleft(reversed(waiting))

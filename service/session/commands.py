@@ -1,8 +1,4 @@
-"""The commands that act on channels without belonging to them, and their outcomes.
-
-Publish, history, presence and rpc. Subscribing is in `channels`, connecting and the
-life of the connection in `connection`.
-"""
+"""Publish, history, presence and rpc commands, and their outcomes."""
 
 from __future__ import annotations
 
@@ -27,9 +23,7 @@ from service.core.errors import (
 from service.core.hooks import (
     Handlers,
     PublishEvent,
-    PublishResult,
     RpcEvent,
-    RpcResult,
 )
 from service.core.model import (
     Appended,
@@ -40,7 +34,6 @@ from service.core.model import (
     SubscriberInfo,
 )
 from service.core.ports import NO_HISTORY
-from service.payload import dump_optional
 from service.protocol import replies
 from service.protocol.commands import (
     HistoryRequest,
@@ -50,48 +43,46 @@ from service.protocol.commands import (
     PublishRequest,
     RpcRequest,
     SendRequest,
-    SubscribeRequest,
-    UnsubscribeRequest,
 )
-from service.session.channels import Channels
-from service.session.port import CommandQueue, Identity, Port
+from service.session.answers import PublishGrant, RpcReturn
+from service.session.command_queue import CommandQueue
+from service.session.port import Identity, Port
+from service.session.subscriptions import Subscriptions
 from service.settings import ClientSettings
 
 __all__ = ["Commands", "Method"]
 
 Method = Callable[[Identity, int, Any], None]
-"""Handles one command: who gave it, its id, the request of the method's type."""
+"""Handles a command: the connection's identity, the command's id, its request."""
 
-PRESENCE_SIZE = 512 * 1024
+MAX_PRESENCE = 512 * 1024
 """Characters of a presence reply; a larger one is refused with 106. Old SDKs close on
 a message over 1 MiB; presence_stats has no such limit."""
 
 
 class Commands:
-    """The commands of one connection that has connected as *identity*."""
+    """The handlers of these commands, for one connection."""
 
     def __init__(
         self,
         port: Port,
-        work: CommandQueue,
+        queue: CommandQueue,
         settings: ClientSettings,
         permissions: Permissions,
         handlers: Handlers,
-        channels: Channels,
+        subscriptions: Subscriptions,
     ) -> None:
         self._port = port
-        self._work = work
+        self._queue = queue
         self._settings = settings
         self._permissions = permissions
         self._handlers = handlers
-        self._channels = channels
+        self._subscriptions = subscriptions
 
     def methods(self) -> dict[type[Any], Method]:
-        """Return what handles each command of a client that has connected."""
+        """Return the handler of each type of request."""
         return {
             PublishRequest: self.publish,
-            SubscribeRequest: self._channels.subscribe,
-            UnsubscribeRequest: self._channels.unsubscribe,
             HistoryRequest: self.history,
             PresenceRequest: self.presence,
             PresenceStatsRequest: self.presence_stats,
@@ -109,8 +100,8 @@ class Commands:
         channel, data = request.channel, request.data
         rules = self._permissions.rules(channel)
         if self._handlers.publish is not None:
-            self._work.under_way += 1
-            self._work.blocked = True  # hooks may answer out of order
+            self._queue.under_way += 1
+            self._queue.blocked = True  # hooks may answer out of order
             self._port.ask(
                 command,
                 PublishEvent(
@@ -118,9 +109,9 @@ class Commands:
                 ),
             )
             return
-        subscribed = self._channels.is_established(channel)
+        subscribed = self._subscriptions.is_established(channel)
         self._permissions.may_publish(rules, identity.user, subscribed=subscribed)
-        self._work.under_way += 1
+        self._queue.under_way += 1
         self._port.publish(
             command, channel, Draft(data, info=identity.info), rules.history
         )
@@ -132,13 +123,13 @@ class Commands:
         channel, since, limit = request.channel, request.since, request.limit
         rules = self._permissions.rules(channel)
         self._permissions.may_read_history(
-            rules, identity.user, subscribed=self._channels.is_established(channel)
+            rules, identity.user, subscribed=self._subscriptions.is_established(channel)
         )
         if request.reverse and since is not None and since.offset == 0:
             raise ReplyError(BAD_REQUEST)
         most = self._settings.history_limit
-        self._work.under_way += 1
-        self._work.blocked = True
+        self._queue.under_way += 1
+        self._queue.blocked = True
         self._port.history(
             command,
             channel,
@@ -153,7 +144,7 @@ class Commands:
     ) -> None:
         """Handle a presence command."""
         present = self._present(identity, request.channel)
-        if sum(len(one.info) + 48 for one in present) > PRESENCE_SIZE:
+        if sum(len(one.info) + 48 for one in present) > MAX_PRESENCE:
             raise ReplyError(LIMIT_EXCEEDED)
         self._port.reply(
             replies.presence_reply(command, [(one.client, one.info) for one in present])
@@ -171,17 +162,17 @@ class Commands:
         self._permissions.may_see_presence(
             self._permissions.rules(channel),
             identity.user,
-            subscribed=self._channels.is_established(channel),
+            subscribed=self._subscriptions.is_established(channel),
         )
         present = self._port.present(channel)
-        self._work.charge(len(present))
+        self._queue.charge(len(present))
         return present
 
     def rpc(self, identity: Identity, command: int, request: RpcRequest) -> None:
         """Handle an rpc command."""
         if self._handlers.rpc is None:
             raise ReplyError(NOT_AVAILABLE)
-        self._work.under_way += 1
+        self._queue.under_way += 1
         self._port.ask(
             command,
             RpcEvent(
@@ -194,20 +185,20 @@ class Commands:
         )
 
     def send(self, identity: Identity, command: int, request: SendRequest) -> None:
-        """Handle a send command: nobody receives it."""
+        """Handle a send command: there is no handler of messages, so it closes."""
         raise CloseError(CLOSE_NOT_AVAILABLE)
 
     def not_available(
         self, identity: Identity, command: int, request: PingRequest
     ) -> None:
-        """Handle a command of the protocol that is switched off."""
+        """Handle a command that this server does not offer."""
         raise ReplyError(NOT_AVAILABLE)
 
     # Outcomes.
 
     def published(self, command: int, outcome: Appended | StoreError) -> None:
         """Answer a publish."""
-        self._work.under_way -= 1
+        self._queue.under_way -= 1
         if isinstance(outcome, StoreError):
             self._refuse(command, _transient(outcome))
         else:
@@ -217,48 +208,45 @@ class Commands:
         self, command: int, since: Position | None, outcome: HistoryPage | StoreError
     ) -> None:
         """Answer a history that was asked for from *since*."""
-        self._work.blocked = False
-        self._work.under_way -= 1
+        self._queue.blocked = False
+        self._queue.under_way -= 1
         if isinstance(outcome, StoreError):
             self._refuse(command, _transient(outcome))
         elif since is not None and since.epoch not in ("", outcome.top.epoch):
             self._refuse(command, UNRECOVERABLE_POSITION)
         else:
-            self._work.charge(len(outcome.publications))
+            self._queue.charge(len(outcome.publications))
             self._port.reply(
                 replies.history_reply(command, outcome.publications, outcome.top)
             )
 
-    def publish_allowed(
+    def publish_granted(
         self,
         identity: Identity,
         command: int,
         event: PublishEvent,
-        answer: PublishResult,
+        grant: PublishGrant,
     ) -> None:
-        """Publish what a hook lets through."""
-        data = dump_optional(answer.data) or event.data
-        history = self._permissions.rules(event.channel).history
-        if answer.skip_history:
-            history = NO_HISTORY
-        draft = Draft(data, info=identity.info)
-        self._work.blocked = False
+        """Publish what a hook allows."""
+        rules = self._permissions.rules(event.channel)
+        history = NO_HISTORY if grant.skip_history else rules.history
+        draft = Draft(grant.data or event.data, info=identity.info)
+        self._queue.blocked = False
         self._port.publish(command, event.channel, draft, history)
 
-    def rpc_returned(self, command: int, answer: RpcResult) -> None:
+    def rpc_returned(self, command: int, result: RpcReturn) -> None:
         """Answer an rpc."""
-        text = replies.rpc_reply(command, dump_optional(answer.data))
-        self._work.under_way -= 1
-        self._port.reply(text)
+        self._queue.under_way -= 1
+        self._port.reply(replies.rpc_reply(command, result.data))
 
     def publish_refused(self, command: int, error: ErrorReply) -> None:
         """Answer a publish that a hook refuses."""
-        self._work.blocked = False
+        self._queue.blocked = False
         self.rpc_refused(command, error)
 
     def rpc_refused(self, command: int, error: ErrorReply) -> None:
         """Answer an rpc that a hook refuses."""
-        self._work.under_way -= 1
+        self._queue.under_way -= 1
         self._refuse(command, error)
 
     def _refuse(self, command: int, error: ErrorReply) -> None:

@@ -1,14 +1,15 @@
-"""The connect command: ask who it is, join its channels, then one reply for all.
+"""The connect command: authenticate, take a slot, join channels, then one reply.
 
     ask ──► identity ──► a slot ──► join the server-side channels ──► the reply
      │                     │              │        (held)
-     └────── refused ◄─────┴──────────────┘      the connection is of no use then
+     └────── refused ◄─────┴──────────────┘   the connection cannot be used any more
 
-A token is verified where there are keys, and then it alone decides; else a connect hook
-is asked; else the settings say whether somebody without a token is let in.
+A token is verified where there are keys, and then it alone decides; otherwise a connect
+hook is asked; without one, the settings say whether a client without a token may
+connect.
 
-The reply goes out when every channel is joined, and only then may anything be written
-for them: a publication before the reply would be lost or doubled by the SDKs.
+The reply is written when every channel is joined, and nothing may be written for the
+channels before it: the SDKs would lose or double a publication that precedes the reply.
 """
 
 from __future__ import annotations
@@ -25,68 +26,39 @@ from service.core.errors import (
     ErrorReply,
     ReplyError,
 )
-from service.core.hooks import ConnectEvent, ConnectResult, Handlers, ServerSubscription
-from service.core.model import (
-    NO_OVERRIDE,
-    Channel,
-    ClientId,
-    Override,
-    Position,
-    RawJson,
-    UserId,
-)
-from service.payload import dump_optional
+from service.core.hooks import ConnectEvent, Handlers
+from service.core.model import Channel, ClientId, Position, UserId
 from service.protocol import replies
 from service.protocol.commands import ConnectRequest
-from service.session.channels import Channels
-from service.session.expiry import Expiry
+from service.session.answers import ServerGrant, Welcome
+from service.session.expiry import NEVER
 from service.session.port import Decision, Identity, Port
+from service.session.subscriptions import Subscriptions
 
-__all__ = ["Handshake"]
-
-
-class _Wish(NamedTuple):
-    """A channel that the client is to be subscribed to by the server."""
-
-    info: RawJson | None = None
-    data: RawJson | None = None
-    override: Override = NO_OVERRIDE
+__all__ = ["ConnectCommand"]
 
 
-class _Entrance(NamedTuple):
-    """A client that is let in, and what for.
-
-    Attributes:
-        command: The connect command.
-        identity: Who it is.
-        data: A payload for the reply.
-        ttl: For the reply.
-        wishes: Its server-side subscriptions.
-    """
+class _Admission(NamedTuple):
+    """A client that waits for its slot."""
 
     command: int
-    identity: Identity
-    data: RawJson | None
-    ttl: int | None
-    wishes: dict[Channel, _Wish]
+    welcome: Welcome
 
 
-class Handshake:
+class ConnectCommand:
     """The connect of one connection, from the command to its reply.
 
     Args:
         port: The session's.
-        channels: The session's.
-        permissions: Know the channel of a user's own, and options that are different.
+        subscriptions: The session's.
+        permissions: Know the channel of a user's own, and the rules of each.
         handlers: Decide, where they are.
-        expiry: The session's.
         client: The connection's id.
-        version: Ours.
+        version: The server's.
         ping: The ping interval in seconds.
-        anonymous: Whether somebody without a token is let in where no hook decides.
-        insecure: The same, whatever token they send where no key can verify it.
-        identified: Told who it is and why, before it is given a slot; raises nothing
-            for a result that `admit` has looked at.
+        anonymous: Where no hook decides, a client without a token may connect.
+        insecure: Where nothing can verify a token, a client may connect with any.
+        identified: Called with a client that may connect, before it is given a slot.
         welcomed: Called right before the reply is written.
         refused: Called right before the error is written.
     """
@@ -94,26 +66,24 @@ class Handshake:
     def __init__(
         self,
         port: Port,
-        channels: Channels,
+        subscriptions: Subscriptions,
         permissions: Permissions,
         handlers: Handlers,
-        expiry: Expiry,
         client: ClientId,
         *,
         version: str,
         ping: float,
         anonymous: bool,
         insecure: bool,
-        identified: Callable[[Identity, ConnectResult, float], None],
+        identified: Callable[[Welcome, float], None],
         welcomed: Callable[[], None],
         refused: Callable[[], None],
     ) -> None:
         self._port = port
-        self._channels = channels
+        self._subscriptions = subscriptions
         self._permissions = permissions
         self._verifies = handlers.verifies
         self._hook = handlers.connect is not None
-        self._expiry = expiry
         self._client = client
         self._version = version
         self._ping = ping
@@ -122,14 +92,14 @@ class Handshake:
         self._identified = identified
         self._welcomed = welcomed
         self._refused = refused
-        self._asked: dict[Channel, Position] = {}
-        self._entrance: _Entrance | None = None
+        self._positions: dict[Channel, Position] = {}
+        self._admission: _Admission | None = None
 
     def begin(self, command: int, request: ConnectRequest, now: float) -> None:
         """Handle the connect command.
 
         Raises:
-            CloseError: Nobody can be let in this way.
+            CloseError: Such a client may not connect.
         """
         event = ConnectEvent(
             self._client,
@@ -139,53 +109,39 @@ class Handshake:
             request.version,
             request.headers,
         )
-        self._asked = request.positions
+        self._positions = request.positions
         if self._verifies(event.token) or self._hook:
             self._port.ask(command, event)
         elif self._insecure or (self._anonymous and not event.token):
             self._port.audit(Decision("connect", UserId("")))
-            self.admit(command, ConnectResult(), now)
+            nobody = Identity(self._client, UserId(""))
+            self.granted(
+                command, Welcome(nobody, None, None, NEVER, False, "", 0.0, {}), now
+            )
         else:
             close = INVALID_TOKEN if event.token else CLOSE_BAD_REQUEST
             why = "no key can verify it" if event.token else "there is no token"
             self._port.audit(Decision("connect", UserId(""), close.code, why))
             raise CloseError(close, reason=why)
 
-    def admit(self, command: int, result: ConnectResult, now: float) -> None:
-        """Let the client in as was answered, if there is room for it.
+    def granted(self, command: int, welcome: Welcome, now: float) -> None:
+        """Go on with a client that may connect: it needs a slot."""
+        self._admission = _Admission(command, welcome)
+        self._identified(welcome, now)
+        self._port.acquire_slot(welcome.identity)
 
-        Raises:
-            Exception: The answer is of the wrong types; nothing was done.
-        """
-        identity = Identity(
-            self._client,
-            UserId(result.user),
-            dump_optional(result.info),
-            dump_optional(result.meta),
-        )
-        ttl = self._expiry.ttl(result.expire_at, now)
-        self._entrance = _Entrance(
-            command,
-            identity,
-            dump_optional(result.data),
-            ttl if result.client_side_refresh else None,
-            _wishes(result),
-        )
-        self._identified(identity, result, now)
-        self._port.acquire_slot(identity)
-
-    def admitted(self, refusal: ErrorReply | None) -> None:
+    def slot_acquired(self, refusal: ErrorReply | None) -> None:
         """Go on with a client that has its slot; refuse one that gets none for now."""
-        entrance, self._entrance = self._entrance, None
-        assert entrance is not None
+        admission, self._admission = self._admission, None
+        assert admission is not None
         if refusal is None:
-            self._enter(entrance)
+            self._join(admission.command, admission.welcome)
         else:
-            self.turn_away(entrance.command, refusal)
+            self.refuse(admission.command, refusal)
 
-    def _enter(self, entrance: _Entrance) -> None:
+    def _join(self, command: int, welcome: Welcome) -> None:
         """Join the channels, then reply."""
-        command, identity = entrance.command, entrance.identity
+        identity = welcome.identity
         results: dict[Channel, str] = {}
         over = False
 
@@ -195,76 +151,64 @@ class Handshake:
                 return
             if isinstance(result, ErrorReply):
                 over = True
-                self.turn_away(command, result)
+                self.refuse(command, result)
                 return
             results[channel] = result
-            if len(results) == len(wishes):
-                self._welcome(entrance, results)
+            if len(results) == len(grants):
+                self._reply(command, welcome, results)
 
-        asked, self._asked = self._asked, {}  # not kept: it is as large as a frame
-        wishes = dict(entrance.wishes)
+        # The positions are not kept: they are as large as a frame.
+        positions, self._positions = self._positions, {}
+        grants = dict(welcome.subscriptions)
         try:
             own = self._permissions.personal_channel(identity.user)
         except ReplyError as refusal:
-            self.turn_away(command, refusal.error)
+            self.refuse(command, refusal.error)
             return
         if own is not None:
-            wishes.setdefault(own, _Wish())
-        if not wishes:
-            self._welcome(entrance, results)
-        for channel in sorted(wishes):
+            grants.setdefault(own, ServerGrant())
+        if not grants:
+            self._reply(command, welcome, results)
+        for channel in sorted(grants):
             if over:
                 return
-            wish, tell = wishes[channel], partial(joined, channel)
+            grant, outcome = grants[channel], partial(joined, channel)
             try:
-                self._channels.add(
+                self._subscriptions.add(
                     identity,
                     channel,
-                    asked.get(channel),
-                    tell,
-                    held=True,
-                    info=wish.info,
-                    data=wish.data,
-                    rules=self._permissions.rules(channel).changed(wish.override),
+                    positions.get(channel),
+                    outcome,
+                    pushed=False,
+                    info=grant.info,
+                    data=grant.data,
+                    rules=self._permissions.rules(channel).changed(grant.override),
                 )
             except ReplyError as refusal:
-                tell(refusal.error)
+                outcome(refusal.error)
 
-    def _welcome(self, entrance: _Entrance, results: dict[Channel, str]) -> None:
+    def _reply(
+        self, command: int, welcome: Welcome, results: dict[Channel, str]
+    ) -> None:
         self._welcomed()
         self._port.reply(
             replies.connect_reply(
-                entrance.command,
+                command,
                 self._client,
                 self._version,
                 self._ping,
-                data=entrance.data,
-                ttl=entrance.ttl,
+                data=welcome.data,
+                ttl=welcome.ttl,
                 subscriptions=results.items(),
             )
         )
         for channel in results:
             self._port.activate(channel)
 
-    def turn_away(self, command: int, error: ErrorReply) -> None:
+    def refuse(self, command: int, error: ErrorReply) -> None:
         """Refuse the connect."""
-        for channel in tuple(self._channels):
+        for channel in tuple(self._subscriptions):
             self._port.leave(channel)
-        self._channels.clear()
+        self._subscriptions.clear()
         self._refused()
         self._port.reply_error(command, error)
-
-
-def _wishes(result: ConnectResult) -> dict[Channel, _Wish]:
-    wishes = {Channel(name): _Wish() for name in result.channels}
-    for name, wish in result.subs.items():
-        if not isinstance(wish, ServerSubscription):
-            raise TypeError("subs must be a mapping to ServerSubscription")
-        if not isinstance(wish.override, Override):
-            raise TypeError("override must be an Override")
-        wishes[Channel(name)] = _Wish(
-            dump_optional(wish.info), dump_optional(wish.data), wish.override
-        )
-    if not all(isinstance(name, str) for name in wishes):
-        raise TypeError("a channel must be a string")
-    return wishes

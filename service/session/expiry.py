@@ -1,7 +1,7 @@
-"""When connections and subscriptions end: from Unix times to the session's clock.
+"""Expiry arithmetic: Unix times to the ends of connections and subscriptions.
 
-An end that is in the past counts as now: whoever says so is asked again after the
-delay, and not at once, in a circle.
+An ``expire_at`` in the past counts as now, so that what is already expired ends after
+the delay, and a client that asks again at once does not do so in a loop without pause.
 """
 
 from __future__ import annotations
@@ -12,11 +12,14 @@ __all__ = ["NEVER", "Expiry"]
 
 NEVER = float("inf")
 
-_MOST = 2**31 - 1  # seconds; the SDKs' timers take no more
+_MAX_TTL = 2**31 - 1  # seconds; the SDKs' timers take no more
 
 
 class Expiry:
     """The arithmetic of one session.
+
+    *expire_at* is always Unix seconds, 0 for never. Each method raises `ValueError` or
+    `TypeError` for anything else.
 
     Args:
         settings: The delays.
@@ -30,34 +33,19 @@ class Expiry:
         self._ahead = ahead
 
     def ttl(self, expire_at: float, now: float) -> int | None:
-        """Return whole seconds, 1 or more, until *expire_at*; None for never (0).
-
-        Raises:
-            ValueError: It is no time.
-            TypeError: It is no number.
-        """
+        """Return whole seconds, 1 or more, until *expire_at*; None for never."""
         if not 0 <= expire_at < NEVER:
             raise ValueError("expire_at must be Unix seconds, or 0")
         if not expire_at:
             return None
-        return max(1, min(_MOST, int(expire_at - self._ahead - now)))
+        return max(1, min(_MAX_TTL, int(expire_at - self._ahead - now)))
 
     def close_at(self, expire_at: float, now: float) -> float:
-        """Return when a connection that expires is closed, as `Clock.now`.
-
-        Raises:
-            ValueError: It is no time.
-            TypeError: It is no number.
-        """
+        """Return when a connection that expires is closed, as `Clock.now`."""
         return self._end(expire_at, now, self._settings.expired_close_delay)
 
     def unsubscribe_at(self, expire_at: float, now: float) -> float:
-        """Return when a subscription that expires is ended, as `close_at`.
-
-        Raises:
-            ValueError: It is no time.
-            TypeError: It is no number.
-        """
+        """Return when a subscription that expires is ended, as `Clock.now`."""
         return self._end(expire_at, now, self._settings.expired_sub_close_delay)
 
     def _end(self, expire_at: float, now: float, delay: float) -> float:

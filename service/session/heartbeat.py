@@ -1,15 +1,15 @@
-"""What all connections' heartbeats have in common: the timeout, and what they count.
+"""Levels of liveness, and what all connections of a process share about them.
 
                 missed pong          80 %           100 % of the timeout without a sign
     healthy ──────────────► degraded ────► suspect ────► dead: close 3012
        ▲                       │              │
        └───────────────────────┴──────────────┘ any sign of life: resurrected
 
-A connection's own clocks are in `session.liveness`; it moves between the levels by
-itself, each step once, and tells here. What died is remembered for twice the timeout,
-for those who look at what became of a connection; it is never resurrected.
+The timers of one connection are in `keepalive`, which reports each of its steps here
+once. Dead connections are remembered for twice the timeout, so that one can look up why
+a connection has ended; they are never resurrected.
 
-Every ping ends as one of three: ``sent == answered + orphaned + those that wait``.
+Every ping has one of three fates: ``sent == answered + orphaned + pending``.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from service.core.model import ClientId
 __all__ = ["Heartbeat", "Level"]
 
 REMEMBERED = 500
-"""The dead that are remembered (count); one more makes the oldest forgotten."""
+"""Dead connections remembered (count); with one more, the oldest is forgotten."""
 
 
 class Level(enum.Enum):
-    """How sure we are that a connection is alive."""
+    """A level of liveness: the certainty that a connection is alive."""
 
     HEALTHY = "healthy"
     DEGRADED = "degraded"
@@ -36,7 +36,7 @@ class Level(enum.Enum):
 
 
 Listener = Callable[[ClientId, Level, Level], None]
-"""Told of each step from one level to another, on the event loop; must not raise."""
+"""Called with a connection and its level before and after; must not raise."""
 
 
 class Heartbeat:
@@ -46,9 +46,9 @@ class Heartbeat:
         timeout: Seconds without a sign of life until a connection is dead.
 
     Attributes:
-        listeners: Told of each step.
-        timers: Told of each round trip that says something about its link, in seconds.
-        steps: How often each step was taken, by the two levels.
+        listeners: Called with each step.
+        rtt_listeners: Called with each round trip time that was accepted, in seconds.
+        steps: The count of each step, by the two levels.
         resurrections: Steps back to healthy.
         sent: Pings written.
         answered: Pings whose pong came.
@@ -63,7 +63,7 @@ class Heartbeat:
     def __init__(self, timeout: float) -> None:
         self.timeout = timeout
         self.listeners: list[Listener] = []
-        self.timers: list[Callable[[float], object]] = []
+        self.rtt_listeners: list[Callable[[float], object]] = []
         self.steps: Counter[tuple[Level, Level]] = Counter()
         self.resurrections = 0
         self.sent = 0
@@ -76,21 +76,21 @@ class Heartbeat:
         self._dead: OrderedDict[ClientId, float] = OrderedDict()
 
     def step(self, client: ClientId, before: Level, after: Level) -> None:
-        """Take note that a connection is at another level."""
+        """Note that a connection is at another level."""
         self.steps[before, after] += 1
         if after is Level.HEALTHY:
             self.resurrections += 1
         for listener in self.listeners:
             listener(client, before, after)
 
-    def bury(self, client: ClientId, heard: float) -> None:
-        """Remember the dead, last heard of at *heard*."""
+    def record_death(self, client: ClientId, heard: float) -> None:
+        """Remember a dead connection, last heard of at *heard*."""
         self._dead[client] = heard
         if len(self._dead) > REMEMBERED:
             self._dead.popitem(last=False)
 
     def dead(self, now: float) -> dict[ClientId, float]:
-        """Return who died lately, and when it was last heard of; forget the rest."""
+        """Return the recently dead with their last sign of life; forget older ones."""
         oldest = now - 2 * self.timeout
         while self._dead:
             client, heard = next(iter(self._dead.items()))

@@ -1,13 +1,13 @@
-"""When a connection is pinged, has to give a sign of life, and expires: times only.
+"""Keepalive of one connection: pings, pongs, levels of liveness, and its end in time.
 
-`Heartbeat` shows the levels. Anything that the peer sends is a sign of life; what we
-write is none, since the kernel takes it for a peer that is long gone. While we do not
-read, or did not run at all, a pong may be waiting before our door: that silence is ours
-and not held against the peer.
+`heartbeat` draws the levels. Anything that the peer sends is a sign of life. A write
+that succeeds is not one, since the kernel takes it for a peer that is long gone. While
+we do not read, or do not run at all, a pong may wait in the socket: that silence is our
+own and does not count against the peer.
 
-Pongs have no names, but they come in the order of their pings. A ping that is given up
-after twice the timeout is forgiven its pong, should it still come; a pong for no ping
-at all is a protocol error.
+Pongs have no ids, but come in the order of their pings. A ping without a pong is given
+up after twice the timeout; its pong may still come and is then ignored. A pong for no
+ping at all is a protocol error.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from service.session.expiry import NEVER
 from service.session.heartbeat import Heartbeat, Level
 from service.settings import ClientSettings
 
-__all__ = ["Due", "Liveness"]
+__all__ = ["Due", "Keepalive"]
 
 SUSPECT = 0.8
 """Part of the timeout after which a silent connection is suspect."""
@@ -31,16 +31,16 @@ SUSPECT = 0.8
 RAPID = 0.1
 """Seconds; signs of life closer together are counted."""
 
-AGES = 0.05
-"""Part of the maximum age by which connections are closed earlier, by chance: ten
+AGE_SPREAD = 0.05
+"""Part of the maximum age by which connections are closed earlier, at random: ten
 thousand that came together do not go together."""
 
-WAITING = 64
-"""Pings without a pong (count); one more gives the oldest up."""
+MAX_PINGS = 64
+"""Pings without a pong (count); with one more, the oldest is given up."""
 
 
 class Due(enum.Enum):
-    """What a tick finds to be done."""
+    """The outcome of a tick."""
 
     NOTHING = enum.auto()
     PING = enum.auto()
@@ -50,7 +50,7 @@ class Due(enum.Enum):
 
     @property
     def close(self) -> Close | None:
-        """How the connection ends, if it does."""
+        """The close of the connection, None if it goes on."""
         return _CLOSES.get(self)
 
 
@@ -61,23 +61,23 @@ _CLOSES = {
 }
 
 
-class Liveness:
-    """The clocks of one connection that has connected; all times as `Clock.now`.
+class Keepalive:
+    """The timers of one connection that has connected; all times as `Clock.now`.
 
     Attributes:
         rtt: The round-trip times of its pings; None before the first pong.
-        level: How sure we are that it is alive.
-        heard: When it last gave a sign of life.
-        resurrections: How often it was thought to be gone, and was not.
+        level: The level of its liveness.
+        heard: The time of its last sign of life.
+        resurrections: Steps back to healthy (count).
     """
 
     __slots__ = (
+        "_aged_at",
         "_asked_at",
         "_client",
         "_expires_at",
-        "_forgiven",
+        "_given_up",
         "_heartbeat",
-        "_old_at",
         "_ping_at",
         "_pings",
         "_pong_by",
@@ -96,11 +96,11 @@ class Liveness:
         self._client = client
         self._ping_at = NEVER
         self._pong_by = NEVER
-        self._asked_at = NEVER  # the pong is for a ping of then
+        self._asked_at = NEVER  # the time of the ping that `_pong_by` is for
         self._expires_at = NEVER
-        self._old_at = NEVER
-        self._pings: deque[float] = deque()  # when those that wait were sent
-        self._forgiven = 0  # pongs that may still come, for pings given up
+        self._aged_at = NEVER
+        self._pings: deque[float] = deque()  # the times of pings without a pong
+        self._given_up = 0  # pings given up, whose pongs may still come
         self.rtt: RttFilter | None = None
         self.level = Level.HEALTHY
         self.heard = NEVER
@@ -108,9 +108,11 @@ class Liveness:
 
     @property
     def next(self) -> float:
-        """When the next tick is due."""
+        """The time of the next tick."""
         silent = self._dead_at if self.level is Level.SUSPECT else self._suspect_at
-        return min(self._ping_at, self._pong_by, silent, self._expires_at, self._old_at)
+        return min(
+            self._ping_at, self._pong_by, silent, self._expires_at, self._aged_at
+        )
 
     @property
     def _suspect_at(self) -> float:
@@ -122,7 +124,7 @@ class Liveness:
 
     @property
     def pending(self) -> int:
-        """Pings that wait for their pong."""
+        """Pings that wait for their pong (count)."""
         return len(self._pings)
 
     def start(self, now: float, random: Random) -> None:
@@ -131,14 +133,16 @@ class Liveness:
         # from being pinged together.
         interval = self._settings.ping_interval
         self._ping_at = now + interval * (0.5 + 0.5 * random.random())
-        self._old_at = now + self._settings.max_age * (1.0 - AGES * random.random())
+        self._aged_at = now + self._settings.max_age * (
+            1.0 - AGE_SPREAD * random.random()
+        )
         self.heard = now
 
     def end(self) -> None:
         """Give up every ping: the connection is over. Safe to call again."""
         self._heartbeat.orphaned += len(self._pings)
         self._pings.clear()
-        self._forgiven = 0
+        self._given_up = 0
 
     def expire(self, at: float) -> None:
         """Expire at *at*; `NEVER` for never."""
@@ -154,10 +158,10 @@ class Liveness:
             self._step(Level.HEALTHY)
 
     def pong(self, now: float) -> bool:
-        """Take a pong; False when nobody asked for it."""
+        """Take a pong; False when there was no ping for it."""
         pings, heartbeat = self._pings, self._heartbeat
-        if self._forgiven:
-            self._forgiven -= 1
+        if self._given_up:
+            self._given_up -= 1
             heartbeat.late += 1
             return True
         if not pings:
@@ -165,30 +169,30 @@ class Liveness:
         sent = pings.popleft()
         heartbeat.answered += 1
         self._pong_by = NEVER
-        if not pings:  # else they come together, after a while in which we did not read
+        if not pings:  # else several come together, since we did not read for a while
             self._sample(now - sent)
         return True
 
     def tick(self, now: float, *, reading: bool) -> Due:
-        """Return what is due at *now*; call until it is nothing.
+        """Return what is due at *now*, one thing a call; the next is due at `next`.
 
         Args:
             now: The time.
-            reading: False while the connection is not read: its pong may be waiting
-                before our door, so its absence is not held against it.
+            reading: False while the connection is not read: its pong may wait in the
+                socket, so that its absence does not count against the peer.
         """
         if now >= self._expires_at:
             return Due.EXPIRED
-        if now >= self._old_at:
+        if now >= self._aged_at:
             return Due.AGED
         patience = self._settings.pong_timeout
-        stopped = now - self.next > patience
+        stopped = now - self.next > patience  # this process, for that long
         if stopped or not reading:
             self.heard = max(self.heard, now - patience if reading else now)
             if now >= self._pong_by:
                 self._wait(now)
         if now >= self._dead_at:
-            self._heartbeat.bury(self._client, self.heard)
+            self._heartbeat.record_death(self._client, self.heard)
             self._step(Level.DEAD)
             return Due.NO_PONG
         if now >= self._suspect_at and self.level is not Level.SUSPECT:
@@ -206,12 +210,12 @@ class Liveness:
         return Due.NOTHING
 
     def pinged(self, now: float) -> None:
-        """Take note of a ping that is written now."""
+        """Note a ping that is written now."""
         pings = self._pings
         oldest = now - 2 * self._heartbeat.timeout
-        while pings and (pings[0] <= oldest or len(pings) >= WAITING):
+        while pings and (pings[0] <= oldest or len(pings) >= MAX_PINGS):
             pings.popleft()
-            self._forgiven += 1
+            self._given_up += 1
             self._heartbeat.orphaned += 1
         pings.append(now)
         self._heartbeat.sent += 1
@@ -236,5 +240,5 @@ class Liveness:
         heartbeat.rejected_samples += rtt.rejected - rejected
         heartbeat.clock_skew_corrections += rtt.clock_skew_corrections - skewed
         if rtt.accepted > accepted:
-            for tell in heartbeat.timers:
-                tell(seconds)
+            for observe in heartbeat.rtt_listeners:
+                observe(seconds)

@@ -1,8 +1,7 @@
-"""What a session asks of the outside, and what its parts share."""
+"""Port of a session, and the nouns that it shares with its users."""
 
 from __future__ import annotations
 
-from collections import deque
 from typing import NamedTuple, Protocol
 
 from service.core.errors import Close, ErrorReply
@@ -19,19 +18,18 @@ from service.core.model import (
 )
 from service.core.ports import History
 from service.protocol import replies
-from service.protocol.commands import Command
 
-__all__ = ["Decision", "Identity", "Port", "CommandQueue"]
+__all__ = ["Decision", "Identity", "Port"]
 
 
 class Decision(NamedTuple):
-    """Whether somebody is who they say, or may do what a token is for.
+    """A decision about an identity or a token, for the audit log.
 
     Attributes:
         about: ``connect``, ``refresh``, ``subscribe`` or ``sub_refresh``.
-        user: Who it is, or was before a refresh; "" where nobody is known.
-        code: Of the error or the close; 0 for admitted.
-        reason: Why, in our words; "" for admitted.
+        user: The user, before a refresh the one until now; "" for an unknown one.
+        code: The code of the error or close; 0 for admitted.
+        reason: The reason in our words; "" for admitted.
     """
 
     about: str
@@ -41,18 +39,18 @@ class Decision(NamedTuple):
 
 
 class Port(Protocol):
-    """What a session asks of the outside.
+    """The outside of a session.
 
-    An outcome may come before the call returns: it often is in memory.
+    A call that has an outcome may have it before it returns: it often is in memory.
     """
 
     @property
     def has_room(self) -> bool:
-        """Whether more may be asked for; else `Session.resume` is called in time."""
+        """Whether more may be asked for; if not, `Session.resume` is called in time."""
         ...
 
     def later(self) -> None:
-        """Call `Session.turn` in the event loop's next turn."""
+        """Call `Session.turn` in the next turn of the event loop."""
         ...
 
     def reply(self, text: str) -> None:
@@ -63,20 +61,20 @@ class Port(Protocol):
         """Refuse one command."""
         ...
 
-    def connected(self) -> None:
-        """Learn that the session's identity is final: the client is in."""
-        ...
-
     def acquire_slot(self, identity: Identity) -> None:
-        """Ask for a slot; ends in `Session.admitted`."""
+        """Ask for one of the limited connections; ends in `Session.slot_acquired`."""
         ...
 
     def release_slot(self) -> None:
         """Give the slot back: the connect is refused after all."""
         ...
 
+    def connected(self) -> None:
+        """Note that the client is connected: the session's identity is final."""
+        ...
+
     def audit(self, decision: Decision) -> None:
-        """Log a decision; also after `close`, and whatever it is, it goes on."""
+        """Log a decision; may be called after `close`, too."""
         ...
 
     def ping(self) -> None:
@@ -113,7 +111,7 @@ class Port(Protocol):
         ...
 
     def leave(self, channel: Channel) -> None:
-        """Leave a channel: not one push after this."""
+        """Leave a channel: no push for it is written after this."""
         ...
 
     def history(
@@ -130,7 +128,7 @@ class Port(Protocol):
         ...
 
     def present(self, channel: Channel) -> list[SubscriberInfo]:
-        """Return who is in a channel."""
+        """Return the clients in a channel."""
         ...
 
     def close(self, close: Close) -> None:
@@ -139,12 +137,12 @@ class Port(Protocol):
 
 
 class Identity:
-    """Who a connection is, once it has connected.
+    """The client and its user; the user is "" until the client has connected.
 
     Attributes:
-        conn_info: What its user says of itself.
-        info: It as others see it, as JSON text.
-        meta: What hooks are told of it, and clients are not.
+        conn_info: The user's info, shown to others.
+        info: The whole client info that others see, as JSON text.
+        meta: Passed to hooks; no client sees it.
     """
 
     __slots__ = ("client", "conn_info", "info", "meta", "user")
@@ -163,40 +161,9 @@ class Identity:
         self.info = replies.client_info(ClientInfo(user, client, conn_info))
 
     def in_channel(self, chan_info: RawJson | None) -> RawJson:
-        """Return it as others see it in a channel that knows more of it."""
+        """Return `info` with the info that is shown in one channel alone."""
         if chan_info is None:
             return self.info
         return replies.client_info(
             ClientInfo(self.user, self.client, self.conn_info, chan_info)
         )
-
-
-class CommandQueue:
-    """Commands that wait, and how many are under way.
-
-    Attributes:
-        backlog: Commands not yet handled, in order.
-        under_way: Commands that wait for an outcome.
-        blocked: A command under way holds up all that follow.
-        granted: Commands in the backlog that were let through already (`pace`).
-        spent: What was handled in this turn of the loop, in units of `pace`.
-    """
-
-    __slots__ = ("backlog", "blocked", "granted", "spent", "under_way")
-
-    def __init__(self) -> None:
-        self.backlog: deque[Command] = deque()
-        self.under_way = 0
-        self.blocked = False
-        self.granted = 0
-        self.spent = 0
-
-    def charge(self, items: int) -> None:
-        """Count a command that goes through so many *items*; 32 are a unit."""
-        self.spent += items >> 5
-
-    def put_back(self, waiting: deque[Command]) -> None:
-        """Take up commands that waited for another, before all the rest."""
-        self.under_way -= len(waiting)
-        self.granted += len(waiting)
-        self.backlog.extendleft(reversed(waiting))

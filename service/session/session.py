@@ -1,27 +1,29 @@
-"""One client's side of the protocol as a state machine without I/O.
+"""Session: one client's side of the protocol as a state machine without I/O.
 
-Fed by `receive`, `tick`, `turn` and outcomes of what it asked for, it acts through a
-narrow port. It never sees a socket, a store or a task: the same code serves a gateway.
+It is fed by `receive`, `tick`, `turn` and the outcomes of what it asked for, and acts
+through a narrow port. It never sees a socket, a store or a task.
 
-    NEW ──connect──► CONNECTING ──► CONNECTED       any other step raises
-                          └───────► REFUSED         AssertionError; all lead
-                                                    to CLOSED
+    NEW ──connect──► CONNECTING ──► CONNECTED       Each state leads to CLOSED, too;
+                          └───────► REFUSED         any other step raises
+                                                    AssertionError.
 
 Invariants:
 
 * Commands of one connection are *handled* in the order they came. A command that
   waits for the outside (publish, history, rpc, refresh) does not hold up the next; of
-  one channel, subscribe and unsubscribe do wait for each other (`channels`), and so do
-  refreshes of one thing (`refreshing`). A connect, and a publish that a hook is asked
-  about, hold up all that follow: the commands after a connect need its outcome, and
-  hooks may answer out of order.
+  one channel, subscribe and unsubscribe do wait for each other (`subscriptions`), and
+  so do refreshes of one thing (`refresh`). A connect, a history, and a publish that a
+  hook is asked about, hold up all that follow: the commands after a connect need its
+  outcome, and hooks may answer out of order.
 * At most `in_flight` commands are under way, and one portion is handled in a turn of
-  the event loop (`pace`); the backlog is one frame: `busy` stops the reading.
-* While more than a recovery's piece waits for the socket, no command is taken up, and
-  one history is read at a time: who asks faster than it reads is slowed, not closed.
+  the event loop (`command_queue`); the backlog is one frame: `busy` stops the reading.
+* While more than one piece of a recovery waits for the socket, no command is taken up,
+  and one history is read at a time: a client that asks faster than it reads is slowed,
+  not closed.
 * Every command with an id gets exactly one reply, unless the connection ends.
-* Nothing is asked of the port after CLOSED, and outcomes that arrive then are dropped.
-* A pong is handled when it arrives, whatever waits; while we do not read, none lacks.
+* After CLOSED the session asks nothing of the port, and drops outcomes that arrive.
+* A pong is handled when it arrives, whatever waits; while we do not read, a missing
+  pong does not count.
 
 Interleavings that could break them, each a test in tests/session: an outcome after
 close; unsubscribe and subscribe while the first subscribe is under way; the in-flight
@@ -37,6 +39,7 @@ from typing import Any
 from service.auth.permissions import Permissions
 from service.core.errors import (
     CLOSE_BAD_REQUEST,
+    INTERNAL,
     STALE,
     Close,
     CloseError,
@@ -46,7 +49,16 @@ from service.core.errors import (
     StoreError,
     Unsubscribe,
 )
-from service.core.hooks import Answer, ConnectResult, Event, Handlers, RefreshResult
+from service.core.hooks import (
+    Answer,
+    ConnectEvent,
+    Event,
+    Handlers,
+    PublishEvent,
+    RefreshEvent,
+    SubRefreshEvent,
+    SubscribeEvent,
+)
 from service.core.model import (
     Appended,
     Channel,
@@ -57,22 +69,38 @@ from service.core.model import (
     RawJson,
     UserId,
 )
-from service.payload import dump_optional
 from service.protocol.commands import (
     Command,
     ConnectRequest,
     Malformed,
     Pong,
+    RefreshRequest,
     Request,
     SendRequest,
+    SubRefreshRequest,
+    SubscribeRequest,
+    UnsubscribeRequest,
 )
-from service.session.allowance import CommandQuota
-from service.session.command_queue import CommandScheduler
+from service.session.answers import (
+    Checked,
+    ConnectionRefresh,
+    PublishGrant,
+    RpcReturn,
+    SubscribeGrant,
+    SubscriptionRefresh,
+    Welcome,
+    check,
+    decision,
+)
+from service.session.command_queue import CommandQueue, CommandQuota
+from service.session.commands import Commands, Method
+from service.session.connect import ConnectCommand
 from service.session.expiry import NEVER, Expiry
 from service.session.heartbeat import Heartbeat
-from service.session.keepalive import Due, Liveness
-from service.session.parts import Parts
-from service.session.port import CommandQueue, Identity, Port
+from service.session.keepalive import Due, Keepalive
+from service.session.port import Identity, Port
+from service.session.refresh import Refreshes
+from service.session.subscriptions import Subscriptions
 from service.settings import ClientSettings
 
 __all__ = ["Session"]
@@ -86,18 +114,28 @@ class _State(enum.Enum):
     CLOSED = enum.auto()
 
 
+_STEPS = {
+    (_State.NEW, _State.CONNECTING),
+    (_State.CONNECTING, _State.CONNECTED),
+    (_State.CONNECTING, _State.REFUSED),
+    (_State.NEW, _State.CLOSED),
+    (_State.CONNECTING, _State.CLOSED),
+    (_State.CONNECTED, _State.CLOSED),
+    (_State.REFUSED, _State.CLOSED),
+}
+
+
 class Session:
     """The protocol of one connection.
 
     Attributes:
-        identity: Who it is; nobody before it has connected.
-        token_id: The ``jti`` of the last token it came or was refreshed with, "" for
-            none.
+        identity: The client and its user.
+        token_id: The ``jti`` of the last token of a connect or refresh, "" for none.
         issued_at: When that token was issued, in Unix seconds, 0 for unknown.
-        channels: What it is subscribed to.
-        liveness: Its clocks, and the round-trip times of its pings.
-        expiry: From Unix times to those of its clock.
-        next_tick: When `tick` wants to be called, on the clock of *now*.
+        subscriptions: The channels, pending and established.
+        keepalive: The timers, the level of liveness and the round-trip times.
+        expiry: From Unix times to those of the session's clock.
+        next_tick: When `tick` is to be called next, on the clock of *now*.
     """
 
     def __init__(
@@ -111,58 +149,79 @@ class Session:
         client: ClientId,
         version: str,
         insecure: bool,
-        random: Random,
+        rng: Random,
         now: float,
         wall: float,
-        allowance: CommandQuota | None = None,
+        quota: CommandQuota | None = None,
     ) -> None:
         self.identity = Identity(client, UserId(""))
         self.token_id = ""
         self.issued_at = 0.0
-        self._port = port
-        self._settings = settings
-        self._random = random
-        self._state = _State.NEW
-        self._work = CommandQueue()
-        self._pace = CommandScheduler(allowance, self._work, settings.in_flight)
         self.expiry = Expiry(settings, wall - now)
-        parts = Parts(
+        self.keepalive = Keepalive(settings, heartbeat, client)
+        self.next_tick = now + settings.stale_timeout
+        self._port = port
+        self._rng = rng
+        self._state = _State.NEW
+        self._connected_at = now
+        self._audits_subscribe_tokens = handlers.subscribe_token is not None
+        self._queue = queue = CommandQueue(settings.in_flight, quota)
+        self.subscriptions = subscriptions = Subscriptions(
             port,
-            self._work,
+            queue,
             settings,
             permissions,
             handlers,
-            self.expiry,
-            client=client,
+            lambda channel: self._refreshes.subscription_ended(channel),
+        )
+        self._refreshes = refreshes = Refreshes(
+            port, queue, handlers, subscriptions, self._refreshed
+        )
+        self._connect = ConnectCommand(
+            port,
+            subscriptions,
+            permissions,
+            handlers,
+            client,
             version=version,
+            ping=settings.ping_interval,
+            anonymous=settings.allow_anonymous_connect_without_token,
             insecure=insecure,
             identified=self._identified,
             welcomed=self._welcomed,
-            refused=self._turned_away,
-            refreshed=self._refreshed,
+            refused=self._refused,
         )
-        self._handshake = parts.handshake
-        self.channels = parts.channels
-        self._refreshing = parts.refreshing
-        self._commands = parts.commands
-        self._answers = parts.answers
-        self._methods = parts.methods
-        self._connected_at = now
-        self.liveness = Liveness(settings, heartbeat, client)
-        self.next_tick = now + settings.stale_timeout
+        self._commands = Commands(
+            port, queue, settings, permissions, handlers, subscriptions
+        )
+        self._methods: dict[type[Any], Method] = {
+            **self._commands.methods(),
+            SubscribeRequest: subscriptions.subscribe,
+            UnsubscribeRequest: subscriptions.unsubscribe,
+            RefreshRequest: refreshes.refresh,
+            SubRefreshRequest: refreshes.sub_refresh,
+        }
+
+    def _require_connecting(self) -> None:
+        if self._state is not _State.CONNECTING:
+            raise AssertionError(f"an outcome of a connect while {self._state.name}")
+
+    def _go_to(self, state: _State) -> None:
+        if (self._state, state) not in _STEPS:
+            raise AssertionError(f"a step from {self._state.name} to {state.name}")
+        self._state = state
 
     @property
     def busy(self) -> bool:
         """Whether no more commands should be read for now."""
         if self._state is _State.CLOSED:
             return False  # the reader must get to see the end
-        work = self._work
-        return bool(work.backlog) or work.under_way >= self._settings.in_flight
+        return self._queue.busy
 
     @property
     def in_flight(self) -> bool:
-        """Whether a command waits, or is under way."""
-        return bool(self._work.backlog) or self._work.under_way > 0
+        """Whether a command waits or is under way."""
+        return bool(self._queue.backlog) or self._queue.under_way > 0
 
     # Inputs.
 
@@ -171,11 +230,11 @@ class Session:
         if self._state is _State.CLOSED:
             return
         if self._state is _State.CONNECTED:
-            self.liveness.hear(now)
+            self.keepalive.hear(now)
             if len(commands) == 1 and type(commands[0][2]) is Pong:
                 self._pong(now)
                 return
-        self._work.backlog.extend(commands)
+        self._queue.backlog.extend(commands)
         self._go_on(now)
 
     def malformed(self) -> None:
@@ -190,8 +249,8 @@ class Session:
             if now >= self.next_tick:
                 self.disconnect(STALE)
             return
-        due = self.liveness.tick(now, reading=not self.busy)
-        end = due.close or self.channels.tick(now)
+        due = self.keepalive.tick(now, reading=not self.busy)
+        end = due.close or self.subscriptions.tick(now)
         if end is not None:
             self.disconnect(end)
         elif due is Due.PING:
@@ -200,20 +259,21 @@ class Session:
 
     def resume(self, now: float) -> None:
         """Take up commands that waited for an outcome."""
-        if self._work.backlog and self._state is not _State.CLOSED:
+        if self._queue.backlog and self._state is not _State.CLOSED:
             self._go_on(now)
 
     def turn(self) -> None:
-        """Take note that the loop has turned; the caller then resumes."""
-        self._work.spent = 0
+        """Note that the event loop has turned; the caller then resumes."""
+        self._queue.turn()
 
     def ended(self) -> None:
-        """Take note that the connection is gone, or is being closed from outside."""
-        self._state = _State.CLOSED
-        self._work.backlog.clear()
-        self.channels.clear()
-        self.liveness.end()
-        self._refreshing.clear()
+        """Note that the connection is gone or is being closed; may be called again."""
+        if self._state is not _State.CLOSED:
+            self._go_to(_State.CLOSED)
+        self._queue.backlog.clear()
+        self.subscriptions.clear()
+        self.keepalive.end()
+        self._refreshes.clear()
         self.next_tick = NEVER
 
     # The server's side.
@@ -225,10 +285,10 @@ class Session:
             self._port.close(close)
 
     def probe(self, now: float) -> bool:
-        """Ping at once; False if nothing can be written to it yet."""
+        """Ping at once; False if the client is not connected."""
         if self._state is not _State.CONNECTED:
             return False
-        self.liveness.pinged(now)
+        self.keepalive.pinged(now)
         self._plan()
         self._port.ping()
         return True
@@ -236,49 +296,50 @@ class Session:
     def refresh(self, expire_at: float, info: RawJson | None, now: float) -> None:
         """Expire at the Unix time *expire_at*, 0 for never; show *info* if not None."""
         if self._state is _State.CONNECTED:
-            self.liveness.expire(self.expiry.close_at(expire_at, now))
+            self.keepalive.expire(self.expiry.close_at(expire_at, now))
             self._describe(info)
             self._plan()
 
     def subscribe(
         self, channel: Channel, since: Position | None, **options: Any
     ) -> bool:
-        """Subscribe the client and tell it; *options* as of `Channels.add_and_tell`.
+        """Subscribe the client and push that; see `Subscriptions.add_and_push`.
 
         Returns:
             False if the client is not connected: nothing is done.
 
         Raises:
-            ReplyError: The channel cannot be one of its.
+            ReplyError: As `Subscriptions.add`.
         """
         if self._state is not _State.CONNECTED:
             return False
-        self.channels.add_and_tell(self.identity, channel, since, **options)
+        self.subscriptions.add_and_push(self.identity, channel, since, **options)
         self._plan()
         return True
 
     def unsubscribe(self, channel: Channel, code: Unsubscribe) -> None:
         """Take the client out of a channel and tell it."""
         if self._state is _State.CONNECTED:
-            self.channels.remove(channel, code)
+            self.subscriptions.remove(channel, code)
 
     def lost(self, channel: Channel) -> None:
         """Tell the client of a gap in a subscription that cannot be filled."""
         try:
-            self.channels.lost(channel)
+            self.subscriptions.lost(channel)
         except CloseError as end:
             self.disconnect(end.close)
 
     # Outcomes.
 
-    def admitted(self, refusal: Close | ErrorReply | None) -> None:
+    def slot_acquired(self, refusal: Close | ErrorReply | None) -> None:
         """Go on with a connect that has its slot, or gets none."""
         if self._state is _State.CLOSED:
             return
+        self._require_connecting()
         if isinstance(refusal, Close):
             self.disconnect(refusal)
         else:
-            self._handshake.admitted(refusal)
+            self._connect.slot_acquired(refusal)
 
     def published(self, command: int, outcome: Appended | StoreError) -> None:
         """Answer a publish."""
@@ -296,8 +357,8 @@ class Session:
         """Answer a subscribe; False when it is not wanted after all."""
         if self._state is _State.CLOSED:
             return False
-        wanted = self.channels.joined(channel, outcome)
-        if self.channels.next_end < self.next_tick:
+        wanted = self.subscriptions.joined(channel, outcome)
+        if self.subscriptions.next_end < self.next_tick:
             self._plan()
         return wanted
 
@@ -308,23 +369,81 @@ class Session:
         answer: Answer | ReplyError | CloseError,
         now: float,
     ) -> Exception | None:
-        """Go on with what a hook was asked about.
+        """Go on with the answer to a hook, and log a decision about an identity.
 
         Returns:
-            What was wrong with the answer, for the log; None if nothing was.
+            What is wrong with the answer, for the log; None if nothing is.
         """
         if self._state is _State.CLOSED:
             return None
-        wrong, end = self._answers.take(self.identity, command, event, answer, now)
-        if end is not None:
-            self.disconnect(end)
+        if isinstance(event, ConnectEvent):
+            self._require_connecting()
+        wrong: Exception | None = None
+        outcome: Checked | ReplyError | CloseError
+        if isinstance(answer, ReplyError | CloseError):
+            outcome = answer
+        else:
+            try:  # only this: an exception of what is done then is not the answer's
+                outcome = check(event, answer, self.expiry, now)
+            except Exception as error:
+                wrong = error
+                outcome = answer = ReplyError(INTERNAL, reason="a wrong answer")
+        user = self.identity.user
+        try:
+            if isinstance(outcome, CloseError):
+                raise outcome
+            if isinstance(outcome, ReplyError):
+                self._answer_refused(command, event, outcome.error)
+            else:
+                self._answer_granted(command, event, outcome, now)
+        except CloseError as end:
+            answer = end
+        audited = decision(event, answer, user, by_token=self._audits_subscribe_tokens)
+        if audited is not None:
+            self._port.audit(audited)
+        if isinstance(answer, CloseError):
+            self.disconnect(answer.close)
         self._plan()  # an end may have come nearer
         return wrong
+
+    def _answer_granted(
+        self, command: int, event: Event, grant: Checked, now: float
+    ) -> None:
+        match event, grant:
+            case _, Welcome():
+                self._connect.granted(command, grant, now)
+            case _, ConnectionRefresh():
+                self._refreshes.connection_granted(command, grant)
+            case SubRefreshEvent(), SubscriptionRefresh():
+                self._refreshes.subscription_granted(
+                    self.identity, command, event, grant
+                )
+            case SubscribeEvent(), SubscribeGrant():
+                self.subscriptions.granted(self.identity, event.channel, grant)
+            case PublishEvent(), PublishGrant():
+                self._commands.publish_granted(self.identity, command, event, grant)
+            case _, RpcReturn():
+                self._commands.rpc_returned(command, grant)
+            case _:
+                raise AssertionError("`check` returns the grant of the event")
+
+    def _answer_refused(self, command: int, event: Event, error: ErrorReply) -> None:
+        match event:
+            case ConnectEvent():
+                self._connect.refuse(command, error)
+            case RefreshEvent() | SubRefreshEvent():
+                self._refreshes.refused(command, event, error)
+            case SubscribeEvent():
+                self.subscriptions.refused(event.channel, error)
+            case PublishEvent():
+                self._commands.publish_refused(command, error)
+            case _:
+                self._commands.rpc_refused(command, error)
 
     # Commands.
 
     def _go_on(self, now: float) -> None:
-        for command, method, request in self._pace.portion(self._port):
+        for command, method, request in self._queue.take(self._port):
             try:
                 self._handle(command, method, request, now)
             except ReplyError as refusal:
@@ -336,7 +455,7 @@ class Session:
 
     def _handle(self, command: int, method: str, request: Request, now: float) -> None:
         if self._state is _State.CONNECTED:
-            if not self._pace.admits(command, method, now):
+            if not self._queue.allows(command, method, now):
                 return
             kind = type(request)
             handler = self._methods.get(kind)
@@ -353,56 +472,53 @@ class Session:
             and isinstance(request, ConnectRequest)
             and command
         ):
-            self._state = _State.CONNECTING
-            self._work.blocked = True
-            self._work.under_way += 1
+            self._go_to(_State.CONNECTING)
+            self._queue.blocked = True
+            self._queue.under_way += 1
             self._connected_at = now
-            self._handshake.begin(command, request, now)
+            self._connect.begin(command, request, now)
         else:
             raise CloseError(CLOSE_BAD_REQUEST)
 
     def _pong(self, now: float) -> None:
-        if self.liveness.pong(now):
+        if self.keepalive.pong(now):
             self._plan()
         else:
             self.disconnect(CLOSE_BAD_REQUEST)
 
-    def _identified(
-        self, identity: Identity, result: ConnectResult, now: float
-    ) -> None:
-        self.identity = identity
-        self.token_id, self.issued_at = result.token_id, result.issued_at
-        self._refreshing.allowed = result.client_side_refresh
+    def _identified(self, welcome: Welcome, now: float) -> None:
+        self.identity = welcome.identity
+        self.token_id, self.issued_at = welcome.token_id, welcome.issued_at
+        self._refreshes.allowed = welcome.refreshable
         self._connected_at = now
-        self.liveness.expire(self.expiry.close_at(result.expire_at, now))
+        self.keepalive.expire(welcome.close_at)
 
-    def _refreshed(self, result: RefreshResult, now: float) -> None:
-        info = dump_optional(result.info)
-        self.liveness.expire(self.expiry.close_at(result.expire_at, now))
-        self.token_id, self.issued_at = result.token_id, result.issued_at
-        self._describe(info)
+    def _welcomed(self) -> None:
+        self._go_to(_State.CONNECTED)
+        self._queue.under_way -= 1
+        self._queue.blocked = False
+        self._port.connected()
+        self.keepalive.start(self._connected_at, self._rng)
+        self._plan()
+
+    def _refused(self) -> None:
+        self._port.release_slot()
+        self._go_to(_State.REFUSED)
+        self._queue.under_way = 0
+        self._queue.blocked = False
+
+    def _refreshed(self, grant: ConnectionRefresh) -> None:
+        self.keepalive.expire(grant.close_at)
+        self.token_id, self.issued_at = grant.token_id, grant.issued_at
+        self._describe(grant.info)
         self._plan()
 
     def _describe(self, info: RawJson | None) -> None:
         old = self.identity
         if info is not None and info != old.conn_info:
             self.identity = Identity(old.client, old.user, info, old.meta)
-            self.channels.describe_all(self.identity)
+            self.subscriptions.describe_all(self.identity)
 
     def _plan(self) -> None:
         if self._state is _State.CONNECTED:
-            self.next_tick = min(self.liveness.next, self.channels.next_end)
-
-    def _welcomed(self) -> None:
-        self._state = _State.CONNECTED
-        self._work.under_way -= 1
-        self._work.blocked = False
-        self._port.connected()
-        self.liveness.start(self._connected_at, self._random)
-        self._plan()
-
-    def _turned_away(self) -> None:
-        self._port.release_slot()
-        self._state = _State.REFUSED
-        self._work.under_way = 0
-        self._work.blocked = False
+            self.next_tick = min(self.keepalive.next, self.subscriptions.next_end)

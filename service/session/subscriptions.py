@@ -1,30 +1,156 @@
-"""What one connection is subscribed to, and how that ends.
+"""Subscriptions of one connection: subscribe, unsubscribe, recovery and expiry.
 
-A subscription may have an end. One time is kept for all of a connection's: the soonest
-there may be. It is never moved later, only found to be early, so that a refresh costs
-nothing and the channels are looked through when one ends.
+A channel is *pending* from its subscribe to the outcome, then *established*. While it
+is pending, the client's further subscribe, unsubscribe and sub_refresh commands for it
+wait, since clients pipeline them; nothing else does.
+
+A subscription may expire. One time is kept for all of a connection: the earliest at
+which one may end. It is not moved later when a subscription is refreshed, only found to
+be too early: so a refresh costs nothing, and the channels are searched when one ends.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 
+from service.auth.permissions import ChannelRules, Decider, Permissions
 from service.core.errors import (
+    ALREADY_SUBSCRIBED,
     INSUFFICIENT_STATE,
+    INTERNAL,
+    LIMIT_EXCEEDED,
     SUBSCRIPTION_EXPIRED,
+    UNRECOVERABLE_POSITION,
     UNSUBSCRIBE_EXPIRED,
     UNSUBSCRIBE_INSUFFICIENT,
     Close,
     CloseError,
+    ErrorReply,
+    ReplyError,
+    StoreError,
     Unsubscribe,
 )
-from service.core.model import Channel, RawJson
+from service.core.hooks import Handlers, SubscribeEvent
+from service.core.model import (
+    Channel,
+    Joined,
+    Position,
+    Publication,
+    RawJson,
+    SubscriberInfo,
+)
 from service.protocol import replies
-from service.session.entry import ChannelState
+from service.protocol.commands import Command, SubscribeRequest, UnsubscribeRequest
+from service.session.answers import SubscribeGrant
+from service.session.command_queue import CommandQueue
 from service.session.expiry import NEVER
 from service.session.port import Identity, Port
+from service.settings import ClientSettings
 
 __all__ = ["Subscriptions"]
+
+
+class PendingSubscribe:
+    """A subscribe under way.
+
+    Attributes:
+        since: The position to recover from; None for no recovery.
+        outcome: Called with the result to write, or with the refusal.
+        reject_unrecovered: Refuse with 112 if the gap cannot be filled.
+        positioned: The client wants its position checked.
+        join_leave: The client wants to be told of joins and leaves.
+        pushed: The client is told by a push, in which SDKs look for no publications.
+        removal: The server has unsubscribed the client meanwhile; None if not.
+        ttl: Seconds that the reply tells the client to refresh in; None for none.
+        waiting: Commands for the channel that came meanwhile, in order.
+    """
+
+    __slots__ = (
+        "join_leave",
+        "outcome",
+        "positioned",
+        "pushed",
+        "reject_unrecovered",
+        "removal",
+        "since",
+        "ttl",
+        "waiting",
+    )
+
+    def __init__(
+        self,
+        since: Position | None,
+        outcome: Callable[[str | ErrorReply], None],
+        *,
+        positioned: bool,
+        reject_unrecovered: bool = False,
+        join_leave: bool = False,
+        pushed: bool = False,
+    ) -> None:
+        self.since = since
+        self.outcome = outcome
+        self.positioned = positioned
+        self.reject_unrecovered = reject_unrecovered
+        self.join_leave = join_leave
+        self.pushed = pushed
+        self.removal: Unsubscribe | None = None
+        self.ttl: int | None = None
+        self.waiting: deque[Command] = deque()
+
+    def also(self, done: Callable[[ErrorReply | None], None]) -> None:
+        """Call *done* with the outcome too: None, or the refusal."""
+        first = self.outcome
+
+        def outcome(result: str | ErrorReply) -> None:
+            first(result)
+            done(result if isinstance(result, ErrorReply) else None)
+
+        self.outcome = outcome
+
+
+class ChannelState:
+    """One channel of one connection.
+
+    Attributes:
+        rules: The channel's, with the overrides of this subscription.
+        server: Subscribed on the server's side.
+        pending: The subscribe under way, None once established.
+        recoverable: Recovery was granted.
+        positioned: The check of the position was granted.
+        data: The payload of the reply, until it is written.
+        info: Shown to others in this channel alone.
+        subscriber: The client as the hub knows it, once it has joined.
+        end: When the subscription expires, as `Clock.now`.
+        refreshable: The client may refresh it, and was told when it expires.
+    """
+
+    __slots__ = (
+        "data",
+        "end",
+        "info",
+        "pending",
+        "positioned",
+        "recoverable",
+        "refreshable",
+        "rules",
+        "server",
+        "subscriber",
+    )
+
+    def __init__(
+        self, rules: ChannelRules, pending: PendingSubscribe, *, server: bool
+    ) -> None:
+        self.rules = rules
+        self.pending: PendingSubscribe | None = pending
+        self.server = server
+        self.recoverable = False
+        self.positioned = False
+        self.data: RawJson | None = None
+        self.info: RawJson | None = None
+        self.subscriber: SubscriberInfo | None = None
+        self.end = NEVER
+        self.refreshable = False
 
 
 class Subscriptions:
@@ -32,111 +158,413 @@ class Subscriptions:
 
     Args:
         port: The session's.
-        left: Told of each channel that ends, after the client was.
+        queue: The session's.
+        settings: Limits.
+        permissions: Decide what needs no hook.
+        handlers: Decide about subscribes, where they are.
+        ended: Called with each channel whose subscription ends before the connection
+            does, after the client was told.
 
     Attributes:
-        next_end: When the first subscription may end, as `Clock.now`.
+        next_end: When the first subscription may expire, as `Clock.now`.
     """
 
-    def __init__(self, port: Port, left: Callable[[Channel], None]) -> None:
+    def __init__(
+        self,
+        port: Port,
+        queue: CommandQueue,
+        settings: ClientSettings,
+        permissions: Permissions,
+        handlers: Handlers,
+        ended: Callable[[Channel], None],
+    ) -> None:
         self._port = port
-        self._left = left
-        self._entries: dict[Channel, ChannelState] = {}
+        self._queue = queue
+        self._settings = settings
+        self._permissions = permissions
+        self._verified = handlers.subscribe_token is not None
+        self._hook = handlers.subscribe is not None
+        self._ended = ended
+        self._channels: dict[Channel, ChannelState] = {}
         self.next_end = NEVER
 
     def __contains__(self, channel: Channel) -> bool:
-        return channel in self._entries
+        return channel in self._channels
 
     def __iter__(self) -> Iterator[Channel]:
-        return iter(self._entries)
+        return iter(self._channels)
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self._channels)
 
     def is_established(self, channel: Channel) -> bool:
         """Tell whether *channel* is subscribed to, and not only about to be."""
         return self.established(channel) is not None
 
     def established(self, channel: Channel) -> ChannelState | None:
-        """Return the subscription to *channel*, None if there is none yet."""
-        entry = self._entries.get(channel)
-        return None if entry is None or entry.pending is not None else entry
+        """Return the state of *channel*; None unless it is established."""
+        state = self._channels.get(channel)
+        return None if state is None or state.pending is not None else state
 
     def clear(self) -> None:
-        """Forget all: the connection is over."""
-        self._entries.clear()
+        """Forget all channels: the connection is over."""
+        self._channels.clear()
         self.next_end = NEVER
 
-    # What others see.
+    # Commands.
+
+    def subscribe(
+        self, identity: Identity, command: int, request: SubscribeRequest
+    ) -> None:
+        """Handle a subscribe command.
+
+        Raises:
+            ReplyError: It is refused.
+        """
+        channel = request.channel
+        if self.waits(channel, (command, "subscribe", request)):
+            return
+        if channel in self._channels:
+            raise ReplyError(ALREADY_SUBSCRIBED)
+        rules = self._permissions.rules(channel)
+        decider = self._permissions.may_subscribe(
+            rules,
+            channel,
+            identity.user,
+            token=request.token != "",
+            verified=self._verified,
+            hook=self._hook,
+        )
+        if len(self._channels) >= self._settings.channel_limit:
+            raise ReplyError(LIMIT_EXCEEDED)
+        pending = PendingSubscribe(
+            request.since,
+            lambda result: self._reply(command, result),
+            positioned=request.positioned,
+            reject_unrecovered=request.reject_unrecovered,
+            join_leave=request.join_leave,
+        )
+        self._channels[channel] = state = ChannelState(rules, pending, server=False)
+        self._queue.under_way += 1
+        if decider is Decider.NOBODY:
+            self._join(identity, channel, state, pending)
+            return
+        self._port.ask(
+            command,
+            SubscribeEvent(
+                identity.client,
+                identity.user,
+                channel,
+                request.token,
+                request.data,
+                identity.meta,
+            ),
+        )
+
+    def unsubscribe(
+        self, identity: Identity, command: int, request: UnsubscribeRequest
+    ) -> None:
+        """Handle an unsubscribe command."""
+        channel = request.channel
+        if self.waits(channel, (command, "unsubscribe", request)):
+            return
+        if channel in self._channels:
+            del self._channels[channel]
+            self._port.leave(channel)
+            self._ended(channel)
+        self._port.reply(replies.empty_reply(command, "unsubscribe"))
+
+    def waits(self, channel: Channel, command: Command) -> bool:
+        """Queue a command behind the subscribe of its channel that is under way.
+
+        Returns:
+            False if none is under way: the command is to be handled now.
+        """
+        state = self._channels.get(channel)
+        if state is None or state.pending is None:
+            return False
+        self._queue.under_way += 1
+        state.pending.waiting.append(command)
+        return True
+
+    def granted(
+        self, identity: Identity, channel: Channel, grant: SubscribeGrant
+    ) -> None:
+        """Go on with a subscribe that a token or a hook allows."""
+        state = self._channels[channel]
+        pending = state.pending
+        assert pending is not None
+        pending.ttl = grant.ttl
+        state.refreshable = grant.refreshable
+        state.rules = state.rules.changed(grant.override)
+        state.info, state.data, state.end = grant.info, grant.data, grant.end
+        self._join(identity, channel, state, pending)
+
+    def refused(self, channel: Channel, error: ErrorReply) -> None:
+        """End a subscribe that a token or a hook refuses."""
+        pending = self._channels.pop(channel).pending
+        assert pending is not None
+        pending.outcome(error)
+        self._take_up(pending)
+
+    def _reply(self, command: int, result: str | ErrorReply) -> None:
+        if isinstance(result, ErrorReply):
+            self._port.reply_error(command, result)
+        else:
+            self._port.reply(replies.subscribe_reply(command, result))
+
+    # Server-side subscriptions.
+
+    def add_and_push(
+        self,
+        identity: Identity,
+        channel: Channel,
+        since: Position | None,
+        *,
+        info: RawJson | None = None,
+        data: RawJson | None = None,
+        rules: ChannelRules | None = None,
+        end: float = NEVER,
+        done: Callable[[ErrorReply | None], None] = lambda error: None,
+    ) -> None:
+        """Subscribe the client on the server's side and push that to it.
+
+        A subscription that is there already only gets another *end*. *done* is called
+        once, with None or the refusal, unless the connection ends first.
+
+        Raises:
+            ReplyError: As `add`.
+        """
+
+        def outcome(result: str | ErrorReply) -> None:
+            if isinstance(result, str):
+                self._port.reply(replies.subscribe_push(replies.quote(channel), result))
+            done(None if isinstance(result, str) else result)
+
+        if self.add(
+            identity,
+            channel,
+            since,
+            outcome,
+            pushed=True,
+            info=info,
+            data=data,
+            rules=rules,
+            end=end,
+        ):
+            return
+        state = self._channels[channel]
+        if state.server:
+            self.set_end(state, end)
+        if state.pending is None:
+            done(None)
+        else:
+            state.pending.also(done)
+
+    def add(
+        self,
+        identity: Identity,
+        channel: Channel,
+        since: Position | None,
+        outcome: Callable[[str | ErrorReply], None],
+        *,
+        pushed: bool,
+        info: RawJson | None = None,
+        data: RawJson | None = None,
+        rules: ChannelRules | None = None,
+        end: float = NEVER,
+    ) -> bool:
+        """Subscribe the client on the server's side.
+
+        Args:
+            identity: The connection's.
+            channel: The channel.
+            since: The position to recover from; None for no recovery.
+            outcome: Called with the result to write, or with the refusal.
+            pushed: *outcome* writes a push. Otherwise it writes a connect reply, and
+                pushes are held back until `Port.activate`.
+            info: Shown to others in this channel.
+            data: A payload for the client.
+            rules: The channel's if they are different; None for those of its name.
+            end: When the subscription expires, as `Clock.now`.
+
+        Returns:
+            False if it is subscribed or about to be: nothing is done.
+
+        Raises:
+            ReplyError: 102 or 107, from the name; 106 over the limit.
+        """
+        if channel in self._channels:
+            return False
+        rules = rules or self._permissions.rules(channel)
+        if len(self._channels) >= self._settings.channel_limit:
+            raise ReplyError(LIMIT_EXCEEDED)
+        pending = PendingSubscribe(since, outcome, positioned=True, pushed=pushed)
+        self._channels[channel] = state = ChannelState(rules, pending, server=True)
+        state.data, state.info, state.end = data, info, end
+        self._queue.under_way += 1
+        self._join(identity, channel, state, pending, held=not pushed)
+        return True
+
+    # The join at the hub, and its outcome.
+
+    def _join(
+        self,
+        identity: Identity,
+        channel: Channel,
+        state: ChannelState,
+        pending: PendingSubscribe,
+        *,
+        held: bool = False,
+    ) -> None:
+        permissions, rules, user = self._permissions, state.rules, identity.user
+        wanted = pending.positioned
+        state.recoverable = permissions.is_recoverable(rules, user, asked=wanted)
+        state.positioned = state.recoverable or permissions.is_positioned(
+            rules, user, asked=wanted
+        )
+        if not state.recoverable:
+            pending.since = None
+        options = rules.options
+        state.subscriber = subscriber = SubscriberInfo(
+            identity.client,
+            user,
+            identity.in_channel(state.info),
+            present=options.presence,
+            sends_join_leave=options.join_leave,
+            receives_join_leave=permissions.hears_joins(
+                rules, user, asked=pending.join_leave
+            ),
+            positioned=state.positioned,
+        )
+        self._port.join(channel, subscriber, rules.history, pending.since, held=held)
+
+    def joined(self, channel: Channel, outcome: Joined | StoreError) -> bool:
+        """Establish a subscription; False when it is not wanted after all."""
+        state = self._channels[channel]
+        pending = state.pending
+        assert pending is not None
+        refusal: ErrorReply | None = None
+        if isinstance(outcome, StoreError):
+            refusal = INTERNAL
+        elif (
+            pending.reject_unrecovered
+            and pending.since is not None
+            and outcome.recovered is None
+        ):
+            refusal = UNRECOVERABLE_POSITION
+        else:
+            state.pending = None
+            self._establish(channel, state, pending, outcome)
+        if refusal is not None:
+            del self._channels[channel]
+            pending.outcome(refusal)
+        self._take_up(pending)
+        return refusal is None and channel in self._channels
+
+    def _establish(
+        self,
+        channel: Channel,
+        state: ChannelState,
+        pending: PendingSubscribe,
+        outcome: Joined,
+    ) -> None:
+        follow: list[Publication] = []
+        if pending.pushed and outcome.recovered:
+            follow, outcome = outcome.recovered, Joined(outcome.top, [])
+        pending.outcome(
+            replies.subscribe_result(
+                outcome,
+                asked=pending.since,
+                recoverable=state.recoverable,
+                positioned=state.positioned,
+                data=state.data,
+                ttl=pending.ttl,
+            )
+        )
+        state.data = None
+        for publication in follow:
+            push = replies.publication_push(replies.quote(channel), publication)
+            self._port.reply(push)
+        self.set_end(state, state.end)
+        if pending.removal is not None:
+            self.remove(channel, pending.removal)
+
+    def _take_up(self, pending: PendingSubscribe) -> None:
+        self._queue.under_way -= 1
+        self._queue.put_back(pending.waiting)
+
+    # What other clients see of this one.
 
     def describe(
-        self, entry: ChannelState, identity: Identity, info: RawJson | None
+        self, state: ChannelState, identity: Identity, info: RawJson | None
     ) -> None:
-        """Show others *info* of the client in a channel; None: what was shown."""
+        """Show *info* to others in one channel; None for what was shown before."""
         if info is not None:
-            entry.info = info
-        if entry.listener is not None:
-            entry.listener.info = identity.in_channel(entry.info)
+            state.info = info
+        if state.subscriber is not None:
+            state.subscriber.info = identity.in_channel(state.info)
 
     def describe_all(self, identity: Identity) -> None:
-        """Show others, in every channel, what *identity* says now."""
-        for entry in self._entries.values():
-            self.describe(entry, identity, None)
+        """Show to others, in every channel, what *identity* says now."""
+        for state in self._channels.values():
+            self.describe(state, identity, None)
 
     # Ends.
 
     def remove(self, channel: Channel, code: Unsubscribe) -> bool:
-        """Take the client out of a channel and tell it; False if it was not there."""
-        entry = self._entries.get(channel)
-        if entry is None:
+        """Take the client out of a channel and tell it; False if it is not there."""
+        state = self._channels.get(channel)
+        if state is None:
             return False
-        if entry.pending is not None:
-            entry.pending.removal = code  # once it is known to the client
+        if state.pending is not None:
+            state.pending.removal = code  # once the client knows of the subscription
             return True
-        del self._entries[channel]
+        del self._channels[channel]
         self._port.leave(channel)
         self._port.reply(replies.unsubscribe_push(replies.quote(channel), code))
-        self._left(channel)
+        self._ended(channel)
         return True
 
     def lost(self, channel: Channel) -> None:
-        """Tell the client that a subscription has a gap: it comes back by itself.
+        """Tell the client that a subscription has a gap; it then subscribes again.
 
         Raises:
-            CloseError: A server-side one comes back only with the connection.
+            CloseError: The subscription is the server's: the client gets it again only
+                when it connects again.
         """
-        entry = self._entries.pop(channel)
-        if entry.pending is not None:
+        state = self._channels.pop(channel)
+        if state.pending is not None:
             raise AssertionError("only an established subscription can be lost")
-        if entry.server:
+        if state.server:
             raise CloseError(INSUFFICIENT_STATE)
         self._port.reply(
             replies.unsubscribe_push(replies.quote(channel), UNSUBSCRIBE_INSUFFICIENT)
         )
-        self._left(channel)
+        self._ended(channel)
 
-    def ends(self, entry: ChannelState, at: float) -> None:
-        """Let a subscription end at *at* and not when it would have."""
-        entry.ends = at
-        if entry.pending is None and at < self.next_end:
-            self.next_end = at
+    def set_end(self, state: ChannelState, end: float) -> None:
+        """Let a subscription expire at *end*, as `Clock.now`."""
+        state.end = end
+        if state.pending is None and end < self.next_end:
+            self.next_end = end
 
     def tick(self, now: float) -> Close | None:
-        """End what ends by *now*.
+        """End what has expired by *now*.
 
         Returns:
-            The connection's end, if a server-side one does: it comes back only with
-            the connection.
+            The close of the connection, if a server-side subscription has expired: the
+            client gets it again only when it connects again.
         """
         if now < self.next_end:
             return None
         self.next_end = NEVER
-        for channel, entry in tuple(self._entries.items()):
-            if entry.pending is not None:
-                continue  # its end is looked at once it is established
-            if now < entry.ends:
-                self.next_end = min(self.next_end, entry.ends)
-            elif entry.server:
+        for channel, state in tuple(self._channels.items()):
+            if state.pending is not None:
+                continue  # `_establish` looks at its end
+            if now < state.end:
+                self.next_end = min(self.next_end, state.end)
+            elif state.server:
                 return SUBSCRIPTION_EXPIRED
             else:
                 self.remove(channel, UNSUBSCRIBE_EXPIRED)

@@ -33,7 +33,7 @@ from service.core.errors import TOO_MANY_REQUESTS_CLOSE
 from service.core.ports import Clock
 from service.core.rate_limits import Buckets, Failures, Holders, rate_of
 from service.core.refusals import Refusals
-from service.session.allowance import CommandLimits
+from service.session.command_queue import CommandLimits
 from service.settings import Settings
 
 __all__ = ["PENDING", "HandshakeGate"]
@@ -92,7 +92,7 @@ class HandshakeGate:
         try:
             refusal = self._take_place(pending, headers)
             if refusal is None:
-                pending.quota = self.commands.allowance(address, self._clock.now())
+                pending.quota = self.commands.quota(address, self._clock.now())
                 await app({**scope, PENDING: pending}, receive, send)
             else:
                 self._count(refusal.cause, address)

@@ -24,7 +24,7 @@ from service.core.model import (
 from service.core.ports import History
 from service.protocol import replies
 from service.protocol.json import Json
-from service.session.allowance import CommandQuota
+from service.session.command_queue import CommandQuota
 from service.session.heartbeat import Heartbeat
 from service.session.port import Decision, Identity
 from service.session.session import Session
@@ -89,7 +89,7 @@ class Bench:
         insecure: bool = True,
         channels: ChannelSettings = SETTINGS,
         at_once: bool = False,
-        allowance: CommandQuota | None = None,
+        quota: CommandQuota | None = None,
         timeout: float = 60.0,
         **client: Any,
     ) -> None:
@@ -119,10 +119,10 @@ class Bench:
             client=ClientId("me"),
             version="test",
             insecure=insecure,
-            random=Random(1),
+            rng=Random(1),
             now=self.now,
             wall=WALL,
-            allowance=allowance,
+            quota=quota,
         )
 
     # What tests say.
@@ -246,7 +246,7 @@ class Bench:
         self._open()
         self.calls.append(("admit", identity.user))
         if self.full is None:
-            self.session.admitted(None)
+            self.session.slot_acquired(None)
         else:
             self.full.append(identity)
 

@@ -9,7 +9,7 @@ import pytest
 
 from service.core.hooks import Handlers, RpcResult
 from service.core.model import ClientId, HistoryPage, RawJson, SubscriberInfo, UserId
-from service.session.allowance import CommandLimits, CommandQuota
+from service.session.command_queue import CommandLimits, CommandQuota
 from service.settings import LimitSettings
 from tests.session.bench import Bench, error, hook, publication
 
@@ -143,10 +143,10 @@ def limited(**limits: float) -> tuple[Bench, CommandLimits]:
 
 
 def sender(shared: CommandLimits, user: str = "", address: str = "a") -> Bench:
-    allowance = shared.allowance(address, 1000.0)
-    assert allowance is not None
-    allowance.user = UserId(user)
-    bench = Bench(allowance=allowance).connect()
+    quota = shared.quota(address, 1000.0)
+    assert quota is not None
+    quota.user = UserId(user)
+    bench = Bench(quota=quota).connect()
     return bench
 
 
@@ -225,7 +225,7 @@ def test_a_pong_is_no_command() -> None:
 
 def test_a_connect_is_no_command_and_what_comes_with_it_is() -> None:
     shared = CommandLimits(LimitSettings(commands_per_connection=2, burst=1.0))
-    bench = Bench(allowance=shared.allowance("a", 1000.0))
+    bench = Bench(quota=shared.quota("a", 1000.0))
     bench.send({"id": 1, "connect": {}}, *unsubscribes(2, 2), {"id": 4, "rpc": {}})
     assert [m["id"] for m in bench.messages] == [1, 2, 3, 4]
     assert bench.messages[3] == {"id": 4, **TOO_MANY}
@@ -276,9 +276,9 @@ def test_the_strictest_of_three_holds() -> None:
 
 
 def test_without_limits_there_is_no_allowance() -> None:
-    assert CommandLimits(LimitSettings()).allowance("a", 0.0) is None
+    assert CommandLimits(LimitSettings()).quota("a", 0.0) is None
     assert isinstance(
-        CommandLimits(LimitSettings(commands_per_user=1)).allowance("a", 0.0),
+        CommandLimits(LimitSettings(commands_per_user=1)).quota("a", 0.0),
         CommandQuota,
     )
 

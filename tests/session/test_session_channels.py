@@ -144,7 +144,7 @@ def test_not_recovered_with_flag_bit_2_is_112(flag: int) -> None:
     bench.send(subscribe(7, recover=True, offset=3, flag=flag))
     assert bench.joined("ch", Joined(Position(9, "e"), None)) is False
     assert bench.one() == {"id": 7, **UNRECOVERABLE}
-    assert len(bench.session.channels) == 0
+    assert len(bench.session.subscriptions) == 0
     bench.send(subscribe(8))
     bench.joined()
     assert "subscribe" in bench.one()
@@ -169,7 +169,7 @@ def test_subscribing_twice_is_105_and_changes_nothing() -> None:
     reply = bench.request(subscribe={"channel": "ch", "recover": True})
     assert reply == error(105, "already subscribed")
     assert bench.calls == []
-    assert bench.session.channels.is_established("ch")  # type: ignore[arg-type]
+    assert bench.session.subscriptions.is_established("ch")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("tf", [{}, {"op": "and"}, [], "x", 0, False])
@@ -210,7 +210,7 @@ def test_a_join_that_fails_is_temporary_and_can_be_tried_again(outcome: Any) -> 
     assert bench.joined("ch", outcome) is False
     reply = bench.one()
     assert reply["error"]["temporary"] is True
-    assert len(bench.session.channels) == 0
+    assert len(bench.session.subscriptions) == 0
     bench.send(subscribe(8))
     bench.joined()
     assert "subscribe" in bench.one()
@@ -446,7 +446,7 @@ def test_the_server_takes_a_client_out_whose_subscribe_is_under_way() -> None:
     bench.session.unsubscribe("ch", UNSUBSCRIBE_SERVER)  # type: ignore[arg-type]
     if bench.joins:
         bench.joined()
-    assert not bench.session.channels.is_established("ch")  # type: ignore[arg-type]
+    assert not bench.session.subscriptions.is_established("ch")  # type: ignore[arg-type]
     messages = bench.take()
     assert [m["id"] for m in messages if "id" in m] == [5]
     refused = "error" in messages[0]
@@ -459,4 +459,4 @@ def test_the_server_takes_a_client_out_whom_a_hook_is_asked_about() -> None:
     bench.send(subscribe(5))
     bench.session.unsubscribe("ch", UNSUBSCRIBE_SERVER)  # type: ignore[arg-type]
     bench.answer(SubscribeResult())
-    assert not bench.session.channels.is_established("ch")  # type: ignore[arg-type]
+    assert not bench.session.subscriptions.is_established("ch")  # type: ignore[arg-type]

@@ -360,7 +360,7 @@ def test_one_channel_that_cannot_be_joined_refuses_the_connect() -> None:
         ("unsubscribe", "b"),
         ("unsubscribe", "c"),
     ]
-    assert len(bench.session.channels) == 0
+    assert len(bench.session.subscriptions) == 0
     bench.send({"id": 2, "rpc": {}})
     assert bench.closes == [3501]
 
@@ -385,7 +385,7 @@ def test_a_channel_that_cannot_be_refuses_the_connect(
 def test_more_server_side_channels_than_the_limit_refuse_the_connect() -> None:
     bench = admit(Bench(handlers=HOOKED, channel_limit=2), "a", "b", "c")
     assert bench.one() == {"id": 1, **error(106, "limit exceeded")}
-    assert len(bench.session.channels) == 0
+    assert len(bench.session.subscriptions) == 0
 
 
 def test_as_many_as_the_limit_are_joined() -> None:
@@ -509,7 +509,7 @@ def test_nothing_is_joined_before_there_is_a_slot() -> None:
     assert bench.full is not None
     assert [one.user for one in bench.full] == ["ann"]
     assert bench.session.in_flight
-    bench.session.admitted(None)
+    bench.session.slot_acquired(None)
     bench.joined()
     assert bench.one()["connect"]["client"] == "me"
     assert not bench.session.in_flight
@@ -517,13 +517,13 @@ def test_nothing_is_joined_before_there_is_a_slot() -> None:
 
 def test_who_gets_no_slot_is_closed() -> None:
     bench = waiting()
-    bench.session.admitted(CLOSE_CONNECTION_LIMIT)
+    bench.session.slot_acquired(CLOSE_CONNECTION_LIMIT)
     assert (bench.closes, bench.messages, bench.joins) == ([3504], [], [])
 
 
 def test_who_gets_no_slot_for_now_is_told_to_try_again() -> None:
     bench = waiting()
-    bench.session.admitted(INTERNAL_ERROR)
+    bench.session.slot_acquired(INTERNAL_ERROR)
     assert bench.one() == {"id": 1, **INTERNAL}
     assert ("refused",) in bench.calls
     bench.send({"id": 2, "rpc": {}})
@@ -534,7 +534,7 @@ def test_a_slot_for_a_connection_that_is_over() -> None:
     bench = waiting()
     bench.session.ended()
     for outcome in (None, CLOSE_CONNECTION_LIMIT, INTERNAL_ERROR):
-        bench.session.admitted(outcome)
+        bench.session.slot_acquired(outcome)
     assert (bench.messages, bench.joins, bench.closes) == ([], [], [])
 
 
@@ -542,3 +542,28 @@ def test_who_waits_for_a_slot_too_long_is_stale() -> None:
     bench = waiting()
     bench.pass_time(10)
     assert bench.closes == [3502]
+
+
+# The steps of its life.
+
+
+def test_a_slot_that_nobody_asked_for_is_a_bug() -> None:
+    bench = Bench()
+    with pytest.raises(AssertionError, match="NEW"):
+        bench.session.slot_acquired(None)
+    bench.connect()
+    with pytest.raises(AssertionError, match="CONNECTED"):
+        bench.session.slot_acquired(None)
+    assert bench.closes == []
+
+
+def test_an_answer_that_nobody_asked_for_is_a_bug() -> None:
+    bench = Bench(handlers=Handlers(connect=hook))
+    bench.send({"id": 1, "connect": {}})
+    [(number, event)] = bench.asked
+    bench.answer(ConnectResult(user="ann"))
+    with pytest.raises(AssertionError, match="CONNECTED"):
+        bench.session.answered(number, event, ConnectResult(user="eve"), bench.now)
+    with pytest.raises(AssertionError, match="CONNECTED"):
+        bench.session.answered(number, event, ReplyError(INTERNAL_ERROR), bench.now)
+    assert bench.session.identity.user == "ann"

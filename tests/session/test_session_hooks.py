@@ -25,8 +25,11 @@ from service.core.hooks import (
     PublishEvent,
     PublishResult,
     Raw,
+    RefreshResult,
     RpcEvent,
     RpcResult,
+    ServerSubscription,
+    SubRefreshResult,
     SubscribeEvent,
     SubscribeResult,
 )
@@ -95,7 +98,7 @@ def test_a_hook_refuses(
     bench.answer(ReplyError(refusal))
     assert bench.one() == {"id": 5, **reply}
     assert (bench.joins, bench.published) == ([], [])
-    assert len(bench.session.channels) == 0
+    assert len(bench.session.subscriptions) == 0
     # And what comes after it is served.
     assert bench.request(unsubscribe={"channel": "x"}) == {"unsubscribe": {}}
     assert not bench.session.busy
@@ -413,3 +416,95 @@ def test_the_server_is_told_of_a_subscribe_that_the_client_had_begun(
     else:
         bench.answer(ReplyError(MY_OWN))
     assert told == [None if allowed else MY_OWN]
+
+
+# An internal error after an answer is not the answer's fault.
+
+
+class Broken(Bench):
+    """A port on which everything that an answer leads to fails, and is counted."""
+
+    broken = False
+    failures = 0
+
+    def _open(self) -> None:
+        super()._open()
+        if self.broken:
+            self.failures += 1
+            raise RuntimeError("a bug")
+
+
+@pytest.mark.parametrize(
+    ("command", "answer"),
+    [
+        ({"connect": {}}, ConnectResult(user="ann")),
+        (SUBSCRIBE, SubscribeResult()),
+        (PUBLISH, PublishResult()),
+        (RPC, RpcResult()),
+        ({"refresh": {"token": "t"}}, RefreshResult()),
+        ({"sub_refresh": {"channel": "here", "token": "t"}}, SubRefreshResult()),
+    ],
+    ids=lambda each: next(iter(each)) if isinstance(each, dict) else "",
+)
+def test_an_internal_error_is_not_a_wrong_answer(
+    command: dict[str, Any], answer: Answer
+) -> None:
+    handlers = Handlers(
+        connect=hook,
+        subscribe=hook,
+        publish=hook,
+        rpc=hook,
+        refresh=hook,
+        sub_refresh=hook,
+    )
+    bench = Broken(handlers=handlers, insecure=False)
+    if "connect" not in command:
+        bench.send({"id": 1, "connect": {}})
+        bench.answer(ConnectResult(user="ann", client_side_refresh=True))
+        bench.send({"id": 2, "subscribe": {"channel": "here"}})
+        bench.answer(SubscribeResult(client_side_refresh=True))
+        bench.joined()
+    bench.send({"id": 5, **command})
+    bench.broken = True
+    with pytest.raises(RuntimeError, match="a bug"):
+        bench.answer(answer)
+    assert bench.failures == 1  # nothing was done a second time
+    assert not any("error" in message for message in bench.messages)
+
+
+WRONG_FIELDS: list[tuple[dict[str, Any], Any]] = [
+    ({"connect": {}}, ConnectResult(**{field: value}))
+    for field, values in {
+        "user": [None, 5],
+        "channels": ["ch", 5, (5,), None],
+        "expire_at": ["1", -1.0, float("inf"), float("nan"), None],
+        "subs": [None, [], {"ch": None}, {5: ServerSubscription()}],
+        "client_side_refresh": [1, None],
+        "token_id": [None, 5],
+        "issued_at": ["1", None],
+    }.items()
+    for value in values
+]
+WRONG_FIELDS += [
+    (SUBSCRIBE, SubscribeResult(expire_at="1")),  # type: ignore[arg-type]
+    (SUBSCRIBE, SubscribeResult(override=None)),  # type: ignore[arg-type]
+    (SUBSCRIBE, SubscribeResult(client_side_refresh=1)),  # type: ignore[arg-type]
+    (PUBLISH, PublishResult(skip_history=None)),  # type: ignore[arg-type]
+]
+
+
+@pytest.mark.parametrize(("command", "answer"), WRONG_FIELDS, ids=repr)
+def test_an_answer_with_a_field_of_the_wrong_type_does_nothing(
+    command: dict[str, Any], answer: Any
+) -> None:
+    if "connect" in command:
+        bench = Bench(handlers=Handlers(connect=hook), insecure=False)
+    else:
+        bench = connected()
+    bench.send({"id": 5, **command})
+    [(number, event)] = bench.asked
+    wrong = bench.session.answered(number, event, answer, bench.now)
+    assert isinstance(wrong, TypeError | ValueError)
+    assert bench.one() == {"id": 5, **INTERNAL}
+    assert (bench.joins, bench.published, bench.closes) == ([], [], [])
+    assert bench.session.identity.user == ("" if "connect" in command else "ann")

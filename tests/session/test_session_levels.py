@@ -8,7 +8,7 @@ import pytest
 
 from service.core.model import ClientId
 from service.session.heartbeat import Heartbeat, Level
-from service.session.keepalive import Due, Liveness
+from service.session.keepalive import Due, Keepalive
 from service.settings import ClientSettings
 from tests.session.bench import Bench
 
@@ -78,11 +78,11 @@ def test_any_sign_of_life_resurrects(when: float) -> None:  # R30
     for life in ("{}", '{"id":7,"unsubscribe":{"channel":"x"}}'):
         bench = Watched()
         bench.pass_time(when)
-        before = bench.session.liveness.level
+        before = bench.session.keepalive.level
         assert before is (D if when < 48 else S)
         bench.frame(life)
         assert bench.steps[-1] == (when, before, H)
-        assert bench.session.liveness.resurrections == 1
+        assert bench.session.keepalive.resurrections == 1
         assert bench.heartbeat.resurrections == 1
         bench.heard = bench.now
         bench.pass_time(60 - 0.001)
@@ -97,7 +97,7 @@ def test_resurrections_are_counted_exactly() -> None:
         bench.pass_time(40)
         bench.frame('{"id":7,"unsubscribe":{"channel":"x"}}')
         bench.frame('{"id":8,"unsubscribe":{"channel":"x"}}')
-    assert bench.session.liveness.resurrections == 10
+    assert bench.session.keepalive.resurrections == 10
 
 
 def test_nobody_rises_from_the_dead() -> None:  # R30
@@ -105,7 +105,7 @@ def test_nobody_rises_from_the_dead() -> None:  # R30
     bench.pass_time(60)
     bench.frame("{}")
     bench.session.tick(bench.now + 5)
-    assert bench.session.liveness.level is X
+    assert bench.session.keepalive.level is X
     assert bench.heartbeat.resurrections == 0
     assert bench.closes == [3012]
 
@@ -121,13 +121,13 @@ def test_the_dead_are_remembered_for_twice_the_timeout() -> None:  # R34
 def test_no_more_than_five_hundred_dead_are_remembered() -> None:  # R1
     heartbeat = Heartbeat(60.0)
     for number in range(600):
-        heartbeat.bury(ClientId(str(number)), 1000.0)
+        heartbeat.record_death(ClientId(str(number)), 1000.0)
     assert list(heartbeat.dead(1001.0)) == [str(number) for number in range(100, 600)]
 
 
-def liveness(**settings: float) -> tuple[Liveness, Heartbeat]:
+def liveness(**settings: float) -> tuple[Keepalive, Heartbeat]:
     heartbeat = Heartbeat(60.0)
-    found = Liveness(ClientSettings(**settings), heartbeat, ClientId("me"))  # type: ignore[arg-type]
+    found = Keepalive(ClientSettings(**settings), heartbeat, ClientId("me"))  # type: ignore[arg-type]
     found.start(0.0, Random(1))
     return found, heartbeat
 

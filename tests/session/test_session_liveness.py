@@ -10,7 +10,7 @@ from service.core.errors import StoreUnavailable
 from service.core.hooks import ConnectResult, Handlers
 from service.core.model import ClientId
 from service.session.heartbeat import Heartbeat, Level
-from service.session.keepalive import Liveness
+from service.session.keepalive import Keepalive
 from service.settings import ClientSettings
 from tests.session.bench import WALL, Bench, hook
 
@@ -30,7 +30,7 @@ def at_first_ping() -> Bench:
 def test_the_first_ping_is_somewhere_in_the_second_half_of_an_interval() -> None:
     times = []
     for seed in range(200):
-        liveness = Liveness(ClientSettings(), Heartbeat(60.0), ClientId("c"))
+        liveness = Keepalive(ClientSettings(), Heartbeat(60.0), ClientId("c"))
         liveness.start(100.0, Random(seed))
         times.append(liveness.next - 100.0)
     assert 12.5 <= min(times) < 13.5
@@ -122,9 +122,9 @@ def test_a_pong_s_absence_is_not_held_against_a_client_we_do_not_read() -> None:
     assert bench.closes == []
     bench.read()
     bench.pass_time(7.999)  # it has the whole time once more
-    assert bench.session.liveness.level is Level.HEALTHY
+    assert bench.session.keepalive.level is Level.HEALTHY
     bench.pass_time(0.001)
-    assert bench.session.liveness.level is Level.DEGRADED
+    assert bench.session.keepalive.level is Level.DEGRADED
     assert bench.closes == []
 
 
@@ -222,7 +222,7 @@ def test_a_tick_that_is_much_too_late_finds_everything_due() -> None:
     bench.session.tick(bench.now)
     assert bench.closes == []
     assert bench.calls == [("ping",)]
-    assert bench.session.liveness.level is Level.HEALTHY
+    assert bench.session.keepalive.level is Level.HEALTHY
 
 
 def test_a_failed_read_does_not_stop_the_pings() -> None:

@@ -310,7 +310,7 @@ def test_a_subscription_ends_25_seconds_after_its_expiry() -> None:
     }
     assert bench.calls == [("unsubscribe", "ch")]
     assert bench.closes == []
-    assert bench.session.channels.next_end == float("inf")
+    assert bench.session.subscriptions.next_end == float("inf")
 
 
 def test_many_ends_in_one_connection_are_each_at_their_time() -> None:
@@ -336,7 +336,7 @@ def test_many_ends_in_one_connection_are_each_at_their_time() -> None:
 def test_a_server_side_subscription_that_ends_closes_with_3006() -> None:
     bench = connected(ConnectResult("ann", client_side_refresh=True))
     ends = bench.session.expiry.unsubscribe_at(MINUTE, bench.now)
-    bench.session.subscribe(Channel("ch"), None, ends=ends)
+    bench.session.subscribe(Channel("ch"), None, end=ends)
     bench.joined()
     live(bench, 84.999)
     bench.pass_time(0.001)
@@ -347,7 +347,7 @@ def test_a_server_side_subscription_whose_end_is_put_off() -> None:
     bench = connected(ConnectResult("ann", client_side_refresh=True))
     for expire_at in (WALL + 10, MINUTE):
         ends = bench.session.expiry.unsubscribe_at(expire_at, bench.now)
-        bench.session.subscribe(Channel("ch"), None, ends=ends)
+        bench.session.subscribe(Channel("ch"), None, end=ends)
     bench.joined()
     live(bench, 84.999)
     bench.pass_time(0.001)
@@ -429,7 +429,7 @@ def test_a_sub_refresh_without_channel_that_is_for_none(
     bench.send({"id": 5, "sub_refresh": {"token": "s2"}})
     bench.answer(outcome)
     assert bench.one() == {"id": 5, **reply}
-    assert bench.closes == [] and Channel("ch") in bench.session.channels
+    assert bench.closes == [] and Channel("ch") in bench.session.subscriptions
 
 
 def test_a_sub_refresh_of_what_is_not_subscribed() -> None:
