@@ -13,8 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import structlog
 
-from service.auth import Verifier
-from service.auth.keys import RemoteKeys
+from service.auth import RemoteKeys, Verifier
 from service.auth.permissions import Permissions
 from service.connections.cluster_sync import ClusterSync
 from service.connections.connection import ConnectionContext

@@ -1,7 +1,7 @@
-"""Tokens: who a client is, and what it may subscribe to. No I/O.
+"""Authentication and permissions: tokens, tickets, revocations, keys of the server API.
 
-`Verifier` is the way in. A key that is published elsewhere and not known yet is
-`Pending`; `service.auth.jwks` gets it.
+`Verifier` verifies tokens without I/O; `jwks` fetches the keys that it lacks, and
+`authenticator` makes the answers to clients of both.
 """
 
 from __future__ import annotations
@@ -25,37 +25,37 @@ from service.auth.errors import (
     TokenExpired,
     TokenInvalid,
 )
-from service.auth.keys import Key, KeySet, read_jwks
+from service.auth.keys import Key, read_jwks
 from service.auth.revocations import (
     DEFAULT_TTL,
+    Revocation,
     Revocations,
-    Revoked,
-    RevokedTooMany,
+    TooManyRevocations,
 )
 from service.auth.tickets import TICKET_TTL, TicketRefused, Tickets
-from service.auth.verifier import Pending, Verifier
+from service.auth.verifier import RemoteKeys, UnfetchedKey, Verifier
 
 __all__ = [
     "DEFAULT_TTL",
     "FULL_ACCESS",
+    "TICKET_TTL",
     "ApiKey",
     "ConnectionClaims",
     "Key",
-    "KeySet",
     "KeysUnavailable",
-    "Pending",
+    "RemoteKeys",
+    "Revocation",
     "Revocations",
-    "Revoked",
-    "RevokedTooMany",
     "Scope",
     "ServerSubscription",
     "SubscriptionClaims",
-    "TICKET_TTL",
     "TicketRefused",
     "Tickets",
     "TokenError",
     "TokenExpired",
     "TokenInvalid",
+    "TooManyRevocations",
+    "UnfetchedKey",
     "Verifier",
     "digest_of",
     "find_key",

@@ -1,17 +1,16 @@
-"""Keys of the server API: what each may do, and how one is recognised.
+"""Keys of the server API: their scopes, their file, and the lookup of a caller's key.
 
-A file of keys is TOML. Each key is a table with a name of its own, for people and the
-log::
+A file of keys is TOML. Each key is a table; its name is for people and the log::
 
     [backend]
     sha256 = "…"                    # of the key, in hex; or key = "…", in the open
-    publish = ["chat", ""]          # namespaces, "" is the one without; true for all
+    publish = ["chat", ""]          # namespaces, "" for channels without; true for all
     read = true
     administer = true
     not_after = 2027-01-01T00:00:00Z
 
-What is not granted is refused. Only digests of keys are kept, and a key that is given
-is compared with every one of them in constant time.
+Everything that is not granted is refused. Only digests of keys are kept, and a caller's
+key is compared with each of them in constant time.
 """
 
 from __future__ import annotations
@@ -45,12 +44,12 @@ _DIGEST = re.compile(r"[0-9a-fA-F]{64}")
 
 
 class Scope(enum.Enum):
-    """What a method of the API needs its caller's key to grant."""
+    """The grant that a method of the API requires of its caller's key."""
 
     PUBLISH = "publish"
     READ = "read"
     ADMINISTER = "administer"
-    ANY = "any"  # each part of the call needs its own
+    ANY = "any"  # each part of the call requires its own scope
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +59,11 @@ class ApiKey:
     Attributes:
         name: For people and the log.
         digest: SHA-256 of the key.
-        publish: The namespaces it may publish to; None is all of them.
-        read: Whether it may look at channels, connections and figures.
-        administer: Whether it may act on connections and what is kept.
-        not_after: Unix seconds at which it is valid no more; None for ever.
-        plain: Whether its file has the key itself.
+        publish: The namespaces it may publish to; None for all.
+        read: Whether it may read channels, connections and figures.
+        administer: Whether it may act on connections and on stored data.
+        not_after: Unix seconds from which it is not valid; None for no end.
+        plain: Whether its file has the key itself instead of its digest.
     """
 
     name: str
@@ -76,7 +75,7 @@ class ApiKey:
     plain: bool = False
 
     def allows(self, scope: Scope) -> bool:
-        """Tell whether it grants *scope*; to publish, in some namespace."""
+        """Return whether it grants *scope*; publishing, in at least one namespace."""
         match scope:
             case Scope.PUBLISH:
                 return self.publish is None or bool(self.publish)
@@ -88,23 +87,23 @@ class ApiKey:
                 return True
 
     def may_publish(self, namespace: str) -> bool:
-        """Tell whether it may publish in *namespace*, "" for the one without name."""
+        """Return whether it may publish in *namespace*; "" for channels without."""
         return self.publish is None or namespace in self.publish
 
 
 FULL_ACCESS = ApiKey("api.key", publish=None, read=True, administer=True)
-"""What the one key of the settings may do, and callers in the same process."""
+"""The grants of the key in the settings, and of callers in the same process."""
 
 
 def digest_of(key: str) -> bytes:
-    """Return what is kept of a key."""
+    """Return the SHA-256 of a key, which is all that is kept of it."""
     return hashlib.sha256(key.encode(errors="replace")).digest()
 
 
 def find_key(keys: Sequence[ApiKey], given: str, now: float) -> ApiKey | None:
-    """Return the key that *given* is at *now* (Unix seconds), or None.
+    """Return the key whose text is *given* if it is valid at *now* (Unix seconds).
 
-    Takes as long whichever it is, if any.
+    The time it takes does not depend on the key.
     """
     digest = digest_of(given)
     found = None
@@ -130,17 +129,17 @@ def read_api_keys(text: str, namespaces: Collection[str]) -> tuple[ApiKey, ...]:
 
     Args:
         text: TOML, as above.
-        namespaces: That there are; "" need not be among them.
+        namespaces: Those of the settings; "" need not be among them.
 
     Raises:
-        SettingsError: It is wrong; the text names the key's name and the field, and
-            quotes no value.
+        SettingsError: It is wrong; the text has the key's name and the field, but no
+            value.
     """
     try:
         tables = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        # Its message says where; it quotes single characters at most.
-        raise SettingsError(f"no TOML: {error}") from None
+        # Its message has the place, and quotes at most single characters.
+        raise SettingsError(f"not TOML: {error}") from None
     keys: dict[bytes, ApiKey] = {}
     for name, table in tables.items():
         if not _NAME.fullmatch(name):
@@ -160,7 +159,7 @@ def _read(name: str, table: dict[str, object], namespaces: Collection[str]) -> A
     try:
         entry = msgspec.convert(table, _Entry)
     except msgspec.ValidationError as error:
-        # Types and names of fields; values are not quoted.
+        # It has types and names of fields; values are not quoted.
         raise SettingsError(f"{name}: {error}") from None
     if entry.key is not None and entry.sha256 is None:
         if len(entry.key) < SHORTEST:

@@ -1,23 +1,23 @@
-"""Tokens as answers: the handlers of connects, subscribes and refreshes with a token.
+"""Handlers of connects, subscribes and refreshes with a token or a ticket.
 
 | a token that is | connect | refresh | subscribe | sub_refresh |
 |---|---|---|---|---|
-| valid | admitted | goes on | admitted | goes on |
+| valid | accepted | goes on | accepted | goes on |
 | expired, or not valid yet | 109 | close 3005 | 109 | push 2501 |
-| revoked, or a ticket that is not there | as expired | | | |
+| revoked, or a ticket that was used | as expired | | | |
 | invalid | close 3500 | close 3500 | 103 | 103 |
 | of another user | | close 3500 | close 3500 | close 3500 |
 | for another channel or client | | | close 3500 | close 3500 |
-| of a key that nobody can get now | 100, temporary | the same | the same | the same |
+| of a key that cannot be fetched | 100, temporary | the same | the same | the same |
 
-The session makes a close and a push of the 109 that a refresh raises.
+A refresh raises 109; the session turns it into the close 3005 or the push 2501.
 
-What is revoked counts as expired, because that makes an SDK ask its application for
-another token, and stay away for good if it gets none; after 3500 it would stay away
-although its user may come in.
+A revoked token counts as expired, because then an SDK asks its application for another
+token, and stays disconnected if it gets none; after 3500 it would stay disconnected
+although its user may connect.
 
-Between the look at what is revoked and the answer nothing is awaited: what is revoked
-later finds a session that says which token it stands on.
+Nothing is awaited between the check for revocation and the answer: a later revocation
+finds a session that has the token's id.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from typing import TypeVar
 from service.auth import (
     ConnectionClaims,
     KeysUnavailable,
-    Pending,
     SubscriptionClaims,
     Tickets,
     TokenExpired,
     TokenInvalid,
+    UnfetchedKey,
     Verifier,
 )
 from service.core.errors import (
@@ -69,12 +69,12 @@ Claims = TypeVar("Claims", ConnectionClaims, SubscriptionClaims)
 
 
 class Authenticator:
-    """Decides by tokens and tickets.
+    """Authenticates connections and subscriptions by tokens and tickets.
 
     Args:
-        verifier: Tells what a token says.
-        revocations: What was taken back.
-        tickets: Tell what a ticket says; None where there are none.
+        verifier: Verifies tokens.
+        revocations: Tells which tokens are revoked.
+        tickets: Redeems tickets; None if the service has no tickets.
     """
 
     def __init__(
@@ -88,36 +88,36 @@ class Authenticator:
         self._tickets = tickets
 
     def handlers(self, own: Handlers, settings: Settings) -> Handlers:
-        """Return *own* with the handlers that are missing, where there are keys."""
-        both = own
+        """Return *own*, completed by handlers of tokens where there are keys."""
+        merged = own
         if self._tickets is not None:
-            both = replace(
-                both,
+            merged = replace(
+                merged,
                 connect_ticket=own.connect_ticket or self.connect,
                 refresh=own.refresh or self.refresh_ticket,
             )
         if settings.token.has_keys:
-            both = replace(
-                both,
+            merged = replace(
+                merged,
                 connect_token=own.connect_token or self.connect,
                 refresh=own.refresh or self.refresh,
             )
         if settings.subscription_keys.has_keys:
-            both = replace(
-                both,
+            merged = replace(
+                merged,
                 subscribe_token=own.subscribe_token or self.subscribe,
                 sub_refresh=own.sub_refresh or self.sub_refresh,
             )
-        return both
+        return merged
 
     async def connect(self, event: ConnectEvent) -> ConnectResult:
-        """Let in whom the token or ticket names.
+        """Accept the connection of the user that the token or ticket names.
 
         Raises:
             ReplyError: 109 or 100.
             CloseError: 3500.
         """
-        claims = await self._connection(event)
+        claims = await self._connection_claims(event)
         return ConnectResult(
             user=claims.user,
             info=_raw(claims.info),
@@ -135,7 +135,7 @@ class Authenticator:
         )
 
     async def refresh_ticket(self, event: RefreshEvent) -> RefreshResult:
-        """Let a connection go on with a ticket, where nothing else can verify tokens.
+        """Extend a connection by a ticket, where there are no keys of tokens.
 
         Raises:
             ReplyError: 108, 109 or 100.
@@ -146,13 +146,13 @@ class Authenticator:
         return await self.refresh(event)
 
     async def refresh(self, event: RefreshEvent) -> RefreshResult:
-        """Let a connection go on with a new token or ticket of its user.
+        """Extend a connection by a new token or ticket of its user.
 
         Raises:
             ReplyError: 109 or 100.
             CloseError: 3500.
         """
-        claims = await self._connection(event)
+        claims = await self._connection_claims(event)
         if claims.user != event.user:
             raise CloseError(INVALID_TOKEN, reason="it is of another user")
         return RefreshResult(
@@ -163,13 +163,13 @@ class Authenticator:
         )
 
     async def subscribe(self, event: SubscribeEvent) -> SubscribeResult:
-        """Let a client subscribe to the channel that its token names.
+        """Accept a subscription to the channel that its token names.
 
         Raises:
             ReplyError: 103, 109 or 100.
             CloseError: 3500.
         """
-        claims = await self._subscription(event)
+        claims = await self._subscription_claims(event)
         if claims.channel != event.channel:
             raise CloseError(INVALID_TOKEN, reason="it is for another channel")
         return SubscribeResult(
@@ -181,13 +181,13 @@ class Authenticator:
         )
 
     async def sub_refresh(self, event: SubRefreshEvent) -> SubRefreshResult:
-        """Let a subscription go on with a new token for its channel.
+        """Extend a subscription by a new token for its channel.
 
         Raises:
             ReplyError: 103, 109 or 100.
             CloseError: 3500.
         """
-        claims = await self._subscription(event)
+        claims = await self._subscription_claims(event)
         if claims.channel != (event.channel or claims.channel):
             raise CloseError(INVALID_TOKEN, reason="it is for another channel")
         return SubRefreshResult(
@@ -196,22 +196,24 @@ class Authenticator:
             info=_raw(claims.info),
         )
 
-    async def _connection(self, event: ConnectEvent | RefreshEvent) -> ConnectionClaims:
+    async def _connection_claims(
+        self, event: ConnectEvent | RefreshEvent
+    ) -> ConnectionClaims:
         if self._tickets is not None and event.token.startswith(TICKET_PREFIX):
-            verified = self._tickets.redeem(event.token, event.origin)
+            verification = self._tickets.redeem(event.token, event.origin)
         else:
-            verified = _verified(self._verifier.connection, event.token)
+            verification = _verify(self._verifier.connection, event.token)
         try:
-            return await self._believed(verified)
+            return await self._authenticate(verification)
         except TokenInvalid as error:
             raise CloseError(INVALID_TOKEN, reason=error.reason) from None
 
-    async def _subscription(
+    async def _subscription_claims(
         self, event: SubscribeEvent | SubRefreshEvent
     ) -> SubscriptionClaims:
         try:
-            claims = await self._believed(
-                _verified(self._verifier.subscription, event.token)
+            claims = await self._authenticate(
+                _verify(self._verifier.subscription, event.token)
             )
         except TokenInvalid as error:
             raise ReplyError(PERMISSION_DENIED, reason=error.reason) from None
@@ -221,9 +223,9 @@ class Authenticator:
             raise CloseError(INVALID_TOKEN, reason="it is for another connection")
         return claims
 
-    async def _believed(self, verified: Awaitable[Claims]) -> Claims:
+    async def _authenticate(self, verification: Awaitable[Claims]) -> Claims:
         try:
-            claims = await verified
+            claims = await verification
             user, token_id = claims.user, claims.token_id
             if self._revocations.is_revoked(user, token_id, claims.issued_at):
                 raise TokenExpired("it was revoked")
@@ -234,13 +236,13 @@ class Authenticator:
         return claims
 
 
-async def _verified(verify: Callable[[str], Claims | Pending], token: str) -> Claims:
+async def _verify(verify: Callable[[str], Claims | UnfetchedKey], token: str) -> Claims:
     claims = verify(token)
-    if isinstance(claims, Pending):
+    if isinstance(claims, UnfetchedKey):
         await claims.keys.key(claims.kid)
         claims = verify(token)
-    if isinstance(claims, Pending):
-        raise KeysUnavailable("the key was withdrawn while we waited")
+    if isinstance(claims, UnfetchedKey):
+        raise KeysUnavailable("the key was withdrawn while it was fetched")
     return claims
 
 

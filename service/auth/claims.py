@@ -1,6 +1,6 @@
-"""What a token says, once it is believed: the claims of PROTOCOL.md, 6.2.
+"""Claims of connection and subscription tokens (PROTOCOL.md, 6.2).
 
-Claims that are not known are ignored, those of a wrong type make the token invalid.
+Unknown claims are ignored; a claim of a wrong type makes the token invalid.
 Payloads (``info``, ``data``, ``meta``) stay JSON text; ``b64info`` and ``b64data`` hold
 it in base64 and win over the claim without b64.
 """
@@ -31,18 +31,18 @@ __all__ = [
 ANY = ClientId("")
 
 LEEWAY = 5.0
-"""Seconds that ``nbf`` may be ahead of us: the issuer's clock is not ours."""
+"""Seconds that ``nbf`` may be in the future, for the issuer's clock may be fast."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServerSubscription:
-    """A channel that a connection is subscribed to by its token.
+    """A channel to which a token subscribes its connection.
 
     Attributes:
-        channel: Any text: it may be no name of a channel.
+        channel: Any text; it need not be a valid name of a channel.
         info: Shown to others in this channel.
-        data: Goes to the client with the subscription.
-        override: Options that are different.
+        data: Sent to the client with the subscription.
+        override: Options of the channel that differ.
     """
 
     channel: Channel
@@ -53,16 +53,16 @@ class ServerSubscription:
 
 @dataclass(frozen=True, slots=True)
 class ConnectionClaims:
-    """Who a connection is.
+    """The claims of a connection token.
 
     Attributes:
-        user: Whose it is; "" is anonymous.
+        user: The user of the connection; "" is anonymous.
         expire_at: Unix seconds at which the connection expires; 0 for never.
         token_id: The token's ``jti``, "" for none.
         issued_at: The token's ``iat`` in Unix seconds, 0 for none.
         info: Shown to others.
         meta: A JSON object for the server alone.
-        subscriptions: Where it is subscribed on the server's side; each channel once.
+        subscriptions: Its server-side subscriptions; each channel once.
     """
 
     user: UserId
@@ -76,18 +76,18 @@ class ConnectionClaims:
 
 @dataclass(frozen=True, slots=True)
 class SubscriptionClaims:
-    """That a user may subscribe to a channel.
+    """The claims of a subscription token.
 
     Attributes:
-        user: Whose connection may; "" is anonymous.
+        user: The user who may subscribe; "" is anonymous.
         channel: The channel.
-        client: The only connection that may, "" for any of the user's.
+        client: The only connection that may subscribe; "" for all of the user's.
         expire_at: Unix seconds at which the subscription expires; 0 for never.
         token_id: The token's ``jti``, "" for none.
         issued_at: The token's ``iat`` in Unix seconds, 0 for none.
         info: Shown to others in the channel.
-        data: Goes to the client with the subscription.
-        override: Options of the channel that are different.
+        data: Sent to the client with the subscription.
+        override: Options of the channel that differ.
     """
 
     user: UserId
@@ -154,22 +154,22 @@ C = TypeVar("C", bound=_Claims)
 def read_connection(
     payload: bytes, now: float, *, audience: str, issuer: str
 ) -> ConnectionClaims:
-    """Return what the payload of a connection token says.
+    """Return the claims in the payload of a connection token.
 
     Args:
-        payload: Of a token whose signature is right.
+        payload: That of a token whose signature is verified.
         now: Unix seconds.
         audience: Must be among ``aud``; "" for any.
         issuer: Must be ``iss``; "" for any.
 
     Raises:
         TokenExpired: It is not valid now.
-        TokenInvalid: It never is.
+        TokenInvalid: It is never valid.
     """
     claims = _decode(payload, _Connection)
     if optional_payload_of(claims.channel, None) is not None:
         raise TokenInvalid("a connection token has no claim channel")
-    _believe(claims, now, audience, issuer)
+    _check_registered(claims, now, audience, issuer)
     meta = optional_payload_of(claims.meta, None)
     if meta is not None and not meta.startswith("{"):
         raise TokenInvalid("the claim meta must be an object")
@@ -196,14 +196,14 @@ def read_connection(
 def read_subscription(
     payload: bytes, now: float, *, audience: str, issuer: str
 ) -> SubscriptionClaims:
-    """Return what the payload of a subscription token says; as `read_connection`.
+    """Return the claims in the payload of a subscription token; as `read_connection`.
 
     Raises:
         TokenExpired: It is not valid now.
-        TokenInvalid: It never is.
+        TokenInvalid: It is never valid.
     """
     claims = _decode(payload, _SubscriptionToken)
-    _believe(claims, now, audience, issuer)
+    _check_registered(claims, now, audience, issuer)
     return SubscriptionClaims(
         user=UserId(claims.sub),
         channel=Channel(claims.channel),
@@ -221,29 +221,29 @@ def _decode(payload: bytes, shape: type[C]) -> C:
     try:
         return msgspec.json.decode(check(payload), type=shape)
     except msgspec.ValidationError as error:
-        # Types and the path of names that are ours; keys and values are not quoted.
+        # It names types and the path of known claims; keys and values are not quoted.
         raise TokenInvalid(f"a claim is not what it must be: {error}") from None
     except ValueError:
-        raise TokenInvalid("the payload is no JSON") from None
+        raise TokenInvalid("the payload is not JSON") from None
 
 
-def _believe(claims: _Claims, now: float, audience: str, issuer: str) -> None:
+def _check_registered(claims: _Claims, now: float, audience: str, issuer: str) -> None:
     if issuer and claims.iss != issuer:
         raise TokenInvalid("it is of another issuer")
     named = [claims.aud] if isinstance(claims.aud, str) else claims.aud or []
     if audience and audience not in named:
         raise TokenInvalid("it is for another audience")
     if claims.exp is not None and now >= claims.exp:
-        raise TokenExpired("its time is over")
+        raise TokenExpired("it has expired")
     if claims.nbf is not None and now + LEEWAY < claims.nbf:
-        raise TokenExpired("its time is still to come")
+        raise TokenExpired("it is not valid yet")
 
 
 def _expiry(claims: _Claims, now: float) -> float:
     if claims.expire_at is None:
         return claims.exp or 0.0
     if 0 < claims.expire_at <= now:
-        raise TokenExpired("what it is for has expired")
+        raise TokenExpired("its expire_at is in the past")
     return claims.expire_at
 
 

@@ -1,11 +1,11 @@
-"""Why a token admits nobody.
+"""Errors of tokens that are refused.
 
     TokenError (a SteadwireError)
-    ├── TokenExpired       outside its time: the client asks for one (109, 3005, 2501)
-    ├── TokenInvalid       wrong for ever (3500, 103)
-    └── KeysUnavailable    nobody can tell now: temporary (100)
+    ├── TokenExpired       outside its time: the client gets another (109, 3005, 2501)
+    ├── TokenInvalid       never valid (3500, 103)
+    └── KeysUnavailable    it cannot be verified at present: temporary (100)
 
-No text of theirs holds anything that was in the token.
+Their texts quote nothing of the token.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ __all__ = ["KeysUnavailable", "TokenError", "TokenExpired", "TokenInvalid"]
 
 
 class TokenError(SteadwireError):
-    """A token that admits nobody."""
+    """A token is refused."""
 
 
 class TokenExpired(TokenError):
-    """The signature is right, but the time is over, or is still to come."""
+    """The token is genuine, but has expired or is not valid yet."""
 
 
 class TokenInvalid(TokenError):
-    """It is no token of ours.
+    """The token is not valid, and never will be.
 
     Attributes:
-        reason: Why, in our words: for the log, not for the client.
+        reason: Why, for the log and not for the client.
     """
 
     def __init__(self, reason: str) -> None:
@@ -36,4 +36,4 @@ class TokenInvalid(TokenError):
 
 
 class KeysUnavailable(TokenError):
-    """The key that it names is not known, and cannot be asked for at present."""
+    """The key that the token names is not known and cannot be fetched at present."""

@@ -1,4 +1,4 @@
-"""Make tokens, for trying things out: an application makes its own."""
+"""Making of tokens by hand, for `steadwire token`; an application makes its own."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ __all__ = ["issue"]
 
 
 def issue(settings: TokenSettings, claims: Mapping[str, object], where: str) -> str:
-    """Return a token with *claims*, the issuer and the audience; with HS256.
+    """Return an HS256 token with *claims*, and the issuer and audience of the settings.
 
     Raises:
-        SettingsError: There is no secret; the text names the field in *where*.
+        SettingsError: There is no secret; the text names its field in *where*.
     """
     if not settings.hmac_secret_key:
         raise SettingsError(

@@ -1,4 +1,4 @@
-"""Keys, each with the algorithms that it is for: a key cannot be taken for another's.
+"""Keys that verify tokens, each with its algorithms; from the settings and from a JWKS.
 
 The algorithm is derived from the key and never from the token: a secret is for HS*, an
 RSA key for RS*, an elliptic curve for the one algorithm of its size (RFC 7518, 3.4),
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any
 
 import msgspec
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -26,15 +26,14 @@ from service.auth.errors import TokenInvalid
 from service.core.errors import CodecError, SettingsError
 from service.settings import Secret, TokenSettings
 
-__all__ = ["ASYMMETRIC", "Key", "KeySet", "RemoteKeys", "read_jwks", "read_settings"]
+__all__ = ["ASYMMETRIC", "MAX_KID", "Key", "KeySet", "read_jwks", "read_settings"]
 
 Material = bytes | RSAPublicKey | EllipticCurvePublicKey | Ed25519PublicKey
 
-_HMAC = {
-    "HS256": 32,
-    "HS384": 48,
-    "HS512": 64,
-}  # least bytes of a secret, RFC 7518, 3.2
+MAX_KID = 200  # characters; a longer ``kid`` names no key
+
+# Least bytes of a secret: RFC 7518, 3.2.
+_HMAC = {"HS256": 32, "HS384": 48, "HS512": 64}
 _RSA = frozenset({"RS256", "RS384", "RS512"})
 _CURVES = {"secp256r1": "ES256", "secp384r1": "ES384", "secp521r1": "ES512"}
 _EDDSA = "EdDSA"
@@ -42,21 +41,21 @@ _EDDSA = "EdDSA"
 ASYMMETRIC = _RSA | frozenset(_CURVES.values()) | {_EDDSA}
 """The algorithms of keys that can be published."""
 
-# Below is breakable; above, one token costs milliseconds of the event loop.
+# A shorter key is breakable; with a longer one, a token costs milliseconds of the event
+# loop.
 _RSA_BITS = range(2048, 8193)
 
-_MAX_KEYS = 100  # of one key set; a set with more is not taken
-_MAX_KID = 200  # characters; a key with a longer one is passed over
+_MAX_KEYS = 100  # of one key set; a set with more is refused
 
 _jws = PyJWS()
 
 
 class Key:
-    """One key, and what it is for.
+    """One key, with its algorithms.
 
     Attributes:
         algorithms: Names as in a token's ``alg``.
-        until: Unix seconds from which it verifies nothing more; None for never.
+        until: Unix seconds from which the key verifies nothing; None for no end.
     """
 
     __slots__ = ("_material", "algorithms", "until")
@@ -75,50 +74,30 @@ class Key:
         return f"<Key {' '.join(sorted(self.algorithms))}>"
 
     def payload(self, token: str, algorithm: str) -> bytes:
-        """Return what *token* says, once its signature is found right.
+        """Return the payload of *token* after verifying its signature.
 
         Raises:
-            TokenInvalid: It is not, or not of this algorithm.
+            TokenInvalid: The signature does not match, or is of another algorithm.
         """
         if algorithm not in self.algorithms:
             raise TokenInvalid("the key is not for its algorithm")
         try:
-            payload = _jws.decode_complete(token, self._material, [algorithm])
+            decoded = _jws.decode_complete(token, self._material, [algorithm])
         except PyJWTError:
             raise TokenInvalid("the signature does not match") from None
-        said: bytes = payload["payload"]
-        return said
+        payload: bytes = decoded["payload"]
+        return payload
 
 
 KeySet = Mapping[str, tuple[Key, ...]]
 """Keys by their ``kid``; one may name several, of different algorithms."""
 
 
-class RemoteKeys(Protocol):
-    """Keys that somebody else publishes."""
-
-    def known(self, kid: str) -> tuple[Key, ...] | None:
-        """Return the keys called *kid*; None when `key` has to be awaited first.
-
-        Synchronous, and never waits.
-        """
-        ...
-
-    async def key(self, kid: str) -> None:
-        """Return when `known` has the keys called *kid*, and not earlier.
-
-        Raises:
-            TokenInvalid: There is no such key.
-            KeysUnavailable: Nobody can tell at present.
-        """
-        ...
-
-
 def read_settings(settings: TokenSettings, where: str) -> tuple[Key, ...]:
-    """Return the keys that are set, in the order they are to be tried.
+    """Return the keys of the settings, in the order in which they are tried.
 
     Raises:
-        SettingsError: One is no key; the text begins with *where*.
+        SettingsError: A setting is not a key; the text begins with *where*.
     """
     keys = []
     if settings.hmac_secret_key:
@@ -144,21 +123,21 @@ def read_settings(settings: TokenSettings, where: str) -> tuple[Key, ...]:
 def read_jwks(text: bytes) -> KeySet:
     """Return the keys of a JWKS (RFC 7517) that can verify tokens.
 
-    Passed over are keys without a ``kid``, secrets, private keys, those for another
-    use, those too weak, and those that cannot be read.
+    It skips keys without a ``kid``, secrets, private keys, keys for another use, weak
+    keys, and keys that cannot be read.
 
     Raises:
-        CodecError: It is no JWKS, or has more than 100 keys.
+        CodecError: It is not a JWKS, or has more than 100 keys.
     """
     try:
         entries = msgspec.json.decode(check(text), type=_Jwks).keys
     except ValueError:
-        raise CodecError("it is no JWKS") from None
+        raise CodecError("it is not a JWKS") from None
     keys: dict[str, tuple[Key, ...]] = defaultdict(tuple)
     for entry in entries:
         kid = entry.get("kid")
         key = _jwk(entry)
-        if key is not None and isinstance(kid, str) and 0 < len(kid) <= _MAX_KID:
+        if key is not None and isinstance(kid, str) and 0 < len(kid) <= MAX_KID:
             keys[kid] += (key,)
     return dict(keys)
 
@@ -173,7 +152,7 @@ def _secret(secret: Secret, until: float | None, where: str) -> Key:
     try:
         _jws.encode(b"", material, "HS256")
     except PyJWTError:
-        # What looks like a public key would otherwise fail at the first token.
+        # PyJWT refuses a secret that looks like a public key; better now than later.
         raise SettingsError(f"{where} is a public key, not a secret") from None
     return Key(material, algorithms, until)
 
@@ -182,7 +161,7 @@ def _pem(pem: str, kind: type, where: str) -> Key:
     try:
         material = load_pem_public_key(pem.encode())
     except (ValueError, UnsupportedAlgorithm):
-        raise SettingsError(f"{where} is no public key in PEM") from None
+        raise SettingsError(f"{where} is not a public key in PEM") from None
     if not isinstance(material, kind):
         raise SettingsError(f"{where} is a key of another kind")
     algorithms = _algorithms(material)
@@ -225,11 +204,11 @@ def _jwk(entry: dict[str, Any]) -> Key | None:
     try:
         material = _KINDS[kind](entry)
     except Exception:
-        # Two libraries read what a stranger wrote; what they raise is not documented.
+        # Two libraries parse untrusted input, and do not document what they raise.
         return None
     algorithms = _algorithms(material)
     if "alg" in entry:
-        # RFC 9864 gives EdDSA on this curve a name of its own.
+        # RFC 9864 gives EdDSA on this curve its own name.
         named = _EDDSA if entry["alg"] == "Ed25519" else entry["alg"]
         algorithms = frozenset(name for name in algorithms if name == named)
     if not algorithms:

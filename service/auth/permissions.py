@@ -1,27 +1,27 @@
-"""Which namespace a channel belongs to, and who may do what in it.
+"""Permissions: a channel's namespace, and who may subscribe, publish and read there.
 
-Subscribing: the first rule that matches decides, and no later one is looked at.
+Subscribing: the first rule that matches decides.
 
-| | what is asked for | who decides |
+| | request | decided by |
 |---|---|---|
-| 1 | a channel ``$…`` without a token, or where no key can verify one | nobody: 103 |
+| 1 | a channel ``$…`` without a token, or where no key can verify one | refused: 103 |
 | 2 | any channel with a token, where keys can verify it | the token alone |
 | 3 | with a token, no key, and no subscribe hook | `insecure`, else 103 |
-| 4 | a user-limited channel, by a user that it names | admitted |
+| 4 | a user-limited channel, by a user that it names | allowed |
 | 5 | a user-limited channel, by anybody else | `insecure`, else 103 |
 | 6 | where there is a subscribe hook | the hook alone |
-| 7 | by a user, `allow_subscribe_for_client` | admitted |
-| 8 | by an anonymous one, `allow_subscribe_for_anonymous` | admitted |
+| 7 | by a user, `allow_subscribe_for_client` | allowed |
+| 8 | by an anonymous one, `allow_subscribe_for_anonymous` | allowed |
 | 9 | anything else | `insecure`, else 103 |
 
-User-limited are ``name#42,43`` where `allow_user_limited_channels` is set, and users'
-personal channels. Rule 5 is there so that neither a hook nor an allowance that was
-made for ordinary channels opens one user's channel to another.
+User-limited channels are ``name#42,43`` where `allow_user_limited_channels` is set, and
+users' personal channels. Rule 5 is there so that neither a hook nor an option made for
+ordinary channels opens one user's channel to another.
 
 Publishing: a hook alone, if there is one; `allow_publish_for_client` or
-`_for_anonymous`; `_for_subscriber` and subscribed; `insecure`; else 103. History and
-presence are the same without a hook, and 108 where the namespace has none. A token
-lets its client subscribe, and nothing else.
+`_for_anonymous`; `_for_subscriber` for those subscribed; `insecure`; else 103. History
+and presence are the same without a hook, and 108 where the namespace has none. A token
+allows its client to subscribe, and nothing else.
 """
 
 from __future__ import annotations
@@ -47,15 +47,15 @@ NO_PERSONAL = PersonalChannel()
 
 
 class Decider(enum.Enum):
-    """Who decides about a subscribe."""
+    """The part that still has to decide about a subscribe."""
 
-    NOBODY = enum.auto()  # it is admitted
+    NOBODY = enum.auto()  # it is allowed
     TOKEN = enum.auto()
     HOOK = enum.auto()
 
 
 class ChannelRules:
-    """The options of one namespace, ready for use on the hot path."""
+    """The options of one namespace, prepared for the hot path."""
 
     __slots__ = ("_pattern", "history", "options")
 
@@ -67,19 +67,19 @@ class ChannelRules:
         regex = options.channel_regex
         self._pattern = re.compile(regex) if regex else None
 
-    def admits(self, name: str) -> bool:
-        """Tell whether a channel of this namespace may be called *name*."""
+    def matches(self, name: str) -> bool:
+        """Return whether *name* may be a channel's name in this namespace."""
         return self._pattern is None or self._pattern.fullmatch(name) is not None
 
     def changed(self, override: Override) -> ChannelRules:
-        """Return the rules of one subscription."""
+        """Return the rules of a subscription with *override*."""
         if override == NO_OVERRIDE:
             return self
         return ChannelRules(self.options.changed(override))
 
 
 class Permissions:
-    """The decisions about channels, for one set of settings."""
+    """Decides who may do what in which channel, by the settings."""
 
     def __init__(
         self,
@@ -113,7 +113,7 @@ class Permissions:
             rules = self._namespaces[name]
         else:
             raise ReplyError(UNKNOWN_CHANNEL)
-        if not rules.admits(rest):
+        if not rules.matches(rest):
             raise ReplyError(BAD_REQUEST)
         return rules
 
@@ -127,18 +127,18 @@ class Permissions:
         verified: bool,
         hook: bool,
     ) -> Decider:
-        """Return who decides whether *user* may subscribe to *channel*.
+        """Return what still has to decide whether *user* may subscribe to *channel*.
 
         Args:
-            rules: The channel's.
+            rules: Those of the channel.
             channel: The channel.
-            user: Who wants to.
-            token: It sent a token.
-            verified: Keys can verify tokens.
-            hook: There is a subscribe hook.
+            user: The user of the connection.
+            token: Whether the client sent a token.
+            verified: Whether there are keys that verify tokens.
+            hook: Whether there is a subscribe hook.
 
         Raises:
-            ReplyError: 103: it may not.
+            ReplyError: 103: the user may not.
         """
         if token and verified:
             return Decider.TOKEN
@@ -146,21 +146,21 @@ class Permissions:
             raise ReplyError(PERMISSION_DENIED)
         options = rules.options
         if token and not hook:
-            admitted = False
+            allowed = False
         elif (named := self._named(options, channel)) is not None:
-            admitted = user != "" and user in named
+            allowed = user != "" and user in named
         elif hook:
             return Decider.HOOK
         elif user:
-            admitted = options.allow_subscribe_for_client
+            allowed = options.allow_subscribe_for_client
         else:
-            admitted = options.allow_subscribe_for_anonymous
-        if not admitted and not self._insecure:
+            allowed = options.allow_subscribe_for_anonymous
+        if not allowed and not self._insecure:
             raise ReplyError(PERMISSION_DENIED)
         return Decider.NOBODY
 
     def _named(self, options: ChannelOptions, channel: str) -> list[str] | None:
-        """Return the users that a user-limited channel is for, None for others."""
+        """Return the users named by a user-limited channel; None for other channels."""
         if "#" not in channel:
             return None
         personal = self._personal != "" and channel.startswith(self._personal)
@@ -169,10 +169,10 @@ class Permissions:
         return None
 
     def personal_channel(self, user: UserId) -> Channel | None:
-        """Return the channel of a user's own, None if there is none.
+        """Return a user's personal channel; None without one.
 
         Raises:
-            ReplyError: 107 for a user id that would name another user's.
+            ReplyError: 107 for a user id that would name another user's channel.
         """
         if not user or not self._personal:
             return None
@@ -183,10 +183,10 @@ class Permissions:
     def may_publish(
         self, rules: ChannelRules, user: UserId, *, subscribed: bool
     ) -> None:
-        """Let *user* publish.
+        """Return if *user* may publish.
 
         Raises:
-            ReplyError: 103 when it may not.
+            ReplyError: 103 if not.
         """
         options = rules.options
         if not self._allowed(
@@ -200,10 +200,10 @@ class Permissions:
     def may_read_history(
         self, rules: ChannelRules, user: UserId, *, subscribed: bool
     ) -> None:
-        """Let *user* read history.
+        """Return if *user* may read history.
 
         Raises:
-            ReplyError: 108 without history, 103 when it may not.
+            ReplyError: 108 without history, 103 if not.
         """
         if rules.history.size == 0:
             raise ReplyError(NOT_AVAILABLE)
@@ -213,10 +213,10 @@ class Permissions:
     def may_see_presence(
         self, rules: ChannelRules, user: UserId, *, subscribed: bool
     ) -> None:
-        """Let *user* ask who is there.
+        """Return if *user* may read presence.
 
         Raises:
-            ReplyError: 108 without presence, 103 when it may not.
+            ReplyError: 108 without presence, 103 if not.
         """
         if not rules.options.presence:
             raise ReplyError(NOT_AVAILABLE)
@@ -224,7 +224,7 @@ class Permissions:
             raise ReplyError(PERMISSION_DENIED)
 
     def is_recoverable(self, rules: ChannelRules, user: UserId, *, asked: bool) -> bool:
-        """Tell whether a new subscription can be recovered; *asked* by the client."""
+        """Return whether a new subscription is recoverable; *asked*: by the client."""
         options = rules.options
         if rules.history.size == 0:
             return False
@@ -235,7 +235,7 @@ class Permissions:
         )
 
     def is_positioned(self, rules: ChannelRules, user: UserId, *, asked: bool) -> bool:
-        """Tell whether a new subscription's position is checked."""
+        """Return whether a new subscription's position is checked."""
         options = rules.options
         if rules.history.size == 0:
             return False
@@ -247,7 +247,7 @@ class Permissions:
         )
 
     def hears_joins(self, rules: ChannelRules, user: UserId, *, asked: bool) -> bool:
-        """Tell whether a new subscription is told of who comes and goes."""
+        """Return whether a new subscription gets joins and leaves."""
         options = rules.options
         if not options.join_leave:
             return False

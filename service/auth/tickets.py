@@ -1,19 +1,20 @@
-"""Tickets: a user's way in once, for clients that get no token of their own.
+"""Tickets: random one-time credentials for clients that do not get a token.
 
 An application asks the server API for a ticket and hands it to its client, which sends
-it as the token of its connect. It is ``tkt_`` and 256 random bits; the State keeps the
-claims under its SHA-256 alone, so nobody who reads the State can come in with what he
-finds.
+it as the token of its connect. It is ``tkt_`` and 256 random bits. The State keeps the
+claims under the ticket's SHA-256, so a reader of the State cannot connect with its
+contents.
 
-* A ticket is good for one connect (or refresh), for as long as it was asked for, and
-  from one origin if it was bound to one. Whoever shows it takes it out of the State
-  first, whatever happens then: of any number who show it at once, one is let in.
-* What looks like a ticket and is not there was used, or its time is over, and nobody
-  can tell which. It counts as an expired token: the SDKs fetch another, and one that
-  cannot stays away. A reconnect shows the old ticket first, so this is the usual case.
-* What does not even look like one is an invalid token, for good.
+* A ticket is good for one connect or refresh, during its time to live, and from one
+  origin if it was bound to one. A client that presents it takes it out of the State
+  before anything else is checked: of several that present it at once, one is accepted.
+* A well-formed ticket that is not in the State was used or has expired; the State does
+  not say which. It counts as an expired token: the SDKs fetch another, and those that
+  cannot stay disconnected. A reconnect presents the old ticket first, so this is the
+  usual case.
+* Any other text that begins with ``tkt_`` is an invalid token.
 
-A process gives out `OUTSTANDING` tickets at once at the most.
+A process has at most `OUTSTANDING` tickets that were issued and have not expired.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from service.core.ports import STATE_VALUE_SIZE, Clock, State
 
 __all__ = ["TICKET_TTL", "TicketRefused", "Tickets"]
 
-TICKET_TTL = 60.0  # seconds, at the most
+TICKET_TTL = 60.0  # seconds; the longest time to live
 OUTSTANDING = 100_000  # count; each takes some 200 bytes of the State
 
 _KIND = "ticket"
@@ -44,10 +45,11 @@ _TICKET = re.compile(TICKET_PREFIX + r"[-_A-Za-z0-9]{43}")
 
 
 class TicketRefused(SteadwireError):
-    """A ticket that is not given out.
+    """A ticket cannot be issued.
 
     Attributes:
-        full: Too many are outstanding; else what it says is too much, or is no claim.
+        full: True if too many are outstanding, False if its claims are not valid or
+            too long.
     """
 
     def __init__(self, reason: str, *, full: bool) -> None:
@@ -61,12 +63,12 @@ class _Bound(msgspec.Struct):
 
 
 class Tickets:
-    """Gives tickets out and takes them back. No I/O but the State's.
+    """Issues and redeems tickets. All I/O is the State's.
 
     Args:
-        state: Keeps them.
-        clock: Says what time it is.
-        chance: Makes them: one that nobody can predict.
+        state: Keeps the claims of tickets.
+        clock: For their time to live.
+        rng: Makes tickets, so it has to be unpredictable.
     """
 
     def __init__(self, state: State, clock: Clock, rng: Random) -> None:
@@ -82,12 +84,12 @@ class Tickets:
 
         Args:
             claims: Those of a connection token, beside ``exp``.
-            origin: What the client's Origin header must be; "" for anything.
-            ttl: Seconds until it is over, up to `TICKET_TTL`.
+            origin: The client's Origin header must be this; "" for any.
+            ttl: Seconds until the ticket expires, up to `TICKET_TTL`.
 
         Raises:
-            TicketRefused: It cannot be given out.
-            StoreError: It was not kept.
+            TicketRefused: It cannot be issued.
+            StoreError: It was not stored.
         """
         now = self._clock.wall()
         while self._ends and self._ends[0] <= now:
@@ -100,46 +102,46 @@ class Tickets:
         except (TokenInvalid, TokenExpired) as error:
             raise TicketRefused(str(error), full=False) from None
         if len(value.encode()) > STATE_VALUE_SIZE:
-            raise TicketRefused("what it says is too much", full=False)
+            raise TicketRefused("its claims are too long", full=False)
         bits = base64.urlsafe_b64encode(self._rng.randbytes(32))
         ticket = TICKET_PREFIX + bits.decode().rstrip("=")
-        # Not in the order of their ends if those differ: then some count for longer.
+        # Tickets with different times to live are not in order: some count for longer.
         self._ends.append(now + ttl)
         await self._state.put(_KIND, _digest(ticket), value, ttl)
         return ticket
 
     async def redeem(self, ticket: str, origin: str) -> ConnectionClaims:
-        """Return what a ticket says, once.
+        """Return the claims of a ticket, and use it up.
 
         Args:
-            ticket: What a client shows.
-            origin: Its Origin header, "" for none.
+            ticket: The text that a client sent.
+            origin: The client's Origin header, "" without one.
 
         Raises:
-            TokenExpired: It is not there: used, over, or never given out.
-            TokenInvalid: It is none, or not for this origin.
-            StoreError: Nobody can tell now; it may be gone.
+            TokenExpired: It was used, has expired, or was never issued.
+            TokenInvalid: It is not a ticket, or not for this origin.
+            StoreError: It cannot be looked up; it may be used up.
         """
         if not _TICKET.fullmatch(ticket):
-            raise TokenInvalid("it is no ticket")
+            raise TokenInvalid("it is not a ticket")
         value = await self._state.take(_KIND, _digest(ticket))
         if value is None:
-            raise TokenExpired("the ticket was used, or its time is over")
+            raise TokenExpired("the ticket was used or has expired")
         bound = msgspec.json.decode(value, type=_Bound)
         if bound.origin and bound.origin != origin:
             raise TokenInvalid("the ticket is for another origin")
         return self._read(value)
 
     async def forget(self, user: UserId) -> int:
-        """Take a user's tickets out of the State; return how many.
+        """Delete a user's tickets; return how many there were.
 
         Raises:
             StoreError: Some may be left.
         """
         forgotten = 0
-        for kept in await self._state.entries(_KIND):
-            if msgspec.json.decode(kept.value, type=_Bound).sub == user:
-                taken = await self._state.take(_KIND, kept.key)
+        for entry in await self._state.entries(_KIND):
+            if msgspec.json.decode(entry.value, type=_Bound).sub == user:
+                taken = await self._state.take(_KIND, entry.key)
                 forgotten += taken is not None
         return forgotten
 

@@ -1,7 +1,7 @@
-"""From the text of a token to what it says, or to why it is not believed.
+"""Verification of tokens (JWTs): from the text of a token to its claims, or an error.
 
-Nothing of a token is believed, not even looked at, before its signature was verified
-with a key that is for its algorithm, except ``alg`` and ``kid``, which choose the key.
+Nothing of a token is used, not even parsed, before its signature is verified with a key
+for its algorithm, except ``alg`` and ``kid``, which choose the key.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import msgspec
 from msgspec import Raw
@@ -22,26 +22,43 @@ from service.auth.claims import (
     read_subscription,
 )
 from service.auth.errors import TokenInvalid
-from service.auth.keys import ASYMMETRIC, Key, RemoteKeys, read_settings
+from service.auth.keys import ASYMMETRIC, MAX_KID, Key, read_settings
 from service.core.errors import SettingsError
 from service.settings import Settings, TokenSettings
 
-__all__ = ["Pending", "Verifier"]
+__all__ = ["RemoteKeys", "UnfetchedKey", "Verifier"]
 
-MAX_TOKEN = 16 * 1024  # characters; a longer one is not looked at
-MAX_KID = 200  # characters; a key with a longer name is not asked for
+MAX_TOKEN = 16 * 1024  # characters; a longer token is invalid
 
-# Exactly base64url (RFC 7515, 2): decoders skip what they do not know, and one token
-# would have many spellings.
+# Exactly base64url (RFC 7515, 2): decoders skip other characters, and one token would
+# have many spellings.
 _TOKEN = re.compile(r"([A-Za-z0-9_-]+)\.[A-Za-z0-9_-]+\.([A-Za-z0-9_-]*)")
 
 
-class Pending(NamedTuple):
-    """The key is not there yet: await ``keys.key(kid)``, then verify again.
+class RemoteKeys(Protocol):
+    """The keys that an issuer publishes."""
+
+    def known(self, kid: str) -> tuple[Key, ...] | None:
+        """Return the keys named *kid*; None when `key` has to be awaited first.
+
+        Synchronous, and never waits.
+        """
+
+    async def key(self, kid: str) -> None:
+        """Return when `known` has the keys named *kid*, and not earlier.
+
+        Raises:
+            TokenInvalid: There is no such key.
+            KeysUnavailable: The issuer cannot be asked at present.
+        """
+
+
+class UnfetchedKey(NamedTuple):
+    """A token's key that was not fetched yet: await ``keys.key(kid)``, verify again.
 
     Attributes:
-        kid: The key that the token names.
-        keys: Who can get it.
+        kid: The name of the key.
+        keys: The keys among which it may be published.
     """
 
     kid: str
@@ -49,15 +66,15 @@ class Pending(NamedTuple):
 
 
 class Verifier:
-    """Tells who a token is of. Does no I/O: a key that is missing is `Pending`.
+    """Verifies tokens, without I/O: it returns `UnfetchedKey` for a key it lacks.
 
     Args:
         settings: The keys of connection and of subscription tokens.
-        now: Unix seconds.
-        remote: Who has the keys of each `jwks_public_endpoint`, by its URL.
+        now: Returns Unix seconds.
+        remote: The keys of each `jwks_public_endpoint`, by its URL.
 
     Raises:
-        SettingsError: A key is none, or nobody has those of an endpoint.
+        SettingsError: A setting is not a key, or *remote* lacks an endpoint.
     """
 
     def __init__(
@@ -68,46 +85,44 @@ class Verifier:
     ) -> None:
         own = settings.subscription_token.has_keys
         self._now = now
-        self._connection = _Trust(settings.token, "token", remote or {})
+        self._connection = _TokenKeys(settings.token, "token", remote or {})
         self._subscription = (
-            _Trust(settings.subscription_token, "subscription_token", remote or {})
+            _TokenKeys(settings.subscription_token, "subscription_token", remote or {})
             if own
             else self._connection
         )
 
-    def connection(self, token: str) -> ConnectionClaims | Pending:
-        """Return who may connect with *token*.
+    def connection(self, token: str) -> ConnectionClaims | UnfetchedKey:
+        """Return the claims of a connection token.
 
         Raises:
             TokenExpired: It is not valid now: 109 on connect, close 3005 on refresh.
-            TokenInvalid: It never is: close 3500.
+            TokenInvalid: It is never valid: close 3500.
         """
-        now, trust = self._now(), self._connection
-        payload = trust.payload(token, now)
-        if isinstance(payload, Pending):
+        now, keys = self._now(), self._connection
+        payload = keys.payload(token, now)
+        if isinstance(payload, UnfetchedKey):
             return payload
-        return read_connection(
-            payload, now, audience=trust.audience, issuer=trust.issuer
-        )
+        return read_connection(payload, now, audience=keys.audience, issuer=keys.issuer)
 
-    def subscription(self, token: str) -> SubscriptionClaims | Pending:
-        """Return what may be subscribed to with *token*, and by whom.
+    def subscription(self, token: str) -> SubscriptionClaims | UnfetchedKey:
+        """Return the claims of a subscription token.
 
         Raises:
             TokenExpired: It is not valid now: 109, push 2501 on sub_refresh.
-            TokenInvalid: It never is: 103.
+            TokenInvalid: It is never valid: 103.
         """
-        now, trust = self._now(), self._subscription
-        payload = trust.payload(token, now)
-        if isinstance(payload, Pending):
+        now, keys = self._now(), self._subscription
+        payload = keys.payload(token, now)
+        if isinstance(payload, UnfetchedKey):
             return payload
         return read_subscription(
-            payload, now, audience=trust.audience, issuer=trust.issuer
+            payload, now, audience=keys.audience, issuer=keys.issuer
         )
 
 
-class _Trust:
-    """The keys of one kind of tokens."""
+class _TokenKeys:
+    """The keys, the audience and the issuer of one kind of tokens."""
 
     __slots__ = ("_keys", "_remote", "audience", "issuer")
 
@@ -120,15 +135,17 @@ class _Trust:
         endpoint = settings.jwks_public_endpoint
         self._remote = remote.get(endpoint) if endpoint else None
         if endpoint and self._remote is None:
-            raise SettingsError(f"{where}.jwks_public_endpoint: nobody asks it")
+            raise SettingsError(
+                f"{where}.jwks_public_endpoint is not among the endpoints"
+            )
 
-    def payload(self, token: str, now: float) -> bytes | Pending:
+    def payload(self, token: str, now: float) -> bytes | UnfetchedKey:
         header, signature = _split(token)
         keys = self._candidates(header, now)
-        if isinstance(keys, Pending):
+        if isinstance(keys, UnfetchedKey):
             return keys
         if not keys:
-            raise TokenInvalid("there is no key for its algorithm")
+            raise TokenInvalid("no key is for its algorithm")
         if not _canonical(signature):
             raise TokenInvalid("the signature is not in base64url")
         *others, last = keys
@@ -139,12 +156,12 @@ class _Trust:
                 continue
         return last.payload(token, header.alg)
 
-    def _candidates(self, header: _Header, now: float) -> list[Key] | Pending:
+    def _candidates(self, header: _Header, now: float) -> list[Key] | UnfetchedKey:
         keys: tuple[Key, ...] | None = self._keys
         if self._remote is not None and header.kid and header.alg in ASYMMETRIC:
             keys = self._remote.known(header.kid)
             if keys is None:
-                return Pending(header.kid, self._remote)
+                return UnfetchedKey(header.kid, self._remote)
         return [
             key
             for key in keys or ()
@@ -162,22 +179,22 @@ def _split(token: str) -> tuple[_Header, str]:
     """Return a token's header and its signature as text.
 
     Raises:
-        TokenInvalid: It is no JWT (RFC 7519) that could be ours.
+        TokenInvalid: It is not a JWT (RFC 7519), or has parts that are not supported.
     """
     if len(token) > MAX_TOKEN:
         raise TokenInvalid(f"it is longer than {MAX_TOKEN} characters")
     match = _TOKEN.fullmatch(token)
     if match is None:
-        raise TokenInvalid("it is no JWT")
+        raise TokenInvalid("it is not a JWT")
     first, signature = match.groups()
     try:
-        # `check` bounds the depth, for whoever parses it after us.
+        # `check` bounds the depth: PyJWT parses the header again.
         text = check(base64.urlsafe_b64decode(first + "=" * (-len(first) % 4)))
         header = msgspec.json.decode(text, type=_Header)
     except ValueError:
-        raise TokenInvalid("its header is none") from None
+        raise TokenInvalid("its header is not JSON of the right shape") from None
     if bytes(header.crit):
-        # RFC 7515, 4.1.11: what is critical must be understood.
+        # RFC 7515, 4.1.11: extensions listed there must be understood.
         raise TokenInvalid("its header has critical parts")
     if header.kid is not None and len(header.kid) > MAX_KID:
         raise TokenInvalid(f"its kid is longer than {MAX_KID} characters")
@@ -185,9 +202,9 @@ def _split(token: str) -> tuple[_Header, str]:
 
 
 def _canonical(part: str) -> bool:
-    """Tell whether *part* is what encoding its bytes would give.
+    """Return whether encoding the bytes of *part* gives *part* again.
 
-    The last character of base64 has bits that no byte takes.
+    The last character of base64 may have bits that no byte uses.
     """
     try:
         raw = base64.urlsafe_b64decode(part + "=" * (-len(part) % 4))

@@ -7,7 +7,7 @@ from random import SystemRandom
 
 import structlog
 
-from service.auth import Revocations, Revoked, Tickets, Verifier
+from service.auth import Revocation, Revocations, Tickets, Verifier
 from service.auth.authenticator import Authenticator
 from service.connections.registry import Registry
 from service.core.errors import CONNECTION_EXPIRED, StoreError
@@ -48,7 +48,7 @@ class Credentials:
         self._connections = connections
         self.tickets = Tickets(state, clock, SystemRandom())
         self.revocations = Revocations(
-            state, clock, spawn=spawn, told=self._revoked, failed=_failed
+            state, clock, spawn=spawn, on_revoked=self._revoked, on_failure=_failed
         )
 
     def handlers(self, own: Handlers, settings: Settings) -> Handlers:
@@ -69,7 +69,7 @@ class Credentials:
         reason = self.revocations.fault
         return None if reason is None else Fault(reason, failing=False)
 
-    def _revoked(self, revoked: Revoked) -> None:
+    def _revoked(self, revoked: Revocation) -> None:
         """Close the connections that rely on what was revoked."""
         found = list(self._connections)
         if not revoked.token_id:

@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import httpx
 
-__all__ = ["UnusableAnswer", "fetch"]
+__all__ = ["UnusableAnswer", "fetch", "http_client"]
 
 
 class UnusableAnswer(Exception):
     """The answer cannot be used; the text says why and quotes nothing of it."""
+
+
+def http_client(headers: Mapping[str, str], limits: httpx.Limits) -> httpx.AsyncClient:
+    """Return a client for `fetch`: no redirects, no compression, no environment.
+
+    It has no timeout: the caller bounds the whole request.
+    """
+    return httpx.AsyncClient(
+        headers={**headers, "Accept-Encoding": "identity"},
+        limits=limits,
+        timeout=None,
+        follow_redirects=False,
+        trust_env=False,  # proxies and certificates come from the settings alone
+    )
 
 
 async def fetch(

@@ -20,7 +20,7 @@ from msgspec import UNSET, Raw, UnsetType
 
 from _speedups import check, quote
 from service.core.errors import INTERNAL, CloseError, ReplyError, SettingsError
-from service.core.fetch import UnusableAnswer, fetch
+from service.core.fetch import UnusableAnswer, fetch, http_client
 from service.core.hooks import (
     ConnectEvent,
     ConnectResult,
@@ -46,7 +46,6 @@ log = structlog.get_logger("steadwire")
 
 # Fields of every question: there is one transport and one encoding.
 _ABOUT = '"transport":"websocket","protocol":"json","encoding":"json"'
-_HEADERS = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
 _IDLE = 30.0  # seconds an unused connection is kept
 
 
@@ -108,16 +107,13 @@ class HooksProxy:
 
     def __init__(self, settings: ProxySettings) -> None:
         self._settings = settings
-        self._client = httpx.AsyncClient(
-            headers=_HEADERS,
-            timeout=None,  # one limit for all of a question: `ProxySettings.timeout`
-            limits=httpx.Limits(
+        self._client = http_client(
+            {"Content-Type": "application/json"},
+            httpx.Limits(
                 max_connections=4 * settings.connections,
                 max_keepalive_connections=settings.connections,
                 keepalive_expiry=_IDLE,
             ),
-            follow_redirects=False,
-            trust_env=False,  # settings come from the settings alone
         )
 
     def handlers(self, own: Handlers) -> Handlers:

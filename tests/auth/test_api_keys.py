@@ -1,4 +1,4 @@
-"""Keys of the server API: what a file says, and who is recognised."""
+"""Keys of the server API: their file, and the lookup of a caller's key."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_a_key_is_not_valid_from_its_end_on(text: str, end: float) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("[a", "no TOML"),
+        ("[a", "not TOML"),
         ("a = 1", "a must be a table"),
         ('["a b"]\nread = true', "a key's name must be"),
         ("[a]\nread = true", "a needs sha256 or key"),

@@ -1,4 +1,4 @@
-"""What tokens make of connects, subscribes and refreshes: outcomes and reasons."""
+"""Connects, subscribes and refreshes with tokens: outcomes and reasons."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ ME, ANN, CH = ClientId("me"), UserId("ann"), Channel("ch")
 HMAC = TokenSettings(hmac_secret_key=Secret(SECRET))
 
 
-class Revoked:
+class Revocation:
     """Revokes what it is told, and remembers what it was asked."""
 
     def __init__(self, *token_ids: str) -> None:
@@ -82,7 +82,7 @@ def authenticator(
     )
     store = SqliteStore(StoreSettings(path=":memory:"), VirtualClock())  # not started
     tickets = Tickets(store.state, VirtualClock(), Random(1))
-    return Authenticator(verifier, revocations or Revoked(), tickets)
+    return Authenticator(verifier, revocations or Revocation(), tickets)
 
 
 async def refusal(work: Any) -> tuple[int, str]:
@@ -170,7 +170,7 @@ def questions(deciding: Authenticator, claims: dict[str, Any]) -> dict[str, Any]
     ],
 )
 async def test_refusals(claims: dict[str, Any], codes: tuple[int, ...]) -> None:
-    deciding = authenticator(Revoked("revoked"))
+    deciding = authenticator(Revocation("revoked"))
     for work, code in zip(questions(deciding, claims).values(), codes, strict=True):
         assert (await refusal(work))[0] == code
 
@@ -204,7 +204,7 @@ async def test_a_subscription_token_is_for_one_thing(
 
 
 async def test_what_is_revoked_is_asked_with_what_the_token_says() -> None:
-    revoked = Revoked()
+    revoked = Revocation()
     claims = {"sub": "ann", "jti": "id1", "iat": NOW - 5}
     for work in questions(authenticator(revoked), claims).values():
         await work
@@ -212,7 +212,7 @@ async def test_what_is_revoked_is_asked_with_what_the_token_says() -> None:
 
 
 async def test_a_revoked_token_is_not_told_from_one_that_has_expired() -> None:
-    deciding = authenticator(Revoked("id1"))
+    deciding = authenticator(Revocation("id1"))
     work = questions(deciding, {"sub": "ann", "jti": "id1"})
     assert await refusal(work.pop("connect")) == (109, "it was revoked")
     for other in work.values():
@@ -230,7 +230,7 @@ async def test_a_ticket_is_for_the_state_and_no_token() -> None:
     ):
         assert await refusal(work) == (100, closed)
     short = deciding.connect(ConnectEvent(ME, "tkt_"))
-    assert await refusal(short) == (3500, "it is no ticket")
+    assert await refusal(short) == (3500, "it is not a ticket")
     token = deciding.refresh_ticket(RefreshEvent(ME, ANN, sign({"sub": "ann"})))
     assert (await refusal(token))[0] == 108
 
@@ -252,7 +252,7 @@ async def test_a_key_is_waited_for() -> None:
     ("remote", "code"),
     [
         (Remote(KeysUnavailable("no answer")), 100),
-        (Remote(TokenInvalid("there is no key of its kid")), 3500),
+        (Remote(TokenInvalid("no key has its kid")), 3500),
         (Remote(gone=True), 100),  # withdrawn while we waited
     ],
     ids=["down", "no such key", "withdrawn"],

@@ -1,4 +1,4 @@
-"""What tokens say: each claim, its types, and what it comes to."""
+"""Claims of tokens: their types and values."""
 
 from __future__ import annotations
 

@@ -61,8 +61,8 @@ def test_the_section_of_subscription_tokens_is_checked_too() -> None:
 @pytest.mark.parametrize(
     ("name", "value", "text"),
     [
-        ("rsa_public_key", "nonsense", "no public key in PEM"),
-        ("rsa_public_key", "ä", "no public key in PEM"),
+        ("rsa_public_key", "nonsense", "not a public key in PEM"),
+        ("rsa_public_key", "ä", "not a public key in PEM"),
         ("rsa_public_key", pem(private("ES256")), "another kind"),
         ("ecdsa_public_key", pem(private("EdDSA")), "another kind"),
         ("ed25519_public_key", ed448_pem(), "another kind"),

@@ -1,4 +1,4 @@
-"""Revocations: in force at once here, and soon in every process of one State."""
+"""Revocations: at once in this process, and soon in every process of one State."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable
 
 import pytest
 
-from service.auth import KeysUnavailable, Revocations, Revoked, RevokedTooMany
+from service.auth import KeysUnavailable, Revocation, Revocations, TooManyRevocations
 from service.auth import revocations as module
 from service.core.errors import StoreError, StoreUnavailable
 from service.core.model import UserId
@@ -48,15 +48,15 @@ class Process:
 
     def __init__(self, state: Faulty, clock: VirtualClock) -> None:
         self.state = state
-        self.told: list[Revoked] = []
+        self.told: list[Revocation] = []
         self.failed: list[StoreError] = []
         self.tasks: list[asyncio.Future[None]] = []
         self.revocations = Revocations(
             state,
             clock,
             spawn=self._spawn,
-            told=self.told.append,
-            failed=self.failed.append,
+            on_revoked=self.told.append,
+            on_failure=self.failed.append,
         )
 
     def _spawn(self, work: Awaitable[None]) -> None:
@@ -106,7 +106,7 @@ async def test_a_token_is_revoked_here_at_once_and_elsewhere_at_the_next_look(
     for process in processes:
         await process.settle()
         assert process.revoked("ann", "t1", 5) and process.revoked("bob", "t1")
-        assert process.told == [Revoked("t1")]
+        assert process.told == [Revocation("t1")]
 
 
 async def test_a_users_tokens_are_revoked_by_when_they_were_issued(
@@ -122,7 +122,7 @@ async def test_a_users_tokens_are_revoked_by_when_they_were_issued(
         assert not process.revoked("ann", "any", WALL)
         assert not process.revoked("ann", "any", WALL + 1)
         assert not process.revoked("bob", "any", WALL - 1)
-        assert process.told == [Revoked("", ANN, WALL)]
+        assert process.told == [Revocation("", ANN, WALL)]
 
 
 async def test_an_end_is_exact_whether_it_is_looked_at_or_not(
@@ -143,7 +143,7 @@ async def test_an_end_is_exact_whether_it_is_looked_at_or_not(
         assert not process.revoked("bob", "t") and not process.revoked("ann")
     # And it can be revoked again, and is told of again.
     await here.revocations.revoke_token("t", WALL + 20)
-    assert here.told.count(Revoked("t")) == 2
+    assert here.told.count(Revocation("t")) == 2
 
 
 async def test_a_look_that_fails_keeps_what_is_known_and_is_told_of_once(
@@ -160,14 +160,14 @@ async def test_a_look_that_fails_keeps_what_is_known_and_is_told_of_once(
         await there.settle()
     assert there.state.reads == 2 * 2 + 5  # a look that fails ends with its first
     assert len(there.failed) == 1
-    assert there.revocations.fault == "what is revoked cannot be read"
+    assert there.revocations.fault == "revocations cannot be read"
     assert there.revoked("ann", "old") and not there.revoked("ann", "new")
     there.state.cut = False
     clock.advance(2)
     await there.settle()
     assert there.revocations.fault is None
     assert there.revoked("ann", "old") and there.revoked("ann", "new")
-    assert there.told == [Revoked("old"), Revoked("new")]
+    assert there.told == [Revocation("old"), Revocation("new")]
 
 
 async def test_until_the_list_was_read_nobody_is_believed(
@@ -211,8 +211,8 @@ async def test_a_second_revocation_of_a_user_takes_nothing_back(
         await process.settle()
         assert process.revoked("ann", "x", WALL + 4)
         assert not process.revoked("ann", "x", WALL + 5)
-    assert here.told == [Revoked("", ANN, WALL), Revoked("", ANN, WALL + 5)]
-    assert there.told == [Revoked("", ANN, WALL + 5)]
+    assert here.told == [Revocation("", ANN, WALL), Revocation("", ANN, WALL + 5)]
+    assert there.told == [Revocation("", ANN, WALL + 5)]
 
 
 async def test_the_list_is_bounded(
@@ -220,14 +220,14 @@ async def test_the_list_is_bounded(
     clock: VirtualClock,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "REVOCATIONS", 3)
+    monkeypatch.setattr(module, "MAX_REVOCATIONS", 3)
     revocations = processes[0].revocations
     await revocations.revoke_token("a", WALL + 10)
     await revocations.revoke_token("b", WALL + 20)
     await revocations.revoke_user(ANN, WALL, WALL + 20)
-    with pytest.raises(RevokedTooMany):
+    with pytest.raises(TooManyRevocations):
         await revocations.revoke_token("c", WALL + 10)
-    with pytest.raises(RevokedTooMany):
+    with pytest.raises(TooManyRevocations):
         await revocations.revoke_user(BOB, WALL, WALL + 10)
     await revocations.revoke_token("a", WALL + 11)  # is there already
     await revocations.revoke_user(ANN, WALL + 1, WALL + 20)

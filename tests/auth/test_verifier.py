@@ -1,4 +1,4 @@
-"""Who is admitted: every algorithm, and every way to be no token of ours."""
+"""Verification of tokens: every algorithm, and each way to be invalid."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from service.auth import (
-    Pending,
     SubscriptionClaims,
     TokenError,
     TokenExpired,
     TokenInvalid,
+    UnfetchedKey,
     read_jwks,
 )
 from service.core.errors import SettingsError, SteadwireError
@@ -57,7 +57,7 @@ def tampered_signature(token: str) -> str:
     return f"{head}.{payload}.{first}{signature[1:]}"
 
 
-# What is done to a token that would be valid: the claims, then the text.
+# Changes to a token that would be valid: to its claims, then to its text.
 REFUSED: dict[str, tuple[dict[str, Any], Any, type[TokenError]]] = {
     "expired": ({**CLAIMS, "exp": NOW - 1}, None, TokenExpired),
     "expires now": ({**CLAIMS, "exp": NOW}, None, TokenExpired),
@@ -104,7 +104,7 @@ FORGED = {
 def test_a_valid_token(algorithm: str) -> None:
     check = verifier(settings_of(algorithm, **PINNED))
     claims = check.connection(sign(CLAIMS, algorithm))
-    assert not isinstance(claims, Pending)
+    assert not isinstance(claims, UnfetchedKey)
     assert (claims.user, claims.expire_at) == ("ann", NOW + 60)
     allowed = check.subscription(sign({**CLAIMS, "channel": "news"}, algorithm))
     assert isinstance(allowed, SubscriptionClaims)
@@ -295,8 +295,8 @@ def test_an_unknown_kid_is_pending() -> None:
     settings = TokenSettings(jwks_public_endpoint=ENDPOINT)
     check = verifier(settings, remote=remote)
     token = sign({"sub": "ann"}, "RS256", headers={"kid": "two"})
-    assert check.connection(token) == Pending("two", remote[ENDPOINT])
-    assert check.subscription(token) == Pending("two", remote[ENDPOINT])
+    assert check.connection(token) == UnfetchedKey("two", remote[ENDPOINT])
+    assert check.subscription(token) == UnfetchedKey("two", remote[ENDPOINT])
 
 
 @pytest.mark.parametrize("algorithm", ["none", "HS256", "PS256", "RS1"])
@@ -331,7 +331,7 @@ def test_a_key_that_is_set_is_for_tokens_without_kid() -> None:
     )
     check.connection(sign({"sub": "ann"}, "RS256"))
     pending = check.connection(sign({"sub": "ann"}, "RS256", headers={"kid": "one"}))
-    assert isinstance(pending, Pending)
+    assert isinstance(pending, UnfetchedKey)
 
 
 def test_without_endpoint_kid_means_nothing() -> None:

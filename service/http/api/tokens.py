@@ -10,8 +10,8 @@ from msgspec import UNSET, Meta, Raw, UnsetType
 from service.auth import (
     DEFAULT_TTL,
     TICKET_TTL,
-    RevokedTooMany,
     TicketRefused,
+    TooManyRevocations,
 )
 from service.core.errors import BAD_REQUEST, LIMIT_EXCEEDED, ReplyError
 from service.core.json_fields import Base64, ServerSubscription
@@ -117,7 +117,7 @@ async def revoke_token(context: ApiContext, request: RevokeRequest) -> str:
     end = _end(context, request.expire_at)
     try:
         await context.runtime.credentials.revocations.revoke_token(request.uid, end)
-    except RevokedTooMany:
+    except TooManyRevocations:
         raise ReplyError(LIMIT_EXCEEDED) from None
     return "{}"
 
@@ -131,7 +131,7 @@ async def invalidate_user_tokens(
     revocations = context.runtime.credentials.revocations
     try:
         await revocations.revoke_user(UserId(request.user), before, end)
-    except RevokedTooMany:
+    except TooManyRevocations:
         raise ReplyError(LIMIT_EXCEEDED) from None
     return "{}"
 
