@@ -1,7 +1,7 @@
-"""Hot functions, compiled when the wheel has them and interpreted when not.
+"""Hot functions: the compiled ones if the install has them, else the interpreted ones.
 
-The one place that chooses, for all or none. Set SERVICE_NO_SPEEDUPS=1 to force the
-interpreted side. This package imports nothing of `service` and refuses malformed
+This module alone chooses, for all functions or none. Set SERVICE_NO_SPEEDUPS=1 to force
+the interpreted side. This package imports nothing of `service` and refuses malformed
 input with `ValueError`.
 """
 

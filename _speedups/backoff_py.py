@@ -1,6 +1,6 @@
-"""How long to wait before the next attempt: exponential, with a cap and jitter.
+"""Retry delays: exponential backoff with a cap and jitter.
 
-Chance is an argument: pass a number from 0 to 1, from a seeded generator if the
+Randomness is an argument: pass a number from 0 to 1, from a seeded generator if the
 delays must be repeatable.
 
 Source:
@@ -8,8 +8,8 @@ Source:
     jitter.
 
 This file is the interpreted fallback and also the source of the compiled
-`_speedups.backoff_c`, whose C types are in `backoff_c.pxd`. It runs once per retry,
-which no compiler can make matter; it is compiled to keep one rule for the package.
+`_speedups.backoff_c`, whose C types are in `backoff_c.pxd`. It runs once per retry, so
+compiling gains nothing; it is compiled to keep one rule for the package.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from __future__ import annotations
 __all__ = ["BASE", "CAP", "backoff", "backoff_full_jitter"]
 
 BASE = 0.5  # s; the delay of attempt 0
-CAP = 30.0  # s; what a person at a screen will still wait for
+CAP = 30.0  # s; the longest that a person at a screen waits
 JITTER = 0.1  # s; the widest that `backoff` adds
 STEPS = 2200  # the least positive float, doubled 2,098 times, is infinite
 INFINITY = float("inf")
@@ -27,8 +27,8 @@ def backoff(attempt: int, jitter: float, base: float = BASE, cap: float = CAP) -
     """Return a delay in seconds: ``base * 2**attempt`` to 0.1 s more, or *cap*.
 
     Args:
-        attempt: How many attempts failed before, from 0; of any size.
-        jitter: A number from 0 to 1, which share of 0.1 s to add.
+        attempt: The number of failed attempts before, from 0; of any size.
+        jitter: A number from 0 to 1, the share of 0.1 s to add.
         base: The least delay of attempt 0, in seconds.
         cap: No delay is longer, in seconds.
 
@@ -45,11 +45,11 @@ def backoff_full_jitter(
 ) -> float:
     """Return a delay in seconds between 0 and ``base * 2**attempt``, or *cap*.
 
-    It spreads a crowd that lost its server at one moment, as `backoff` does not.
+    It spreads clients that lost their server at one moment; `backoff` does not.
 
     Args:
-        attempt: How many attempts failed before, from 0; of any size.
-        jitter: A number from 0 to 1, which share of the longest delay to take.
+        attempt: The number of failed attempts before, from 0; of any size.
+        jitter: A number from 0 to 1, the share of the longest delay.
         base: The longest delay of attempt 0, in seconds.
         cap: No delay is longer, in seconds.
 

@@ -1,4 +1,4 @@
-"""JSON text in and out of frames, compiled: the twin of `_speedups.json_py`.
+"""JSON codec of frames, compiled: the twin of `_speedups.json_py`.
 
 The contract is the twin's; this text says only how. The buffer of the `str`
 itself is read, in whichever of its three widths. How to find where a value ends is
@@ -34,14 +34,14 @@ __all__ = json_py.__all__
 
 cdef enum:
     SLOTS = 256
-    EXACT_DIGITS = 18  # characters that fit 64 bits whatever they are
+    EXACT_DIGITS = 18  # digits that always fit 64 bits
 
 cdef long long MAX_ID = 2**32 - 1
 cdef object parse = json_py.parse
 cdef str DATA = "data", ID = "id"
 
-# Keys met often, so that their objects, and hashes, need not be made each time. The
-# table is never written after the import: a peer cannot fill it.
+# Frequent keys, so that their objects and hashes are not made each time. The table is
+# never written after the import: a peer cannot fill it.
 cdef tuple WORDS = (
     "channel", "channels", "client", "connect", "data", "delta", "epoch", "flag",
     "headers", "history", "id", "idempotency_key", "info", "join_leave", "limit",
@@ -175,7 +175,7 @@ def encode_publication_push(
 
 
 cdef inline Py_ssize_t _checked(Py_ssize_t place) except -1:
-    """Return what a scan returned, unless that is a fault."""
+    """Return the result of a scan, or raise its fault."""
     if place < 0:
         raise ValueError(f"malformed at character {~place}")
     return place
@@ -184,12 +184,12 @@ cdef inline Py_ssize_t _checked(Py_ssize_t place) except -1:
 cdef inline Py_ssize_t _slot(
     unsigned int first, unsigned int last, Py_ssize_t length
 ) noexcept:
-    # No two of WORDS meet with these factors; they were found by trying.
+    # With these factors no two of WORDS collide; they were found by trial.
     return (first + last * 8 + length * 23) & (SLOTS - 1)
 
 
 cdef str _word(const Char* text, str whole, Py_ssize_t start, Py_ssize_t end):
-    """Return a key, from the table if it is there."""
+    """Return a key, from the table if it is in it."""
     cdef Py_ssize_t length = end - start
     cdef Py_ssize_t slot, i
     if length > 0:
@@ -379,7 +379,7 @@ cdef list _elements(const Char* text, Place* place, str whole):
 cdef object _only(
     const Char* text, Place* place, str whole, Shape shape, frozenset raw
 ):
-    """Return what a text consists of, whitespace aside."""
+    """Return the value of a text, without the whitespace around it."""
     cdef object value
     place.at = space(text, place.size, 0)
     if shape == OBJECT:
@@ -401,7 +401,7 @@ cdef object _scan(object text, Shape shape, frozenset raw):
     cdef const void* data
     cdef int kind
     if PyUnicode_Check(text):
-        whole = <str>text  # a surrogate in it is met by the scan
+        whole = <str>text  # the scan finds a surrogate in it
     elif isinstance(text, bytes):
         whole = (<bytes>text).decode("utf-8")
     else:

@@ -1,10 +1,10 @@
-"""JSON text in and out of frames, interpreted: the twin of `_speedups.json_c`.
+"""JSON codec of frames, interpreted: the twin of `_speedups.json_c`.
 
-A payload is never parsed and dumped again: it is validated where it stands and cut
-out as text, which is later joined into the replies and pushes that carry it. What
-is valid is RFC 8259, read strictly, and one document nests at most `DEPTH` deep.
+A payload is never parsed and dumped again: it is validated in place and cut out as
+text, which is later joined into the replies and pushes that carry it. Valid is JSON by
+RFC 8259, read strictly; one document nests at most `DEPTH` deep.
 
-The rules that both twins keep, beside the RFC:
+The rules of both twins, beside the RFC:
 
 * Text is `str`, or `bytes` in strict UTF-8; a lone surrogate in a `str`, a byte
   order mark, ``NaN`` and ``Infinity`` are malformed.
@@ -204,9 +204,9 @@ def quote(text: str) -> str:
 
 
 def parse(text: str) -> Any:
-    """Return the Python object of a text that was found valid.
+    """Return the Python object of a valid text.
 
-    The compiled twin hands over here what it does not convert itself.
+    The compiled twin calls it for values that it does not convert itself.
 
     Raises:
         ValueError: If a number in it is too long or out of range, or a string holds
@@ -218,7 +218,7 @@ def parse(text: str) -> Any:
 def encode_publication(
     data: str, offset: int, info: str | None, tags: str | None
 ) -> str:
-    """Join a publication out of raw texts, which are not looked at.
+    """Join a publication out of raw texts, which are not validated.
 
     Args:
         data: The payload.
@@ -233,14 +233,14 @@ def encode_publication(
 
 
 def encode_push(channel_quoted: str, publication: str) -> str:
-    """Join the push of a publication out of raw texts, which are not looked at."""
+    """Join the push of a publication out of raw texts, which are not validated."""
     return f'{{"push":{{"channel":{channel_quoted},"pub":{publication}}}}}'
 
 
 def encode_publication_push(
     channel_quoted: str, data: str, offset: int, info: str | None, tags: str | None
 ) -> str:
-    """Join the push of a publication in one step: both of the above."""
+    """Join a publication and its push in one step."""
     return encode_push(channel_quoted, encode_publication(data, offset, info, tags))
 
 
@@ -259,8 +259,8 @@ def _text(text: str | bytes) -> str:
 
 def _check_depth(text: str) -> None:
     """Refuse text that nests deeper than `DEPTH`; malformed text may pass."""
-    # One pass removes every innermost container, so that what is left after
-    # DEPTH passes nests deeper. Both kinds of bracket must be one for that.
+    # Each pass removes every innermost container, so brackets left after DEPTH
+    # passes nest deeper. Both kinds of bracket have to be one kind for that.
     brackets = _not_bracket("", text).translate(_SQUARE)
     for _ in range(DEPTH):
         if not brackets:
@@ -304,7 +304,7 @@ def _value(text: str, at: int) -> tuple[Any, int]:
     """Return the value at *at* as a Python object, and the place after it."""
     value, end = _scan(_parsing, text, at)
     if text.find("\\u", at, end) >= 0:
-        _dump(value).encode()  # UnicodeEncodeError is the ValueError we want
+        _dump(value).encode()  # UnicodeEncodeError is the ValueError of the contract
     return value, end
 
 

@@ -1,10 +1,10 @@
-"""Ping round-trip times: tell a spike from a slow link.
+"""Filter of ping round-trip times: tells a spike from a slow link.
 
-One heartbeat gives one sample. A phone waking up gives a sample ten times its
-neighbours, which must not move the latency we report. Each sample is judged
-against the median of the last `WINDOW` samples: the Hampel identifier. What is
-reported is the median, and the smoothed time and deviation that TCP keeps, into
-which an outlier enters only as far as it was tolerable.
+One heartbeat gives one sample. A phone that wakes up gives a sample ten times its
+neighbours, which must not move the reported latency. Each sample is compared with the
+median of the last `WINDOW` samples: the Hampel identifier. The filter reports the
+median, and the smoothed time and deviation that TCP keeps; an outlier enters these
+only at the tolerated limit.
 
 Units: every time is in seconds, from a monotonic clock.
 

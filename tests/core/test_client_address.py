@@ -1,4 +1,4 @@
-"""Whose connection it is, whatever the client claims (K110)."""
+"""The client's address behind proxies, whatever the client claims (K110)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def forwarded(*values: str) -> list[tuple[bytes, bytes]]:
 @pytest.mark.parametrize(
     ("proxies", "peer", "values", "key"),
     [
-        # Nobody is believed.
+        # No proxy is trusted.
         (NONE, "192.0.2.1", [], "192.0.2.1"),
         (NONE, "192.0.2.1", ["198.51.100.7"], "192.0.2.1"),
         (NONE, "127.0.0.1", ["198.51.100.7"], "127.0.0.1"),
@@ -44,7 +44,7 @@ def forwarded(*values: str) -> list[tuple[bytes, bytes]]:
         # A client inside the proxies' network.
         (ONE, "10.0.0.1", ["10.0.0.9"], "10.0.0.9"),
         (ONE, "10.0.0.1", ["garbage, 10.0.0.9"], "10.0.0.9"),
-        # Nothing, or nothing that is an address: the nearest that is known.
+        # No address in the header: the nearest that is known.
         (ONE, "10.0.0.1", [], "10.0.0.1"),
         (ONE, "10.0.0.1", [""], "10.0.0.1"),
         (ONE, "10.0.0.1", [","], "10.0.0.1"),

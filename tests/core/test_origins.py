@@ -1,4 +1,4 @@
-"""Which web pages may connect (K97, K98, K99)."""
+"""Origin check: the web pages that may connect (K97, K98, K99)."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ NAMED_IN_CAPITALS = made(host="Chat.Local")
         ("http://localhost", "localhost:8000", DEFAULT, False),
         ("http://127.0.0.1:8000", "localhost:8000", DEFAULT, False),
         ("http://localhost:8000", None, DEFAULT, False),
-        # What is no web page.
+        # Origins that are not web pages.
         ("null", "localhost:8000", DEFAULT, False),
         ("", "localhost:8000", DEFAULT, False),
         ("", "", DEFAULT, False),
@@ -73,7 +73,7 @@ NAMED_IN_CAPITALS = made(host="Chat.Local")
         ("chrome-extension://localhost", "localhost", DEFAULT, False),
         ("http://", "", DEFAULT, False),
         ("http://:8000", ":8000", DEFAULT, False),
-        # What cannot be taken apart is refused, not an error of ours.
+        # Origins that cannot be parsed are refused without an error.
         ("http://[", "[", DEFAULT, False),
         ("http://[::1", "[::1", DEFAULT, False),
         ("http://[evil]:8000", "[evil]:8000", DEFAULT, False),

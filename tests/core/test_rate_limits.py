@@ -107,7 +107,7 @@ def test_keys_do_not_share_unless_there_is_no_room() -> None:
     assert len(buckets) == 2
     # Nobody who was limited is let go by that.
     assert [buckets.take(key, 0.0) for key in "ab"] == [0, 0]
-    # What is full again makes room.
+    # A bucket that is full again makes room.
     assert [buckets.take(key, 2.0, 2) for key in "cd"] == [2, 2]
     assert [buckets.take(key, 2.0, 2) for key in "c"] == [0]
 
@@ -180,7 +180,7 @@ def test_a_key_is_blocked_at_its_last_failure_and_released_in_time() -> None:  #
     assert failures.failed("a", 2.0) is True
     assert failures.blocked("a", 2.0) == 30.0
     assert failures.blocked("b", 2.0) == 0.0
-    # What it does meanwhile does not make it longer.
+    # Failures during the block do not make it longer.
     assert failures.failed("a", 20.0) is False
     assert failures.blocked("a", 31.0) == 1.0
     assert failures.blocked("a", 32.0) == 0.0

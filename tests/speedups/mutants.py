@@ -102,7 +102,7 @@ def oracle(text: str) -> bool:
         text.encode()
         value = json.loads(
             text,
-            parse_int=str,  # a limit on digits is none of JSON's
+            parse_int=str,  # JSON has no limit on digits
             parse_constant=_refuse,
             object_pairs_hook=lambda pairs: [value for _, value in pairs],
         )

@@ -1,4 +1,4 @@
-"""What is JSON and what is not: one table for both twins, after RFC 8259.
+"""Validity of JSON: one table for both twins, after RFC 8259.
 
 The names follow the sections of the RFC; the cases are our own.
 """
