@@ -1,10 +1,11 @@
 """Hooks over HTTP: endpoints of the application that decide about its clients.
 
-Each question is one POST with JSON, as Centrifugo's proxies send it, and one answer
-``{"result":{…}}``, ``{"error":{…}}`` or ``{"disconnect":{…}}``. Whatever is not
-exactly that (no answer in time, another status than 200, an answer too large, bad
-JSON, a wrong type, a code that clients would not understand, a result that asks for
-what is not supported) admits nobody: the client gets 100, temporary.
+Each call is one POST with a JSON object, as Centrifugo's proxies send it, and one
+answer ``{"result":{…}}``, ``{"error":{…}}`` or ``{"disconnect":{…}}``. Any other answer
+is unusable: none in time, a status other than 200, too many bytes, malformed JSON, a
+wrong type, a code that clients would not understand. Then the client gets error 100,
+temporary, and the reason is logged. An error of this module is not reported as an
+unusable answer; it is raised to the caller.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ __all__ = ["HooksProxy"]
 
 log = structlog.get_logger("steadwire")
 
-# Fields of every question: there is one transport and one encoding.
+# Fields of every request: there is one transport and one encoding.
 _ABOUT = '"transport":"websocket","protocol":"json","encoding":"json"'
 _IDLE = 30.0  # seconds an unused connection is kept
 
@@ -99,11 +100,7 @@ A = TypeVar("A")
 
 
 class HooksProxy:
-    """The endpoints of the settings, asked through one HTTP client.
-
-    Raises:
-        SettingsError: An endpoint is no URL.
-    """
+    """The endpoints of the settings, called through one HTTP client."""
 
     def __init__(self, settings: ProxySettings) -> None:
         self._settings = settings
@@ -117,31 +114,44 @@ class HooksProxy:
         )
 
     def handlers(self, own: Handlers) -> Handlers:
-        """Return *own* with the hooks that are missing, where there is an endpoint."""
+        """Return *own*; a hook that is None there is replaced by its endpoint, if any.
+
+        Raises:
+            SettingsError: An endpoint is not a valid URL.
+        """
         settings = self._settings
         return Handlers(
             connect=own.connect
-            or self._hook("connect", settings.connect, _connect, _Connect, _connected),
+            or self._hook(
+                "connect", settings.connect, _connect_request, _Connect, _connect_result
+            ),
             subscribe=own.subscribe
             or self._hook(
-                "subscribe", settings.subscribe, _channel, _Subscribe, _subscribed
+                "subscribe",
+                settings.subscribe,
+                _channel_request,
+                _Subscribe,
+                _subscribe_result,
             ),
             publish=own.publish
-            or self._hook("publish", settings.publish, _channel, _Publish, _published),
-            rpc=own.rpc or self._hook("rpc", settings.rpc, _rpc, _Rpc, _called),
+            or self._hook(
+                "publish", settings.publish, _channel_request, _Publish, _publish_result
+            ),
+            rpc=own.rpc
+            or self._hook("rpc", settings.rpc, _rpc_request, _Rpc, _rpc_result),
         )
 
     async def close(self) -> None:
-        """Close the connections; questions under way fail."""
+        """Close the connections; calls in progress fail."""
         await self._client.aclose()
 
     def _hook(
         self,
         name: str,
         endpoint: str,
-        question: Callable[[E], str],
+        request_of: Callable[[E], str],
         shape: type[R],
-        answer: Callable[[R, int], A],
+        result_of: Callable[[R, int], A],
     ) -> Callable[[E], Awaitable[A]] | None:
         if not endpoint:
             return None
@@ -150,50 +160,52 @@ class HooksProxy:
         except httpx.InvalidURL as error:
             raise SettingsError(f"proxy.{name}: {error}") from error
         limit = self._settings.answer_size
-        # The client's own queue takes time that grows with the square of its length.
-        # One for each hook: slow rpcs must not keep others from connecting.
-        turn = asyncio.Semaphore(self._settings.connections)
+        # The time that httpx spends on its own queue grows with the square of its
+        # length. One semaphore a hook: slow rpcs must not keep clients from connecting.
+        slots = asyncio.Semaphore(self._settings.connections)
 
         async def hook(event: E) -> A:
+            request = request_of(event)
             try:
-                result = await self._ask(url, question(event), turn)
-                return answer(msgspec.json.decode(result, type=shape), limit)
+                result = await self._call(url, request, slots)
+                return result_of(_decode(result, shape), limit)
             except UnusableAnswer as failure:
                 reason = str(failure)
-            except msgspec.DecodeError:
-                reason = "the result has a wrong shape"
             log.warning("a hook's endpoint failed", hook=name, reason=reason)
             raise ReplyError(INTERNAL)
 
         return hook
 
-    async def _ask(self, url: httpx.URL, question: str, turn: asyncio.Semaphore) -> Raw:
+    async def _call(
+        self, url: httpx.URL, request: str, slots: asyncio.Semaphore
+    ) -> Raw:
         """Return the result that an endpoint answers with.
 
         Raises:
-            UnusableAnswer: There is no usable answer.
-            ReplyError: It refuses.
-            CloseError: It ends the connection.
+            UnusableAnswer: There is no answer, or it is not valid.
+            ReplyError: The endpoint answers with an error.
+            CloseError: The endpoint ends the connection.
         """
         try:
-            async with asyncio.timeout(self._settings.timeout), turn:
+            async with asyncio.timeout(self._settings.timeout), slots:
                 text = await fetch(
                     self._client,
                     "POST",
                     url,
                     limit=self._settings.answer_size,
-                    content=question,
+                    content=request,
                 )
         except TimeoutError:
             raise UnusableAnswer(
                 f"no answer within {self._settings.timeout} s"
             ) from None
-        except (httpx.HTTPError, httpx.StreamError, OSError) as error:
+        except (httpx.HTTPError, OSError) as error:
             raise UnusableAnswer(type(error).__name__) from None
         try:
-            envelope = msgspec.json.decode(check(text), type=_Envelope)
+            document = check(text)
         except ValueError:
-            raise UnusableAnswer("the answer is no JSON of the right shape") from None
+            raise UnusableAnswer("the answer is not JSON") from None
+        envelope = _decode(document, _Envelope)
         refusal, end = envelope.error, envelope.disconnect
         if end is not None:
             close = close_of(end.code, end.reason)
@@ -214,10 +226,17 @@ class HooksProxy:
         return envelope.result
 
 
-# Questions.
+def _decode(document: str | Raw, shape: type[R]) -> R:
+    try:
+        return msgspec.json.decode(document, type=shape)
+    except msgspec.DecodeError:
+        raise UnusableAnswer("the answer has a wrong shape") from None
 
 
-def _connect(event: ConnectEvent) -> str:
+# Requests.
+
+
+def _connect_request(event: ConnectEvent) -> str:
     extra = "" if event.data is None else f',"data":{event.data}'
     for name in ("token", "name", "version"):
         if value := getattr(event, name):
@@ -227,7 +246,7 @@ def _connect(event: ConnectEvent) -> str:
     return f'{{"client":{quote(event.client)},{_ABOUT}{extra}}}'
 
 
-def _channel(event: SubscribeEvent | PublishEvent) -> str:
+def _channel_request(event: SubscribeEvent | PublishEvent) -> str:
     extra = "" if event.data is None else f',"data":{event.data}'
     token = getattr(event, "token", "")
     if token:
@@ -240,7 +259,7 @@ def _channel(event: SubscribeEvent | PublishEvent) -> str:
     )
 
 
-def _rpc(event: RpcEvent) -> str:
+def _rpc_request(event: RpcEvent) -> str:
     extra = "" if event.data is None else f',"data":{event.data}'
     if event.meta is not None:
         extra += f',"meta":{event.meta}'
@@ -250,10 +269,10 @@ def _rpc(event: RpcEvent) -> str:
     )
 
 
-# Answers.
+# Results.
 
 
-def _connected(result: _Connect, limit: int) -> ConnectResult:
+def _connect_result(result: _Connect, limit: int) -> ConnectResult:
     meta = _payload(result.meta, None, limit)
     if meta is not None and not meta.text.startswith("{"):
         raise UnusableAnswer("meta must be an object")
@@ -275,7 +294,7 @@ def _connected(result: _Connect, limit: int) -> ConnectResult:
     )
 
 
-def _subscribed(result: _Subscribe, limit: int) -> SubscribeResult:
+def _subscribe_result(result: _Subscribe, limit: int) -> SubscribeResult:
     return SubscribeResult(
         info=_payload(result.info, result.b64info, limit),
         data=_payload(result.data, result.b64data, limit),
@@ -284,14 +303,14 @@ def _subscribed(result: _Subscribe, limit: int) -> SubscribeResult:
     )
 
 
-def _published(result: _Publish, limit: int) -> PublishResult:
+def _publish_result(result: _Publish, limit: int) -> PublishResult:
     return PublishResult(
         data=_payload(result.data, result.b64data, limit),
         skip_history=bool(result.skip_history),
     )
 
 
-def _called(result: _Rpc, limit: int) -> RpcResult:
+def _rpc_result(result: _Rpc, limit: int) -> RpcResult:
     return RpcResult(data=_payload(result.data, result.b64data, limit))
 
 
@@ -301,5 +320,5 @@ def _payload(
     try:
         text = optional_payload_of(data, encoded, limit)
     except ReplyError:
-        raise UnusableAnswer("a b64 field holds no JSON") from None
+        raise UnusableAnswer("a b64 field does not hold JSON") from None
     return None if text is None else RawPayload(text)

@@ -422,21 +422,6 @@ async def test_an_expiry_is_no_reason_to_close_at_once(
     assert "error" not in await client.request(history={"channel": "x"})
 
 
-def test_python_wins_over_endpoints_hook_by_hook() -> None:
-    from service.core.hooks import Handlers, RpcEvent, RpcResult
-    from service.http.hooks_proxy import HooksProxy
-    from service.settings import ProxySettings
-
-    async def rpc(event: RpcEvent) -> RpcResult:
-        return RpcResult()
-
-    settings = ProxySettings(rpc="http://localhost/rpc", publish="http://localhost/p")
-    handlers = HooksProxy(settings).handlers(Handlers(rpc=rpc))
-    assert handlers.rpc is rpc
-    assert handlers.publish is not None
-    assert handlers.connect is None and handlers.subscribe is None
-
-
 async def test_settings_refuse_what_is_no_url(
     make_server: Callable[..., Server],
 ) -> None:
