@@ -9,22 +9,30 @@ import uuid
 from collections.abc import Awaitable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 
 import structlog
 
-from service.auth import RemoteKeys, Verifier
+from service.auth import (
+    RemoteKeys,
+    Revocation,
+    Revocations,
+    Tickets,
+    Verifier,
+)
+from service.auth.authenticator import Authenticator
 from service.auth.permissions import Permissions
 from service.connections.cluster_sync import ClusterSync
 from service.connections.connection import ConnectionContext
-from service.connections.credentials import Credentials
 from service.connections.grace_period import GracePeriod
+from service.connections.lifecycle_log import log_level
 from service.connections.limits import ConnectionLimits
 from service.connections.loop_monitor import LoopMonitor
 from service.connections.outbox import Flusher
 from service.connections.reaper import Reaper
 from service.connections.registry import Registry
-from service.core.errors import SHUTDOWN, describe
+from service.core.errors import CONNECTION_EXPIRED, SHUTDOWN, StoreError, describe
 from service.core.health import Checks, Fault
 from service.core.hooks import Handlers
 from service.core.model import ClientId
@@ -77,7 +85,8 @@ class Runtime:
         hub: Channels and their subscribers.
         permissions: Rules of channels.
         handlers: Every hook: the application's, and those of tokens and tickets.
-        credentials: Tickets and revocations.
+        tickets: Let a client connect once.
+        revocations: Revoked tokens.
         connections: The registry of connections.
         limits: Gives slots to connections.
         heartbeat: Counts pings and pongs.
@@ -98,7 +107,8 @@ class Runtime:
     hub: Hub
     permissions: Permissions
     handlers: Handlers
-    credentials: Credentials
+    tickets: Tickets
+    revocations: Revocations
     connections: Registry
     limits: ConnectionLimits
     heartbeat: Heartbeat
@@ -183,20 +193,28 @@ class Runtime:
             # Above, what clients need until the last of them is gone.
             stack.push_async_callback(_close_clients, connections, clock)
 
-            credentials = Credentials(
-                store.state, verifier, clock, tasks.spawn, connections
+            tickets = Tickets(store.state, clock, random.SystemRandom())
+            revocations = Revocations(
+                store.state,
+                clock,
+                spawn=tasks.spawn,
+                on_revoked=partial(_close_revoked, connections),
+                on_failure=_log_revocations_unknown,
             )
-            stack.callback(credentials.stop)
-            await credentials.start()
+            stack.callback(revocations.stop)
+            await revocations.start()
+            authenticator = Authenticator(verifier, revocations, tickets)
+            handlers = authenticator.handlers(handlers, settings)
             stack.callback(hub.position_check.stop)
             hub.position_check.start()
             heartbeat = Heartbeat(settings.heartbeat_timeout)
-            hooks = credentials.handlers(handlers, settings)
+            heartbeat.rtt_listeners.append(metrics.rtt.observe)
+            heartbeat.listeners.append(log_level)
             context = ConnectionContext(
                 settings=settings,
                 hub=hub,
                 permissions=permissions,
-                handlers=hooks,
+                handlers=handlers,
                 clock=clock,
                 flusher=flusher,
                 rng=rng,
@@ -221,8 +239,9 @@ class Runtime:
                 store=store,
                 hub=hub,
                 permissions=permissions,
-                handlers=hooks,
-                credentials=credentials,
+                handlers=handlers,
+                tickets=tickets,
+                revocations=revocations,
                 connections=connections,
                 limits=limits,
                 heartbeat=heartbeat,
@@ -232,8 +251,8 @@ class Runtime:
                 loop_monitor=loop_monitor,
                 context=context,
             )
-            checks.add("store", runtime._fault)
-            checks.add("revocations", credentials.fault)
+            checks.add("store", runtime._store_fault)
+            checks.add("revocations", runtime._revocations_fault)
             checks.add("sweep", reaper.fault)
             runtime._stack = stack.pop_all()
             return runtime
@@ -248,7 +267,7 @@ class Runtime:
         self.gate.close()
         await self._stack.aclose()
 
-    def _fault(self) -> Fault | None:
+    def _store_fault(self) -> Fault | None:
         if self.closing:
             return Fault("shutting down", failing=True)
         reason = self.store.fault()
@@ -256,6 +275,28 @@ class Runtime:
             return None
         # A fault of a shared store is not a reason to send traffic to another process.
         return Fault(reason, failing=self.settings.store.backend == "sqlite")
+
+    def _revocations_fault(self) -> Fault | None:
+        reason = self.revocations.fault
+        return None if reason is None else Fault(reason, failing=False)
+
+
+def _close_revoked(connections: Registry, revoked: Revocation) -> None:
+    """Close the connections whose token was revoked."""
+    if revoked.token_id:
+        found = list(connections)
+    else:
+        # Those that wait for a slot too: their token is not checked again.
+        found = connections.of_user(revoked.user) + connections.waiting(revoked.user)
+    for connection in found:
+        user = connection.identity.user
+        if revoked.covers(user, connection.token_id, connection.issued_at):
+            connection.disconnect(CONNECTION_EXPIRED)
+
+
+def _log_revocations_unknown(error: StoreError) -> None:
+    # The text comes from the store, and names no token.
+    log.error("what is revoked cannot be read", reason=str(error))
 
 
 async def _close_clients(connections: Registry, clock: Clock) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 
-from service.connections.lifecycle_log import log_level
 from service.core.errors import (
     CLOSE_CONNECTION_LIMIT,
     INTERNAL,
@@ -159,8 +158,6 @@ def _add_limits(
 
 def _add_heartbeat(metrics: Metrics, runtime: Runtime) -> None:
     heartbeat, registry = runtime.heartbeat, runtime.connections
-    heartbeat.rtt_listeners.append(metrics.rtt.observe)
-    heartbeat.listeners.append(log_level)
 
     def levels() -> dict[str, float]:
         found = dict.fromkeys((level.value for level in Level), 0.0)

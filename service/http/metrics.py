@@ -82,7 +82,7 @@ def _summary(runtime: Runtime) -> dict[str, object]:
 async def _may_read(
     keys: ApiKeys, req: falcon.asgi.Request, resp: falcon.asgi.Response
 ) -> bool:
-    key = await keys.admit(req)
+    key = await keys.authenticate(req)
     if key is None:
         resp.status = falcon.HTTP_401
     elif not key.allows(Scope.READ):

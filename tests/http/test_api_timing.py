@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from random import Random
 from typing import Any
 
 import msgspec
 import pytest
 
-from service.auth import Verifier
-from service.connections.credentials import Credentials
+from service.auth import Revocations, Tickets
 from service.connections.loop_monitor import LoopMonitor
 from service.core.errors import ReplyError, StoreUnavailable
 from service.core.health import Checks
@@ -35,13 +35,7 @@ class Caller:
 
     def __init__(self, world: World) -> None:
         context = world.context
-        credentials = Credentials(
-            SqliteStore(StoreSettings(path=":memory:"), world.clock).state,
-            Verifier(world.settings, world.clock.wall),
-            world.clock,
-            world.spawn,
-            world.registry,
-        )
+        state = SqliteStore(StoreSettings(path=":memory:"), world.clock).state
         runtime = Runtime(
             settings=world.settings,
             clock=world.clock,
@@ -52,7 +46,14 @@ class Caller:
             hub=world.hub,
             permissions=context.permissions,
             handlers=context.handlers,
-            credentials=credentials,
+            tickets=Tickets(state, world.clock, Random(1)),
+            revocations=Revocations(
+                state,
+                world.clock,
+                spawn=world.spawn,
+                on_revoked=print,
+                on_failure=print,
+            ),
             connections=world.registry,
             limits=context.limits,
             heartbeat=context.heartbeat,
@@ -132,7 +133,7 @@ async def test_subscribe_that_the_store_fails_is_not_called_a_success(
 async def test_subscribe_that_takes_too_long_is_100_unless_the_client_has_gone(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(subscriptions, "JOINING", 0.01)
+    monkeypatch.setattr(subscriptions, "TIMEOUT", 0.01)
     api = Caller(world)
     driver, _ = await world.connect()
     world.store.gate.clear()

@@ -32,7 +32,7 @@ def entry(name: str) -> str:
 
 
 async def admitted(keys: ApiKeys, name: str) -> bool:
-    found = await keys.admit(Request(name * 20))  # type: ignore[arg-type]
+    found = await keys.authenticate(Request(name * 20))  # type: ignore[arg-type]
     return found is not None and found.name == name
 
 

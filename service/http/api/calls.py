@@ -197,7 +197,7 @@ class ApiResource:
         self, req: falcon.asgi.Request, resp: falcon.asgi.Response
     ) -> None:
         """Answer one call."""
-        key = await self._keys.admit(req)
+        key = await self._keys.authenticate(req)
         if key is None:
             resp.status = falcon.HTTP_401
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Protocol
 
 import msgspec
@@ -13,6 +14,7 @@ from service.core.errors import (
     BAD_REQUEST,
     CONNECTION_EXPIRED,
     FORCE_DISCONNECT,
+    Close,
     ReplyError,
 )
 from service.core.json_fields import optional_payload_of
@@ -28,34 +30,36 @@ __all__ = [
     "connections",
     "connections_of",
     "disconnect",
+    "disconnect_all",
     "refresh",
     "rtt_of",
 ]
 
 
 class ConnectionsRequest(msgspec.Struct, kw_only=True):
-    """Ask about a user's live connections; *user* "" is the anonymous ones."""
+    """Read a user's live connections; *user* "" stands for the anonymous ones."""
 
     user: str
 
 
 class StateObject(msgspec.Struct):
-    """What a connection is subscribed to: the channels are the keys."""
+    """The channels of a connection, as keys."""
 
     channels: dict[str, Empty]
 
 
 class RttObject(msgspec.Struct):
-    """One connection's pings.
+    """The round-trip times of one connection's pings.
 
     Attributes:
-        median: Of the last 15 samples, seconds.
-        smoothed: As RFC 6298 smooths, outliers damped; seconds.
-        variation: Its deviation, seconds.
-        samples: Pongs that were measured.
-        outliers: Of these, those that were damped.
-        rejected: Pongs later than 30 s, which measure a sleep and not a link.
-        clock_skew_corrections: Times that no monotonic clock can give, discarded.
+        median: Median of the last 15 samples, in seconds.
+        smoothed: Smoothed as in RFC 6298, with outliers damped; in seconds.
+        variation: The deviation from that, in seconds.
+        samples: Pongs that were measured (count).
+        outliers: Samples that were damped (count).
+        rejected: Pongs later than 30 s: they measure a sleep, not a link (count).
+        clock_skew_corrections: Discarded times that a monotonic clock cannot give
+            (count).
     """
 
     median: float
@@ -68,7 +72,7 @@ class RttObject(msgspec.Struct):
 
 
 class ConnectionObject(msgspec.Struct, omit_defaults=True):
-    """One connection; *rtt* is there from its first pong on."""
+    """One connection; *rtt* is present after its first pong."""
 
     transport: str
     protocol: str
@@ -78,26 +82,26 @@ class ConnectionObject(msgspec.Struct, omit_defaults=True):
 
 
 class ConnectionsResult(msgspec.Struct):
-    """A user's connections, by client id."""
+    """A user's connections by client id."""
 
     connections: dict[str, ConnectionObject]
 
 
 class DisconnectObject(msgspec.Struct):
-    """How to close: a code from 3000 to 4999, and a reason in plain words."""
+    """A close code from 3000 to 4999, and a reason in plain words."""
 
     code: Integer = 0
     reason: str = ""
 
 
 class DisconnectRequest(msgspec.Struct, kw_only=True):
-    """Close a user's live connections; *user* "" is the anonymous ones.
+    """Close a user's live connections; *user* "" stands for the anonymous ones.
 
     Attributes:
         client: Only this connection.
-        session: Only this session; there are none, so it finds nobody.
+        session: Only this session; there are no sessions, so none is found.
         whitelist: Client ids of connections that stay.
-        disconnect: Absent, or with code 0: 3503, after which clients stay away.
+        disconnect: By default 3503, after which clients do not reconnect.
     """
 
     user: str
@@ -108,14 +112,14 @@ class DisconnectRequest(msgspec.Struct, kw_only=True):
 
 
 class RefreshRequest(msgspec.Struct, kw_only=True):
-    """Set when a user's live connections expire; *user* "" is the anonymous ones.
+    """Set when a user's live connections expire; *user* "": the anonymous ones.
 
     Attributes:
         client: Only this connection.
-        session: Only this session; there are none, so it finds nobody.
+        session: Only this session; there are no sessions, so none is found.
         expired: Close them with 3005 now.
         expire_at: Unix seconds; 0 or absent for never.
-        info: Shown to others from now on.
+        info: Information for others, from now on.
     """
 
     user: str
@@ -133,9 +137,9 @@ class _Target(Protocol):
 
 
 def connections_of(context: ApiContext, target: _Target) -> list[Connection]:
-    """Return the live connections that a request is about."""
+    """Return the live connections that a request names."""
     if target.session:
-        return []  # we give out no session ids
+        return []  # no connection has a session id
     return context.runtime.connections.of_user(UserId(target.user), target.client or "")
 
 
@@ -155,7 +159,7 @@ async def connections(context: ApiContext, request: ConnectionsRequest) -> str:
 
 
 def rtt_of(rtt: RttFilter) -> RttObject:
-    """Return one connection's figures."""
+    """Return the figures of one connection."""
     return RttObject(
         median=rtt.median(),
         smoothed=rtt.smoothed(),
@@ -168,7 +172,7 @@ def rtt_of(rtt: RttFilter) -> RttObject:
 
 
 async def disconnect(context: ApiContext, request: DisconnectRequest) -> str:
-    """Close connections."""
+    """Close a user's connections."""
     close, asked = FORCE_DISCONNECT, request.disconnect
     if asked is not None and (asked.code or asked.reason):
         custom = close_of(asked.code, asked.reason)
@@ -176,22 +180,35 @@ async def disconnect(context: ApiContext, request: DisconnectRequest) -> str:
             raise ReplyError(BAD_REQUEST)
         close = custom
     stay = frozenset(request.whitelist or ())
-    user, runtime = UserId(request.user), context.runtime
-    found = connections_of(context, request)
-    everyone = not request.client and not request.session
-    if everyone:
-        # Who waits for a slot would get one of those that are given back now.
-        found += runtime.connections.waiting(user)
-    for connection in found:
+    if not request.client and not request.session:
+        disconnect_all(context, UserId(request.user), close, stay)
+        return "{}"
+    for connection in connections_of(context, request):
         if connection.identity.client not in stay:
             connection.disconnect(close)
-    if everyone and user:
-        runtime.grace_period.end(user)
     return "{}"
 
 
+def disconnect_all(
+    context: ApiContext, user: UserId, close: Close, stay: Collection[str] = ()
+) -> int:
+    """Close all of a user's connections but those in *stay*; return how many it has.
+
+    Connections that wait for a slot are closed too: they would take one that is freed
+    here. Lost connections leave their channels now.
+    """
+    runtime = context.runtime
+    found = runtime.connections.of_user(user) + runtime.connections.waiting(user)
+    for connection in found:
+        if connection.identity.client not in stay:
+            connection.disconnect(close)
+    if user:
+        runtime.grace_period.end(user)
+    return len(found)
+
+
 async def refresh(context: ApiContext, request: RefreshRequest) -> str:
-    """Change when connections expire, and what others see of them."""
+    """Set when connections expire, and their information for others."""
     expire_at = request.expire_at or 0
     past = 0 < expire_at <= context.runtime.clock.wall()
     info = optional_payload_of(request.info, None, context.settings.publication_size)

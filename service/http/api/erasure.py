@@ -1,4 +1,4 @@
-"""``/api/erase``: forget a user."""
+"""``/api/erase``: delete what is kept of a user."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from msgspec import Meta
 
 from service.core.errors import FORCE_DISCONNECT
 from service.core.model import UserId
+from service.http.api.connections import disconnect_all
 from service.http.api.context import ApiContext, Integer
 from service.protocol import replies
 
@@ -16,11 +17,11 @@ __all__ = ["EraseRequest", "EraseResult", "erase"]
 
 
 class EraseRequest(msgspec.Struct, kw_only=True):
-    """Forget a user: sessions, presence and tickets.
+    """Delete what is kept of a user: connections, presence and tickets.
 
     Attributes:
-        publications: Blank what the user's connections published too: data becomes
-            null, the info goes, offsets stay.
+        publications: Also blank what the user's connections have published: data
+            becomes null, the info is removed, offsets stay.
     """
 
     user: Annotated[str, Meta(min_length=1, max_length=600)]
@@ -28,7 +29,7 @@ class EraseRequest(msgspec.Struct, kw_only=True):
 
 
 class EraseResult(msgspec.Struct):
-    """How many of each there were."""
+    """Counts of what was closed, deleted and blanked."""
 
     connections: Integer
     tickets: Integer
@@ -36,20 +37,16 @@ class EraseResult(msgspec.Struct):
 
 
 async def erase(context: ApiContext, request: EraseRequest) -> str:
-    """Forget a user.
+    """Delete what is kept of a user.
 
-    The sessions end first: what they published is with the store then, or never will
-    be, and nothing of theirs can come after it was looked for.
+    The connections end first. Then everything that they published is either with the
+    store or never will be, so no publication can follow the search for them.
     """
     user = UserId(request.user)
-    registry = context.runtime.connections
-    found = registry.of_user(user) + registry.waiting(user)
-    for connection in found:
-        connection.disconnect(FORCE_DISCONNECT)
-    context.runtime.grace_period.end(user)
-    tickets = await context.runtime.credentials.tickets.forget(user)
+    connections = disconnect_all(context, user, FORCE_DISCONNECT)
+    tickets = await context.runtime.tickets.forget(user)
     publications = 0
     if request.publications:
         publications = await context.runtime.store.erase(replies.info_of_user(user))
-    result = EraseResult(len(found), tickets, publications)
+    result = EraseResult(connections, tickets, publications)
     return msgspec.json.encode(result).decode()

@@ -34,7 +34,7 @@ Limit = Annotated[
     Meta(
         ge=-1,
         le=2**53 - 1,
-        description="Publications at most; 0 for the position alone, -1 for all.",
+        description="At most so many; 0 for the position alone, -1 for all.",
     ),
 ]
 
@@ -49,13 +49,13 @@ class HistoryRequest(msgspec.Struct, kw_only=True):
 
 
 class HistoryRemoveRequest(msgspec.Struct, kw_only=True):
-    """Delete a channel's publications; its top offset and epoch stay."""
+    """Delete a channel's publications; its offset and epoch stay."""
 
     channel: ChannelName
 
 
 class PublicationObject(msgspec.Struct):
-    """A publication; ``info`` is the client that published it."""
+    """A publication; ``info`` describes the client that published it."""
 
     data: Any
     offset: Integer
@@ -64,7 +64,7 @@ class PublicationObject(msgspec.Struct):
 
 
 class HistoryResult(msgspec.Struct):
-    """Publications, and the top of the stream."""
+    """Publications, and the position of the newest."""
 
     publications: list[PublicationObject]
     offset: Integer
@@ -72,7 +72,7 @@ class HistoryResult(msgspec.Struct):
 
 
 async def history(context: ApiContext, request: HistoryRequest) -> str:
-    """Return publications, top offset and epoch."""
+    """Return publications and the position of the newest."""
     kept = _kept(context, request.channel)
     since, reverse = request.since, bool(request.reverse)
     offset = None if since is None else since.offset or 0

@@ -1,4 +1,4 @@
-"""``/api/info`` and ``/api/channels``: what there is at the moment."""
+"""``/api/info`` and ``/api/channels``: figures of this node, and its channels."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ __all__ = [
 
 
 class InfoRequest(msgspec.Struct):
-    """Ask about the nodes."""
+    """Read the figures of the nodes."""
 
 
 class MetricsObject(msgspec.Struct):
-    """Figures by name, over the connections that are there now."""
+    """Figures by name, over the present connections."""
 
     interval: float
     items: dict[str, float]
@@ -53,25 +53,25 @@ class InfoResult(msgspec.Struct):
 
 
 class ChannelsRequest(msgspec.Struct, kw_only=True):
-    """Ask which channels have subscribers; *pattern* is a glob, absent for all."""
+    """List the channels with subscribers; *pattern* is a glob, absent for all."""
 
     pattern: str | None = None
 
 
 class ChannelObject(msgspec.Struct):
-    """How many are subscribed."""
+    """The number of subscribers."""
 
     num_clients: Integer
 
 
 class ChannelsResult(msgspec.Struct):
-    """Channels that have subscribers, by name."""
+    """Channels with subscribers, by name."""
 
     channels: dict[str, ChannelObject]
 
 
 async def info(context: ApiContext, request: InfoRequest) -> str:
-    """Return what this node carries."""
+    """Return the figures of this node."""
     runtime, node = context.runtime, context.runtime.node
     counts = runtime.hub.counts()
     totals = _rtt_totals(one.liveness.rtt for one in runtime.connections)
@@ -87,7 +87,7 @@ async def info(context: ApiContext, request: InfoRequest) -> str:
 
 
 def _rtt_totals(filters: Iterable[RttFilter | None]) -> dict[str, float]:
-    """Return the node's figures over its present connections."""
+    """Return the round-trip times over the present connections."""
     found = [rtt_of(rtt) for rtt in filters if rtt is not None]
     smoothed = [one.smoothed for one in found if one.samples]
     return {
@@ -104,7 +104,7 @@ def _rtt_totals(filters: Iterable[RttFilter | None]) -> dict[str, float]:
 
 
 async def channels(context: ApiContext, request: ChannelsRequest) -> str:
-    """Return the channels that have subscribers."""
+    """Return the channels with subscribers."""
     matches = compile_pattern(request.pattern) if request.pattern else None
     found = [
         f'{quote(name)}:{{"num_clients":{count}}}'

@@ -1,9 +1,9 @@
-"""The keys that callers of the server API show, and the file that some stand in.
+"""Keys of the server API: those of the settings and of a file that may change.
 
-The file is looked at again when a call comes a second after the last look, off the
-event loop; who calls in that moment waits for the outcome, so a key that was taken out
-is refused from the next look on. A file that became unreadable or wrong changes
-nothing: the keys that were read last stay, `fault` says why, and so does the log, once.
+The file is checked again, off the event loop, by the first call that comes a second or
+more after the last check. Calls wait for the check, so a key that was removed from the
+file is refused from then on. A file that cannot be read or is wrong changes nothing:
+the keys that were read last remain valid, `fault` says why, and so does the log, once.
 """
 
 from __future__ import annotations
@@ -26,10 +26,8 @@ from service.settings import Settings
 
 __all__ = ["ApiKeys", "open_keys"]
 
-LOOK = 1.0  # seconds between two looks at the file
-PATIENCE = (
-    2.0  # seconds that a call waits for a look; then the keys that are known hold
-)
+CHECK = 1.0  # seconds between two checks of the file
+PATIENCE = 2.0  # seconds that a call waits for a check; then it uses the known keys
 LARGEST = 1024 * 1024  # bytes of a file
 
 log = structlog.get_logger("steadwire")
@@ -39,16 +37,16 @@ class KeysFile:
     """A file of keys, followed while it changes.
 
     Args:
-        path: Where it is.
-        namespaces: That keys may be limited to.
-        clock: Says when it is time to look again.
+        path: Its path.
+        namespaces: The namespaces that keys may be limited to.
+        clock: Times the checks.
 
     Attributes:
-        keys: What it held when it was last right.
+        keys: Its content when it was last valid.
         fault: Why it cannot be used now; None if it can.
 
     Raises:
-        SettingsError: It cannot be read, or is wrong, to begin with.
+        SettingsError: It cannot be read, or is wrong, at the start.
     """
 
     def __init__(self, path: str, namespaces: Collection[str], clock: Clock) -> None:
@@ -56,18 +54,18 @@ class KeysFile:
         self._path = Path(path)
         self._namespaces = namespaces
         self._clock = clock
-        self._looked = clock.now()
-        self._look: asyncio.Task[None] | None = None
+        self._checked = clock.now()
+        self._check: asyncio.Task[None] | None = None
         self._seen: tuple[int, ...] | None = None
         self.keys: tuple[ApiKey, ...] = ()
         self._read()
 
     async def current(self) -> tuple[ApiKey, ...]:
-        """Return the keys, after a look at the file if it is time for one."""
-        if self._look is None and self._clock.now() - self._looked >= LOOK:
-            self._look = asyncio.create_task(self._refresh())
-        if self._look is not None:
-            await asyncio.wait([self._look], timeout=PATIENCE)
+        """Return the keys, after a check of the file if one is due."""
+        if self._check is None and self._clock.now() - self._checked >= CHECK:
+            self._check = asyncio.create_task(self._refresh())
+        if self._check is not None:
+            await asyncio.wait([self._check], timeout=PATIENCE)
         return self.keys
 
     async def _refresh(self) -> None:
@@ -85,11 +83,11 @@ class KeysFile:
                 log.info("the file of API keys can be used again")
             self.fault = None
         finally:
-            self._looked = self._clock.now()
-            self._look = None
+            self._checked = self._clock.now()
+            self._check = None
 
     def _read(self) -> None:
-        """Read the file if it is not the one that was read last. Blocks.
+        """Read the file unless it is the one that was read last. Blocks.
 
         Raises:
             SettingsError: It cannot be used.
@@ -106,7 +104,7 @@ class KeysFile:
             raise SettingsError(
                 f"{self._path}: {os.strerror(error.errno or 0)}"
             ) from None
-        self._seen = None  # until it is found right
+        self._seen = None  # until it is found valid
         if len(content) > LARGEST:
             raise SettingsError(f"{self._path} is larger than {LARGEST} bytes")
         try:
@@ -119,9 +117,7 @@ class KeysFile:
 
 
 def open_keys(settings: Settings, clock: Clock) -> ApiKeys:
-    """Return the keys that *settings* name.
-
-    In development a key is made up if there is none.
+    """Return the keys of *settings*; in development, make one up if none is set.
 
     Raises:
         SettingsError: The file of keys cannot be read, or is wrong.
@@ -140,16 +136,16 @@ def open_keys(settings: Settings, clock: Clock) -> ApiKeys:
 
 
 class ApiKeys:
-    """All keys there are: the one of the settings, and those of the file.
+    """All keys: the one of the settings, and those of the file.
 
     Args:
-        key: The one that may do everything; "" for none.
-        file: The others.
-        clock: Says which have ended.
+        key: The key that grants everything; "" for none.
+        file: The other keys.
+        clock: Tells which keys have expired.
 
     Attributes:
-        key: The one that may do everything; "" for none.
-        refused: Requests with a wrong key or none, so far.
+        key: The key that grants everything; "" for none.
+        refused: Requests without a valid key, so far.
     """
 
     def __init__(self, key: str, file: KeysFile | None, clock: Clock) -> None:
@@ -160,8 +156,8 @@ class ApiKeys:
         self._file = file
         self._clock = clock
         self.refused = 0
-        self._refusals = 0  # that the log has yet to say
-        self._told = -LOOK
+        self._unlogged = 0  # refusals since the last line of the log
+        self._logged_at = -CHECK
 
     @property
     def named(self) -> tuple[ApiKey, ...]:
@@ -174,11 +170,11 @@ class ApiKeys:
             return None
         return Fault("the file of API keys cannot be used", failing=False)
 
-    async def admit(self, req: falcon.asgi.Request) -> ApiKey | None:
-        """Return the key that a request carries, or None for a wrong one or none.
+    async def authenticate(self, req: falcon.asgi.Request) -> ApiKey | None:
+        """Return the key that a request carries, or None if it has no valid one.
 
         ``X-API-Key: K``, ``Authorization: apikey K``, or ``?api_key=K``; the first
-        that is there decides.
+        that is present decides.
         """
         given = req.get_header("x-api-key")
         if given is None:
@@ -190,7 +186,7 @@ class ApiKeys:
         if given:
             found = find_key(await self._keys(), given, self._clock.wall())
         if found is None:
-            self._refused()
+            self._refuse()
         return found
 
     async def _keys(self) -> list[ApiKey]:
@@ -198,11 +194,11 @@ class ApiKeys:
             return self._full
         return [*self._full, *await self._file.current()]
 
-    def _refused(self) -> None:
-        """Log that callers were refused, at most once a second."""
+    def _refuse(self) -> None:
+        """Count a refused call, and log at most once a second."""
         self.refused += 1
-        self._refusals += 1
+        self._unlogged += 1
         now = self._clock.now()
-        if now - self._told >= LOOK:
-            log.warning("API key missing or wrong", calls=self._refusals)
-            self._told, self._refusals = now, 0
+        if now - self._logged_at >= CHECK:
+            log.warning("API key missing or wrong", calls=self._unlogged)
+            self._logged_at, self._unlogged = now, 0

@@ -1,6 +1,6 @@
 """``GET /api/openapi.json``: the API as an OpenAPI 3.1 document.
 
-Made of the table of methods, whose structs are also what validates requests.
+It is made from the table of methods; the same structs validate requests.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _SCOPES = {
     Scope.PUBLISH: "The key must grant publishing in the channel's namespace.",
     Scope.READ: "The key must grant reading.",
     Scope.ADMINISTER: "The key must grant administering.",
-    Scope.ANY: "Each command needs what it needs alone.",
+    Scope.ANY: "Each command needs the scope that it needs outside a batch.",
 }
 
 
 class OpenApi:
-    """The document, made once."""
+    """The Falcon resource of the document, which is made once."""
 
     def __init__(self, methods: Sequence[Method]) -> None:
         self._text = msgspec.json.encode(_document(methods))
@@ -39,7 +39,7 @@ class OpenApi:
     async def on_get(
         self, req: falcon.asgi.Request, resp: falcon.asgi.Response
     ) -> None:
-        """Answer with the document; it holds no secret, so it asks for no key."""
+        """Answer with the document; it holds no secret, so no key is needed."""
         resp.content_type = falcon.MEDIA_JSON
         resp.data = self._text
 
@@ -85,7 +85,7 @@ def _operation(method: Method) -> dict[str, Any]:
         result = _member("result", result)
     error = _schema(ErrorObject)
     content = {"oneOf": [result, _member("error", error)]}
-    responses = {"200": _answer("The result, or why there is none.", content)}
+    responses = {"200": _answer("The result, or an error.", content)}
     refusals: dict[int, list[str]] = {}
     for refusal in (INTERNAL, BAD_REQUEST, PERMISSION_DENIED, *method.errors):
         text = f"{refusal.code} {refusal.message}"
@@ -93,10 +93,12 @@ def _operation(method: Method) -> dict[str, Any]:
     for status, texts in sorted(refusals.items()):
         text = _TRANSPORT + ", ".join(texts) + "."
         if status == 400:
-            text = f"The body is no JSON object. {text}"
+            text = f"The body is not a JSON object. {text}"
         responses[str(status)] = _answer(text, error)
     responses["401"] = {"description": "The key is missing or wrong."}
-    responses["413"] = {"description": "The body is too large; not read to its end."}
+    responses["413"] = {
+        "description": "The body is too large; it is not read to the end."
+    }
     return {
         "operationId": method.name,
         "summary": method.summary,
@@ -118,7 +120,7 @@ def _operation(method: Method) -> dict[str, Any]:
 
 
 def _describe_payloads(schemas: dict[str, Any]) -> None:
-    """Say that what is published needs a payload, in one of two fields."""
+    """Say that a publication needs a payload, in one of two fields."""
     for name in ("PublishRequest", "BroadcastRequest"):
         if name in schemas:
             either = [{"required": ["data"]}, {"required": ["b64data"]}]
@@ -126,7 +128,7 @@ def _describe_payloads(schemas: dict[str, Any]) -> None:
 
 
 def _describe_batch(schemas: dict[str, Any], methods: Sequence[Method]) -> None:
-    """Say which commands a batch may hold."""
+    """Describe the commands that a batch may hold."""
     request = schemas.get("BatchRequest")
     if request is None:
         return

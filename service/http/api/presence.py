@@ -23,7 +23,7 @@ __all__ = [
 
 
 class PresenceRequest(msgspec.Struct, kw_only=True):
-    """Ask who is subscribed to a channel."""
+    """Read the subscribers of a channel."""
 
     channel: ChannelName
 
@@ -38,26 +38,26 @@ class ClientObject(msgspec.Struct):
 
 
 class PresenceResult(msgspec.Struct):
-    """Who is subscribed, by client id."""
+    """The subscribers by client id."""
 
     presence: dict[str, ClientObject]
 
 
 class PresenceStatsResult(msgspec.Struct):
-    """How many are subscribed; anonymous users count as one user."""
+    """The number of subscribers; anonymous users count as one user."""
 
     num_clients: Integer
     num_users: Integer
 
 
 async def presence(context: ApiContext, request: PresenceRequest) -> str:
-    """Return who is subscribed."""
+    """Return the subscribers."""
     present = _present(context, request)
     return replies.presence_result([(one.client, one.info) for one in present])
 
 
 async def presence_stats(context: ApiContext, request: PresenceRequest) -> str:
-    """Return how many are subscribed."""
+    """Return the number of subscribers."""
     present = _present(context, request)
     return replies.presence_stats_result(
         len(present), len({one.user for one in present})

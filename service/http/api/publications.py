@@ -37,14 +37,14 @@ __all__ = [
 Key = Annotated[str, Meta(max_length=1024)]
 
 
-_TOGETHER = 4 * 1024 * 1024  # bytes of a broadcast on their way to the store at once
+_IN_FLIGHT = 4 * 1024 * 1024  # bytes of a broadcast that wait for the store at once
 
 
 class _Publication(msgspec.Struct, kw_only=True):
-    """What to publish.
+    """A payload and its options.
 
     Attributes:
-        delta: Accepted for callers of other servers; nothing is sent as deltas.
+        delta: Ignored; it is accepted for callers written for other servers.
     """
 
     data: Payload | UnsetType = UNSET
@@ -108,9 +108,9 @@ async def broadcast(context: ApiContext, request: BroadcastRequest) -> str:
         except StoreError:
             return f'{{"error":{error_body(INTERNAL)}}}'
 
-    # As much at once as the store's queue takes with ease: more would be refused, and
-    # refused again when it is repeated.
-    together = max(1, _TOGETHER // (len(draft.data) + 1024))
+    # The store's queue refuses a broadcast that is larger than the queue, at each
+    # attempt; so a large one is handed over in pieces.
+    together = max(1, _IN_FLIGHT // (len(draft.data) + 1024))
     responses: list[str] = []
     for start in range(0, len(request.channels), together):
         piece = request.channels[start : start + together]
@@ -162,10 +162,10 @@ def _draft(context: ApiContext, request: _Publication) -> Draft:
 def draft_of(
     context: ApiContext, data: RawJson, tags: Mapping[str, str] | None, **options: Any
 ) -> Draft:
-    """Return what to publish; *options* as of `Draft`.
+    """Return a draft of a publication; *options* are those of `Draft`.
 
     Raises:
-        ReplyError: 107 when data and tags are too large together.
+        ReplyError: 107 if data and tags together are too large.
     """
     labels = None
     if tags:

@@ -19,20 +19,20 @@ __all__ = ["RpcRequest", "RpcResult", "rpc"]
 
 
 class RpcRequest(msgspec.Struct, kw_only=True):
-    """Call a method that the application has a handler for."""
+    """Call a method of the application's rpc hook."""
 
     method: Annotated[str, Meta(min_length=1)]
     params: Raw | UnsetType = UNSET
 
 
 class RpcResult(msgspec.Struct):
-    """What the handler returned; empty for nothing."""
+    """The result of the handler; empty if it returned none."""
 
     data: Any | UnsetType = UNSET
 
 
 async def rpc(context: ApiContext, request: RpcRequest) -> str:
-    """Ask the application's rpc hook, as nobody."""
+    """Call the application's rpc hook, without a user."""
     if context.runtime.handlers.rpc is None:
         raise ReplyError(NOT_AVAILABLE)
     params = optional_payload_of(request.params, None, context.settings.request_size)
@@ -40,11 +40,11 @@ async def rpc(context: ApiContext, request: RpcRequest) -> str:
     try:
         answer = await context.runtime.handlers.rpc(event)
     except CloseError:
-        raise ReplyError(INTERNAL) from None  # there is nobody to disconnect
+        raise ReplyError(INTERNAL) from None  # there is no connection to close
     except asyncio.CancelledError:
         task = asyncio.current_task()
         if task is None or task.cancelling():
             raise
-        raise ReplyError(INTERNAL) from None  # something inside the hook was cancelled
+        raise ReplyError(INTERNAL) from None  # the hook's own work was cancelled
     data = dump_optional(answer.data)
     return "{}" if data is None else f'{{"data":{data}}}'

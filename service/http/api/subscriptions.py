@@ -31,21 +31,21 @@ from service.http.api.context import (
 
 __all__ = ["SubscribeRequest", "UnsubscribeRequest", "subscribe", "unsubscribe"]
 
-JOINING = 4.0  # seconds; as long as the store may take, and no answer is 100
+TIMEOUT = 4.0  # s that a call waits for its subscriptions; then it fails with 100
 
 
 class SubscribeRequest(msgspec.Struct, kw_only=True):
-    """Subscribe a user's live connections; *user* "" is the anonymous ones.
+    """Subscribe a user's live connections; *user* "" stands for the anonymous ones.
 
     Attributes:
         client: Only this connection.
-        session: Only this session; there are none, so it finds nobody.
-        info: Shown to others in the channel.
-        data: Goes to the client with the subscription.
-        recover_since: Send the publications since.
+        session: Only this session; there are no sessions, so none is found.
+        info: Information for others in the channel.
+        data: Sent to the client with the subscription.
+        recover_since: A position; the publications after it are sent.
         expire_at: Unix seconds; a connection that is still subscribed 25 s later is
-            closed with 3006 and comes back. 0 or absent for never.
-        override: Options of the namespace that are different.
+            closed with 3006 and reconnects. 0 or absent for never.
+        override: Options that differ from those of the namespace.
     """
 
     user: str
@@ -62,7 +62,7 @@ class SubscribeRequest(msgspec.Struct, kw_only=True):
 
 
 class UnsubscribeRequest(msgspec.Struct, kw_only=True):
-    """Take a user's live connections out of a channel."""
+    """Unsubscribe a user's live connections from a channel."""
 
     user: str
     channel: ChannelName
@@ -71,7 +71,7 @@ class UnsubscribeRequest(msgspec.Struct, kw_only=True):
 
 
 async def subscribe(context: ApiContext, request: SubscribeRequest) -> str:
-    """Subscribe; the answer comes when every connection is, or cannot be."""
+    """Subscribe; answer when every connection is subscribed or has failed."""
     rules = context.rules(request.channel)
     rules = rules.changed(override_of(request.override))
     limit = context.settings.publication_size
@@ -108,7 +108,7 @@ async def subscribe(context: ApiContext, request: SubscribeRequest) -> str:
 
 
 class _Join:
-    """A subscription of one connection, under way."""
+    """A subscription in progress, of one connection."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -117,26 +117,26 @@ class _Join:
         )
 
     def done(self, error: ErrorReply | None) -> None:
-        """Take the outcome."""
+        """Set the outcome."""
         if not self.outcome.done():
             self.outcome.set_result(error)
 
     def error(self, connected: list[Connection]) -> ErrorReply | None:
-        """Return why it failed; one whose connection has ended has not."""
+        """Return the error; none if the connection has ended meanwhile."""
         if self.outcome.done():
             return self.outcome.result()
         return INTERNAL if self._connection in connected else None
 
 
 async def _all(joins: list[_Join]) -> None:
-    # As a rule all are done: where they have to start is in memory.
+    # Usually all are done already: their positions are in memory.
     waiting = [join.outcome for join in joins if not join.outcome.done()]
     if waiting:
-        await asyncio.wait(waiting, timeout=JOINING)
+        await asyncio.wait(waiting, timeout=TIMEOUT)
 
 
 async def unsubscribe(context: ApiContext, request: UnsubscribeRequest) -> str:
-    """Unsubscribe with push 2000; the clients do not come back by themselves."""
+    """Unsubscribe with push 2000; clients do not subscribe again by themselves."""
     context.rules(request.channel)
     for connection in connections_of(context, request):
         connection.unsubscribe(Channel(request.channel), UNSUBSCRIBE_SERVER)

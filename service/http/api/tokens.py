@@ -1,4 +1,4 @@
-"""``/api/ticket``, ``revoke_token`` and ``invalidate_user_tokens``: who may come in."""
+"""``/api/ticket``, ``revoke_token`` and ``invalidate_user_tokens``."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = [
     "ticket",
 ]
 
-# What is kept of them fits into an entry of a State, however it is escaped.
+# With these limits an entry of a State is large enough, however the text is escaped.
 User = Annotated[str, Meta(max_length=600)]
 TokenId = Annotated[str, Meta(min_length=1, max_length=1000)]
 Origin = Annotated[str, Meta(max_length=255, description="As https://chat.example.org")]
@@ -36,13 +36,13 @@ Lifetime = Annotated[int, Meta(ge=1, le=int(TICKET_TTL))]
 
 
 class TicketRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """Let a client in once; *user* "" is an anonymous one.
+    """Issue a ticket, with which a client may connect once; *user* "" is anonymous.
 
     Attributes:
-        ttl: Seconds that the ticket is good for.
-        origin: What the client's Origin header must be; absent for anything.
+        ttl: Seconds for which the ticket is valid.
+        origin: The Origin header that the client must send; absent for any.
         expire_at: Unix seconds at which the connection expires; absent for never.
-        info: Shown to others.
+        info: Information for others.
         meta: An object for the server alone.
         channels: Subscribed on the server's side.
         subs: The same with options; wins over *channels*.
@@ -60,7 +60,7 @@ class TicketRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 
 class TicketResult(msgspec.Struct):
-    """A ticket, to be sent as the token of a connect; *expires_in* in seconds."""
+    """A ticket, to be sent as the token of a connect; *expires_in* is in seconds."""
 
     ticket: str
     expires_in: Integer
@@ -70,8 +70,8 @@ class RevokeRequest(msgspec.Struct, kw_only=True):
     """Revoke the token whose ``jti`` is *uid*.
 
     Attributes:
-        expire_at: Unix seconds until which it is revoked: when the token itself
-            expires, or later. Absent: for a day.
+        expire_at: Unix seconds until which it is revoked: the time at which the token
+            itself expires, or later. Absent: for a day.
     """
 
     uid: TokenId
@@ -82,8 +82,8 @@ class InvalidateRequest(msgspec.Struct, kw_only=True):
     """Revoke a user's connection and subscription tokens.
 
     Attributes:
-        issued_before: Those whose ``iat`` is before, in Unix seconds; absent for now.
-            A token without ``iat`` is revoked whenever it was issued.
+        issued_before: Tokens with an earlier ``iat`` are revoked, in Unix seconds;
+            absent for now. A token without ``iat`` is always revoked.
         expire_at: As in the revocation of one token.
     """
 
@@ -93,7 +93,7 @@ class InvalidateRequest(msgspec.Struct, kw_only=True):
 
 
 async def ticket(context: ApiContext, request: TicketRequest) -> str:
-    """Give out a ticket."""
+    """Issue a ticket."""
     for channel in request.subs or request.channels or ():
         context.rules(channel)
     claims: dict[str, Any] = {"sub": request.user}
@@ -103,7 +103,7 @@ async def ticket(context: ApiContext, request: TicketRequest) -> str:
             claims[name] = value
     ttl = request.ttl or int(TICKET_TTL)
     try:
-        given = await context.runtime.credentials.tickets.issue(
+        given = await context.runtime.tickets.issue(
             claims, origin=request.origin or "", ttl=ttl
         )
     except TicketRefused as refusal:
@@ -116,7 +116,7 @@ async def revoke_token(context: ApiContext, request: RevokeRequest) -> str:
     """Revoke one token."""
     end = _end(context, request.expire_at)
     try:
-        await context.runtime.credentials.revocations.revoke_token(request.uid, end)
+        await context.runtime.revocations.revoke_token(request.uid, end)
     except TooManyRevocations:
         raise ReplyError(LIMIT_EXCEEDED) from None
     return "{}"
@@ -128,7 +128,7 @@ async def invalidate_user_tokens(
     """Revoke a user's tokens."""
     end = _end(context, request.expire_at)
     before = request.issued_before or context.runtime.clock.wall()
-    revocations = context.runtime.credentials.revocations
+    revocations = context.runtime.revocations
     try:
         await revocations.revoke_user(UserId(request.user), before, end)
     except TooManyRevocations:
