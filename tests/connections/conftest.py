@@ -1,4 +1,4 @@
-"""Worlds of drivers that are stopped after the test."""
+"""Worlds of connections that are stopped after the test."""
 
 from __future__ import annotations
 

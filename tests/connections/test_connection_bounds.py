@@ -1,4 +1,4 @@
-"""Clients that are slow, or owed a lot: what is closed, and what must not be."""
+"""Clients that are slow or far behind: which are closed, and which are not."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ async def recover(world: World, channels: list[str], since: int = 0) -> None:
     for channel in channels:
         _, probe = await world.connect(channel)
         tops[channel] = probe.messages[-1]["subscribe"]["offset"]
-    driver, socket = world.open()
-    driver.receive(
+    connection, socket = world.open()
+    connection.receive(
         lines(
             {"id": 1, "connect": {}},
             *(
@@ -34,7 +34,7 @@ async def recover(world: World, channels: list[str], since: int = 0) -> None:
             socket.offsets(channel)[-1:] == [top] for channel, top in tops.items()
         )
 
-    await driver.ready()
+    await connection.ready()
     await socket.until(complete)
     assert socket.closes == []
     for channel, top in tops.items():
@@ -82,10 +82,12 @@ async def test_recovery_of_text_that_is_not_ascii(world: World) -> None:
     # Forty of these are 256 Ki characters, but a megabyte.
     text = "\N{GRINNING FACE}" * 6535
     data = f'{{"ch":"ch","x":"{text}"}}'
-    driver, socket = await world.connect()
+    connection, socket = await world.connect()
     for number in range(10, 100):
-        driver.receive(f'{{"id":{number},"publish":{{"channel":"ch","data":{data}}}}}')
-        await driver.ready()
+        connection.receive(
+            f'{{"id":{number},"publish":{{"channel":"ch","data":{data}}}}}'
+        )
+        await connection.ready()
     await socket.reply(99)
     await recover(world, ["ch"])
 
@@ -99,8 +101,8 @@ async def test_a_channel_that_is_far_behind_leaves_room_for_the_others(
     channels = [f"ch{number}" for number in range(10)]
     for channel in channels:
         await world.publish(channel, size=60, count=4)
-    driver, socket = await world.connect()
-    driver.receive(
+    connection, socket = await world.connect()
+    connection.receive(
         lines(
             *(
                 {"id": number, "subscribe": {"channel": channel, "recover": True}}
@@ -123,8 +125,8 @@ async def test_histories_asked_for_at_once_do_not_close_a_client_that_reads(
     world: World,
 ) -> None:
     await world.publish("ch", size=10 * KiB, count=30)
-    driver, socket = await world.connect()
-    driver.receive(
+    connection, socket = await world.connect()
+    connection.receive(
         lines(
             *(
                 {"id": number, "history": {"channel": "ch", "limit": -1}}
@@ -132,7 +134,7 @@ async def test_histories_asked_for_at_once_do_not_close_a_client_that_reads(
             )
         )
     )
-    await driver.ready()
+    await connection.ready()
     await socket.until(
         lambda: socket.closes or any(m.get("id") == 11 for m in socket.messages)
     )
@@ -141,14 +143,14 @@ async def test_histories_asked_for_at_once_do_not_close_a_client_that_reads(
 
 async def test_a_history_reply_is_cut_at_a_piece(world: World) -> None:
     await world.publish("ch", size=60 * KiB, count=10)
-    driver, socket = await world.connect()
+    connection, socket = await world.connect()
     ask = {"channel": "ch", "limit": -1}
-    driver.receive(lines({"id": 2, "history": ask}))
+    connection.receive(lines({"id": 2, "history": ask}))
     result = (await socket.reply(2))["history"]
     assert [p["offset"] for p in result["publications"]] == [1, 2, 3, 4]
     assert result["offset"] == 10
     ask["since"] = {"offset": 4, "epoch": result["epoch"]}
-    driver.receive(lines({"id": 3, "history": ask}))
+    connection.receive(lines({"id": 3, "history": ask}))
     result = (await socket.reply(3))["history"]
     assert [p["offset"] for p in result["publications"]] == [5, 6, 7, 8]
 
@@ -208,8 +210,8 @@ async def test_a_client_that_never_reads_again_is_aborted(
 async def test_a_peer_that_does_not_take_the_close_frame_is_aborted(
     world: World, clock: VirtualClock
 ) -> None:
-    driver, socket = await world.connect()
-    driver.malformed()
+    connection, socket = await world.connect()
+    connection.malformed()
     await socket.until(lambda: socket.closes)
     clock.advance(29.99)
     assert socket.aborts == 0
@@ -220,9 +222,9 @@ async def test_a_peer_that_does_not_take_the_close_frame_is_aborted(
 async def test_a_socket_that_is_gone_while_the_close_frame_is_written(
     world: World,
 ) -> None:
-    driver, socket = await world.connect()
+    connection, socket = await world.connect()
     socket.gone = True
-    driver.malformed()
+    connection.malformed()
     await socket.until(lambda: socket.aborts)
     assert socket.closes == []
 

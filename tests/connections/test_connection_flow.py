@@ -13,8 +13,8 @@ from tests.connections.world import World, lines, settings
 
 
 async def test_the_first_frame_of_a_javascript_client(world: World) -> None:
-    driver, socket = world.open()
-    driver.receive(
+    connection, socket = world.open()
+    connection.receive(
         lines(
             {"connect": {"name": "js"}, "id": 1},
             {"subscribe": {"channel": "ch", "flag": 1}, "id": 2},
@@ -32,8 +32,8 @@ async def test_the_first_frame_of_a_javascript_client(world: World) -> None:
 
 
 async def test_a_publisher_that_is_subscribed_gets_its_own_push(world: World) -> None:
-    driver, socket = await world.connect("ch")
-    driver.receive('{"id":9,"publish":{"channel":"ch","data":{"a" : [1,\n2]}}}')
+    connection, socket = await world.connect("ch")
+    connection.receive('{"id":9,"publish":{"channel":"ch","data":{"a" : [1,\n2]}}}')
     assert await socket.reply(9) == {"id": 9, "publish": {}}
     await socket.until(lambda: any("push" in m for m in socket.messages))
     pushes = [m for m in socket.messages if "push" in m]
@@ -63,10 +63,10 @@ async def test_publications_reach_the_channel_s_members_only(world: World) -> No
 
 
 async def test_200_publishes_on_one_connection_keep_their_order(world: World) -> None:
-    driver, socket = await world.connect("ch")
+    connection, socket = await world.connect("ch")
     numbers = range(10, 210)
     for first in range(10, 210, 50):
-        driver.receive(
+        connection.receive(
             lines(
                 *(
                     {"id": n, "publish": {"channel": "ch", "data": {"n": n}}}
@@ -74,7 +74,7 @@ async def test_200_publishes_on_one_connection_keep_their_order(world: World) ->
                 )
             )
         )
-        await driver.ready()
+        await connection.ready()
     await socket.reply(209)
     await socket.until(
         lambda: len([m for m in socket.messages if "push" in m]) == len(numbers)
@@ -87,9 +87,9 @@ async def test_200_publishes_on_one_connection_keep_their_order(world: World) ->
 
 
 async def test_after_unsubscribe_not_one_push(world: World) -> None:
-    driver, socket = await world.connect("ch")
+    connection, socket = await world.connect("ch")
     await world.publish("ch")
-    driver.receive(lines({"id": 9, "unsubscribe": {"channel": "ch"}}))
+    connection.receive(lines({"id": 9, "unsubscribe": {"channel": "ch"}}))
     await world.publish("ch")
     assert await socket.reply(9) == {"id": 9, "unsubscribe": {}}
     assert socket.offsets("ch") == [1]
@@ -99,9 +99,9 @@ async def test_after_unsubscribe_not_one_push(world: World) -> None:
 async def test_unsubscribe_while_history_is_being_read(world: World) -> None:
     _, _ = await world.connect()
     await world.publish("ch", count=5)
-    driver, socket = await world.connect()
+    connection, socket = await world.connect()
     world.store.gate.clear()
-    driver.receive(
+    connection.receive(
         lines(
             {"id": 5, "subscribe": {"channel": "ch", "recover": True}},
             {"id": 6, "unsubscribe": {"channel": "ch"}},
@@ -118,14 +118,14 @@ async def test_unsubscribe_while_history_is_being_read(world: World) -> None:
 
 async def test_subscribe_and_unsubscribe_pipelined_ten_times(world: World) -> None:
     for gated in (False, True):
-        driver, socket = await world.connect()
+        connection, socket = await world.connect()
         if gated:
             world.store.gate.clear()
         commands = []
         for number in range(10, 30, 2):
             commands.append({"id": number, "subscribe": {"channel": "ch"}})
             commands.append({"id": number + 1, "unsubscribe": {"channel": "ch"}})
-        driver.receive(lines(*commands))
+        connection.receive(lines(*commands))
         world.store.gate.set()
         await socket.reply(29)
         assert [m["id"] for m in socket.messages[1:]] == list(range(10, 30))
@@ -136,28 +136,28 @@ async def test_subscribe_and_unsubscribe_pipelined_ten_times(world: World) -> No
 async def test_an_unrecoverable_position_is_refused_and_left(world: World) -> None:
     await world.publish("ch")
     for gated in (False, True):
-        driver, socket = await world.connect()
+        connection, socket = await world.connect()
         if gated:
             world.store.gate.clear()
         ask = {"channel": "ch", "recover": True, "epoch": "other", "flag": 3}
-        driver.receive(lines({"id": 2, "subscribe": ask}))
+        connection.receive(lines({"id": 2, "subscribe": ask}))
         world.store.gate.set()
         reply = await socket.reply(2)
         assert reply["error"] == {"code": 112, "message": "unrecoverable position"}
         assert world.subscriptions == 0
-        assert not driver.behind
-        driver.receive(lines({"id": 3, "subscribe": {"channel": "ch"}}))
+        assert not connection.behind
+        connection.receive(lines({"id": 3, "subscribe": {"channel": "ch"}}))
         reply = await socket.reply(3)
         assert reply["subscribe"]["offset"] == 1
-        driver.gone()
+        connection.gone()
 
 
 async def test_a_slow_store_holds_up_the_reader_and_nobody_else(world: World) -> None:
     world.store.gate.clear()
-    driver, socket = await world.connect()
+    connection, socket = await world.connect()
     commands = [{"id": n, "history": {"channel": "ch"}} for n in range(10, 60)]
-    driver.receive(lines(*commands))
-    room = asyncio.ensure_future(driver.ready())
+    connection.receive(lines(*commands))
+    room = asyncio.ensure_future(connection.ready())
     _, other = await world.connect()
     assert other.messages[0]["id"] == 1
     assert not room.done()
@@ -169,36 +169,36 @@ async def test_a_slow_store_holds_up_the_reader_and_nobody_else(world: World) ->
 
 async def test_room_ends_with_the_connection(world: World) -> None:
     world.store.gate.clear()
-    driver, _ = await world.connect()
+    connection, _ = await world.connect()
     commands = [{"id": n, "history": {"channel": "ch"}} for n in range(10, 60)]
-    driver.receive(lines(*commands))
-    room = asyncio.ensure_future(driver.ready())
+    connection.receive(lines(*commands))
+    room = asyncio.ensure_future(connection.ready())
     await asyncio.sleep(0)
     assert not room.done()
-    driver.disconnect(SHUTDOWN)
+    connection.disconnect(SHUTDOWN)
     await room
 
 
 async def test_a_frame_that_is_no_command_closes(world: World) -> None:
     for frame in ("", "\n", "[]", "{", '{"id":1}\n\n{"id":2}', '{"id":-1}', "nul"):
-        driver, socket = await world.connect()
-        driver.receive(frame)
+        connection, socket = await world.connect()
+        connection.receive(frame)
         await socket.until(lambda socket=socket: socket.closes)
         assert socket.closes == [3501], frame
-        driver.receive(lines({"id": 7, "history": {"channel": "ch"}}))
+        connection.receive(lines({"id": 7, "history": {"channel": "ch"}}))
         assert [m["id"] for m in socket.messages] == [1]
 
 
 async def test_a_binary_frame_closes(world: World) -> None:
-    driver, socket = await world.connect()
-    driver.malformed()
+    connection, socket = await world.connect()
+    connection.malformed()
     await socket.until(lambda: socket.closes)
     assert socket.closes == [3501]
 
 
 async def test_what_was_answered_goes_out_before_the_close_frame(world: World) -> None:
-    driver, socket = world.open()
-    driver.receive(lines({"id": 1, "connect": {}}, {"id": 2, "nonsense": {}}))
+    connection, socket = world.open()
+    connection.receive(lines({"id": 1, "connect": {}}, {"id": 2, "nonsense": {}}))
     assert socket.closes == []
     await socket.until(lambda: socket.closes)
     assert [m["id"] for m in socket.messages] == [1]
@@ -207,7 +207,7 @@ async def test_what_was_answered_goes_out_before_the_close_frame(world: World) -
 async def test_pings_at_their_times_and_the_pong_s_absence(
     world: World, clock: VirtualClock
 ) -> None:
-    driver, socket = await world.connect()
+    connection, socket = await world.connect()
     start = clock.now()
     at: list[float] = []
     while not at:
@@ -216,7 +216,7 @@ async def test_pings_at_their_times_and_the_pong_s_absence(
         if "{}" in socket.frames:
             at.append(clock.now() - start)
     assert 12.5 <= at[0] <= 25.25
-    driver.receive("{}")
+    connection.receive("{}")
     clock.advance(24.5)
     await world.quiet()
     assert socket.frames.count("{}") == 1
@@ -254,9 +254,11 @@ async def test_an_old_gap_ends_in_2500_and_the_client_comes_back(
 ) -> None:
     world = await make_world(settings({"recovery_size": 100}))
     await world.publish("ch", size=60, count=10)
-    driver, socket = await world.connect()
+    connection, socket = await world.connect()
     socket.stop_reading()
-    driver.receive(lines({"id": 2, "subscribe": {"channel": "ch", "recover": True}}))
+    connection.receive(
+        lines({"id": 2, "subscribe": {"channel": "ch", "recover": True}})
+    )
     await world.quiet()
     await world.store.remove("ch")  # type: ignore[arg-type]
     socket.read_on()
@@ -270,7 +272,7 @@ async def test_an_old_gap_ends_in_2500_and_the_client_comes_back(
     offset = socket.offsets("ch")[-1]
     assert offset < 10
     ask = {"channel": "ch", "recover": True, "offset": offset}
-    driver.receive(lines({"id": 3, "subscribe": ask}))
+    connection.receive(lines({"id": 3, "subscribe": ask}))
     result = (await socket.reply(3))["subscribe"]
     assert result["was_recovering"] is True
     assert "recovered" not in result

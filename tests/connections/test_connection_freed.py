@@ -16,24 +16,26 @@ from tests.connections.world import FakeSocket, World, lines
 Doing = Callable[[World, ClientConnection, FakeSocket], Awaitable[None]]
 
 
-async def nothing(world: World, driver: ClientConnection, socket: FakeSocket) -> None:
+async def nothing(
+    world: World, connection: ClientConnection, socket: FakeSocket
+) -> None:
     """Nothing."""
 
 
 async def reading_a_join(
-    world: World, driver: ClientConnection, socket: FakeSocket
+    world: World, connection: ClientConnection, socket: FakeSocket
 ) -> None:
     world.store.gate.clear()
     ask = {"channel": "other", "recover": True}
-    driver.receive(lines({"id": 9, "subscribe": ask}))
+    connection.receive(lines({"id": 9, "subscribe": ask}))
     await asyncio.sleep(0)
 
 
 async def commands_waiting(
-    world: World, driver: ClientConnection, socket: FakeSocket
+    world: World, connection: ClientConnection, socket: FakeSocket
 ) -> None:
     world.store.gate.clear()
-    driver.receive(
+    connection.receive(
         lines(
             {"id": 8, "subscribe": {"channel": "other"}},
             {"id": 9, "unsubscribe": {"channel": "other"}},
@@ -44,58 +46,70 @@ async def commands_waiting(
 
 
 async def publishing(
-    world: World, driver: ClientConnection, socket: FakeSocket
+    world: World, connection: ClientConnection, socket: FakeSocket
 ) -> None:
-    driver.receive(lines({"id": 9, "publish": {"channel": "ch", "data": 1}}))
+    connection.receive(lines({"id": 9, "publish": {"channel": "ch", "data": 1}}))
 
 
-async def behind(world: World, driver: ClientConnection, socket: FakeSocket) -> None:
+async def behind(
+    world: World, connection: ClientConnection, socket: FakeSocket
+) -> None:
     await world.publish("far", size=200_000, count=5)
     world.store.gate.clear()
-    driver.receive(lines({"id": 9, "subscribe": {"channel": "far", "recover": True}}))
+    connection.receive(
+        lines({"id": 9, "subscribe": {"channel": "far", "recover": True}})
+    )
     await asyncio.sleep(0)
     world.store.gate.set()
     await socket.reply(9)
     world.store.gate.clear()
 
 
-async def writing(world: World, driver: ClientConnection, socket: FakeSocket) -> None:
+async def writing(
+    world: World, connection: ClientConnection, socket: FakeSocket
+) -> None:
     socket.stop_reading()
     await world.publish("ch", count=3)
     await asyncio.sleep(0)
 
 
 async def put_but_not_flushed(
-    world: World, driver: ClientConnection, socket: FakeSocket
+    world: World, connection: ClientConnection, socket: FakeSocket
 ) -> None:
-    driver.receive(lines({"id": 9, "unsubscribe": {"channel": "nothing"}}))
+    connection.receive(lines({"id": 9, "unsubscribe": {"channel": "nothing"}}))
 
 
-async def closing(world: World, driver: ClientConnection, socket: FakeSocket) -> None:
-    driver.disconnect(SHUTDOWN)
+async def closing(
+    world: World, connection: ClientConnection, socket: FakeSocket
+) -> None:
+    connection.disconnect(SHUTDOWN)
 
 
 async def closing_a_stuck_socket(
-    world: World, driver: ClientConnection, socket: FakeSocket
+    world: World, connection: ClientConnection, socket: FakeSocket
 ) -> None:
-    await writing(world, driver, socket)
-    driver.disconnect(SHUTDOWN)
+    await writing(world, connection, socket)
+    connection.disconnect(SHUTDOWN)
 
 
-async def closed(world: World, driver: ClientConnection, socket: FakeSocket) -> None:
-    driver.disconnect(SHUTDOWN)
+async def closed(
+    world: World, connection: ClientConnection, socket: FakeSocket
+) -> None:
+    connection.disconnect(SHUTDOWN)
     await socket.until(lambda: socket.closes)
 
 
 async def overflowing(
-    world: World, driver: ClientConnection, socket: FakeSocket
+    world: World, connection: ClientConnection, socket: FakeSocket
 ) -> None:
     socket.stop_reading()
     for _ in range(20):
         await world.publish("ch", size=100_000)
 
 
-async def pinged(world: World, driver: ClientConnection, socket: FakeSocket) -> None:
+async def pinged(
+    world: World, connection: ClientConnection, socket: FakeSocket
+) -> None:
     assert isinstance(world.clock, VirtualClock)
     world.clock.advance(25.0)
 
@@ -118,23 +132,23 @@ ALL = [
 
 async def open_and_go(world: World, doing: Doing) -> weakref.ref[ClientConnection]:
     """Open a connection, let it be *doing* something, and end it from outside."""
-    driver, socket = await world.connect("ch", "two")
-    await doing(world, driver, socket)
-    driver.gone()
+    connection, socket = await world.connect("ch", "two")
+    await doing(world, connection, socket)
+    connection.gone()
     assert len(world.registry) == 0
     assert (world.channels, world.subscriptions) == (0, 0)
     frames = list(socket.frames)
-    driver.gone()
-    # What the driver does not own goes on; nothing of it reaches the socket.
+    connection.gone()
+    # Work that the connection does not own goes on; none of it reaches the socket.
     world.store.gate.set()
-    driver.receive(lines({"id": 99, "subscribe": {"channel": "ch"}}))
-    driver.disconnect(SHUTDOWN)
-    await driver.ready()
+    connection.receive(lines({"id": 99, "subscribe": {"channel": "ch"}}))
+    connection.disconnect(SHUTDOWN)
+    await connection.ready()
     await world.publish("ch")
     await world.publish("ch")
     assert socket.frames == frames
     assert (world.channels, world.subscriptions) == (0, 0)
-    return weakref.ref(driver)
+    return weakref.ref(connection)
 
 
 @pytest.mark.parametrize("doing", ALL, ids=lambda doing: doing.__name__)
@@ -144,11 +158,11 @@ async def test_everything_is_freed(world: World, doing: Doing) -> None:
 
 async def test_a_stuck_close_ends_with_its_socket(world: World) -> None:
     _, other = await world.connect()
-    driver, socket = await world.connect("ch")
+    connection, socket = await world.connect("ch")
     socket.stop_reading()
     await world.publish("ch")
-    driver.disconnect(SHUTDOWN)
-    driver.gone()
+    connection.disconnect(SHUTDOWN)
+    connection.gone()
     await world.quiet()
     assert socket.closes == []
     assert other.closes == []
@@ -162,8 +176,8 @@ async def test_a_hundred_flaps_leave_what_one_leaves(world: World) -> None:
 
 
 async def test_gone_while_the_first_connect_is_read(world: World) -> None:
-    driver, _ = world.open()
-    ref = weakref.ref(driver)
-    driver.gone()
-    del driver
+    connection, _ = world.open()
+    ref = weakref.ref(connection)
+    connection.gone()
+    del connection
     await world.assert_free(ref)

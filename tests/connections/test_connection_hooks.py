@@ -1,4 +1,4 @@
-"""Hooks as real coroutines: slow, failing, cancelled; and what they admit at once."""
+"""Hooks as real coroutines: slow, failing, cancelled, or answering at once."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ async def raises(event: Any) -> Any:
 
 
 async def cancelled(event: Any) -> Any:
-    # Whoever awaits a task that somebody cancels is told so by this exception, and
-    # the hook's own task is not cancelled by that.
+    # Awaiting a task that is cancelled raises `CancelledError` here; the hook's own
+    # task is not cancelled by that.
     task = asyncio.ensure_future(asyncio.Event().wait())
     task.cancel()
     await task
@@ -78,15 +78,15 @@ async def test_a_hook_that_fails_admits_nobody_and_stops_nothing(
     hooked: MakeHooked, hook: Any, name: str
 ) -> None:
     world = await hooked(**{name: hook})
-    driver, socket = await world.connect()
-    driver.receive(
+    connection, socket = await world.connect()
+    connection.receive(
         lines(
             {"id": 5, name: COMMANDS[name]}, {"id": 6, "unsubscribe": {"channel": "x"}}
         )
     )
     assert await socket.reply(6) == {"id": 6, "unsubscribe": {}}
     assert (await socket.reply(5))["error"] == INTERNAL
-    assert not driver.busy
+    assert not connection.busy
     assert world.subscriptions == 0
 
 
@@ -95,8 +95,8 @@ async def test_a_connect_hook_that_fails_admits_nobody(
     hooked: MakeHooked, hook: Any
 ) -> None:
     world = await hooked(connect=hook)
-    driver, socket = world.open()
-    driver.receive(lines({"id": 1, "connect": {}}))
+    connection, socket = world.open()
+    connection.receive(lines({"id": 1, "connect": {}}))
     assert (await socket.reply(1))["error"] == INTERNAL
     assert world.registry.connected == 0
 
@@ -111,8 +111,8 @@ async def test_a_slow_hook_holds_up_its_own_connection_only(
         return PublishResult()
 
     world = await hooked(publish=slow)
-    driver, socket = await world.connect("ch")
-    driver.receive(
+    connection, socket = await world.connect("ch")
+    connection.receive(
         lines(
             {"id": 8, "publish": {"channel": "ch", "data": 1}},
             {"id": 9, "publish": {"channel": "ch", "data": 2}},
@@ -137,10 +137,10 @@ async def test_a_hook_that_answers_after_its_connection_is_gone(
         return ConnectResult(user="ann", channels=("ch",))
 
     world = await hooked(connect=slow)
-    driver, socket = world.open()
-    driver.receive(lines({"id": 1, "connect": {}}))
+    connection, socket = world.open()
+    connection.receive(lines({"id": 1, "connect": {}}))
     await asyncio.sleep(0)
-    driver.gone()
+    connection.gone()
     gate.set()
     await world.quiet()
     assert socket.frames == []
@@ -152,8 +152,8 @@ async def test_a_refusal_of_the_application_s_own(hooked: MakeHooked) -> None:
         raise ReplyError(ErrorReply(1000, 'not "today"'))
 
     world = await hooked(subscribe=refuse)
-    driver, socket = await world.connect()
-    driver.receive(lines({"id": 5, "subscribe": {"channel": "ch"}}))
+    connection, socket = await world.connect()
+    connection.receive(lines({"id": 5, "subscribe": {"channel": "ch"}}))
     assert await socket.reply(5) == {
         "id": 5,
         "error": {"code": 1000, "message": 'not "today"'},
@@ -174,11 +174,11 @@ async def test_32_calls_run_at_once_and_no_more(hooked: MakeHooked) -> None:
         return RpcResult(data=event.method)
 
     world = await hooked(rpc=call)
-    driver, socket = await world.connect()
-    driver.receive(
+    connection, socket = await world.connect()
+    connection.receive(
         lines(*({"id": n, "rpc": {"method": str(n)}} for n in range(10, 110)))
     )
-    room = asyncio.ensure_future(driver.ready())
+    room = asyncio.ensure_future(connection.ready())
     for _ in range(5):
         await asyncio.sleep(0)
     assert (running, room.done()) == (32, False)
@@ -200,9 +200,9 @@ async def owe(world: World, channels: list[str]) -> None:
 
 async def recover(world: World, channels: list[str]) -> FakeSocket:
     """Connect as a client that has seen nothing of its server-side channels yet."""
-    driver, socket = world.open()
+    connection, socket = world.open()
     subs = {channel: {"recover": True, "offset": 0} for channel in channels}
-    driver.receive(lines({"id": 1, "connect": {"subs": subs}}))
+    connection.receive(lines({"id": 1, "connect": {"subs": subs}}))
 
     def complete() -> bool:
         return bool(socket.closes) or all(
@@ -254,8 +254,8 @@ async def test_live_publications_wait_for_the_connect_reply(
     world = await hooked(connect=admit)
     await world.publish("a", count=2)
     world.store.gate.clear()
-    driver, socket = world.open()
-    driver.receive(lines({"id": 1, "connect": {}}))
+    connection, socket = world.open()
+    connection.receive(lines({"id": 1, "connect": {}}))
     await asyncio.sleep(0)
     await world.publish("a", count=2)
     await world.publish("b")

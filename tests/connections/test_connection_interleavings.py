@@ -26,9 +26,9 @@ async def recover(
     world: World, offset: int, epoch: str = "", number: int = 2
 ) -> tuple[FakeSocket, dict[str, Any]]:
     """Come back to the channel ``ch`` and return the socket and the result."""
-    driver, socket = await world.connect()
+    connection, socket = await world.connect()
     ask = {"channel": "ch", "recover": True, "offset": offset, "epoch": epoch}
-    driver.receive(lines({"id": number, "subscribe": ask}))
+    connection.receive(lines({"id": number, "subscribe": ask}))
     reply = await socket.reply(number)
     return socket, reply["subscribe"]
 
@@ -47,11 +47,11 @@ async def test_publish_during_subscribe(world: World, recovering: bool) -> None:
     # Before the read, between read and arrival, and after: each exactly once.
     await world.publish("ch", count=3)
     world.store.gate.clear()
-    driver, socket = await world.connect()
+    connection, socket = await world.connect()
     ask: dict[str, Any] = {"channel": "ch"}
     if recovering:
         ask |= {"recover": True, "offset": 1}
-    driver.receive(lines({"id": 2, "subscribe": ask}))
+    connection.receive(lines({"id": 2, "subscribe": ask}))
     while not world.store.waiting:
         await asyncio.sleep(0)
     await world.publish("ch", count=2)
@@ -69,10 +69,10 @@ async def test_a_subscriber_s_own_publishes_in_the_frame_of_its_subscribe(
     world: World,
 ) -> None:
     for gated in (False, True):
-        driver, socket = await world.connect()
+        connection, socket = await world.connect()
         if gated:
             world.store.gate.clear()
-        driver.receive(
+        connection.receive(
             lines(
                 {"id": 2, "publish": {"channel": "ch", "data": {"ch": "ch"}}},
                 {"id": 3, "subscribe": {"channel": "ch"}},
@@ -90,7 +90,7 @@ async def test_a_subscriber_s_own_publishes_in_the_frame_of_its_subscribe(
             lambda socket=socket, top=top: socket.offsets("ch")[-1:] == [top]
         )
         assert socket.offsets("ch") == list(range(result["offset"] + 1, top + 1))
-        driver.gone()
+        connection.gone()
 
 
 # Unsubscribe while history is being read.
@@ -101,9 +101,11 @@ async def test_unsubscribe_while_a_piece_of_a_recovery_is_being_read(
 ) -> None:
     world = await make_world(settings({"recovery_size": 200}))
     await world.publish("ch", size=60, count=20)
-    driver, socket = await world.connect()
+    connection, socket = await world.connect()
     world.store.gate.clear()
-    driver.receive(lines({"id": 2, "subscribe": {"channel": "ch", "recover": True}}))
+    connection.receive(
+        lines({"id": 2, "subscribe": {"channel": "ch", "recover": True}})
+    )
     world.store.gate.set()
     await socket.reply(2)
     world.store.gate.clear()
@@ -111,23 +113,23 @@ async def test_unsubscribe_while_a_piece_of_a_recovery_is_being_read(
         await asyncio.sleep(0)
         if socket.offsets("ch")[-1:] == [20]:
             raise AssertionError("it was done before the gate was shut")
-    driver.receive(lines({"id": 3, "unsubscribe": {"channel": "ch"}}))
+    connection.receive(lines({"id": 3, "unsubscribe": {"channel": "ch"}}))
     assert await socket.reply(3) == {"id": 3, "unsubscribe": {}}
     seen = list(socket.frames)
     world.store.gate.set()
     await world.publish("ch")
     await world.quiet()
     assert socket.frames == seen
-    assert driver.behind == {}
+    assert connection.behind == {}
     assert world.subscriptions == 0
 
 
 async def test_unsubscribe_while_a_history_reply_is_being_read(world: World) -> None:
-    driver, socket = await world.connect("ch")
+    connection, socket = await world.connect("ch")
     await world.publish("ch", count=3)
     world.store.gate.clear()
     ask = {"channel": "ch", "limit": -1, "reverse": True}
-    driver.receive(
+    connection.receive(
         lines({"id": 5, "history": ask}, {"id": 6, "unsubscribe": {"channel": "ch"}})
     )
     await world.publish("ch")
@@ -189,9 +191,11 @@ async def test_what_expires_while_it_is_read_is_not_half_a_recovery(
     clock = world.store_clock
     assert isinstance(clock, VirtualClock)
     await world.publish("ch", size=60, count=20)
-    driver, socket = await world.connect()
+    connection, socket = await world.connect()
     world.store.gate.clear()
-    driver.receive(lines({"id": 2, "subscribe": {"channel": "ch", "recover": True}}))
+    connection.receive(
+        lines({"id": 2, "subscribe": {"channel": "ch", "recover": True}})
+    )
     world.store.gate.set()
     await socket.reply(2)
     clock.advance(61.0)
@@ -212,7 +216,7 @@ async def test_the_wall_clock_jumps_an_hour(
     given = settings({"ping_interval": 5.0, "pong_timeout": 1.0}, channels=options())
     world = await make_world(given, SystemClock())
     epoch = await epoch_of(world)
-    driver, socket = await world.connect("ch")
+    connection, socket = await world.connect("ch")
     await world.publish("ch", count=3)
     now = time.time
     monkeypatch.setattr(time, "time", lambda: now() + jump)
@@ -221,7 +225,7 @@ async def test_the_wall_clock_jumps_an_hour(
     back, result = await recover(world, 1, epoch)
     assert result["recovered"] is True
     assert back.offsets("ch") == [2, 3, 4, 5]
-    driver.receive(lines({"id": 9, "history": {"channel": "ch", "limit": -1}}))
+    connection.receive(lines({"id": 9, "history": {"channel": "ch", "limit": -1}}))
     history = (await socket.reply(9))["history"]
     assert [p["offset"] for p in history["publications"]] == [1, 2, 3, 4, 5]
     assert socket.closes == []
@@ -261,14 +265,14 @@ async def test_two_connections_of_one_user_do_not_touch_each_other(
 
 async def test_ten_pipelined_pairs_while_others_publish(world: World) -> None:
     await world.publish("ch", count=3)
-    driver, socket = await world.connect()
+    connection, socket = await world.connect()
     publisher = asyncio.ensure_future(world.publish("ch", count=50))
     commands = []
     for number in range(10, 30, 2):
         ask = {"channel": "ch", "recover": True, "offset": 0}
         commands.append({"id": number, "subscribe": ask})
         commands.append({"id": number + 1, "unsubscribe": {"channel": "ch"}})
-    driver.receive(lines(*commands))
+    connection.receive(lines(*commands))
     await socket.reply(29)
     await publisher
     inside = False

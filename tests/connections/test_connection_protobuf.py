@@ -38,9 +38,9 @@ async def test_a_publication_is_made_protobuf_once_for_all(world: World) -> None
 async def test_both_kinds_hear_the_same_of_one_channel(world: World) -> None:
     codec = Protobuf()
     _, binary = await world.connect("ch", codec=codec)
-    driver, text = await world.connect("ch")
+    connection, text = await world.connect("ch")
     await world.publish("ch", count=5)
-    driver.gone()
+    connection.gone()
     _, late = await world.connect("ch", codec=codec)
     await world.publish("ch", count=5)
     await world.quiet()
@@ -52,7 +52,7 @@ async def test_both_kinds_hear_the_same_of_one_channel(world: World) -> None:
 async def test_a_ping_is_one_byte_and_so_is_its_pong(
     world: World, clock: VirtualClock
 ) -> None:
-    driver, socket = await world.connect(codec=Protobuf())
+    connection, socket = await world.connect(codec=Protobuf())
     socket.frames.clear()
     for _ in range(50):  # the first comes after 12.5 to 25 s
         clock.advance(0.5)
@@ -60,11 +60,11 @@ async def test_a_ping_is_one_byte_and_so_is_its_pong(
         if socket.frames:
             break
     assert socket.frames == [b"\0"]
-    driver.receive(b"\0")
+    connection.receive(b"\0")
     clock.advance(8.5)
     await world.quiet()
     assert socket.closes == []
-    driver.receive(b"\0")  # the answer to nothing
+    connection.receive(b"\0")  # the answer to nothing
     await world.quiet()
     assert socket.closes == [3501]
 
@@ -109,9 +109,9 @@ async def test_frames_hold_64_kib_of_whole_messages(world: World) -> None:
 
 async def test_recovery_comes_in_pieces(world: World) -> None:
     await world.publish("ch", size=10 * KiB, count=300)
-    driver, socket = world.open(Protobuf())
+    connection, socket = world.open(Protobuf())
     subscribe = {"channel": "ch", "recover": True, "offset": 1}
-    driver.receive(
+    connection.receive(
         commands({"id": 1, "connect": {}}, {"id": 2, "subscribe": subscribe})
     )
     reply = (await socket.reply(2))["subscribe"]
@@ -128,11 +128,11 @@ async def test_recovery_comes_in_pieces(world: World) -> None:
     ids=["empty", "half a length", "JSON", "too short", "not UTF-8"],
 )
 async def test_a_malformed_frame_closes(world: World, data: bytes) -> None:
-    for driver, socket in (
+    for connection, socket in (
         world.open(Protobuf()),
         await world.connect(codec=Protobuf()),
     ):
-        driver.receive(data)
+        connection.receive(data)
         await world.quiet()
         assert socket.closes == [3501]
 
@@ -140,10 +140,10 @@ async def test_a_malformed_frame_closes(world: World, data: bytes) -> None:
 async def test_a_payload_that_is_not_json_is_refused_and_nothing_else(
     world: World,
 ) -> None:
-    driver, socket = await world.connect("ch", codec=Protobuf())
+    connection, socket = await world.connect("ch", codec=Protobuf())
     bad = {"channel": "ch", "data": b"\xff\x00"}
     good = {"channel": "ch", "data": b'{"ch":"ch"}'}
-    driver.receive(
+    connection.receive(
         frame(
             Command(id=10, publish=bad),
             Command(id=11, publish=good),
@@ -163,16 +163,16 @@ async def test_a_payload_that_is_not_json_is_refused_and_nothing_else(
 
 async def test_a_send_is_not_available(world: World) -> None:
     for data in (b"{}", b"\xff"):
-        driver, socket = await world.connect(codec=Protobuf())
-        driver.receive(frame(Command(send={"data": data})))
+        connection, socket = await world.connect(codec=Protobuf())
+        connection.receive(frame(Command(send={"data": data})))
         await world.quiet()
         assert socket.closes == [3508]
 
 
 async def test_a_publish_without_a_payload_closes(world: World) -> None:
     # Of no bytes, which protobuf does not tell from none.
-    driver, socket = await world.connect(codec=Protobuf())
-    driver.receive(frame(Command(id=2, publish={"channel": "ch", "data": b""})))
+    connection, socket = await world.connect(codec=Protobuf())
+    connection.receive(frame(Command(id=2, publish={"channel": "ch", "data": b""})))
     await world.quiet()
     assert socket.closes == [3501]
 
@@ -186,9 +186,9 @@ async def test_an_answer_that_protobuf_cannot_say_ends_that_connection_alone(
     world = World(settings(), clock, Handlers(rpc=rpc))
     await world.start()
     try:
-        driver, socket = await world.connect("ch", codec=Protobuf())
+        connection, socket = await world.connect("ch", codec=Protobuf())
         _, other = await world.connect("ch", codec=Protobuf())
-        driver.receive(commands({"id": 5, "rpc": {"method": "m"}}))
+        connection.receive(commands({"id": 5, "rpc": {"method": "m"}}))
         await socket.until(lambda: socket.closes)
         assert socket.closes == [3506]
         await world.publish("ch")
@@ -202,8 +202,8 @@ async def test_an_answer_that_protobuf_cannot_say_ends_that_connection_alone(
 async def test_half_a_surrogate_pair_harms_no_subscriber(world: World) -> None:
     # JSON clients may publish it: it is valid JSON.
     _, binary = await world.connect("ch", codec=Protobuf())
-    driver, text = await world.connect("ch")
-    driver.receive(
+    connection, text = await world.connect("ch")
+    connection.receive(
         '{"id":9,"publish":{"channel":"ch","data":{"ch":"ch","x":"\\ud800"}}}'
     )
     assert await text.reply(9) == {"id": 9, "publish": {}}
@@ -216,11 +216,11 @@ async def test_half_a_surrogate_pair_harms_no_subscriber(world: World) -> None:
 
 
 async def test_publish_keeps_the_text_of_a_payload(world: World) -> None:
-    driver, binary = await world.connect("ch", codec=Protobuf())
+    connection, binary = await world.connect("ch", codec=Protobuf())
     _, text = await world.connect("ch")
     data = '{"ch": "ch",  "n": 1.50, "e": 1E2}'
     publish = {"channel": "ch", "data": f" {data}\n".encode()}
-    driver.receive(frame(Command(id=9, publish=publish)))
+    connection.receive(frame(Command(id=9, publish=publish)))
     await text.until(lambda: text.offsets("ch") == [1])
     await binary.until(lambda: binary.offsets("ch") == [1])
     # The reply to the publish may have a frame of its own, before or after.

@@ -13,7 +13,7 @@ import pytest
 from service.core.errors import SHUTDOWN, UNSUBSCRIBE_SERVER
 from service.core.hooks import ConnectEvent, ConnectResult, Handlers
 from service.core.model import Channel
-from tests.connections.house import House
+from tests.connections.limited_stack import LimitedStack
 from tests.session.stack import Stack
 
 CH = Channel("ch")
@@ -36,7 +36,7 @@ def test_an_outcome_whose_reply_overflows_the_outbox_leaves_the_channel(
     )
     while stack.store.reads:
         stack.store.reads[0].finish()
-    assert client.driver.messages_sent == 1  # of the connect: the rest overflowed
+    assert client.connection.messages_sent == 1  # of the connect: the rest overflowed
     assert stack.hub.counts() == {}
     stack.publish(CH)
     stack.settle()
@@ -74,9 +74,9 @@ def test_what_ends_a_join_before_its_outcome(in_memory: bool, end: str) -> None:
     client.say({"subscribe": {"channel": CH}})
     stack.store.in_memory = in_memory  # for what follows
     if end == "unsubscribe":
-        client.driver.unsubscribe(CH, UNSUBSCRIBE_SERVER)
+        client.connection.unsubscribe(CH, UNSUBSCRIBE_SERVER)
     elif end == "disconnect":
-        client.driver.disconnect(SHUTDOWN)
+        client.connection.disconnect(SHUTDOWN)
     else:
         client.gone()
     stack.settle()
@@ -126,34 +126,34 @@ def test_commands_behind_a_join_or_a_history_go_on(in_memory: bool) -> None:
     stack.settle()
     assert [number for number in client.replies if number in numbers] == numbers
     assert client.inside == {CH: 3}
-    assert not client.driver.in_flight
+    assert not client.connection.in_flight
     stack.assert_free()
 
 
 def test_a_slot_that_is_given_in_the_turn_in_which_its_connection_ends() -> None:
-    house = House(limits={"policy": "reject", "user_limit": 1})
-    first, newcomer = house.enter("ann"), house.enter("ann")
+    stack = LimitedStack(limits={"policy": "reject", "user_limit": 1})
+    first, newcomer = stack.enter("ann"), stack.enter("ann")
     assert first.pings == 1 and not newcomer.replies
     first.gone(1000)  # its slot is free, and the round ends in the next turn
     newcomer.gone(1000)
-    house.turns()
-    assert house.registry.connected == 0
-    house.check()
-    house.assert_free()
+    stack.turns()
+    assert stack.registry.connected == 0
+    stack.check()
+    stack.assert_free()
 
 
 def test_hundreds_whose_queues_overflow_by_each_other_s_leaves() -> None:
-    house = House(queue_size=100_000)
-    clients = [house.enter(f"user{n}", settle=False) for n in range(300)]
-    house.settle()
+    stack = LimitedStack(queue_size=100_000)
+    clients = [stack.enter(f"user{n}", settle=False) for n in range(300)]
+    stack.settle()
     for client in clients:
         client.say({"subscribe": {"channel": CH, "join_leave": True}})
-    house.settle()
-    house.publish(CH, text=json.dumps("x" * 99_900))
+    stack.settle()
+    stack.publish(CH, text=json.dumps("x" * 99_900))
     # Not flushed yet: one message more, such as a leave, is too much for each.
-    clients[0].driver.disconnect(SHUTDOWN)
-    assert house.hub.counts() == {}
-    house.settle()
+    clients[0].connection.disconnect(SHUTDOWN)
+    assert stack.hub.counts() == {}
+    stack.settle()
     assert [client.close_code for client in clients] == [3001] + [3008] * 299
-    house.check()
-    house.assert_free()
+    stack.check()
+    stack.assert_free()

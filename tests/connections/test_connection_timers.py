@@ -59,10 +59,10 @@ async def test_ping(world: World) -> None:
 
 
 async def test_pongs_keep_a_connection_and_their_absence_ends_it(world: World) -> None:
-    driver, socket = await world.connect()
+    connection, socket = await world.connect()
     for count in (1, 2, 3):
         await socket.until(lambda count=count: socket.frames.count("{}") == count)
-        driver.receive("{}")
+        connection.receive("{}")
     took = await elapsed(socket, lambda: socket.closes)
     assert socket.closes == [3012]
     assert socket.frames.count("{}") >= 5  # on schedule, and when that was missed
@@ -84,17 +84,17 @@ async def test_write(world: World) -> None:
 
 
 async def test_abort(world: World) -> None:
-    driver, socket = await world.connect()
+    connection, socket = await world.connect()
     socket.stop_reading()
-    driver.malformed()
+    connection.malformed()
     took = await elapsed(socket, lambda: socket.aborts)
     assert took >= 2 * SHORT - EARLY
     assert socket.closes == []
 
 
 async def test_a_timer_that_was_taken_back_is_not_called(world: World) -> None:
-    driver, socket = await world.connect()
-    driver.gone()
+    connection, socket = await world.connect()
+    connection.gone()
     await asyncio.sleep(6 * SHORT)
     assert "{}" not in socket.frames
     assert (socket.closes, socket.aborts) == ([], 0)

@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from service.core.errors import FORCE_DISCONNECT
 from service.core.model import Channel
 from service.session.heartbeat import Level
-from tests.connections.house import House
+from tests.connections.limited_stack import LimitedStack
 from tests.session.stack import Client
 
 USERS = st.sampled_from(["ann", "bob", "eve", ""])
@@ -29,7 +29,7 @@ class Connections(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.house = House(
+        self.stack = LimitedStack(
             limits={
                 "limit": 8,
                 "user_limit": 2,
@@ -38,27 +38,27 @@ class Connections(RuleBasedStateMachine):
             },
             max_age=2000.0,
         )
-        self.house.reaper.start()
+        self.stack.reaper.start()
         self.lost: dict[str, float] = {}
 
     def pick(self, data: Any) -> Client:
-        found = [client for client in self.house.clients if not client.over]
+        found = [client for client in self.stack.clients if not client.over]
         client: Client = data.draw(st.sampled_from(found))
         return client
 
     @property
     def here(self) -> bool:
-        return any(not client.over for client in self.house.clients)
+        return any(not client.over for client in self.stack.clients)
 
     @property
     def talking(self) -> list[Client]:
-        inside = self.house.inside(*self.house.clients)
-        return [c for c, here in zip(self.house.clients, inside, strict=True) if here]
+        inside = self.stack.inside(*self.stack.clients)
+        return [c for c, here in zip(self.stack.clients, inside, strict=True) if here]
 
     @rule(user=USERS)
     def connect(self, user: str) -> None:
-        if sum(not client.over for client in self.house.clients) < 30:
-            self.house.enter(user)
+        if sum(not client.over for client in self.stack.clients) < 30:
+            self.stack.enter(user)
 
     @precondition(lambda self: self.talking)
     @rule(data=st.data(), channel=CHANNELS)
@@ -68,7 +68,7 @@ class Connections(RuleBasedStateMachine):
             client.say({"subscribe": {"channel": channel, "join_leave": True}})
         else:
             client.say({"unsubscribe": {"channel": channel}})
-        self.house.settle()
+        self.stack.settle()
 
     @precondition(lambda self: self.talking)
     @rule(data=st.data(), channel=CHANNELS)
@@ -76,104 +76,104 @@ class Connections(RuleBasedStateMachine):
         data.draw(st.sampled_from(self.talking)).say(
             {"publish": {"channel": channel, "data": 1}}
         )
-        self.house.settle()
+        self.stack.settle()
 
     @precondition(lambda self: any(client.pings for client in self.talking))
     @rule(data=st.data())
     def pong(self, data: Any) -> None:
         asked = [client for client in self.talking if client.pings]
         data.draw(st.sampled_from(asked)).pong()
-        self.house.turns()
+        self.stack.turns()
 
     @rule()
     def everybody_pongs(self) -> None:
         for client in self.talking:
             while client.pings and client.close_code is None:
                 client.pong()
-        self.house.turns()
+        self.stack.turns()
 
     @rule(seconds=st.sampled_from([0.1, 1.9, 2.0, 8.0, 10.0, 25.0, 61.0, 200.0]))
     def silence(self, seconds: float) -> None:
-        self.house.clock.advance(seconds)
-        self.house.settle()
+        self.stack.clock.advance(seconds)
+        self.stack.settle()
 
     @precondition(lambda self: self.here)
     @rule(data=st.data())
     def abort(self, data: Any) -> None:
         client = self.pick(data)
         if client.close_code is None:
-            self.lost[client.driver.identity.client] = self.house.clock.now()
+            self.lost[client.connection.identity.client] = self.stack.clock.now()
         client.gone(LOST)
-        self.house.settle()
+        self.stack.settle()
 
     @precondition(lambda self: self.here)
     @rule(data=st.data())
     def leave(self, data: Any) -> None:
         self.pick(data).gone(1000)
-        self.house.settle()
+        self.stack.settle()
 
     @precondition(lambda self: self.talking)
     @rule(data=st.data())
     def evict(self, data: Any) -> None:
         client = data.draw(st.sampled_from(self.talking))
-        client.driver.disconnect(FORCE_DISCONNECT)
-        self.house.settle()
+        client.connection.disconnect(FORCE_DISCONNECT)
+        self.stack.settle()
 
     @precondition(lambda self: self.talking)
     @rule(data=st.data(), seconds=st.sampled_from([0.0, 5.0, 40.0]))
     def expire(self, data: Any, seconds: float) -> None:
         client = data.draw(st.sampled_from(self.talking))
-        client.driver.liveness.expire(self.house.clock.now() + seconds)
-        self.house.settle()
+        client.connection.liveness.expire(self.stack.clock.now() + seconds)
+        self.stack.settle()
 
     @rule()
     def sweep(self) -> None:
-        rounds = self.house.reaper.rounds
-        while self.house.reaper.rounds == rounds:
-            self.house.clock.advance(1.0)
-            self.house.settle()
-        assert self.house.reaper.failures == 0
-        assert self.house.reaper.miscounted == 0
+        rounds = self.stack.reaper.rounds
+        while self.stack.reaper.rounds == rounds:
+            self.stack.clock.advance(1.0)
+            self.stack.settle()
+        assert self.stack.reaper.failures == 0
+        assert self.stack.reaper.miscounted == 0
 
     @rule(hours=st.sampled_from([-1, 1]))
     def jump(self, hours: int) -> None:
-        self.house.turns()
-        before = [client.close_code for client in self.house.clients]
-        self.house.clock.jump(3600.0 * hours)
-        self.house.turns()
-        assert [client.close_code for client in self.house.clients] == before  # R33
+        self.stack.turns()
+        before = [client.close_code for client in self.stack.clients]
+        self.stack.clock.jump(3600.0 * hours)
+        self.stack.turns()
+        assert [client.close_code for client in self.stack.clients] == before  # R33
 
     @invariant()
     def counts(self) -> None:
-        house = self.house
-        house.check()
-        now = house.clock.now()
+        stack = self.stack
+        stack.check()
+        now = stack.clock.now()
         lately = {client for client, at in self.lost.items() if now < at + 10.0}
         for name in ("a", "b"):
-            shown = {one.client for one in house.hub.present(Channel(name))}
+            shown = {one.client for one in stack.hub.present(Channel(name))}
             inside = {
-                client.driver.identity.client
+                client.connection.identity.client
                 for client in self.talking
                 if name in client.inside
             }
             assert inside <= shown <= inside | lately
-        assert len(house.grace_period) <= len(lately)
-        for client in house.clients:
+        assert len(stack.grace_period) <= len(lately)
+        for client in stack.clients:
             if client.close_code == 3012:
-                level = client.driver.liveness.level
-                probed = house.limits.evicted[3012] > 0
-                swept = house.reaper.idle > 0
+                level = client.connection.liveness.level
+                probed = stack.limits.evicted[3012] > 0
+                swept = stack.reaper.idle > 0
                 assert level is Level.DEAD or probed or swept
 
     def teardown(self) -> None:
-        self.house.reaper.stop()
-        for client in self.house.clients:
+        self.stack.reaper.stop()
+        for client in self.stack.clients:
             if not client.over:
                 client.gone()
-        self.house.turns()
-        self.house.assert_free()
-        self.house.check()
-        heartbeat = self.house.heartbeat
+        self.stack.turns()
+        self.stack.assert_free()
+        self.stack.check()
+        heartbeat = self.stack.heartbeat
         assert heartbeat.sent == heartbeat.answered + heartbeat.orphaned
 
 

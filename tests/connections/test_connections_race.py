@@ -32,23 +32,23 @@ async def test_a_thousand_at_once(seed: int) -> None:
 
     async def live() -> None:
         nonlocal ended
-        driver, socket = world.open()
+        connection, socket = world.open()
         await asyncio.sleep(0)
-        driver.receive(lines({"id": 1, "connect": {}}))
+        connection.receive(lines({"id": 1, "connect": {}}))
         for _ in range(rng.randrange(8)):
             await asyncio.sleep(0)
             step = rng.randrange(4)
             if step == 0:
-                driver.receive(lines({"id": 5, "unsubscribe": {"channel": "x"}}))
+                connection.receive(lines({"id": 5, "unsubscribe": {"channel": "x"}}))
             elif step == 1:
-                assert driver.probe()
+                assert connection.probe()
             elif step == 2:
                 clock.advance(rng.random() * 0.01)
-            elif driver.liveness.pending:
-                driver.receive("{}")
+            elif connection.liveness.pending:
+                connection.receive("{}")
         assert socket.closes == []
-        driver.gone(rng.choice([None, 1000, 1006]))
-        driver.gone(1006)  # again: nothing happens
+        connection.gone(rng.choice([None, 1000, 1006]))
+        connection.gone(1006)  # again: nothing happens
         ended += 1
 
     tasks = [asyncio.create_task(live()) for _ in range(THOUSAND)]

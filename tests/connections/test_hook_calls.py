@@ -1,4 +1,4 @@
-"""A hook that hangs is given up, and its work with it."""
+"""Hook calls: a hook that hangs is given up, and its work with it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The watch over the event loop: the lag is measured, kept, and said once."""
+"""The loop monitor: the lag is measured, kept, and logged once."""
 
 from __future__ import annotations
 

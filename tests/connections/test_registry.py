@@ -79,7 +79,7 @@ def test_the_recount_finds_what_an_index_lacks_or_has_too_much() -> None:
     [nobody] = taken(registry, "n", address="10.0.0.1")
     new = registry.open(Connection("x"), "", 0.0)
     assert registry.recount() == 0
-    # What a bug might do.
+    # As a bug might.
     ann.has_slot = False
     assert registry.recount() == 1
     new.has_slot = True

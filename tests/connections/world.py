@@ -1,4 +1,4 @@
-"""Drivers on the real hub, outbox and store, with sockets that the test holds."""
+"""Connections on the real hub, outbox and store, with sockets that the test holds."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ PATIENCE = 10.0  # s; a wait that ends in failure, never in success
 
 
 class FakeSocket:
-    """`driver.Socket` whose peer the test is.
+    """`connection.Socket` whose peer the test is.
 
     Attributes:
         frames: Frames written, in order; binary ones are protobuf.
@@ -63,7 +63,7 @@ class FakeSocket:
         self._stuck: asyncio.Future[None] | None = None
         self._written = asyncio.Event()
 
-    # What the peer does.
+    # The peer.
 
     def stop_reading(self) -> None:
         self._stuck = asyncio.get_running_loop().create_future()
@@ -190,7 +190,7 @@ class GatedStore:
 
 
 class World:
-    """What all connections share, made as the application makes it."""
+    """The parts that connections share, built as the runtime builds them."""
 
     def __init__(
         self,
@@ -262,8 +262,8 @@ class World:
 
     async def stop(self) -> None:
         self.store.gate.set()
-        for driver in self.registry:
-            driver.gone()
+        for connection in self.registry:
+            connection.gone()
         await self.store.close()
         for task in tuple(self.tasks):
             task.cancel()
@@ -289,14 +289,14 @@ class World:
     ) -> tuple[ClientConnection, FakeSocket]:
         """Return a connection that has subscribed to *channels* with ids from 2."""
         write = commands if codec.binary else lines
-        driver, socket = self.open(codec)
-        driver.receive(write({"id": 1, "connect": {}}))
+        connection, socket = self.open(codec)
+        connection.receive(write({"id": 1, "connect": {}}))
         await socket.reply(1)
         for number, channel in enumerate(channels, 2):
-            driver.receive(write({"id": number, "subscribe": {"channel": channel}}))
+            connection.receive(write({"id": number, "subscribe": {"channel": channel}}))
             reply = await socket.reply(number)
             assert "error" not in reply
-        return driver, socket
+        return connection, socket
 
     async def publish(self, channel: str, size: int = 10, count: int = 1) -> None:
         """Publish *count* payloads of some *size* bytes, which name their channel."""
@@ -324,7 +324,7 @@ class World:
         for _ in range(5):
             await asyncio.sleep(0)
 
-    async def assert_free(self, driver: weakref.ref[ClientConnection]) -> None:
+    async def assert_free(self, connection: weakref.ref[ClientConnection]) -> None:
         """Check that nothing is left of connections that are gone."""
         await self.quiet()
         assert len(self.registry) == 0
@@ -334,7 +334,7 @@ class World:
         others = asyncio.all_tasks() - {asyncio.current_task()}
         assert others == set()
         gc.collect()
-        assert driver() is None, gc.get_referrers(driver())
+        assert connection() is None, gc.get_referrers(connection())
 
 
 def lines(*commands: dict[str, Any]) -> str:

@@ -135,12 +135,12 @@ async def test_subscribe_that_takes_too_long_is_100_unless_the_client_has_gone(
 ) -> None:
     monkeypatch.setattr(subscriptions, "TIMEOUT", 0.01)
     api = Caller(world)
-    driver, _ = await world.connect()
+    connection, _ = await world.connect()
     world.store.gate.clear()
     assert await api.refused("subscribe", user="", channel="c") == 100
     call = asyncio.create_task(api.call("subscribe", user="", channel="d"))
     await reading(world)
-    driver.gone()
+    connection.gone()
     assert await call == {}
 
 
@@ -148,9 +148,9 @@ async def test_unsubscribe_during_a_subscribe_ends_it_once_it_is_there(
     world: World,
 ) -> None:
     api = Caller(world)
-    driver, socket = await world.connect()
+    connection, socket = await world.connect()
     world.store.gate.clear()
-    driver.receive('{"id":2,"subscribe":{"channel":"c"}}')
+    connection.receive('{"id":2,"subscribe":{"channel":"c"}}')
     await reading(world)
     assert await api.call("unsubscribe", user="", channel="c") == {}
     assert pushes(socket) == []
@@ -161,7 +161,7 @@ async def test_unsubscribe_during_a_subscribe_ends_it_once_it_is_there(
     await world.quiet()
     assert pushes(socket) == ["unsubscribe"]
     assert world.subscriptions == 0
-    driver.receive('{"id":3,"subscribe":{"channel":"c"}}')
+    connection.receive('{"id":3,"subscribe":{"channel":"c"}}')
     assert "subscribe" in await socket.reply(3)
 
 

@@ -35,7 +35,7 @@ B = Channel("b")
 
 
 class Stream:
-    """What the store has of one channel."""
+    """The publications of one channel in the store."""
 
     def __init__(self, epoch: str) -> None:
         self.epoch = epoch
@@ -122,7 +122,7 @@ class ScriptedStore:
         self._streams: dict[Channel, Stream] = {}
         self._epochs = 0
 
-    # What tests say.
+    # For tests.
 
     def stream(self, channel: Channel) -> Stream:
         if channel not in self._streams:
@@ -212,7 +212,7 @@ class ScriptedStore:
 
 
 class Seat:
-    """What one member has seen of one channel, from its join to its end.
+    """The messages that one member got of one channel, from its join to its end.
 
     Checks at once what must hold at every step: offsets dense and increasing from
     where the reply left off, nothing before the reply, nothing after the end.
@@ -286,7 +286,7 @@ class ScriptedMember:
         self._hub = hub
         self._size = size
 
-    # What tests say.
+    # For tests.
 
     def join(
         self,

@@ -258,7 +258,7 @@ def test_a_publication_without_offset_is_not_written_before_the_reply() -> None:
 def test_a_member_that_leaves_during_a_delivery_gets_nothing_of_it(
     skip_history: bool,
 ) -> None:
-    # Whoever is served first makes the other leave: I4 holds for it from then on.
+    # The member that is served first makes the other leave: I4 holds from then on.
     world = World()
     one, first = world.live()
     two, second = world.live()

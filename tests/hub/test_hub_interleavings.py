@@ -288,7 +288,7 @@ def test_a_gap_while_a_piece_is_read() -> None:
 
 
 def test_a_loss_while_the_member_joins_again_at_once() -> None:
-    # What a client does on 2500: from inside the loss it comes back.
+    # As a client does on 2500: it comes back from inside the loss.
     world = World()
     member, seat = world.live()
     world.store.commit(A, *["1"] * 3)

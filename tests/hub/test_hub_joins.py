@@ -190,7 +190,7 @@ def test_a_publication_told_of_while_a_check_reads_is_written_once() -> None:
     assert world.store.reads == []
 
 
-# Who is told.
+# Join and leave pushes.
 
 
 def test_only_those_who_listen_are_told_and_only_of_those_who_are_announced() -> None:

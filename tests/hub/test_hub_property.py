@@ -1,4 +1,4 @@
-"""G3 against chance: random commits, tellings, joins, leaves, reads and trims.
+"""G3 under random commits, deliveries, joins, leaves, reads and trims.
 
 What must hold at every step is checked by `Seat`: offsets dense and increasing from
 where the reply left off, no push before the reply or after the end. `settle` checks
@@ -165,7 +165,7 @@ class Feed(RuleBasedStateMachine):
 
 
 class DisorderlyFeed(Feed):
-    """What a broker between nodes may do: late, doubled, reordered."""
+    """A feed as of a broker between nodes: late, doubled, reordered."""
 
     @precondition(lambda self: self.store.told)
     @rule(first=st.integers(0, 20), count=st.integers(1, 3))

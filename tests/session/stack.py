@@ -1,4 +1,4 @@
-"""Drivers on the real hub, outbox and session, without a loop: a step at a time.
+"""Connections on the real hub, outbox and session, without a loop: a step at a time.
 
 Reads, commits, hooks and flushes happen when a test says so, and every message that a
 client gets is held at once to what must be true of it at any moment (`Client`).
@@ -93,7 +93,7 @@ class Client:
         self.close_code: int | None = None
         self.aborted = False
         self.over = False
-        self.driver = ClientConnection(
+        self.connection = ClientConnection(
             world.context, self, Json(), PendingConnection(address)
         )
 
@@ -109,16 +109,16 @@ class Client:
             [(method, fields)] = command.items()
             self.waiting[self._numbers] = (method, fields.get("channel", ""))
             lines.append(json.dumps({"id": self._numbers, **command}))
-        self.driver.receive("\n".join(lines))
+        self.connection.receive("\n".join(lines))
         return numbers
 
     def pong(self) -> None:
         self.pings -= 1
-        self.driver.receive("{}")
+        self.connection.receive("{}")
 
     def gone(self, code: int | None = None) -> None:
         self.over = True
-        self.driver.gone(code)
+        self.connection.gone(code)
 
     # What it gets.
 
@@ -381,4 +381,4 @@ class Stack:
         assert self.registry.connected == 0
         assert self.clock.pending == []
         for client in self.clients:
-            assert client.driver.behind == {}
+            assert client.connection.behind == {}

@@ -103,12 +103,12 @@ async def test_a_flooder_that_leaves_is_forgotten(
     make_world: Callable[..., Any],  # noqa: F811
 ) -> None:
     world: World = await make_world(crowded())
-    driver, socket = await world.connect()
+    connection, socket = await world.connect()
     flood = lines(
         *({"id": n, "unsubscribe": {"channel": "x"}} for n in range(10, 2010))
     )
-    driver.receive(flood)
-    driver.gone()
+    connection.receive(flood)
+    connection.gone()
     await world.quiet()
     assert answered(socket) <= 1 + PORTION
     assert len(world.registry) == 0

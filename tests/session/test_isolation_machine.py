@@ -1,7 +1,7 @@
 """No user ever hears what is another's, nor anything after its time: a random search.
 
-Three users, six sockets, real sessions, drivers, hub and authenticator, with tokens of
-the right user and of others, good ones and expired ones, refreshes, revocations and
+Three users, six sockets, real connections, hub and authenticator, with tokens of the
+right user and of others, good ones and expired ones, refreshes, revocations and
 time. Each socket holds what comes to it at once to what must be true at any moment:
 
 * its connection stands on a token of a user who owns the channel (L3, R38);
@@ -150,7 +150,7 @@ class Listening(Client):
         now = self.world.clock.wall()
         self.heard_of += 1
         assert self.user in OWNERS[channel], (self.user, channel)
-        if self.world.registry.find(self.driver.identity.client) is None:
+        if self.world.registry.find(self.connection.identity.client) is None:
             return  # it is being closed: what was handed over in time is still written
         assert now <= self.ends
         assert now <= self.sub_ends.get(channel, now)
@@ -158,7 +158,7 @@ class Listening(Client):
 
 
 class World(Stack):
-    """Drivers whose tokens are verified as in the service."""
+    """Connections whose tokens are verified as in the service."""
 
     def __init__(self) -> None:
         clock = VirtualClock()
@@ -196,7 +196,7 @@ class Machine(RuleBasedStateMachine):
 
     def ready(self, number: int) -> Listening | None:
         client = self.sockets[number]
-        if client.over or client.close_code is not None or client.driver.busy:
+        if client.over or client.close_code is not None or client.connection.busy:
             return None
         return client
 
@@ -292,9 +292,9 @@ class Machine(RuleBasedStateMachine):
     def revoke(self, user: str) -> None:
         self.world.flush()  # what was written before is not taken back
         self.world.revoked.since[user] = self.world.clock.wall()
-        for driver in tuple(self.world.registry):
-            if driver.identity.user == user:
-                driver.disconnect(INVALID_TOKEN)
+        for connection in tuple(self.world.registry):
+            if connection.identity.user == user:
+                connection.disconnect(INVALID_TOKEN)
         self.world.clock.advance(0.001)  # tokens made from now on are newer
 
     @rule(number=st.integers(0, 5))

@@ -122,7 +122,7 @@ class Machine(RuleBasedStateMachine):
     def say(self, number: int, seed: int) -> None:
         random = Random(seed)
         client = self.clients[number]
-        if client.driver.busy or client.over:
+        if client.connection.busy or client.over:
             return  # we would not read it
         if not client._numbers:
             subs = {"a": {"recover": True, "offset": random.randint(0, 2)}}
@@ -133,10 +133,10 @@ class Machine(RuleBasedStateMachine):
     @rule(seed=st.integers(0, 1), bad=st.sampled_from(["", "{}", "[]", '{"id":9}']))
     def nonsense(self, seed: int, bad: str) -> None:
         client = self.clients[seed]
-        if not client.over and client.replies and not client.driver.busy:
+        if not client.over and client.replies and not client.connection.busy:
             if bad == "{}" and client.pings:
                 client.pings -= 1
-            client.driver.receive(bad)
+            client.connection.receive(bad)
 
     @precondition(lambda self: self.store.reads)
     @rule(number=st.integers(0, 9), look=st.booleans())
@@ -193,7 +193,7 @@ class Machine(RuleBasedStateMachine):
         self.world.flush()
         for client in self.clients:
             while client.pings and not client.over and seconds != 20.0:
-                if client.driver.busy:
+                if client.connection.busy:
                     break
                 client.pong()
 
@@ -205,19 +205,19 @@ class Machine(RuleBasedStateMachine):
     def server_subscribes(self, number: int, channel: Any, since: int | None) -> None:
         position = None if since is None else Position(since, "")
         try:
-            self.clients[number].driver.subscribe(channel, position)
+            self.clients[number].connection.subscribe(channel, position)
         except ReplyError as refused:
             assert refused.error.code == 106
 
     @rule(number=st.integers(0, 1), channel=st.sampled_from(["a", "b"]))
     def server_unsubscribes(self, number: int, channel: Any) -> None:
-        self.clients[number].driver.unsubscribe(channel, UNSUBSCRIBE_SERVER)
+        self.clients[number].connection.unsubscribe(channel, UNSUBSCRIBE_SERVER)
 
     @rule(number=st.integers(0, 1), how=st.integers(0, 15))
     def end(self, number: int, how: int) -> None:
         client = self.clients[number]
         if how == 0:
-            client.driver.disconnect(SHUTDOWN)
+            client.connection.disconnect(SHUTDOWN)
         elif how == 1:
             client.gone()
             self.clients[number] = self.world.open()
@@ -233,18 +233,18 @@ class Machine(RuleBasedStateMachine):
         self.world.assert_free()
 
     def _complete(self, client: Client) -> None:
-        driver = client.driver
+        connection = client.connection
         if client.over or client.close_code is not None:
-            assert not driver.busy
+            assert not connection.busy
             return
         assert not client.waiting, client.waiting
         if "connect" in client.replies.get(1, {}):
             # Else it would have fewer places from now on.
-            assert not driver.in_flight
-        assert not driver.busy
-        assert not client.driver.behind
+            assert not connection.in_flight
+        assert not connection.busy
+        assert not client.connection.behind
         # What it thinks it is in is what it is in, and it has everything.
-        assert set(client.inside) == set(driver.channels)
+        assert set(client.inside) == set(connection.channels)
         for channel, expected in client.inside.items():
             if expected:
                 stream = self.store.stream(channel)  # type: ignore[arg-type]

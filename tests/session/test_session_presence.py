@@ -84,9 +84,9 @@ def test_every_end_is_a_leave_once(how: str) -> None:
     world = Stack(channels=SETTINGS)
     first, second = world.client("ch"), world.client("ch")
     if how == "disconnect":
-        second.driver.disconnect(SHUTDOWN)
+        second.connection.disconnect(SHUTDOWN)
     elif how == "malformed":
-        second.driver.receive("nonsense")
+        second.connection.receive("nonsense")
     elif how == "no pong":
         for _ in range(61):
             world.clock.advance(1.0)
@@ -237,7 +237,7 @@ def test_two_connections_of_one_user_are_two_clients() -> None:
     }
     registry = world.registry
     assert len(registry.of_user("ann")) == 2  # type: ignore[arg-type]
-    assert registry.of_user("ann", "client2") == [two.driver]  # type: ignore[arg-type]
+    assert registry.of_user("ann", "client2") == [two.connection]  # type: ignore[arg-type]
     assert registry.of_user("ann", "client9") == []  # type: ignore[arg-type]
     two.say({"unsubscribe": {"channel": "ch"}})
     world.publish("ch")
@@ -246,7 +246,7 @@ def test_two_connections_of_one_user_are_two_clients() -> None:
     world.publish("ch")
     world.settle()
     assert presence(world, one).keys() == {"client1"}
-    assert registry.of_user("ann") == [one.driver]  # type: ignore[arg-type]
+    assert registry.of_user("ann") == [one.connection]  # type: ignore[arg-type]
     world.assert_free()
 
 

@@ -1,4 +1,4 @@
-"""The door on real sockets: who is refused, with what, and who does not notice."""
+"""The handshake gate on real sockets: refusals, and clients that are let in."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ async def test_of_too_many_the_one_that_has_waited_longest_goes(server: Server) 
     for number in range(6):
         headers = {"X-Forwarded-For": f"192.0.2.{50 + number // 3}"}
         opened.append(await server.raw(connected=False, headers=headers))
-    # Whoever connects at once gets in, and only the one that said nothing goes.
+    # A client that connects at once gets in, and pushes out only the silent one.
     async with await server.raw(headers={"X-Forwarded-For": "192.0.2.60"}) as late:
         await late.subscribe("ch")
     end = await opened[0].closed()

@@ -1,4 +1,4 @@
-"""The door and those who have a name, or pretend to (K96, K100, K103, K104)."""
+"""The handshake gate and users, real or pretended (K96, K100, K103, K104)."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ async def test_who_tries_out_tokens_is_refused_for_a_while(
     guest = {"X-Forwarded-For": "192.0.2.1"}
     good = await server.raw(connected=False, headers=guest)
     await good.connect(token=token("ann"))
-    # What was good once counts for nothing.
+    # A token that was good once does not count as refused.
     for _ in range(10):
         client = await server.raw(connected=False, headers=guest)
         reply = await client.request(connect={"token": token("ann", left=-100.0)})
@@ -49,7 +49,7 @@ async def test_who_tries_out_tokens_is_refused_for_a_while(
         await server.raw(connected=False, headers=guest)
     assert refused.value.status == 429
     assert "retry-after: 1" in refused.value.head.lower()
-    # Others come in, and who was in stays.
+    # Others come in, and those that were in stay.
     other = await server.raw(connected=False, headers={"X-Forwarded-For": "192.0.2.2"})
     await other.connect(token=token("bob"))
     assert "id" in await good.request(presence={"channel": "ch"})

@@ -1,4 +1,4 @@
-"""A stack whose clients say who they are, and what must be true of it at any moment."""
+"""A stack with connection limits, and what must hold of its counts at any moment."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from service.settings import ConnectionSettings
 from tests.session.stack import Client, Stack
 
 
-async def whoever(event: ConnectEvent) -> ConnectResult:
+async def as_the_token_says(event: ConnectEvent) -> ConnectResult:
     """Let everybody in as the user that the token names."""
     return ConnectResult(user=event.token)
 
 
-class House(Stack):
+class LimitedStack(Stack):
     """A stack with limits; the token of a connect is the user."""
 
     def __init__(self, **options: Any) -> None:
         limits = {"limit": 1000, **options.pop("limits", {})}
         super().__init__(
-            handlers=Handlers(connect=whoever),
+            handlers=Handlers(connect=as_the_token_says),
             connections=ConnectionSettings(**limits),
             **options,
         )
