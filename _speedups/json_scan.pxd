@@ -207,7 +207,7 @@ cdef inline Py_ssize_t literal(
 cdef inline Py_ssize_t scalar(
     const Char* text, Py_ssize_t size, Py_ssize_t at, bint* escaped
 ) noexcept nogil:
-    """Scan a value that is no container."""
+    """Scan a value that is not a container."""
     cdef unsigned int c = read(text, size, at)
     if c == c'"':
         return string(text, size, at + 1, escaped)

@@ -233,7 +233,7 @@ class ConnectionSettings(Section, frozen=True, kw_only=True):
 
 
 class LimitSettings(Section, frozen=True, kw_only=True):
-    """Rates and attempts; 0 is no limit.
+    """Rates and attempts; 0 means no limit.
 
     In development the limits that are not set by default do not apply: a test or a
     benchmark on one machine is one address and few connections, and not an attack. The
@@ -297,8 +297,8 @@ class StoreSettings(Section, frozen=True, kw_only=True):
     """The store of publications, and its memory.
 
     Attributes:
-        backend: ``sqlite``, embedded in this process, or ``dynamodb``, which has a
-            section of its own. The settings of SQLite have no effect there.
+        backend: ``sqlite``, embedded in this process, or ``dynamodb``, which has its
+            own section. The settings of SQLite have no effect there.
         path: SQLite: the file, or ``:memory:``.
         durability: SQLite: ``process`` survives the death of the process at any moment;
             ``power`` adds an fsync per commit and survives a power cut.
@@ -323,7 +323,7 @@ class DynamodbSettings(Section, frozen=True, kw_only=True):
     """The DynamoDB table, when ``store.backend`` is ``dynamodb``.
 
     Credentials are found as boto3 finds them: environment variables, shared files, the
-    role of the container or machine. They are never settings of ours.
+    role of the container or machine. They are never settings of Steadwire.
 
     Attributes:
         table: The table's name. `steadwire tables create` makes the table.
