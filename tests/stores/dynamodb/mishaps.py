@@ -1,4 +1,4 @@
-"""What goes wrong at one call of a process of a `Fleet`."""
+"""Faults at one call of a process of a `Fleet`: refusals, lost answers, death."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def _conflict(faults: Faults, operation: str) -> Any:
     return conflict(len(request["TransactItems"]))
 
 
-# What happens, and whether it happens to the answer, when the request was done.
+# Each acts before the request is sent or, if True, when its answer is there.
 MISHAPS: dict[str, tuple[Callable[[Faults, str], Any], bool]] = {
     "throttled": (
         lambda faults, operation: refusal("ProvisionedThroughputExceededException"),

@@ -1,4 +1,4 @@
-"""What is on a DynamoDB table, opened for the contract suites."""
+"""Opens a State on a DynamoDB table for the contract suites."""
 
 from __future__ import annotations
 

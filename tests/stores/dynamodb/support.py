@@ -52,7 +52,7 @@ class StoreClock:
 
 
 class Faults:
-    """What goes wrong with the calls of one boto client, by operation.
+    """Faults of one boto client's calls, by operation.
 
     ``before`` functions are asked before a request is sent, ``after`` ones when its
     answer is there; both are given the operation's name, as ``PutItem``. A ``before``

@@ -1,4 +1,4 @@
-"""What each operation consumes is at or under the budget in docs/deployment.md.
+"""Capacity units of each operation: at or under the budget in docs/deployment.md.
 
 Transactions are measured on ministack, which charges for them as the service does;
 operations on single items on dynalite, whose arithmetic of sizes is the service's. The
@@ -148,7 +148,7 @@ async def metered(plain, store_clock):
     await client.close()
 
 
-async def test_who_is_where(metered, fleet, plain, store_clock):
+async def test_subscriptions_and_activity(metered, fleet, plain, store_clock):
     one = await fleet.process()
     await admit(one, "u", "a")
     (item,) = fleet.contents().records.values()

@@ -2,9 +2,9 @@
 
     connector.py SETTINGS PREFIX COUNT USER
 
-SETTINGS is JSON. The connections are PREFIX0, PREFIX1, …; USER is whose they are, or
-``each`` for a user to each. It prints ``ready``, waits for a line, and prints what
-became of each, as JSON: who was evicted for it, a close code, or the name of an error.
+SETTINGS is JSON. The connections are PREFIX0, PREFIX1, …; USER is their user, or
+``each`` for a user to each. It prints ``ready``, waits for a line, and prints
+each outcome, as JSON: the clients evicted for it, or a close code.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A table and the processes that share it, as far as the registry goes."""
+"""A table and the processes of the registry that share it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import random
 from collections import Counter
 from typing import Any, NamedTuple
 
-from service.core.model import ClientId, UserId
+from service.core.model import Channel, ClientId, RawJson, UserId
 from service.settings import DynamodbSettings
 from service.stores.dynamodb.client import Client
 from service.stores.dynamodb.registry.connections import AdmissionLimits
@@ -19,7 +19,7 @@ DAY = 86400.0
 
 
 class Contents(NamedTuple):
-    """What another program sees in the table."""
+    """The table as another program sees it."""
 
     counts: Counter[int]  # by shard, as written
     records: dict[str, dict[str, Any]]  # by client
@@ -55,7 +55,7 @@ class Fleet:
         self.clock = clock
         self.limits = AdmissionLimits(user, address, policy, age)
         self.faults = Faults()
-        self.boto = Faults().connect(settings)  # nobody's fault
+        self.boto = Faults().connect(settings)  # without faults
         self._clients: list[Any] = []
 
     async def create(self) -> Fleet:
@@ -78,7 +78,7 @@ class Fleet:
         return process
 
     def write(self, operation: str, **request: Any) -> None:
-        """Do something to the table that no process of ours does."""
+        """Write to the table as another program."""
         getattr(self.boto, operation)(TableName=self.settings.table, **request)
 
     async def close(self) -> None:
@@ -138,4 +138,18 @@ async def admit(
     return await directory.admit(UserId(user), ClientId(client), address)
 
 
-__all__ = ["Contents", "Fleet", "admit", "nothing"]
+async def subscribe(
+    directory: DynamodbDirectory, client: str, channel: str, user: str = "u"
+) -> bool:
+    info = RawJson(f'{{"user":"{user}","client":"{client}"}}')
+    return await directory.subscribe(
+        ClientId(client), Channel(channel), UserId(user), info
+    )
+
+
+async def present(directory: DynamodbDirectory, channel: str) -> list[tuple[str, str]]:
+    found = await directory.present(Channel(channel))
+    return sorted((one.client, one.user) for one in found)
+
+
+__all__ = ["Contents", "Fleet", "admit", "nothing", "present", "subscribe"]

@@ -66,7 +66,7 @@ class Machine(RuleBasedStateMachine):
         self.loop.close()
 
     async def end(self):
-        """All leave or are buried; then nothing may be left."""
+        """All leave or are reaped; then nothing may be left."""
         for client, number in self.told.items():
             await self.live[number].leave(client)
         last = await self.fleet.process()
@@ -195,8 +195,8 @@ class Machine(RuleBasedStateMachine):
         self.compare()
 
     @rule(number=processes, mishap=mishaps)
-    def bury(self, number, mishap):
-        async def bury(directory):
+    def reap(self, number, mishap):
+        async def reap(directory):
             await directory.heartbeat()
             await directory.maintenance.reap()
 
@@ -205,7 +205,7 @@ class Machine(RuleBasedStateMachine):
             if other != number:
                 self.run(self.live[other].heartbeat())
         left = set(self.left)
-        outcome = self.attempt(number, bury, mishap)
+        outcome = self.attempt(number, reap, mishap)
         if outcome is Death:
             found = self.fleet.check().records.keys()
             assert self.places.keys() - left <= found <= self.places.keys()

@@ -87,7 +87,7 @@ async def test_fifty_connects_of_one_user_leave_three(run):
     assert len(answers) == 50
     assert len(found.records) == 3
     assert sum(found.counts.values()) == 3
-    # Whoever is not among them was taken out by exactly one other.
+    # Each of the others was evicted by exactly one connection.
     evicted = [name for answer in answers.values() for name in answer]
     assert len(evicted) == len(set(evicted)) == 47
     assert {*evicted, *found.records} == answers.keys()

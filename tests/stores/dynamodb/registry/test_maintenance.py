@@ -1,0 +1,149 @@
+"""Maintenance of the registry: dead nodes, orphans, the recount."""
+
+from __future__ import annotations
+
+import asyncio
+
+from structlog.testing import capture_logs
+
+from tests.stores.dynamodb.registry.fleet import (
+    admit,
+    nothing,
+    present,
+    subscribe,
+)
+from tests.stores.dynamodb.support import Faults
+
+
+async def test_any_process_reaps_dead_nodes(make_fleet, clock):
+    fleet = await make_fleet()
+    dead, one, two = [await fleet.process() for _ in range(3)]
+    for client in ("a", "b", "c"):
+        await admit(dead, "u", client)
+        await subscribe(dead, client, "news")
+    await admit(dead, "v", "d")
+    clock.advance(1)
+    await admit(one, "u", "e")  # takes the place of one of the dead
+    await subscribe(one, "e", "news")
+    clock.advance(38.9)
+    await asyncio.gather(one.heartbeat(), two.heartbeat())
+    await one.maintenance.reap()
+    assert len(fleet.check().records) == 4  # it was not late when it was looked at
+    clock.advance(1)
+    await asyncio.gather(one.heartbeat(), two.heartbeat())
+    assert await present(two, "news") == [("e", "u")]
+    reaped = await asyncio.gather(*[p.maintenance.reap() for p in (one, two, one)])
+    assert sum(reaped) == 3
+    found = fleet.check()
+    assert list(found.records) == ["e"]
+    assert sorted(found.rest) == [("C#e", "S#news"), ("S#news", "e")]
+    # Its row stays for an hour, in case something of it arrives late.
+    clock.advance(3601)
+    await one.heartbeat()
+    await one.maintenance.reap()
+    assert [i["pk"]["S"] for i in fleet.items()].count("NODES") == 2
+
+
+async def test_an_admission_that_arrives_after_its_leave_is_removed(make_fleet, clock):
+    fleet = await make_fleet()
+    faults = Faults()
+    one, other = await fleet.process(faults), await fleet.process()
+    await admit(one, "u", "a")
+    (late,) = [r for name, r in faults.requests if name == "TransactWriteItems"]
+    await one.leave("a")
+    await admit(other, "v", "b")
+    del late["ClientRequestToken"]
+    fleet.boto.transact_write_items(**late)
+    assert await one.maintenance.drop_orphans() == 0
+    assert sorted(fleet.check().records) == ["a", "b"]  # it may be under way
+    clock.advance(16)
+    assert await other.maintenance.drop_orphans() == 0
+    assert await one.maintenance.drop_orphans() == 1
+    assert list(fleet.check().records) == ["b"]
+
+
+async def test_a_recount_reports_what_another_program_wrote(make_fleet):
+    fleet = await make_fleet()
+    one, two = await fleet.process(), await fleet.process()
+    for number in range(6):
+        await admit((one, two)[number % 2], f"u{number}", f"c{number}")
+    assert await one.maintenance.recount() == 0
+    found = fleet.check()
+    record = found.records["c0"]
+    shard = int(record["shard"]["N"])
+    others = [other for other in +found.counts if other != shard]
+    # A record is deleted, a count overwritten.
+    fleet.write("delete_item", Key={"pk": record["pk"], "sk": record["sk"]})
+    written = {
+        "pk": {"S": f"G#{others[0]}"},
+        "sk": {"S": "COUNT"},
+        "n": {"N": "17"},
+        "ver": {"N": "1"},
+    }
+    fleet.write("put_item", Item=written)
+    before = fleet.contents()
+    with capture_logs() as logs:
+        assert await two.maintenance.recount() == 2
+    (line,) = logs
+    surplus = sum(before.counts.values()) - len(before.records)
+    assert (line["log_level"], line["shards"], line["surplus"]) == ("error", 2, surplus)
+    assert fleet.contents() == before  # nothing was repaired
+
+
+async def test_a_recount_leaves_out_what_changes_meanwhile(make_fleet):
+    fleet = await make_fleet({"client_limit": 64})
+    faults = Faults()
+    one, two = await fleet.process(faults), await fleet.process()
+    await admit(two, "u", "a")
+    loop = asyncio.get_running_loop()
+
+    def between(operation):
+        if operation == "Query":  # the counts have been read
+            faults.before.clear()
+            asyncio.run_coroutine_threadsafe(two.leave("a"), loop).result(10)
+
+    faults.before.append(between)
+    assert await one.maintenance.recount() == 0
+    assert nothing(fleet.check())
+
+
+async def test_a_recount_is_due_once_a_day_for_all(make_fleet, clock):
+    fleet = await make_fleet()
+    processes = [await fleet.process() for _ in range(3)]
+    wrong = {"pk": {"S": "G#1"}, "sk": {"S": "COUNT"}, "ver": {"N": "1"}}
+    fleet.write("put_item", Item={**wrong, "n": {"N": "5"}})
+
+    async def reported():
+        due = [p.maintenance.recount_if_due() for p in processes]
+        return sum(await asyncio.gather(*due))
+
+    assert await reported() == 1
+    clock.advance(86399)
+    assert await reported() == 0
+    clock.advance(1)
+    assert await reported() == 1
+
+
+async def test_connections_of_a_deployment_that_was_down_for_months_are_removed(
+    make_fleet, clock
+):
+    """DynamoDB deletes no connection by itself, or its count would stay for ever."""
+    fleet = await make_fleet()
+    dead = await fleet.process()
+    await admit(dead, "u", "a")
+    clock.advance(90 * 86400)
+    kept = [item for item in fleet.items() if "ttl" not in item]
+    assert len(kept) == len(fleet.items())
+    one = await fleet.process()
+    assert await one.maintenance.reap() == 1
+    assert nothing(fleet.check())
+    assert await one.total() == 0
+
+
+async def test_connections_that_a_process_leaves_behind_are_removed_at_once(make_fleet):
+    fleet = await make_fleet()
+    one, two = await fleet.process(), await fleet.process()
+    await admit(one, "u", "a")
+    await one.close()
+    await two.maintenance.reap()
+    assert nothing(fleet.check())
