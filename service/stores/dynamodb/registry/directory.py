@@ -44,9 +44,11 @@ from service.stores.dynamodb.registry.nodes import Nodes
 from service.stores.dynamodb.registry.presence import Presence, Present
 from service.stores.dynamodb.registry.records import ConnectionRecord, owner_of
 
-__all__ = ["DynamodbDirectory"]
+__all__ = ["SETTLED", "DynamodbDirectory"]
 
 CLOSING = 2.0  # s for connections that are leaving when the process ends
+
+SETTLED = 15.0  # s after which an admission cannot arrive any more
 
 _log = structlog.get_logger(__name__)
 
@@ -123,6 +125,7 @@ class DynamodbDirectory:
         self._leaving: set[ClientId] = set()  # until the leave has succeeded
         self._evicted: set[ClientId] = set()  # until they leave
         self._touching: asyncio.Task[None] | None = None
+        self._unsettled = float("-inf")  # until then an admission may arrive
 
     async def start(self) -> None:
         """Register this process as a node.
@@ -144,7 +147,7 @@ class DynamodbDirectory:
         while self._entries and self._clock.now() < deadline:
             await asyncio.sleep(0.02)
         with suppress(StoreError):  # others notice after the node's timeout
-            if self._entries:
+            if self._entries or self._clock.now() < self._unsettled:
                 await self.nodes.retire()
             else:
                 await self.nodes.delete(self.nodes.name)
@@ -176,6 +179,7 @@ class DynamodbDirectory:
             return CLOSE_CONNECTION_LIMIT
         except BaseException:
             self._leaving.add(client)
+            self._unsettled = self._clock.now() + SETTLED
             raise
         entry.record = admitted.record
         return [one.client for one in admitted.evicted]

@@ -16,8 +16,9 @@ Any process may do any of this at any time, and several at once: each step is a
 conditional write, which only one of them does, or a deletion, which may be repeated.
 There is no lock, and no process waits for another.
 
-A count cannot be wrong unless another program writes to the table, because each
-transaction changes it with the records. So the recount reports, and repairs nothing.
+A count cannot be wrong unless another program writes to the table: each transaction
+changes it together with the records, and the row of a node outlives all admissions that
+may still arrive. So the recount reports, and repairs nothing.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from service.core.model import ClientId
 from service.core.ports import Clock
 from service.stores.dynamodb.client import Client, gather_limited, query_all
 from service.stores.dynamodb.errors import ConditionFailed
-from service.stores.dynamodb.registry.directory import DynamodbDirectory
+from service.stores.dynamodb.registry.directory import SETTLED, DynamodbDirectory
 from service.stores.dynamodb.registry.records import (
     CLIENT,
     ConnectionRecord,
@@ -49,7 +50,6 @@ HEARTBEATS = 4  # in one `node_timeout`
 REAP_EVERY = 30.0  # s; up to a fifth more or less, so that processes differ
 ORPHANS_EVERY = 10  # reaps
 
-SETTLED = 15.0  # s after which an admission has ended, whatever its outcome
 RECOUNT_EVERY = 86400.0  # s
 
 _log = structlog.get_logger(__name__)

@@ -8,7 +8,7 @@ import pytest
 
 from service.core.errors import StoreError
 from tests.stores.dynamodb.registry.fleet import admit, nothing
-from tests.stores.dynamodb.support import Faults, lost, refusal, served
+from tests.stores.dynamodb.support import Faults, lost, refusal, served, timed_out
 
 
 @pytest.fixture
@@ -48,6 +48,31 @@ async def test_an_admission_of_unknown_outcome_is_taken_back(make_fleet, clock):
     assert list(fleet.check().records) == ["a"]  # it was done, and nobody was told
     faults.after.clear()
     await one.heartbeat()
+    assert nothing(fleet.check())
+
+
+async def test_an_admission_that_arrives_after_the_end_of_its_process_is_reaped(
+    make_fleet,
+):
+    fleet = await make_fleet({"timeout": 4.9})
+    faults = Faults()
+    one, two = await fleet.process(faults), await fleet.process()
+    sent = []
+
+    def keep(operation):
+        if operation == "TransactWriteItems":
+            sent.append(faults.requests[-1][1])
+            fleet.clock.ahead += 5  # the deadline passes
+            timed_out(operation)
+
+    faults.before.append(keep)
+    with pytest.raises(StoreError):
+        await admit(one, "u", "a")
+    faults.before.clear()
+    await one.leave("a")
+    await one.close()
+    fleet.boto.transact_write_items(**sent[0])
+    assert await two.maintenance.reap() == 1
     assert nothing(fleet.check())
 
 
