@@ -34,7 +34,7 @@ from load import (
     write,
 )
 
-from service.auth import Verifier
+from service.auth.verifier import Verifier
 from service.settings import Secret, Settings, TokenSettings
 
 HERE = Path(__file__).parent

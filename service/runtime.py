@@ -14,15 +14,11 @@ from importlib.metadata import PackageNotFoundError, version
 
 import structlog
 
-from service.auth import (
-    RemoteKeys,
-    Revocation,
-    Revocations,
-    Tickets,
-    Verifier,
-)
 from service.auth.authenticator import Authenticator
 from service.auth.permissions import Permissions
+from service.auth.revocations import Revocation, Revocations
+from service.auth.tickets import Tickets
+from service.auth.verifier import RemoteKeys, Verifier
 from service.connections.cluster_sync import ClusterSync
 from service.connections.connection import ConnectionContext
 from service.connections.grace_period import GracePeriod

@@ -26,16 +26,10 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import TypeVar
 
-from service.auth import (
-    ConnectionClaims,
-    KeysUnavailable,
-    SubscriptionClaims,
-    Tickets,
-    TokenExpired,
-    TokenInvalid,
-    UnfetchedKey,
-    Verifier,
-)
+from service.auth.claims import ConnectionClaims, SubscriptionClaims
+from service.auth.errors import KeysUnavailable, TokenExpired, TokenInvalid
+from service.auth.tickets import Tickets
+from service.auth.verifier import UnfetchedKey, Verifier
 from service.core.errors import (
     INTERNAL,
     INVALID_TOKEN,

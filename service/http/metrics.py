@@ -8,7 +8,7 @@ import falcon
 import falcon.asgi
 import ujson
 
-from service.auth import Scope
+from service.auth.api_keys import Scope
 from service.http.api.keys import ApiKeys
 from service.metrics import CONTENT_TYPE, figures, text
 from service.runtime import Runtime

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from jwt import PyJWS
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
-from service.auth import Verifier
+from service.auth.verifier import Verifier
 from service.settings import Secret, Settings, TokenSettings
 
 NOW = 1_700_000_000.0

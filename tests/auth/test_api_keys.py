@@ -6,7 +6,7 @@ import hashlib
 
 import pytest
 
-from service.auth import ApiKey, Scope, find_key, read_api_keys
+from service.auth.api_keys import ApiKey, Scope, find_key, read_api_keys
 from service.core.errors import SettingsError
 
 KEY = "k" * 40

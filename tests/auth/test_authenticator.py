@@ -7,8 +7,11 @@ from typing import Any
 
 import pytest
 
-from service.auth import Key, KeysUnavailable, Tickets, TokenInvalid, Verifier
 from service.auth.authenticator import Authenticator
+from service.auth.errors import KeysUnavailable, TokenInvalid
+from service.auth.keys import Key
+from service.auth.tickets import Tickets
+from service.auth.verifier import Verifier
 from service.core.errors import CloseError, ReplyError
 from service.core.hooks import (
     ConnectEvent,

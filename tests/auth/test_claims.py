@@ -10,13 +10,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from service.auth import (
-    ConnectionClaims,
-    ServerSubscription,
-    SubscriptionClaims,
-    TokenError,
-    TokenInvalid,
-)
+from service.auth.claims import ConnectionClaims, ServerSubscription, SubscriptionClaims
+from service.auth.errors import TokenError, TokenInvalid
 from service.core.model import Override
 from tests.auth.keyring import NOW, b64, forge, settings_of, sign, verifier
 

@@ -10,15 +10,10 @@ from typing import Any
 
 import pytest
 
-from service.auth import (
-    ConnectionClaims,
-    KeysUnavailable,
-    TokenError,
-    TokenInvalid,
-    UnfetchedKey,
-    Verifier,
-)
+from service.auth.claims import ConnectionClaims
+from service.auth.errors import KeysUnavailable, TokenError, TokenInvalid
 from service.auth.jwks import Jwks, open_endpoints
+from service.auth.verifier import UnfetchedKey, Verifier
 from service.core.errors import SettingsError
 from service.settings import Settings, TokenSettings
 from tests.auth.keyring import jwk, sign

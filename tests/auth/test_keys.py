@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.auth import TokenInvalid, read_jwks
+from service.auth.errors import TokenInvalid
+from service.auth.keys import read_jwks
 from service.core.errors import CodecError, SettingsError
 from service.settings import Secret, Settings, TokenSettings, load
 from tests.auth.keyring import (

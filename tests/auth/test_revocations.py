@@ -7,8 +7,9 @@ from collections.abc import AsyncIterator, Awaitable
 
 import pytest
 
-from service.auth import KeysUnavailable, Revocation, Revocations, TooManyRevocations
 from service.auth import revocations as module
+from service.auth.errors import KeysUnavailable
+from service.auth.revocations import Revocation, Revocations, TooManyRevocations
 from service.core.errors import StoreError, StoreUnavailable
 from service.core.model import UserId
 from service.core.ports import StateEntry

@@ -10,8 +10,9 @@ from random import SystemRandom
 
 import pytest
 
-from service.auth import TicketRefused, Tickets, TokenExpired, TokenInvalid
 from service.auth import tickets as module
+from service.auth.errors import TokenExpired, TokenInvalid
+from service.auth.tickets import TicketRefused, Tickets
 from service.core.errors import StoreUnavailable
 from service.core.model import UserId
 from service.settings import StoreSettings

@@ -8,14 +8,10 @@ from typing import Any
 
 import pytest
 
-from service.auth import (
-    SubscriptionClaims,
-    TokenError,
-    TokenExpired,
-    TokenInvalid,
-    UnfetchedKey,
-    read_jwks,
-)
+from service.auth.claims import SubscriptionClaims
+from service.auth.errors import TokenError, TokenExpired, TokenInvalid
+from service.auth.keys import read_jwks
+from service.auth.verifier import UnfetchedKey
 from service.core.errors import SettingsError, SteadwireError
 from service.settings import Secret, TokenSettings
 from tests.auth.keyring import (

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from service.auth import find_key, read_api_keys
+from service.auth.api_keys import find_key, read_api_keys
 from service.settings import load
 from tests.cli.running import printed, run
 

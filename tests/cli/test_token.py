@@ -6,7 +6,8 @@ import time
 
 import pytest
 
-from service.auth import ConnectionClaims, SubscriptionClaims, Verifier
+from service.auth.claims import ConnectionClaims, SubscriptionClaims
+from service.auth.verifier import Verifier
 from service.settings import load
 from tests.auth.keyring import OTHER_SECRET
 from tests.cli.running import KEYS, printed, run

@@ -10,7 +10,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from service.auth import Revocations, Tickets
+from service.auth.revocations import Revocations
+from service.auth.tickets import Tickets
 from service.connections.loop_monitor import LoopMonitor
 from service.core.errors import ReplyError, StoreUnavailable
 from service.core.health import Checks

@@ -20,8 +20,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 
-from service.auth import Verifier
 from service.auth.authenticator import Authenticator
+from service.auth.verifier import Verifier
 from service.core.errors import INVALID_TOKEN
 from service.core.hooks import Handlers
 from service.core.model import RawJson, UserId

@@ -8,8 +8,9 @@ import stat
 import time
 from collections.abc import Iterator
 
-from service.auth import KeysUnavailable, TokenInvalid, Verifier
+from service.auth.errors import KeysUnavailable, TokenInvalid
 from service.auth.jwks import Jwks, open_endpoints
+from service.auth.verifier import Verifier
 from service.cli.doctor.finding import NOTE, OK, PROBLEM, Finding
 from service.core.clock import SystemClock
 from service.core.errors import SettingsError

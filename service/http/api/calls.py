@@ -22,7 +22,7 @@ import structlog
 from msgspec import Meta, Raw
 
 from _speedups import check
-from service.auth import Scope
+from service.auth.api_keys import Scope
 from service.core.errors import (
     BAD_REQUEST,
     INTERNAL,

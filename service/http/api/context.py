@@ -9,7 +9,7 @@ from typing import Annotated, Generic, TypeVar
 import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType
 
-from service.auth import FULL_ACCESS, ApiKey
+from service.auth.api_keys import FULL_ACCESS, ApiKey
 from service.auth.permissions import ChannelRules
 from service.core.errors import PERMISSION_DENIED, ReplyError, StoreError
 from service.core.model import Appended, Channel, Draft, HistoryPage

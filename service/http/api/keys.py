@@ -18,7 +18,13 @@ from pathlib import Path
 import falcon.asgi
 import structlog
 
-from service.auth import FULL_ACCESS, ApiKey, digest_of, find_key, read_api_keys
+from service.auth.api_keys import (
+    FULL_ACCESS,
+    ApiKey,
+    digest_of,
+    find_key,
+    read_api_keys,
+)
 from service.core.errors import SettingsError, describe
 from service.core.health import Fault
 from service.core.ports import Clock

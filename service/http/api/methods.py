@@ -6,7 +6,7 @@ from typing import Any
 
 import falcon.asgi
 
-from service.auth import Scope
+from service.auth.api_keys import Scope
 from service.core.errors import (
     LIMIT_EXCEEDED,
     METHOD_NOT_FOUND,

@@ -12,7 +12,7 @@ import falcon
 import falcon.asgi
 import msgspec
 
-from service.auth import Scope
+from service.auth.api_keys import Scope
 from service.core.errors import BAD_REQUEST, INTERNAL, PERMISSION_DENIED
 from service.http.api.calls import Method, status_of
 from service.http.api.context import ErrorObject

@@ -7,12 +7,8 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType
 
-from service.auth import (
-    DEFAULT_TTL,
-    TICKET_TTL,
-    TicketRefused,
-    TooManyRevocations,
-)
+from service.auth.revocations import DEFAULT_TTL, TooManyRevocations
+from service.auth.tickets import TICKET_TTL, TicketRefused
 from service.core.errors import BAD_REQUEST, LIMIT_EXCEEDED, ReplyError
 from service.core.json_fields import Base64, ServerSubscription
 from service.core.model import UserId
