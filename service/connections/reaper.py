@@ -11,7 +11,7 @@ Invariants:
   whatever happened in the one before; rounds do not overlap.
 * One record that cannot be looked at is logged and counted, and the next is looked at.
 * At most `PORTION` records are looked at in one turn of the loop, each once a round and
-  at constant cost.
+  at constant cost; the recount at the end of a round is one step (`Registry.recount`).
 """
 
 from __future__ import annotations

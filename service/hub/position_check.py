@@ -26,11 +26,12 @@ from service.hub.subscription import Topic
 __all__ = ["PositionCheck"]
 
 IN_FLIGHT = 8
-"""Reads under way (count). DynamoDB's client has 16 threads: half of them stay free
-for publications. At 5 ms a read, 8 at a time check 64,000 channels in 40 s."""
+"""Reads under way (count). DynamoDB's client has 16 threads by default: half of them
+stay free for publications. If a read takes 5 ms, 64,000 channels are read in 40 s."""
 
 PORTION = 200
-"""Channels looked at in one turn of the loop (count): some 1 ms."""
+"""Channels looked at in one turn of the loop (count): 0.4 ms when all are in memory
+(measured on SQLite)."""
 
 
 class PositionCheck:
