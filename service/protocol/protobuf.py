@@ -36,16 +36,16 @@ from service.protocol.commands import NOT_JSON, Command, read_commands
 __all__ = ["Protobuf"]
 
 _Convert = Callable[[Any], Any]
-_Plan = dict[str, dict[str, _Convert]]
+_Converters = dict[str, dict[str, _Convert]]
 
 COMMANDS: Final = 4096
 """Most commands in a frame; more are malformed. The smallest in JSON has 17 bytes, so
-that a frame of 64 KiB could not have more, and what is done for a frame stays in
-proportion: a pong here is one byte."""
+that a frame of 64 KiB could not have more. Without the bound a frame could cause far
+more work than in JSON: here a pong is one byte."""
 
 MEMO: Final = 2 * 1024 * 1024
 """Bytes of publications, in both forms, that are kept for the next reader: some
-thousands, as clients that come back together ask for. When they are more, all are
+thousands, as clients that reconnect together ask for. Beyond that, all are
 forgotten."""
 
 
@@ -124,7 +124,7 @@ class Protobuf:
         """Return a reply or push, after its length.
 
         Raises:
-            CodecError: Protobuf cannot say it; what wrote it is at fault.
+            CodecError: It has no form in protobuf: a fault of the caller.
         """
         known, data = self._last
         if known is text:
@@ -133,10 +133,10 @@ class Protobuf:
             try:
                 record = _from_json(text)
             except msgspec.DecodeError:
-                record = _from_json(_ESCAPES.sub(_mended, text))
+                record = _from_json(_ESCAPES.sub(_replaced, text))
             body = _built("Reply", record).SerializeToString()
         except (ValueError, TypeError, RecursionError) as error:
-            raise CodecError("a message that protobuf cannot say") from error
+            raise CodecError("a message without a form in protobuf") from error
         data = _varint(len(body)) + body
         self._last = (text, data)
         return data
@@ -151,14 +151,14 @@ def _varint(value: int) -> bytes:
     return bytes(data)
 
 
-# Pairs come before halves, and an escaped backslash is none of either.
+# Pairs come before halves; an escaped backslash is neither.
 _ESCAPES: Final = re.compile(
     r"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
     r"|(\\u[dD][89a-fA-F][0-9a-fA-F]{2})|\\."
 )
 
 
-def _mended(escape: re.Match[str]) -> str:
+def _replaced(escape: re.Match[str]) -> str:
     return "\\ufffd" if escape[1] else escape[0]
 
 
@@ -211,30 +211,30 @@ _CLASSES: Final[dict[str, type[Message]]] = {
 }
 
 
-# Between a message and its fields by name. What a plan does not name stays as it is.
+# Between a message and its fields by name. A field without a converter stays as it is.
 
 
 def _fields(kind: str, message: Message) -> dict[str, Any]:
-    """Return the fields that a message has."""
-    plan = _READING[kind]
+    """Return the fields of a message."""
+    converters = _READING[kind]
     fields = {}
     for descriptor, value in message.ListFields():
         name = descriptor.name
-        fields[name] = plan[name](value) if name in plan else value
+        fields[name] = converters[name](value) if name in converters else value
     return fields
 
 
 def _built(kind: str, fields: dict[str, Any]) -> Message:
     """Return the message of *fields*, which are changed."""
-    plan = _WRITING[kind]
+    converters = _WRITING[kind]
     for name in fields:
-        if name in plan:
-            fields[name] = plan[name](fields[name])
+        if name in converters:
+            fields[name] = converters[name](fields[name])
     return _CLASSES[kind](**fields)
 
 
 class _Serialized:
-    """Messages that stand in others as bytes, each worked on once."""
+    """Serializes the messages that stand in others as bytes, each one once."""
 
     __slots__ = ("_known", "_size")
 
@@ -270,15 +270,15 @@ def _map(convert: _Convert, values: Any) -> dict[str, Any]:
     return {key: convert(value) for key, value in values.items()}
 
 
-def _planned(
+def _converters(
     payload: _Convert,
     message: Callable[[str, Any], Any],
     serialized: Callable[[str, Any], Any],
-) -> _Plan:
-    plan: _Plan = {}
+) -> _Converters:
+    converters: _Converters = {}
     convert: _Convert
     for kind, fields in _SCHEMA.items():
-        plan[kind] = {}
+        converters[kind] = {}
         for field in fields:
             if field.name in _SERIALIZED:
                 convert = partial(serialized, _SERIALIZED[field.name])
@@ -292,12 +292,12 @@ def _planned(
                 continue
             if field.many:
                 convert = partial(_map if field.many == "map" else _list, convert)
-            plan[kind][field.name] = convert
-    return plan
+            converters[kind][field.name] = convert
+    return converters
 
 
-_READING: Final = _planned(_payload, _fields, _fields)
-_WRITING: Final = _planned(bytes, _built, _Serialized())
+_READING: Final = _converters(_payload, _fields, _fields)
+_WRITING: Final = _converters(bytes, _built, _Serialized())
 
 
 # JSON to fields by name.

@@ -142,7 +142,7 @@ class CommandQueue:
 
     @property
     def busy(self) -> bool:
-        """Whether no more commands should be read for now."""
+        """No more commands should be read for now."""
         return bool(self.backlog) or self.under_way >= self._in_flight
 
     def take(self, port: Port) -> Iterator[Command]:

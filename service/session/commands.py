@@ -20,11 +20,7 @@ from service.core.errors import (
     StoreBusy,
     StoreError,
 )
-from service.core.hooks import (
-    Handlers,
-    PublishEvent,
-    RpcEvent,
-)
+from service.core.hooks import Handlers, PublishEvent, RpcEvent
 from service.core.model import (
     Appended,
     Channel,
@@ -127,7 +123,7 @@ class Commands:
         )
         if request.reverse and since is not None and since.offset == 0:
             raise ReplyError(BAD_REQUEST)
-        most = self._settings.history_limit
+        maximum = self._settings.history_limit
         self._queue.under_way += 1
         self._queue.blocked = True
         self._port.history(
@@ -135,7 +131,7 @@ class Commands:
             channel,
             rules.history,
             since,
-            most if limit < 0 else min(limit, most),
+            maximum if limit < 0 else min(limit, maximum),
             reverse=request.reverse,
         )
 
@@ -200,7 +196,7 @@ class Commands:
         """Answer a publish."""
         self._queue.under_way -= 1
         if isinstance(outcome, StoreError):
-            self._refuse(command, _transient(outcome))
+            self._port.reply_error(command, _error_of(outcome))
         else:
             self._port.reply(replies.empty_reply(command, "publish"))
 
@@ -211,9 +207,9 @@ class Commands:
         self._queue.blocked = False
         self._queue.under_way -= 1
         if isinstance(outcome, StoreError):
-            self._refuse(command, _transient(outcome))
+            self._port.reply_error(command, _error_of(outcome))
         elif since is not None and since.epoch not in ("", outcome.top.epoch):
-            self._refuse(command, UNRECOVERABLE_POSITION)
+            self._port.reply_error(command, UNRECOVERABLE_POSITION)
         else:
             self._queue.charge(len(outcome.publications))
             self._port.reply(
@@ -247,11 +243,8 @@ class Commands:
     def rpc_refused(self, command: int, error: ErrorReply) -> None:
         """Answer an rpc that a hook refuses."""
         self._queue.under_way -= 1
-        self._refuse(command, error)
-
-    def _refuse(self, command: int, error: ErrorReply) -> None:
         self._port.reply_error(command, error)
 
 
-def _transient(error: StoreError) -> ErrorReply:
+def _error_of(error: StoreError) -> ErrorReply:
     return TOO_MANY_REQUESTS if isinstance(error, StoreBusy) else INTERNAL

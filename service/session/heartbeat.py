@@ -49,7 +49,6 @@ class Heartbeat:
         listeners: Called with each step.
         rtt_listeners: Called with each round trip time that was accepted, in seconds.
         steps: The count of each step, by the two levels.
-        resurrections: Steps back to healthy.
         sent: Pings written.
         answered: Pings whose pong came.
         orphaned: Pings whose pong did not come within twice the timeout, or before the
@@ -65,7 +64,6 @@ class Heartbeat:
         self.listeners: list[Listener] = []
         self.rtt_listeners: list[Callable[[float], object]] = []
         self.steps: Counter[tuple[Level, Level]] = Counter()
-        self.resurrections = 0
         self.sent = 0
         self.answered = 0
         self.orphaned = 0
@@ -78,8 +76,6 @@ class Heartbeat:
     def step(self, client: ClientId, before: Level, after: Level) -> None:
         """Note that a connection is at another level."""
         self.steps[before, after] += 1
-        if after is Level.HEALTHY:
-            self.resurrections += 1
         for listener in self.listeners:
             listener(client, before, after)
 

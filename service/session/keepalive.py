@@ -68,7 +68,6 @@ class Keepalive:
         rtt: The round-trip times of its pings; None before the first pong.
         level: The level of its liveness.
         heard: The time of its last sign of life.
-        resurrections: Steps back to healthy (count).
     """
 
     __slots__ = (
@@ -84,7 +83,6 @@ class Keepalive:
         "_settings",
         "heard",
         "level",
-        "resurrections",
         "rtt",
     )
 
@@ -104,7 +102,6 @@ class Keepalive:
         self.rtt: RttFilter | None = None
         self.level = Level.HEALTHY
         self.heard = NEVER
-        self.resurrections = 0
 
     @property
     def next(self) -> float:
@@ -127,15 +124,13 @@ class Keepalive:
         """Pings that wait for their pong (count)."""
         return len(self._pings)
 
-    def start(self, now: float, random: Random) -> None:
+    def start(self, now: float, rng: Random) -> None:
         """Begin to ping."""
         # A random first ping keeps ten thousand clients that reconnected together
         # from being pinged together.
         interval = self._settings.ping_interval
-        self._ping_at = now + interval * (0.5 + 0.5 * random.random())
-        self._aged_at = now + self._settings.max_age * (
-            1.0 - AGE_SPREAD * random.random()
-        )
+        self._ping_at = now + interval * (0.5 + 0.5 * rng.random())
+        self._aged_at = now + self._settings.max_age * (1.0 - AGE_SPREAD * rng.random())
         self.heard = now
 
     def end(self) -> None:
@@ -154,7 +149,6 @@ class Keepalive:
             self._heartbeat.rapid += 1
         self.heard = now
         if self.level is not Level.HEALTHY:
-            self.resurrections += 1
             self._step(Level.HEALTHY)
 
     def pong(self, now: float) -> bool:

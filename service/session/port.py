@@ -46,7 +46,7 @@ class Port(Protocol):
 
     @property
     def has_room(self) -> bool:
-        """Whether more may be asked for; if not, `Session.resume` is called in time."""
+        """More may be asked for; if not, `Session.resume` is called in time."""
         ...
 
     def later(self) -> None:

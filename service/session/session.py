@@ -10,10 +10,10 @@ through a narrow port. It never sees a socket, a store or a task.
 Invariants:
 
 * Commands of one connection are *handled* in the order they came. A command that
-  waits for the outside (publish, history, rpc, refresh) does not hold up the next; of
-  one channel, subscribe and unsubscribe do wait for each other (`subscriptions`), and
-  so do refreshes of one thing (`refresh`). A connect, a history, and a publish that a
-  hook is asked about, hold up all that follow: the commands after a connect need its
+  waits for an outcome (publish, rpc, refresh) does not hold up the next. Exceptions:
+  subscribe and unsubscribe of one channel wait for each other (`subscriptions`), and so
+  do refreshes of one thing (`refresh`); a connect, a history, and a publish for which a
+  hook is called hold up all that follow, since the commands after a connect need its
   outcome, and hooks may answer out of order.
 * At most `in_flight` commands are under way, and one portion is handled in a turn of
   the event loop (`command_queue`); the backlog is one frame: `busy` stops the reading.
@@ -213,14 +213,14 @@ class Session:
 
     @property
     def busy(self) -> bool:
-        """Whether no more commands should be read for now."""
+        """No more commands should be read for now."""
         if self._state is _State.CLOSED:
             return False  # the reader must get to see the end
         return self._queue.busy
 
     @property
     def in_flight(self) -> bool:
-        """Whether a command waits or is under way."""
+        """A command waits or is under way."""
         return bool(self._queue.backlog) or self._queue.under_way > 0
 
     # Inputs.

@@ -494,7 +494,7 @@ class Subscriptions:
         self._queue.under_way -= 1
         self._queue.put_back(pending.waiting)
 
-    # What other clients see of this one.
+    # The info that other clients see.
 
     def describe(
         self, state: ChannelState, identity: Identity, info: RawJson | None

@@ -17,12 +17,12 @@ PUBLIC = client_pb2.DESCRIPTOR.message_types_by_name
 # Newer than the client library: the epoch of a publication.
 NEWER = {("Publication", "epoch", 14)}
 
-# What a command may carry and nothing here reads: skipped, as whatever is unknown.
+# A command may carry these and nothing here reads them: skipped, as unknown fields.
 UNREAD = {("ConnectRequest", "flag")} | {
     ("FilterNode", name) for name in ("op", "key", "cmp", "val", "vals", "nodes")
 }
 
-# What is for transports or features that are not here, and nothing here writes.
+# For transports or features that are not here; nothing here writes them.
 UNWRITTEN = {
     ("Push", "connect"),
     ("Push", "id"),

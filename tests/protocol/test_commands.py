@@ -47,7 +47,7 @@ def malformed(method: str, /, **fields: object) -> str:
 # Frames.
 
 CLIENTS = {
-    # What the SDKs write, as measured.
+    # Measured: the SDKs write these.
     "js connect": (
         '{"connect":{"token":"t0","name":"js"},"id":1}\n'
         '{"subscribe":{"channel":"ch","token":"s0","flag":1},"id":2}',

@@ -386,7 +386,7 @@ def test_mutated_frames_are_commands_or_refused() -> None:
 
 
 def test_the_interpreted_side_of_the_library_lets_nothing_through_either() -> None:
-    # Where there is no compiled one. It raises other exceptions.
+    # It is used where there is no compiled one, and raises other exceptions.
     command = [sys.executable, "-m", "tests.protocol.mutants", str(SEED), "2000"]
     out = subprocess.run(
         command,

@@ -96,7 +96,7 @@ LEAST: dict[str, dict[str, Any]] = {
         "publication": Publication(0, RawJson("null")),
     },
 }
-# What they are made of is written by these.
+# These write parts of messages.
 PARTS = {"client_info", "error_body", "publication_body"}
 PARTS |= {"info_of_user"}  # how a client_info begins, to search for
 PARTS |= {"presence_result", "presence_stats_result", "subscribe_result"}
@@ -320,7 +320,7 @@ def test_the_deepest_payload_goes_out() -> None:
     agrees(replies.history_reply(1, [Publication(1, data)], Position(1, "e")))
 
 
-# What protobuf cannot say.
+# Messages without a form in protobuf.
 
 
 @pytest.mark.parametrize(

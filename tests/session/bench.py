@@ -125,7 +125,7 @@ class Bench:
             quota=quota,
         )
 
-    # What tests say.
+    # For tests.
 
     def frame(self, text: str) -> None:
         self.session.receive(Json.decode(text), self.now)

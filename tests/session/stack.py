@@ -49,7 +49,7 @@ class Question:
 
     def __init__(self, world: Stack, event: Event) -> None:
         self.event = event
-        self._world = world
+        self.world = world
         self.work: Coroutine[Any, Any, None] | None = None
 
     def __await__(self) -> Generator[Question, Any, Any]:
@@ -57,7 +57,7 @@ class Question:
 
     def answer(self, answer: object) -> None:
         """Let the hook return *answer*, or raise it."""
-        self._world.questions.remove(self)
+        self.world.questions.remove(self)
         assert self.work is not None
         try:
             if isinstance(answer, BaseException):
@@ -70,7 +70,7 @@ class Question:
 
 
 class Client:
-    """What one client sent and got.
+    """One client: the commands it sent and the messages it got.
 
     Attributes:
         waiting: Ids of commands that have no reply yet, oldest first.
@@ -83,7 +83,7 @@ class Client:
 
     def __init__(self, world: Stack, address: str = "192.0.2.1") -> None:
         self._world = world
-        self._numbers = 0
+        self.numbers = 0
         self.waiting: dict[int, tuple[str, str]] = {}
         self.inside: dict[str, int] = {}
         self.replies: dict[int, dict[str, Any]] = {}
@@ -97,18 +97,18 @@ class Client:
             world.context, self, Json(), PendingConnection(address)
         )
 
-    # What it does.
+    # The client acts.
 
     def say(self, *commands: dict[str, Any]) -> list[int]:
         """Send commands in one frame, each with an id of its own; return the ids."""
         lines = []
         numbers = []
         for command in commands:
-            self._numbers += 1
-            numbers.append(self._numbers)
+            self.numbers += 1
+            numbers.append(self.numbers)
             [(method, fields)] = command.items()
-            self.waiting[self._numbers] = (method, fields.get("channel", ""))
-            lines.append(json.dumps({"id": self._numbers, **command}))
+            self.waiting[self.numbers] = (method, fields.get("channel", ""))
+            lines.append(json.dumps({"id": self.numbers, **command}))
         self.connection.receive("\n".join(lines))
         return numbers
 
@@ -120,7 +120,7 @@ class Client:
         self.over = True
         self.connection.gone(code)
 
-    # What it gets.
+    # The client gets.
 
     async def send(self, text: str) -> None:
         assert not self.over, "written to after it was gone"
@@ -213,7 +213,7 @@ class Client:
 
 
 class Stack:
-    """What all clients share.
+    """The world that all clients share.
 
     Attributes:
         questions: Hooks that were asked, oldest first.
@@ -307,7 +307,7 @@ class Stack:
             waits.work = work
             self.questions.append(waits)
 
-    # What tests say.
+    # For tests.
 
     def client(self, *channels: str, **connect: Any) -> Client:
         """Return a client that has connected and is in *channels*."""

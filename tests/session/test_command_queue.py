@@ -249,7 +249,7 @@ def test_connections_of_a_user_share_its_rate() -> None:
     assert ask(one, 5) == [True] * 5
     assert ask(two, 5) == [True] * 3 + [False] * 2
     assert ask(other, 8) == [True] * 8
-    # Who has no name is nobody's other connection.
+    # Anonymous users are not one user.
     assert ask(sender(shared), 20) == [True] * 20
     assert ask(sender(shared), 20) == [True] * 20
 
@@ -294,7 +294,7 @@ def test_defaults_by_environment() -> None:
         "[0.0, 0]"
     )
     assert loose.commands_per_connection == 0.0
-    # What is set is not chosen.
+    # A value that is set stays.
     own = LimitSettings(connects_per_address=5, failures_per_address=0)
     for each in (own.resolved(strict=True), own.resolved(strict=False)):
         assert (each.connects_per_address, each.failures_per_address) == (5, 0)

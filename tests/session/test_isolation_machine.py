@@ -39,7 +39,7 @@ from tests.clock import VirtualClock
 from tests.session.stack import Client, Stack
 
 USERS = ("u0", "u1", "u2")
-# Whose each channel is.
+# The owner of each channel.
 OWNERS: dict[str, tuple[str, ...]] = {
     **{f"$of-{user}": (user,) for user in USERS},
     **{f"#{user}": (user,) for user in USERS},
@@ -100,7 +100,7 @@ class Listening(Client):
         if claims:
             fields["token"] = sign(claims)
         # The reply may come before `say` returns.
-        self.claims[self._numbers + 1] = claims
+        self.claims[self.numbers + 1] = claims
         self.say({method: fields})
         self.world.flush()
 
@@ -211,7 +211,7 @@ class Machine(RuleBasedStateMachine):
         self, number: int, user: str, seconds: int, channels: bool, recover: bool
     ) -> None:
         client = self.ready(number)
-        if client is None or client._numbers:
+        if client is None or client.numbers:
             self.sockets[number].gone()
             client = self.sockets[number] = self.world.open()
         more = {"channels": [f"$of-{user}"]} if channels else {}

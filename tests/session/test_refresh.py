@@ -648,7 +648,7 @@ def test_anonymous_connections_by_setting(
 
 
 def test_a_token_is_remembered_from_before_the_channels_are_joined() -> None:
-    # Who revokes it must find the connection, however slow the store is.
+    # A revocation must find the connection, however slow the store is.
     bench = opened()
     bench.send({"id": 1, "connect": {"token": "t"}})
     bench.answer(ConnectResult("ann", channels=("a",), token_id="id1", issued_at=5.0))

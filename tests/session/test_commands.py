@@ -24,7 +24,7 @@ DENIED = error(103, "permission denied")
 OFF = error(108, "not available")
 
 
-# What every command has in common.
+# All commands.
 
 
 @pytest.mark.parametrize(
@@ -360,7 +360,7 @@ def test_presence_where_there_is_none_is_108(method: str) -> None:
     assert Bench().connect().request(**{method: {"channel": "plain:ch"}}) == OFF
 
 
-# Who may.
+# Permissions.
 
 
 def denied(**options: bool) -> Bench:

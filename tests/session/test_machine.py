@@ -56,7 +56,7 @@ WRONG = ["nowhere:x", "$a", "x" * 256]
 
 
 def allow(question: Question) -> object:
-    soon = question._world.clock.wall() + 5.0
+    soon = question.world.clock.wall() + 5.0
     match question.event:
         case ConnectEvent():
             return ConnectResult(
@@ -124,7 +124,7 @@ class Machine(RuleBasedStateMachine):
         client = self.clients[number]
         if client.connection.busy or client.over:
             return  # we would not read it
-        if not client._numbers:
+        if not client.numbers:
             subs = {"a": {"recover": True, "offset": random.randint(0, 2)}}
             client.say({"connect": {"subs": subs} if random.random() < 0.5 else {}})
         else:
@@ -243,7 +243,7 @@ class Machine(RuleBasedStateMachine):
             assert not connection.in_flight
         assert not connection.busy
         assert not client.connection.behind
-        # What it thinks it is in is what it is in, and it has everything.
+        # It is in the channels that it believes to be in, and it has everything.
         assert set(client.inside) == set(connection.channels)
         for channel, expected in client.inside.items():
             if expected:

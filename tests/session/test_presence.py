@@ -1,4 +1,4 @@
-"""Who is there, who comes and goes: on the real hub, a step at a time."""
+"""Presence, joins and leaves, on the real hub, a step at a time."""
 
 from __future__ import annotations
 
