@@ -52,13 +52,13 @@ CLOSING = 2.0
 
 @dataclass(frozen=True, slots=True)
 class NodeInfo:
-    """This process, as the server API shows it.
+    """This process, as the server API describes it.
 
     Attributes:
         uid: New with each start.
-        name: The machine's.
-        version: Of this package.
-        started: When it started, on the runtime's clock.
+        name: The name of the machine.
+        version: The version of this package.
+        started: Time of the start, on the runtime's clock.
     """
 
     uid: str
@@ -69,29 +69,29 @@ class NodeInfo:
 
 @dataclass(slots=True, kw_only=True)
 class Runtime:
-    """The parts of a running service; routes are made from it.
+    """The parts of a running service; the routes are made from it.
 
     Attributes:
-        settings: What it was made of.
-        clock: Of every timer.
+        settings: The settings it was opened with.
+        clock: The clock of every timer.
         node: This process.
         metrics: Counters, gauges and histograms.
-        checks: What ``/health/ready`` asks.
-        store: Keeps history and state.
+        checks: The checks of ``/health/ready``.
+        store: The store of history and state.
         hub: Channels and their subscribers.
-        permissions: Rules of channels.
+        permissions: The rules of channels.
         handlers: Every hook: the application's, and those of tokens and tickets.
-        tickets: Let a client connect once.
+        tickets: Tickets, with each of which a client connects once.
         revocations: Revoked tokens.
         connections: The registry of connections.
         limits: Gives slots to connections.
-        heartbeat: Counts pings and pongs.
+        heartbeat: Counters of pings and pongs.
         grace_period: Keeps the places of lost connections.
         reaper: Closes idle connections, periodically.
         gate: Refuses WebSockets before they are accepted.
         loop_monitor: Measures the event loop.
-        context: What a connection is made with.
-        closing: It is being closed, or was.
+        context: The parts that every connection shares.
+        closing: Whether it is being closed, or was closed.
     """
 
     settings: Settings
@@ -120,7 +120,7 @@ class Runtime:
     async def open(
         cls, settings: Settings, handlers: Handlers, clock: Clock
     ) -> Runtime:
-        """Open every part; what was opened is closed again when a later one fails.
+        """Open every part; if one fails, close those that were opened before it.
 
         Raises:
             SettingsError: A key or an endpoint of keys is not valid.
@@ -186,7 +186,7 @@ class Runtime:
             )
             stack.callback(reaper.stop)
             reaper.start()
-            # Above, what clients need until the last of them is gone.
+            # The parts above are closed after the last client, those below before.
             stack.push_async_callback(_close_clients, connections, clock)
 
             tickets = Tickets(store.state, clock, random.SystemRandom())
@@ -256,8 +256,8 @@ class Runtime:
     async def aclose(self) -> None:
         """Close every client with 3001, then every part in reverse order.
 
-        What the store has accepted is committed. It takes no longer than `CLOSING`
-        plus what the store needs for that.
+        The store commits what it has accepted. This takes no longer than `CLOSING`
+        plus the time of those commits.
         """
         self.closing = True
         self.gate.close()
@@ -304,7 +304,7 @@ async def _close_clients(connections: Registry, clock: Clock) -> None:
 
 
 class _Tasks:
-    """Background tasks; an exception in one is logged."""
+    """Background tasks; an exception of one is logged."""
 
     def __init__(self) -> None:
         self._running: set[asyncio.Task[None]] = set()
@@ -316,7 +316,7 @@ class _Tasks:
         return task
 
     async def close(self) -> None:
-        """Cancel those that are left."""
+        """Cancel the tasks that still run."""
         running = tuple(self._running)
         for task in running:
             task.cancel()

@@ -1,1 +1,1 @@
-"""What answers plain HTTP."""
+"""HTTP: the server API, health, metrics, routing, and hooks over HTTP."""

@@ -1,4 +1,4 @@
-"""What parts count themselves, and what there is now: read at each scrape."""
+"""Metrics that are read from the parts of a service at each scrape."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from service.session.heartbeat import Level
 
 __all__ = ["add_gauges"]
 
-# The values that a label has from the start: a counter that appears with its first
-# count has no increase that Prometheus could see.
+# Label values that are shown from the start: Prometheus cannot see the increase of a
+# counter that appears with its first count.
 _REFUSALS = (
     "draining",
     "blocked",
@@ -35,7 +35,7 @@ _REFUSALS = (
     "descriptors",
 )
 _EVICTIONS = {CLOSE_CONNECTION_LIMIT.code: "limit", NO_PONG.code: "silent"}
-_TURNED_AWAY = {
+_ADMISSIONS_REFUSED = {
     CLOSE_CONNECTION_LIMIT.code: "user",
     TOO_MANY_REQUESTS_CLOSE.code: "process",
     INTERNAL.code: "store",
@@ -43,11 +43,11 @@ _TURNED_AWAY = {
 
 
 def add_gauges(runtime: Runtime, keys: ApiKeys, sockets: Refusals) -> None:
-    """Show what the parts of a service hold and have counted.
+    """Add metrics that show what the parts of a service hold and have counted.
 
     Args:
         runtime: The running service.
-        keys: Refuses callers of the API.
+        keys: The keys of the server API, which count refused calls.
         sockets: Connections that the server cut off before they had sent a request.
     """
     metrics = runtime.metrics
@@ -56,8 +56,8 @@ def add_gauges(runtime: Runtime, keys: ApiKeys, sockets: Refusals) -> None:
     _add_connections(metrics, runtime)
     _add_limits(metrics, runtime, keys, sockets)
     _add_heartbeat(metrics, runtime)
-    _add_sweep(metrics, runtime)
-    _add_parking(metrics, runtime)
+    _add_reaper(metrics, runtime)
+    _add_grace_period(metrics, runtime)
     metrics.gauge(
         "loop_lag_max_seconds",
         "The largest lag of the event loop in the last one to two minutes.",
@@ -66,15 +66,15 @@ def add_gauges(runtime: Runtime, keys: ApiKeys, sockets: Refusals) -> None:
     metrics.gauge("tasks", "Tasks of the event loop.", lambda: len(asyncio.all_tasks()))
     metrics.gauge(
         "health",
-        "0 when all is well, 1 when clients are served and somebody should look, 2 "
-        "when traffic should go elsewhere; by check.",
+        "0: no fault; 1: degraded, clients are served; 2: failing, traffic should go "
+        "to another process; by check.",
         runtime.checks.levels,
         "check",
     )
     metrics.total(
         "log_lines_dropped",
-        "Lines of this process's log that nobody will read: too many waited, or they "
-        "could not be written.",
+        "Lines of the log that were dropped: too many waited, or they could not be "
+        "written.",
         dropped,
     )
 
@@ -83,7 +83,7 @@ def _add_connections(metrics: Metrics, runtime: Runtime) -> None:
     registry, hub = runtime.connections, runtime.hub
     metrics.gauge(
         "connections",
-        "Open connections: pending, those that have yet to connect; connected; "
+        "Open connections: pending, those that have not connected yet; connected; "
         "closing, those that wait for their peer's close frame.",
         registry.states,
         "state",
@@ -120,17 +120,17 @@ def _add_limits(
     limits, gate = runtime.limits, runtime.gate
     metrics.total(
         "connections_refused",
-        "Connections turned away before they could connect, and credentials that made "
-        "an address be blocked (failures); by cause.",
+        "Connections refused before they could connect, and refused credentials that "
+        "blocked an address (failures); by cause.",
         lambda: _with(_REFUSALS, {**gate.refusals.counts, **sockets.counts}),
         "cause",
     )
     metrics.total(
         "admissions_refused",
-        "Clients turned away when they connected: their user, or address, has as many "
-        "connections as it may (user), the process has (process), or the store did not "
-        "say (store).",
-        lambda: _by(_TURNED_AWAY, limits.refused),
+        "Clients refused when they connected: their user or address is at its limit "
+        "(user), the process is at its limit (process), or the store did not answer "
+        "(store).",
+        lambda: _by(_ADMISSIONS_REFUSED, limits.refused),
         "limit",
     )
     metrics.total(
@@ -151,7 +151,7 @@ def _add_limits(
     )
     metrics.total(
         "api_unauthorized",
-        "Requests of the server API with a wrong key or none.",
+        "Requests of the server API without a valid key.",
         lambda: keys.refused,
     )
 
@@ -163,7 +163,7 @@ def _add_heartbeat(metrics: Metrics, runtime: Runtime) -> None:
         found = dict.fromkeys((level.value for level in Level), 0.0)
         for record in registry.slots():
             found[record.connection.liveness.level.value] += 1
-        # Those that are over, and remembered for twice the timeout.
+        # Connections that have ended are remembered for twice the timeout.
         found[Level.DEAD.value] = len(heartbeat.dead(runtime.clock.now()))
         return found
 
@@ -175,14 +175,14 @@ def _add_heartbeat(metrics: Metrics, runtime: Runtime) -> None:
 
     metrics.gauge(
         "heartbeat_level",
-        "Connected clients by how sure we are of them; dead: those closed for their "
-        "silence within twice the timeout.",
+        "Connected clients by level of liveness; dead: those closed for silence within "
+        "twice the timeout.",
         levels,
         "level",
     )
     metrics.total(
         "heartbeat_steps",
-        "Steps of connections to another level; healthy is a resurrection.",
+        "Changes of a connection's level of liveness, by the new level.",
         steps,
         "level",
     )
@@ -193,8 +193,8 @@ def _add_heartbeat(metrics: Metrics, runtime: Runtime) -> None:
     )
     metrics.total(
         "pings",
-        "Pings written (sent), and what became of them: answered, or orphaned when no "
-        "pong came in twice the timeout or before the end; late pongs of these.",
+        "Pings written (sent); of these, answered, or orphaned: no pong came within "
+        "twice the timeout or before the end; and pongs of orphaned ones (late).",
         lambda: {
             "sent": heartbeat.sent,
             "answered": heartbeat.answered,
@@ -205,8 +205,8 @@ def _add_heartbeat(metrics: Metrics, runtime: Runtime) -> None:
     )
     metrics.total(
         "ping_samples_rejected",
-        "Round trips that were not taken: over 30 s (late), or such as no monotonic "
-        "clock can give (clock_skew).",
+        "Round-trip times that were rejected: over 30 s (late), or impossible on a "
+        "monotonic clock (clock_skew).",
         lambda: {
             "late": heartbeat.rejected_samples,
             "clock_skew": heartbeat.clock_skew_corrections,
@@ -215,49 +215,49 @@ def _add_heartbeat(metrics: Metrics, runtime: Runtime) -> None:
     )
     metrics.total(
         "rapid_activity",
-        "Signs of life less than 0.1 s after the one before.",
+        "Frames and pongs of a client less than 0.1 s after the one before.",
         lambda: heartbeat.rapid,
     )
 
 
-def _add_sweep(metrics: Metrics, runtime: Runtime) -> None:
-    sweep = runtime.reaper
+def _add_reaper(metrics: Metrics, runtime: Runtime) -> None:
+    reaper = runtime.reaper
     metrics.gauge(
         "last_sweep_timestamp_seconds",
         "When the last sweep of all connections ended, in Unix seconds; 0 before that.",
-        lambda: sweep.last_sweep_at or 0.0,
+        lambda: reaper.last_sweep_at or 0.0,
     )
-    metrics.total("sweeps", "Sweeps of all connections.", lambda: sweep.rounds)
+    metrics.total("sweeps", "Sweeps of all connections.", lambda: reaper.rounds)
     metrics.total(
         "swept",
-        "What sweeps found: connections idle for too long, or closed and still there "
-        "(aborted), wrong counts (repaired), and what could not be looked at (failed).",
+        "Findings of sweeps: connections idle for too long (idle), closed and still "
+        "present (aborted), wrongly counted (repaired), and checks that failed "
+        "(failed).",
         lambda: {
-            "idle": sweep.idle,
-            "aborted": sweep.aborted,
-            "repaired": sweep.miscounted,
-            "failed": sweep.failures,
+            "idle": reaper.idle,
+            "aborted": reaper.aborted,
+            "repaired": reaper.miscounted,
+            "failed": reaper.failures,
         },
         "found",
     )
 
 
-def _add_parking(metrics: Metrics, runtime: Runtime) -> None:
-    parking = runtime.grace_period
+def _add_grace_period(metrics: Metrics, runtime: Runtime) -> None:
+    grace_period = runtime.grace_period
     metrics.gauge(
         "parked_connections",
-        "Lost connections whose leave is held back.",
-        lambda: len(parking),
+        "Lost connections in their grace period.",
+        lambda: len(grace_period),
     )
     metrics.total(
         "parkings",
-        "What became of connections of users: the slot of a lost one was there for "
-        "them (taken), or none was (none); and lost ones that left early, for others "
-        "(evicted).",
+        "Connections of users that took the slot of a lost one (taken) or found none "
+        "(none), and lost ones whose grace period was cut short for others (evicted).",
         lambda: {
-            "taken": parking.hits,
-            "none": parking.misses,
-            "evicted": parking.evicted,
+            "taken": grace_period.hits,
+            "none": grace_period.misses,
+            "evicted": grace_period.evicted,
         },
         "slot",
     )
@@ -268,7 +268,7 @@ def _with(known: tuple[str, ...], counts: Mapping[str, int]) -> dict[str, float]
 
 
 def _by(names: Mapping[int, str], counts: Mapping[int, int]) -> dict[str, float]:
-    """Return counts by code as counts by name; of an unknown code as "other"."""
+    """Return counts by name; counts of codes without a name are "other"."""
     found = dict.fromkeys((*names.values(), "other"), 0.0)
     for code, count in counts.items():
         found[names.get(code, "other")] += count

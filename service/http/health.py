@@ -1,4 +1,4 @@
-"""``/health/live`` and ``/health/ready``: is the process alive, can it serve."""
+"""``/health/live`` and ``/health/ready``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["Live", "Ready"]
 
 
 class Live:
-    """The event loop answers; restart the process when it does not."""
+    """``/health/live``: answers while the event loop runs; else restart the process."""
 
     async def on_get(
         self, req: falcon.asgi.Request, resp: falcon.asgi.Response
@@ -23,10 +23,10 @@ class Live:
 
 
 class Ready:
-    """Traffic can be sent here.
+    """``/health/ready``: whether traffic can be sent to this process.
 
     Args:
-        checks: Say what is wrong.
+        checks: The checks that find faults.
     """
 
     def __init__(self, checks: Checks) -> None:
@@ -35,14 +35,14 @@ class Ready:
     async def on_get(
         self, req: falcon.asgi.Request, resp: falcon.asgi.Response
     ) -> None:
-        """Answer 200 when ready or degraded, else 503; with the reasons."""
+        """Answer 200 when ready or degraded, else 503, with the reasons."""
         resp.content_type = falcon.MEDIA_JSON
         faults = self._checks.faults()
         if not faults:
             resp.text = '{"status":"ready"}'
             return
         failing = any(fault.failing for fault in faults.values())
-        # The reason of the first that fails comes first.
+        # The reason of a failing check comes first.
         order = sorted(faults.values(), key=lambda fault: not fault.failing)
         if failing:
             resp.status = falcon.HTTP_503

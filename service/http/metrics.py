@@ -1,4 +1,4 @@
-"""``/metrics`` for Prometheus, and ``/stats``: the same figures as JSON."""
+"""``/metrics`` for Prometheus, and ``/stats`` with the same figures as JSON."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["MetricsResource", "StatsResource"]
 
 
 class MetricsResource:
-    """``/metrics``, for who shows a key that grants reading."""
+    """``/metrics``; needs a key that grants reading."""
 
     def __init__(self, runtime: Runtime, keys: ApiKeys) -> None:
         self._runtime = runtime
@@ -34,7 +34,7 @@ class MetricsResource:
 
 
 class StatsResource:
-    """``/stats``, for who shows a key that grants reading."""
+    """``/stats``; needs a key that grants reading."""
 
     def __init__(self, runtime: Runtime, keys: ApiKeys) -> None:
         self._runtime = runtime
@@ -43,7 +43,7 @@ class StatsResource:
     async def on_get(
         self, req: falcon.asgi.Request, resp: falcon.asgi.Response
     ) -> None:
-        """Answer with all metrics, what is wrong, and which node this is."""
+        """Answer with all metrics, the faults, and this node."""
         if not await _may_read(self._keys, req, resp):
             return
         runtime, node = self._runtime, self._runtime.node

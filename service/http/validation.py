@@ -1,4 +1,4 @@
-"""Close codes and error codes that an application chooses, checked at the door."""
+"""Validation of close codes and error codes that an application chooses."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ MESSAGE = 255  # characters
 
 
 def close_of(code: int, reason: str) -> Close | None:
-    """Return a close, or None if clients could not understand it.
+    """Return a close, or None if clients would not understand it.
 
-    The code is from 3000 to 4999. The reason is short and in plain words: one that
-    parses as JSON makes the JavaScript SDK give up for good.
+    The code must be from 3000 to 4999. The reason must be plain words of at most 123
+    bytes, and must not be valid JSON, which makes the JavaScript SDK give up for good.
     """
     if not 3000 <= code <= 4999 or not _is_plain(reason):
         return None
@@ -30,9 +30,9 @@ def close_of(code: int, reason: str) -> Close | None:
 
 
 def error_of(code: int, message: str, *, temporary: bool) -> ErrorReply | None:
-    """Return an error for a client, or None if it could not understand it.
+    """Return an error reply, or None if clients would not understand it.
 
-    The code is from 100 to 1999: below, codes belong to the SDKs.
+    The code must be from 100 to 1999: the SDKs use the codes below.
     """
     if not 100 <= code <= 1999 or not _is_plain(message) or len(message) > MESSAGE:
         return None

@@ -1,1 +1,1 @@
-"""The server API: a module a noun."""
+"""The server API: one module for each noun."""

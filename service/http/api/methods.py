@@ -1,4 +1,4 @@
-"""The table of methods, and the routes made of it."""
+"""Methods of the server API as a table, and their routes."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ __all__ = ["METHODS", "add_routes"]
 
 _CHANNEL = (UNKNOWN_CHANNEL,)
 _FEATURE = (UNKNOWN_CHANNEL, NOT_AVAILABLE)
-# A hook may refuse with any code: these have all the statuses that there are.
+# A hook may refuse with any code: these cover every status.
 _HOOK = (
     NOT_AVAILABLE,
     METHOD_NOT_FOUND,
@@ -115,7 +115,7 @@ METHODS = (
         UnsubscribeRequest, Empty, unsubscribe, _CHANNEL,
     ),
     Method(
-        "connections", Scope.READ, "What a user's connections are",
+        "connections", Scope.READ, "List a user's connections",
         ConnectionsRequest, ConnectionsResult, connections,
     ),
     Method(
@@ -127,7 +127,7 @@ METHODS = (
         RefreshRequest, Empty, refresh,
     ),
     Method(
-        "ticket", Scope.ADMINISTER, "Let a client in once",
+        "ticket", Scope.ADMINISTER, "Issue a ticket, with which a client connects once",
         TicketRequest, TicketResult, ticket, (UNKNOWN_CHANNEL, LIMIT_EXCEEDED),
     ),
     Method(
@@ -139,15 +139,15 @@ METHODS = (
         InvalidateRequest, Empty, invalidate_user_tokens, (LIMIT_EXCEEDED,),
     ),
     Method(
-        "erase", Scope.ADMINISTER, "Forget a user",
+        "erase", Scope.ADMINISTER, "Delete what is kept of a user",
         EraseRequest, EraseResult, erase,
     ),
     Method(
-        "presence", Scope.READ, "Who is subscribed to a channel",
+        "presence", Scope.READ, "List the subscribers of a channel",
         PresenceRequest, PresenceResult, presence, _FEATURE,
     ),
     Method(
-        "presence_stats", Scope.READ, "How many are subscribed to a channel",
+        "presence_stats", Scope.READ, "Count the subscribers of a channel",
         PresenceRequest, PresenceStatsResult, presence_stats, _FEATURE,
     ),
     Method(
@@ -159,11 +159,11 @@ METHODS = (
         HistoryRemoveRequest, Empty, history_remove, _FEATURE,
     ),
     Method(
-        "channels", Scope.READ, "Which channels have subscribers",
+        "channels", Scope.READ, "List the channels with subscribers",
         ChannelsRequest, ChannelsResult, channels,
     ),
     Method(
-        "info", Scope.READ, "What the nodes carry",
+        "info", Scope.READ, "Read the figures of the nodes",
         InfoRequest, InfoResult, info,
     ),
     Method(

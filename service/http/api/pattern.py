@@ -1,9 +1,9 @@
 """Glob patterns over channel names.
 
 ``*`` and ``**`` match any characters, ``?`` one, ``[abc]`` and ``[a-z]`` one of those,
-``[!abc]`` one of the others, ``{one,two}`` either; a backslash takes the next
-character as it is. Matching takes linear time in the length of the pattern for each
-character of the name: no pattern can stop the server.
+``[!abc]`` one of the others, ``{one,two}`` either; a backslash makes the next character
+literal. For each character of the name, matching takes time linear in the length of
+the pattern, so no pattern can stop the server.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from service.core.errors import BAD_REQUEST, ReplyError
 
 __all__ = ["compile_pattern"]
 
-LONGEST = 255  # characters, as for names
-ALTERNATIVES = 64  # of one pattern, after its braces are multiplied out
+LONGEST = 255  # characters of a pattern, as of a name
+ALTERNATIVES = 64  # of one pattern, once its braces are expanded
 
 _Matcher = Callable[[str], object]
 
@@ -29,7 +29,7 @@ def compile_pattern(pattern: str) -> _Matcher:
     """Return a function that tells whether a name matches *pattern*.
 
     Raises:
-        ReplyError: 107 when it is malformed, too long, or has too many alternatives.
+        ReplyError: 107 if it is malformed, too long, or has too many alternatives.
     """
     if len(pattern) > LONGEST:
         raise ReplyError(BAD_REQUEST)
@@ -54,7 +54,7 @@ def _expand(pattern: str) -> list[list[str]]:
             done, current = done + current, [[]]
         elif token == "}":
             if not stack:
-                raise ValueError("a brace that was not opened")
+                raise ValueError("a brace that is not opened")
             inner = done + current
             done, before = stack.pop()
             current = [left + right for left in before for right in inner]
@@ -76,15 +76,15 @@ def _regex(tokens: list[str]) -> str:
             parts[-1] += _one(token)
     if len(parts) == 1:
         return parts[0]
-    # Each part is taken where it is first found, and that is never taken back: what
-    # an earlier one could match instead, the star after it matches too.
+    # Each part is matched at its first occurrence, without backtracking: characters
+    # that a later occurrence would skip are matched by the star after it.
     first, *middle, last = parts
     atoms = "".join(f"(?>.*?{part})" for part in middle if part)
     return f"{first}{atoms}.*{last}"
 
 
 def _one(token: str) -> str:
-    """Return the regular expression of a token that is no star."""
+    """Return the regular expression of a token other than a star."""
     if token == "?":
         return "."
     if token in ("[", "\\"):
