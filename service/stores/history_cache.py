@@ -122,16 +122,16 @@ def tail_floor(requests: Iterable[ReadRequest], top: int, bottom: int) -> int:
 
 
 def far_requests(
-    requests: Iterable[ReadRequest], top: int, bottom: int, floor: int
+    requests: Iterable[ReadRequest], top: int, floor: int
 ) -> list[ReadRequest]:
-    """Return the requests that a tail read down to *floor* cannot answer.
+    """Return the requests that a tail from *floor* to *top* cannot answer.
 
     Each needs a page of its own: it lies far below the top, or the bound on bytes cut
     the tail off above it.
     """
     far = []
     for request in requests:
-        low, high = request.span(top, bottom)
+        low, high = request.span(top)
         if low < min(floor, high):
             far.append(request)
     return far

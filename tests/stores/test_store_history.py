@@ -220,6 +220,15 @@ async def test_remove_deletes_the_publications_and_nothing_else(bench):
     assert await bench.offsets("a") == [6]
 
 
+async def test_a_page_that_lies_wholly_in_what_was_removed_is_empty(bench):
+    await bench.fill("a", 5)
+    await bench.store.remove("a")
+    await bench.fill("a", 3)
+    for since in range(7):
+        assert await bench.offsets("a", since, reverse=True) == []
+    assert await bench.offsets("a", 7, reverse=True) == [6]
+
+
 async def test_remove_comes_after_the_appends_before_it(bench):
     before = [bench.append("a") for _ in range(5)]
     removed = asyncio.ensure_future(bench.store.remove("a"))

@@ -57,7 +57,7 @@ def read_history(
             request: HistoryPage(
                 _page(connection, channel_id, top, request, now), Position(top, epoch)
             )
-            for request in far_requests(requests, top, 0, floor)
+            for request in far_requests(requests, top, floor)
         }
         return Tail(epoch, top, floor, publications), pages
 

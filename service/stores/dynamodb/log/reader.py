@@ -114,9 +114,9 @@ class Reader:
         floor = tail_floor(requests, top, head.floor)
         if floor < top:
             publications, floor = await self._newest(channel, head, floor, deadline)
-        far = far_requests(requests, top, head.floor, floor)
         if floor <= head.floor:
             floor = 0  # nothing is stored below
+        far = far_requests(requests, top, floor)
         tail = Tail(head.epoch, top, floor, publications)
         pages: dict[ReadRequest, HistoryPage] = {}
         for request in far:
@@ -161,6 +161,8 @@ class Reader:
     ) -> list[Publication]:
         """Read a page that ends far below the top."""
         low, high = request.span(head.top, head.floor)
+        if high <= low:
+            return []  # it lies below what is stored
         wanted = high - low if request.limit < 0 else min(high - low, request.limit)
         cutoff = now - milliseconds(request.ttl)
         found: list[Publication] = []
