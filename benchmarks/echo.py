@@ -1,7 +1,7 @@
 """The bare rivals of bench_server: Falcon on the same Hypercorn, and nothing else.
 
-``echo.py stock|seam``: Hypercorn as it is installed, or with our connection and stream
-classes. ``/echo`` is exactly ``await ws.send_text(await ws.receive_text())``;
+``echo.py stock|adapted``: Hypercorn as it is installed, or with our connection and
+stream classes. ``/echo`` is exactly ``await ws.send_text(await ws.receive_text())``;
 ``/fan`` sends what one client says to all the others, one after the other.
 """
 
@@ -49,7 +49,7 @@ async def main():
     app.ws_options.max_receive_queue = 0
     app.add_route("/echo", Echo())
     app.add_route("/fan", Fan())
-    if sys.argv[1] == "seam":
+    if sys.argv[1] == "adapted":
         from service.core.refusals import Refusals
         from service.server import install
         from service.settings import ServerSettings

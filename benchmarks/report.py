@@ -89,8 +89,9 @@ def server(report):
     mine, bare = report["a"]["ours"], report["a"]["rival"]
     lines += [
         "",
-        f"Against the echo on our own seam: (a) {report['a']['ratio_to_seam']:.2f}, "
-        f"(b) {report['b']['ratio_to_seam']:.2f}.",
+        "Against the echo on our own server adapter: "
+        f"(a) {report['a']['ratio_to_adapted']:.2f}, "
+        f"(b) {report['b']['ratio_to_adapted']:.2f}.",
         "",
         f"Latency of (a) at 2,000 messages a second, from the scheduled send: "
         f"p50 {mine['p50_ms']:.2f} ms, p99 {mine['p99_ms']:.2f} ms "

@@ -40,7 +40,7 @@ HISTORY_SIZE = 20_000
 CHANNEL = "chaos"
 
 
-class Watch:
+class RecoveryGap:
     """Measures how much each recovery of one client had to bring."""
 
     def __init__(self, client: SdkClient, load: Load) -> None:
@@ -154,7 +154,7 @@ async def chaos(
 
     async with server.api() as api:
         load = Load(api, CHANNEL, seed, rate=RATE_EACH)
-        watches = [Watch(client, load) for client in clients]
+        gaps = [RecoveryGap(client, load) for client in clients]
         killer = Killer(server, api, load, clients, seed + 1)
         started = time.monotonic()
         async with asyncio.timeout(300.0), asyncio.TaskGroup() as group:
@@ -170,7 +170,7 @@ async def chaos(
         total = len(load.acknowledged)
         reconnects = [event for c in clients for event in c.events["subscribed"][1:]]
         recovered = sum(e["was_recovering"] and e["recovered"] for e in reconnects)
-        longest_gap = max(watch.longest_gap for watch in watches)
+        longest_gap = max(gap.longest_gap for gap in gaps)
         summary |= {
             "SIGKILLs": killer.kills,
             "of which interrupted a publish": killer.in_flight,

@@ -142,7 +142,7 @@ class BucketsMachine(RuleBasedStateMachine):
         self.rate = Rate(2.0, 4.0)
         self.buckets = Buckets[int](self.rate, capacity=4)
         self.granted: dict[int, list[tuple[float, int]]] = {}
-        self.strangers: list[tuple[float, int]] = []
+        self.unknown: list[tuple[float, int]] = []
 
     @rule(step=st.integers(0, 64).map(lambda n: n / 16))
     def wait(self, step: float) -> None:

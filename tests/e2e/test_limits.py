@@ -110,28 +110,28 @@ async def test_five_hundred_connects_leave_a_hundred(evicting: Server) -> None: 
     await living.stop()
 
 
-@pytest.mark.parametrize("ghosts", [1, 3])
-async def test_ghosts_lock_nobody_out_for_longer_than_one_probe(
+@pytest.mark.parametrize("dead", [1, 3])
+async def test_the_dead_lock_nobody_out_for_longer_than_one_probe(
     rejecting: Server,
-    ghosts: int,  # L10
+    dead: int,  # L10
 ) -> None:
-    user = f"haunted{ghosts}"
+    user = f"lost{dead}"
     loop = asyncio.get_running_loop()
     living = Living()
     async with Proxy(rejecting.port, seed=1) as proxy:
-        for _ in range(ghosts):
+        for _ in range(dead):
             assert (await ask(proxy.port, user))[1] is None
-        for _ in range(3 - ghosts):
+        for _ in range(3 - dead):
             client, code = await ask(rejecting.port, user)
             assert code is None
             living.add(client)
         proxy.black_hole()
         started = loop.time()
         client, code = await ask(rejecting.port, user)
-        assert code is None, "locked out by its own ghosts"
+        assert code is None, "locked out by its own dead connections"
         assert loop.time() - started >= PROBE - 0.01
-        assert living.alive == 3 - ghosts
-        assert await connected(rejecting, user) == 4 - ghosts
+        assert living.alive == 3 - dead
+        assert await connected(rejecting, user) == 4 - dead
         living.add(client)
     await living.stop()
 
