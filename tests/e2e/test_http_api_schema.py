@@ -32,8 +32,8 @@ CHECKS = (
 NAMESPACES = json.dumps([{"name": "plain"}, {"name": "present", "presence": True}])
 
 
-# A key for each scope, one that has ended, one that is none, and no key; in the header,
-# and in Authorization. (The query: test_http_api_keys.)
+# A key for each scope, an expired one, a wrong one, and no key; in the header
+# and in Authorization. (test_http_api_keys has the query.)
 GRANTS = {
     "publisher": 'publish = ["plain"]',
     "reader": "read = true",

@@ -1,4 +1,4 @@
-"""What official SDKs make of the server API's effects on them."""
+"""Official SDKs as the server API acts on their connections."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ async def test_disconnect_and_come_back(
 
 
 class Events(centrifuge.ClientEventHandler):
-    """What a client is told of its server-side subscriptions."""
+    """The events that a client gets for its server-side subscriptions."""
 
     def __init__(self) -> None:
         self.seen: asyncio.Queue[tuple[str, Any]] = asyncio.Queue()

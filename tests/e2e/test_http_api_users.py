@@ -1,4 +1,4 @@
-"""What the server API does to the live connections of a user."""
+"""The server API on the live connections of a user."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ async def test_subscribe_reaches_one_client_or_all(
     assert (await second.push())["channel"] == f"{channel}-all"
     await api.call("subscribe", {**body, "user": f"{user}-stranger"})
     await api.call("subscribe", {**body, "session": "s", "client": ""})
-    # What was not pushed before this reply was not pushed.
+    # Pushes that were sent would be here before this reply.
     assert "error" not in await stranger.request(rpc={"method": "echo"})
     assert not stranger.pushes and not first.pushes
 

@@ -1,4 +1,4 @@
-"""What docs/api.md and docs/hooks.md show is so."""
+"""The examples and the table of docs/api.md and docs/hooks.md are correct."""
 
 from __future__ import annotations
 

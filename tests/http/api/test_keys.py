@@ -54,7 +54,7 @@ def keys(path: Path, clock: VirtualClock) -> ApiKeys:
     return open_keys(settings, clock)
 
 
-async def test_a_change_is_seen_a_second_after_the_last_look(
+async def test_a_change_is_seen_a_second_after_the_last_check(
     keys: ApiKeys, path: Path, clock: VirtualClock
 ) -> None:
     path.write_text(entry("b") + entry("c"))
@@ -62,7 +62,7 @@ async def test_a_change_is_seen_a_second_after_the_last_look(
     assert await admitted(keys, "a")
     assert not await admitted(keys, "b")
     clock.advance(0.01)
-    # Whoever calls now waits for the look: nobody is let in by what is not there.
+    # These calls wait for the check: a key that was removed is refused at once.
     found = await asyncio.gather(*[admitted(keys, name) for name in "abca"])
     assert found == [False, True, True, False]
 
@@ -99,7 +99,7 @@ async def test_a_file_of_the_same_size_and_time_is_told_by_its_inode(
     assert not await admitted(keys, "a")
 
 
-async def test_a_caller_that_gives_up_does_not_stop_the_look(
+async def test_a_caller_that_gives_up_does_not_stop_the_check(
     keys: ApiKeys, path: Path, clock: VirtualClock
 ) -> None:
     path.write_text(entry("b"))
