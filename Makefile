@@ -1,5 +1,5 @@
 # make run      serve on 127.0.0.1:8000
-# make test     everything that takes no minutes; installs what it needs
+# make test     all tests but the slow ones, which take minutes; installs what it needs
 # PYTHON=…      the interpreter to make .venv with (3.11 or newer)
 
 SHELL := /bin/bash
@@ -8,8 +8,8 @@ BIN := $(VENV)/bin
 EXTENSIONS := $(wildcard _speedups/*.py _speedups/*.pyx _speedups/*.pxd)
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-WORKERS := 2
-# A result of make test in a terminal should say that it is alive.
+# One more than the cores it is meant for (2): tests wait for servers half of their time.
+WORKERS := 3
 PYTEST := $(BIN)/python -m pytest $(ARGS)
 
 .PHONY: install run test test-slow test-tools lint format clean bench
@@ -40,7 +40,7 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# Everything that make made; not the databases.
+# Everything that make has made; databases stay.
 clean:
 	rm -rf $(VENV) .tools build dist *.egg-info _speedups/*.so _speedups/*.c
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis
@@ -74,6 +74,6 @@ $(VENV)/.installed-dev: $(VENV)/.made pyproject.toml setup.py $(EXTENSIONS)
 	@$(PIP) -e '.[dev]'
 	@touch $(VENV)/.installed $@
 
-# Every benchmark, into docs/benchmarks.md; wants a quiet machine and ten minutes.
+# Runs every benchmark and writes docs/benchmarks.md; needs an idle machine, 10 minutes.
 bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/report.py

@@ -1,4 +1,4 @@
-"""Compute one delay: both sides of the backoff, and the power it is not written as.
+"""Benchmark of one delay of the backoff: both sides, and the formula with a power.
 
     python benchmarks/bench_backoff.py [--json FILE] [--check] [--rounds N]
 
@@ -18,7 +18,7 @@ except ImportError:
 
 
 def power(attempt: int, jitter: float) -> float:
-    # What the loop replaces; it raises OverflowError from attempt 1024 on.
+    # The formula that the loop replaces; it raises OverflowError from attempt 1024 on.
     return min(30.0, 0.5 * 2.0**attempt + 0.1 * jitter)
 
 

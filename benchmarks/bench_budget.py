@@ -1,4 +1,4 @@
-"""Where does the time of one message go, and what do the extensions give?
+"""Benchmark of the stages of one message, with and without the C extensions.
 
     python benchmarks/bench_budget.py [--json FILE] [--check] [--seconds N]
 

@@ -1,4 +1,4 @@
-"""Decode a publish command and encode the push of it: both sides and their rivals.
+"""Benchmark of the JSON codec: a publish command to its push, ours and rivals.
 
     python benchmarks/bench_codec.py [--json FILE] [--check] [--rounds N]
 

@@ -1,4 +1,4 @@
-"""What does a connection cost that does nothing but answer pings?
+"""Benchmark of idle connections, which only answer pings: CPU and memory.
 
     python benchmarks/bench_idle.py [--json FILE] [--check] [--seconds N] [--most N]
 

@@ -1,4 +1,4 @@
-"""Judge one round-trip time: both sides of the ping filter, and `statistics`.
+"""Benchmark of the ping filter: one round-trip time, both sides and `statistics`.
 
     python benchmarks/bench_ping.py [--json FILE] [--check] [--rounds N]
 

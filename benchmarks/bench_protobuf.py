@@ -1,4 +1,4 @@
-"""What does a client that speaks protobuf cost, against one that speaks JSON?
+"""Benchmark of protobuf against JSON: server CPU a delivery, and the codecs alone.
 
     python benchmarks/bench_protobuf.py [--json FILE] [--seconds N]
 

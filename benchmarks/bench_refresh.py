@@ -1,4 +1,4 @@
-"""How long does a refresh take, when a hundred connections refresh at once?
+"""Benchmark of token refreshes: a hundred connections at once.
 
     python benchmarks/bench_refresh.py [--json FILE] [--check] [--rounds N]
 

@@ -1,10 +1,10 @@
-"""Serialize what a Python caller publishes: ours and its rivals.
+"""Benchmark of the payload serializer: Python objects to JSON, ours and rivals.
 
     python benchmarks/bench_serialize.py [--json FILE] [--check] [--rounds N]
 
 Each contestant takes a Python object and returns JSON as `str`; rivals that return
 bytes decode them, since a payload is kept as text. None of the rivals does what ours
-does beside writing (keys that become equal, numbers that are no JSON, exact large
+does beside writing (keys that become equal, numbers that are not JSON, exact large
 integers, lone surrogates, cycles, a bound on size); they are here for the scale. They
 get a function for what they do not know, which makes text of a datetime and a dict of
 a dataclass. Contestants take turns within a round, so that a busy machine slows all of

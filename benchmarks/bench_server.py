@@ -1,4 +1,4 @@
-"""What does the whole server cost, against a bare echo on the same Hypercorn?
+"""Benchmark of the whole server, against a bare echo on the same Hypercorn.
 
     python benchmarks/bench_server.py [--json FILE] [--check] [--seconds N]
 

@@ -1,12 +1,12 @@
-"""How many durable publications a second does each store take, and how soon?
+"""Benchmark of the stores: durable publications a second, and their latency.
 
     python -m benchmarks.bench_store [--json FILE] [--check] [--seconds N]
 
 Two measurements:
 
 * Publishers that append to one channel and wait, each for itself (1, 32 and 128), on
-  every store: SQLite in memory and on disk, DynamoDB on ministack. What the rows are
-  is in ``publishers.py``. DynamoDB is skipped, with a line, where ministack is missing
+  every store: SQLite in memory and on disk, DynamoDB on ministack. ``publishers.py``
+  describes the rows. DynamoDB is skipped, with a line, where ministack is missing
   (``tests/tools/install``), unless ``--endpoint URL`` names a running emulator.
 * SQLite on disk against the rival that it cannot beat: a loop over sqlite3 that writes
   the same rows into the same tables in batches of the same size, and does nothing else
@@ -222,7 +222,7 @@ def main() -> int:
     rows = publishers.measured(run, seconds, durability, PLACE, options.endpoint)
     factor = publishers.factor(rows)
     if factor is not None:
-        print(f"at 32 publishers the combiner is {factor:.0f} times as fast as alone")
+        print(f"at 32 publishers batching is {factor:.0f} times as fast as alone")
     if options.json:
         about["durability"] = durability
         report = {"about": about, "results": results, "publishers": rows}
@@ -238,9 +238,9 @@ def missed(results: list[dict], factor: float | None) -> bool:
         if row["kind"] == "filled" and row["ratio"] < FLOOR
     ]
     if factor is None:
-        lines.append("not checked, so failed: the combiner, without DynamoDB")
+        lines.append("not checked, so failed: batching, without DynamoDB")
     elif factor < publishers.FACTOR:
-        lines.append(f"too slow: the combiner, below {publishers.FACTOR} times alone")
+        lines.append(f"too slow: batching, below {publishers.FACTOR} times alone")
     for line in lines:
         print(line)
     return bool(lines)

@@ -1,4 +1,4 @@
-"""The bare rivals of bench_server: Falcon on the same Hypercorn, and nothing else.
+"""Rivals of bench_server: bare Falcon applications on the same Hypercorn.
 
 ``echo.py stock|adapted``: Hypercorn as it is installed, or with our connection and
 stream classes. ``/echo`` is exactly ``await ws.send_text(await ws.receive_text())``;

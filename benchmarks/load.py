@@ -1,4 +1,4 @@
-"""A light WebSocket load generator and the processes it is pointed at.
+"""A light WebSocket load generator, and the server processes it measures.
 
 The client is an asyncio protocol with hand-made frames: a full WebSocket library in
 the generator would be measured instead of the server, on two cores.

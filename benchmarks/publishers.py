@@ -1,4 +1,4 @@
-"""Publishers that append to one channel and wait, each for itself: one load, any store.
+"""Load of bench_store: publishers that append to one channel, each waiting for itself.
 
 * ``sqlite, memory`` and ``sqlite, disk``: what waits goes into one commit.
 * ``dynamodb``: the store as it is; what waits goes into one transaction.
@@ -192,7 +192,7 @@ def measured(
 
 
 def factor(rows: list[dict]) -> float | None:
-    """Return how many times as fast the combiner is, or None if it was not measured."""
+    """Return how many times as fast batching is, or None if it was not measured."""
     rates = {row["store"]: row["rate"] for row in rows if row["publishers"] == 32}
     if "dynamodb" not in rates:
         return None

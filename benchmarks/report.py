@@ -1,4 +1,4 @@
-"""Run every benchmark and write what they say into docs/benchmarks.md.
+"""Report of all benchmarks: runs each and writes its figures into docs/benchmarks.md.
 
     python benchmarks/report.py [--from DIRECTORY]
 

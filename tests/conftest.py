@@ -1,4 +1,4 @@
-"""Fixtures of the tests that need a running server and real clients."""
+"""Fixtures for all tests: servers, clients, stores, emulators."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from tests.harness.server import Server, opened
 from tests.harness.sockets import close_all
 
 # No deadlines: machines are shared. In continuous integration the examples are the same
-# in each run, so that a red one is red again; elsewhere chance looks for new ones, and
-# a failure prints how to repeat it.
+# in each run, so that a failure repeats; elsewhere they are random, and a failure
+# prints how to repeat it.
 hypothesis.settings.register_profile(
     "steadwire",
     deadline=None,
@@ -49,7 +49,7 @@ def pytest_runtest_makereport(
 
 @pytest.fixture(autouse=True)
 def no_socket_left() -> Iterator[None]:
-    """Close the sockets of a test that did not get to it."""
+    """Close the sockets that a failed test left open."""
     yield
     close_all()
 
@@ -63,19 +63,19 @@ def no_emulator_left() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def ministack() -> Emulator:
-    """Return DynamoDB as ministack has it: with transactions."""
+    """Return the emulator ministack: it has transactions."""
     return emulators.running("ministack")
 
 
 @pytest.fixture(scope="session")
 def dynalite() -> Emulator:
-    """Return DynamoDB as dynalite has it: with exact capacity units."""
+    """Return the emulator dynalite: its capacity units are exact."""
     return emulators.running("dynalite")
 
 
 @pytest.fixture(scope="session")
 def moto() -> Emulator:
-    """Return DynamoDB as moto has it: right with one call at a time."""
+    """Return the emulator moto: it is right with one call at a time."""
     return emulators.running("moto")
 
 
@@ -139,8 +139,8 @@ async def start_host() -> AsyncIterator[Callable[..., Any]]:
         await host.close()
 
 
-# One in protobuf: the session and the hub do not know. tests/e2e/test_protobuf_sdk.py
-# has all of them.
+# One in protobuf is enough: the session and the hub do not see the difference.
+# tests/e2e/test_protobuf_sdk.py has all of them.
 @pytest.fixture(params=(*SDKS, "js-5.8.0 protobuf"))
 async def make_client(
     request: pytest.FixtureRequest, start_host: Callable[..., Any]

@@ -28,7 +28,7 @@ class Source(NamedTuple):
 
     @property
     def package(self) -> str:
-        """What a relative import is relative to."""
+        """The package that a relative import starts from."""
         if self.path.name == "__init__.py":
             return self.name
         return self.name.rpartition(".")[0]

@@ -1,4 +1,4 @@
-"""What each module is: its size, what it offers, and that the core does no I/O."""
+"""Rules for each module: size, docstring, ``__all__``, and no I/O in the core."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ OUTSIDE = {
 # Modules of the core that do I/O all the same: what they fetch is theirs alone.
 FETCHING = {"service.auth.jwks", "service.core.fetch"}
 
-# What the core may not import, with those that may by name, and why.
+# Modules that the core may not import; beside each, the exceptions and their reasons.
 IO: dict[str, set[str]] = {
     "asyncio": {
         "service.core.clock",  # timers of the running loop
@@ -60,7 +60,7 @@ IO: dict[str, set[str]] = {
     "http": set(),
 }
 
-# Offered and imported by nobody here, yet on purpose.
+# Names that are offered though nobody here imports them.
 SPARE = {
     "service.app": {"Application", "app"},  # a result's type; stock servers import app
     "service.hub.hub": {"JoinDone"},  # a parameter's type

@@ -1,4 +1,4 @@
-"""Names that are gone stay gone: each subject has the field's word, and one word."""
+"""Old names stay out: each subject has one name, and it is the field's."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pathlib import Path
 
 from tests.architecture.sources import ROOT, Source, sources
 
-# What each was called before; beside it what it is called now. A leading underscore
-# makes no difference.
+# Old names, each with the one that replaces it. A leading underscore makes no
+# difference.
 
-# Classes: not defined, imported or mentioned anywhere, in tests and pages neither.
+# Classes: neither defined nor imported nor mentioned, in the package, tests or pages.
 CLASSES = {
     "Admission": "ConnectionLimits",
     "Alarm": "DeadlineTimer",
@@ -47,15 +47,15 @@ CLASSES = {
     "Work": "CommandQueue",
 }
 
-# Classes whose word is a good one elsewhere: not in these folders of the package.
+# Classes that are banned in one folder of the package: elsewhere the word is right.
 CLASSES_IN = {
     ("Entry", "session"): "ChannelState",
     ("Listener", "hub"): "SubscriberInfo",
     ("Pending", "session"): "PendingSubscribe",
 }
 
-# Functions, attributes, parameters and variables: nowhere in Python, nor as a word of
-# a file's name.
+# Functions, attributes, parameters and variables: nowhere in Python, and not as a word
+# of a file's name.
 IDENTIFIERS = {
     "attendance": "cluster_sync",
     "bury": "reap",
@@ -81,7 +81,7 @@ IDENTIFIERS = {
     "visits": "pending",
 }
 
-# Functions and methods that the package does not define: as variables they are good.
+# Functions and methods that the package does not define; variables may have the name.
 FUNCTIONS = {
     "outcomes": "errors",
     "pages": "query_all",
@@ -156,7 +156,7 @@ def test_names_that_are_gone_are_not_used() -> None:
 
 
 def _uses() -> Iterator[tuple[str, str]]:
-    """Return each old name that is used, and the file that does."""
+    """Return each old name that is used, with the file that uses it."""
     for source in sources(*PYTHON):
         place = source.path.relative_to(ROOT).as_posix()
         if source.path.samefile(__file__):

@@ -1,4 +1,4 @@
-"""Tests hold the package to what it offers: they read no private attribute of it."""
+"""Tests read no private attribute of the package."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from tests.architecture.sources import ROOT, Source, sources
 
-# Not mended yet, "path: name". Take a line off in the commit that takes it out.
+# Exceptions that are left, "path: name". The commit that mends one takes its line off.
 PENDING: set[str] = set()
 
 
@@ -16,7 +16,7 @@ def test_no_test_reads_a_private_attribute_of_the_package() -> None:
     found = {
         f"{source.path.relative_to(ROOT).as_posix()}: {name}"
         for source in sources("tests", "benchmarks")
-        # What a class of the tests has under the same name is its own business.
+        # A class of the tests may have an attribute of the same name.
         for name in _read(source) - set(_defined(source))
         if name in private
     }

@@ -1,4 +1,4 @@
-"""What the chaos tests publish, and how they compare what everybody has."""
+"""Publishers of the chaos tests, and the comparison of what each client received."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class Load:
             await self._api.written.wait()
 
     def stop(self) -> None:
-        """Let every publisher end after what it has under way."""
+        """Let every publisher end after the publish it has under way."""
         self._stopping = True
 
 
@@ -99,7 +99,7 @@ async def has_arrived(client: SdkClient, offset: int) -> None:
 def compare(
     whose: str, publications: list[dict[str, Any]], expected: list[tuple[int, Payload]]
 ) -> None:
-    """Compare what somebody has with what was acknowledged, one by one."""
+    """Compare what a client has with what was acknowledged, one by one."""
     for place, publication in enumerate(publications):
         got = (publication["offset"], publication["data"])
         assert place < len(expected), f"{whose}: one too many: {got}"

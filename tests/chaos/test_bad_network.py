@@ -1,4 +1,4 @@
-"""Publishers, SDK clients, and a network between them that is never well for long.
+"""Chaos test of the network: SDK clients behind a proxy that keeps failing.
 
 CHAOS_SEED in the environment replays a run's faults.
 """
@@ -42,7 +42,7 @@ async def test_bad_network(
     settings = {
         "STEADWIRE_CHANNELS_WITHOUT_NAMESPACE": json.dumps(options),
         "STEADWIRE_CLIENT_RECOVERY_LIMIT": "10000",
-        # So that a client that does not take its bytes meets the bounds here.
+        # Small, so that a client that does not read meets these bounds.
         "STEADWIRE_CLIENT_QUEUE_SIZE": "300000",
         "STEADWIRE_CLIENT_RECOVERY_SIZE": "100000",
         "STEADWIRE_CLIENT_WRITE_TIMEOUT": "1",
@@ -84,7 +84,7 @@ async def bad_network(
             for publisher in range(PUBLISHERS):
                 group.create_task(load.run(publisher))
             for _ in range(FAULTS):
-                # When and how long is the test's input, not a wait for something.
+                # The times are input of the test, not waits for something.
                 await asyncio.sleep(faults.uniform(0.0, 0.8))
                 fault = faults.choice(list(done))
                 done[fault] += 1

@@ -1,4 +1,4 @@
-"""Publishers, SDK clients, and a server that is killed again and again.
+"""Chaos test of the server: it is killed again and again under load.
 
 Contract G1, G2 and G3 at once: what was acknowledged is stored, offsets are dense,
 and every client sees every publication exactly once and in order, although the
@@ -53,7 +53,7 @@ class RecoveryGap:
         if event["event"] == "publication":
             self._last = event["offset"]
         elif event["event"] == "subscribed":
-            # What it recovers is reported after this.
+            # Publications that it recovers are reported after this.
             self.longest_gap = max(self.longest_gap, self._load.top - self._last)
 
 
@@ -84,7 +84,7 @@ class Killer:
         for number in range(1, KILLS + 1):
             double = number in DOUBLE_KILLS
             assert self._server.owns_its_port()
-            # The moments are the test's input, not waits for something.
+            # The times are input of the test, not waits for something.
             await asyncio.sleep(self._random.uniform(0.0, 0.2 if double else 3.0))
             if number % 4:  # every fourth at any moment, also an idle one
                 await self._load.something_in_flight()
@@ -100,7 +100,7 @@ class Killer:
         self._load.up.clear()
         self._server.kill9()
         self.kills += 1
-        # What was written before the kill is told the end; what is idle is no more.
+        # Requests written before the kill end with EOF; idle connections are dropped.
         self._api.drop_connections()
         await asyncio.sleep(self._random.uniform(0.0, 0.5))
         await self._server.start()
@@ -193,7 +193,7 @@ async def chaos(
         assert recovered == len(reconnects)
         assert longest_gap > 0 and longest_gap * 10 <= HISTORY_SIZE
 
-        # Dense, and nothing stored that nobody was told of.
+        # Offsets are dense, and nothing is stored that was not acknowledged.
         assert sorted(load.acknowledged) == list(range(1, total + 1))
         expected = [(n, load.acknowledged[n]) for n in range(1, total + 1)]
         stored = await api.whole_history(CHANNEL)

@@ -1,4 +1,4 @@
-"""A listener of its own for the API and the figures: what is served where."""
+"""A separate listener for the API and the metrics: each serves its own paths only."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from tests.harness.server import Server
 
 MakeClient = Callable[..., Any]
 
-# What older ones make of recovered: false is in test_sdk_recovery.
+# test_sdk_recovery has how older SDKs take `recovered: false`.
 newest = pytest.mark.parametrize(
     "make_client", ["js-5.8.0", "python-0.7.0"], indirect=True
 )
@@ -134,7 +134,7 @@ async def test_clients_are_told_of_a_restore(
         found = re.fullmatch(r"(.*): 1 channels, (\d+) publications\n", stdout)
         assert found and found[1] == file, stdout
         top = int(found[2])
-        # It went on all the while, and the copy is of one moment in between.
+        # Publishing went on meanwhile, and the copy is of one moment in between.
         assert 100 <= top < publishing.count
         # All this will be lost, and clients have seen it.
         last = max(publishing.count, top) + 50
@@ -163,7 +163,7 @@ async def test_clients_are_told_of_a_restore(
         await own_server.start()
         api.drop_connections()
 
-        # Back at once: behind the position it was at.
+        # It came back at once, and the store is behind its position.
         await stays.seen("subscribed", 6)
         for channel, offset in ((busy, top), (late, 0), (quiet, 0)):
             _, again = subscriptions(stays, channel)
@@ -186,7 +186,7 @@ async def test_clients_are_told_of_a_restore(
             assert await api.publish(late, {"new": n}) == n
             assert await api.publish(quiet, {"new": n}) == n
 
-        # Back when its old position would be a valid one again.
+        # It comes back when its old position would be valid again.
         await away.connect()
         await away.seen("subscribed", 6)
         for channel, offset in ((busy, last + 10), (late, 5), (quiet, 5)):
@@ -309,7 +309,7 @@ async def test_a_disk_without_room_for_the_copy(
 async def test_a_backup_does_not_keep_a_server_from_starting(
     own_server: Server, tmp_path: Path
 ) -> None:
-    """It takes nothing that a start needs, and the other way round."""
+    """A backup and a start need no lock of each other."""
     path = Path(own_server.settings["STEADWIRE_STORE_PATH"])
     async with own_server.api() as api:
         publishing = Publishing(api, "a")

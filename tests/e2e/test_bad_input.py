@@ -40,7 +40,7 @@ async def settled(server: Server, descriptors: int, within: float = 5.0) -> None
 
 
 class Watched:
-    """Another client, which must not notice anything."""
+    """Another client, which must not be affected."""
 
     def __init__(self, client: RawClient, channel: str) -> None:
         self.client = client
@@ -75,7 +75,7 @@ async def bystander(server: Server, channel: str) -> AsyncIterator[Watched]:
         assert await fresh.publish("fresh", 1) == {}
         await fresh.publications("fresh", 1)
     await settled(server, before)
-    # Its maps: who is connected, which channels it knows, who is in them.
+    # Its maps: connections, channels, and the subscribers of each.
     async with server.api() as api:
         [node] = (await api.call("info", {}))["nodes"]
     counts = [node[f"num_{what}"] for what in ("clients", "users", "subs", "channels")]
@@ -110,7 +110,7 @@ def bad_request(end: Closed) -> None:
     assert (end.code, end.reason) == (3501, "bad request")
 
 
-# Frames that are no commands.
+# Frames that are not commands.
 
 NO_COMMANDS = {
     "empty frame": "",
@@ -334,7 +334,7 @@ async def test_an_offset_beyond_the_stream_is_not_recovered(
 async def test_a_payload_as_deep_as_may_be(
     server: Server, channel: str, depth: int
 ) -> None:
-    # The command and its parameters are two levels of the hundred.
+    # The command and its parameters take two of the hundred levels.
     async with await server.raw() as client:
         await client.subscribe(channel)
         text = "[" * depth + "]" * depth
@@ -473,7 +473,7 @@ async def test_a_publication_of_the_server_api_at_and_over_its_limit(
         await client.publications(channel, 1)
 
 
-# Bytes that are no text.
+# Bytes that are not text.
 
 
 async def test_invalid_utf8_closes_with_1007(server: Server) -> None:

@@ -1,4 +1,4 @@
-"""Each counter counts exactly what happened, on a real server, seen by a scrape."""
+"""Each counter of a real server counts exactly what happened, as a scrape shows."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ async def quiet(api: Api) -> Scrape:
 
 
 class Change:
-    """How counters have grown while something was done."""
+    """The growth of the counters while something was done."""
 
     def __init__(self, api: Api) -> None:
         self.api = api
@@ -217,7 +217,7 @@ async def test_the_limits_of_connections(
             codes = {"connects_total{ok}": 3, "evictions_total{limit}": 1}
         else:
             await third.send({"id": 1, "connect": {}})
-            # Whoever reads answers the probe.
+            # A client that reads answers the probe.
             reading = [asyncio.create_task(client.message()) for client in clients]
             assert (await third.closed()).code == 3504
             for task in reading:
@@ -237,7 +237,7 @@ async def test_the_limits_of_connections(
     assert seen.grown == {
         "connections_opened_total": 3,
         "commands_total{connect}": 3,
-        "auth_total{admitted}": 3,  # who it is, is another question
+        "auth_total{admitted}": 3,  # whoever the user is
         "closes_total{3504}": 1,
         "closes_total{client}": 2,
         **codes,
@@ -272,7 +272,7 @@ async def test_every_message_was_sent_or_dropped(
         seen.pop("messages_dropped_total{slow}"),
     )
     assert dropped >= 256 * 1024 // 10_100
-    # What was published after the overflow found nobody.
+    # Publications after the overflow had no subscriber.
     assert published - 10 < sent - 2 + dropped <= published
     assert seen.pop("closes_total{3008}") == 1
 

@@ -55,7 +55,7 @@ async def join(server: Server, token: str, origin: str | None = None) -> RawClie
 
 
 async def outcome(server: Server, token: str, origin: str | None = None) -> object:
-    """Return the error's code, the close's code, or who is in."""
+    """Return the code of the error, that of the close, or ``in``."""
     headers = {} if origin is None else {"Origin": origin}
     client = await RawClient.open(server.port, headers=headers)
     try:
@@ -138,7 +138,7 @@ async def test_a_connection_of_a_ticket_refreshes_with_another(
     more = await ticket(api, "tess", expire_at=end + 100)
     refreshed = (await client.request(refresh={"token": more}))["refresh"]
     assert 190 <= refreshed["ttl"] <= 200
-    # A used one is as an expired token, another's as an invalid one.
+    # A used one counts as an expired token, that of another user as an invalid one.
     used = await join(server, await ticket(api, "tess", expire_at=end))
     with pytest.raises(Closed) as closed:
         await used.request(refresh={"token": more})
@@ -337,7 +337,7 @@ async def test_erasing_a_user(server: Server, api: Api, channel: str) -> None:
     ]
     assert (page["offset"], page["epoch"]) == (4, before["epoch"])
     assert ["info" in p for p in page["publications"]] == [False, True, False, False]
-    # Who recovers over them misses nothing: offsets stay dense.  # G2, G3
+    # A recovery across them misses nothing: offsets stay dense.  # G2, G3
     late = await join(server, connection("late"))
     reply = await late.subscribe(channel, recover=True, offset=0, epoch=page["epoch"])
     assert reply["recovered"] is True

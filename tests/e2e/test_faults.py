@@ -1,4 +1,4 @@
-"""What a laptop can do to a running server: a locked database, a full disk.
+"""Faults of the disk below a running server: a locked database, a full disk.
 
 Contract G1 and G6: nothing answers success for work that was not done, what was
 acknowledged is there afterwards, and the server comes back by itself.
@@ -85,7 +85,7 @@ async def published(client: RawClient, channel: str) -> dict[str, Any]:
 
 @pytest.fixture
 async def impatient(make_server: MakeServer) -> Server:
-    """Return a server that waits for a lock only 0.2 s, and reads the file."""
+    """Return a server that waits for a lock only 0.2 s, and caches nothing."""
     settings = {
         "STEADWIRE_STORE_LOCK_TIMEOUT": "0.2",
         "STEADWIRE_STORE_CACHE_SIZE": "1",
@@ -107,7 +107,7 @@ async def test_twenty_publishes_of_which_four_meet_a_locked_database(
             assert (status, body["status"]) == (503, "unavailable")
             assert "locked" in body["reason"]
             assert await is_live(api)
-            # What is stored can be read all the while.
+            # Stored publications can be read all the while.
             assert await stored(api, channel) == [(n, n) for n in range(1, 9)]
         await until_ready(api)
         answers += [await post(api, channel, n) for n in range(13, 21)]
@@ -187,7 +187,7 @@ async def test_subscribing_does_not_need_the_lock(
 async def test_killed_while_the_database_is_locked(
     impatient: Server, channel: str
 ) -> None:
-    """What waited was not acknowledged and is not there; the rest is."""
+    """A publish that waited was not acknowledged and is not stored; the rest is."""
     server = impatient
     async with server.api() as api:
         for n in (1, 2, 3):
@@ -219,7 +219,7 @@ async def test_stopped_while_the_database_is_locked(
 async def test_started_while_the_database_is_locked(
     make_server: MakeServer, channel: str
 ) -> None:
-    """Somebody's shell does not keep it from starting; it says what is wrong."""
+    """A shell in the database does not keep it from starting; health says so."""
     server = await make_server({"STEADWIRE_STORE_LOCK_TIMEOUT": "0.2"}).start()
     async with server.api() as api:
         await post(api, channel, 1)

@@ -1,4 +1,4 @@
-"""Starts that must fail, as a user meets them; the command's own are in tests/cli."""
+"""Starts that must fail, as a user meets them; tests/cli has those of the command."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ async def test_a_store_that_another_server_has(
 async def test_several_workers_of_hypercorn_are_refused(
     make_server: MakeServer, tmp_path: Path, channel: str
 ) -> None:
-    """One of them would answer from its own memory, and the rest of the world too."""
+    """Each worker would answer from its own memory only."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -158,7 +158,7 @@ async def test_several_workers_of_hypercorn_are_refused(
         f"store {path} is in use by another process. The embedded store serves one"
         " process: are several workers configured (hypercorn --workers)?"
     ) in stderr
-    # It has ended as a whole: the port is free, and so is the store.
+    # All of it has ended: the port is free, and so is the store.
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", port), 5)
     await server.start()

@@ -1,4 +1,4 @@
-"""The store below a real server: synced, swept on time, and closed in time."""
+"""The SQLite store below a real server: synced, swept on time, closed in time."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ async def test_power_durability_acknowledges_nothing_that_is_not_synced(
         server.kill9()
         api.drop_connections()
         await server.start()
-        # What failed may have been stored; its key settles that.
+        # A publish that failed may have been stored; its key settles that.
         for n in range(6, 16):
             await api.publish(channel, n, idempotency_key=f"key {n}")
         stored = [(p["offset"], p["data"]) for p in await api.whole_history(channel)]
@@ -140,7 +140,7 @@ async def test_the_sweep_comes_on_time_again_and_again(
                 async with asyncio.timeout(5.0):
                     while rows():
                         await asyncio.sleep(0.01)  # between two looks
-                # Not before it was due, and by nobody but the sweep.
+                # Not before it was due, and only by the sweep.
                 assert time.monotonic() - before >= 0.2
             page = await api.history(channel, limit=10)
             assert (page["offset"], page["publications"]) == (3, [])
@@ -168,7 +168,7 @@ async def test_a_stop_does_not_wait_for_the_lock_once_for_each_batch(
             await until_failing(api)
             assert not waiting.done()
             assert await server.terminate(within=10.0) == 0
-            # Whoever waited was answered with what happened, or not at all.
+            # A publisher that waited was told what happened, or nothing.
             with contextlib.suppress(ConnectionError):
                 responses = (await waiting).json["result"]["responses"]
                 assert {each["error"]["code"] for each in responses} == {100}

@@ -1,4 +1,4 @@
-"""The two questions of a load balancer."""
+"""Liveness and readiness, as a load balancer asks for them."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ ABOUT = {"transport": "websocket", "protocol": "json", "encoding": "json"}
 
 @pytest.fixture(scope="module")
 def listener() -> Iterator[socket.socket]:
-    """Return what the endpoints listen on: one port, and so one server, for all."""
+    """Return the endpoints' listening socket; one port, so one server serves all."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         yield listener
 
@@ -302,7 +302,7 @@ async def test_nobody_gets_in_without_a_good_answer(
     assert reply["error"] == INTERNAL
     await server.logged(failed, before + 1)
     assert "private-token" not in server.output()
-    # And it goes on once the endpoint does.
+    # It goes on once the endpoint does.
     endpoints.results["connect"] = {"result": {"user": "ann"}}
     await enter(server)
 
@@ -336,7 +336,7 @@ async def test_subscribe_with_options(
         "result": {"override": override, "expire_at": 4_000_000_000}
     }
     reply = (await client.request(subscribe={"channel": channel}))["subscribe"]
-    # Nobody could refresh it: it is not told when it expires.
+    # It is not told when it expires, because nobody could refresh it.
     assert reply == {}
     present = await client.request(presence={"channel": channel})
     assert present["presence"] == {"presence": {}}
@@ -375,7 +375,7 @@ async def test_connect_with_subscriptions(
     assert info["chan_info"] == {"role": 1}
     presence = (await client.request(presence={"channel": f"{channel}3"}))["presence"]
     assert presence["presence"] == {}
-    # What only the server sees goes with the next questions.
+    # `meta`, which only the server sees, goes with the next questions.
     endpoints.results["rpc"] = {"result": {}}
     await client.request(rpc={"method": "m"})
     assert endpoints.question("rpc")["meta"] == {"plan": "free"}

@@ -126,7 +126,7 @@ async def test_rpc_of_the_server_api(api: Api, server: Server) -> None:
         response = await api.request("POST", "/api/rpc", text, headers)
         assert response.status == status
         assert str(status) in documented
-    # What failed is in the log, by type and place; what it said is not.
+    # The log has the type and the place of the failure, and not its text.
     await server.logged("ZeroDivisionError")
     assert "what the hook saw" not in server.output()
 

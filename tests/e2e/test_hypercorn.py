@@ -1,4 +1,4 @@
-"""The same application under Hypercorn's own command."""
+"""The application under Hypercorn's own command."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from tests.harness.server import Server
 
 
-# One SDK: what is tried here is how frames of text and of bytes pass the other server.
+# One SDK is enough: this is about text and binary frames through the other server.
 @pytest.mark.parametrize(
     "make_client", ["js-5.8.0", "js-5.8.0 protobuf"], indirect=True
 )

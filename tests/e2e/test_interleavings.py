@@ -1,4 +1,4 @@
-"""Orders of events against the real server: whoever is first, nothing is lost.
+"""Orders of events against the real server: in each, nothing is lost.
 
 Where the server decides the order, each test makes many tries and holds every one to
 what must be true in any order; exact orders are played in tests/transports.
@@ -44,7 +44,7 @@ server = server_with({"STEADWIRE_CHANNELS_NAMESPACES": NAMESPACES})
 
 
 class Stays:
-    """Holds what one client is sent of one channel to G3, message by message."""
+    """Checks what one client is sent of one channel against G3, message by message."""
 
     def __init__(self, channel: str) -> None:
         self.channel = channel

@@ -1,4 +1,4 @@
-"""How many may be connected, on real sockets: exactly so many, however they come."""
+"""Limits of connections on real sockets: never one more, however they come."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ async def test_fifty_connects_of_one_user_leave_three(evicting: Server) -> None:
 
 
 async def test_five_hundred_connects_leave_a_hundred(evicting: Server) -> None:  # R3
-    # The server of the test before may have three left, which are in nobody's way.
+    # Three may be left of the test before.
     async with evicting.api() as api:
         await api.call("disconnect", {"user": "ann"})
     living = Living()
@@ -100,7 +100,7 @@ async def test_five_hundred_connects_leave_a_hundred(evicting: Server) -> None: 
         return code
 
     codes = Counter(await asyncio.gather(*(one(f"user{n}") for n in range(500))))
-    # A machine that stands still for a whole probe may make some of ours look dead.
+    # On a machine that stalls for a whole probe, living connections may look dead.
     dead = living.codes[3012]
     assert codes == {None: 100 + dead, 3013: 400 - dead}
     assert living.alive == 100

@@ -169,7 +169,7 @@ async def test_who_says_goodbye_leaves_at_once(
     await bob.until(2)
     async with server.api() as api:
         await ann.send_frame(CLOSE, (1000).to_bytes(2, "big"))
-        async with asyncio.timeout(2.5):  # it would be parked for three
+        async with asyncio.timeout(2.5):  # the grace period is 3 s
             while len(bob.pushes) < 3:
                 await asyncio.sleep(0.01)
         shown = (await api.call("presence", {"channel": "ch"}))["presence"]
@@ -238,7 +238,7 @@ async def test_ten_thousand_cycles_leave_nothing(make_server: MakeServer) -> Non
         async with asyncio.timeout(60), server.api() as api:
             while await clients(server) or server.connections() > 1:
                 await asyncio.sleep(0.1)
-            await asyncio.sleep(11)  # what was parked has left
+            await asyncio.sleep(11)  # until the grace periods are over
             channels: dict[str, Any] = await api.call("channels", {})
             return channels, (await scrape(api))["tasks"]
 

@@ -1,4 +1,4 @@
-"""What a scrape says of what happened on real sockets."""
+"""Metrics of a real server, as scrapes show them."""
 
 from __future__ import annotations
 

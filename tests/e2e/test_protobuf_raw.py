@@ -1,4 +1,4 @@
-"""The door for protobuf, by raw sockets: how it is chosen, and what is thrown at it."""
+"""Protobuf on raw sockets: how a client chooses it, and bad input in it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ JSON_CHOICES: dict[str, dict[str, Any]] = {
 
 
 class Binary:
-    """A client in protobuf whose every byte the test decides."""
+    """A protobuf client that sends exactly the bytes a test gives it."""
 
     def __init__(self, raw: RawClient) -> None:
         self.raw = raw
@@ -91,7 +91,7 @@ async def binary(server: Server, *, connected: bool = True) -> Binary:
 
 @pytest.fixture(autouse=True)
 async def bystander(server: Server, channel: str) -> AsyncIterator[None]:
-    """Another client in protobuf must not notice anything, nor the server its end."""
+    """Check that another protobuf client and the server are not affected."""
     client = await binary(server)
     name = f"{channel}-bystander"
     await client.send(commands({"id": 2, "subscribe": {"channel": name}}))

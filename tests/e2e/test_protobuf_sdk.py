@@ -1,6 +1,6 @@
 """Official SDKs that speak protobuf, beside others that speak JSON.
 
-One server for all, whose hooks say who is who; each test runs for each SDK.
+All use one server, whose hooks name the users; each test runs for each SDK.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Many publishers at once: the offsets of a channel have no hole and no double."""
+"""Many publishers at once: a channel's offsets have no gap and no duplicate."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ async def test_client_publishers(server: Server, channel: str, channels: int) ->
         assert [pub["offset"] for pub in publications] == list(range(1, count + 1))
         data = [tuple(pub["data"]) for pub in publications]
         assert set(data) == payloads_of(number, channels)
-        # What one connection sent in order is stored in order.
+        # Publications of one connection are stored in the order it sent them.
         for publisher in range(PUBLISHERS):
             own = [n for sender, n in data if sender == publisher]
             assert own == sorted(own)

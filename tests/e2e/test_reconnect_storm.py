@@ -1,4 +1,4 @@
-"""Everybody loses the connection at once, and comes back at once."""
+"""A reconnect storm: all clients lose the connection and come back at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the server API ends, it ends for those too who wait for a slot."""
+"""Revocations by the server API reach clients that wait for a connection slot."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an application does with an official SDK, against the real server.
+"""An application's use of an official SDK, against the real server.
 
 Each test runs once for each SDK (see SDKS in tests/conftest.py) and for each store.
 """
@@ -19,7 +19,7 @@ from tests.harness.server import Server
 
 MakeClient = Callable[..., Any]
 
-# What JSON can hold and a careless hand would change.
+# JSON values that careless code would change.
 PAYLOADS = [
     {"text": "hello"},
     {},

@@ -1,4 +1,4 @@
-"""An official SDK loses its connection, or its server, and the application nothing."""
+"""Recovery by an official SDK that loses its connection or its server."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ended = server_with()
 KEPT = {"history_size": 5, "history_ttl": 300, "force_recovery": True}
 forgetful = server_with({"STEADWIRE_CHANNELS_WITHOUT_NAMESPACE": json.dumps(KEPT)})
 
-# Soon sure that a silent connection is dead.
+# It takes a silent connection for dead after 2.5 s.
 impatient = server_with(
     {
         "STEADWIRE_CLIENT_PING_INTERVAL": "1",

@@ -36,7 +36,7 @@ def server(make_server: Callable[..., Server], tmp_path: Path) -> Server:
             STEADWIRE_LOG_HASH_KEY=HASH_KEY,
             STEADWIRE_TOKEN_HMAC_PREVIOUS_SECRET_KEY=PREVIOUS,
             STEADWIRE_TOKEN_HMAC_PREVIOUS_SECRET_KEY_VALID_UNTIL="9999999999",
-            # Nobody is there: the hook fails whenever it is asked.
+            # Nothing listens there, so the hook always fails.
             STEADWIRE_PROXY_RPC=f"http://me:{PASSWORD}@127.0.0.1:1/rpc",
             STEADWIRE_TOKEN_JWKS_PUBLIC_ENDPOINT=f"http://me:{PASSWORD}@127.0.0.1:1/k",
             STEADWIRE_CONNECTIONS_USER_LIMIT="50",

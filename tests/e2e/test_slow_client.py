@@ -87,7 +87,7 @@ async def test_slow_client_that_resumes(
         slow = await server.raw(receive_buffer=SMALL_BUFFER)
         await slow.subscribe(channel)
         beside, epoch = await run_beside(server, api, channel, readers=5)
-        # All others have everything, in order, and the slow one has read nothing.
+        # The others have everything, in order; the slow one has read nothing.
         assert slow.tcp.bytes_read < 1000
         record_property("p99 of deliveries without a slow client, s", alone)
         record_property("p99 of deliveries beside a slow client, s", beside)

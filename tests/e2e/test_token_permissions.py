@@ -1,4 +1,4 @@
-"""Who may subscribe to what: every rule by everybody, with every kind of token.
+"""Permissions: every rule, for every user, with every kind of token.
 
 On a real server and real sockets. The tables below are the documented decision order
 (docs/tokens.md) as data: an outcome is an error's code, a close's code, or IN.
@@ -20,12 +20,12 @@ from tests.harness.tokens import settings as token_settings
 
 IN = "in"
 
-# A rule: the channel that shows it, and who gets in without a token.
+# By rule: a channel, and the users that may subscribe to it without a token.
 RULES: dict[str, tuple[str, dict[str, object]]] = {
     # Private: nobody without a token, whatever the namespace allows.
     "private": ("$x", {"ann": 103, "bob": 103, "": 103}),
     "private, open namespace": ("$client:x", {"ann": 103, "bob": 103, "": 103}),
-    # What the namespace allows.
+    # Public: as the namespace allows.
     "for clients": ("client:x", {"ann": IN, "bob": IN, "": 103}),
     "for anonymous": ("anonymous:x", {"ann": 103, "bob": 103, "": IN}),
     "for nobody": ("closed:x", {"ann": 103, "bob": 103, "": 103}),
@@ -41,12 +41,12 @@ RULES: dict[str, tuple[str, dict[str, object]]] = {
     # A user's own: for nobody else, though the namespace allows all.
     "own, by the server": ("own:#ann", {"ann": 105, "bob": 103, "": 103}),
     "own, of nobody": ("own:#", {"ann": 103, "bob": 103, "": 103}),
-    # Names that are none.
+    # Names that are not valid.
     "unknown namespace": ("nowhere:x", {"ann": 102, "bob": 102, "": 102}),
     "no ASCII": ("client:ключ", {"ann": 107, "bob": 107, "": 107}),
     "too long": ("x" * 256, {"ann": 107, "bob": 107, "": 107}),
 }
-# With a token the token alone decides, and a name that is none is none.
+# With a token, only the token decides; an invalid name stays invalid.
 TOKENS: dict[str, object] = {
     "good": IN,
     "expired": 109,

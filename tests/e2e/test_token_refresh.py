@@ -1,4 +1,4 @@
-"""Refreshes in the middle of things: streams, shutdowns, each other, a dead key set.
+"""Refreshes of tokens during streams, shutdowns, other refreshes and key set outages.
 
 D17 to D24 of the requirements, L15, and the isolation of R38 with tokens, on real
 sockets. Nothing here waits for a clock but for tokens that must expire.
@@ -110,7 +110,7 @@ async def test_an_sdk_refreshes_in_the_middle_of_a_stream(
             await asyncio.sleep(0.2)
         await client.seen("publication", 20)
     assert client.offsets(channel) == list(range(1, 21))
-    # Twice each at the least, and never a new connection or subscription for it.
+    # At least twice each, and never with a new connection or subscription.
     assert len(client.events["get_token"]) >= 4
     assert len(client.events["connected"]) == 1
     assert len(client.events["subscribed"]) == 1
@@ -199,7 +199,7 @@ async def issuer() -> AsyncIterator[tuple[Issuer, str]]:
 async def test_keys_that_cannot_be_had_let_nobody_in_and_nobody_down(
     make_server: Callable[..., Server], issuer: tuple[Issuer, str], channel: str
 ) -> None:
-    # Fail closed; those who are in stay in, until their own expiry.
+    # New ones are refused; connected ones stay, until their own expiry.
     assert issuer
     server = await make_server(
         token_settings(

@@ -1,4 +1,4 @@
-"""Subscriptions by the server from tokens and the API, personal channels, and ends.
+"""Server-side subscriptions: from tokens, from the API, personal channels, their ends.
 
 On a real server: what a token's `channels` and `subs` give, what comes back with
 `connect.subs`, and what the server API changes of live connections.
@@ -84,7 +84,7 @@ async def test_a_server_side_subscription_recovers(server: Server) -> None:
         await api.publish("news", 2)
     again = await server.raw(connected=False)
     asked = {"recover": True, "offset": position["offset"], "epoch": position["epoch"]}
-    # What it is not subscribed to by its token it does not get by asking.
+    # It cannot recover channels to which its token does not subscribe it.
     subs = {"news": asked, "$secret": asked, "#other": asked}
     reply = await again.connect(token=token, subs=subs)
     assert sorted(reply["subs"]) == ["#una", "news"]

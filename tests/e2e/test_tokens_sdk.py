@@ -1,8 +1,8 @@
-"""What the official SDKs do with tokens that end: PROTOCOL.md, 3, as its table says.
+"""Official SDKs and tokens that expire or are refused: one method a case.
 
-Each row is a client of its own, and the rows of one SDK run at once: they wait for
+Each case is a client of its own, and the cases of one SDK run at once: they wait for
 tokens to expire. A token lives about a second here, and the delays after an expiry are
-a second too, where the reference has 25.
+a second too; their default is 25.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def of(client: SdkClient, event: str) -> list[int]:
 
 
 class Rows:
-    """The rows of the table; each is given clients by *make*."""
+    """The cases; each makes its clients with *make*."""
 
     def __init__(self, server: Server, make: Make, sdk: str, api: Api) -> None:
         self.url = server.url
@@ -150,7 +150,7 @@ class Rows:
     async def refresh_while_the_keys_cannot_be_had(self) -> None:
         plan = [connection("a11", algorithm="RS256", kid="k1"), connection("a11")]
         client = await self.make(connection("a11", seconds=TOKEN + 60), plan)
-        # The server's hand makes it refresh soon: it lives on until its own expiry.
+        # A refresh by the API brings it to refresh soon; it lives until its own expiry.
         client2 = await self.make(connection("a11", seconds=TOKEN), plan)
         await client.connect()
         await client2.connect()

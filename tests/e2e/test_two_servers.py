@@ -54,7 +54,7 @@ async def enter(server: Server, user: str) -> tuple[RawClient, str]:
 
 
 async def answers(client: RawClient) -> bool:
-    """Ask something, whatever the answer: it is a sign of life."""
+    """Return whether it still answers."""
     reply = await client.request(history={"channel": "any"})
     return "id" in reply
 

@@ -1,4 +1,5 @@
-"""What the end-to-end and chaos tests are made of: a server, clients, a bad network.
+"""Harness of the end-to-end and chaos tests: a server, clients, a bad network.
 
-Nothing here imports the service: tests see it as its clients do, from outside.
+Tests see the service as its clients do, from outside; only `emulators` and `backends`
+import of it, namely what a table looks like.
 """

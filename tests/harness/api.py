@@ -32,7 +32,7 @@ class ApiError(Exception):
     """The API answered with an error object, or with a status other than 200.
 
     Attributes:
-        code: Of the error object; the HTTP status when there is none.
+        code: Of the error object; without one, the HTTP status.
     """
 
     def __init__(self, code: int, message: str) -> None:

@@ -1,4 +1,4 @@
-"""The stores that a server under test can have."""
+"""Stores that a server under test can have, by name."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ class Emulator:
 
     @property
     def credentials(self) -> dict[str, str]:
-        """What a process needs in its environment to talk to it."""
+        """The environment variables with which a process can talk to it."""
         return {
             "AWS_ACCESS_KEY_ID": "test",
             "AWS_SECRET_ACCESS_KEY": "test",

@@ -1,4 +1,4 @@
-"""Become another program that dies with its parent.
+"""A launcher: becomes another program, which dies with its parent.
 
 Usage: python launch.py PROGRAM [ARGUMENT...]
 

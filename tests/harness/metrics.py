@@ -1,4 +1,4 @@
-"""A scrape, read by Prometheus's own parser."""
+"""Scrapes of ``/metrics``, read by Prometheus's own parser."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.harness.api import Api
 __all__ = ["Scrape", "scrape"]
 
 
-# By the clock, one in so many, or what a cache saved: not what was done.
+# These depend on the clock, on sampling or on a cache, not only on what was done.
 _SAMPLED = (
     "steadwire_loop_lag_seconds_count",
     "steadwire_queue_depth_bytes_count",
@@ -21,7 +21,7 @@ _SAMPLED = (
 
 
 class Scrape:
-    """What one scrape said.
+    """The result of one scrape.
 
     Attributes:
         types: The type of each family, by its name.

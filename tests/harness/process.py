@@ -1,4 +1,4 @@
-"""Paths, and how every process of the tests is started."""
+"""Paths, command lines and environments of the processes that tests start."""
 
 from __future__ import annotations
 

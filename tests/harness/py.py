@@ -91,7 +91,7 @@ class _ClientEvents(centrifuge.ClientEventHandler):
         self._report("connected", id=ctx.client, data=_unpacked(ctx.data))
 
     async def on_disconnected(self, ctx: Any) -> None:
-        # 0.4.4 calls this also when it is going to reconnect, newer ones do not.
+        # 0.4.4 calls this also when it is going to reconnect, newer versions do not.
         assert self.client is not None
         reconnects = self.client.state == centrifuge.ClientState.CONNECTING
         event = "connecting" if reconnects else "disconnected"
@@ -291,7 +291,7 @@ class _Runner:
     async def close(self) -> None:
         for client in self.clients.values():
             await client.disconnect()
-            # The close handshakes, which the SDK leaves behind.
+            # The SDK leaves its close handshakes behind as tasks.
             await asyncio.gather(
                 *getattr(client, "_background_tasks", ()), return_exceptions=True
             )

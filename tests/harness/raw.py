@@ -1,4 +1,4 @@
-"""A WebSocket client whose every byte the test decides (RFC 6455)."""
+"""A WebSocket client that sends exactly the bytes a test gives it (RFC 6455)."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Closed(Exception):
 
 
 class HandshakeRefused(Exception):
-    """The server answered the upgrade with something else than 101.
+    """The server answered the upgrade with a status other than 101.
 
     Attributes:
         status: The HTTP status.

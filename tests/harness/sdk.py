@@ -1,4 +1,4 @@
-"""One way to drive every official client SDK, whatever language it is written in.
+"""A common interface to the official client SDKs, in whatever language they are.
 
 A `Host` runs SDK clients, in this process or in another one, and speaks of them in
 plain dicts: requests ``{"client", "do", ...}`` with one answer each, and events
@@ -27,7 +27,7 @@ _LINE_LIMIT = 64 * 1024 * 1024
 
 
 class SdkError(Exception):
-    """An SDK refused a call, or the server did.
+    """An SDK or the server refused a call.
 
     Attributes:
         code: The server's code, or one below 100 that the SDK made up.
@@ -173,7 +173,7 @@ class SdkClient:
         return page
 
     async def presence(self, channel: str) -> dict[str, Any]:
-        """Return who is in a channel, by client id."""
+        """Return the clients in a channel, by client id."""
         found: dict[str, Any] = await self.do("presence", channel=channel)
         return found
 

@@ -1,4 +1,4 @@
-"""The real server as a process: started, killed, and started again on its store."""
+"""The real server as a process that can be killed and started again on its store."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = ["API_KEY", "Server", "ServerFailed", "opened"]
 API_KEY = "key-of-the-tests"
 
 opened: list[Server] = []
-"""Those that were started and not closed: what they wrote explains a failed test."""
+"""Servers that were started and not closed: their output explains a failed test."""
 
 # Seconds from the start of the process until it says that it is ready.
 _READY_WITHIN = 30.0
@@ -128,7 +128,7 @@ class Server:
                 if left <= 0 or ended:
                     what = "ended before it was" if ended else "took too long to be"
                     raise ServerFailed(f"the server {what} ready\n{self.output()}")
-                # Bounded: the end of a pump is noticed by looking, not by a call.
+                # Bounded, because nothing notifies us of the end of a pump.
                 self._changed.wait(min(left, 0.1))
         self.port = port
         self.starts += 1
@@ -200,7 +200,7 @@ class Server:
 
     @property
     def running(self) -> bool:
-        """Whether the process is alive."""
+        """True while the process is alive."""
         return self._process is not None and self._process.poll() is None
 
     @property
@@ -227,7 +227,7 @@ class Server:
         return rss
 
     def owns_its_port(self) -> bool:
-        """Return whether the process we would kill is the one that listens."""
+        """Return whether the process that we started is the one that listens."""
         return any(
             connection.status == psutil.CONN_LISTEN
             and connection.laddr.port == self.port
@@ -242,7 +242,7 @@ class Server:
         )
 
     async def logged(self, text: str, times: int = 1) -> None:
-        """Wait until it has written *text* so often: its log comes from a thread."""
+        """Wait until it has written *text* that many times; a thread writes its log."""
 
         def wait() -> bool:
             with self._changed:

@@ -1,4 +1,4 @@
-"""A TCP connection that reads only when it is told to.
+"""A TCP client that reads only when it is told to.
 
 asyncio's streams read ahead by themselves. A client that must be seen to stop reading
 cannot be built on them, so this is `loop.sock_recv` and a buffer.

@@ -1,4 +1,4 @@
-"""Tokens for tests: good ones, and each way in which one can be bad."""
+"""Tokens for tests: valid ones, and one of each kind of invalid token."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def _expired(claims: dict[str, Any]) -> str:
 
 
 def _tampered(claims: dict[str, Any]) -> str:
-    # The signature is of another payload: somebody gave himself more time.
+    # The signature belongs to another payload: the holder gave itself more time.
     head, _, signature = make(claims).split(".")
     return f"{head}.{_b64({**claims, 'aud': AUDIENCE, 'exp': 4e9})}.{signature}"
 
@@ -125,7 +125,7 @@ def _confused(claims: dict[str, Any]) -> str:
 
 
 def _relabelled(claims: dict[str, Any]) -> str:
-    # The other way round: signed with the secret, and called RS256.
+    # The reverse: signed with the secret, and labelled RS256.
     _, body, signature = make(claims).split(".")
     return f"{_b64({'alg': 'RS256'})}.{body}.{signature}"
 
@@ -145,7 +145,7 @@ BAD: dict[str, Callable[[dict[str, Any]], str]] = {
     "another key": _other_key,
     "no token": lambda claims: "no-token-at-all",
 }
-"""What a token can be that must not be believed, made from the claims of a good one."""
+"""Makers of tokens that must not be believed, each from the claims of a good one."""
 
 
 def _b64(value: Any) -> str:

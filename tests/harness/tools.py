@@ -1,4 +1,4 @@
-"""Tools that a test needs and that tests/tools/install brings."""
+"""Paths of the tools that tests/tools/install installs."""
 
 from __future__ import annotations
 
