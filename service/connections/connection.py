@@ -7,6 +7,9 @@ The end, in order: the session is told (it accepts nothing more), subscriptions 
 (nothing is written for them), what waits is written, the close frame is written, the
 peer answers or the deadline aborts the transport, the receive loop ends, `gone`.
 
+An internal error ends its connection with 3004 (`_ends_on_error`), and nothing else: a
+batch of outcomes or a fan-out that it came up in goes on for the others.
+
 Re-entrancy: an outcome that is known at once (a join, a history, a slot) is returned by
 the part that was asked, and given to the session inside the session's own call, which
 then goes on by itself. One that is not is called back later, never inside the call, and
@@ -24,8 +27,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import partial, wraps
 from random import Random
+from typing import Concatenate, ParamSpec
 
 from service.auth.permissions import ChannelRules, Permissions
 from service.connections.audit_log import log_decision
@@ -37,6 +41,7 @@ from service.connections.outbox import Flusher, Outbox
 from service.connections.pending_connection import PendingConnection
 from service.connections.registry import Registry
 from service.core.errors import (
+    INTERNAL_CLOSE,
     WRITE_ERROR,
     Close,
     CodecError,
@@ -113,6 +118,24 @@ class ConnectionContext:
     grace_period: GracePeriod
 
 
+_P = ParamSpec("_P")
+
+
+def _ends_on_error(
+    step: Callable[Concatenate[ClientConnection, _P], None],
+) -> Callable[Concatenate[ClientConnection, _P], None]:
+    """Make an internal error in *step* end its connection; the caller goes on."""
+
+    @wraps(step)
+    def guarded(self: ClientConnection, /, *args: _P.args, **kwargs: _P.kwargs) -> None:
+        try:
+            step(self, *args, **kwargs)
+        except Exception as error:
+            self._end_on_error(error)
+
+    return guarded
+
+
 class ClientConnection:
     """One connection: `registry.Connection`, `session.Port` and `hub.Member`.
 
@@ -143,6 +166,7 @@ class ClientConnection:
         self._pending = pending
         self.later = _CoalescedCall(context.flusher.call_soon, self._next_turn).ask
         self._subscriptions: dict[Channel, Subscription] = {}
+        self._ending = False
         self._reserved = 0  # bytes of recovered publications that a reply will hold
         self._gate = _ReadGate()
         self._timer = _DeadlineTimer(context.clock, self._tick)
@@ -281,6 +305,7 @@ class ClientConnection:
         """Handle a frame that is not of the kind its codec takes."""
         self._session.malformed()
 
+    @_ends_on_error
     def receive(self, frame: Frame) -> None:
         """Handle one frame, of the kind that its codec takes."""
         now = self._clock.now()
@@ -306,6 +331,7 @@ class ClientConnection:
         Args:
             code: Of the peer's close frame; 1006 without one, None if it is not known.
         """
+        self._ending = True
         self._session.ended()
         self._leave_all(lost=code == LOST)
         outbox = self._outbox
@@ -442,6 +468,7 @@ class ClientConnection:
 
     def close(self, close: Close) -> None:
         """Write what waits, then the close frame; abort if that takes too long."""
+        self._ending = True
         self._lifecycle.closing(close)
         self._leave_all(lost=close is WRITE_ERROR)
         self._gate.open()
@@ -466,6 +493,7 @@ class ClientConnection:
         """Write one push."""
         self._outbox.put(text)
 
+    @_ends_on_error
     def lost(self, channel: Channel) -> None:
         """Tell the client that a subscription had a gap that cannot be filled."""
         self._subscriptions.pop(channel, None)
@@ -474,10 +502,12 @@ class ClientConnection:
 
     # Outcomes that come later, and other callbacks.
 
+    @_ends_on_error
     def _acquired(self, refusal: Close | ErrorReply | None) -> None:
         self._session.slot_acquired(refusal)
         self._resume()
 
+    @_ends_on_error
     def _answered(self, command: int, event: Event, answer: Outcome) -> None:
         wrong = self._session.answered(command, event, answer, self._clock.now())
         if wrong is not None:
@@ -485,10 +515,12 @@ class ClientConnection:
             log_hook(event, wrong)
         self._resume()
 
+    @_ends_on_error
     def _published(self, command: int, outcome: Appended | StoreError) -> None:
         self._session.published(command, outcome)
         self._resume()
 
+    @_ends_on_error
     def _joined(
         self,
         subscription: Subscription,
@@ -508,6 +540,7 @@ class ClientConnection:
         elif not held:
             self._hub.activate(subscription)
 
+    @_ends_on_error
     def _history_read(
         self, command: int, since: Position | None, outcome: HistoryPage | StoreError
     ) -> None:
@@ -517,10 +550,12 @@ class ClientConnection:
             outcome = HistoryPage(piece, outcome.top)
         self._session.history_read(command, since, outcome)
 
+    @_ends_on_error
     def _next_turn(self) -> None:
         self._session.turn()
         self._resume()
 
+    @_ends_on_error
     def _resume(self) -> None:
         session = self._session
         session.resume(self._clock.now())
@@ -528,6 +563,7 @@ class ClientConnection:
             self._gate.open()
         self._schedule()
 
+    @_ends_on_error
     def _drained(self) -> None:
         self._record.active = self._clock.now()
         if self._session.busy:
@@ -540,6 +576,14 @@ class ClientConnection:
         self._session.ended()
         self.close(close)
 
+    def _end_on_error(self, error: Exception) -> None:
+        self._lifecycle.failed(error)
+        if self._ending:
+            self._socket.abort()  # its end is what failed
+        else:
+            self._failed(INTERNAL_CLOSE)
+
+    @_ends_on_error
     def _tick(self) -> None:
         self._session.tick(self._clock.now())
         self._schedule()

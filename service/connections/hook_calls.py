@@ -79,9 +79,9 @@ def ask(
 
     def late() -> None:
         log_hook(event, TimeoutError())
-        take(ReplyError(INTERNAL))
         if isinstance(work, asyncio.Task):
             work.cancel()  # else hooks that hang would pile up
+        take(ReplyError(INTERNAL))
 
     timer = clock.call_at(clock.now() + timeout, late)
     work = spawn(run())

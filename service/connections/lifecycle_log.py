@@ -19,6 +19,7 @@ from service.core.errors import (
     Close,
     ErrorReply,
     StoreError,
+    describe,
 )
 from service.core.model import Channel, ClientId, Joined, Position, UserId
 from service.metrics import PROTOCOL_CLOSES, Metrics
@@ -109,6 +110,10 @@ class LifecycleLog:
     def left(self, channel: Channel) -> None:
         """Log that it left a channel; not called for each when the connection ends."""
         log.debug("channel unsubscribed", connection=self._client, channel=channel)
+
+    def failed(self, error: Exception) -> None:
+        """Log an internal error that ends it."""
+        log.error("connection failed", connection=self._client, **describe(error))
 
     def closing(self, close: Close) -> None:
         """Note that the server ends it; the first reason counts."""

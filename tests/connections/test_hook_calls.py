@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable
 
+import pytest
+
 from service.connections.hook_calls import Outcome, ask
 from service.core.errors import INTERNAL, ReplyError
 from service.core.hooks import Handlers, RpcEvent, RpcResult
@@ -50,3 +52,35 @@ async def test_a_hook_that_hangs_is_refused_in_time_and_cancelled() -> None:
     await asyncio.sleep(0)
     assert len(outcomes) == 1
     assert metrics.hook_failures.values["rpc"] == 1
+
+
+async def test_a_late_hook_is_cancelled_whatever_becomes_of_its_answer() -> None:
+    ended = asyncio.Event()
+
+    async def hang(event: RpcEvent) -> RpcResult:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+        raise AssertionError("it waits for ever")
+
+    def fail(outcome: Outcome) -> None:
+        raise ZeroDivisionError("a bug")
+
+    def spawn(work: Awaitable[None]) -> object:
+        return asyncio.ensure_future(work)
+
+    clock = VirtualClock()
+    ask(
+        Handlers(rpc=hang),
+        RpcEvent(ClientId("c"), UserId(""), "m"),
+        fail,
+        clock=clock,
+        timeout=4.5,
+        spawn=spawn,
+        metrics=Metrics(),
+    )
+    await asyncio.sleep(0)
+    with pytest.raises(ZeroDivisionError):
+        clock.advance(4.6)
+    await asyncio.wait_for(ended.wait(), 10)
