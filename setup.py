@@ -51,6 +51,7 @@ if wanted != "no" and platform.python_implementation() == "CPython":
                 ("json", "json_c.pyx"),
                 ("rtt", "rtt_py.py"),
                 ("backoff", "backoff_py.py"),
+                ("delta", "delta_py.py"),
             )
         ],
         force=True,  # x_c.pxd is not the file Cython would look for

@@ -14,15 +14,18 @@ NO_SPEEDUPS = bool(os.environ.get("SERVICE_NO_SPEEDUPS"))
 
 if TYPE_CHECKING or NO_SPEEDUPS:
     from . import backoff_py as _backoff
+    from . import delta_py as _delta
     from . import json_py as _json
     from . import rtt_py as _rtt
 else:
     try:
         from . import backoff_c as _backoff
+        from . import delta_c as _delta
         from . import json_c as _json
         from . import rtt_c as _rtt
     except ImportError:
         from . import backoff_py as _backoff
+        from . import delta_py as _delta
         from . import json_py as _json
         from . import rtt_py as _rtt
 
@@ -35,6 +38,7 @@ check = _json.check
 encode_publication = _json.encode_publication
 encode_publication_push = _json.encode_publication_push
 encode_push = _json.encode_push
+fossil_delta = _delta.fossil_delta
 quote = _json.quote
 scan_array = _json.scan_array
 scan_commands = _json.scan_commands
@@ -50,6 +54,7 @@ __all__ = [
     "encode_publication",
     "encode_publication_push",
     "encode_push",
+    "fossil_delta",
     "quote",
     "scan_array",
     "scan_commands",
