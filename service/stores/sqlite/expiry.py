@@ -5,14 +5,15 @@ oldest publication expires, or, if none is stored, its metadata. An append chang
 time only when its publication is the first one stored. So a sweep costs what it
 deletes, however many channels there are.
 
-Erasing keeps offsets, times and ids, so the cached channel states stay true. What a
-step blanks is overwritten in the file at once, and in the write-ahead log at the end;
-only backups still have it.
+Erasing keeps offsets, times and ids, so the cached channel states stay true. At its end
+the whole file is rewritten from what is left and the write-ahead log is emptied, since
+blanking a row is not enough: SQLite copies rows from page to page when it balances a
+tree, and `secure_delete` does not overwrite the copies that it leaves behind. Only
+backups that were made before still have the texts.
 """
 
 from __future__ import annotations
 
-import contextlib
 import sqlite3
 from collections.abc import Callable
 from typing import NamedTuple
@@ -22,7 +23,7 @@ import structlog
 from service.core.model import Channel
 from service.core.ports import Clock, Timer
 from service.stores.sqlite.channel_state import ChannelStateCache
-from service.stores.sqlite.schema import reason
+from service.stores.sqlite.schema import reason, truncate_log
 from service.stores.sqlite.state import StateTable
 from service.stores.sqlite.writer import Job
 
@@ -212,6 +213,8 @@ class Eraser:
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._execute = connection.execute
+        self._blanked = 0  # count of erasures that have blanked all they had to
+        self._rewritten = 0  # how many of them the last rewrite came after
 
     def newest(self) -> int:
         """Return the id of the newest publication; all later ones have higher ids."""
@@ -234,23 +237,40 @@ class Eraser:
             " WHERE id > ? AND id <= ? ORDER BY id LIMIT ?)",
             (bound, after, bound, EXAMINED),
         ).fetchone()
-        self._execute("PRAGMA secure_delete = ON")
-        try:
-            found = self._execute(
-                "UPDATE publications SET data = 'null', info = NULL, tags = NULL"
-                " WHERE id > ? AND id <= ? AND substr(info, 1, ?) = ?"
-                " RETURNING channel_id",
-                (after, last, len(info), info),
-            ).fetchall()
-        finally:
-            self._execute("PRAGMA secure_delete = OFF")
+        found = self._execute(
+            "UPDATE publications SET data = 'null', info = NULL, tags = NULL"
+            " WHERE id > ? AND id <= ? AND substr(info, 1, ?) = ?"
+            " RETURNING channel_id",
+            (after, last, len(info), info),
+        ).fetchall()
         names = [
             self._execute("SELECT name FROM channels WHERE id = ?", row).fetchone()
             for row in set(found)
         ]
         return Blanked(last, len(found), [Channel(name) for (name,) in names])
 
-    def finish(self) -> None:
-        """Empty the write-ahead log, if no other process is reading."""
-        with contextlib.suppress(sqlite3.Error):
-            self._execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    def end(self) -> int:
+        """Note that an erasure has blanked all it had to; return its number."""
+        self._blanked += 1
+        return self._blanked
+
+    def rewrite(self, number: int) -> None:
+        """Rewrite the file without what was deleted, unless that was done since.
+
+        Appends wait meanwhile; reads do not.
+
+        Args:
+            number: What `end` returned. Erasures that end while the file is being
+                rewritten share one further rewrite.
+
+        Raises:
+            sqlite3.Error: The file or its log may still have deleted texts.
+        """
+        if number > self._rewritten:
+            covered = self._blanked
+            self._execute("VACUUM")
+            if not truncate_log(self._execute):
+                raise sqlite3.OperationalError(
+                    "another process reads the store, so its log cannot be emptied yet"
+                )
+            self._rewritten = covered

@@ -22,6 +22,7 @@ import fcntl
 import os
 import random
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import quote
 
@@ -38,6 +39,7 @@ __all__ = [
     "new_epoch",
     "open_files",
     "reason",
+    "truncate_log",
 ]
 
 MEMORY = ":memory:"
@@ -155,13 +157,23 @@ class Files:
                 with contextlib.suppress(sqlite3.Error):
                     self.reader.close()
             with contextlib.suppress(sqlite3.Error):
-                self.writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                truncate_log(self.writer.execute)
             with contextlib.suppress(sqlite3.Error):
                 self.writer.close()
         finally:
             if self._lock is not None:
                 os.close(self._lock)
                 self._lock = None
+
+
+def truncate_log(execute: Callable[[str], sqlite3.Cursor]) -> bool:
+    """Write the log into the file and empty it; False if somebody is reading it.
+
+    Raises:
+        sqlite3.Error: It failed.
+    """
+    [(busy, _, _)] = execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    return not busy
 
 
 def new_epoch(rng: random.Random) -> str:
@@ -327,6 +339,8 @@ def _connect(path: str, settings: StoreSettings) -> sqlite3.Connection:
         cached_statements=CACHED_STATEMENTS,
     )
     synchronous = "FULL" if settings.durability == "power" else "NORMAL"
+    # Before the file has a page, or before it is rewritten, or it has no effect.
+    connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
     # The order matters: the first statement that reads reports what is damaged.
     if path != MEMORY:
         (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
@@ -337,6 +351,8 @@ def _connect(path: str, settings: StoreSettings) -> sqlite3.Connection:
                 "(write-ahead logging was refused)"
             )
     connection.execute(f"PRAGMA synchronous = {synchronous}")
+    # Deleted rows are overwritten with zeros (the default of some builds of SQLite).
+    connection.execute("PRAGMA secure_delete = ON")
     connection.execute("PRAGMA journal_size_limit = 67108864")  # 64 MiB
     return connection
 

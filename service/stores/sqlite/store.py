@@ -307,7 +307,9 @@ class SqliteStore:
             done = await self._write(step, self._blanked)
             last = done.last
             count += done.blanked
-        await self._write(self._eraser.finish)
+        # Not in one job: what waits in between may be the end of another erasure.
+        number = await self._write(self._eraser.end)
+        await self._write(lambda: self._eraser.rewrite(number))
         return count
 
     def _blanked(self, blanked: Blanked) -> None:
