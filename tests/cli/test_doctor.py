@@ -312,6 +312,35 @@ def test_findings_can_be_printed_everywhere() -> None:
     assert printed("doctor", STEADWIRE_SERVER_PORT="0").isascii()
 
 
+def test_files_that_other_users_can_read(tmp_path: Path) -> None:
+    store = tmp_path / "store.db"
+    files = open_files(StoreSettings(path=str(store)), Random(1))
+    wide = [store, tmp_path / "store.db-wal", tmp_path / "store.db.lock"]
+    for path in wide[:2]:
+        path.chmod(0o640)
+    wide[2].chmod(0o604)
+    path = Path("steadwire.toml")
+    path.write_text(f'[api]\nkey = "{"k" * 40}"\n[store]\npath = "{store}"\n')
+    path.chmod(0o644)
+    lines = [f for f in _examine({"STEADWIRE_API_KEY": "k" * 40}) if f.level == "note"]
+    files.close()
+    names = " ".join(str(path) for path in wide)
+    assert [line.remedy for line in lines] == [
+        f"chmod 600 {names}",
+        "chmod 600 steadwire.toml",
+    ]
+    for file in (store, wide[2], path):
+        file.chmod(0o600)
+    assert not [f for f in _examine({}) if f.remedy.startswith("chmod")]
+
+
+def test_a_settings_file_without_secrets_may_be_read() -> None:
+    path = Path("steadwire.toml")
+    path.write_text("[server]\nport = 0\n")
+    path.chmod(0o644)
+    assert not [f for f in _examine({}) if f.remedy.startswith("chmod")]
+
+
 def api_keys(text: str, mode: int = 0o600) -> list[str]:
     path = Path("keys.toml")
     path.write_text(text)

@@ -16,6 +16,7 @@ from importlib.metadata import version
 import _speedups
 from service.cli.doctor.finding import NOTE, OK, PROBLEM, Finding
 from service.cli.doctor.keys import examine_keys
+from service.cli.doctor.permissions import examine_permissions
 from service.cli.doctor.store import examine_store
 from service.core.errors import SettingsError
 from service.settings import Settings, load
@@ -38,6 +39,7 @@ def examine(environ: Mapping[str, str]) -> Iterator[Finding]:
         yield Finding(OK, "settings", f"environment {settings.environment!r}")
         yield from examine_keys(settings)
         yield examine_store(settings)
+        yield from examine_permissions(environ, settings)
         yield from _ports(settings)
     yield _hypercorn()
     yield _compiled()

@@ -37,6 +37,7 @@ from service.core.errors import StoreCorrupt, StoreError, StoreInUse
 from service.settings import StoreSettings
 from service.stores.sqlite.schema import (
     MEMORY,
+    create,
     examine,
     lock_store,
     migrate,
@@ -98,7 +99,6 @@ def backup(settings: StoreSettings, target: str) -> Copied:
             # an immutable one would not notice a server that starts.
             _copy(_uri(path, "mode=rw"), copy, settings)
             copied = _check(copy, path)
-            copy.chmod(os.stat(path).st_mode & 0o777)
             _sync(copy)
             _place(copy, final)
             _sync(final.parent)
@@ -188,6 +188,7 @@ def _uri(path: str, options: str) -> str:
 
 def _copy(uri: str, copy: Path, settings: StoreSettings) -> None:
     """Write a snapshot of a store into a new file, which needs no log."""
+    create(str(copy))  # VACUUM takes an empty file
     # Not the backup API: in steps it starts again whenever somebody wrote, and in one
     # step it copies deleted data too.
     connection = sqlite3.connect(
@@ -255,7 +256,7 @@ def _resemble(copy: Path, model: Path) -> None:
     """Let the server that could open *model* open *copy*."""
     with contextlib.suppress(FileNotFoundError):
         found = model.stat()
-        copy.chmod(found.st_mode & 0o777)
+        copy.chmod(found.st_mode & 0o770 | 0o600)  # never for everybody
         with contextlib.suppress(PermissionError):  # only the superuser may give away
             os.chown(copy, found.st_uid, found.st_gid)
 

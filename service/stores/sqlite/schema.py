@@ -6,6 +6,7 @@ Invariants:
   The kernel drops it when the process dies, however it dies.
 * A file that is not a store's is never written to. It is examined through a read-only
   connection before a connection is opened that could change a byte.
+* What is created here can be read by this user alone from the first moment.
 * The schema is created and migrated in one transaction: a process killed in the
   middle leaves the file as it was, or complete.
 
@@ -26,18 +27,22 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import quote
 
+import structlog
+
 from service.core.errors import StartupError, StoreCorrupt, StoreInUse, StoreVersion
 from service.settings import StoreSettings
 
 __all__ = [
     "MEMORY",
     "Files",
+    "create",
     "examine",
     "is_invalid_data",
     "lock_store",
     "migrate",
     "new_epoch",
     "open_files",
+    "open_to_others",
     "reason",
     "truncate_log",
 ]
@@ -53,6 +58,8 @@ CHECKED_SIZE = 64 * 1024 * 1024  # bytes
 
 # Enough for every statement the log uses: inserts of 1 to 31 rows and of 32 to 256.
 CACHED_STATEMENTS = 256
+
+_log = structlog.get_logger(__name__)
 
 _HEADER = b"SQLite format 3\x00"
 # The tables that each version added.
@@ -222,6 +229,8 @@ def open_files(settings: StoreSettings, rng: random.Random) -> Files:
     try:
         try:
             examine(path, settings)
+            create(path)
+            _warn_of_readers(path)
             opened.append(_connect(path, settings))
             migrate(opened[0], rng)
             opened.append(_connect(path, settings))
@@ -241,6 +250,45 @@ def open_files(settings: StoreSettings, rng: random.Random) -> Files:
     return Files(opened[0], opened[1], lock)
 
 
+def create(path: str) -> None:
+    """Create an empty file that only this user can read, unless the file exists.
+
+    SQLite fills it, and gives its logs the same permissions. If SQLite created it, all
+    users could read it, depending on the umask.
+
+    Raises:
+        StartupError: It cannot be created.
+    """
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    except FileExistsError:
+        pass
+    except OSError as error:
+        raise StartupError(
+            f"store {path} cannot be opened: {os.strerror(error.errno or 0)}"
+        ) from error
+
+
+def open_to_others(path: str) -> list[str]:
+    """Return those of a store's files that other users have permissions for."""
+    found = []
+    for name in ("", "-wal", "-shm", ".lock"):
+        with contextlib.suppress(OSError):
+            if os.stat(path + name).st_mode & 0o077:
+                found.append(path + name)
+    return found
+
+
+def _warn_of_readers(path: str) -> None:
+    names = open_to_others(path)
+    if names:
+        _log.warning(
+            "other users have permissions for the store",
+            files=names,
+            remedy=f"chmod 600 {' '.join(names)}",
+        )
+
+
 def lock_store(path: str) -> int:
     """Lock a store for this process until the descriptor returned is closed.
 
@@ -249,7 +297,7 @@ def lock_store(path: str) -> int:
         StartupError: The lock's file cannot be opened or locked.
     """
     try:
-        descriptor = os.open(path + ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        descriptor = os.open(path + ".lock", os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as error:
         raise StartupError(
             f"store {path} cannot be opened: "

@@ -210,7 +210,7 @@ async def test_a_backup_leaves_nothing_but_itself(tmp_path, settings, copy):
     backup(settings, str(copy))
     assert listing(tmp_path) == before
     assert os.listdir(copy.parent) == ["copy.db"]
-    assert stat.S_IMODE(copy.stat().st_mode) == 0o640
+    assert stat.S_IMODE(copy.stat().st_mode) == 0o600
     assert query(copy, "PRAGMA journal_mode") == [("delete",)]  # one file is all
 
 
@@ -318,12 +318,12 @@ async def test_what_is_replaced_is_kept_under_a_name_of_its_own(
     async with opened(tmp_path) as bench:
         await bench.fill("a", 5)
     backup(settings, str(copy))
-    os.chmod(settings.path, 0o640)
+    os.chmod(settings.path, 0o644)
     original = Path(settings.path).read_bytes()
     names = [restore(settings, str(copy)).replaced for _ in range(3)]
     assert names == [f"{settings.path}.replaced-{n}" for n in (1, 2, 3)]
     assert Path(names[0]).read_bytes() == original
-    # As readable as the store that the server could open.
+    # As readable as the store that the server could open, but not for everybody.
     assert stat.S_IMODE(os.stat(settings.path).st_mode) == 0o640
     os.unlink(settings.path)
     assert restore(settings, str(copy)).replaced is None
