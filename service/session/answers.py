@@ -31,7 +31,7 @@ from service.core.hooks import (
 )
 from service.core.model import NO_OVERRIDE, Channel, Override, RawJson, UserId
 from service.payload import dump_optional
-from service.session.expiry import Expiry
+from service.session.expiry import NEVER, Expiry
 from service.session.port import Decision, Identity
 
 __all__ = [
@@ -39,7 +39,6 @@ __all__ = [
     "ConnectionRefresh",
     "PublishGrant",
     "RpcReturn",
-    "ServerGrant",
     "SubscribeGrant",
     "SubscriptionRefresh",
     "Welcome",
@@ -48,12 +47,24 @@ __all__ = [
 ]
 
 
-class ServerGrant(NamedTuple):
-    """A server-side subscription that a connect brings; as `ServerSubscription`."""
+class SubscribeGrant(NamedTuple):
+    """A subscription that a token or a hook allows.
+
+    Attributes:
+        info: Shown to others in this channel.
+        data: The payload of the reply.
+        override: Options of the channel that are different.
+        end: When the subscription expires, as `Clock.now`.
+        ttl: Seconds that the reply tells the client to refresh in; None for none.
+        refreshable: The client may refresh the subscription.
+    """
 
     info: RawJson | None = None
     data: RawJson | None = None
     override: Override = NO_OVERRIDE
+    end: float = NEVER
+    ttl: int | None = None
+    refreshable: bool = False
 
 
 class Welcome(NamedTuple):
@@ -77,7 +88,7 @@ class Welcome(NamedTuple):
     refreshable: bool
     token_id: str
     issued_at: float
-    subscriptions: dict[Channel, ServerGrant]
+    subscriptions: dict[Channel, SubscribeGrant]
 
 
 class ConnectionRefresh(NamedTuple):
@@ -88,26 +99,6 @@ class ConnectionRefresh(NamedTuple):
     info: RawJson | None
     token_id: str
     issued_at: float
-
-
-class SubscribeGrant(NamedTuple):
-    """A subscription that a token or a hook allows.
-
-    Attributes:
-        info: Shown to others in this channel.
-        data: The payload of the reply.
-        override: Options of the channel that are different.
-        end: When the subscription expires, as `Clock.now`.
-        ttl: Seconds that the reply tells the client to refresh in; None for none.
-        refreshable: The client may refresh the subscription.
-    """
-
-    info: RawJson | None
-    data: RawJson | None
-    override: Override
-    end: float
-    ttl: int | None
-    refreshable: bool
 
 
 class SubscriptionRefresh(NamedTuple):
@@ -210,12 +201,12 @@ def _welcome(
     if isinstance(answer.channels, str):
         raise TypeError("channels must be a tuple of strings")
     subscriptions = {
-        Channel(_typed("a channel", name, str)): ServerGrant()
+        Channel(_typed("a channel", name, str)): SubscribeGrant()
         for name in answer.channels
     }
     for name, one in _typed("subs", answer.subs, Mapping).items():
         _typed("a subscription", one, ServerSubscription)
-        subscriptions[Channel(_typed("a channel", name, str))] = ServerGrant(
+        subscriptions[Channel(_typed("a channel", name, str))] = SubscribeGrant(
             dump_optional(one.info),
             dump_optional(one.data),
             _typed("override", one.override, Override),

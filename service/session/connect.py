@@ -30,7 +30,7 @@ from service.core.hooks import ConnectEvent, Handlers
 from service.core.model import Channel, ClientId, Position, UserId
 from service.protocol import replies
 from service.protocol.commands import ConnectRequest
-from service.session.answers import ServerGrant, Welcome
+from service.session.answers import SubscribeGrant, Welcome
 from service.session.expiry import NEVER
 from service.session.port import Decision, Identity, Port
 from service.session.subscriptions import Subscriptions
@@ -166,7 +166,7 @@ class ConnectCommand:
             self.refuse(command, refusal.error)
             return
         if own is not None:
-            grants.setdefault(own, ServerGrant())
+            grants.setdefault(own, SubscribeGrant())
         if not grants:
             self._reply(command, welcome, results)
         for channel in sorted(grants):
