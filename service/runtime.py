@@ -154,6 +154,13 @@ class Runtime:
             hub = Hub(store, settings.client, clock, tasks.spawn, publishes)
             await store.start(hub.committed)
             log.info("settings", **changes(settings))  # R48
+            for name, weakness in settings.warnings.items():
+                log.warning(
+                    "a setting is weak",
+                    setting=name,
+                    reason=weakness,
+                    remedy="`steadwire keys` makes another",
+                )
 
             connections = Registry()
             upkeep = make_upkeep(store, settings, clock, connections.active)

@@ -27,6 +27,7 @@ from datetime import datetime
 import msgspec
 
 from service.core.errors import SettingsError
+from service.settings.sections import API_KEY_SIZE
 
 __all__ = [
     "FULL_ACCESS",
@@ -36,8 +37,6 @@ __all__ = [
     "find_key",
     "read_api_keys",
 ]
-
-SHORTEST = 16  # characters of a key in the open; `steadwire keys` makes 43
 
 _NAME = re.compile(r"[-a-zA-Z0-9_]{1,64}")
 _DIGEST = re.compile(r"[0-9a-fA-F]{64}")
@@ -162,8 +161,8 @@ def _read(name: str, table: dict[str, object], namespaces: Collection[str]) -> A
         # It has types and names of fields; values are not quoted.
         raise SettingsError(f"{name}: {error}") from None
     if entry.key is not None and entry.sha256 is None:
-        if len(entry.key) < SHORTEST:
-            raise SettingsError(f"{name}.key is shorter than {SHORTEST} characters")
+        if len(entry.key) < API_KEY_SIZE:
+            raise SettingsError(f"{name}.key is shorter than {API_KEY_SIZE} characters")
         digest = digest_of(entry.key)
     elif entry.sha256 is not None and entry.key is None:
         if not _DIGEST.fullmatch(entry.sha256):

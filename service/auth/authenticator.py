@@ -47,7 +47,6 @@ from service.core.hooks import (
     Raw,
     RefreshEvent,
     RefreshResult,
-    ServerSubscription,
     SubRefreshEvent,
     SubRefreshResult,
     SubscribeEvent,
@@ -117,12 +116,7 @@ class Authenticator:
             info=_raw(claims.info),
             meta=_raw(claims.meta),
             expire_at=claims.expire_at,
-            subs={
-                each.channel: ServerSubscription(
-                    _raw(each.info), _raw(each.data), each.override
-                )
-                for each in claims.subscriptions
-            },
+            subs=claims.subscriptions,
             client_side_refresh=True,
             token_id=claims.token_id,
             issued_at=claims.issued_at,

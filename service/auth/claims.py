@@ -7,6 +7,7 @@ it in base64 and win over the claim without b64.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, TypeVar
 
@@ -17,12 +18,13 @@ from _speedups import check
 from service.auth.errors import TokenExpired, TokenInvalid
 from service.core import json_fields
 from service.core.errors import ReplyError
+from service.core.hooks import Raw as RawPayload
+from service.core.hooks import ServerSubscription
 from service.core.json_fields import optional_payload_of, override_of
 from service.core.model import NO_OVERRIDE, Channel, ClientId, Override, RawJson, UserId
 
 __all__ = [
     "ConnectionClaims",
-    "ServerSubscription",
     "SubscriptionClaims",
     "read_connection",
     "read_subscription",
@@ -32,23 +34,6 @@ ANY = ClientId("")
 
 LEEWAY = 5.0
 """Seconds that ``nbf`` may be in the future, for the issuer's clock may be fast."""
-
-
-@dataclass(frozen=True, slots=True)
-class ServerSubscription:
-    """A channel to which a token subscribes its connection.
-
-    Attributes:
-        channel: Any text; it need not be a valid name of a channel.
-        info: Shown to others in this channel.
-        data: Sent to the client with the subscription.
-        override: Options of the channel that differ.
-    """
-
-    channel: Channel
-    info: RawJson | None = field(default=None, repr=False)
-    data: RawJson | None = field(default=None, repr=False)
-    override: Override = NO_OVERRIDE
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +47,8 @@ class ConnectionClaims:
         issued_at: The token's ``iat`` in Unix seconds, 0 for none.
         info: Shown to others.
         meta: A JSON object for the server alone.
-        subscriptions: Its server-side subscriptions; each channel once.
+        subscriptions: Its server-side subscriptions, by their channel, which need not
+            be a valid name.
     """
 
     user: UserId
@@ -71,7 +57,9 @@ class ConnectionClaims:
     issued_at: float = 0.0
     info: RawJson | None = field(default=None, repr=False)
     meta: RawJson | None = field(default=None, repr=False)
-    subscriptions: tuple[ServerSubscription, ...] = ()
+    subscriptions: Mapping[str, ServerSubscription] = field(
+        default_factory=dict, repr=False
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +109,7 @@ class _Subscription(json_fields.ServerSubscription):
 
 
 class _Claims(msgspec.Struct, kw_only=True):
-    sub: str
+    sub: str | None = None
     exp: _Time | None = None
     nbf: _Time | None = None
     iat: _Time | None = None
@@ -175,21 +163,20 @@ def read_connection(
         raise TokenInvalid("the claim meta must be an object")
     subs = claims.subs or {name: _Subscription() for name in claims.channels or ()}
     return ConnectionClaims(
-        user=UserId(claims.sub),
+        user=UserId(claims.sub or ""),
         expire_at=_expiry(claims, now),
         token_id=claims.jti or "",
         issued_at=claims.iat or 0.0,
         info=_payload(claims.info, claims.b64info),
         meta=meta,
-        subscriptions=tuple(
-            ServerSubscription(
-                Channel(name),
-                _payload(sub.info, sub.b64info),
-                _payload(sub.data, sub.b64data),
+        subscriptions={
+            name: ServerSubscription(
+                _wrapped(_payload(sub.info, sub.b64info)),
+                _wrapped(_payload(sub.data, sub.b64data)),
                 override_of(sub.override),
             )
             for name, sub in subs.items()
-        ),
+        },
     )
 
 
@@ -205,7 +192,7 @@ def read_subscription(
     claims = _decode(payload, _SubscriptionToken)
     _check_registered(claims, now, audience, issuer)
     return SubscriptionClaims(
-        user=UserId(claims.sub),
+        user=UserId(claims.sub or ""),
         channel=Channel(claims.channel),
         client=ClientId(claims.client or ""),
         expire_at=_expiry(claims, now),
@@ -245,6 +232,10 @@ def _expiry(claims: _Claims, now: float) -> float:
     if 0 < claims.expire_at <= now:
         raise TokenExpired("its expire_at is in the past")
     return claims.expire_at
+
+
+def _wrapped(text: RawJson | None) -> RawPayload | None:
+    return None if text is None else RawPayload(text)
 
 
 def _payload(value: Raw | UnsetType, encoded: str | None) -> RawJson | None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import msgspec
-from jwt import PyJWS
 
+from service.auth.keys import JWS
 from service.core.errors import SettingsError
 from service.settings import TokenSettings
 
@@ -28,6 +28,6 @@ def issue(settings: TokenSettings, claims: Mapping[str, object], where: str) -> 
         every["aud"] = settings.audience
     if settings.issuer:
         every["iss"] = settings.issuer
-    return PyJWS().encode(
+    return JWS.encode(
         msgspec.json.encode(every), settings.hmac_secret_key.encode(), "HS256"
     )

@@ -18,7 +18,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from jwt import PyJWS
-from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
+from jwt.algorithms import (
+    ECAlgorithm,
+    HMACAlgorithm,
+    OKPAlgorithm,
+    RSAAlgorithm,
+)
 from jwt.exceptions import PyJWTError
 
 from _speedups import check
@@ -26,14 +31,24 @@ from service.auth.errors import TokenInvalid
 from service.core.errors import CodecError, SettingsError
 from service.settings import Secret, TokenSettings
 
-__all__ = ["ASYMMETRIC", "MAX_KID", "Key", "KeySet", "read_jwks", "read_settings"]
+__all__ = [
+    "ASYMMETRIC",
+    "HMAC",
+    "JWS",
+    "MAX_KID",
+    "Key",
+    "KeySet",
+    "read_jwks",
+    "read_settings",
+]
 
 Material = bytes | RSAPublicKey | EllipticCurvePublicKey | Ed25519PublicKey
 
 MAX_KID = 200  # characters; a longer ``kid`` names no key
 
-# Least bytes of a secret: RFC 7518, 3.2.
-_HMAC = {"HS256": 32, "HS384": 48, "HS512": 64}
+HMAC = {"HS256": 32, "HS384": 48, "HS512": 64}
+"""The algorithms of secrets, and the bytes that each needs (RFC 7518, 3.2)."""
+
 _RSA = frozenset({"RS256", "RS384", "RS512"})
 _CURVES = {"secp256r1": "ES256", "secp384r1": "ES384", "secp521r1": "ES512"}
 _EDDSA = "EdDSA"
@@ -47,7 +62,24 @@ _RSA_BITS = range(2048, 8193)
 
 _MAX_KEYS = 100  # of one key set; a set with more is refused
 
-_jws = PyJWS()
+
+class _Hmac(HMACAlgorithm):
+    """HMAC with a key of any length: `read_settings` decides which are too short."""
+
+    def check_key_length(self, key: bytes) -> str | None:
+        return None  # PyJWT would print a warning for each token
+
+
+JWS = PyJWS()
+"""Signs and verifies."""
+
+for _name, _hash in (
+    ("HS256", HMACAlgorithm.SHA256),
+    ("HS384", HMACAlgorithm.SHA384),
+    ("HS512", HMACAlgorithm.SHA512),
+):
+    JWS.unregister_algorithm(_name)
+    JWS.register_algorithm(_name, _Hmac(_hash))
 
 
 class Key:
@@ -73,6 +105,10 @@ class Key:
     def __repr__(self) -> str:
         return f"<Key {' '.join(sorted(self.algorithms))}>"
 
+    def valid(self, now: float) -> bool:
+        """Return whether the key may be used at *now*, in Unix seconds."""
+        return self.until is None or now < self.until
+
     def payload(self, token: str, algorithm: str) -> bytes:
         """Return the payload of *token* after verifying its signature.
 
@@ -82,7 +118,7 @@ class Key:
         if algorithm not in self.algorithms:
             raise TokenInvalid("the key is not for its algorithm")
         try:
-            decoded = _jws.decode_complete(token, self._material, [algorithm])
+            decoded = JWS.decode_complete(token, self._material, [algorithm])
         except PyJWTError:
             raise TokenInvalid("the signature does not match") from None
         payload: bytes = decoded["payload"]
@@ -101,13 +137,22 @@ def read_settings(settings: TokenSettings, where: str) -> tuple[Key, ...]:
     """
     keys = []
     if settings.hmac_secret_key:
-        keys.append(_secret(settings.hmac_secret_key, None, f"{where}.hmac_secret_key"))
+        keys.append(
+            _secret(
+                settings.hmac_secret_key,
+                None,
+                f"{where}.hmac_secret_key",
+                short=settings.allow_short_secrets,
+            )
+        )
     if settings.hmac_previous_secret_key:
+        # Whoever has a short secret must be able to change it for a long one.
         keys.append(
             _secret(
                 settings.hmac_previous_secret_key,
                 settings.hmac_previous_secret_key_valid_until,
                 f"{where}.hmac_previous_secret_key",
+                short=True,
             )
         )
     for name, kind in (
@@ -146,11 +191,16 @@ class _Jwks(msgspec.Struct):
     keys: Annotated[list[dict[str, Any]], msgspec.Meta(max_length=_MAX_KEYS)]
 
 
-def _secret(secret: Secret, until: float | None, where: str) -> Key:
+def _secret(secret: Secret, until: float | None, where: str, *, short: bool) -> Key:
     material = secret.encode()
-    algorithms = frozenset(n for n, least in _HMAC.items() if len(material) >= least)
+    # The settings have decided whether there may be a secret too short for HS256.
+    algorithms = frozenset(
+        name
+        for name, least in HMAC.items()
+        if short or name == "HS256" or len(material) >= least
+    )
     try:
-        _jws.encode(b"", material, "HS256")
+        JWS.encode(b"", material, "HS256")
     except PyJWTError:
         # PyJWT refuses a secret that looks like a public key; better now than later.
         raise SettingsError(f"{where} is a public key, not a secret") from None

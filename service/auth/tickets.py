@@ -58,7 +58,7 @@ class TicketRefused(SteadwireError):
 
 
 class _Bound(msgspec.Struct):
-    sub: str
+    sub: str | None = None
     origin: str = ""
 
 
@@ -140,7 +140,7 @@ class Tickets:
         """
         forgotten = 0
         for entry in await self._state.entries(_KIND):
-            if msgspec.json.decode(entry.value, type=_Bound).sub == user:
+            if (msgspec.json.decode(entry.value, type=_Bound).sub or "") == user:
                 taken = await self._state.take(_KIND, entry.key)
                 forgotten += taken is not None
         return forgotten

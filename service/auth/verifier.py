@@ -22,7 +22,7 @@ from service.auth.claims import (
     read_subscription,
 )
 from service.auth.errors import TokenInvalid
-from service.auth.keys import ASYMMETRIC, MAX_KID, Key, read_settings
+from service.auth.keys import ASYMMETRIC, HMAC, MAX_KID, Key, read_settings
 from service.core.errors import SettingsError
 from service.settings import Settings, TokenSettings
 
@@ -85,6 +85,7 @@ class Verifier:
     ) -> None:
         own = settings.subscription_token.has_keys
         self._now = now
+        self._users_only = settings.client.disallow_anonymous_connection_tokens
         self._connection = _TokenKeys(settings.token, "token", remote or {})
         self._subscription = (
             _TokenKeys(settings.subscription_token, "subscription_token", remote or {})
@@ -103,7 +104,14 @@ class Verifier:
         payload = keys.payload(token, now)
         if isinstance(payload, UnfetchedKey):
             return payload
-        return read_connection(payload, now, audience=keys.audience, issuer=keys.issuer)
+        claims = read_connection(
+            payload, now, audience=keys.audience, issuer=keys.issuer
+        )
+        if self._users_only and not claims.user:
+            raise TokenInvalid(
+                "it names no user: client.disallow_anonymous_connection_tokens"
+            )
+        return claims
 
     def subscription(self, token: str) -> SubscriptionClaims | UnfetchedKey:
         """Return the claims of a subscription token.
@@ -145,7 +153,7 @@ class _TokenKeys:
         if isinstance(keys, UnfetchedKey):
             return keys
         if not keys:
-            raise TokenInvalid("no key is for its algorithm")
+            raise TokenInvalid(self._why_none(header.alg, now))
         if not _canonical(signature):
             raise TokenInvalid("the signature is not in base64url")
         *others, last = keys
@@ -163,10 +171,18 @@ class _TokenKeys:
             if keys is None:
                 return UnfetchedKey(header.kid, self._remote)
         return [
-            key
-            for key in keys or ()
-            if header.alg in key.algorithms and (key.until is None or now < key.until)
+            key for key in keys or () if header.alg in key.algorithms and key.valid(now)
         ]
+
+    def _why_none(self, algorithm: str, now: float) -> str:
+        """Return why no key is for *algorithm*."""
+        secret = any("HS256" in key.algorithms and key.valid(now) for key in self._keys)
+        if algorithm in HMAC and secret:
+            least = HMAC[algorithm]
+            return (
+                f"hmac_secret_key is too short for {algorithm}: it needs {least} bytes"
+            )
+        return "no key is for its algorithm"
 
 
 class _Header(msgspec.Struct):

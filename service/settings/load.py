@@ -24,6 +24,8 @@ from service.core.errors import SettingsError
 from service.core.origins import Origins, is_secure
 from service.settings.channels import ChannelSettings
 from service.settings.sections import (
+    API_KEY_SIZE,
+    SECRET_SIZE,
     ApiSettings,
     ClientSettings,
     ConnectionSettings,
@@ -127,8 +129,13 @@ class Settings(Section, frozen=True, kw_only=True):
         Raises:
             SettingsError: The text names the fields.
         """
-        self.token.check("token")
-        self.subscription_token.check("subscription_token")
+        self.token.check("token", strict=self.strict)
+        self.subscription_token.check("subscription_token", strict=self.strict)
+        if self.strict and self.api.is_key_short:
+            raise SettingsError(
+                f"api.key has {len(self.api.key)} characters, and needs {API_KEY_SIZE} "
+                "or more; `steadwire keys` makes one"
+            )
         self._check_handshake()
         self.channels.without_namespace.check("channels.without_namespace")
         for namespace in self.channels.namespaces:
@@ -163,6 +170,23 @@ class Settings(Section, frozen=True, kw_only=True):
                 "client.user_personal_channel: there is no namespace "
                 f"{personal.namespace!r}"
             )
+
+    @property
+    def warnings(self) -> dict[str, str]:
+        """What is weak in settings that are allowed, by the name of the setting."""
+        found = {}
+        for name in ("token", "subscription_token"):
+            if getattr(self, name).is_short:
+                found[f"{name}.hmac_secret_key"] = (
+                    f"it has less than {SECRET_SIZE} bytes: whoever guesses it can "
+                    "make tokens"
+                )
+        if self.api.is_key_short:
+            found["api.key"] = (
+                f"it has less than {API_KEY_SIZE} characters: whoever guesses it can "
+                "call everything"
+            )
+        return found
 
     def check_admission(self, *, hook: bool) -> None:
         """Refuse settings under which no client could connect.

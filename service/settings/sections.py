@@ -14,6 +14,8 @@ import msgspec
 from service.core.errors import SettingsError
 
 __all__ = [
+    "API_KEY_SIZE",
+    "SECRET_SIZE",
     "ApiSettings",
     "Bytes",
     "ClientSettings",
@@ -44,6 +46,12 @@ Bytes = Annotated[int, msgspec.Meta(gt=0, extra={"unit": "bytes"})]
 Count = Annotated[int, msgspec.Meta(ge=0)]
 Positive = Annotated[int, msgspec.Meta(gt=0)]
 PerSecond = Annotated[float, msgspec.Meta(ge=0)]
+
+SECRET_SIZE = 32
+"""Least bytes of a secret that signs tokens: those of HS256's hash (RFC 7518, 3.2)."""
+
+API_KEY_SIZE = 16
+"""Least characters of a key of the server API."""
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 
 
@@ -146,6 +154,9 @@ class ClientSettings(Section, frozen=True, kw_only=True):
             None: true in development while no token key is set, else false.
         allow_anonymous_connect_without_token: Admit connections without a token as
             the anonymous user.
+        disallow_anonymous_connection_tokens: Refuse connection tokens that name no
+            user: ``sub`` is absent, null or "". Without it they connect the anonymous
+            user.
         user_personal_channel: Subscribe each user to a channel of their own.
         ping_interval: Seconds between pings, also while the connection is busy.
         pong_timeout: A later pong makes the connection degraded: it is pinged once
@@ -178,6 +189,7 @@ class ClientSettings(Section, frozen=True, kw_only=True):
 
     insecure: bool | None = None
     allow_anonymous_connect_without_token: bool = False
+    disallow_anonymous_connection_tokens: bool = False
     user_personal_channel: PersonalChannel = PersonalChannel()
     ping_interval: Seconds = 25.0
     pong_timeout: Seconds = 8.0
@@ -364,7 +376,8 @@ class ApiSettings(Section, frozen=True, kw_only=True):
     """The server HTTP API.
 
     Attributes:
-        key: The X-API-Key of callers that may call everything. Empty, and no
+        key: The X-API-Key of callers that may call everything, 16 characters or more;
+            in development a shorter one is taken with a warning. Empty, and no
             keys_file: development makes one up at each start and prints it; elsewhere
             the API refuses every caller.
         keys_file: A TOML file of named keys with scopes (docs/api.md); "" for none.
@@ -395,6 +408,11 @@ class ApiSettings(Section, frozen=True, kw_only=True):
     history_size: Bytes = 16 * MiB
     batch_size: Positive = 10_000
     error_mode: Literal["object", "transport"] = "object"
+
+    @property
+    def is_key_short(self) -> bool:
+        """True when the key can be guessed, but is not empty."""
+        return 0 < len(self.key) < API_KEY_SIZE
 
     @property
     def has_keys(self) -> bool:
@@ -444,10 +462,14 @@ class TokenSettings(Section, frozen=True, kw_only=True):
     """The keys that verify tokens. A key decides which algorithms it is for.
 
     Attributes:
-        hmac_secret_key: 32 bytes or more. For HS256; from 48 bytes for HS384 and from
-            64 for HS512 too (RFC 7518, 3.2).
-        hmac_previous_secret_key: Tokens made with it are valid until that date.
+        hmac_secret_key: 32 bytes or more, for HS256; from 48 bytes for HS384 and from
+            64 for HS512 too (RFC 7518, 3.2). In development a shorter one is for HS256,
+            with a warning.
+        hmac_previous_secret_key: Tokens made with it are valid until that date. It may
+            be short, and is for all three.
         hmac_previous_secret_key_valid_until: The date in Unix seconds.
+        allow_short_secrets: Start with a secret under 32 bytes outside development too,
+            and verify HS384 and HS512 with any secret.
         rsa_public_key: PEM, 2048 bits or more; for RS256, RS384 and RS512.
         ecdsa_public_key: PEM; for ES256, ES384 or ES512, as its curve says.
         ed25519_public_key: PEM; for EdDSA.
@@ -460,6 +482,7 @@ class TokenSettings(Section, frozen=True, kw_only=True):
     hmac_secret_key: Secret = Secret()
     hmac_previous_secret_key: Secret = Secret()
     hmac_previous_secret_key_valid_until: Count = 0
+    allow_short_secrets: bool = False
     rsa_public_key: str = ""
     ecdsa_public_key: str = ""
     ed25519_public_key: str = ""
@@ -478,8 +501,18 @@ class TokenSettings(Section, frozen=True, kw_only=True):
             or self.jwks_public_endpoint
         )
 
-    def check(self, where: str) -> None:
+    @property
+    def is_short(self) -> bool:
+        """True when the secret is too short for any algorithm, but not empty."""
+        return 0 < len(self.hmac_secret_key.encode()) < SECRET_SIZE
+
+    def check(self, where: str, *, strict: bool) -> None:
         """Refuse weak secrets, and settings that have no effect.
+
+        Args:
+            where: The name of the section.
+            strict: Refuse a secret under 32 bytes that `allow_short_secrets` does not
+                allow.
 
         Raises:
             SettingsError: The text begins with *where* and names the field.
@@ -488,11 +521,14 @@ class TokenSettings(Section, frozen=True, kw_only=True):
             secret = getattr(self, name).encode()
             if secret.lstrip().startswith(b"-----BEGIN"):
                 raise SettingsError(f"{where}.{name} is a PEM, not a secret")
-            if 0 < len(secret) < 32:
-                raise SettingsError(
-                    f"{where}.{name} has {len(secret)} bytes, and needs 32 or more; "
-                    "`steadwire keys` makes one"
-                )
+        if strict and self.is_short and not self.allow_short_secrets:
+            size = len(self.hmac_secret_key.encode())
+            raise SettingsError(
+                f"{where}.hmac_secret_key has {size} bytes, and needs {SECRET_SIZE} or "
+                "more: make one with `steadwire keys`, and move this one to "
+                f"{where}.hmac_previous_secret_key, which may be short; or set "
+                f"{where}.allow_short_secrets"
+            )
         if self.hmac_previous_secret_key:
             if not self.hmac_secret_key:
                 raise SettingsError(

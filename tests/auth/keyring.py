@@ -12,9 +12,9 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from jwt import PyJWS
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
+from service.auth.keys import JWS
 from service.auth.verifier import Verifier
 from service.settings import Secret, Settings, TokenSettings
 
@@ -96,7 +96,7 @@ def sign(
     """Return a token; *claims* may be bytes, to be no JSON at all."""
     payload = claims if isinstance(claims, bytes) else json.dumps(claims).encode()
     key = private(algorithm) if key is None else key
-    return PyJWS().encode(payload, key, algorithm, headers)
+    return JWS.encode(payload, key, algorithm, headers)
 
 
 def forge(header: Any, claims: Any, secret: bytes | None = None) -> str:

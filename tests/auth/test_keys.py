@@ -10,12 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from service.auth.claims import ConnectionClaims
 from service.auth.errors import TokenInvalid
 from service.auth.keys import read_jwks
 from service.core.errors import CodecError, SettingsError
 from service.settings import Secret, Settings, TokenSettings, load
 from tests.auth.keyring import (
     HMAC,
+    NOW,
     SECRET,
     ed448_pem,
     forge,
@@ -36,7 +38,6 @@ def loaded(**token: Any) -> Settings:
 @pytest.mark.parametrize(
     ("token", "text"),
     [
-        ({"hmac_secret_key": "x" * 31}, "hmac_secret_key has 31 bytes"),
         ({"hmac_secret_key": "-----BEGIN PUBLIC KEY-----" * 2}, "is a PEM"),
         ({"hmac_previous_secret_key": SECRET}, "needs hmac_secret_key"),
         (
@@ -54,9 +55,47 @@ def test_settings_that_are_refused(token: dict[str, Any], text: str) -> None:
         loaded(**token)
 
 
-def test_the_section_of_subscription_tokens_is_checked_too() -> None:
-    with pytest.raises(SettingsError, match=r"subscription_token\.hmac_secret"):
-        load({"STEADWIRE_SUBSCRIPTION_TOKEN_HMAC_SECRET_KEY": "short"}, {})
+SECTIONS = ("token", "subscription_token")
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+@pytest.mark.parametrize("environment", ["production", "staging", "another"])
+def test_a_short_secret_is_refused_with_the_ways_out(
+    environment: str, section: str
+) -> None:
+    secret = {section: {"hmac_secret_key": "x" * 31}}
+    with pytest.raises(SettingsError) as raised:
+        load({}, {"environment": environment, **secret})
+    text = str(raised.value)
+    assert f"{section}.hmac_secret_key has 31 bytes, and needs 32" in text
+    assert f"{section}.hmac_previous_secret_key" in text
+    assert f"{section}.allow_short_secrets" in text
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_a_short_secret_is_allowed_with_a_warning(section: str) -> None:
+    secret = {"hmac_secret_key": "x" * 31}
+    for values in (
+        {section: secret},
+        {"environment": "production", section: secret | {"allow_short_secrets": True}},
+    ):
+        warnings = load({}, values).warnings
+        assert list(warnings) == [f"{section}.hmac_secret_key"]
+        assert "less than 32 bytes" in warnings[f"{section}.hmac_secret_key"]
+    assert load({}, {section: {"hmac_secret_key": "x" * 32}}).warnings == {}
+
+
+def test_a_previous_secret_may_be_short_if_it_ends() -> None:
+    previous = {"hmac_secret_key": SECRET, "hmac_previous_secret_key": "old"}
+    with pytest.raises(SettingsError, match="valid_until"):
+        load({}, {"environment": "production", "token": previous})
+    until = {"hmac_previous_secret_key_valid_until": int(NOW)}
+    token = load({}, {"environment": "production", "token": previous | until}).token
+    for algorithm in HMAC:
+        old = sign({"sub": "ann"}, algorithm, key="old")
+        assert verifier(token, NOW - 1).connection(old) == ConnectionClaims("ann")
+        with pytest.raises(TokenInvalid, match="the signature does not match"):
+            verifier(token, NOW).connection(old)
 
 
 @pytest.mark.parametrize(
@@ -87,8 +126,28 @@ def test_a_secret_is_for_the_algorithms_of_its_length(size: int, admitted: int) 
     for algorithm in HMAC[:admitted]:
         check.connection(sign({"sub": "ann"}, algorithm, key=secret))
     for algorithm in HMAC[admitted:]:
-        with pytest.raises(TokenInvalid, match="no key"):
-            check.connection(forge({"alg": algorithm}, {"sub": "ann"}, secret.encode()))
+        with pytest.raises(TokenInvalid) as refused:
+            check.connection(sign({"sub": "ann"}, algorithm, key=secret))
+        least = {"HS384": 48, "HS512": 64}[algorithm]
+        assert refused.value.reason == (
+            f"hmac_secret_key is too short for {algorithm}: it needs {least} bytes"
+        )
+
+
+def test_no_secret_is_not_a_short_one() -> None:
+    check = verifier(TokenSettings(rsa_public_key=pem(private("RS256"))))
+    with pytest.raises(TokenInvalid, match="no key is for its algorithm"):
+        check.connection(sign({"sub": "ann"}, "HS512", key=SECRET))
+
+
+@pytest.mark.parametrize("secret", ["s", "s" * 36])
+def test_short_secrets_that_are_allowed_are_for_every_algorithm(secret: str) -> None:
+    check = verifier(
+        TokenSettings(hmac_secret_key=Secret(secret), allow_short_secrets=True)
+    )
+    for algorithm in HMAC:
+        token = sign({"sub": "ann"}, algorithm, key=secret)
+        assert check.connection(token) == ConnectionClaims("ann")
 
 
 def test_secrets_are_not_shown() -> None:

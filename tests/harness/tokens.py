@@ -21,6 +21,7 @@ __all__ = [
     "BAD",
     "SECRET",
     "settings",
+    "signed",
     "connection",
     "jwks",
     "make",
@@ -72,6 +73,14 @@ def make(
     key = SECRET.encode() if algorithm.startswith("HS") else _private()
     headers = None if kid is None else {"kid": kid}
     return PyJWS().encode(payload, key, algorithm, headers)
+
+
+def signed(claims: dict[str, Any], secret: str, algorithm: str = "HS256") -> str:
+    """Return a token with *claims* and no others; the secret may be short."""
+    text = f"{_b64({'alg': algorithm, 'typ': 'JWT'})}.{_b64(claims)}"
+    hash_name = algorithm.replace("HS", "sha")
+    mac = hmac.new(secret.encode(), text.encode(), hash_name).digest()
+    return f"{text}.{_b64(mac)}"
 
 
 def connection(

@@ -24,6 +24,10 @@ _API_KEY = "api key"
 
 def examine_keys(settings: Settings) -> Iterator[Finding]:
     """Examine the keys of tokens, and those of the server API."""
+    for name, weakness in settings.warnings.items():
+        yield Finding(
+            NOTE, "keys", f"{name}: {weakness}", "`steadwire keys` makes another"
+        )
     yield _token_keys(settings)
     yield from _api_keys(settings)
     for section in ("token", "subscription_token"):
