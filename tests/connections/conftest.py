@@ -9,9 +9,9 @@ import pytest
 from service.core.ports import Clock
 from service.settings import Settings
 from tests.clock import VirtualClock
-from tests.connections.world import World, settings
+from tests.world.loop import LoopWorld, settings
 
-MakeWorld = Callable[..., Awaitable[World]]
+MakeWorld = Callable[..., Awaitable[LoopWorld]]
 
 
 @pytest.fixture
@@ -21,10 +21,12 @@ def clock() -> VirtualClock:
 
 @pytest.fixture
 async def make_world(clock: VirtualClock) -> AsyncIterator[MakeWorld]:
-    worlds: list[World] = []
+    worlds: list[LoopWorld] = []
 
-    async def make(given: Settings | None = None, time: Clock | None = None) -> World:
-        world = World(given or settings(), time or clock)
+    async def make(
+        given: Settings | None = None, time: Clock | None = None
+    ) -> LoopWorld:
+        world = LoopWorld(given or settings(), time or clock)
         worlds.append(world)
         await world.start()
         return world
@@ -35,5 +37,5 @@ async def make_world(clock: VirtualClock) -> AsyncIterator[MakeWorld]:
 
 
 @pytest.fixture
-async def world(make_world: MakeWorld) -> World:
+async def world(make_world: MakeWorld) -> LoopWorld:
     return await make_world()

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from tests.clock import VirtualClock
 from tests.connections.conftest import MakeWorld
-from tests.connections.world import World, lines, settings
+from tests.world.loop import LoopWorld, lines, settings
 
 KiB = 1024
 
 
-async def recover(world: World, channels: list[str], since: int = 0) -> None:
+async def recover(world: LoopWorld, channels: list[str], since: int = 0) -> None:
     """Come back with every channel in one frame, as the JavaScript SDK does."""
     tops = {}
     for channel in channels:
@@ -44,12 +44,12 @@ async def recover(world: World, channels: list[str], since: int = 0) -> None:
     assert len(replies) == len(channels)
 
 
-async def test_recovery_of_one_channel_in_pieces(world: World) -> None:
+async def test_recovery_of_one_channel_in_pieces(world: LoopWorld) -> None:
     await world.publish("ch", size=10 * KiB, count=300)
     await recover(world, ["ch"])
 
 
-async def test_recovery_of_five_channels_at_once(world: World) -> None:
+async def test_recovery_of_five_channels_at_once(world: LoopWorld) -> None:
     # 1.5 MiB are owed, and a megabyte may wait: were each of the five answered with
     # its 256 KiB at once, the client would be closed for being slow, come back, and
     # so on for ever.
@@ -60,7 +60,7 @@ async def test_recovery_of_five_channels_at_once(world: World) -> None:
 
 
 async def test_recovery_of_as_many_channels_as_one_client_may_have(
-    world: World,
+    world: LoopWorld,
 ) -> None:
     channels = [f"ch{number}" for number in range(128)]
     for channel in channels:
@@ -68,7 +68,7 @@ async def test_recovery_of_as_many_channels_as_one_client_may_have(
     await recover(world, channels)
 
 
-async def test_recovery_of_five_channels_from_the_database(world: World) -> None:
+async def test_recovery_of_five_channels_from_the_database(world: LoopWorld) -> None:
     channels = [f"ch{number}" for number in range(5)]
     for channel in channels:
         await world.publish(channel, size=30 * KiB, count=30)
@@ -78,7 +78,7 @@ async def test_recovery_of_five_channels_from_the_database(world: World) -> None
     await recover(world, channels)
 
 
-async def test_recovery_of_text_that_is_not_ascii(world: World) -> None:
+async def test_recovery_of_text_that_is_not_ascii(world: LoopWorld) -> None:
     # Forty of these are 256 Ki characters, but a megabyte.
     text = "\N{GRINNING FACE}" * 6535
     data = f'{{"ch":"ch","x":"{text}"}}'
@@ -122,7 +122,7 @@ async def test_a_channel_that_is_far_behind_leaves_room_for_the_others(
 
 
 async def test_histories_asked_for_at_once_do_not_close_a_client_that_reads(
-    world: World,
+    world: LoopWorld,
 ) -> None:
     await world.publish("ch", size=10 * KiB, count=30)
     connection, socket = await world.connect()
@@ -141,7 +141,7 @@ async def test_histories_asked_for_at_once_do_not_close_a_client_that_reads(
     assert socket.closes == []
 
 
-async def test_a_history_reply_is_cut_at_a_piece(world: World) -> None:
+async def test_a_history_reply_is_cut_at_a_piece(world: LoopWorld) -> None:
     await world.publish("ch", size=60 * KiB, count=10)
     connection, socket = await world.connect()
     ask = {"channel": "ch", "limit": -1}
@@ -156,7 +156,7 @@ async def test_a_history_reply_is_cut_at_a_piece(world: World) -> None:
 
 
 async def test_a_client_that_stops_reading_is_closed_and_the_others_are_not(
-    world: World, clock: VirtualClock
+    world: LoopWorld, clock: VirtualClock
 ) -> None:
     _, slow = await world.connect("ch")
     _, good = await world.connect("ch")
@@ -176,7 +176,7 @@ async def test_a_client_that_stops_reading_is_closed_and_the_others_are_not(
 
 
 async def test_a_write_that_takes_too_long_is_final(
-    world: World, clock: VirtualClock
+    world: LoopWorld, clock: VirtualClock
 ) -> None:
     _, socket = await world.connect("ch")
     socket.stop_reading()
@@ -193,7 +193,7 @@ async def test_a_write_that_takes_too_long_is_final(
 
 
 async def test_a_client_that_never_reads_again_is_aborted(
-    world: World, clock: VirtualClock
+    world: LoopWorld, clock: VirtualClock
 ) -> None:
     _, socket = await world.connect("ch")
     socket.stop_reading()
@@ -208,7 +208,7 @@ async def test_a_client_that_never_reads_again_is_aborted(
 
 
 async def test_a_peer_that_does_not_take_the_close_frame_is_aborted(
-    world: World, clock: VirtualClock
+    world: LoopWorld, clock: VirtualClock
 ) -> None:
     connection, socket = await world.connect()
     connection.malformed()
@@ -220,7 +220,7 @@ async def test_a_peer_that_does_not_take_the_close_frame_is_aborted(
 
 
 async def test_a_socket_that_is_gone_while_the_close_frame_is_written(
-    world: World,
+    world: LoopWorld,
 ) -> None:
     connection, socket = await world.connect()
     socket.gone = True
@@ -229,7 +229,7 @@ async def test_a_socket_that_is_gone_while_the_close_frame_is_written(
     assert socket.closes == []
 
 
-async def test_a_socket_that_is_gone_while_a_push_is_written(world: World) -> None:
+async def test_a_socket_that_is_gone_while_a_push_is_written(world: LoopWorld) -> None:
     _, socket = await world.connect("ch")
     socket.gone = True
     await world.publish("ch")

@@ -10,7 +10,7 @@ import structlog
 from service.core.hooks import Handlers, RpcResult
 from service.session.session import Session
 from tests.clock import VirtualClock
-from tests.connections.world import World, lines, settings
+from tests.world.loop import LoopWorld, lines, settings
 
 COMMANDS = {
     "answered": {"rpc": {"method": "m"}},
@@ -43,7 +43,7 @@ def break_session(monkeypatch: pytest.MonkeyPatch, step: str, client: str) -> No
 async def test_an_internal_error_closes_with_3004(
     step: str, in_memory: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    world = World(settings(), VirtualClock(), Handlers(rpc=answer))
+    world = LoopWorld(settings(), VirtualClock(), Handlers(rpc=answer))
     await world.start()
     try:
         first, broken = await world.connect("ch")
@@ -71,7 +71,7 @@ async def test_an_internal_error_closes_with_3004(
 async def test_one_error_in_a_batch_of_publishes_leaves_the_rest_of_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    world = World(settings(), VirtualClock())
+    world = LoopWorld(settings(), VirtualClock())
     await world.start()
     try:
         connections = [await world.connect("ch") for _ in range(3)]
@@ -93,7 +93,7 @@ async def test_one_error_in_a_batch_of_publishes_leaves_the_rest_of_it(
 async def test_an_error_while_it_ends_drops_the_socket(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    world = World(settings(), VirtualClock())
+    world = LoopWorld(settings(), VirtualClock())
     await world.start()
     try:
         connection, socket = await world.connect("ch")

@@ -9,10 +9,10 @@ from service.core.errors import SHUTDOWN
 from service.core.model import ClientId
 from tests.clock import VirtualClock
 from tests.connections.conftest import MakeWorld
-from tests.connections.world import World, lines, settings
+from tests.world.loop import LoopWorld, lines, settings
 
 
-async def test_the_first_frame_of_a_javascript_client(world: World) -> None:
+async def test_the_first_frame_of_a_javascript_client(world: LoopWorld) -> None:
     connection, socket = world.open()
     connection.receive(
         lines(
@@ -31,7 +31,9 @@ async def test_the_first_frame_of_a_javascript_client(world: World) -> None:
     assert result == {"recoverable": True, "positioned": True, "offset": 0}
 
 
-async def test_a_publisher_that_is_subscribed_gets_its_own_push(world: World) -> None:
+async def test_a_publisher_that_is_subscribed_gets_its_own_push(
+    world: LoopWorld,
+) -> None:
     connection, socket = await world.connect("ch")
     connection.receive('{"id":9,"publish":{"channel":"ch","data":{"a" : [1,\n2]}}}')
     assert await socket.reply(9) == {"id": 9, "publish": {}}
@@ -51,7 +53,7 @@ async def test_a_publisher_that_is_subscribed_gets_its_own_push(world: World) ->
     ]
 
 
-async def test_publications_reach_the_channel_s_members_only(world: World) -> None:
+async def test_publications_reach_the_channel_s_members_only(world: LoopWorld) -> None:
     _, one = await world.connect("one")
     _, both = await world.connect("one", "two")
     _, two = await world.connect("two")
@@ -62,7 +64,9 @@ async def test_publications_reach_the_channel_s_members_only(world: World) -> No
     assert (two.offsets("one"), two.offsets("two")) == ([], [1])
 
 
-async def test_200_publishes_on_one_connection_keep_their_order(world: World) -> None:
+async def test_200_publishes_on_one_connection_keep_their_order(
+    world: LoopWorld,
+) -> None:
     connection, socket = await world.connect("ch")
     numbers = range(10, 210)
     for first in range(10, 210, 50):
@@ -86,7 +90,7 @@ async def test_200_publishes_on_one_connection_keep_their_order(world: World) ->
     assert replies == list(numbers)
 
 
-async def test_after_unsubscribe_not_one_push(world: World) -> None:
+async def test_after_unsubscribe_not_one_push(world: LoopWorld) -> None:
     connection, socket = await world.connect("ch")
     await world.publish("ch")
     connection.receive(lines({"id": 9, "unsubscribe": {"channel": "ch"}}))
@@ -96,7 +100,7 @@ async def test_after_unsubscribe_not_one_push(world: World) -> None:
     assert world.channels == 0
 
 
-async def test_unsubscribe_while_history_is_being_read(world: World) -> None:
+async def test_unsubscribe_while_history_is_being_read(world: LoopWorld) -> None:
     _, _ = await world.connect()
     await world.publish("ch", count=5)
     connection, socket = await world.connect()
@@ -116,7 +120,7 @@ async def test_unsubscribe_while_history_is_being_read(world: World) -> None:
     assert world.subscriptions == 0
 
 
-async def test_subscribe_and_unsubscribe_pipelined_ten_times(world: World) -> None:
+async def test_subscribe_and_unsubscribe_pipelined_ten_times(world: LoopWorld) -> None:
     for gated in (False, True):
         connection, socket = await world.connect()
         if gated:
@@ -133,7 +137,7 @@ async def test_subscribe_and_unsubscribe_pipelined_ten_times(world: World) -> No
         assert world.subscriptions == 0
 
 
-async def test_an_unrecoverable_position_is_refused_and_left(world: World) -> None:
+async def test_an_unrecoverable_position_is_refused_and_left(world: LoopWorld) -> None:
     await world.publish("ch")
     for gated in (False, True):
         connection, socket = await world.connect()
@@ -152,7 +156,9 @@ async def test_an_unrecoverable_position_is_refused_and_left(world: World) -> No
         connection.gone()
 
 
-async def test_a_slow_store_holds_up_the_reader_and_nobody_else(world: World) -> None:
+async def test_a_slow_store_holds_up_the_reader_and_nobody_else(
+    world: LoopWorld,
+) -> None:
     world.store.gate.clear()
     connection, socket = await world.connect()
     commands = [{"id": n, "history": {"channel": "ch"}} for n in range(10, 60)]
@@ -167,7 +173,7 @@ async def test_a_slow_store_holds_up_the_reader_and_nobody_else(world: World) ->
     assert sorted(m["id"] for m in socket.messages[1:]) == list(range(10, 60))
 
 
-async def test_room_ends_with_the_connection(world: World) -> None:
+async def test_room_ends_with_the_connection(world: LoopWorld) -> None:
     world.store.gate.clear()
     connection, _ = await world.connect()
     commands = [{"id": n, "history": {"channel": "ch"}} for n in range(10, 60)]
@@ -179,7 +185,7 @@ async def test_room_ends_with_the_connection(world: World) -> None:
     await room
 
 
-async def test_a_frame_that_is_no_command_closes(world: World) -> None:
+async def test_a_frame_that_is_no_command_closes(world: LoopWorld) -> None:
     for frame in ("", "\n", "[]", "{", '{"id":1}\n\n{"id":2}', '{"id":-1}', "nul"):
         connection, socket = await world.connect()
         connection.receive(frame)
@@ -189,14 +195,16 @@ async def test_a_frame_that_is_no_command_closes(world: World) -> None:
         assert [m["id"] for m in socket.messages] == [1]
 
 
-async def test_a_binary_frame_closes(world: World) -> None:
+async def test_a_binary_frame_closes(world: LoopWorld) -> None:
     connection, socket = await world.connect()
     connection.malformed()
     await socket.until(lambda: socket.closes)
     assert socket.closes == [3501]
 
 
-async def test_what_was_answered_goes_out_before_the_close_frame(world: World) -> None:
+async def test_what_was_answered_goes_out_before_the_close_frame(
+    world: LoopWorld,
+) -> None:
     connection, socket = world.open()
     connection.receive(lines({"id": 1, "connect": {}}, {"id": 2, "nonsense": {}}))
     assert socket.closes == []
@@ -205,7 +213,7 @@ async def test_what_was_answered_goes_out_before_the_close_frame(world: World) -
 
 
 async def test_pings_at_their_times_and_the_pong_s_absence(
-    world: World, clock: VirtualClock
+    world: LoopWorld, clock: VirtualClock
 ) -> None:
     connection, socket = await world.connect()
     start = clock.now()
@@ -238,7 +246,7 @@ async def test_pings_at_their_times_and_the_pong_s_absence(
 
 
 async def test_a_connection_that_never_says_a_word(
-    world: World, clock: VirtualClock
+    world: LoopWorld, clock: VirtualClock
 ) -> None:
     _, socket = world.open()
     clock.advance(9.99)
@@ -279,7 +287,7 @@ async def test_an_old_gap_ends_in_2500_and_the_client_comes_back(
     assert result["offset"] == 10
 
 
-async def test_every_connection_has_an_id_of_its_own(world: World) -> None:
+async def test_every_connection_has_an_id_of_its_own(world: LoopWorld) -> None:
     _, one = await world.connect()
     _, two = await world.connect()
     ids = [socket.messages[0]["connect"]["client"] for socket in (one, two)]

@@ -11,19 +11,19 @@ import pytest
 from service.connections.connection import ClientConnection
 from service.core.errors import SHUTDOWN
 from tests.clock import VirtualClock
-from tests.connections.world import FakeSocket, World, lines
+from tests.world.loop import FakeSocket, LoopWorld, lines
 
-Doing = Callable[[World, ClientConnection, FakeSocket], Awaitable[None]]
+Doing = Callable[[LoopWorld, ClientConnection, FakeSocket], Awaitable[None]]
 
 
 async def nothing(
-    world: World, connection: ClientConnection, socket: FakeSocket
+    world: LoopWorld, connection: ClientConnection, socket: FakeSocket
 ) -> None:
     """Nothing."""
 
 
 async def reading_a_join(
-    world: World, connection: ClientConnection, socket: FakeSocket
+    world: LoopWorld, connection: ClientConnection, socket: FakeSocket
 ) -> None:
     world.store.gate.clear()
     ask = {"channel": "other", "recover": True}
@@ -32,7 +32,7 @@ async def reading_a_join(
 
 
 async def commands_waiting(
-    world: World, connection: ClientConnection, socket: FakeSocket
+    world: LoopWorld, connection: ClientConnection, socket: FakeSocket
 ) -> None:
     world.store.gate.clear()
     connection.receive(
@@ -46,13 +46,13 @@ async def commands_waiting(
 
 
 async def publishing(
-    world: World, connection: ClientConnection, socket: FakeSocket
+    world: LoopWorld, connection: ClientConnection, socket: FakeSocket
 ) -> None:
     connection.receive(lines({"id": 9, "publish": {"channel": "ch", "data": 1}}))
 
 
 async def behind(
-    world: World, connection: ClientConnection, socket: FakeSocket
+    world: LoopWorld, connection: ClientConnection, socket: FakeSocket
 ) -> None:
     await world.publish("far", size=200_000, count=5)
     world.store.gate.clear()
@@ -66,7 +66,7 @@ async def behind(
 
 
 async def writing(
-    world: World, connection: ClientConnection, socket: FakeSocket
+    world: LoopWorld, connection: ClientConnection, socket: FakeSocket
 ) -> None:
     socket.stop_reading()
     await world.publish("ch", count=3)
@@ -74,33 +74,33 @@ async def writing(
 
 
 async def put_but_not_flushed(
-    world: World, connection: ClientConnection, socket: FakeSocket
+    world: LoopWorld, connection: ClientConnection, socket: FakeSocket
 ) -> None:
     connection.receive(lines({"id": 9, "unsubscribe": {"channel": "nothing"}}))
 
 
 async def closing(
-    world: World, connection: ClientConnection, socket: FakeSocket
+    world: LoopWorld, connection: ClientConnection, socket: FakeSocket
 ) -> None:
     connection.disconnect(SHUTDOWN)
 
 
 async def closing_a_stuck_socket(
-    world: World, connection: ClientConnection, socket: FakeSocket
+    world: LoopWorld, connection: ClientConnection, socket: FakeSocket
 ) -> None:
     await writing(world, connection, socket)
     connection.disconnect(SHUTDOWN)
 
 
 async def closed(
-    world: World, connection: ClientConnection, socket: FakeSocket
+    world: LoopWorld, connection: ClientConnection, socket: FakeSocket
 ) -> None:
     connection.disconnect(SHUTDOWN)
     await socket.until(lambda: socket.closes)
 
 
 async def overflowing(
-    world: World, connection: ClientConnection, socket: FakeSocket
+    world: LoopWorld, connection: ClientConnection, socket: FakeSocket
 ) -> None:
     socket.stop_reading()
     for _ in range(20):
@@ -108,7 +108,7 @@ async def overflowing(
 
 
 async def pinged(
-    world: World, connection: ClientConnection, socket: FakeSocket
+    world: LoopWorld, connection: ClientConnection, socket: FakeSocket
 ) -> None:
     assert isinstance(world.clock, VirtualClock)
     world.clock.advance(25.0)
@@ -130,7 +130,7 @@ ALL = [
 ]
 
 
-async def open_and_go(world: World, doing: Doing) -> weakref.ref[ClientConnection]:
+async def open_and_go(world: LoopWorld, doing: Doing) -> weakref.ref[ClientConnection]:
     """Open a connection, let it be *doing* something, and end it from outside."""
     connection, socket = await world.connect("ch", "two")
     await doing(world, connection, socket)
@@ -152,11 +152,11 @@ async def open_and_go(world: World, doing: Doing) -> weakref.ref[ClientConnectio
 
 
 @pytest.mark.parametrize("doing", ALL, ids=lambda doing: doing.__name__)
-async def test_everything_is_freed(world: World, doing: Doing) -> None:
+async def test_everything_is_freed(world: LoopWorld, doing: Doing) -> None:
     await world.assert_free(await open_and_go(world, doing))
 
 
-async def test_a_stuck_close_ends_with_its_socket(world: World) -> None:
+async def test_a_stuck_close_ends_with_its_socket(world: LoopWorld) -> None:
     _, other = await world.connect()
     connection, socket = await world.connect("ch")
     socket.stop_reading()
@@ -168,14 +168,14 @@ async def test_a_stuck_close_ends_with_its_socket(world: World) -> None:
     assert other.closes == []
 
 
-async def test_a_hundred_flaps_leave_what_one_leaves(world: World) -> None:
+async def test_a_hundred_flaps_leave_what_one_leaves(world: LoopWorld) -> None:
     for number in range(100):
         await open_and_go(world, ALL[number % len(ALL)])
     ref = await open_and_go(world, nothing)
     await world.assert_free(ref)
 
 
-async def test_gone_while_the_first_connect_is_read(world: World) -> None:
+async def test_gone_while_the_first_connect_is_read(world: LoopWorld) -> None:
     connection, _ = world.open()
     ref = weakref.ref(connection)
     connection.gone()

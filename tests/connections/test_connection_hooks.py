@@ -17,20 +17,20 @@ from service.core.hooks import (
     SubscribeResult,
 )
 from tests.clock import VirtualClock
-from tests.connections.world import FakeSocket, World, lines, settings
+from tests.world.loop import FakeSocket, LoopWorld, lines, settings
 
 KiB = 1024
 INTERNAL = {"code": 100, "message": "internal server error", "temporary": True}
 
-MakeHooked = Callable[..., Awaitable[World]]
+MakeHooked = Callable[..., Awaitable[LoopWorld]]
 
 
 @pytest.fixture
 async def hooked() -> AsyncIterator[MakeHooked]:
-    worlds: list[World] = []
+    worlds: list[LoopWorld] = []
 
-    async def make(**hooks: Any) -> World:
-        world = World(settings(), VirtualClock(), Handlers(**hooks))
+    async def make(**hooks: Any) -> LoopWorld:
+        world = LoopWorld(settings(), VirtualClock(), Handlers(**hooks))
         worlds.append(world)
         await world.start()
         return world
@@ -193,12 +193,12 @@ async def test_32_calls_run_at_once_and_no_more(hooked: MakeHooked) -> None:
 # Server-side subscriptions.
 
 
-async def owe(world: World, channels: list[str]) -> None:
+async def owe(world: LoopWorld, channels: list[str]) -> None:
     for channel in channels:
         await world.publish(channel, size=30 * KiB, count=10)
 
 
-async def recover(world: World, channels: list[str]) -> FakeSocket:
+async def recover(world: LoopWorld, channels: list[str]) -> FakeSocket:
     """Connect as a client that has seen nothing of its server-side channels yet."""
     connection, socket = world.open()
     subs = {channel: {"recover": True, "offset": 0} for channel in channels}

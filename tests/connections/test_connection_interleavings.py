@@ -12,7 +12,7 @@ from service.core.clock import SystemClock
 from service.settings import ChannelOptions, ChannelSettings
 from tests.clock import VirtualClock
 from tests.connections.conftest import MakeWorld
-from tests.connections.world import FakeSocket, World, lines, settings
+from tests.world.loop import FakeSocket, LoopWorld, lines, settings
 
 HOUR = 3600.0
 
@@ -23,7 +23,7 @@ def options(**given: Any) -> ChannelSettings:
 
 
 async def recover(
-    world: World, offset: int, epoch: str = "", number: int = 2
+    world: LoopWorld, offset: int, epoch: str = "", number: int = 2
 ) -> tuple[FakeSocket, dict[str, Any]]:
     """Come back to the channel ``ch`` and return the socket and the result."""
     connection, socket = await world.connect()
@@ -33,7 +33,7 @@ async def recover(
     return socket, reply["subscribe"]
 
 
-async def epoch_of(world: World) -> str:
+async def epoch_of(world: LoopWorld) -> str:
     _, socket = await world.connect("ch")
     epoch: str = socket.messages[-1]["subscribe"]["epoch"]
     return epoch
@@ -43,7 +43,7 @@ async def epoch_of(world: World) -> str:
 
 
 @pytest.mark.parametrize("recovering", [False, True])
-async def test_publish_during_subscribe(world: World, recovering: bool) -> None:
+async def test_publish_during_subscribe(world: LoopWorld, recovering: bool) -> None:
     # Before the read, between read and arrival, and after: each exactly once.
     await world.publish("ch", count=3)
     world.store.gate.clear()
@@ -66,7 +66,7 @@ async def test_publish_during_subscribe(world: World, recovering: bool) -> None:
 
 
 async def test_a_subscriber_s_own_publishes_in_the_frame_of_its_subscribe(
-    world: World,
+    world: LoopWorld,
 ) -> None:
     for gated in (False, True):
         connection, socket = await world.connect()
@@ -124,7 +124,9 @@ async def test_unsubscribe_while_a_piece_of_a_recovery_is_being_read(
     assert world.subscriptions == 0
 
 
-async def test_unsubscribe_while_a_history_reply_is_being_read(world: World) -> None:
+async def test_unsubscribe_while_a_history_reply_is_being_read(
+    world: LoopWorld,
+) -> None:
     connection, socket = await world.connect("ch")
     await world.publish("ch", count=3)
     world.store.gate.clear()
@@ -246,7 +248,7 @@ async def test_timers_stay_where_they_were_when_the_wall_clock_jumps(
 
 
 async def test_two_connections_of_one_user_do_not_touch_each_other(
-    world: World,
+    world: LoopWorld,
 ) -> None:
     one, first = await world.connect("ch")
     _, second = await world.connect("ch")
@@ -263,7 +265,7 @@ async def test_two_connections_of_one_user_do_not_touch_each_other(
     assert world.subscriptions == 1
 
 
-async def test_ten_pipelined_pairs_while_others_publish(world: World) -> None:
+async def test_ten_pipelined_pairs_while_others_publish(world: LoopWorld) -> None:
     await world.publish("ch", count=3)
     connection, socket = await world.connect()
     publisher = asyncio.ensure_future(world.publish("ch", count=50))

@@ -10,13 +10,13 @@ from service.core.model import Channel, Draft, RawJson
 from service.protocol.protobuf import Protobuf
 from tests.clock import VirtualClock
 from tests.connections.conftest import MakeWorld
-from tests.connections.world import World, settings
 from tests.protocol.public import Command, commands, frame
+from tests.world.loop import LoopWorld, settings
 
 KiB = 1024
 
 
-async def test_a_publication_is_made_protobuf_once_for_all(world: World) -> None:
+async def test_a_publication_is_made_protobuf_once_for_all(world: LoopWorld) -> None:
     codec = Protobuf()
     binary = [await world.connect("ch", codec=codec) for _ in range(50)]
     text = [await world.connect("ch") for _ in range(2)]
@@ -35,7 +35,7 @@ async def test_a_publication_is_made_protobuf_once_for_all(world: World) -> None
     assert first.offsets("ch") == [1, 2, 3]
 
 
-async def test_both_kinds_hear_the_same_of_one_channel(world: World) -> None:
+async def test_both_kinds_hear_the_same_of_one_channel(world: LoopWorld) -> None:
     codec = Protobuf()
     _, binary = await world.connect("ch", codec=codec)
     connection, text = await world.connect("ch")
@@ -50,7 +50,7 @@ async def test_both_kinds_hear_the_same_of_one_channel(world: World) -> None:
 
 
 async def test_a_ping_is_one_byte_and_so_is_its_pong(
-    world: World, clock: VirtualClock
+    world: LoopWorld, clock: VirtualClock
 ) -> None:
     connection, socket = await world.connect(codec=Protobuf())
     socket.frames.clear()
@@ -92,7 +92,7 @@ async def test_a_queue_is_bounded_in_bytes_as_they_are_sent(
     assert other.offsets("ch") == list(range(1, fit + 3))
 
 
-async def test_frames_hold_64_kib_of_whole_messages(world: World) -> None:
+async def test_frames_hold_64_kib_of_whole_messages(world: LoopWorld) -> None:
     _, socket = await world.connect("ch", codec=Protobuf())
     socket.stop_reading()
     await world.publish("ch")
@@ -107,7 +107,7 @@ async def test_frames_hold_64_kib_of_whole_messages(world: World) -> None:
     assert all(size > 64 * KiB - 1100 for size in sizes[:-1])  # and as many as fit
 
 
-async def test_recovery_comes_in_pieces(world: World) -> None:
+async def test_recovery_comes_in_pieces(world: LoopWorld) -> None:
     await world.publish("ch", size=10 * KiB, count=300)
     connection, socket = world.open(Protobuf())
     subscribe = {"channel": "ch", "recover": True, "offset": 1}
@@ -127,7 +127,7 @@ async def test_recovery_comes_in_pieces(world: World) -> None:
     [b"", b"\x80", b'{"id":3,"rpc":{}}', b"\x05\x08", frame(b"\x3a\x03\x0a\x01\xff")],
     ids=["empty", "half a length", "JSON", "too short", "not UTF-8"],
 )
-async def test_a_malformed_frame_closes(world: World, data: bytes) -> None:
+async def test_a_malformed_frame_closes(world: LoopWorld, data: bytes) -> None:
     for connection, socket in (
         world.open(Protobuf()),
         await world.connect(codec=Protobuf()),
@@ -138,7 +138,7 @@ async def test_a_malformed_frame_closes(world: World, data: bytes) -> None:
 
 
 async def test_a_payload_that_is_not_json_is_refused_and_nothing_else(
-    world: World,
+    world: LoopWorld,
 ) -> None:
     connection, socket = await world.connect("ch", codec=Protobuf())
     bad = {"channel": "ch", "data": b"\xff\x00"}
@@ -161,7 +161,7 @@ async def test_a_payload_that_is_not_json_is_refused_and_nothing_else(
     assert socket.closes == []
 
 
-async def test_a_send_is_not_available(world: World) -> None:
+async def test_a_send_is_not_available(world: LoopWorld) -> None:
     for data in (b"{}", b"\xff"):
         connection, socket = await world.connect(codec=Protobuf())
         connection.receive(frame(Command(send={"data": data})))
@@ -169,7 +169,7 @@ async def test_a_send_is_not_available(world: World) -> None:
         assert socket.closes == [3508]
 
 
-async def test_a_publish_without_a_payload_closes(world: World) -> None:
+async def test_a_publish_without_a_payload_closes(world: LoopWorld) -> None:
     # Of no bytes, which protobuf does not tell from none.
     connection, socket = await world.connect(codec=Protobuf())
     connection.receive(frame(Command(id=2, publish={"channel": "ch", "data": b""})))
@@ -183,7 +183,7 @@ async def test_an_answer_that_protobuf_cannot_say_ends_that_connection_alone(
     async def rpc(event: RpcEvent) -> RpcResult:
         raise ReplyError(ErrorReply(-5, "below zero"))
 
-    world = World(settings(), clock, Handlers(rpc=rpc))
+    world = LoopWorld(settings(), clock, Handlers(rpc=rpc))
     await world.start()
     try:
         connection, socket = await world.connect("ch", codec=Protobuf())
@@ -199,7 +199,7 @@ async def test_an_answer_that_protobuf_cannot_say_ends_that_connection_alone(
         await world.stop()
 
 
-async def test_half_a_surrogate_pair_harms_no_subscriber(world: World) -> None:
+async def test_half_a_surrogate_pair_harms_no_subscriber(world: LoopWorld) -> None:
     # JSON clients may publish it: it is valid JSON.
     _, binary = await world.connect("ch", codec=Protobuf())
     connection, text = await world.connect("ch")
@@ -215,7 +215,7 @@ async def test_half_a_surrogate_pair_harms_no_subscriber(world: World) -> None:
     assert binary.closes == []
 
 
-async def test_publish_keeps_the_text_of_a_payload(world: World) -> None:
+async def test_publish_keeps_the_text_of_a_payload(world: LoopWorld) -> None:
     connection, binary = await world.connect("ch", codec=Protobuf())
     _, text = await world.connect("ch")
     data = '{"ch": "ch",  "n": 1.50, "e": 1E2}'

@@ -13,8 +13,7 @@ import pytest
 from service.core.errors import SHUTDOWN, UNSUBSCRIBE_SERVER
 from service.core.hooks import ConnectEvent, ConnectResult, Handlers
 from service.core.model import Channel
-from tests.connections.limited_stack import LimitedStack
-from tests.session.stack import Stack
+from tests.world.scripted import ScriptedWorld, limited
 
 CH = Channel("ch")
 LARGE = json.dumps("x" * 900)
@@ -26,65 +25,65 @@ BOTH = pytest.mark.parametrize("in_memory", [True, False])
 def test_an_outcome_whose_reply_overflows_the_outbox_leaves_the_channel(
     in_memory: bool,
 ) -> None:
-    stack = Stack(in_memory=in_memory, queue_size=1500)
-    stack.publish(CH, text=LARGE)
-    client = stack.client()
+    world = ScriptedWorld(in_memory=in_memory, queue_size=1500)
+    world.publish(CH, text=LARGE)
+    client = world.client()
     recover = {"recover": True, "offset": 0, "epoch": ""}
     client.say(
         {"history": {"channel": CH, "limit": 1}},
         {"subscribe": {"channel": CH, **recover}},
     )
-    while stack.store.reads:
-        stack.store.reads[0].finish()
+    while world.store.reads:
+        world.store.reads[0].finish()
     assert client.connection.messages_sent == 1  # of the connect: the rest overflowed
-    assert stack.hub.counts() == {}
-    stack.publish(CH)
-    stack.settle()
+    assert world.hub.counts() == {}
+    world.publish(CH)
+    world.settle()
     assert client.close_code == 3008
     assert client.offsets.get(CH, []) == []
-    stack.assert_free()
+    world.assert_free()
 
 
 @BOTH
 def test_an_outcome_that_is_unwanted_by_then_leaves_the_channel(
     in_memory: bool,
 ) -> None:
-    stack = Stack(in_memory=in_memory)
-    stack.publish(CH, count=3)
-    client = stack.client()
+    world = ScriptedWorld(in_memory=in_memory)
+    world.publish(CH, count=3)
+    client = world.client()
     # Error 112 instead of recovered:false, bit 2 of the flag: refused by the session.
     client.say(
         {"subscribe": {"channel": CH, "recover": True, "offset": 9, "flag": 2}},
     )
-    stack.settle()
-    assert stack.hub.counts() == {}
-    stack.publish(CH)
+    world.settle()
+    assert world.hub.counts() == {}
+    world.publish(CH)
     client.say({"subscribe": {"channel": CH}})
-    stack.settle()
+    world.settle()
     assert client.inside == {CH: 5}
-    stack.assert_free()
+    world.assert_free()
 
 
 @BOTH
 @pytest.mark.parametrize("end", ["unsubscribe", "disconnect", "gone"])
 def test_what_ends_a_join_before_its_outcome(in_memory: bool, end: str) -> None:
-    stack = Stack(in_memory=in_memory)
-    client = stack.client()
-    stack.store.in_memory = False
+    world = ScriptedWorld(in_memory=in_memory)
+    client = world.client()
+    world.store.in_memory = False
     client.say({"subscribe": {"channel": CH}})
-    stack.store.in_memory = in_memory  # for what follows
+    world.store.in_memory = in_memory  # for what follows
     if end == "unsubscribe":
         client.connection.unsubscribe(CH, UNSUBSCRIBE_SERVER)
     elif end == "disconnect":
         client.connection.disconnect(SHUTDOWN)
     else:
         client.gone()
-    stack.settle()
-    assert stack.hub.counts() == {}
-    stack.publish(CH)
-    stack.settle()
+    world.settle()
+    assert world.hub.counts() == {}
+    world.publish(CH)
+    world.settle()
     assert CH not in client.inside
-    stack.assert_free()
+    world.assert_free()
 
 
 @BOTH
@@ -92,68 +91,68 @@ def test_the_last_of_several_held_joins_activates_them_all(in_memory: bool) -> N
     async def connect(event: ConnectEvent) -> ConnectResult:
         return ConnectResult(user="ann", channels=("a", "b", "c"))
 
-    stack = Stack(in_memory=in_memory, handlers=Handlers(connect=connect))
-    stack.publish("b", count=2)
-    client = stack.open()
+    world = ScriptedWorld(in_memory=in_memory, handlers=Handlers(connect=connect))
+    world.publish("b", count=2)
+    client = world.open()
     client.say({"connect": {"subs": {"b": {"recover": True, "offset": 1}}}})
     # Commits before the last outcome are not lost, and not written before the reply.
-    while len(stack.store.reads) > 1:
-        stack.store.reads[0].finish()
-    stack.publish("a")
-    stack.publish("b")
-    stack.settle()
+    while len(world.store.reads) > 1:
+        world.store.reads[0].finish()
+    world.publish("a")
+    world.publish("b")
+    world.settle()
     assert client.offsets["b"] == [2, 3]
     assert client.offsets["a"] == [1]
     for channel in ("a", "b", "c"):
-        stack.publish(channel)
-    stack.settle()
+        world.publish(channel)
+    world.settle()
     assert (client.offsets["a"], client.offsets["b"]) == ([1, 2], [2, 3, 4])
     assert client.offsets["c"] == [1]
-    stack.assert_free()
+    world.assert_free()
 
 
 @BOTH
 def test_commands_behind_a_join_or_a_history_go_on(in_memory: bool) -> None:
-    stack = Stack(in_memory=in_memory, in_flight=1)
-    stack.publish(CH, count=2)
-    client = stack.client()
+    world = ScriptedWorld(in_memory=in_memory, in_flight=1)
+    world.publish(CH, count=2)
+    client = world.client()
     numbers = client.say(
         {"subscribe": {"channel": CH}},
         {"history": {"channel": CH, "limit": 1}},
         {"unsubscribe": {"channel": CH}},
         {"subscribe": {"channel": CH}},
     )
-    stack.settle()
+    world.settle()
     assert [number for number in client.replies if number in numbers] == numbers
     assert client.inside == {CH: 3}
     assert not client.connection.in_flight
-    stack.assert_free()
+    world.assert_free()
 
 
 def test_a_slot_that_is_given_in_the_turn_in_which_its_connection_ends() -> None:
-    stack = LimitedStack(limits={"policy": "reject", "user_limit": 1})
-    first, newcomer = stack.enter("ann"), stack.enter("ann")
+    world = limited(limits={"policy": "reject", "user_limit": 1})
+    first, newcomer = world.enter("ann"), world.enter("ann")
     assert first.pings == 1 and not newcomer.replies
     first.gone(1000)  # its slot is free, and the round ends in the next turn
     newcomer.gone(1000)
-    stack.turns()
-    assert stack.registry.connected == 0
-    stack.check()
-    stack.assert_free()
+    world.run_due()
+    assert world.registry.connected == 0
+    world.check()
+    world.assert_free()
 
 
 def test_hundreds_whose_queues_overflow_by_each_other_s_leaves() -> None:
-    stack = LimitedStack(queue_size=100_000)
-    clients = [stack.enter(f"user{n}", settle=False) for n in range(300)]
-    stack.settle()
+    world = limited(queue_size=100_000)
+    clients = [world.enter(f"user{n}", settle=False) for n in range(300)]
+    world.settle()
     for client in clients:
         client.say({"subscribe": {"channel": CH, "join_leave": True}})
-    stack.settle()
-    stack.publish(CH, text=json.dumps("x" * 99_900))
+    world.settle()
+    world.publish(CH, text=json.dumps("x" * 99_900))
     # Not flushed yet: one message more, such as a leave, is too much for each.
     clients[0].connection.disconnect(SHUTDOWN)
-    assert stack.hub.counts() == {}
-    stack.settle()
+    assert world.hub.counts() == {}
+    world.settle()
     assert [client.close_code for client in clients] == [3001] + [3008] * 299
-    stack.check()
-    stack.assert_free()
+    world.check()
+    world.assert_free()

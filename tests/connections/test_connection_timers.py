@@ -13,13 +13,13 @@ import pytest
 
 from service.core.clock import SystemClock
 from tests.connections.conftest import MakeWorld
-from tests.connections.world import FakeSocket, World, settings
+from tests.world.loop import FakeSocket, LoopWorld, settings
 
 SHORT = 0.05  # s
 
 
 @pytest.fixture
-async def world(make_world: MakeWorld) -> World:
+async def world(make_world: MakeWorld) -> LoopWorld:
     short = settings(
         {
             "ping_interval": 4 * SHORT,
@@ -44,21 +44,23 @@ async def elapsed(socket: FakeSocket, condition: Callable[[], object]) -> float:
 EARLY = 0.002  # s
 
 
-async def test_stale(world: World) -> None:
+async def test_stale(world: LoopWorld) -> None:
     _, socket = world.open()
     took = await elapsed(socket, lambda: socket.closes)
     assert socket.closes == [3502]
     assert took >= 2 * SHORT - EARLY
 
 
-async def test_ping(world: World) -> None:
+async def test_ping(world: LoopWorld) -> None:
     _, socket = await world.connect()
     took = await elapsed(socket, lambda: "{}" in socket.frames)
     assert took >= 2 * SHORT - 20 * EARLY  # from the connect, which was before
     assert socket.messages[-1] == {}
 
 
-async def test_pongs_keep_a_connection_and_their_absence_ends_it(world: World) -> None:
+async def test_pongs_keep_a_connection_and_their_absence_ends_it(
+    world: LoopWorld,
+) -> None:
     connection, socket = await world.connect()
     for count in (1, 2, 3):
         await socket.until(lambda count=count: socket.frames.count("{}") == count)
@@ -69,7 +71,7 @@ async def test_pongs_keep_a_connection_and_their_absence_ends_it(world: World) -
     assert took >= 8 * SHORT - 10 * EARLY
 
 
-async def test_write(world: World) -> None:
+async def test_write(world: LoopWorld) -> None:
     _, socket = await world.connect("ch")
     socket.stop_reading()
     started = asyncio.get_running_loop().time()
@@ -83,7 +85,7 @@ async def test_write(world: World) -> None:
     assert socket.closes == [3009]
 
 
-async def test_abort(world: World) -> None:
+async def test_abort(world: LoopWorld) -> None:
     connection, socket = await world.connect()
     socket.stop_reading()
     connection.malformed()
@@ -92,7 +94,7 @@ async def test_abort(world: World) -> None:
     assert socket.closes == []
 
 
-async def test_a_timer_that_was_taken_back_is_not_called(world: World) -> None:
+async def test_a_timer_that_was_taken_back_is_not_called(world: LoopWorld) -> None:
     connection, socket = await world.connect()
     connection.gone()
     await asyncio.sleep(6 * SHORT)

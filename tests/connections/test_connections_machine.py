@@ -16,8 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from service.core.errors import FORCE_DISCONNECT
 from service.core.model import Channel
 from service.session.heartbeat import Level
-from tests.connections.limited_stack import LimitedStack
-from tests.session.stack import Client
+from tests.world.scripted import Client, limited
 
 USERS = st.sampled_from(["ann", "bob", "eve", ""])
 CHANNELS = st.sampled_from(["a", "b"])
@@ -29,7 +28,7 @@ class Connections(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stack = LimitedStack(
+        self.world = limited(
             limits={
                 "limit": 8,
                 "user_limit": 2,
@@ -38,27 +37,27 @@ class Connections(RuleBasedStateMachine):
             },
             max_age=2000.0,
         )
-        self.stack.reaper.start()
+        self.world.reaper.start()
         self.lost: dict[str, float] = {}
 
     def pick(self, data: Any) -> Client:
-        found = [client for client in self.stack.clients if not client.over]
+        found = [client for client in self.world.clients if not client.over]
         client: Client = data.draw(st.sampled_from(found))
         return client
 
     @property
     def here(self) -> bool:
-        return any(not client.over for client in self.stack.clients)
+        return any(not client.over for client in self.world.clients)
 
     @property
     def talking(self) -> list[Client]:
-        inside = self.stack.inside(*self.stack.clients)
-        return [c for c, here in zip(self.stack.clients, inside, strict=True) if here]
+        inside = self.world.inside(*self.world.clients)
+        return [c for c, here in zip(self.world.clients, inside, strict=True) if here]
 
     @rule(user=USERS)
     def connect(self, user: str) -> None:
-        if sum(not client.over for client in self.stack.clients) < 30:
-            self.stack.enter(user)
+        if sum(not client.over for client in self.world.clients) < 30:
+            self.world.enter(user)
 
     @precondition(lambda self: self.talking)
     @rule(data=st.data(), channel=CHANNELS)
@@ -68,7 +67,7 @@ class Connections(RuleBasedStateMachine):
             client.say({"subscribe": {"channel": channel, "join_leave": True}})
         else:
             client.say({"unsubscribe": {"channel": channel}})
-        self.stack.settle()
+        self.world.settle()
 
     @precondition(lambda self: self.talking)
     @rule(data=st.data(), channel=CHANNELS)
@@ -76,104 +75,104 @@ class Connections(RuleBasedStateMachine):
         data.draw(st.sampled_from(self.talking)).say(
             {"publish": {"channel": channel, "data": 1}}
         )
-        self.stack.settle()
+        self.world.settle()
 
     @precondition(lambda self: any(client.pings for client in self.talking))
     @rule(data=st.data())
     def pong(self, data: Any) -> None:
         asked = [client for client in self.talking if client.pings]
         data.draw(st.sampled_from(asked)).pong()
-        self.stack.turns()
+        self.world.run_due()
 
     @rule()
     def everybody_pongs(self) -> None:
         for client in self.talking:
             while client.pings and client.close_code is None:
                 client.pong()
-        self.stack.turns()
+        self.world.run_due()
 
     @rule(seconds=st.sampled_from([0.1, 1.9, 2.0, 8.0, 10.0, 25.0, 61.0, 200.0]))
     def silence(self, seconds: float) -> None:
-        self.stack.clock.advance(seconds)
-        self.stack.settle()
+        self.world.clock.advance(seconds)
+        self.world.settle()
 
     @precondition(lambda self: self.here)
     @rule(data=st.data())
     def abort(self, data: Any) -> None:
         client = self.pick(data)
         if client.close_code is None:
-            self.lost[client.connection.identity.client] = self.stack.clock.now()
+            self.lost[client.connection.identity.client] = self.world.clock.now()
         client.gone(LOST)
-        self.stack.settle()
+        self.world.settle()
 
     @precondition(lambda self: self.here)
     @rule(data=st.data())
     def leave(self, data: Any) -> None:
         self.pick(data).gone(1000)
-        self.stack.settle()
+        self.world.settle()
 
     @precondition(lambda self: self.talking)
     @rule(data=st.data())
     def evict(self, data: Any) -> None:
         client = data.draw(st.sampled_from(self.talking))
         client.connection.disconnect(FORCE_DISCONNECT)
-        self.stack.settle()
+        self.world.settle()
 
     @precondition(lambda self: self.talking)
     @rule(data=st.data(), seconds=st.sampled_from([0.0, 5.0, 40.0]))
     def expire(self, data: Any, seconds: float) -> None:
         client = data.draw(st.sampled_from(self.talking))
-        client.connection.liveness.expire(self.stack.clock.now() + seconds)
-        self.stack.settle()
+        client.connection.liveness.expire(self.world.clock.now() + seconds)
+        self.world.settle()
 
     @rule()
     def sweep(self) -> None:
-        rounds = self.stack.reaper.rounds
-        while self.stack.reaper.rounds == rounds:
-            self.stack.clock.advance(1.0)
-            self.stack.settle()
-        assert self.stack.reaper.failures == 0
-        assert self.stack.reaper.miscounted == 0
+        rounds = self.world.reaper.rounds
+        while self.world.reaper.rounds == rounds:
+            self.world.clock.advance(1.0)
+            self.world.settle()
+        assert self.world.reaper.failures == 0
+        assert self.world.reaper.miscounted == 0
 
     @rule(hours=st.sampled_from([-1, 1]))
     def jump(self, hours: int) -> None:
-        self.stack.turns()
-        before = [client.close_code for client in self.stack.clients]
-        self.stack.clock.jump(3600.0 * hours)
-        self.stack.turns()
-        assert [client.close_code for client in self.stack.clients] == before  # R33
+        self.world.run_due()
+        before = [client.close_code for client in self.world.clients]
+        self.world.clock.jump(3600.0 * hours)
+        self.world.run_due()
+        assert [client.close_code for client in self.world.clients] == before  # R33
 
     @invariant()
     def counts(self) -> None:
-        stack = self.stack
-        stack.check()
-        now = stack.clock.now()
+        world = self.world
+        world.check()
+        now = world.clock.now()
         lately = {client for client, at in self.lost.items() if now < at + 10.0}
         for name in ("a", "b"):
-            shown = {one.client for one in stack.hub.present(Channel(name))}
+            shown = {one.client for one in world.hub.present(Channel(name))}
             inside = {
                 client.connection.identity.client
                 for client in self.talking
                 if name in client.inside
             }
             assert inside <= shown <= inside | lately
-        assert len(stack.grace_period) <= len(lately)
-        for client in stack.clients:
+        assert len(world.grace_period) <= len(lately)
+        for client in world.clients:
             if client.close_code == 3012:
                 level = client.connection.liveness.level
-                probed = stack.limits.evicted[3012] > 0
-                swept = stack.reaper.idle > 0
+                probed = world.limits.evicted[3012] > 0
+                swept = world.reaper.idle > 0
                 assert level is Level.DEAD or probed or swept
 
     def teardown(self) -> None:
-        self.stack.reaper.stop()
-        for client in self.stack.clients:
+        self.world.reaper.stop()
+        for client in self.world.clients:
             if not client.over:
                 client.gone()
-        self.stack.turns()
-        self.stack.assert_free()
-        self.stack.check()
-        heartbeat = self.stack.heartbeat
+        self.world.run_due()
+        self.world.assert_free()
+        self.world.check()
+        heartbeat = self.world.heartbeat
         assert heartbeat.sent == heartbeat.answered + heartbeat.orphaned
 
 

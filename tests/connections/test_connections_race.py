@@ -9,7 +9,7 @@ import pytest
 
 from service.settings import ConnectionSettings
 from tests.clock import VirtualClock
-from tests.connections.world import World, lines, settings
+from tests.world.loop import LoopWorld, lines, settings
 
 THOUSAND = 1000
 
@@ -25,7 +25,7 @@ async def test_a_thousand_at_once(seed: int) -> None:
         channels=given.channels,
         connections=limits,
     )
-    world = World(given, clock)
+    world = LoopWorld(given, clock)
     await world.start()
     registry, heartbeat = world.registry, world.heartbeat
     ended = 0

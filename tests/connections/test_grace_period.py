@@ -6,14 +6,13 @@ from service.connections.grace_period import GracePeriod
 from service.core.errors import FORCE_DISCONNECT
 from service.core.model import Channel, ClientId, UserId
 from tests.clock import VirtualClock
-from tests.connections.limited_stack import LimitedStack
-from tests.session.stack import Client
+from tests.world.scripted import Client, ScriptedWorld, limited
 
 LOST = 1006
 
 
-def present(stack: LimitedStack) -> list[str]:
-    return sorted(one.client for one in stack.hub.present(Channel("ch")))
+def present(world: ScriptedWorld) -> list[str]:
+    return sorted(one.client for one in world.hub.present(Channel("ch")))
 
 
 def heard(client: Client) -> list[tuple[str, str]]:
@@ -21,50 +20,50 @@ def heard(client: Client) -> list[tuple[str, str]]:
 
 
 def test_a_lost_connection_is_seen_for_ten_seconds() -> None:  # R5
-    stack = LimitedStack()
-    other, lost = stack.enter("bob", "ch"), stack.enter("ann", "ch")
+    world = limited()
+    other, lost = world.enter("bob", "ch"), world.enter("ann", "ch")
     other.heard["ch"].clear()
     lost.gone(LOST)
-    stack.settle()
-    assert present(stack) == ["client1", "client2"]
-    stack.clock.advance(9.999)
-    stack.settle()
-    assert (present(stack), heard(other)) == (["client1", "client2"], [])
-    stack.clock.advance(0.001)
-    stack.settle()
-    assert (present(stack), heard(other)) == (["client1"], [("leave", "client2")])
-    stack.check()
-    stack.assert_free()
+    world.settle()
+    assert present(world) == ["client1", "client2"]
+    world.clock.advance(9.999)
+    world.settle()
+    assert (present(world), heard(other)) == (["client1", "client2"], [])
+    world.clock.advance(0.001)
+    world.settle()
+    assert (present(world), heard(other)) == (["client1"], [("leave", "client2")])
+    world.check()
+    world.assert_free()
 
 
 def test_the_user_s_next_connection_takes_over() -> None:
-    stack = LimitedStack()
-    other, lost = stack.enter("bob", "ch"), stack.enter("ann", "ch")
+    world = limited()
+    other, lost = world.enter("bob", "ch"), world.enter("ann", "ch")
     other.heard["ch"].clear()
     lost.gone(LOST)
-    stack.clock.advance(5)
-    back = stack.enter("ann")
-    assert present(stack) == ["client1", "client2"]  # until it is in the channel
+    world.clock.advance(5)
+    back = world.enter("ann")
+    assert present(world) == ["client1", "client2"]  # until it is in the channel
     back.say({"subscribe": {"channel": "ch"}})
-    stack.settle()
+    world.settle()
     # First the join: who counts the clients of a user never counts none.
     assert heard(other) == [("join", "client3"), ("leave", "client2")]
-    assert present(stack) == ["client1", "client3"]
-    stack.clock.advance(60)
+    assert present(world) == ["client1", "client3"]
+    world.clock.advance(60)
     while other.pings:
         other.pong()
-    stack.settle()
+    world.settle()
     assert heard(other)[2:] == []
-    grace = stack.grace_period
+    grace = world.grace_period
     assert (grace.hits, grace.misses) == (1, 2)
-    stack.check()
-    stack.assert_free()
+    world.check()
+    world.assert_free()
 
 
 def test_who_said_goodbye_is_gone_at_once() -> None:
     for end in ("client", "server", "unsubscribe", "evicted"):
-        stack = LimitedStack(limits={"user_limit": 1})
-        other, ann = stack.enter("bob", "ch"), stack.enter("ann", "ch")
+        world = limited(limits={"user_limit": 1})
+        other, ann = world.enter("bob", "ch"), world.enter("ann", "ch")
         other.heard["ch"].clear()
         if end == "client":
             ann.gone(1000)
@@ -74,61 +73,61 @@ def test_who_said_goodbye_is_gone_at_once() -> None:
         elif end == "unsubscribe":
             ann.say({"unsubscribe": {"channel": "ch"}})
         else:
-            stack.enter("ann")
-        stack.settle()
+            world.enter("ann")
+        world.settle()
         assert heard(other) == [("leave", "client2")], end
-        assert len(stack.grace_period) == 0
-        stack.assert_free()
+        assert len(world.grace_period) == 0
+        world.assert_free()
 
 
 def test_nobody_waits_for_nobody() -> None:
-    stack = LimitedStack()
-    other, nobody = stack.enter("bob", "ch"), stack.enter("", "ch")
+    world = limited()
+    other, nobody = world.enter("bob", "ch"), world.enter("", "ch")
     other.heard["ch"].clear()
     nobody.gone(LOST)
-    stack.settle()
+    world.settle()
     assert heard(other) == [("leave", "client2")]
 
 
 def test_another_user_takes_nothing_over() -> None:
-    stack = LimitedStack()
-    lost = stack.enter("ann", "ch")
+    world = limited()
+    lost = world.enter("ann", "ch")
     lost.gone(LOST)
-    stack.enter("bob", "ch")
-    assert present(stack) == ["client1", "client2"]
+    world.enter("bob", "ch")
+    assert present(world) == ["client1", "client2"]
 
 
 def test_a_slot_is_kept_for_its_user() -> None:
-    stack = LimitedStack(limits={"limit": 2})
-    stack.enter("bob")
-    stack.enter("ann").gone(LOST)
-    stranger = stack.enter("eve")
-    stack.clients[0].pong()
-    stack.turns()
+    world = limited(limits={"limit": 2})
+    world.enter("bob")
+    world.enter("ann").gone(LOST)
+    stranger = world.enter("eve")
+    world.clients[0].pong()
+    world.run_due()
     assert stranger.close_code == 3013
-    assert stack.inside(stack.enter("ann")) == [True]
-    stack.check()
+    assert world.inside(world.enter("ann")) == [True]
+    world.check()
 
 
 def test_a_kept_slot_is_free_after_ten_seconds() -> None:
-    stack = LimitedStack(limits={"limit": 1})
-    stack.enter("ann").gone(LOST)
-    stack.clock.advance(10)
-    assert stack.inside(stack.enter("eve")) == [True]
+    world = limited(limits={"limit": 1})
+    world.enter("ann").gone(LOST)
+    world.clock.advance(10)
+    assert world.inside(world.enter("eve")) == [True]
 
 
 def test_a_user_s_eleventh_parked_connection_evicts_the_first() -> None:  # R5
-    stack = LimitedStack(limits={"user_limit": 20})
-    clients = [stack.enter("ann", "ch") for _ in range(11)]
+    world = limited(limits={"user_limit": 20})
+    clients = [world.enter("ann", "ch") for _ in range(11)]
     for client in clients:
         client.gone(LOST)
-    stack.settle()
-    assert len(stack.grace_period) == 10
-    assert "client1" not in present(stack)
-    assert stack.grace_period.evicted == 1
-    stack.clock.advance(10)
-    assert (len(stack.grace_period), present(stack)) == (0, [])
-    stack.assert_free()
+    world.settle()
+    assert len(world.grace_period) == 10
+    assert "client1" not in present(world)
+    assert world.grace_period.evicted == 1
+    world.clock.advance(10)
+    assert (len(world.grace_period), present(world)) == (0, [])
+    world.assert_free()
 
 
 def test_five_hundred_are_parked_and_no_more() -> None:
@@ -162,15 +161,15 @@ def test_each_leaves_at_its_own_time() -> None:
 
 
 def test_presence_never_flaps_for_a_client_that_comes_and_goes() -> None:
-    stack = LimitedStack()
-    other = stack.enter("bob", "ch")
-    client = stack.enter("ann", "ch")
+    world = limited()
+    other = world.enter("bob", "ch")
+    client = world.enter("ann", "ch")
     for _ in range(50):
         client.gone(LOST)
-        stack.settle()
-        assert {one.user for one in stack.hub.present(Channel("ch"))} == {"ann", "bob"}
-        stack.clock.advance(0.5)
-        client = stack.enter("ann", "ch")
+        world.settle()
+        assert {one.user for one in world.hub.present(Channel("ch"))} == {"ann", "bob"}
+        world.clock.advance(0.5)
+        client = world.enter("ann", "ch")
     kinds = [kind for kind, _ in heard(other)]
     assert kinds == ["join", "join", *["join", "leave"] * 50]
-    stack.assert_free()
+    world.assert_free()

@@ -10,22 +10,22 @@ from structlog.testing import capture_logs
 from service.connections.loop_monitor import LoopMonitor
 from tests.clock import VirtualClock
 from tests.connections.conftest import MakeWorld
-from tests.connections.world import World, settings
+from tests.world.loop import LoopWorld, settings
 
 
-def monitor(world: World) -> LoopMonitor:
+def monitor(world: LoopWorld) -> LoopMonitor:
     context = world.context
     return LoopMonitor(world.registry, context.metrics, world.clock, Random(1))
 
 
-def histogram(world: World) -> dict[float, int]:
+def histogram(world: LoopWorld) -> dict[float, int]:
     lag = world.context.metrics.lag
     pairs = zip((*lag.bounds, float("inf")), lag.counts, strict=True)
     return {bound: count for bound, count in pairs if count}
 
 
 async def test_a_loop_that_is_in_time_has_no_lag(
-    world: World, clock: VirtualClock
+    world: LoopWorld, clock: VirtualClock
 ) -> None:
     watch = monitor(world)
     watch.start()
@@ -39,7 +39,7 @@ async def test_a_loop_that_is_in_time_has_no_lag(
 
 
 async def test_a_blocked_loop_is_measured_and_said_once(  # L11
-    world: World, clock: VirtualClock
+    world: LoopWorld, clock: VirtualClock
 ) -> None:
     watch = monitor(world)
     watch.start()
@@ -57,7 +57,7 @@ async def test_a_blocked_loop_is_measured_and_said_once(  # L11
 
 
 async def test_the_largest_lag_is_shown_for_a_minute_or_two(
-    world: World, clock: VirtualClock
+    world: LoopWorld, clock: VirtualClock
 ) -> None:
     watch = monitor(world)
     watch.start()
@@ -91,7 +91,7 @@ async def test_what_waits_for_sockets_is_sampled(
 
 
 async def test_of_many_connections_a_hundred_are_sampled(
-    world: World, clock: VirtualClock
+    world: LoopWorld, clock: VirtualClock
 ) -> None:
     for _ in range(150):
         world.open()

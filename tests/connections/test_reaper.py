@@ -11,18 +11,18 @@ from service.connections.reaper import Reaper
 from service.connections.registry import Registry
 from service.core.errors import Close
 from tests.clock import VirtualClock
-from tests.connections.limited_stack import LimitedStack
+from tests.world.scripted import ScriptedWorld, limited
 
 
-def swept(**options: Any) -> LimitedStack:
-    stack = LimitedStack(**options)
-    stack.reaper.start()
-    return stack
+def swept(**options: Any) -> ScriptedWorld:
+    world = limited(**options)
+    world.reaper.start()
+    return world
 
 
 def test_a_round_begins_every_thirty_seconds_give_or_take_a_tenth() -> None:
-    stack = swept()
-    sweep, clock = stack.reaper, stack.clock
+    world = swept()
+    sweep, clock = world.reaper, world.clock
     assert sweep.last_sweep_at is None
     times: list[float] = []
     ahead = clock.wall() - clock.now()
@@ -41,72 +41,72 @@ def test_a_round_begins_every_thirty_seconds_give_or_take_a_tenth() -> None:
 
 def test_who_neither_gives_nor_takes_is_closed_in_the_end() -> None:  # R1, R8
     # Without pings, as if their timer were broken: only the backstop is left.
-    stack = swept(ping_interval=1e6, heartbeat_timeout=1e7)
-    idle, active = stack.enter("ann"), stack.enter("bob")
+    world = swept(ping_interval=1e6, heartbeat_timeout=1e7)
+    idle, active = world.enter("ann"), world.enter("bob")
     for _ in range(60):
-        stack.clock.advance(3)
-        stack.settle()
+        world.clock.advance(3)
+        world.settle()
         active.say({"unsubscribe": {"channel": "x"}})
-        stack.settle()
+        world.settle()
     assert idle.close_code is None
     for _ in range(12):
-        stack.clock.advance(3)
+        world.clock.advance(3)
         active.say({"unsubscribe": {"channel": "x"}})
-        stack.settle()
+        world.settle()
     assert (idle.close_code, active.close_code) == (3012, None)
-    assert stack.reaper.idle == 1
-    stack.check()
+    assert world.reaper.idle == 1
+    world.check()
 
 
 def test_active_every_ten_seconds_is_there_after_half_an_hour() -> None:  # R1
-    stack = swept()
-    client = stack.enter("ann")
+    world = swept()
+    client = world.enter("ann")
     for _ in range(180):
-        stack.clock.advance(10)
-        stack.settle()
+        world.clock.advance(10)
+        world.settle()
         while client.pings:
             client.pong()
         client.say({"unsubscribe": {"channel": "x"}})
-        stack.settle()
-    assert stack.inside(client) == [True]
-    assert stack.heartbeat.steps == {}
+        world.settle()
+    assert world.inside(client) == [True]
+    assert world.heartbeat.steps == {}
 
 
 def test_quiet_but_ponging_is_never_stale() -> None:  # R8
-    stack = swept()
-    client = stack.enter("ann")
+    world = swept()
+    client = world.enter("ann")
     for _ in range(1800):
-        stack.clock.advance(1)
-        stack.settle()
+        world.clock.advance(1)
+        world.settle()
         while client.pings:
             client.pong()
-    assert stack.inside(client) == [True]
+    assert world.inside(client) == [True]
 
 
 def test_a_closed_connection_that_is_still_there_is_aborted() -> None:  # L27
-    stack = swept(ping_interval=1e6, heartbeat_timeout=1e7)
-    client = stack.enter("ann")
+    world = swept(ping_interval=1e6, heartbeat_timeout=1e7)
+    client = world.enter("ann")
     client.connection.malformed()
-    stack.clock.advance(30)
+    world.clock.advance(30)
     client.aborted = False  # the first was in vain
-    stack.clock.advance(200)
+    world.clock.advance(200)
     assert client.aborted
-    assert stack.reaper.aborted >= 1
+    assert world.reaper.aborted >= 1
 
 
 def test_one_bad_record_does_not_end_it() -> None:
-    stack = swept(ping_interval=1e6, heartbeat_timeout=1e7)
-    clients = [stack.enter(f"user{number}") for number in range(5)]
-    records = list(stack.registry.slots())
+    world = swept(ping_interval=1e6, heartbeat_timeout=1e7)
+    clients = [world.enter(f"user{number}") for number in range(5)]
+    records = list(world.registry.slots())
     records[2].active = None  # type: ignore[assignment]  # a fault, not what is tested
-    stack.clock.advance(33)
-    assert (stack.reaper.rounds, stack.reaper.failures) == (1, 1)
-    assert stack.inside(*clients) == [True] * 5
+    world.clock.advance(33)
+    assert (world.reaper.rounds, world.reaper.failures) == (1, 1)
+    assert world.inside(*clients) == [True] * 5
     for record in (*records[:2], *records[3:]):
-        record.active = stack.clock.now() - 1000.0
-    stack.clock.advance(33)
-    stack.settle()
-    assert (stack.reaper.rounds, stack.reaper.failures) == (2, 2)
+        record.active = world.clock.now() - 1000.0
+    world.clock.advance(33)
+    world.settle()
+    assert (world.reaper.rounds, world.reaper.failures) == (2, 2)
     assert [one.close_code for one in clients] == [3012, 3012, None, 3012, 3012]
 
 
@@ -129,8 +129,8 @@ def test_more_than_a_portion_takes_several_turns_and_sees_each_once() -> None:
 
 
 def test_health_is_degraded_when_the_sweep_is_two_periods_late() -> None:
-    stack = swept()
-    sweep, clock = stack.reaper, stack.clock
+    world = swept()
+    sweep, clock = world.reaper, world.clock
     clock.advance(300)
     assert sweep.fault() is None
     sweep.stop()  # as if it hung
@@ -142,15 +142,15 @@ def test_health_is_degraded_when_the_sweep_is_two_periods_late() -> None:
 
 
 def test_slots_that_are_counted_wrong_are_logged_and_counted() -> None:  # R7
-    stack = swept()
-    ann, _ = stack.enter("ann"), stack.enter("bob")
-    stack.clock.advance(33)
-    assert stack.reaper.miscounted == 0
-    record = stack.registry.find(ann.connection.identity.client)
+    world = swept()
+    ann, _ = world.enter("ann"), world.enter("bob")
+    world.clock.advance(33)
+    assert world.reaper.miscounted == 0
+    record = world.registry.find(ann.connection.identity.client)
     assert record is not None
     record.has_slot = False  # as a bug might do
     with capture_logs() as logs:
-        stack.clock.advance(33)
-    assert stack.reaper.miscounted == 1
+        world.clock.advance(33)
+    assert world.reaper.miscounted == 1
     [said] = [one for one in logs if one["log_level"] == "warning"]
     assert (said["event"], said["connections"]) == ("the registry counts wrong", 1)

@@ -16,12 +16,12 @@ from service.core.model import (
     Position,
     RawJson,
 )
-from service.settings import ClientSettings
-from tests.hub.script import KEPT, NOT_KEPT, A, B, World, committed
+from tests.world.script import KEPT, NOT_KEPT, A, B, committed
+from tests.world.scripted import ScriptedWorld
 
 
 def test_a_publication_reaches_every_member_of_its_channel_and_no_other() -> None:
-    world = World()
+    world = ScriptedWorld()
     first, _ = world.live(A)
     second, _ = world.live(A)
     other, _ = world.live(B)
@@ -35,7 +35,7 @@ def test_a_publication_reaches_every_member_of_its_channel_and_no_other() -> Non
 
 
 def test_publish_hands_the_draft_to_the_store_within_the_call() -> None:
-    world = World()
+    world = ScriptedWorld()
     outcomes: list[object] = []
     draft = Draft(RawJson("1"))
     world.hub.publish(A, draft, KEPT, outcomes.append)
@@ -47,20 +47,20 @@ def test_publish_hands_the_draft_to_the_store_within_the_call() -> None:
 
 
 def test_a_commit_to_a_channel_nobody_listens_to_is_nothing() -> None:
-    world = World()
+    world = ScriptedWorld()
     world.store.publish(A, 3)
     assert (world.channels, world.subscriptions) == (0, 0)
 
 
 def test_a_batch_is_delivered_in_its_order() -> None:
-    world = World()
+    world = ScriptedWorld()
     member, _ = world.live()
     world.store.publish(A, 100)
     assert member.offsets() == list(range(1, 101))
 
 
 def test_a_doubled_commit_is_written_once() -> None:
-    world = World()
+    world = ScriptedWorld()
     member, _ = world.live()
     world.store.publish(A, 3)
     for again in (3, 2, 1, 3):
@@ -72,7 +72,7 @@ def test_a_doubled_commit_is_written_once() -> None:
 
 
 def test_a_commit_ahead_is_not_written_and_the_gap_is_read() -> None:
-    world = World()
+    world = ScriptedWorld()
     member, _ = world.live()
     world.store.commit(A, "1", "1", "1")
     one, two, three = world.store.untold
@@ -94,7 +94,7 @@ def test_a_commit_ahead_is_not_written_and_the_gap_is_read() -> None:
 
 
 def test_a_gap_waits_until_a_busy_member_has_written_what_it_had() -> None:
-    world = World()
+    world = ScriptedWorld()
     member, _ = world.live()
     world.store.publish(A)
     assert not member.idle
@@ -109,7 +109,7 @@ def test_a_gap_waits_until_a_busy_member_has_written_what_it_had() -> None:
 
 
 def test_a_gap_is_filled_from_memory_at_once() -> None:
-    world = World(in_memory=True)
+    world = ScriptedWorld(in_memory=True)
     member, _ = world.live()
     world.store.commit(A, *["1"] * 5)
     del world.store.untold[:4]
@@ -118,7 +118,7 @@ def test_a_gap_is_filled_from_memory_at_once() -> None:
 
 
 def test_a_gap_that_was_trimmed_ends_the_subscription() -> None:
-    world = World()
+    world = ScriptedWorld()
     member, seat = world.live()
     world.store.commit(A, *["1"] * 5)
     del world.store.untold[:4]
@@ -132,7 +132,7 @@ def test_a_gap_that_was_trimmed_ends_the_subscription() -> None:
 
 
 def test_a_gap_of_which_nothing_is_left_ends_the_subscription() -> None:
-    world = World()
+    world = ScriptedWorld()
     _, seat = world.live()
     world.store.commit(A, "1", "1")
     del world.store.untold[0]
@@ -143,7 +143,7 @@ def test_a_gap_of_which_nothing_is_left_ends_the_subscription() -> None:
 
 
 def test_a_gap_that_cannot_be_read_ends_the_subscription() -> None:
-    world = World()
+    world = ScriptedWorld()
     _, seat = world.live()
     world.store.commit(A, "1", "1")
     del world.store.untold[0]
@@ -153,7 +153,7 @@ def test_a_gap_that_cannot_be_read_ends_the_subscription() -> None:
 
 
 def test_a_store_that_went_back_ends_the_subscription() -> None:
-    world = World()
+    world = ScriptedWorld()
     member, seat = world.live()
     world.store.publish(A, 5)
     member.drain()
@@ -164,7 +164,7 @@ def test_a_store_that_went_back_ends_the_subscription() -> None:
 
 
 def test_a_new_epoch_ends_the_subscription_without_a_push() -> None:
-    world = World()
+    world = ScriptedWorld()
     member, seat = world.live()
     world.store.publish(A, 2)
     member.drain()
@@ -178,7 +178,7 @@ def test_a_new_epoch_ends_the_subscription_without_a_push() -> None:
 
 
 def test_a_new_epoch_whose_offset_would_fit_is_not_taken_for_the_next() -> None:
-    world = World()
+    world = ScriptedWorld()
     member, seat = world.live()
     world.store.publish(A, 2)
     member.drain()
@@ -191,7 +191,7 @@ def test_a_new_epoch_whose_offset_would_fit_is_not_taken_for_the_next() -> None:
 
 
 def test_a_late_commit_of_an_old_epoch_costs_nothing() -> None:
-    world = World()
+    world = ScriptedWorld()
     world.store.publish(A, 3)
     [*_, late] = world.store.told
     world.store.restart(A)
@@ -207,7 +207,7 @@ def test_a_late_commit_of_an_old_epoch_costs_nothing() -> None:
 
 
 def test_without_history_everything_is_written_as_it_comes() -> None:
-    world = World()
+    world = ScriptedWorld()
     member = world.member()
     seat = member.join(A, history=NOT_KEPT)
     assert seat.outcome == Joined(None, None)
@@ -225,13 +225,13 @@ def test_without_history_everything_is_written_as_it_comes() -> None:
 
 
 def test_without_history_a_position_asked_for_is_not_recovered() -> None:
-    world = World()
+    world = ScriptedWorld()
     seat = world.member().join(A, Position(5, "old"), history=NOT_KEPT)
     assert seat.outcome == Joined(None, None)
 
 
 def test_a_publication_without_offset_moves_no_position() -> None:
-    world = World()
+    world = ScriptedWorld()
     member, seat = world.live()
     world.store.publish(A)
     world.store.commit(A, "9", skip_history=True)
@@ -242,7 +242,7 @@ def test_a_publication_without_offset_moves_no_position() -> None:
 
 
 def test_a_publication_without_offset_is_not_written_before_the_reply() -> None:
-    world = World()
+    world = ScriptedWorld()
     member = world.member()
     seat = member.join(A)
     world.store.commit(A, "9", skip_history=True)
@@ -259,7 +259,7 @@ def test_a_member_that_leaves_during_a_delivery_gets_nothing_of_it(
     skip_history: bool,
 ) -> None:
     # The member that is served first makes the other leave: I4 holds from then on.
-    world = World()
+    world = ScriptedWorld()
     one, first = world.live()
     two, second = world.live()
     world.store.publish(A)
@@ -272,7 +272,7 @@ def test_a_member_that_leaves_during_a_delivery_gets_nothing_of_it(
 
 def test_a_member_that_ends_itself_in_a_piece_is_not_kept() -> None:
     # An overflow ends the connection from inside put, here at a piece's last message.
-    world = World(in_memory=True)
+    world = ScriptedWorld(in_memory=True)
     world.store.publish(A, 3)
     member = world.member()
     seat = member.join(A, Position(0, ""))
@@ -294,7 +294,7 @@ def test_a_member_that_ends_itself_in_a_piece_is_not_kept() -> None:
 
 
 def test_recovery_begins_after_the_position_asked_for() -> None:
-    world = World()
+    world = ScriptedWorld()
     world.store.publish(A, 10)
     member = world.member()
     epoch = world.store.stream(A).epoch
@@ -323,7 +323,7 @@ def test_recovery_begins_after_the_position_asked_for() -> None:
     ],
 )
 def test_recovered_or_not(asked: Position, recovered: list[int] | None) -> None:
-    world = World()
+    world = ScriptedWorld()
     world.store.publish(A, 10)
     world.store.trim(A, 5)
     member = world.member()
@@ -339,7 +339,7 @@ def test_recovered_or_not(asked: Position, recovered: list[int] | None) -> None:
 
 
 def test_an_empty_stream_is_recovered_from_its_beginning() -> None:
-    world = World()
+    world = ScriptedWorld()
     seat = world.member().join(A, Position(0, ""))
     world.store.reads[0].finish()
     assert isinstance(seat.outcome, Joined)
@@ -348,7 +348,7 @@ def test_an_empty_stream_is_recovered_from_its_beginning() -> None:
 
 @pytest.mark.parametrize(("gap", "recovered"), [(20, True), (21, False)])
 def test_a_gap_above_the_limit_is_lost(gap: int, recovered: bool) -> None:
-    world = World(settings=ClientSettings(recovery_limit=20))
+    world = ScriptedWorld(recovery_limit=20)
     world.store.publish(A, gap)
     seat = world.member().join(A, Position(0, ""))
     world.store.reads[0].finish()
@@ -357,7 +357,7 @@ def test_a_gap_above_the_limit_is_lost(gap: int, recovered: bool) -> None:
 
 
 def test_a_join_that_cannot_read_is_over() -> None:
-    world = World()
+    world = ScriptedWorld()
     member = world.member()
     seat = member.join(A)
     error = StoreUnavailable("locked")
@@ -370,7 +370,7 @@ def test_a_join_that_cannot_read_is_over() -> None:
 
 
 def test_recovery_goes_out_in_pieces_each_when_the_last_is_written() -> None:
-    world = World(settings=ClientSettings(recovery_size=1000))
+    world = ScriptedWorld(recovery_size=1000)
     world.store.commit(A, *['"' + "x" * 300 + '"'] * 10)
     world.store.tell()
     member = world.member()
@@ -389,7 +389,7 @@ def test_recovery_goes_out_in_pieces_each_when_the_last_is_written() -> None:
 
 
 def test_a_publication_larger_than_a_piece_goes_out_alone() -> None:
-    world = World(settings=ClientSettings(recovery_size=100))
+    world = ScriptedWorld(recovery_size=100)
     world.store.commit(A, *['"' + "x" * 300 + '"'] * 3)
     world.store.tell()
     member = world.member()
@@ -400,7 +400,7 @@ def test_a_publication_larger_than_a_piece_goes_out_alone() -> None:
 
 def test_a_piece_is_bounded_in_bytes_not_in_characters() -> None:
     # Four bytes each: 262,144 of them fill the outbox's megabyte on their own.
-    world = World(settings=ClientSettings(recovery_size=1000))
+    world = ScriptedWorld(recovery_size=1000)
     world.store.commit(A, *['"' + "\N{GRINNING FACE}" * 100 + '"'] * 5)
     world.store.tell()
     seat = world.member().join(A, Position(0, ""))
@@ -409,7 +409,7 @@ def test_a_piece_is_bounded_in_bytes_not_in_characters() -> None:
 
 
 def test_live_publications_come_after_the_pieces() -> None:
-    world = World(settings=ClientSettings(recovery_size=3))
+    world = ScriptedWorld(recovery_size=3)
     world.store.commit(A, *["1"] * 9)
     world.store.tell()
     member = world.member()
@@ -424,7 +424,7 @@ def test_live_publications_come_after_the_pieces() -> None:
 
 
 def test_the_history_is_trimmed_between_two_pieces() -> None:
-    world = World(settings=ClientSettings(recovery_size=3))
+    world = ScriptedWorld(recovery_size=3)
     world.store.commit(A, *["1"] * 9)
     world.store.tell()
     member = world.member()
@@ -438,7 +438,7 @@ def test_the_history_is_trimmed_between_two_pieces() -> None:
 
 
 def test_reads_of_clients_pass_through_with_all_their_arguments() -> None:
-    world = World(in_memory=True)  # memory answers forward reads only
+    world = ScriptedWorld(in_memory=True)  # memory answers forward reads only
     world.store.publish(A, 5)
     pages: list[object] = []
     assert world.hub.read(A, KEPT, 4, 2, pages.append, reverse=True) is None
@@ -455,7 +455,7 @@ def test_reads_of_clients_pass_through_with_all_their_arguments() -> None:
 
 
 def test_a_read_that_fails_is_an_outcome() -> None:
-    world = World()
+    world = ScriptedWorld()
     outcomes: list[object] = []
     world.hub.read(A, KEPT, None, 1, outcomes.append)
     error = StoreUnavailable("locked")
@@ -465,7 +465,7 @@ def test_a_read_that_fails_is_an_outcome() -> None:
 
 def test_channels_are_quoted_once_and_right() -> None:
     channel = Channel('a"\\b')
-    world = World()
+    world = ScriptedWorld()
     member, _ = world.live(channel)
     world.store.publish(channel)
     assert json.loads(member.waiting[0])["push"]["channel"] == channel

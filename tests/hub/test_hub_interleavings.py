@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from service.core.errors import StoreUnavailable
 from service.core.model import Joined, Position
-from service.settings import ClientSettings
-from tests.hub.script import A, World, committed
+from tests.world.script import A, committed
+from tests.world.scripted import ScriptedWorld
 
 
 def test_a_commit_between_a_join_s_read_and_its_arrival() -> None:
     # I3. The page says top 2; the listener was told of 3 meanwhile.
-    world = World()
+    world = ScriptedWorld()
     world.store.publish(A, 2)
     member = world.member()
     seat = member.join(A)
@@ -28,7 +28,7 @@ def test_a_commit_between_a_join_s_read_and_its_arrival() -> None:
 
 
 def test_a_commit_that_the_read_saw_and_the_listener_tells_later() -> None:
-    world = World()
+    world = ScriptedWorld()
     world.store.publish(A, 2)
     member = world.member()
     seat = member.join(A, Position(1, ""))
@@ -42,7 +42,7 @@ def test_a_commit_that_the_read_saw_and_the_listener_tells_later() -> None:
 
 
 def test_a_commit_between_a_piece_s_read_and_its_arrival() -> None:
-    world = World(settings=ClientSettings(recovery_size=2))
+    world = ScriptedWorld(recovery_size=2)
     world.store.publish(A, 4)
     member = world.member()
     seat = member.join(A, Position(0, ""))
@@ -59,7 +59,7 @@ def test_a_commit_between_a_piece_s_read_and_its_arrival() -> None:
 def test_a_late_commit_does_not_make_the_hub_forget_a_newer_one() -> None:
     # I3 again: while a join reads, 3 is told of, then 1 comes once more. Were 1
     # taken for the newest, the subscription would go live without 3.
-    world = World()
+    world = ScriptedWorld()
     world.store.publish(A, 2)
     member = world.member()
     seat = member.join(A)
@@ -73,7 +73,7 @@ def test_a_late_commit_does_not_make_the_hub_forget_a_newer_one() -> None:
 
 
 def test_leave_during_the_read_of_a_join() -> None:
-    world = World()
+    world = ScriptedWorld()
     member = world.member()
     seat = member.join(A)
     member.leave(seat)
@@ -86,7 +86,7 @@ def test_leave_during_the_read_of_a_join() -> None:
 
 
 def test_leave_during_the_read_of_a_join_that_fails() -> None:
-    world = World()
+    world = ScriptedWorld()
     member = world.member()
     seat = member.join(A)
     member.leave(seat)
@@ -95,7 +95,7 @@ def test_leave_during_the_read_of_a_join_that_fails() -> None:
 
 
 def test_leave_during_the_read_of_a_piece() -> None:
-    world = World(settings=ClientSettings(recovery_size=1))
+    world = ScriptedWorld(recovery_size=1)
     world.store.publish(A, 3)
     member = world.member()
     seat = member.join(A, Position(0, ""))
@@ -109,7 +109,7 @@ def test_leave_during_the_read_of_a_piece() -> None:
 
 
 def test_leave_during_a_read_that_fails_is_no_loss() -> None:
-    world = World(settings=ClientSettings(recovery_size=1))
+    world = ScriptedWorld(recovery_size=1)
     world.store.publish(A, 3)
     member = world.member()
     seat = member.join(A, Position(0, ""))
@@ -123,7 +123,7 @@ def test_leave_during_a_read_that_fails_is_no_loss() -> None:
 def test_leave_and_join_again_during_a_read() -> None:
     # The old read belongs to the old object, whichever arrives first.
     for order in ((0, 1), (1, 0)):
-        world = World()
+        world = ScriptedWorld()
         world.store.publish(A, 3)
         member = world.member()
         old = member.join(A, Position(0, ""))
@@ -140,7 +140,7 @@ def test_leave_and_join_again_during_a_read() -> None:
 
 
 def test_the_last_member_leaves_and_another_comes_while_the_first_one_reads() -> None:
-    world = World()
+    world = ScriptedWorld()
     first = world.member()
     gone = first.join(A)
     first.leave(gone)
@@ -154,7 +154,7 @@ def test_the_last_member_leaves_and_another_comes_while_the_first_one_reads() ->
 
 
 def test_leaving_twice_does_not_take_the_channel_from_those_who_came_since() -> None:
-    world = World()
+    world = ScriptedWorld()
     one, first = world.live()
     one.leave(first)
     two, _ = world.live()
@@ -165,7 +165,7 @@ def test_leaving_twice_does_not_take_the_channel_from_those_who_came_since() -> 
 
 def test_the_history_is_trimmed_while_it_is_read() -> None:
     # A page that still holds what was asked for is good, however old it is.
-    world = World()
+    world = ScriptedWorld()
     world.store.publish(A, 4)
     member = world.member()
     seat = member.join(A, Position(1, ""))
@@ -175,7 +175,7 @@ def test_the_history_is_trimmed_while_it_is_read() -> None:
 
 
 def test_the_history_is_trimmed_before_it_is_read() -> None:
-    world = World()
+    world = ScriptedWorld()
     world.store.publish(A, 4)
     member = world.member()
     seat = member.join(A, Position(1, ""))
@@ -191,7 +191,7 @@ def test_the_history_is_trimmed_before_it_is_read() -> None:
 def test_the_stream_restarts_between_a_join_s_read_and_its_arrival() -> None:
     # The page is of the old epoch, the listener was told of the new one: whether the
     # member is told now or at the next commit, it must not stay without being told.
-    world = World()
+    world = ScriptedWorld()
     world.store.publish(A, 2)
     member = world.member()
     seat = member.join(A)
@@ -205,7 +205,7 @@ def test_the_stream_restarts_between_a_join_s_read_and_its_arrival() -> None:
 
 
 def test_the_stream_restarts_between_a_piece_s_read_and_its_arrival() -> None:
-    world = World(settings=ClientSettings(recovery_size=2))
+    world = ScriptedWorld(recovery_size=2)
     world.store.publish(A, 4)
     member = world.member()
     seat = member.join(A, Position(0, ""))
@@ -222,7 +222,7 @@ def test_the_stream_restarts_between_a_piece_s_read_and_its_arrival() -> None:
 
 
 def test_a_join_after_a_restart_that_the_listener_does_not_know_of_yet() -> None:
-    world = World()
+    world = ScriptedWorld()
     world.live()  # keeps the channel known under its old epoch
     world.store.publish(A, 5)
     world.store.restart(A)
@@ -238,7 +238,7 @@ def test_a_join_after_a_restart_that_the_listener_does_not_know_of_yet() -> None
 
 def test_the_connection_drains_while_a_read_is_under_way() -> None:
     # I5: one read, however often the member says that it has room.
-    world = World(settings=ClientSettings(recovery_size=1))
+    world = ScriptedWorld(recovery_size=1)
     world.store.publish(A, 3)
     member = world.member()
     seat = member.join(A, Position(0, ""))
@@ -253,7 +253,7 @@ def test_the_connection_drains_while_a_read_is_under_way() -> None:
 def test_a_member_that_is_busy_again_when_the_read_arrives_gets_nothing_more() -> None:
     # Else each of a hundred channels that are behind hands over a piece at once, and
     # what was to save the outbox from overflowing overflows it.
-    world = World(settings=ClientSettings(recovery_size=1))
+    world = ScriptedWorld(recovery_size=1)
     world.store.publish(A, 3)
     member = world.member()
     seat = member.join(A, Position(0, ""))
@@ -270,7 +270,7 @@ def test_a_member_that_is_busy_again_when_the_read_arrives_gets_nothing_more() -
 
 
 def test_a_gap_while_a_piece_is_read() -> None:
-    world = World(settings=ClientSettings(recovery_size=2))
+    world = ScriptedWorld(recovery_size=2)
     world.store.publish(A, 4)
     member = world.member()
     seat = member.join(A, Position(0, ""))
@@ -289,7 +289,7 @@ def test_a_gap_while_a_piece_is_read() -> None:
 
 def test_a_loss_while_the_member_joins_again_at_once() -> None:
     # As a client does on 2500: it comes back from inside the loss.
-    world = World()
+    world = ScriptedWorld()
     member, seat = world.live()
     world.store.commit(A, *["1"] * 3)
     del world.store.untold[:2]

@@ -6,11 +6,12 @@ import pytest
 
 from service.core.errors import StoreUnavailable
 from service.core.model import Channel, Joined, Position
-from tests.hub.script import NOT_KEPT, A, B, World
+from tests.world.script import NOT_KEPT, A, B
+from tests.world.scripted import ScriptedWorld
 
 
 def test_nothing_is_written_to_a_held_join_until_it_is_released() -> None:
-    world = World()
+    world = ScriptedWorld()
     member = world.member()
     seat = member.join(
         A, held=True, sends_join_leave=True, receives_join_leave=True, present=True
@@ -30,7 +31,7 @@ def test_nothing_is_written_to_a_held_join_until_it_is_released() -> None:
 
 
 def test_a_held_join_without_history() -> None:
-    world = World()
+    world = ScriptedWorld()
     member = world.member()
     seat = member.join(A, history=NOT_KEPT, held=True)
     world.store.commit(A, "1", skip_history=True)
@@ -44,7 +45,7 @@ def test_a_held_join_without_history() -> None:
 
 
 def test_releasing_what_was_left_does_nothing() -> None:
-    world = World()
+    world = ScriptedWorld()
     member = world.member()
     other = world.member()
     ears = other.join(A, history=NOT_KEPT, receives_join_leave=True)
@@ -58,7 +59,7 @@ def test_releasing_what_was_left_does_nothing() -> None:
 
 @pytest.mark.parametrize("history", [True, False])
 def test_a_join_that_is_not_wanted_after_all(history: bool) -> None:
-    world = World(in_memory=True)
+    world = ScriptedWorld(in_memory=True)
     other = world.member()
     ears = other.join(A, receives_join_leave=True)
     member = world.member()
@@ -76,7 +77,7 @@ def test_a_join_that_is_not_wanted_after_all(history: bool) -> None:
 
 
 def test_a_gap_is_skipped_where_positions_are_not_checked() -> None:
-    world = World()
+    world = ScriptedWorld()
     member = world.member()
     seat = member.join(A, positioned=False)
     world.store.reads[0].finish()
@@ -93,7 +94,7 @@ def test_a_gap_is_skipped_where_positions_are_not_checked() -> None:
 
 
 def test_a_restart_is_gone_along_with_where_positions_are_not_checked() -> None:
-    world = World()
+    world = ScriptedWorld()
     member = world.member()
     seat = member.join(A, positioned=False)
     world.store.reads[0].finish()
@@ -113,14 +114,14 @@ def test_a_restart_is_gone_along_with_where_positions_are_not_checked() -> None:
 # The check of positions.
 
 
-def check(world: World) -> None:
+def check(world: ScriptedWorld) -> None:
     world.hub.position_check.begin_round()
     while world.store.reads:
         world.store.reads[0].finish()
 
 
 def test_a_last_publication_that_was_never_told_of_is_found() -> None:
-    world = World()
+    world = ScriptedWorld()
     member, seat = world.live()
     other, _ = world.live(B)
     world.store.publish(A, 2)
@@ -136,7 +137,7 @@ def test_a_last_publication_that_was_never_told_of_is_found() -> None:
 
 
 def test_a_restart_that_was_never_told_of_is_found() -> None:
-    world = World()
+    world = ScriptedWorld()
     member, seat = world.live()
     world.store.publish(A, 2)
     member.drain()
@@ -146,7 +147,7 @@ def test_a_restart_that_was_never_told_of_is_found() -> None:
 
 
 def test_a_check_that_cannot_read_harms_nobody() -> None:
-    world = World()
+    world = ScriptedWorld()
     _, seat = world.live()
     world.hub.position_check.begin_round()
     world.store.reads[0].finish(StoreUnavailable("locked"))
@@ -156,7 +157,7 @@ def test_a_check_that_cannot_read_harms_nobody() -> None:
 
 
 def test_a_check_costs_one_read_a_channel_and_none_without_history() -> None:
-    world = World()
+    world = ScriptedWorld()
     for _ in range(3):
         world.live(A)
     world.live(B)
@@ -167,7 +168,7 @@ def test_a_check_costs_one_read_a_channel_and_none_without_history() -> None:
 
 
 def test_a_check_whose_members_leave_meanwhile() -> None:
-    world = World()
+    world = ScriptedWorld()
     member, seat = world.live()
     world.store.commit(A, "1")
     world.store.untold.clear()
@@ -179,7 +180,7 @@ def test_a_check_whose_members_leave_meanwhile() -> None:
 
 
 def test_a_publication_told_of_while_a_check_reads_is_written_once() -> None:
-    world = World()
+    world = ScriptedWorld()
     member, seat = world.live()
     world.store.commit(A, "1")
     world.hub.position_check.begin_round()
@@ -194,7 +195,7 @@ def test_a_publication_told_of_while_a_check_reads_is_written_once() -> None:
 
 
 def test_only_those_who_listen_are_told_and_only_of_those_who_are_announced() -> None:
-    world = World(in_memory=True)
+    world = ScriptedWorld(in_memory=True)
     hears, deaf = world.member(), world.member()
     ears = hears.join(A, receives_join_leave=True)
     none = deaf.join(A)
@@ -210,7 +211,7 @@ def test_only_those_who_listen_are_told_and_only_of_those_who_are_announced() ->
 
 def test_someone_who_leaves_while_a_join_is_told_of_hears_nothing_more() -> None:
     # I4 also for joins and leaves: whoever is told first makes the other leave.
-    world = World(in_memory=True)
+    world = ScriptedWorld(in_memory=True)
     one, two = world.member(), world.member()
     first, second = (
         one.join(A, receives_join_leave=True),
@@ -223,7 +224,7 @@ def test_someone_who_leaves_while_a_join_is_told_of_hears_nothing_more() -> None
 
 
 def test_where_the_members_of_a_channel_are_counted() -> None:
-    world = World(in_memory=True)
+    world = ScriptedWorld(in_memory=True)
     one, two = world.member(), world.member()
     seat = one.join(A)
     two.join(A)
@@ -234,10 +235,10 @@ def test_where_the_members_of_a_channel_are_counted() -> None:
 
 
 def test_a_recovery_that_has_no_room_in_the_reply_follows_as_pushes() -> None:
-    world = World()
+    world = ScriptedWorld()
     world.store.publish(A, 3)
     member = world.member()
-    member.waiting.append("x" * world.settings.recovery_size)
+    member.waiting.append("x" * world.settings.client.recovery_size)
     seat = member.join(A, Position(0, ""))
     world.store.reads[0].finish()
     assert isinstance(seat.outcome, Joined)
@@ -249,7 +250,7 @@ def test_a_recovery_that_has_no_room_in_the_reply_follows_as_pushes() -> None:
 
 
 def test_those_behind_are_served_in_turn() -> None:
-    world = World(in_memory=True)
+    world = ScriptedWorld(in_memory=True)
     member = world.member()
     for channel in (A, B):
         world.store.commit(channel, *["1"] * 200)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.hub.script import A, ScriptedMember, Seat, World
+from tests.world.script import A, ScriptedMember, Seat
+from tests.world.scripted import ScriptedWorld
 
 MANY = 3000  # members; the stack of Python is 1,000 deep
 
@@ -16,7 +17,7 @@ class Crowd:
         ended: Their names, in the order in which they left.
     """
 
-    def __init__(self, world: World, count: int) -> None:
+    def __init__(self, world: ScriptedWorld, count: int) -> None:
         self.ended: list[str] = []
         members = [world.member() for _ in range(count)]
         seats = [member.join(A, sends_join_leave=True) for member in members]
@@ -35,7 +36,7 @@ class Crowd:
     ("event", "left_over"), [("publication", 2), ("join", 3), ("leave", 1)]
 )
 def test_thousands_at_the_brink_end_each_other(event: str, left_over: int) -> None:
-    world = World(in_memory=True)
+    world = ScriptedWorld(in_memory=True)
     witness = world.member()
     heard = witness.join(A, receives_join_leave=True).heard
     first = world.member()
@@ -57,7 +58,7 @@ def test_thousands_at_the_brink_end_each_other(event: str, left_over: int) -> No
 
 def test_leaves_go_on_after_one_that_failed() -> None:
     # `put` never raises; should it do so, the others' leaves are not held up for good.
-    world = World(in_memory=True)
+    world = ScriptedWorld(in_memory=True)
     one, two, three = (world.member() for _ in range(3))
     seats = [
         member.join(A, sends_join_leave=True, receives_join_leave=True)

@@ -24,8 +24,8 @@ from hypothesis.stateful import (
 
 from service.core.errors import StoreUnavailable
 from service.core.model import Joined, Position
-from service.settings import ClientSettings
-from tests.hub.script import A, B, ScriptedMember, Seat, World
+from tests.world.script import A, B, ScriptedMember, Seat
+from tests.world.scripted import ScriptedWorld
 
 CHANNELS = st.sampled_from([A, A, A, B])
 MEMBERS = st.integers(0, 1)
@@ -37,7 +37,7 @@ class Feed(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         # Two payloads of two bytes a piece, six publications of a gap.
-        self.world = World(settings=ClientSettings(recovery_size=5, recovery_limit=6))
+        self.world = ScriptedWorld(recovery_size=5, recovery_limit=6)
         self.store = self.world.store
         self.members = [self.world.member() for _ in range(2)]
 

@@ -8,22 +8,23 @@ import pytest
 
 from service.core.errors import StoreBusy
 from service.core.model import Channel
-from tests.hub.script import NOT_KEPT, A, B, World
+from tests.world.script import NOT_KEPT, A, B
+from tests.world.scripted import ScriptedWorld
 
 PERIOD = 40.0  # s
 FEW = 16  # reads; as many threads has the client of DynamoDB
 
 
-def crowded(count: int) -> World:
+def crowded(count: int) -> ScriptedWorld:
     """Return a hub with a subscriber in each of *count* channels, and no cache."""
-    world = World(in_memory=True)
+    world = ScriptedWorld(in_memory=True)
     for number in range(count):
         world.member().join(Channel(f"ch{number}"))
     world.store.in_memory = False
     return world
 
 
-def finish_all(world: World) -> Counter[str]:
+def finish_all(world: ScriptedWorld) -> Counter[str]:
     """Finish every read as it comes; return how often each channel was read."""
     found: Counter[str] = Counter()
     while world.store.reads:

@@ -28,25 +28,8 @@ from service.session.command_queue import CommandQuota
 from service.session.heartbeat import Heartbeat
 from service.session.port import Decision, Identity
 from service.session.session import Session
-from service.settings import ChannelOptions, ChannelSettings, ClientSettings, Namespace
-
-OPEN = ChannelOptions(
-    history_size=10,
-    history_ttl=60.0,
-    force_recovery=True,
-    presence=True,
-    join_leave=True,
-)
-PLAIN = ChannelOptions()
-SETTINGS = ChannelSettings(
-    without_namespace=OPEN,
-    namespaces=(
-        Namespace(name="plain"),
-        Namespace(name="numbers", channel_regex="[0-9]+"),
-        Namespace(name="asks", history_size=10, history_ttl=60.0, allow_recovery=True),
-    ),
-)
-
+from service.settings import ChannelSettings, ClientSettings
+from tests.world.world import CHANNELS
 
 WALL = 1_700_000_000.0  # Unix seconds when a bench is made
 
@@ -87,7 +70,7 @@ class Bench:
         *,
         handlers: Handlers | None = None,
         insecure: bool = True,
-        channels: ChannelSettings = SETTINGS,
+        channels: ChannelSettings = CHANNELS,
         at_once: bool = False,
         quota: CommandQuota | None = None,
         timeout: float = 60.0,

@@ -20,7 +20,7 @@ from service.settings import (
     Settings,
 )
 from tests.connections.conftest import clock, make_world  # noqa: F401
-from tests.connections.world import FakeSocket, World, lines, settings
+from tests.world.loop import FakeSocket, LoopWorld, lines, settings
 
 OPEN = ChannelSettings(
     without_namespace=ChannelOptions(
@@ -57,7 +57,7 @@ async def test_a_flood_in_one_frame_delays_another_by_a_portion(
     count: int,
     most: int,
 ) -> None:
-    world: World = await make_world(crowded())
+    world: LoopWorld = await make_world(crowded())
     for _ in range(400):
         await world.connect("big")
     flooder, flooded = await world.connect("big")
@@ -85,7 +85,7 @@ async def test_a_flood_in_one_frame_delays_another_by_a_portion(
 async def test_two_floods_take_turns(
     make_world: Callable[..., Any],  # noqa: F811
 ) -> None:
-    world: World = await make_world(crowded())
+    world: LoopWorld = await make_world(crowded())
     one, first = await world.connect()
     two, second = await world.connect()
     flood = lines(
@@ -102,7 +102,7 @@ async def test_two_floods_take_turns(
 async def test_a_flooder_that_leaves_is_forgotten(
     make_world: Callable[..., Any],  # noqa: F811
 ) -> None:
-    world: World = await make_world(crowded())
+    world: LoopWorld = await make_world(crowded())
     connection, socket = await world.connect()
     flood = lines(
         *({"id": n, "unsubscribe": {"channel": "x"}} for n in range(10, 2010))

@@ -36,7 +36,7 @@ from service.settings import (
 )
 from tests.auth.keyring import SECRET, sign
 from tests.clock import VirtualClock
-from tests.session.stack import Client, Stack
+from tests.world.scripted import Client, ScriptedWorld
 
 USERS = ("u0", "u1", "u2")
 # The owner of each channel.
@@ -85,7 +85,7 @@ class Listening(Client):
         sub_ends: The same of each subscription by token.
     """
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: VerifiedWorld) -> None:
         self.world = world
         self.user: str | None = None
         self.issued = 0.0
@@ -157,7 +157,7 @@ class Listening(Client):
         assert not self.world.revoked.is_revoked(UserId(self.user), "", self.issued)
 
 
-class World(Stack):
+class VerifiedWorld(ScriptedWorld):
     """Connections whose tokens are verified as in the service."""
 
     def __init__(self) -> None:
@@ -186,7 +186,7 @@ class Machine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.world = World()
+        self.world = VerifiedWorld()
         self.sockets: list[Listening] = [self.world.open() for _ in range(6)]
         self._serial = itertools.count()
 

@@ -49,7 +49,7 @@ from service.core.hooks import (
     SubscribeResult,
 )
 from service.core.model import Position
-from tests.session.stack import Client, Question, Stack
+from tests.world.scripted import Client, Question, ScriptedWorld
 
 CHANNELS = ["a", "a", "b", "plain:c", "asks:d"]
 WRONG = ["nowhere:x", "$a", "x" * 256]
@@ -114,7 +114,7 @@ class Machine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.world = Stack(hooks=self.hooks, in_flight=3, channel_limit=3)
+        self.world = ScriptedWorld(hooks=self.hooks, in_flight=3, channel_limit=3)
         self.store = self.world.store
         self.clients = [self.world.open() for _ in range(2)]
 

@@ -9,7 +9,7 @@ import pytest
 from service.core.errors import SHUTDOWN, ErrorReply, ReplyError
 from service.core.hooks import ConnectResult, SubscribeResult
 from service.settings import ChannelOptions, ChannelSettings, Namespace
-from tests.session.stack import Client, Stack
+from tests.world.scripted import Client, ScriptedWorld
 
 LOUD = ChannelOptions(
     presence=True, join_leave=True, force_push_join_leave=True, history_size=0
@@ -24,11 +24,13 @@ LOUD_KEPT = ChannelOptions(
 )
 QUIET = Namespace(name="quiet", presence=True)
 HIDDEN = Namespace(name="hidden", join_leave=True, force_push_join_leave=True)
-SETTINGS = ChannelSettings(without_namespace=LOUD, namespaces=(QUIET, HIDDEN))
+CHANNELS = ChannelSettings(without_namespace=LOUD, namespaces=(QUIET, HIDDEN))
 KEPT = ChannelSettings(without_namespace=LOUD_KEPT)
 
 
-def presence(world: Stack, client: Client, channel: str = "ch") -> dict[str, Any]:
+def presence(
+    world: ScriptedWorld, client: Client, channel: str = "ch"
+) -> dict[str, Any]:
     [one, two] = client.say(
         {"presence": {"channel": channel}}, {"presence_stats": {"channel": channel}}
     )
@@ -41,7 +43,7 @@ def presence(world: Stack, client: Client, channel: str = "ch") -> dict[str, Any
 
 
 def test_those_who_are_subscribed_are_there() -> None:
-    world = Stack(channels=SETTINGS)
+    world = ScriptedWorld(channels=CHANNELS)
     one, two = world.client("ch"), world.client("ch")
     outside = world.client("other")
     assert presence(world, outside) == {
@@ -55,9 +57,9 @@ def test_those_who_are_subscribed_are_there() -> None:
     world.assert_free()
 
 
-@pytest.mark.parametrize("channels", [SETTINGS, KEPT])
+@pytest.mark.parametrize("channels", [CHANNELS, KEPT])
 def test_who_comes_and_goes_is_told(channels: ChannelSettings) -> None:
-    world = Stack(channels=channels)
+    world = ScriptedWorld(channels=channels)
     first = world.client("ch")
     assert first.heard["ch"] == [("join", "client1")]  # its own, after the reply
     second = world.client("ch")
@@ -81,7 +83,7 @@ def test_who_comes_and_goes_is_told(channels: ChannelSettings) -> None:
 
 @pytest.mark.parametrize("how", ["disconnect", "malformed", "gone", "no pong"])
 def test_every_end_is_a_leave_once(how: str) -> None:
-    world = Stack(channels=SETTINGS)
+    world = ScriptedWorld(channels=CHANNELS)
     first, second = world.client("ch"), world.client("ch")
     if how == "disconnect":
         second.connection.disconnect(SHUTDOWN)
@@ -102,7 +104,7 @@ def test_every_end_is_a_leave_once(how: str) -> None:
 
 
 def test_a_quiet_channel_tells_nobody() -> None:
-    world = Stack(channels=SETTINGS)
+    world = ScriptedWorld(channels=CHANNELS)
     first = world.client("quiet:ch")
     second = world.client("quiet:ch")
     second.gone()
@@ -112,7 +114,7 @@ def test_a_quiet_channel_tells_nobody() -> None:
 
 def test_those_who_ask_are_told_where_nobody_is_forced_to_hear() -> None:
     options = ChannelOptions(presence=True, join_leave=True)
-    world = Stack(channels=ChannelSettings(without_namespace=options))
+    world = ScriptedWorld(channels=ChannelSettings(without_namespace=options))
     asks, plain = world.client(), world.client("ch")
     asks.say({"subscribe": {"channel": "ch", "join_leave": True}})
     world.settle()
@@ -122,7 +124,7 @@ def test_those_who_ask_are_told_where_nobody_is_forced_to_hear() -> None:
 
 
 def test_a_channel_without_presence_is_hidden() -> None:
-    world = Stack(channels=SETTINGS)
+    world = ScriptedWorld(channels=CHANNELS)
     client = world.client("hidden:ch")
     [number] = client.say({"presence": {"channel": "hidden:ch"}})
     world.settle()
@@ -131,7 +133,7 @@ def test_a_channel_without_presence_is_hidden() -> None:
 
 
 def test_someone_whose_subscribe_is_under_way_is_not_there_yet() -> None:
-    world = Stack(channels=KEPT)
+    world = ScriptedWorld(channels=KEPT)
     first, second = world.client("ch"), world.client()
     second.say({"subscribe": {"channel": "ch"}})
     assert world.store.reads
@@ -144,7 +146,7 @@ def test_someone_whose_subscribe_is_under_way_is_not_there_yet() -> None:
 
 
 def test_a_subscribe_that_is_refused_is_never_told_of() -> None:
-    world = Stack(channels=KEPT)
+    world = ScriptedWorld(channels=KEPT)
     first, second = world.client("ch"), world.client()
     world.publish("ch", 2)
     ask = {"channel": "ch", "recover": True, "epoch": "other", "flag": 2}
@@ -165,7 +167,7 @@ def test_a_subscription_that_ends_as_it_begins_leaves_no_ghost() -> None:
         history_size=10,
         history_ttl=60.0,
     )
-    world = Stack(channels=ChannelSettings(without_namespace=options))
+    world = ScriptedWorld(channels=ChannelSettings(without_namespace=options))
     world.publish("ch", 2)
     first = world.client("ch")  # its position is not checked: it stays
     second = world.client()
@@ -180,7 +182,7 @@ def test_a_subscription_that_ends_as_it_begins_leaves_no_ghost() -> None:
 
 
 def test_a_lost_subscription_is_a_leave() -> None:
-    world = Stack(channels=KEPT)
+    world = ScriptedWorld(channels=KEPT)
     first, second = world.client("ch"), world.client("ch")
     world.flush()
     # Only the second has a gap: the first was given what is missing.
@@ -197,7 +199,9 @@ def test_a_lost_subscription_is_a_leave() -> None:
 
 
 def test_users_of_hooks_are_shown_with_what_hooks_say() -> None:
-    world = Stack(channels=SETTINGS, hooks=("connect", "subscribe"), insecure=False)
+    world = ScriptedWorld(
+        channels=CHANNELS, hooks=("connect", "subscribe"), insecure=False
+    )
     for user in ("ann", "ann", ""):
         client = world.open()
         client.say({"connect": {}}, {"subscribe": {"channel": "ch"}})
@@ -208,7 +212,7 @@ def test_users_of_hooks_are_shown_with_what_hooks_say() -> None:
             return SubscribeResult(info=[user])
 
         world.settle(answer)
-    options = SETTINGS.without_namespace
+    options = CHANNELS.without_namespace
     assert not options.allow_presence_for_client
     counts = world.hub.present("ch")  # type: ignore[arg-type]
     assert sorted((one.client, one.user) for one in counts) == [
@@ -222,7 +226,7 @@ def test_users_of_hooks_are_shown_with_what_hooks_say() -> None:
 
 
 def test_two_connections_of_one_user_are_two_clients() -> None:
-    world = Stack(channels=SETTINGS, hooks=("connect",))
+    world = ScriptedWorld(channels=CHANNELS, hooks=("connect",))
     clients = []
     for _ in range(2):
         client = world.open()
@@ -251,7 +255,7 @@ def test_two_connections_of_one_user_are_two_clients() -> None:
 
 
 def test_a_connection_that_was_refused_is_nobody() -> None:
-    world = Stack(channels=SETTINGS, hooks=("connect",))
+    world = ScriptedWorld(channels=CHANNELS, hooks=("connect",))
     client = world.open()
     client.say({"connect": {}})
     world.settle(lambda question: ReplyError(ErrorReply(1000, "no")))

@@ -25,7 +25,7 @@ from service.settings import StoreSettings
 from service.stores.sqlite.store import SqliteStore
 from service.transports.handshake_gate import HandshakeGate
 from tests.clock import VirtualClock
-from tests.connections.world import FakeSocket, World, settings
+from tests.world.loop import FakeSocket, LoopWorld, settings
 
 # No pings to answer.
 UNTIMED = {"ping_interval": 86400.0, "heartbeat_timeout": 864000.0}
@@ -34,7 +34,7 @@ UNTIMED = {"ping_interval": 86400.0, "heartbeat_timeout": 864000.0}
 class Caller:
     """Calls methods on a world without a server."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: LoopWorld) -> None:
         context = world.context
         state = SqliteStore(StoreSettings(path=":memory:"), world.clock).state
         runtime = Runtime(
@@ -85,14 +85,14 @@ def clock() -> VirtualClock:
 
 
 @pytest.fixture
-async def world(clock: VirtualClock) -> AsyncIterator[World]:
-    world = World(settings(UNTIMED), clock)
+async def world(clock: VirtualClock) -> AsyncIterator[LoopWorld]:
+    world = LoopWorld(settings(UNTIMED), clock)
     await world.start()
     yield world
     await world.stop()
 
 
-async def reading(world: World) -> None:
+async def reading(world: LoopWorld) -> None:
     """Wait until a read waits at the gate."""
     async with asyncio.timeout(10):
         while not world.store.waiting:
@@ -104,7 +104,9 @@ def pushes(socket: FakeSocket) -> list[str]:
     return [kind for push in found for kind in push if kind != "channel"]
 
 
-async def test_subscribe_answers_when_the_client_is_subscribed(world: World) -> None:
+async def test_subscribe_answers_when_the_client_is_subscribed(
+    world: LoopWorld,
+) -> None:
     api = Caller(world)
     _, socket = await world.connect()
     world.store.gate.clear()
@@ -117,7 +119,7 @@ async def test_subscribe_answers_when_the_client_is_subscribed(world: World) -> 
 
 
 async def test_subscribe_that_the_store_fails_is_not_called_a_success(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    world: LoopWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     api = Caller(world)
     _, socket = await world.connect()
@@ -132,7 +134,7 @@ async def test_subscribe_that_the_store_fails_is_not_called_a_success(
 
 
 async def test_subscribe_that_takes_too_long_is_100_unless_the_client_has_gone(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    world: LoopWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(subscriptions, "TIMEOUT", 0.01)
     api = Caller(world)
@@ -146,7 +148,7 @@ async def test_subscribe_that_takes_too_long_is_100_unless_the_client_has_gone(
 
 
 async def test_unsubscribe_during_a_subscribe_ends_it_once_it_is_there(
-    world: World,
+    world: LoopWorld,
 ) -> None:
     api = Caller(world)
     connection, socket = await world.connect()
@@ -166,7 +168,9 @@ async def test_unsubscribe_during_a_subscribe_ends_it_once_it_is_there(
     assert "subscribe" in await socket.reply(3)
 
 
-async def test_methods_leave_a_connection_alone_that_is_closing(world: World) -> None:
+async def test_methods_leave_a_connection_alone_that_is_closing(
+    world: LoopWorld,
+) -> None:
     api = Caller(world)
     _, socket = await world.connect("c")
     socket.stop_reading()
@@ -186,7 +190,7 @@ async def test_methods_leave_a_connection_alone_that_is_closing(world: World) ->
 
 
 async def test_refresh_closes_25_seconds_after_the_expiry(
-    world: World, clock: VirtualClock
+    world: LoopWorld, clock: VirtualClock
 ) -> None:
     api = Caller(world)
     _, socket = await world.connect()
@@ -201,7 +205,7 @@ async def test_refresh_closes_25_seconds_after_the_expiry(
 
 
 async def test_refresh_without_expiry_takes_it_away(
-    world: World, clock: VirtualClock
+    world: LoopWorld, clock: VirtualClock
 ) -> None:
     api = Caller(world)
     _, socket = await world.connect()
@@ -213,7 +217,7 @@ async def test_refresh_without_expiry_takes_it_away(
 
 
 async def test_fault_nobody_expected_is_100(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    world: LoopWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def counts() -> dict[str, int]:
         raise ZeroDivisionError
@@ -229,7 +233,7 @@ async def test_connect_hook_sets_an_expiry(clock: VirtualClock) -> None:
         return ConnectResult(user="ann", expire_at=clock.wall() + 10)
 
     hooks = Handlers(connect=connect)
-    world = World(settings(UNTIMED), clock, hooks)
+    world = LoopWorld(settings(UNTIMED), clock, hooks)
     await world.start()
     _, socket = await world.connect()
     await world.quiet()

@@ -1,4 +1,4 @@
-"""Connections on the real hub, outbox and store, with sockets that the test holds."""
+"""Connections on the event loop, with sockets that the test holds."""
 
 from __future__ import annotations
 
@@ -7,28 +7,16 @@ import gc
 import json
 import weakref
 from collections.abc import Awaitable, Callable
-from random import Random
 from typing import Any
 
-from service.auth.permissions import Permissions
-from service.connections.connection import ClientConnection, ConnectionContext
-from service.connections.grace_period import GracePeriod
-from service.connections.limits import ConnectionLimits
-from service.connections.outbox import Flusher
+from service.connections.connection import ClientConnection
 from service.connections.pending_connection import PendingConnection
-from service.connections.reaper import Reaper
-from service.connections.registry import Registry
 from service.core.errors import Close
 from service.core.hooks import Handlers
-from service.core.model import Channel, ClientId, Draft, HistoryPage, RawJson
+from service.core.model import Channel, Draft, HistoryPage, RawJson
 from service.core.ports import AppendDone, Clock, CommitListener, History, Store
-from service.core.rate_limits import rate_of
-from service.hub.hub import Hub
-from service.hub.publish_metrics import PublishMetrics
-from service.metrics import Metrics
 from service.protocol.codec import Codec
 from service.protocol.json import Json
-from service.session.heartbeat import Heartbeat
 from service.settings import (
     ChannelOptions,
     ChannelSettings,
@@ -40,6 +28,7 @@ from service.settings import (
 from service.stores.sqlite.store import SqliteStore
 from tests.clock import VirtualClock
 from tests.protocol.public import commands, messages
+from tests.world.world import World
 
 JSON = Json()
 PATIENCE = 10.0  # s; a wait that ends in failure, never in success
@@ -189,8 +178,8 @@ class GatedStore:
         return self._store.fault()
 
 
-class World:
-    """The parts that connections share, built as the runtime builds them."""
+class LoopWorld(World):
+    """Connections on the event loop, with the SQLite store in memory."""
 
     def __init__(
         self,
@@ -200,62 +189,15 @@ class World:
         *,
         insecure: bool = True,
     ) -> None:
-        self.settings = settings
         self.clock = clock
         # A clock of its own, so that all timers of *clock* are the connections'.
-        own = VirtualClock() if isinstance(clock, VirtualClock) else clock
-        self.store_clock = own
-        self.store = GatedStore(SqliteStore(settings.store, own))
+        self.store_clock = VirtualClock() if isinstance(clock, VirtualClock) else clock
+        self.store = GatedStore(SqliteStore(settings.store, self.store_clock))
         self.tasks: set[asyncio.Task[None]] = set()
-        flusher, metrics = Flusher(asyncio.get_running_loop().call_soon), Metrics()
-        published = PublishMetrics(metrics, clock, flusher)
-        self.hub = Hub(self.store, settings.client, clock, self.spawn, published)
-        self.registry = Registry()
-        limited, rates = settings.connections, settings.effective_limits
-        self.grace_period = GracePeriod(self.hub.end_grace, clock, limited.parked)
-        self.limits = ConnectionLimits(
-            self.registry,
-            limited,
-            limit=settings.connection_limit,
-            clock=clock,
-            spawn=self.spawn,
-            grace_period=self.grace_period,
-            connects=rate_of(rates.connects_per_user, rates.burst),
+        call_soon = asyncio.get_running_loop().call_soon
+        super().__init__(
+            settings, clock, self.store, call_soon, handlers, insecure=insecure
         )
-        self.heartbeat = Heartbeat(settings.heartbeat_timeout)
-        self.reaper = Reaper(
-            self.registry,
-            clock,
-            Random(1),
-            period=limited.sweep_interval,
-            idle_ttl=limited.idle_ttl,
-        )
-        self.context = ConnectionContext(
-            settings=settings,
-            hub=self.hub,
-            permissions=Permissions(settings.channels, insecure=insecure),
-            handlers=handlers or Handlers(),
-            clock=clock,
-            flusher=flusher,
-            rng=Random(1),
-            new_client=self._new_client,
-            spawn=self.spawn,
-            version="test",
-            metrics=metrics,
-            registry=self.registry,
-            limits=self.limits,
-            heartbeat=self.heartbeat,
-            grace_period=self.grace_period,
-        )
-        self._clients = 0
-
-    @property
-    def channels(self) -> int:
-        return len(self.hub.counts())
-
-    @property
-    def subscriptions(self) -> int:
-        return sum(self.hub.counts().values())
 
     async def start(self) -> None:
         await self.store.start(self.hub.committed)
@@ -273,10 +215,6 @@ class World:
         task = asyncio.ensure_future(work)
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
-
-    def _new_client(self) -> ClientId:
-        self._clients += 1
-        return ClientId(f"client{self._clients}")
 
     def open(self, codec: Codec = JSON) -> tuple[ClientConnection, FakeSocket]:
         socket = FakeSocket()

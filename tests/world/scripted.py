@@ -1,4 +1,4 @@
-"""Connections on the real hub, outbox and session, without a loop: a step at a time.
+"""Connections on the real hub, outbox and session, stepped without an event loop.
 
 Reads, commits, hooks and flushes happen when a test says so, and every message that a
 client gets is held at once to what must be true of it at any moment (`Client`).
@@ -8,27 +8,16 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Generator
-from random import Random
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
-from service.auth.permissions import Permissions
-from service.connections.connection import ClientConnection, ConnectionContext
-from service.connections.grace_period import GracePeriod
-from service.connections.limits import ConnectionLimits
-from service.connections.outbox import Flusher
+from service.connections.connection import ClientConnection
 from service.connections.pending_connection import PendingConnection
-from service.connections.reaper import Reaper
-from service.connections.registry import Registry
 from service.core.errors import Close, StoreError
-from service.core.hooks import Event, Handlers
-from service.core.model import Appended, Channel, ClientId, Position
-from service.core.rate_limits import rate_of
-from service.hub.hub import Hub
-from service.hub.publish_metrics import PublishMetrics
-from service.metrics import Metrics
+from service.core.hooks import ConnectEvent, ConnectResult, Event, Handlers
+from service.core.model import Appended, Channel, Joined, Position, UserId
+from service.core.ports import Committed
 from service.protocol.json import Json
-from service.session.heartbeat import Heartbeat
 from service.settings import (
     ChannelSettings,
     ClientSettings,
@@ -37,36 +26,32 @@ from service.settings import (
     Settings,
 )
 from tests.clock import VirtualClock
-from tests.hub.script import Read, ScriptedStore
-from tests.session.bench import SETTINGS
+from tests.world.script import A, ScriptedMember, ScriptedStore, Seat, Wait
+from tests.world.world import CHANNELS, World
 
 UNLIMITED = ConnectionSettings(limit=10_000, user_limit=10_000, address_limit=10_000)
 _IN_TURN = ("subscribe", "unsubscribe")  # of one channel, in the order they came
 
 
-class Question:
+async def as_the_token_says(event: ConnectEvent) -> ConnectResult:
+    """Let everybody in as the user that the token names."""
+    return ConnectResult(user=event.token)
+
+
+class Question(Wait):
     """A hook that was asked, and answers when told."""
 
-    def __init__(self, world: Stack, event: Event) -> None:
+    def __init__(self, world: ScriptedWorld, event: Event) -> None:
         self.event = event
         self.world = world
-        self.work: Coroutine[Any, Any, None] | None = None
 
-    def __await__(self) -> Generator[Question, Any, Any]:
-        return (yield self)
+    @property
+    def under_way(self) -> list[Any]:
+        return self.world.questions
 
     def answer(self, answer: object) -> None:
         """Let the hook return *answer*, or raise it."""
-        self.world.questions.remove(self)
-        assert self.work is not None
-        try:
-            if isinstance(answer, BaseException):
-                self.work.throw(answer)
-            else:
-                self.work.send(answer)
-        except StopIteration:
-            return
-        raise AssertionError("it waits for something else")
+        self.end(answer)
 
 
 class Client:
@@ -81,7 +66,7 @@ class Client:
         aborted: The transport was dropped.
     """
 
-    def __init__(self, world: Stack, address: str = "192.0.2.1") -> None:
+    def __init__(self, world: ScriptedWorld, address: str = "192.0.2.1") -> None:
         self._world = world
         self.numbers = 0
         self.waiting: dict[int, tuple[str, str]] = {}
@@ -212,18 +197,19 @@ class Client:
             heard.append((kind, who))
 
 
-class Stack:
-    """The world that all clients share.
+class ScriptedWorld(World):
+    """Connections, and members of the hub, without an event loop.
 
     Attributes:
         questions: Hooks that were asked, oldest first.
-        failures: Exceptions of background work.
     """
+
+    clock: VirtualClock
 
     def __init__(
         self,
         *,
-        channels: ChannelSettings = SETTINGS,
+        channels: ChannelSettings = CHANNELS,
         hooks: tuple[str, ...] = (),
         insecure: bool = True,
         in_memory: bool = False,
@@ -234,80 +220,61 @@ class Stack:
         **client: Any,
     ) -> None:
         self.clock = clock or VirtualClock()
-        self.settings = Settings(
-            client=ClientSettings(**client), channels=channels, connections=connections
-        )
         self.store = ScriptedStore(in_memory=in_memory)
+        self.questions: list[Question] = []
+        self.clients: list[Client] = []
         self._turns: deque[Callable[[], None]] = deque()
-        flusher, metrics = Flusher(self._turns.append), Metrics()
-        published = PublishMetrics(metrics, self.clock, flusher)
-        self.hub = Hub(
-            self.store, self.settings.client, self.clock, self.spawn, published
+        self._members = 0
+        super().__init__(
+            Settings(
+                client=ClientSettings(**client),
+                channels=channels,
+                connections=connections,
+            ),
+            self.clock,
+            self.store,
+            self._turns.append,
+            handlers or Handlers(**dict.fromkeys(hooks, self._hook)),
+            insecure=insecure,
+            personal=personal,
         )
         self.store.listener = self.hub.committed
-        self.questions: list[Question] = []
-        self.failures: list[BaseException] = []
-        self.clients: list[Client] = []
-        self.registry = Registry()
-        self.grace_period = GracePeriod(
-            self.hub.end_grace, self.clock, connections.parked
-        )
-        rates = self.settings.effective_limits
-        self.limits = ConnectionLimits(
-            self.registry,
-            connections,
-            limit=self.settings.connection_limit,
-            clock=self.clock,
-            spawn=self.spawn,
-            grace_period=self.grace_period,
-            connects=rate_of(rates.connects_per_user, rates.burst),
-        )
-        self.heartbeat = Heartbeat(self.settings.heartbeat_timeout)
-        self.reaper = Reaper(
-            self.registry,
-            self.clock,
-            Random(1),
-            period=connections.sweep_interval,
-            idle_ttl=connections.idle_ttl,
-        )
-        self.context = ConnectionContext(
-            settings=self.settings,
-            hub=self.hub,
-            permissions=Permissions(
-                channels, insecure=insecure, personal=personal or PersonalChannel()
-            ),
-            handlers=handlers or Handlers(**dict.fromkeys(hooks, self._hook)),
-            clock=self.clock,
-            flusher=flusher,
-            rng=Random(1),
-            new_client=lambda: ClientId(f"client{len(self.clients) + 1}"),
-            spawn=self.spawn,
-            version="test",
-            metrics=metrics,
-            registry=self.registry,
-            limits=self.limits,
-            heartbeat=self.heartbeat,
-            grace_period=self.grace_period,
-        )
 
     async def _hook(self, event: Any) -> Any:
         return await Question(self, event)
 
     def spawn(self, work: Awaitable[None]) -> None:
+        """Run *work* up to what it waits for."""
         assert isinstance(work, Coroutine)
         try:
-            waits = work.send(None)
+            wait = work.send(None)
         except StopIteration:
             return
-        if isinstance(waits, Read):
-            waits._work = work
-            self.store.reads.append(waits)
-        else:
-            assert isinstance(waits, Question)
-            waits.work = work
-            self.questions.append(waits)
+        assert isinstance(wait, Wait)
+        wait.begin(work)
 
-    # For tests.
+    # Members of the hub, without a connection.
+
+    def member(self) -> ScriptedMember:
+        self._members += 1
+        size = self.settings.client.recovery_size
+        return ScriptedMember(self.hub, size, f"client{self._members}")
+
+    def live(self, channel: Channel = A) -> tuple[ScriptedMember, Seat]:
+        """Return a member that follows *channel* from its top."""
+        member = self.member()
+        seat = member.join(channel)
+        if self.store.reads:
+            self.store.reads[-1].finish()
+        member.drain()
+        assert isinstance(seat.outcome, Joined)
+        return member, seat
+
+    def told(self, *committed: Committed) -> None:
+        """Tell the hub of commits again, or in an order of one's own."""
+        self.hub.committed(committed)
+
+    # Connections.
 
     def client(self, *channels: str, **connect: Any) -> Client:
         """Return a client that has connected and is in *channels*."""
@@ -322,6 +289,20 @@ class Stack:
     def open(self, address: str = "192.0.2.1") -> Client:
         client = Client(self, address)
         self.clients.append(client)
+        return client
+
+    def enter(
+        self, user: str, *channels: str, address: str = "192.0.2.1", settle: bool = True
+    ) -> Client:
+        """Let a client ask to connect, and subscribe if it is let in."""
+        client = self.open(address)
+        client.say({"connect": {"token": user}})
+        if settle:
+            self.settle()
+        for channel in channels:
+            client.say({"subscribe": {"channel": channel, "join_leave": True}})
+            if settle:
+                self.settle()
         return client
 
     def flush(self) -> bool:
@@ -382,3 +363,47 @@ class Stack:
         assert self.clock.pending == []
         for client in self.clients:
             assert client.connection.behind == {}
+
+    def run_due(self) -> None:
+        """Run the timers that are due now, and what follows from them."""
+        self.clock.advance(0)
+        self.settle()
+
+    def inside(self, *clients: Client) -> list[bool]:
+        """Tell which of *clients* are connected."""
+        return [
+            client.close_code is None and not client.over and 1 in client.replies
+            for client in clients
+        ]
+
+    def check(self) -> None:
+        """Hold every count of connections to every other (R1)."""
+        registry, clients = self.registry, self.clients
+        here = [client for client in clients if not client.over]
+        assert len(registry) == len(here)
+        slots = list(registry.slots())
+        assert len(slots) == registry.connected
+        by_user: dict[str, int] = {}
+        for record in slots:
+            assert record.has_slot and not record.over
+            by_user[record.user] = by_user.get(record.user, 0) + 1
+            found = registry.of_user(record.user, record.client)
+            assert found == [record.connection]
+        assert registry.users == len(by_user)
+        for user, count in by_user.items():
+            assert len(registry.of_user(UserId(user))) == count
+            if user:
+                assert count <= self.settings.connections.user_limit
+        assert len(slots) <= self.settings.connection_limit
+        heartbeat = self.heartbeat
+        pending = sum(one.liveness.pending for one in registry)
+        assert heartbeat.sent == heartbeat.answered + heartbeat.orphaned + pending
+
+
+def limited(*, limits: dict[str, Any] | None = None, **options: Any) -> ScriptedWorld:
+    """Return a world with connection limits; the token of a connect is the user."""
+    return ScriptedWorld(
+        handlers=Handlers(connect=as_the_token_says),
+        connections=ConnectionSettings(**{"limit": 1000, **(limits or {})}),
+        **options,
+    )

@@ -1,12 +1,11 @@
-"""A store and members that do nothing until told: for stepping the hub by hand."""
+"""A store and members of the hub that do nothing until a test says so."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator
 from typing import Any
 
-from service.connections.outbox import Flusher
 from service.core.errors import StoreError
 from service.core.model import (
     Channel,
@@ -22,11 +21,7 @@ from service.core.model import (
 )
 from service.core.ports import AppendDone, CommitListener, Committed, History
 from service.hub.hub import Hub
-from service.hub.publish_metrics import PublishMetrics
 from service.hub.subscription import Subscription
-from service.metrics import Metrics
-from service.settings import ClientSettings
-from tests.clock import VirtualClock
 
 KEPT = History(1000, 3600.0)
 NOT_KEPT = History(0, 0.0)
@@ -59,7 +54,39 @@ class Stream:
         return HistoryPage(found, self.position)
 
 
-class Read:
+class Wait:
+    """What scripted work awaits; it goes on when a test says so.
+
+    Whoever runs the work steps it to its first await, which yields this, and calls
+    `begin` with the rest of it.
+    """
+
+    def begin(self, work: Coroutine[Any, Any, None]) -> None:
+        self._work = work
+        self.under_way.append(self)
+
+    @property
+    def under_way(self) -> list[Any]:
+        """The list that this is in until it ends."""
+        raise NotImplementedError
+
+    def end(self, outcome: object) -> None:
+        """Let the work go on with *outcome*, or raise it there."""
+        self.under_way.remove(self)
+        try:
+            if isinstance(outcome, BaseException):
+                self._work.throw(outcome)
+            else:
+                self._work.send(outcome)
+        except StopIteration:
+            return
+        raise AssertionError("the work waits for something else")
+
+    def __await__(self) -> Generator[Wait, Any, Any]:
+        return (yield self)
+
+
+class Read(Wait):
     """A read under way: it looks at the stream once, and ends when told.
 
     By the port's promise it sees at least what was committed when it was asked for;
@@ -70,8 +97,11 @@ class Read:
         self.channel = channel
         self._store = store
         self._args = args
-        self._work: Coroutine[Any, Any, None] | None = None
         self.look()
+
+    @property
+    def under_way(self) -> list[Any]:
+        return self._store.reads
 
     def look(self) -> None:
         since, limit, reverse = self._args
@@ -87,19 +117,7 @@ class Read:
 
     def finish(self, outcome: HistoryPage | BaseException | None = None) -> None:
         """Let the read return what it saw, or *outcome*."""
-        self._store.reads.remove(self)
-        assert self._work is not None
-        try:
-            if isinstance(outcome, BaseException):
-                self._work.throw(outcome)
-            else:
-                self._work.send(self.page if outcome is None else outcome)
-        except StopIteration:
-            return
-        raise AssertionError("the reader waits for something else")
-
-    def __await__(self) -> Generator[Read, HistoryPage, HistoryPage]:
-        return (yield self)
+        self.end(self.page if outcome is None else outcome)
 
 
 class ScriptedStore:
@@ -164,14 +182,6 @@ class ScriptedStore:
         """Keep the newest *keep* publications."""
         stream = self.stream(channel)
         stream.publications = stream.publications[-keep:] if keep else []
-
-    def spawn(self, work: Awaitable[None]) -> None:
-        """Run *work* up to its read: the hub's `spawn`."""
-        assert isinstance(work, Coroutine)
-        read = work.send(None)
-        assert isinstance(read, Read)
-        read._work = work
-        self.reads.append(read)
 
     # The port.
 
@@ -362,50 +372,6 @@ class ScriptedMember:
         assert not seat.ended
         seat.ended = seat.lost = True
         self.losses.append(channel)
-
-
-class World:
-    """A hub on a scripted store."""
-
-    def __init__(
-        self, *, in_memory: bool = False, settings: ClientSettings | None = None
-    ) -> None:
-        self.store = ScriptedStore(in_memory=in_memory)
-        self.settings = settings or ClientSettings()
-        self.clock = VirtualClock()
-        published = PublishMetrics(Metrics(), self.clock, Flusher(lambda run: None))
-        self.hub = Hub(
-            self.store, self.settings, self.clock, self.store.spawn, published
-        )
-        self.store.listener = self.hub.committed
-        self._members = 0
-
-    @property
-    def channels(self) -> int:
-        return len(self.hub.counts())
-
-    @property
-    def subscriptions(self) -> int:
-        return sum(self.hub.counts().values())
-
-    def member(self) -> ScriptedMember:
-        self._members += 1
-        name = f"client{self._members}"
-        return ScriptedMember(self.hub, self.settings.recovery_size, name)
-
-    def live(self, channel: Channel = A) -> tuple[ScriptedMember, Seat]:
-        """Return a member that follows *channel* from its top."""
-        member = self.member()
-        seat = member.join(channel)
-        if self.store.reads:
-            self.store.reads[-1].finish()
-        member.drain()
-        assert isinstance(seat.outcome, Joined)
-        return member, seat
-
-    def told(self, *committed: Committed) -> None:
-        """Tell the hub of commits again, or in an order of one's own."""
-        self.hub.committed(committed)
 
 
 def committed(stream: Stream, offset: int, channel: Channel = A) -> Committed:
