@@ -12,6 +12,7 @@ import asyncio
 import os
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Any
 
 import structlog
@@ -19,7 +20,7 @@ import structlog
 from service import logs
 from service.auth.keys import read_settings
 from service.core.clock import SystemClock
-from service.core.errors import StartupError, describe
+from service.core.errors import SettingsError, StartupError, describe
 from service.core.hooks import Handlers
 from service.core.model import Position
 from service.core.ports import Clock
@@ -30,9 +31,9 @@ from service.http.api.publications import append, draft_of
 from service.http.asgi import Deferred, lifespan, unavailable
 from service.http.routing import Routing, open_routing
 from service.payload import dump
-from service.settings import Settings, load
+from service.settings import Settings, load, service_link_collisions
 
-__all__ = ["Application", "app", "create_app"]
+__all__ = ["Application", "app", "create_app", "report_service_links"]
 
 log = structlog.get_logger("steadwire")
 
@@ -60,14 +61,23 @@ class Application:
         self, settings: Settings, handlers: Handlers, *, clock: Clock | None = None
     ) -> None:
         hook = handlers.connect is not None or bool(settings.proxy.connect)
-        settings.check_admission(hook=hook)
-        read_settings(settings.token, "token")
-        read_settings(settings.subscription_token, "subscription_token")
-        self.startup_error: BaseException | None = None
-        self.refusals = Refusals()
         self._settings, self._handlers = settings, handlers
         self._clock = clock or SystemClock()
-        self._keys = open_keys(settings, self._clock)
+        mistakes: list[str] = []
+        for part in (
+            partial(settings.check_admission, hook=hook),
+            partial(read_settings, settings.token, "token"),
+            partial(read_settings, settings.subscription_token, "subscription_token"),
+            self._open_keys,
+        ):
+            try:
+                part()
+            except SettingsError as error:
+                mistakes += error.mistakes
+        if mistakes:
+            raise SettingsError(*mistakes)
+        self.startup_error: BaseException | None = None
+        self.refusals = Refusals()
         self.api_key = self._keys.key
         self._opened = AsyncExitStack()
         self._starting: asyncio.Task[Routing] | None = None
@@ -143,6 +153,9 @@ class Application:
         )
         return await append(context, channel, draft, skip_history=skip_history)
 
+    def _open_keys(self) -> None:
+        self._keys = open_keys(self._settings, self._clock)
+
     async def _start(self) -> Routing:
         try:
             if self._draining is not None:
@@ -166,11 +179,18 @@ def create_app(settings: Settings, handlers: Handlers | None = None) -> Applicat
     return Application(settings, handlers or Handlers())
 
 
+def report_service_links(environ: Mapping[str, str]) -> None:
+    """Log the variables of settings that Kubernetes wrote, which are ignored."""
+    for text, remedy in service_link_collisions(environ):
+        log.warning(text, remedy=remedy)
+
+
 def _from_environment() -> Application:
     from service.server import install
 
     settings = load(os.environ, {})
     logs.configure(settings.log)
+    report_service_links(os.environ)
     application = create_app(settings)
     install(settings.server, application.refusals)
     if application.api_key not in ("", settings.api.key):

@@ -27,8 +27,11 @@ allows its client to subscribe, and nothing else.
 from __future__ import annotations
 
 import enum
-import re
+from collections.abc import Callable
 
+import structlog
+
+from service.core.channel_pattern import ChannelPattern
 from service.core.errors import (
     BAD_REQUEST,
     NOT_AVAILABLE,
@@ -45,6 +48,16 @@ __all__ = ["ChannelRules", "Decider", "Permissions"]
 MAX_CHANNEL = 255  # characters, and bytes: names are ASCII
 NO_PERSONAL = PersonalChannel()
 
+OnRefusal = Callable[[str, str, str], None]
+"""Called with the rule that refused, the channel or "", and the setting to change."""
+
+
+def _unheard(rule: str, channel: str, remedy: str) -> None:
+    """Tell nobody."""
+
+
+log = structlog.get_logger("steadwire")
+
 
 class Decider(enum.Enum):
     """The part that still has to decide about a subscribe."""
@@ -55,31 +68,52 @@ class Decider(enum.Enum):
 
 
 class ChannelRules:
-    """The options of one namespace, prepared for the hot path."""
+    """The options of one namespace, prepared for the hot path.
 
-    __slots__ = ("_pattern", "history", "options")
+    Attributes:
+        options: The options.
+        name: The namespace's name; "" for channels without.
+        history: What the store keeps of each channel.
+    """
 
-    def __init__(self, options: ChannelOptions) -> None:
+    __slots__ = ("_pattern", "history", "name", "options")
+
+    def __init__(self, options: ChannelOptions, name: str = "") -> None:
         self.options = options
+        self.name = name
         self.history = History(
             options.history_size, options.history_ttl, options.history_meta_ttl
         )
         regex = options.channel_regex
-        self._pattern = re.compile(regex) if regex else None
+        self._pattern = ChannelPattern(regex) if regex else None
+
+    @property
+    def where(self) -> str:
+        """The place of the options in the settings."""
+        if self.name:
+            return f"channels.namespaces {self.name!r}"
+        return "channels.without_namespace"
 
     def matches(self, name: str) -> bool:
         """Return whether *name* may be a channel's name in this namespace."""
-        return self._pattern is None or self._pattern.fullmatch(name) is not None
+        return self._pattern is None or self._pattern.matches(name)
 
     def changed(self, override: Override) -> ChannelRules:
         """Return the rules of a subscription with *override*."""
         if override == NO_OVERRIDE:
             return self
-        return ChannelRules(self.options.changed(override))
+        return ChannelRules(self.options.changed(override), self.name)
 
 
 class Permissions:
-    """Decides who may do what in which channel, by the settings."""
+    """Decides who may do what in which channel, by the settings.
+
+    Args:
+        settings: The channels' section.
+        insecure: Everybody may subscribe and publish.
+        personal: Users' own channels.
+        on_refusal: Is told each refusal, with the setting to change.
+    """
 
     def __init__(
         self,
@@ -87,15 +121,19 @@ class Permissions:
         *,
         insecure: bool,
         personal: PersonalChannel = NO_PERSONAL,
+        on_refusal: OnRefusal = _unheard,
     ) -> None:
         self._insecure = insecure
+        self._on_refusal = on_refusal
         self._personal = ""
         if personal.enabled:
             self._personal = f"{personal.namespace}:#" if personal.namespace else "#"
         self._default = ChannelRules(settings.without_namespace)
         self._namespaces = {
-            namespace.name: ChannelRules(namespace) for namespace in settings.namespaces
+            namespace.name: ChannelRules(namespace, namespace.name)
+            for namespace in settings.namespaces
         }
+        self._unrecoverable: set[str] = set()  # namespaces that the log has told of
 
     def rules(self, channel: str) -> ChannelRules:
         """Return the rules of the namespace that *channel* belongs to.
@@ -112,8 +150,12 @@ class Permissions:
         elif name in self._namespaces:
             rules = self._namespaces[name]
         else:
+            remedy = "add its namespace to channels.namespaces"
+            self._on_refusal("namespace", channel, remedy)
             raise ReplyError(UNKNOWN_CHANNEL)
         if not rules.matches(rest):
+            remedy = f"its name does not match channel_regex in {rules.where}"
+            self._on_refusal("channel_regex", channel, remedy)
             raise ReplyError(BAD_REQUEST)
         return rules
 
@@ -142,20 +184,31 @@ class Permissions:
         """
         if token and verified:
             return Decider.TOKEN
-        if channel.startswith("$"):
-            raise ReplyError(PERMISSION_DENIED)
         options = rules.options
+        if channel.startswith("$"):
+            lacks = (
+                "a channel that begins with $ needs a subscription token"
+                if verified
+                else "no key verifies tokens: set one in token or subscription_token"
+            )
+            self._on_refusal("subscribe", channel, lacks)
+            raise ReplyError(PERMISSION_DENIED)
         if token and not hook:
             allowed = False
+            lacks = "no key verifies tokens: set one in token or subscription_token"
         elif (named := self._named(options, channel)) is not None:
             allowed = user != "" and user in named
+            lacks = "the channel's name does not name the user"
         elif hook:
             return Decider.HOOK
         elif user:
             allowed = options.allow_subscribe_for_client
+            lacks = f"set allow_subscribe_for_client in {rules.where}, or give a token"
         else:
             allowed = options.allow_subscribe_for_anonymous
+            lacks = f"set allow_subscribe_for_anonymous in {rules.where}"
         if not allowed and not self._insecure:
+            self._on_refusal("subscribe", channel, lacks)
             raise ReplyError(PERMISSION_DENIED)
         return Decider.NOBODY
 
@@ -195,6 +248,7 @@ class Permissions:
             anonymous=options.allow_publish_for_anonymous,
             subscriber=subscribed and options.allow_publish_for_subscriber,
         ):
+            self._refuse("publish", rules, user)
             raise ReplyError(PERMISSION_DENIED)
 
     def may_read_history(
@@ -208,6 +262,7 @@ class Permissions:
         if rules.history.size == 0:
             raise ReplyError(NOT_AVAILABLE)
         if not self._may_history(rules.options, user, subscribed=subscribed):
+            self._refuse("history", rules, user)
             raise ReplyError(PERMISSION_DENIED)
 
     def may_see_presence(
@@ -221,6 +276,7 @@ class Permissions:
         if not rules.options.presence:
             raise ReplyError(NOT_AVAILABLE)
         if not self._may_presence(rules.options, user, subscribed=subscribed):
+            self._refuse("presence", rules, user)
             raise ReplyError(PERMISSION_DENIED)
 
     def is_recoverable(self, rules: ChannelRules, user: UserId, *, asked: bool) -> bool:
@@ -246,6 +302,24 @@ class Permissions:
             or self._may_history(options, user, subscribed=True)
         )
 
+    def recovery_refused(self, rules: ChannelRules) -> None:
+        """Say in the log, once for each namespace, why clients recover nothing there.
+
+        Call it when a client asked for recovery or a check of its position and got
+        neither: clients are not told, so that nothing else says so.
+        """
+        if rules.name in self._unrecoverable:
+            return
+        self._unrecoverable.add(rules.name)
+        if rules.history.size == 0:
+            lacks, remedy = "has no history", "set history_size and history_ttl"
+        else:
+            lacks = "does not allow it"
+            remedy = "set allow_recovery, force_recovery or allow_history_for_client"
+        log.warning(
+            f"clients ask to recover messages, and {rules.where} {lacks}", remedy=remedy
+        )
+
     def hears_joins(self, rules: ChannelRules, user: UserId, *, asked: bool) -> bool:
         """Return whether a new subscription gets joins and leaves."""
         options = rules.options
@@ -254,6 +328,10 @@ class Permissions:
         return options.force_push_join_leave or (
             asked and self._may_presence(options, user, subscribed=True)
         )
+
+    def _refuse(self, what: str, rules: ChannelRules, user: UserId) -> None:
+        whom = "client" if user else "anonymous"
+        self._on_refusal(what, "", f"set allow_{what}_for_{whom} in {rules.where}")
 
     def _may_history(
         self, options: ChannelOptions, user: UserId, *, subscribed: bool

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from service.cli import backup, doctor, keys, serve, settings, tables, token
-from service.core.errors import SteadwireError
+from service.core.errors import SettingsError, SteadwireError
 
 __all__ = ["main"]
 
@@ -21,10 +21,19 @@ _MISCONFIGURED = 2  # exit status, as for a usage error: trying again will not h
 
 class _Group(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
-        """Run a command; an error of ours is one line on stderr, and status 2."""
+        """Run a command; an error of ours is shown on stderr, and status 2.
+
+        It is one line, or a line for each mistake in the settings below a first one.
+        """
         try:
             return super().invoke(ctx)
         except SteadwireError as error:
+            if isinstance(error, SettingsError) and len(error.mistakes) > 1:
+                count = len(error.mistakes)
+                print(f"steadwire: {count} mistakes in the settings", file=sys.stderr)
+                for mistake in error.mistakes:
+                    print(" ", " ".join(mistake.split()), file=sys.stderr)
+                ctx.exit(_MISCONFIGURED)
             print("steadwire:", " ".join(str(error).split()), file=sys.stderr)
             ctx.exit(_MISCONFIGURED)
 

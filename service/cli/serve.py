@@ -39,12 +39,30 @@ def serve(host: str | None, port: int | None, store: str | None) -> None:
     settings = load(os.environ, overrides)
     # Only once the settings are known to be right: this imports everything.
     from service import logs, server
-    from service.app import create_app
+    from service.app import create_app, report_service_links
 
     logs.configure(settings.log)  # stderr: the announcement is printed on stdout
+    report_service_links(os.environ)
+    _warn_of_exposure(settings)
     app = create_app(settings)
     ready = _announcement(settings, app.api_key)
     server.run(server.serve(app, settings, ready=ready, drain=app.drain))
+
+
+def _warn_of_exposure(settings: Settings) -> None:
+    if not settings.exposed:
+        return
+    import structlog
+
+    admitted = (
+        "IS ADMITTED TO EVERY CHANNEL WITHOUT A TOKEN"
+        if settings.insecure
+        else "MEETS DEVELOPMENT'S LIMITS AND ORIGINS"
+    )
+    structlog.get_logger("steadwire").warning(
+        f"DEVELOPMENT ON {settings.exposed}: WHOEVER REACHES THIS ADDRESS {admitted}",
+        remedy='set environment = "production", or server.host to 127.0.0.1',
+    )
 
 
 def _announcement(settings: Settings, api_key: str) -> Callable[[list[str]], None]:

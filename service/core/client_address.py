@@ -46,6 +46,7 @@ class Proxies:
     def __init__(self, networks: Iterable[str]) -> None:
         self._networks: list[_Network] = []
         self._unix = False
+        mistakes = []
         for text in networks:
             if text == _UNIX:
                 self._unix = True
@@ -53,7 +54,9 @@ class Proxies:
             try:
                 self._networks.append(ipaddress.ip_network(text))
             except ValueError as error:
-                raise SettingsError(f"server.trusted_proxies: {error}") from None
+                mistakes.append(f"server.trusted_proxies: {error}")
+        if mistakes:
+            raise SettingsError(*mistakes)
 
     def client(self, peer: str | None, headers: Iterable[tuple[bytes, bytes]]) -> str:
         """Return the key of the client whose request came from *peer*.

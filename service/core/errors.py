@@ -83,7 +83,18 @@ class SteadwireError(Exception):
 
 
 class SettingsError(SteadwireError):
-    """A setting is missing, unknown or contradictory; the text names it."""
+    """Settings are missing, unknown or contradictory; the text names them.
+
+    Args:
+        mistakes: A line for each; the text is all of them.
+
+    Attributes:
+        mistakes: All that was found, so that one start shows everything.
+    """
+
+    def __init__(self, *mistakes: str) -> None:
+        super().__init__("\n".join(mistakes))
+        self.mistakes = mistakes
 
 
 class StartupError(SteadwireError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from service.settings.channels import ChannelOptions, ChannelSettings, Namespace
-from service.settings.load import Settings, load
+from service.settings.load import Settings, load, service_link_collisions
 from service.settings.reference import changes, reference
 from service.settings.sections import (
     ApiSettings,
@@ -40,4 +40,5 @@ __all__ = [
     "changes",
     "load",
     "reference",
+    "service_link_collisions",
 ]

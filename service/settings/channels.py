@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
-from typing import Annotated
+from collections.abc import Iterator
 
 import msgspec
 
-from service.core.errors import SettingsError
+from service.core.channel_pattern import ChannelPattern
 from service.core.model import Override
-from service.settings.sections import Count, Seconds, Section
+from service.settings.sections import Count, Delay, Seconds, Section
 
 __all__ = ["ChannelOptions", "ChannelSettings", "Namespace"]
 
@@ -21,8 +20,9 @@ class ChannelOptions(Section, frozen=True, kw_only=True):
     that is subscribed to the channel, with a user id or without.
 
     Attributes:
-        history_size: Publications kept per channel; 0 switches history off.
-        history_ttl: Seconds each publication is kept; 0 switches history off.
+        history_size: Publications kept per channel; 0, here and in ``history_ttl``,
+            switches history off.
+        history_ttl: Seconds each publication is kept.
         history_meta_ttl: Seconds the top offset outlives the last publication.
         force_positioning: Check the position of every subscription.
         allow_positioning: Check the position for clients that ask.
@@ -46,11 +46,12 @@ class ChannelOptions(Section, frozen=True, kw_only=True):
         allow_user_limited_channels: To a channel ``name#42,43`` only the users 42 and
             43 may subscribe, without a token.
         channel_regex: The part of the name after ``namespace:`` must match it as a
-            whole; "" allows every name in ASCII.
+            whole; "" allows every name in ASCII. The syntax is RE2's, which matches in
+            linear time: without lookaround and references to groups.
     """
 
     history_size: Count = 0
-    history_ttl: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    history_ttl: Delay = 0.0
     history_meta_ttl: Seconds = 720 * 3600.0
     force_positioning: bool = False
     allow_positioning: bool = False
@@ -73,30 +74,31 @@ class ChannelOptions(Section, frozen=True, kw_only=True):
     allow_user_limited_channels: bool = False
     channel_regex: str = ""
 
-    def check(self, where: str) -> None:
-        """Refuse options that contradict each other.
+    def mistakes(self, where: str) -> Iterator[str]:
+        """Yield a line for each contradiction between options.
 
-        Raises:
-            SettingsError: The text begins with *where* and names the options.
+        Args:
+            where: The namespace; each line begins with it.
         """
-        if (self.history_size > 0) != (self.history_ttl > 0):
-            raise SettingsError(
-                f"{where}: history_size and history_ttl are both above zero, or both 0"
+        size, ttl = self.history_size, self.history_ttl
+        if (size > 0) != (ttl > 0):
+            off, on = ("history_ttl", "history_size")[:: 1 if size else -1]
+            yield (
+                f"{where}: history_size and history_ttl are both above zero, or both "
+                f"0, which switches history off ({off} is 0, {on} is not)"
             )
-        if self.history_size == 0:
+        if size == 0:
             for name in _NEED_HISTORY:
                 if getattr(self, name):
-                    raise SettingsError(f"{where}: {name} needs history_size")
-        if self.history_meta_ttl < self.history_ttl:
-            raise SettingsError(
-                f"{where}: history_meta_ttl must not be below history_ttl"
-            )
+                    yield f"{where}: {name} needs history_size, or must be false"
+        if self.history_meta_ttl < ttl:
+            yield f"{where}: history_meta_ttl must not be below history_ttl"
         if self.force_push_join_leave and not self.join_leave:
-            raise SettingsError(f"{where}: force_push_join_leave needs join_leave")
+            yield f"{where}: force_push_join_leave needs join_leave"
         try:
-            re.compile(self.channel_regex)
-        except re.error as error:
-            raise SettingsError(f"{where}: channel_regex: {error}") from error
+            ChannelPattern(self.channel_regex)
+        except ValueError as error:
+            yield f"{where}: channel_regex: {error}"
 
     def changed(self, override: Override) -> ChannelOptions:
         """Return the options with those of *override* in their place."""
@@ -136,7 +138,8 @@ class ChannelSettings(Section, frozen=True, kw_only=True):
     """Channels by namespace.
 
     Attributes:
-        without_namespace: Options of channels that have no ``:`` in their name.
+        without_namespace: Options of channels that have no ``:`` in their name. An
+            option that is not named keeps the default shown here.
         namespaces: Options of the other channels; a channel of an unknown namespace is
             refused with 102.
     """

@@ -1,28 +1,29 @@
-"""Loading of the settings into one validated object; the one reader of the environment.
+"""Loading of the settings into one validated object.
 
 Three sources, later ones win: the defaults of the sections, the file ``steadwire.toml``
 (or the one named by ``STEADWIRE_CONFIG``), and environment variables. A field ``port``
 of the section ``server`` is ``[server] port`` in the file and ``STEADWIRE_SERVER_PORT``
-in the environment; lists and namespaces are written there as JSON.
+in the environment; lists and namespaces are written there as JSON. What no source names
+keeps its default, in tables too.
 
-An unknown name is an error, never ignored: a misspelt limit would be no limit. msgspec
-validates (it is compiled, has no dependencies, and names the path of a wrong value).
+An unknown name is an error, never ignored: a misspelt limit would be no limit. All
+mistakes are reported at once, each with the place where the value was set.
 """
 
 from __future__ import annotations
 
 import re
-import tomllib
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from service.core.client_address import Proxies
 from service.core.errors import SettingsError
-from service.core.origins import Origins, is_secure
+from service.core.origins import Origins, is_loopback, is_secure
 from service.settings.channels import ChannelSettings
+from service.settings.convert import Converter
+from service.settings.known_names import PREFIX, Names
 from service.settings.sections import (
     API_KEY_SIZE,
     SECRET_SIZE,
@@ -33,16 +34,23 @@ from service.settings.sections import (
     LimitSettings,
     LogSettings,
     ProxySettings,
-    Secret,
     Section,
     ServerSettings,
     StoreSettings,
     TokenSettings,
+    without_credentials,
+)
+from service.settings.service_links import is_service_link
+from service.settings.sources import (
+    given,
+    merge,
+    read_environment,
+    read_file,
+    sources_of,
 )
 
-__all__ = ["PREFIX", "Settings", "load"]
+__all__ = ["Settings", "load", "service_link_collisions"]
 
-PREFIX = "STEADWIRE_"
 HEARTBEATS = {"development": 60.0, "production": 75.0, "staging": 90.0}  # s
 _NAMESPACE = re.compile(r"[-a-zA-Z0-9_]{2,}")
 
@@ -111,6 +119,12 @@ class Settings(Section, frozen=True, kw_only=True):
         )
 
     @property
+    def exposed(self) -> str:
+        """The address that development listens on, if others can reach it; or ""."""
+        host = self.server.host
+        return "" if self.strict or is_loopback(host) else host
+
+    @property
     def heartbeat_timeout(self) -> float:
         """Seconds without a sign of life after which a connection is dead."""
         if self.client.heartbeat_timeout is not None:
@@ -127,49 +141,29 @@ class Settings(Section, frozen=True, kw_only=True):
         """Refuse values that are valid alone but wrong together.
 
         Raises:
-            SettingsError: The text names the fields.
+            SettingsError: The text names the fields, in a line for each mistake.
         """
-        self.token.check("token", strict=self.strict)
-        self.subscription_token.check("subscription_token", strict=self.strict)
+        mistakes = list(self.mistakes())
+        if mistakes:
+            raise SettingsError(*mistakes)
+
+    def mistakes(self) -> Iterator[str]:
+        """Yield a line for each of the values that are wrong together."""
+        yield from self.token.mistakes("token", strict=self.strict)
+        yield from self.subscription_token.mistakes(
+            "subscription_token", strict=self.strict
+        )
         if self.strict and self.api.is_key_short:
-            raise SettingsError(
+            yield (
                 f"api.key has {len(self.api.key)} characters, and needs {API_KEY_SIZE} "
                 "or more; `steadwire keys` makes one"
             )
-        self._check_handshake()
-        self.channels.without_namespace.check("channels.without_namespace")
-        for namespace in self.channels.namespaces:
-            namespace.check(f"channels.namespaces {namespace.name!r}")
-        names = [namespace.name for namespace in self.channels.namespaces]
-        for name in names:
-            if not _NAMESPACE.fullmatch(name):
-                raise SettingsError(
-                    f"channels.namespaces: {name!r} must be two or more of "
-                    "letters, digits, '-' and '_'"
-                )
-            if names.count(name) > 1:
-                raise SettingsError(f"channels.namespaces: {name!r} is defined twice")
-        urls = {f"proxy.{hook}": url for hook, url in self.proxy.endpoints.items()}
-        urls["dynamodb.endpoint"] = self.dynamodb.endpoint
-        for where in ("token", "subscription_token"):
-            url = getattr(self, where).jwks_public_endpoint
-            urls[f"{where}.jwks_public_endpoint"] = url
-        for name, url in urls.items():
-            if url and not url.startswith(("http://", "https://")):
-                raise SettingsError(f"{name}: {url!r} is not an http(s) URL")
+        yield from self._in_server()
+        yield from self._in_channels()
+        yield from self._in_urls()
         if self.api.host and self.api.port is None:
-            raise SettingsError("api.host needs api.port")
-        self._check_client()
-        if self.strict and self.insecure:
-            raise SettingsError(
-                f"client.insecure must not be true in {self.environment!r}"
-            )
-        personal = self.client.user_personal_channel
-        if personal.enabled and personal.namespace not in ("", *names):
-            raise SettingsError(
-                "client.user_personal_channel: there is no namespace "
-                f"{personal.namespace!r}"
-            )
+            yield "api.host needs api.port"
+        yield from self._in_client()
 
     @property
     def warnings(self) -> dict[str, str]:
@@ -210,36 +204,93 @@ class Settings(Section, frozen=True, kw_only=True):
                 "client.allow_anonymous_connect_without_token"
             )
 
-    def _check_client(self) -> None:
-        if self.client.pong_timeout >= self.client.ping_interval:
-            raise SettingsError(
-                "client.pong_timeout must be below client.ping_interval "
-                f"({self.client.pong_timeout} s against {self.client.ping_interval} s)"
-            )
-        missed = self.client.ping_interval + self.client.pong_timeout
-        if missed >= 0.8 * self.heartbeat_timeout:
-            raise SettingsError(
-                "client.ping_interval and client.pong_timeout together must be below "
-                f"80 % of client.heartbeat_timeout ({missed} s against "
-                f"{self.heartbeat_timeout} s): else the living would count as dead"
-            )
-        if self.client.queue_size < 2 * self.client.recovery_size:
-            raise SettingsError(
-                "client.queue_size must be at least twice client.recovery_size "
-                f"({self.client.queue_size} against {self.client.recovery_size} bytes)"
-            )
-
-    def _check_handshake(self) -> None:
-        Proxies(self.server.trusted_proxies)
-        _ = self.origins  # raises
+    def _in_server(self) -> Iterator[str]:
+        try:
+            Proxies(self.server.trusted_proxies)
+        except SettingsError as error:
+            yield from error.mistakes
+        try:
+            _ = self.origins
+        except SettingsError as error:
+            yield from error.mistakes
         if not self.strict or self.server.insecure_origins:
             return
         for entry in self.server.origins:
             if not is_secure(entry):
-                raise SettingsError(
+                yield (
                     f"server.origins: {entry!r} is not secure; outside development "
                     "only server.insecure_origins allows it"
                 )
+
+    def _in_channels(self) -> Iterator[str]:
+        channels = self.channels
+        yield from channels.without_namespace.mistakes("channels.without_namespace")
+        names = [namespace.name for namespace in channels.namespaces]
+        for namespace in channels.namespaces:
+            yield from namespace.mistakes(f"channels.namespaces {namespace.name!r}")
+        for name, times in Counter(names).items():
+            if not _NAMESPACE.fullmatch(name):
+                yield (
+                    f"channels.namespaces: {name!r} must be two or more of "
+                    "letters, digits, '-' and '_'"
+                )
+            if times > 1:
+                yield f"channels.namespaces: {name!r} is defined twice"
+        personal = self.client.user_personal_channel
+        if personal.enabled and personal.namespace not in ("", *names):
+            yield (
+                "client.user_personal_channel: there is no namespace "
+                f"{personal.namespace!r} in channels.namespaces"
+            )
+
+    def _in_urls(self) -> Iterator[str]:
+        urls = {f"proxy.{hook}": url for hook, url in self.proxy.endpoints.items()}
+        urls["dynamodb.endpoint"] = self.dynamodb.endpoint
+        for where in ("token", "subscription_token"):
+            url = getattr(self, where).jwks_public_endpoint
+            urls[f"{where}.jwks_public_endpoint"] = url
+        for name, url in urls.items():
+            if url and not url.startswith(("http://", "https://")):
+                yield f"{name}: {without_credentials(url)!r} is not an http(s) URL"
+
+    def _in_client(self) -> Iterator[str]:
+        client = self.client
+        if client.pong_timeout >= client.ping_interval:
+            yield (
+                "client.pong_timeout must be below client.ping_interval "
+                f"({client.pong_timeout} s against {client.ping_interval} s)"
+            )
+        missed = client.ping_interval + client.pong_timeout
+        if missed >= 0.8 * self.heartbeat_timeout:
+            yield (
+                "client.ping_interval and client.pong_timeout together must be below "
+                f"80 % of client.heartbeat_timeout ({missed} s against "
+                f"{self.heartbeat_timeout} s): else the living would count as dead"
+            )
+        if client.queue_size < 2 * client.recovery_size:
+            yield (
+                "client.queue_size must be at least twice client.recovery_size "
+                f"({client.queue_size} against {client.recovery_size} bytes)"
+            )
+        if self.strict and self.insecure:
+            yield f"client.insecure must not be true in {self.environment!r}"
+
+
+def service_link_collisions(environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Yield what is wrong, and how to mend it, for service links in settings' names.
+
+    A link is ignored: had somebody set the variable for the container, Kubernetes would
+    not have written it.
+    """
+    for name, (path, _) in Names(Settings).variables.items():
+        if is_service_link(name, environ.get(name, "")):
+            service = name.removesuffix("_PORT").lower().replace("_", "-")
+            yield (
+                f"{name} was written by Kubernetes, for a Service called {service}: it "
+                f"is not a value of {path}, and is ignored",
+                "put enableServiceLinks: false into the Pod's specification, or rename "
+                "the Service",
+            )
 
 
 def load(environ: Mapping[str, str], overrides: Mapping[str, Any]) -> Settings:
@@ -250,80 +301,27 @@ def load(environ: Mapping[str, str], overrides: Mapping[str, Any]) -> Settings:
         overrides: From the command line, as ``{"server": {"port": 0}}``; they win.
 
     Raises:
-        SettingsError: The text names the key or variable, and the fault.
+        SettingsError: Each of its lines names a setting, where it was set, and the
+            fault; it has a line for every mistake.
     """
-    named = environ.get(PREFIX + "CONFIG")
-    values = _read_file(Path(named or "steadwire.toml"), required=named is not None)
-    _merge(values, _read_environment(environ))
-    _merge(values, overrides)
+    named = environ.get(f"{PREFIX}CONFIG")
+    mistakes: list[str] = []
+    path = Path(named or "steadwire.toml")
     try:
-        # The environment has only strings: "8000" is an int where one is asked for.
-        settings = msgspec.convert(values, Settings, strict=False, dec_hook=_secret)
-    except msgspec.ValidationError as error:
-        raise SettingsError(str(error)) from error
-    settings.check()
+        values = read_file(path, required=named is not None)
+    except SettingsError as error:
+        # What is wrong together cannot be known without the file.
+        values, mistakes = {}, list(error.mistakes)
+    unread = bool(mistakes)
+    names = Names(Settings)
+    merge(values, read_environment(environ, names, mistakes))
+    merge(values, given(overrides, "command line"))
+    converter = Converter(names, mistakes)
+    settings = converter.section(Settings(), values, "")
+    if not unread:
+        for mistake in settings.mistakes():
+            if not converter.concerns(mistake):
+                mistakes.append(mistake + sources_of(mistake, values))
+    if mistakes:
+        raise SettingsError(*mistakes)
     return settings
-
-
-def _secret(kind: type, value: Any) -> Any:
-    if not isinstance(value, str):
-        raise ValueError(f"expected `str`, got `{type(value).__name__}`")
-    return kind(value)
-
-
-def _read_file(path: Path, *, required: bool) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        if not required:
-            return {}
-        raise SettingsError(f"settings file {path} does not exist") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise SettingsError(f"settings file {path}: {error}") from error
-
-
-def _read_environment(environ: Mapping[str, str]) -> dict[str, Any]:
-    texts: set[tuple[str, ...]] = {("environment",)}  # text fields, never read as JSON
-    known: dict[str, tuple[str, ...]] = {PREFIX + "ENVIRONMENT": ("environment",)}
-    for section in msgspec.structs.fields(Settings):
-        if section.name == "environment":
-            continue
-        for field in msgspec.structs.fields(section.type):
-            name = f"{PREFIX}{section.name}_{field.name}".upper()
-            known[name] = (section.name, field.name)
-            if field.type in (str, Secret):
-                texts.add(known[name])
-    values: dict[str, Any] = {}
-    for name, text in environ.items():
-        if not name.startswith(PREFIX) or name == PREFIX + "CONFIG":
-            continue
-        path = known.get(name)
-        if path is None:
-            raise SettingsError(f"unknown environment variable {name}")
-        _merge(values, _nest(path, text if path in texts else _parse(name, text)))
-    return values
-
-
-def _parse(name: str, text: str) -> Any:
-    if not text.startswith(("[", "{")):
-        return text
-    try:
-        return msgspec.json.decode(text)
-    except msgspec.DecodeError as error:
-        raise SettingsError(f"{name}: {error}") from error
-
-
-def _nest(path: tuple[str, ...], value: Any) -> dict[str, Any]:
-    for name in reversed(path):
-        value = {name: value}
-    result: dict[str, Any] = value
-    return result
-
-
-def _merge(into: dict[str, Any], values: Mapping[str, Any]) -> None:
-    for name, value in values.items():
-        present = into.get(name)
-        if isinstance(present, dict) and isinstance(value, Mapping):
-            _merge(present, value)
-        else:
-            into[name] = value

@@ -14,15 +14,15 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import msgspec
 
 from service.settings.channels import ChannelOptions, Namespace
-from service.settings.load import PREFIX, Settings
+from service.settings.known_names import PREFIX
+from service.settings.load import Settings
 from service.settings.sections import (
     Bytes,
     Count,
-    Delay,
     Port,
-    Seconds,
     Secret,
     Section,
+    is_duration,
     without_credentials,
 )
 
@@ -38,12 +38,11 @@ that `{PREFIX}CONFIG` names), and environment variables. `[server] port` in the 
 unknown name keeps the server from starting. Options of `steadwire serve` win over all
 three.
 
-Times are in seconds, fractions allowed, and sizes in bytes.
+Times are in seconds, fractions allowed, or text with units: `"250ms"`, `"90s"`,
+`"1h30m"`, `"7d"`. Sizes are in bytes.
 """
 
 _UNITS: tuple[tuple[Any, str], ...] = (
-    (Seconds, "seconds"),
-    (Delay, "seconds"),
     (Bytes, "bytes"),
     (Count, "count"),
     (Port, "port"),
@@ -68,23 +67,58 @@ def reference() -> str:
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
-def changes(settings: Settings) -> dict[str, str]:
-    """Return the values that are not the default, without secrets, by name."""
-    found: dict[str, str] = {}
-    defaults = Settings()
-    for name in settings.__struct_fields__:
-        section, default = getattr(settings, name), getattr(defaults, name)
-        if not isinstance(section, Section):
-            if section != default:
-                found[name] = str(section)
+def changes(settings: Settings) -> Iterator[str]:
+    """Yield a sentence for each value that is not the default, without secrets."""
+    return _changes(settings, Settings(), "")
+
+
+def _changes(section: Section, default: Section, path: str) -> Iterator[str]:
+    for field in msgspec.structs.fields(type(section)):
+        value, usual = getattr(section, field.name), getattr(default, field.name)
+        name = f"{path}{field.name}"
+        if value == usual:
             continue
-        for field in section.__struct_fields__:
-            value = getattr(section, field)
-            if value != getattr(default, field):
-                text = value if isinstance(value, str) else repr(value)
-                # `str` of a Secret hides it; a URL may hold a password.
-                found[f"{name}.{field}"] = without_credentials(str(text))
-    return found
+        if isinstance(value, Section):
+            yield from _changes(value, usual, f"{name}.")
+        elif field.type is Secret:
+            yield f"{name} is set"
+        elif isinstance(value, tuple) and all(isinstance(v, Namespace) for v in value):
+            for namespace in value:
+                yield _of_namespace(namespace)
+        else:
+            yield f"{name} is {_spoken(value, field.type)}" + _instead(
+                usual, field.type
+            )
+
+
+def _of_namespace(namespace: Namespace) -> str:
+    changed = [
+        f"{field.name} {_spoken(getattr(namespace, field.name), field.type)}"
+        for field in msgspec.structs.fields(ChannelOptions)
+        if getattr(namespace, field.name) != field.default
+    ]
+    return f"namespace {namespace.name} has {', '.join(changed) or 'no options'}"
+
+
+def _instead(usual: Any, kind: Any) -> str:
+    return "" if usual in ("", (), None) else f", not {_spoken(usual, kind)}"
+
+
+def _spoken(value: Any, kind: Any) -> str:
+    """Return a value for people, with its unit, without what a URL may hold."""
+    if value is None:
+        return "not set"
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value)) or "empty"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if is_duration(kind):
+        return f"{value:,.10g} s"
+    if Port in (kind, *get_args(kind)):
+        return str(value)
+    if isinstance(value, int | float):
+        return f"{value:,.10g}{' bytes' if kind == Bytes else ''}"
+    return without_credentials(str(value)) or "empty"
 
 
 def _options() -> Iterator[str]:
@@ -144,6 +178,8 @@ def _type(hint: Any) -> str:
         return " or ".join(f"`{each}`" for each in arguments)
     if origin is tuple:
         return f"list: {_type(arguments[0])}"
+    if is_duration(hint):
+        return "seconds"
     if hasattr(hint, "__metadata__"):
         return _type(arguments[0])  # a field with its own range
     if isinstance(hint, type) and issubclass(hint, Section):

@@ -7,11 +7,10 @@ the text of docs/settings.md.
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, get_args
 
 import msgspec
-
-from service.core.errors import SettingsError
 
 __all__ = [
     "API_KEY_SIZE",
@@ -34,14 +33,18 @@ __all__ = [
     "ServerSettings",
     "StoreSettings",
     "TokenSettings",
+    "is_duration",
     "without_credentials",
 ]
 
 KiB = 1024
 MiB = 1024 * KiB
 
-Seconds = Annotated[float, msgspec.Meta(gt=0, le=10 * 365 * 86400)]
-Delay = Annotated[float, msgspec.Meta(ge=0, le=10 * 365 * 86400)]
+_SECONDS = {"unit": "seconds"}
+_LONGEST = 10 * 365 * 86400  # seconds
+
+Seconds = Annotated[float, msgspec.Meta(gt=0, le=_LONGEST, extra=_SECONDS)]
+Delay = Annotated[float, msgspec.Meta(ge=0, le=_LONGEST, extra=_SECONDS)]
 Bytes = Annotated[int, msgspec.Meta(gt=0, extra={"unit": "bytes"})]
 Count = Annotated[int, msgspec.Meta(ge=0)]
 Positive = Annotated[int, msgspec.Meta(gt=0)]
@@ -53,6 +56,14 @@ SECRET_SIZE = 32
 API_KEY_SIZE = 16
 """Least characters of a key of the server API."""
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
+
+
+def is_duration(kind: Any) -> bool:
+    """Tell whether a field of this type is in seconds; it may be text as ``1m30s``."""
+    notes = getattr(kind, "__metadata__", ())
+    if any(note.extra == _SECONDS for note in notes):
+        return True
+    return any(is_duration(each) for each in get_args(kind))
 
 
 class Secret(str):
@@ -238,7 +249,7 @@ class ConnectionSettings(Section, frozen=True, kw_only=True):
     user_limit: Positive = 3
     address_limit: Positive = 100
     policy: Literal["evict_lru", "reject"] = "evict_lru"
-    probe_timeout: Annotated[float, msgspec.Meta(gt=0, le=2)] = 2.0
+    probe_timeout: Annotated[float, msgspec.Meta(gt=0, le=2, extra=_SECONDS)] = 2.0
     parked: Seconds = 10.0
     idle_ttl: Seconds = 180.0
     sweep_interval: Seconds = 30.0
@@ -366,7 +377,7 @@ class DynamodbSettings(Section, frozen=True, kw_only=True):
     read_units: Positive = 5
     write_units: Positive = 5
     connections: Annotated[int, msgspec.Meta(gt=0, le=256)] = 16
-    timeout: Annotated[float, msgspec.Meta(gt=0, lt=5)] = 4.0
+    timeout: Annotated[float, msgspec.Meta(gt=0, lt=5, extra=_SECONDS)] = 4.0
     shards: Annotated[int, msgspec.Meta(gt=0, le=16)] = 1
     client_limit: Positive = 100_000
     node_timeout: Seconds = 40.0
@@ -506,24 +517,21 @@ class TokenSettings(Section, frozen=True, kw_only=True):
         """True when the secret is too short for any algorithm, but not empty."""
         return 0 < len(self.hmac_secret_key.encode()) < SECRET_SIZE
 
-    def check(self, where: str, *, strict: bool) -> None:
-        """Refuse weak secrets, and settings that have no effect.
+    def mistakes(self, where: str, *, strict: bool) -> Iterator[str]:
+        """Yield a line for each weak secret, and for settings that have no effect.
 
         Args:
-            where: The name of the section.
-            strict: Refuse a secret under 32 bytes that `allow_short_secrets` does not
-                allow.
-
-        Raises:
-            SettingsError: The text begins with *where* and names the field.
+            where: The section's name; each line begins with it.
+            strict: A secret under 32 bytes that `allow_short_secrets` does not allow
+                is a mistake.
         """
         for name in ("hmac_secret_key", "hmac_previous_secret_key"):
             secret = getattr(self, name).encode()
             if secret.lstrip().startswith(b"-----BEGIN"):
-                raise SettingsError(f"{where}.{name} is a PEM, not a secret")
+                yield f"{where}.{name} is a PEM, not a secret"
         if strict and self.is_short and not self.allow_short_secrets:
             size = len(self.hmac_secret_key.encode())
-            raise SettingsError(
+            yield (
                 f"{where}.hmac_secret_key has {size} bytes, and needs {SECRET_SIZE} or "
                 "more: make one with `steadwire keys`, and move this one to "
                 f"{where}.hmac_previous_secret_key, which may be short; or set "
@@ -531,16 +539,14 @@ class TokenSettings(Section, frozen=True, kw_only=True):
             )
         if self.hmac_previous_secret_key:
             if not self.hmac_secret_key:
-                raise SettingsError(
-                    f"{where}.hmac_previous_secret_key needs hmac_secret_key"
-                )
+                yield f"{where}.hmac_previous_secret_key needs hmac_secret_key"
             if not self.hmac_previous_secret_key_valid_until:
-                raise SettingsError(
+                yield (
                     f"{where}.hmac_previous_secret_key needs "
                     "hmac_previous_secret_key_valid_until, in Unix seconds"
                 )
         if not self.has_keys and self != TokenSettings():
-            raise SettingsError(f"{where} has no key, so its settings have no effect")
+            yield f"{where} has no key, so its settings have no effect"
 
 
 class LogSettings(Section, frozen=True, kw_only=True):

@@ -88,6 +88,7 @@ THIRD_PARTIES: dict[str, set[str]] = {
     "hypercorn": {"server"},
     "jwt": {"auth"},
     "prometheus_client": {"metrics"},
+    "re2": {"core"},  # patterns of channel names
     # It validates what comes from outside; `protocol` reads with it what it wrote, and
     # DynamoDB's store packs.
     "msgspec": {"auth", "core", "protocol", "settings", "stores", "http"},

@@ -42,7 +42,10 @@ IO: dict[str, set[str]] = {
         "service.core.clock",  # timers of the running loop
     },
     "os": {"service.payload.strategies"},  # the type os.PathLike
-    "pathlib": {"service.settings.load"},  # the one reader of the settings file
+    "pathlib": {  # the one reader of the settings file
+        "service.settings.load",
+        "service.settings.sources",
+    },
     "random": set(),  # the type `Random` is let through below
     "secrets": set(),
     "select": set(),

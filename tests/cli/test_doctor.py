@@ -58,7 +58,9 @@ def test_the_doctor_without_keys() -> None:
 def test_a_problem_is_the_exit_status() -> None:
     result = run("doctor", STEADWIRE_SERVER_PROT="0")
     assert result.exit_code == 1
-    assert "problem  settings   unknown environment variable" in result.stdout
+    assert (
+        "problem  settings   STEADWIRE_SERVER_PROT: there is no such" in result.stdout
+    )
     assert "hypercorn" in result.stdout, "what needs no settings is looked at"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from service.core.errors import SettingsError
@@ -13,9 +14,7 @@ from service.settings import load
 def refusal(overrides: dict[str, Any]) -> str:
     with pytest.raises(SettingsError) as refused:
         load({}, overrides)
-    message = str(refused.value)
-    assert "\n" not in message, "the operator is shown one line"
-    return message
+    return "; ".join(refused.value.mistakes)
 
 
 def namespace(**options: Any) -> dict[str, Any]:
@@ -61,7 +60,7 @@ def test_a_namespace_that_cannot_be_is_named(
 
 
 def test_the_channels_without_a_namespace_are_checked_too() -> None:
-    overrides = {"channels": {"without_namespace": {"history_size": 5}}}
+    overrides = {"channels": {"without_namespace": {"history_size": 0}}}
     assert "channels.without_namespace" in refusal(overrides)
 
 
@@ -100,3 +99,34 @@ def test_every_option_of_a_namespace_can_be_set() -> None:
     [found] = load({}, namespace(**options)).channels.namespaces
     for name, value in options.items():
         assert getattr(found, name) == value
+
+
+def test_options_that_are_not_named_keep_their_defaults() -> None:
+    default = load({}, {}).channels.without_namespace
+    named = {"allow_publish_for_client": True, "history_size": 10}
+    changed = msgspec.structs.replace(default, **named)
+    from_file = load({}, {"channels": {"without_namespace": named}})
+    assert from_file.channels.without_namespace == changed
+    text = '{"allow_publish_for_client": true, "history_size": 10}'
+    environ = {"STEADWIRE_CHANNELS_WITHOUT_NAMESPACE": text}
+    assert load(environ, {}).channels.without_namespace == changed
+    both = load(environ, {"channels": {"without_namespace": {"presence": False}}})
+    assert both.channels.without_namespace == msgspec.structs.replace(
+        changed, presence=False
+    )
+
+
+def test_history_can_be_switched_off() -> None:
+    off = {"history_size": 0, "history_ttl": 0, "force_recovery": False}
+    found = load({}, {"channels": {"without_namespace": off}}).channels
+    assert found.without_namespace.history_size == 0
+    assert found.without_namespace.presence, "which was not named"
+    message = refusal({"channels": {"without_namespace": {"history_size": 0}}})
+    for name in ("history_ttl", "force_recovery"):
+        assert name in message
+
+
+@pytest.mark.parametrize("pattern", ["a(?=b)", "(?!a)b", r"(a)\1", "(?<=a)b", "("])
+def test_a_pattern_that_is_not_linear_is_refused(pattern: str) -> None:
+    message = refusal(namespace(channel_regex=pattern))
+    assert "channel_regex" in message and "RE2" in message

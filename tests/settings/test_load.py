@@ -6,10 +6,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from service.core.errors import SettingsError
-from service.settings import ClientSettings, ConnectionSettings, Settings, load
+from service.settings import (
+    ClientSettings,
+    ConnectionSettings,
+    Settings,
+    load,
+    service_link_collisions,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -34,9 +41,9 @@ def refusal(
 ) -> str:
     with pytest.raises(SettingsError) as refused:
         from_file(text, environ, overrides)
-    message = str(refused.value)
-    assert "\n" not in message, "the operator is shown one line"
-    return message
+    for mistake in refused.value.mistakes:
+        assert "\n" not in mistake, "the operator is shown a line for each"
+    return str(refused.value)
 
 
 # Sources.
@@ -207,7 +214,11 @@ def test_a_mistake_in_the_file_is_named(text: str, names: list[str]) -> None:
         ({"STEADWIRE_SERVER_PORT": "x"}, ["server.port"]),
         ({"STEADWIRE_SERVER_PORT": ""}, ["server.port"]),
         ({"STEADWIRE_CLIENT_PING_INTERVAL": "nan"}, ["client.ping_interval"]),
-        ({"STEADWIRE_CLIENT_PING_INTERVAL": "25s"}, ["client.ping_interval"]),
+        ({"STEADWIRE_CLIENT_PING_INTERVAL": "25 s"}, ["client.ping_interval", "90s"]),
+        ({"STEADWIRE_CLIENT_PING_INTERVAL": "1s1"}, ["client.ping_interval", "90s"]),
+        ({"STEADWIRE_CLIENT_PING_INTERVAL": "-5s"}, ["client.ping_interval", "90s"]),
+        ({"STEADWIRE_CLIENT_PING_INTERVAL": "0s"}, ["client.ping_interval"]),
+        ({"STEADWIRE_CLIENT_QUEUE_SIZE": "25s"}, ["client.queue_size", "int"]),
         ({"STEADWIRE_SERVER_ORIGINS": "https://a"}, ["server.origins"]),
         ({"STEADWIRE_SERVER_ORIGINS": "[https://a]"}, ["STEADWIRE_SERVER_ORIGINS"]),
         (
@@ -230,6 +241,207 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "latin.toml").write_bytes(b"# \xff\n")
     message = refusal(environ={"STEADWIRE_CONFIG": str(tmp_path / "latin.toml")})
     assert "latin.toml" in message
+
+
+def test_all_mistakes_are_reported_at_once_with_their_places(tmp_path: Path) -> None:
+    text = """
+    listen = 80
+    [server]
+    port = "x"
+    ping_interval = "20s"
+    deflat = true
+    [client]
+    pong_timeout = 3
+    ping_interval = 2
+    [store]
+    path = 5
+    [http_api]
+    key = "quite secret"
+    [admin]
+    password = "quite secret"
+    enabled = true
+    [channels]
+    history_size = 10
+    [[channels.namespaces]]
+    name = "a"
+    publish_proxy_name = "other"
+    histroy_ttl = 5
+    [[channels.namespaces]]
+    presence = "x"
+    """
+    environ = {
+        "STEADWIRE_SERVER_PROT": "1",
+        "STEADWIRE_PORT": "1",
+        "STEADWIRE_CLIENT_TOKEN_HMAC_SECRET_KEY": "quite secret",
+        "STEADWIRE_TOKEN_HMAC_PREVIOUS_SECRET_KEY": "quite secret",
+        "STEADWIRE_API_BATCH_SIZE": "-1",
+    }
+    message = refusal(text, environ, {"server": {"host": 5}})
+    assert "quite" not in message
+    file = "(steadwire.toml): "
+    none = f"{file}there is no such setting"
+    no_variable = "there is no such variable"
+    previous = "token.hmac_previous_secret_key"
+    variable = "(set in STEADWIRE_TOKEN_HMAC_PREVIOUS_SECRET_KEY)"
+    assert sorted(message.splitlines()) == sorted(
+        [
+            f"STEADWIRE_SERVER_PROT: {no_variable}; did you mean "
+            "STEADWIRE_SERVER_PORT?",
+            f"STEADWIRE_PORT: {no_variable}; it is STEADWIRE_SERVER_PORT",
+            f"STEADWIRE_CLIENT_TOKEN_HMAC_SECRET_KEY: {no_variable}; it is "
+            "STEADWIRE_TOKEN_HMAC_SECRET_KEY",
+            f"listen {none}",
+            f"server.port {file}expected `int`, got `str`",
+            f"server.ping_interval {none}; it is client.ping_interval",
+            f"server.deflat {none}; did you mean server.deflate?",
+            "server.host (command line): expected `str`, got `int`",
+            f"store.path {file}expected `str`, got `int`",
+            "api.batch_size (STEADWIRE_API_BATCH_SIZE): expected `int` >= 1",
+            f"http_api.key {none}; it is api.key",
+            f"admin {none}; Centrifugo has it; here there is no web interface; /stats, "
+            "/metrics and the API have its figures",
+            f"channels.history_size {none}; it is channels.without_namespace"
+            ".history_size",
+            f"channels.namespaces[0].publish_proxy_name {none}; Centrifugo has it; "
+            "here a hook is one endpoint, for all namespaces",
+            f"channels.namespaces[0].histroy_ttl {none}; did you mean "
+            "channels.namespaces.history_ttl?",
+            f"channels.namespaces[1] {file}it needs a name",
+            f"channels.namespaces[1].presence {file}expected `bool`, got `str`",
+            "client.pong_timeout must be below client.ping_interval (3.0 s against 2.0 "
+            "s) (set in steadwire.toml)",
+            f"{previous} needs hmac_secret_key {variable}",
+            f"{previous} needs hmac_previous_secret_key_valid_until, in Unix seconds "
+            f"{variable}",
+            "token has no key, so its settings have no effect",
+        ]
+    )
+
+
+def test_a_file_that_is_not_toml_hides_no_mistake_in_the_environment() -> None:
+    message = refusal("[server\n", {"STEADWIRE_SERVER_PORT": "x"})
+    first, second = message.splitlines()
+    assert "steadwire.toml" in first and "STEADWIRE_SERVER_PORT" in second
+
+
+@pytest.mark.parametrize("bad", [["*.example.org", "https://*"], []])
+def test_every_entry_of_a_list_is_looked_at(bad: list[str]) -> None:
+    message = refusal(
+        overrides={"server": {"origins": bad, "trusted_proxies": ["x", "10.0.0.1/8"]}}
+    )
+    assert len(message.splitlines()) == len(bad) + 2
+    assert all(repr(each) in message for each in [*bad, "x"])
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("300s", 300.0),
+        ("1m", 60.0),
+        ("1h30m", 5400.0),
+        ("250ms", 0.25),
+        ("1.5s", 1.5),
+        ("2d", 172800.0),
+        ("1m30s500ms", 90.5),
+        ("90", 90.0),
+    ],
+)
+def test_a_time_may_be_text(text: str, seconds: float) -> None:
+    environ = {"STEADWIRE_CLIENT_MAX_AGE": text}
+    assert load(environ, {}).client.max_age == seconds
+    assert from_file(f"[client]\nmax_age = '{text}'\n").client.max_age == seconds
+    options = {"name": "chat", "history_size": 1, "history_ttl": text}
+    [chat] = load({}, {"channels": {"namespaces": [options]}}).channels.namespaces
+    assert chat.history_ttl == seconds
+
+
+def test_every_setting_in_seconds_may_be_text() -> None:
+    seconds = [
+        f"{section.name}.{field.name}"
+        for section in msgspec.structs.fields(Settings)
+        if section.name != "environment"
+        for field in msgspec.structs.fields(section.type)
+        if isinstance(field.default, float) and field.name not in NOT_SECONDS
+    ]
+    assert len(seconds) > 20
+    for name in seconds:
+        section, field = name.split(".")
+        with pytest.raises(SettingsError) as refused:
+            load({}, {section: {field: "a while"}})
+        assert 'expected seconds, as 90, "90s"' in str(refused.value), name
+
+
+# Rates, a second.
+NOT_SECONDS = {"commands_per_user", "commands_per_address"}
+
+
+def test_a_byte_order_mark_is_skipped() -> None:
+    Path("steadwire.toml").write_bytes(b"\xef\xbb\xbf[server]\nport = 9000\n")
+    assert load({}, {}).server.port == 9000
+
+
+# Kubernetes.
+
+
+def links(service: str) -> dict[str, str]:
+    """Return the variables that Kubernetes writes for a Service."""
+    name = service.upper().replace("-", "_")
+    return {
+        f"{name}_SERVICE_HOST": "10.96.0.7",
+        f"{name}_SERVICE_PORT": "8000",
+        f"{name}_SERVICE_PORT_HTTP": "8000",
+        f"{name}_PORT": "tcp://10.96.0.7:8000",
+        f"{name}_PORT_8000_TCP": "tcp://10.96.0.7:8000",
+        f"{name}_PORT_8000_TCP_PROTO": "tcp",
+        f"{name}_PORT_8000_TCP_PORT": "8000",
+        f"{name}_PORT_8000_TCP_ADDR": "10.96.0.7",
+        f"{name}_PORT_53_UDP": "udp://[fd00::7]:53",
+        f"{name}_PORT_53_UDP_ADDR": "fd00::7",
+    }
+
+
+@pytest.mark.parametrize(
+    "service", ["steadwire", "steadwire-server", "steadwire-api", "steadwire-redis"]
+)
+def test_service_links_are_not_settings(service: str) -> None:
+    assert load(links(service), {}) == Settings()
+    settings = from_file("[server]\nport = 9000\n[api]\nport = 1\n", links(service))
+    assert (settings.server.port, settings.api.port) == (9000, 1)
+
+
+@pytest.mark.parametrize(
+    ("service", "variable"),
+    [
+        ("steadwire", None),
+        ("steadwire-redis", None),
+        ("steadwire-server", "STEADWIRE_SERVER_PORT"),
+        ("steadwire-api", "STEADWIRE_API_PORT"),
+    ],
+)
+def test_a_service_link_in_a_settings_name_is_told(
+    service: str, variable: str | None
+) -> None:
+    found = list(service_link_collisions(links(service)))
+    if variable is None:
+        assert found == []
+        return
+    ((text, remedy),) = found
+    assert text.startswith(f"{variable} was written by Kubernetes")
+    assert service in text and "enableServiceLinks: false" in remedy
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("STEADWIRE_PORT", "8000"),
+        ("STEADWIRE_PORT", "https://10.0.0.7:8000"),
+        ("STEADWIRE_SERVICE_HOST", "not an address"),
+        ("STEADWIRE_PORT_8000_TCP", "8000"),
+        ("STEADWIRE_SERVER_PROT", "tcp://10.0.0.7:8000"),
+    ],
+)
+def test_what_only_looks_like_a_service_link_is_unknown(name: str, value: str) -> None:
+    assert name in refusal(environ={name: value})
 
 
 # Security.

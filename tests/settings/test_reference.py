@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import msgspec
@@ -74,16 +75,37 @@ def test_what_is_not_the_default_is_shown_without_secrets() -> None:
             "STEADWIRE_PROXY_CONNECT": f"https://me:{secret}@hooks.example/a?b=1",
             "STEADWIRE_PROXY_RPC": "https://hooks.example/@rpc",
             "STEADWIRE_SERVER_ORIGINS": '["https://a.example"]',
+            "STEADWIRE_CLIENT_MAX_AGE": "1h30m",
+            "STEADWIRE_CLIENT_QUEUE_SIZE": "2097152",
+            "STEADWIRE_CONNECTIONS_LIMIT": "7",
+            "STEADWIRE_CHANNELS_WITHOUT_NAMESPACE": '{"presence": false}',
+            "STEADWIRE_CHANNELS_NAMESPACES": json.dumps(
+                [
+                    {
+                        "name": "chat",
+                        "history_size": 10,
+                        "history_ttl": "1m",
+                        "allow_recovery": True,
+                    },
+                    {"name": "open"},
+                ]
+            ),
         },
         {},
     )
-    assert changes(settings) == {
-        "server.port": "0",
-        "server.origins": "('https://a.example',)",
-        "api.key": "[secret]",
-        "proxy.connect": "https://[secret]@hooks.example/a?b=1",
-        "proxy.rpc": "https://hooks.example/@rpc",
-        "subscription_token.hmac_secret_key": "[secret]",
-    }
+    assert list(changes(settings)) == [
+        "server.port is 0, not 8000",
+        "server.origins is https://a.example",
+        "client.max_age is 5,400 s, not 86,400 s",
+        "client.queue_size is 2,097,152 bytes, not 1,048,576 bytes",
+        "connections.limit is 7",
+        "api.key is set",
+        "channels.without_namespace.presence is false, not true",
+        "namespace chat has history_size 10, history_ttl 60 s, allow_recovery true",
+        "namespace open has no options",
+        "proxy.connect is https://[secret]@hooks.example/a?b=1",
+        "proxy.rpc is https://hooks.example/@rpc",
+        "subscription_token.hmac_secret_key is set",
+    ]
     assert secret not in repr(settings) and secret not in str(settings)
-    assert changes(Settings()) == {}
+    assert list(changes(Settings())) == []

@@ -19,7 +19,7 @@ from service.cli.doctor.keys import examine_keys
 from service.cli.doctor.permissions import examine_permissions
 from service.cli.doctor.store import examine_store
 from service.core.errors import SettingsError
-from service.settings import Settings, load
+from service.settings import Settings, load, service_link_collisions
 
 __all__ = ["examine"]
 
@@ -29,14 +29,25 @@ def examine(environ: Mapping[str, str]) -> Iterator[Finding]:
     try:
         settings = load(environ, {})
     except SettingsError as error:
-        yield Finding(
-            PROBLEM,
-            "settings",
-            " ".join(str(error).split()),
-            "correct it in the settings file or the environment (docs/running.md)",
-        )
+        for mistake in error.mistakes:
+            yield Finding(
+                PROBLEM,
+                "settings",
+                " ".join(mistake.split()),
+                "correct it in the settings file or the environment (docs/running.md)",
+            )
     else:
         yield Finding(OK, "settings", f"environment {settings.environment!r}")
+        for text, remedy in service_link_collisions(environ):
+            yield Finding(NOTE, "settings", text, remedy)
+        if settings.exposed:
+            yield Finding(
+                NOTE,
+                "settings",
+                f"development's limits and rights hold on {settings.exposed}, which "
+                "others can reach",
+                'set environment = "production", or server.host to 127.0.0.1',
+            )
         yield from examine_keys(settings)
         yield examine_store(settings)
         yield from examine_permissions(environ, settings)
