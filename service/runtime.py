@@ -34,6 +34,7 @@ from service.core.hooks import Handlers
 from service.core.model import ClientId
 from service.core.ports import Clock, Store
 from service.core.rate_limits import rate_of
+from service.core.refusals import Refusals
 from service.hub.hub import Hub
 from service.hub.publish_metrics import PublishMetrics
 from service.metrics import Metrics
@@ -140,10 +141,13 @@ class Runtime:
                 for endpoint in endpoints.values():
                     stack.push_async_callback(endpoint.close)
             verifier = Verifier(settings, clock.wall, remote)
+            refusals = Refusals()
+            stack.callback(refusals.close)
             permissions = Permissions(
                 settings.channels,
                 insecure=settings.insecure,
                 personal=settings.client.user_personal_channel,
+                on_refusal=partial(_log_refusal, refusals, clock),
             )
 
             store = make_store(settings, clock)
@@ -153,7 +157,8 @@ class Runtime:
             publishes = PublishMetrics(metrics, clock, flusher)
             hub = Hub(store, settings.client, clock, tasks.spawn, publishes)
             await store.start(hub.committed)
-            log.info("settings", **changes(settings))  # R48
+            for words in changes(settings):  # R48
+                log.info(words)
             for name, weakness in settings.warnings.items():
                 log.warning(
                     "a setting is weak",
@@ -282,6 +287,14 @@ class Runtime:
     def _revocations_fault(self) -> Fault | None:
         reason = self.revocations.fault
         return None if reason is None else Fault(reason, failing=False)
+
+
+def _log_refusal(
+    refusals: Refusals, clock: Clock, rule: str, channel: str, remedy: str
+) -> None:
+    """Log at a bounded rate what a client may not do, and what would allow it."""
+    where = {"channel": channel} if channel else {}
+    refusals.add(rule, "", clock.now(), **where, remedy=remedy)
 
 
 def _close_revoked(connections: Registry, revoked: Revocation) -> None:

@@ -1,4 +1,4 @@
-"""Refused connection attempts: counted by cause, and logged at a bounded rate."""
+"""Refusals of clients: counted by cause, and logged at a bounded rate."""
 
 from __future__ import annotations
 
@@ -29,8 +29,15 @@ class Refusals:
         self._silent: Counter[str] = Counter()
         self._again: dict[str, float] = {}
 
-    def add(self, cause: str, address: str, now: float) -> None:
-        """Count a refusal of a peer at *address*, and log it if its cause is due."""
+    def add(self, cause: str, address: str, now: float, **details: str) -> None:
+        """Count a refusal, and log it if its cause is due.
+
+        Args:
+            cause: The rule that refused.
+            address: The peer's; "" where the log has it under the connection.
+            now: As `Clock.now`.
+            details: More for the line: what was refused, and the setting to change.
+        """
         self.counts[cause] += 1
         if now < self._again.get(cause, now):
             self._silent[cause] += 1
@@ -38,7 +45,8 @@ class Refusals:
         self._again[cause] = now + _PAUSE
         silent = self._silent.pop(cause, 0)
         more = {"not_logged": silent} if silent else {}
-        log.warning("refused", cause=cause, address=address, **more)
+        where = {"address": address} if address else {}
+        log.warning("refused", cause=cause, **where, **details, **more)
 
     def close(self) -> None:
         """Log the number of refusals that were not logged, for each cause."""

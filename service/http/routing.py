@@ -27,6 +27,7 @@ from service.http.health import Live, Ready
 from service.http.metrics import MetricsResource, StatsResource
 from service.runtime import Runtime
 from service.settings import Settings
+from service.transports.handshake_gate import PATH
 from service.transports.websocket import WebSocketResource
 
 __all__ = ["Routing", "open_routing"]
@@ -82,7 +83,7 @@ class Routing:
         runtime.checks.add("api_keys", keys.fault)
         add_gauges(runtime, keys, refusals)
         public = _new(runtime)
-        public.add_route("/connection/websocket", WebSocketResource(runtime.context))
+        public.add_route(PATH, WebSocketResource(runtime.context))
         separate = runtime.settings.api.port is not None
         admin = _new(runtime) if separate else public
         add_routes(admin, runtime, keys)

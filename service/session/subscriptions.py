@@ -425,6 +425,8 @@ class Subscriptions:
         )
         if not state.recoverable:
             pending.since = None
+        if wanted and not state.server and not state.positioned:
+            permissions.recovery_refused(rules)
         options = rules.options
         state.subscriber = subscriber = SubscriberInfo(
             identity.client,

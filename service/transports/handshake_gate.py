@@ -7,6 +7,7 @@ good; ``Retry-After`` is for all others.
 In this order, the first that applies:
 
     draining            503
+    path                404   not that of WebSocket clients
     blocked             429   too many refused credentials from this address
     connects            429   too many attempts a second from this address
     origin              403
@@ -25,6 +26,8 @@ happens. Places change on the event loop only, without an await in between.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from service.connections.pending_connection import PendingConnection
@@ -36,7 +39,10 @@ from service.core.refusals import Refusals
 from service.session.command_queue import CommandLimits
 from service.settings import Settings
 
-__all__ = ["PENDING", "HandshakeGate"]
+__all__ = ["PATH", "PENDING", "HandshakeGate"]
+
+PATH = "/connection/websocket"
+"""Where clients connect."""
 
 PENDING = "steadwire.pending"
 """Key in the scope of a WebSocket that was let in: its `PendingConnection`."""
@@ -44,10 +50,14 @@ PENDING = "steadwire.pending"
 _KEYS = 65536  # addresses whose attempts are kept; some 200 bytes each
 
 
+_TEXT = 200  # characters of what a client sent, in the log
+
+
 class _Refusal(NamedTuple):
     cause: str
     status: int
     retry_after: float = 0.0
+    details: Mapping[str, str] = MappingProxyType({})
 
 
 class HandshakeGate:
@@ -90,32 +100,43 @@ class HandshakeGate:
         origin = "".join(_all(headers, b"origin")[:1])
         pending = PendingConnection(address, origin, self)
         try:
-            refusal = self._take_place(pending, headers)
+            refusal = self._take_place(pending, scope["path"], headers)
             if refusal is None:
                 pending.quota = self.commands.quota(address, self._clock.now())
                 await app({**scope, PENDING: pending}, receive, send)
             else:
-                self._count(refusal.cause, address)
+                self._count(refusal.cause, address, **refusal.details)
                 await _refuse(refusal, scope, receive, send)
         finally:
             self.forget(pending)
             pending.close = None
 
     def _take_place(
-        self, pending: PendingConnection, headers: list[tuple[bytes, bytes]]
+        self,
+        pending: PendingConnection,
+        path: str,
+        headers: list[tuple[bytes, bytes]],
     ) -> _Refusal | None:
         """Give *pending* a place, and return None; or return why it gets none."""
         address, now = pending.address, self._clock.now()
         if self._closed:
             return _Refusal("draining", 503)
+        if path != PATH:
+            remedy = f"clients connect to {PATH}"
+            return _Refusal(
+                "path", 404, details={"path": path[:_TEXT], "remedy": remedy}
+            )
         if self._failures is not None:
             blocked = self._failures.blocked(address, now)
             if blocked:
                 return _Refusal("blocked", 429, blocked)
         if self._connects is not None and not self._connects.take(address, now):
             return _Refusal("connects", 429, self._connects.wait(address, now))
-        if not self._origins.allow(_all(headers, b"origin"), _all(headers, b"host")):
-            return _Refusal("origin", 403)
+        origins = _all(headers, b"origin")
+        if not self._origins.allow(origins, _all(headers, b"host")):
+            remedy = self._origins.remedy(origins)
+            origin = " ".join(origins)[:_TEXT]
+            return _Refusal("origin", 403, details={"origin": origin, "remedy": remedy})
         if not self._addresses.hold(address):
             return _Refusal("unauthenticated", 429, 1.0)
         self._pending[pending] = None
@@ -147,8 +168,8 @@ class HandshakeGate:
         self._closed = True
         self.refusals.close()
 
-    def _count(self, cause: str, address: str) -> None:
-        self.refusals.add(cause, address, self._clock.now())
+    def _count(self, cause: str, address: str, **details: str) -> None:
+        self.refusals.add(cause, address, self._clock.now(), **details)
 
 
 def _all(headers: list[tuple[bytes, bytes]], name: bytes) -> list[str]:

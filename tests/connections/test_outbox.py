@@ -20,7 +20,7 @@ from tests.clock import VirtualClock
 JSON = Json()
 
 
-class CallSoon:
+class Turns:
     """`loop.call_soon` that runs when told, a turn at a time."""
 
     def __init__(self) -> None:
@@ -49,8 +49,8 @@ class Bench:
         events: What the outbox called, and the frames, in order.
     """
 
-    def __init__(self, turns: CallSoon | None = None, **bounds: Any) -> None:
-        self.turns = turns or CallSoon()
+    def __init__(self, turns: Turns | None = None, **bounds: Any) -> None:
+        self.turns = turns or Turns()
         self.flusher = Flusher(self.turns.call_soon)
         self.clock = VirtualClock()
         self.stuck: asyncio.Future[None] | None = None
@@ -503,7 +503,7 @@ async def test_a_socket_that_is_gone_at_the_second_frame() -> None:
 def test_a_bug_in_one_connection_s_socket_does_not_silence_the_others() -> None:
     # The flusher serves every connection of the process: whatever one of them raises,
     # the rest of its turn and all turns to come must take place.
-    turns = CallSoon()
+    turns = Turns()
     bench = Bench(turns)
     bad = Bench(turns)
     bad.error = RuntimeError("not a socket error")
@@ -520,7 +520,7 @@ def test_a_bug_in_one_connection_s_socket_does_not_silence_the_others() -> None:
 
 
 def test_a_bug_in_what_a_drained_connection_does_does_not_silence_the_others() -> None:
-    turns = CallSoon()
+    turns = Turns()
     bench = Bench(turns)
 
     def drained() -> None:
@@ -696,7 +696,7 @@ def test_drop_between_close_and_the_last_write() -> None:
 
 def test_what_is_put_by_drained_is_written_in_a_turn_of_its_own() -> None:
     # A client that is caught up piece by piece does not hold up the others.
-    turns = CallSoon()
+    turns = Turns()
     events: list[str] = []
     left = [3]
 
@@ -739,7 +739,7 @@ def test_drained_is_not_told_of_a_closing_outbox() -> None:
 
 
 def test_a_turn_serves_200_sockets_at_the_most() -> None:
-    turns = CallSoon()
+    turns = Turns()
     flusher = Flusher(turns.call_soon)
     written: list[int] = []
 

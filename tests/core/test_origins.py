@@ -28,6 +28,7 @@ LISTED = made(
 WILD = made("https://*.example.com", "http://*.dev.localhost:3000")
 ANY = made("*")
 NULL = made("null")
+FILE = made("file://")
 BROWSERS = made(missing=False)
 STRICT = made(strict=True)
 NAMED = made(host="chat.local")
@@ -60,10 +61,21 @@ NAMED_IN_CAPITALS = made(host="Chat.Local")
         ("http://0x7f000001", "0x7f000001", DEFAULT, False),
         # Another page than ours.
         ("http://evil.example", "localhost:8000", DEFAULT, False),
-        ("http://localhost:3000", "localhost:8000", DEFAULT, False),
-        ("http://localhost", "localhost:8000", DEFAULT, False),
-        ("http://127.0.0.1:8000", "localhost:8000", DEFAULT, False),
-        ("http://localhost:8000", None, DEFAULT, False),
+        ("http://localhost:3000", "localhost:8000", STRICT, False),
+        ("https://localhost:3000", "localhost:8000", STRICT, False),
+        ("https://127.0.0.1:8000", "localhost:8000", STRICT, False),
+        ("http://192.168.1.7:3000", "192.168.1.7:8000", DEFAULT, False),
+        # In development, any page of this machine.
+        ("http://localhost:3000", "localhost:8000", DEFAULT, True),
+        ("http://localhost:5173", "127.0.0.1:8000", DEFAULT, True),
+        ("https://localhost:3000", "localhost:8000", DEFAULT, True),
+        ("http://localhost", "localhost:8000", DEFAULT, True),
+        ("http://127.0.0.1:8000", "localhost:8000", DEFAULT, True),
+        ("http://127.8.9.1:3000", "localhost:8000", DEFAULT, True),
+        ("http://[::1]:3000", "localhost:8000", DEFAULT, True),
+        ("http://localhost:8000", None, DEFAULT, True),
+        ("http://localhost.evil.example:3000", "localhost:8000", DEFAULT, False),
+        ("http://128.0.0.1:3000", "localhost:8000", DEFAULT, False),
         # Origins that are not web pages.
         ("null", "localhost:8000", DEFAULT, False),
         ("", "localhost:8000", DEFAULT, False),
@@ -122,6 +134,10 @@ NAMED_IN_CAPITALS = made(host="Chat.Local")
         (None, "h", BROWSERS, False),
         ("https://localhost", "localhost", BROWSERS, True),
         ("null", "h", NULL, True),
+        ("file://", "h", NULL, False),
+        ("file://", "h", FILE, True),
+        ("file://", "h", DEFAULT, False),
+        ("null", "h", FILE, False),
         # Outside development.
         (None, "h", STRICT, True),
         ("https://localhost", "localhost", STRICT, True),
@@ -147,7 +163,9 @@ def test_two_origins_or_two_hosts_are_nobodys() -> None:
     good = "https://chat.example.org"
     assert not LISTED.allow([good, good], ["h"])
     assert not LISTED.allow([good, "https://evil.example"], ["h"])
-    assert not DEFAULT.allow(["http://localhost"], ["localhost", "localhost"])
+    page = ["https://localhost"]
+    assert STRICT.allow(page, ["localhost"])
+    assert not STRICT.allow(page, ["localhost", "localhost"])
     assert not ANY.allow([good, good], ["h"])
 
 
@@ -182,7 +200,22 @@ def test_an_entry_that_cannot_match_is_refused_at_the_start(entry: str) -> None:
         Settings(server=ServerSettings(origins=(entry,))).check()
 
 
-@pytest.mark.parametrize("entry", ["*", "null", "http://chat.example.org"])
+@pytest.mark.parametrize(
+    ("origins", "words"),
+    [
+        ([], "server.missing_origin"),
+        (["https://a.example", "https://b.example"], "two Origin headers"),
+        (["null"], "'null' to server.origins"),
+        (["file://"], "'file://' to server.origins"),
+        (["https://evil.example"], "add the origin to server.origins"),
+    ],
+)
+def test_a_refusal_names_the_setting(origins: list[str], words: str) -> None:
+    assert not BROWSERS.allow(origins, ["h"])
+    assert words in BROWSERS.remedy(origins)
+
+
+@pytest.mark.parametrize("entry", ["*", "null", "file://", "http://chat.example.org"])
 def test_what_is_not_secure_needs_a_setting_of_its_own(entry: str) -> None:
     assert not is_secure(entry)
     assert is_secure("https://chat.example.org")

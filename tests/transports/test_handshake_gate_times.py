@@ -38,7 +38,13 @@ class GateBench:
     ) -> Any:
         """Return the status that a handshake from *address* gets."""
         headers = [(b"host", b"h"), (b"x-forwarded-for", address.encode())]
-        whole = {"type": "websocket", "headers": headers, "client": None, **scope}
+        whole = {
+            "type": "websocket",
+            "path": "/connection/websocket",
+            "headers": headers,
+            "client": None,
+            **scope,
+        }
         whole.setdefault("extensions", {"websocket.http.response": {}})
         self.sent = []
         serving = self.gate.serve(self._app, whole, self._receive, self._send)

@@ -174,9 +174,6 @@ class GatedStore:
     async def remove(self, channel: Channel) -> None:
         await self._store.remove(channel)
 
-    async def erase(self, info: str) -> int:
-        return await self._store.erase(info)
-
     def fault(self) -> str | None:
         return self._store.fault()
 
@@ -208,7 +205,6 @@ class LoopWorld(World):
     async def stop(self) -> None:
         self.store.gate.set()
         for connection in self.registry:
-            assert isinstance(connection, ClientConnection)
             connection.gone()
         await self.store.close()
         for task in tuple(self.tasks):

@@ -55,7 +55,7 @@ class Stream:
 
 
 class Wait:
-    """An awaitable of scripted work, which goes on when a test says so.
+    """What scripted work awaits; it goes on when a test says so.
 
     Whoever runs the work steps it to its first await, which yields this, and calls
     `begin` with the rest of it.
@@ -93,20 +93,10 @@ class Read(Wait):
     `look` makes it see what there is by now.
     """
 
-    def __init__(
-        self,
-        store: ScriptedStore,
-        channel: Channel,
-        since: int | None,
-        limit: int,
-        *,
-        reverse: bool,
-    ) -> None:
+    def __init__(self, store: ScriptedStore, channel: Channel, args: Any) -> None:
         self.channel = channel
-        self.since = since
-        self.limit = limit
         self._store = store
-        self._reverse = reverse
+        self._args = args
         self.look()
 
     @property
@@ -114,8 +104,16 @@ class Read(Wait):
         return self._store.reads
 
     def look(self) -> None:
-        stream = self._store.stream(self.channel)
-        self.page = stream.page(self.since, self.limit, reverse=self._reverse)
+        since, limit, reverse = self._args
+        self.page = self._store.stream(self.channel).page(since, limit, reverse=reverse)
+
+    @property
+    def since(self) -> int | None:
+        return self._args[0]
+
+    @property
+    def limit(self) -> int:
+        return self._args[1]
 
     def finish(self, outcome: HistoryPage | BaseException | None = None) -> None:
         """Let the read return what it saw, or *outcome*."""
@@ -214,14 +212,10 @@ class ScriptedStore:
         *,
         reverse: bool = False,
     ) -> HistoryPage:
-        page: HistoryPage = await Read(self, channel, since, limit, reverse=reverse)
-        return page
+        return await Read(self, channel, (since, limit, reverse))
 
     async def remove(self, channel: Channel) -> None:
         raise AssertionError("the hub does not remove publications")
-
-    async def erase(self, info: str) -> int:
-        raise AssertionError("the hub does not erase publications")
 
     def fault(self) -> str | None:
         return None

@@ -107,8 +107,7 @@ class Client:
 
     # The client gets.
 
-    async def send(self, text: str | bytes) -> None:
-        assert isinstance(text, str)
+    async def send(self, text: str) -> None:
         assert not self.over, "written to after it was gone"
         assert self.close_code is None, "written to after the close frame"
         assert text

@@ -116,7 +116,7 @@ class Admitted(NamedTuple):
     evicted: tuple[ConnectionRecord, ...]
 
 
-class _AdmitTransaction(NamedTuple):
+class _Admission(NamedTuple):
     """The transaction of an admission."""
 
     actions: list[Action]
@@ -285,9 +285,7 @@ class Connections:
                 return Admitted(admission.record, tuple(admission.evicted))
             await self._pause(deadline)
 
-    def _prepare(
-        self, owner: OwnerItem, client: ClientId, node: str
-    ) -> _AdmitTransaction:
+    def _prepare(self, owner: OwnerItem, client: ClientId, node: str) -> _Admission:
         table = self._client.table
         now = int(self._clock.wall() * 1000)
         kept = [
@@ -316,7 +314,7 @@ class Connections:
         records = [one for one in kept if one not in evicted]
         item = encode_owner(_new_version(), [*records, record])
         actions.append(_put_owner(table, item, owner.version))
-        return _AdmitTransaction(actions, record, evicted, increment, entry)
+        return _Admission(actions, record, evicted, increment, entry)
 
     def _choose_evicted(
         self, owner: str, kept: Sequence[ConnectionRecord]
@@ -345,10 +343,7 @@ class Connections:
         return chosen
 
     async def _resolve(
-        self,
-        admission: _AdmitTransaction,
-        cancelled: TransactionCancelled,
-        deadline: float,
+        self, admission: _Admission, cancelled: TransactionCancelled, deadline: float
     ) -> None:
         """Do what a cancelled admission needs before it is tried again."""
         increment, entry = admission.increment, admission.entry
