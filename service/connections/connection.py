@@ -33,6 +33,7 @@ from typing import Concatenate, ParamSpec
 
 from service.auth.permissions import ChannelRules, Permissions
 from service.connections.audit_log import log_decision
+from service.connections.deadline_timer import DeadlineTimer
 from service.connections.grace_period import GracePeriod
 from service.connections.hook_calls import Outcome, ask, count_hook, log_hook
 from service.connections.lifecycle_log import LifecycleLog
@@ -40,6 +41,7 @@ from service.connections.limits import ConnectionLimits, Slot
 from service.connections.outbox import Flusher, Outbox
 from service.connections.pending_connection import PendingConnection
 from service.connections.registry import Registry
+from service.connections.send_window import SendWindow
 from service.core.errors import (
     INTERNAL_CLOSE,
     WRITE_ERROR,
@@ -61,7 +63,7 @@ from service.core.model import (
     RawJson,
     SubscriberInfo,
 )
-from service.core.ports import Clock, Frame, History, Socket, Timer
+from service.core.ports import Clock, Frame, History, Socket
 from service.core.position import size_of_publication, take_piece
 from service.hub.hub import Hub
 from service.hub.subscription import Subscription
@@ -169,7 +171,7 @@ class ClientConnection:
         self._ending = False
         self._reserved = 0  # bytes of recovered publications that a reply will hold
         self._gate = _ReadGate()
-        self._timer = _DeadlineTimer(context.clock, self._tick)
+        self._timer = DeadlineTimer(context.clock, self._tick)
         client, now = context.new_client(), context.clock.now()
         self._lifecycle = LifecycleLog(context.metrics, client, now)
         self._outbox = Outbox(
@@ -178,8 +180,16 @@ class ClientConnection:
             context.settings.client,
             codec,
             flusher=context.flusher,
+            progress=socket.progress,
             drained=self._drained,
             failed=self._failed,
+        )
+        self._window = SendWindow(
+            context.clock,
+            context.settings.client.recovery_size,
+            self._outbox,
+            socket.progress,
+            self._catch_up,
         )
         self._session = Session(
             self,
@@ -336,6 +346,7 @@ class ClientConnection:
         self._leave_all(lost=code == LOST)
         outbox = self._outbox
         outbox.drop()
+        self._window.stop()
         self._timer.stop()
         self._context.limits.remove(self._record)
         now = self._clock.now()
@@ -425,7 +436,7 @@ class ClientConnection:
     @property
     def has_room(self) -> bool:
         """True if replies of some size may be asked for."""
-        return self.space > 0
+        return self._room > 0
 
     def activate(self, channel: Channel) -> None:
         """Let pushes follow for a channel that was held."""
@@ -479,15 +490,17 @@ class ClientConnection:
     # hub.Member
 
     @property
-    def idle(self) -> bool:
-        """True when everything handed over so far has been written."""
-        return self._outbox.idle
-
-    @property
     def space(self) -> int:
         """Bytes of recovered publications that it takes now."""
-        limit = self._context.settings.client.recovery_size
-        return limit - self._outbox.size - self._reserved
+        return min(self._room, self._window.left)
+
+    def takes_more(self) -> bool:
+        """Tell whether it takes another piece; if not, the hub is asked in time."""
+        return self._outbox.idle and self._window.is_open()
+
+    def give(self, size: int) -> None:
+        """Count *size* bytes of recovered publications that are handed over now."""
+        self._window.give(size)
 
     def put(self, text: str) -> None:
         """Write one push."""
@@ -569,8 +582,19 @@ class ClientConnection:
         if self._session.busy:
             # First: a join must not wait for a subscription that is far behind.
             self._resume()
-        for subscription in tuple(self.behind):
-            self._hub.advance(subscription)
+        self._catch_up()
+
+    def _catch_up(self) -> None:
+        # `takes_more` first: while all of them are being read, nobody else asks.
+        if self.behind and self.takes_more():
+            for subscription in tuple(self.behind):
+                self._hub.advance(subscription)
+
+    @property
+    def _room(self) -> int:
+        """Bytes of large replies for which there is memory; may be negative."""
+        limit = self._context.settings.client.recovery_size
+        return limit - self._outbox.size - self._reserved
 
     def _failed(self, close: Close) -> None:
         self._session.ended()
@@ -656,43 +680,3 @@ class _ReadGate:
         waiting, self._waiting = self._waiting, None
         if waiting is not None and not waiting.done():
             waiting.set_result(None)
-
-
-class _DeadlineTimer:
-    """A timer that rings at the earliest time asked for, until it is asked again.
-
-    It is never moved later, only found to be early: so a pong costs nothing.
-    """
-
-    __slots__ = ("_at", "_clock", "_ring", "_timer")
-
-    def __init__(self, clock: Clock, ring: Callable[[], object]) -> None:
-        self._clock = clock
-        self._ring = ring
-        self._timer: Timer | None = None
-        self._at = float("inf")
-
-    def by(self, due: float) -> None:
-        """Ring at *due*, or earlier if it was asked to."""
-        if due < self._at:
-            self.stop()
-            self._at = due
-            self._timer = self._clock.call_at(due, self._due)
-
-    def last(self, due: float, ring: Callable[[], object]) -> None:
-        """Call *ring* at *due*, and nothing else."""
-        self.stop()
-        self._ring = ring
-        self.by(due)
-
-    def stop(self) -> None:
-        """Do not ring."""
-        self._at = float("inf")
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _due(self) -> None:
-        self._timer = None
-        self._at = float("inf")
-        self._ring()

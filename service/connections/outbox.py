@@ -9,12 +9,16 @@ delivery to a client that keeps up costs no task, no event and no timeout object
 Invariants:
 
 * One write at a time; messages leave in the order of `put`, pings excepted, which go
-  to the front: they have no order to keep, and must be on schedule.
+  to the front: they have no order to keep, and must be on schedule. Nothing goes before
+  the first message.
 * What waits is at most `queue_size` bytes, as they are on the socket. One message more
   is overflow: everything waiting is dropped and the connection ends with 3008. The
   client recovers from its position, so nothing is lost that had an offset.
-* A write not done within `write_timeout` is final: it may be partial, so the
-  connection ends with 3009 and the socket is not used for messages again.
+* A write of which the peer takes less than `LEAST_RATE` during `write_timeout` is
+  final: it may be partial, so the connection ends with 3009 and the socket is not used
+  for messages again. So a slow peer gets its time, one that reads nothing has
+  `write_timeout`, and no peer holds a full queue for longer than
+  ``queue_size / LEAST_RATE`` (17 minutes by default).
 * After `close`, nothing is accepted; what waited is written first, then `end` is
   called once. After `drop`, nothing is written at all.
 * `put` calls nothing but `failed`, and that at most once.
@@ -46,6 +50,9 @@ __all__ = ["Flusher", "Outbox"]
 PORTION = 200
 """Sockets written to in one turn of the loop (count): a publication to 10,000
 subscribers must not keep the others' commands waiting until all are served."""
+
+LEAST_RATE = 1024
+"""Bytes per second that a peer takes of a write, or it is closed."""
 
 
 class _Waiting(Protocol):
@@ -94,6 +101,7 @@ class Outbox:
         settings: The bounds.
         encoding: The form of the messages.
         flusher: Calls `flush` at the end of the loop's turn.
+        progress: As `ports.Socket.progress`.
         drained: Called when all that was put has been written.
         failed: Called once when the connection must end, and why. The owner then
             calls `close` or `drop`.
@@ -112,10 +120,12 @@ class Outbox:
         "_failed",
         "_flusher",
         "_held",
+        "_progress",
         "_queue",
         "_send",
         "_settings",
         "_size",
+        "_taken",
         "_task",
         "_timer",
         "dropped",
@@ -130,6 +140,7 @@ class Outbox:
         encoding: Encoding,
         *,
         flusher: Flusher,
+        progress: Callable[[], tuple[int, int]],
         drained: Callable[[], None],
         failed: Callable[[Close], None],
     ) -> None:
@@ -138,6 +149,7 @@ class Outbox:
         self._settings = settings
         self._encoding = encoding
         self._flusher = flusher
+        self._progress = progress
         self._drained = drained
         self._failed = failed
         self._queue: deque[Frame] = deque()
@@ -145,6 +157,7 @@ class Outbox:
         self._held = False
         self._task: asyncio.Task[None] | None = None
         self._timer: Timer | None = None
+        self._taken = 0  # bytes that the peer had acknowledged when `_timer` was set
         self._closing = False
         self._end: Callable[[], object] | None = None
         self.sent = 0
@@ -181,7 +194,9 @@ class Outbox:
             return
         self._size += size
         if first:
-            queue.appendleft(message)
+            # The first message ever is the reply to the connect. SDKs do not answer a
+            # ping that comes before it.
+            queue.insert(0 if self.sent else 1, message)
         else:
             queue.append(message)
         if self._task is None and not self._held:
@@ -303,7 +318,11 @@ class Outbox:
 
     def _late(self) -> None:
         self._timer = None
-        self._fail(WRITE_ERROR)
+        taken = self._progress()[1] - self._taken
+        if taken < LEAST_RATE * self._settings.write_timeout:
+            self._fail(WRITE_ERROR)
+        else:
+            self._start_timer()
 
     def _clear(self) -> None:
         self.dropped += len(self._queue)
@@ -311,6 +330,7 @@ class Outbox:
         self._size = 0
 
     def _start_timer(self) -> None:
+        self._taken = self._progress()[1]
         when = self._clock.now() + self._settings.write_timeout
         self._timer = self._clock.call_at(when, self._late)
 

@@ -144,6 +144,14 @@ class Socket(Protocol):
         """Write the close frame; raises OSError when the connection is gone."""
         ...
 
+    def progress(self) -> tuple[int, int]:
+        """Return the bytes written, and those that the peer's kernel acknowledged.
+
+        Both from the start of the connection, with frame headers and all. Equal where
+        the server cannot tell; they then grow with nothing.
+        """
+        ...
+
     def abort(self) -> None:
         """Drop the connection at once; unwritten data is lost."""
         ...

@@ -37,12 +37,14 @@ def is_recovered(asked: Position, page: HistoryPage, limit: int) -> bool:
     return page.publications[0].offset == asked.offset + 1
 
 
-def take_piece(publications: list[Publication], size: int) -> list[Publication]:
-    """Return the longest prefix that fits into *size* bytes, but one at least."""
+def take_piece(
+    publications: list[Publication], size: int, *, least: int = 1
+) -> list[Publication]:
+    """Return the longest prefix that fits into *size* bytes, but *least* at least."""
     total = 0
     for count, publication in enumerate(publications):
         total += size_of_publication(publication)
-        if total > size and count > 0:
+        if total > size and count >= least:
             return publications[:count]
     return publications
 

@@ -2,9 +2,9 @@
 
 A subscription is *live* or *behind*. While it is behind, commits are neither written
 to it nor buffered: they are in the store, and it reads them from there, a piece at a
-time, whenever its connection has written what it had. A join with recovery, a gap, and
-a slow link during recovery are all this one state; so there is no buffer that could
-overflow.
+time, whenever its connection takes more (`Member.takes_more`). A join with recovery, a
+gap, and a slow link during recovery are all this one state; so there is no buffer that
+could overflow.
 
 Invariants, all on the event loop (numbered with those of `hub`):
 
@@ -29,7 +29,7 @@ from collections.abc import Awaitable, Callable
 from service.core.errors import StoreError, StoreUnavailable
 from service.core.model import Channel, HistoryPage, Position
 from service.core.ports import History, Store
-from service.core.position import PIECE, take_piece
+from service.core.position import PIECE, size_of_publication, take_piece
 from service.hub.subscription import Subscription, Topic
 from service.protocol import replies
 
@@ -88,9 +88,11 @@ class CatchUp:
     def advance(self, subscription: Subscription) -> None:
         """Hand the next piece to a subscription that is behind, if there is space.
 
-        One piece a call: the member calls again when it has written that.
+        One piece a call: the member calls again when it takes more.
         """
-        if subscription.reading or subscription.left or not subscription.member.idle:
+        if subscription.reading or subscription.left:
+            return
+        if not subscription.member.takes_more():
             return
         topic = subscription.topic
         subscription.reading = True
@@ -107,7 +109,9 @@ class CatchUp:
                 self._hand_over(subscription, page, told)
 
         since = subscription.next - 1
-        page = self.read(topic.channel, subscription.history, since, PIECE, done)
+        page = self.read(
+            topic.channel, subscription.history, since, subscription.portion, done
+        )
         if page is not None:
             done(page)
 
@@ -122,8 +126,12 @@ class CatchUp:
             return
         space = min(self._size, subscription.member.space)
         if space <= 0:
-            return  # filled meanwhile; it comes back when that is written
+            return  # filled meanwhile; it comes back when it takes more
         piece = take_piece(page.publications, space)
+        # A slow link gets a few at a time, and need not read many for that.
+        cut = len(piece) < len(page.publications)
+        subscription.portion = min(PIECE, 2 * len(piece)) if cut else PIECE
+        subscription.member.give(sum(map(size_of_publication, piece)))
         quoted = subscription.topic.quoted
         for publication in piece:
             if subscription.left:

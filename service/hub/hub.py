@@ -40,7 +40,7 @@ from service.core.model import (
     SubscriberInfo,
 )
 from service.core.ports import AppendDone, Clock, Committed, History, Store
-from service.core.position import PIECE, is_recovered, take_piece
+from service.core.position import PIECE, is_recovered, size_of_publication, take_piece
 from service.hub.catchup import CatchUp, Spawn
 from service.hub.position_check import PositionCheck
 from service.hub.publish_metrics import PublishMetrics
@@ -188,9 +188,11 @@ class Hub:
         recovered: list[Publication] | None = None
         limit = self._settings.recovery_limit
         if since is not None and is_recovered(since, page, limit):
-            # Publications that do not fit beside waiting replies follow as pushes.
+            # Publications that do not fit follow as pushes: clients wait 5 s for a
+            # reply, and as long as it takes for those.
             space = min(self._settings.recovery_size, subscription.member.space)
-            recovered = take_piece(page.publications, space) if space > 0 else []
+            recovered = take_piece(page.publications, space, least=0)
+            subscription.member.give(sum(map(size_of_publication, recovered)))
             subscription.next = since.offset + len(recovered) + 1
         else:
             subscription.next = page.top.offset + 1

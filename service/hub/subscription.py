@@ -9,6 +9,7 @@ from typing import Protocol
 
 from service.core.model import Channel, Position, SubscriberInfo
 from service.core.ports import History
+from service.core.position import PIECE
 from service.protocol import replies
 
 __all__ = ["Member", "Subscription", "Topic"]
@@ -20,7 +21,7 @@ class Member(Protocol):
     Attributes:
         behind: Its subscriptions that are behind, the least recently served first;
             kept by the hub. The member calls `Hub.advance` for each, in this order,
-            whenever all it was handed has been written.
+            whenever it takes more.
     """
 
     behind: dict[Subscription, None]
@@ -30,9 +31,12 @@ class Member(Protocol):
         """Bytes of recovered publications that it takes now; may be negative."""
         ...
 
-    @property
-    def idle(self) -> bool:
-        """True when everything handed over so far has been written."""
+    def takes_more(self) -> bool:
+        """Tell whether it takes another piece; if not, it calls `Hub.advance` later."""
+        ...
+
+    def give(self, size: int) -> None:
+        """Count *size* bytes of recovered publications that it is handed now."""
         ...
 
     def put(self, text: str) -> None:
@@ -89,6 +93,7 @@ class Subscription:
         joined: Its reply is on its way: pushes may follow.
         live: It is handed publications as they are committed.
         reading: A read for it is under way.
+        portion: Publications that its next read asks for.
         generation: The topic's generation when its last read began.
         left: It is over; nothing is written for it any more.
     """
@@ -102,6 +107,7 @@ class Subscription:
         "live",
         "member",
         "next",
+        "portion",
         "reading",
         "subscriber",
         "top",
@@ -126,4 +132,5 @@ class Subscription:
         self.joined = False
         self.live = False
         self.reading = False
+        self.portion = PIECE
         self.left = False

@@ -185,11 +185,13 @@ class ClientSettings(Section, frozen=True, kw_only=True):
             after its expiry, with push 2501 (a server-side one with close 3006).
         hook_timeout: A hook that has not answered within this time has failed: the
             client gets a temporary error. Below the SDKs' 5 s.
-        write_timeout: A write that takes longer ends the connection with 3009.
+        write_timeout: A write of which the peer takes less than 1 KiB per second
+            during this time ends the connection with 3009.
         queue_size: Bytes waiting for one connection's socket; beyond, close 3008 and
             the client recovers.
         frame_size: Waiting messages are joined into frames of at most this size.
-        recovery_size: Recovered publications in one reply; the rest follow as pushes.
+        recovery_size: Recovered publications handed over at once, in a reply or as
+            pushes, at most; at first, and on a slow link, it is 16 KiB.
         channel_limit: Subscriptions of one connection; beyond, error 106.
         in_flight: Commands of one connection under way; beyond, its socket is not read.
         recovery_limit: Most publications in a gap that is recovered.

@@ -27,6 +27,10 @@ ABORT = "steadwire.abort"
 """Key in ``scope["state"]``: drops the connection's transport (service.server)."""
 
 
+PROGRESS = "steadwire.progress"
+"""Key in ``scope["state"]``: `ports.Socket.progress` (service.server)."""
+
+
 class WebSocketResource:
     """``/connection/websocket``."""
 
@@ -57,8 +61,8 @@ class WebSocketResource:
         subprotocol = next(known, None)
         codec = self._codec(subprotocol, req)
         await ws.accept(subprotocol)
-        abort = req.scope.get("state", {}).get(ABORT)
-        socket = _FalconSocket(ws, abort)
+        state = req.scope.get("state", {})
+        socket = _FalconSocket(ws, state.get(ABORT), state.get(PROGRESS))
         connection = ClientConnection(self._context, socket, codec, req.scope[PENDING])
         receive = ws.receive_data if codec.binary else ws.receive_text
         code: int | None = None
@@ -85,16 +89,24 @@ class WebSocketResource:
         return self._protobuf if "protobuf" in asked else self._json
 
 
+def _unknown() -> tuple[int, int]:
+    return 0, 0  # under another ASGI server
+
+
 class _FalconSocket:
     """`ports.Socket` on a Falcon WebSocket."""
 
-    __slots__ = ("_abort", "_task", "_ws")
+    __slots__ = ("_abort", "_task", "_ws", "progress")
 
     def __init__(
-        self, ws: falcon.asgi.WebSocket, abort: Callable[[], None] | None
+        self,
+        ws: falcon.asgi.WebSocket,
+        abort: Callable[[], None] | None,
+        progress: Callable[[], tuple[int, int]] | None,
     ) -> None:
         self._ws = ws
         self._abort = abort
+        self.progress = progress or _unknown
         self._task = asyncio.current_task()
 
     async def send(self, frame: Frame) -> None:

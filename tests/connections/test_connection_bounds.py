@@ -35,7 +35,7 @@ async def recover(world: LoopWorld, channels: list[str], since: int = 0) -> None
         )
 
     await connection.ready()
-    await socket.until(complete)
+    await world.caught_up(socket, complete)
     assert socket.closes == []
     for channel, top in tops.items():
         assert socket.offsets(channel) == list(range(since + 1, top + 1))

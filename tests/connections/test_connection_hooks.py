@@ -209,7 +209,7 @@ async def recover(world: LoopWorld, channels: list[str]) -> FakeSocket:
             socket.offsets(c)[-1:] == [10] for c in channels
         )
 
-    await socket.until(complete)
+    await world.caught_up(socket, complete)
     assert socket.closes == []
     for channel in channels:
         assert socket.offsets(channel) == list(range(1, 11))

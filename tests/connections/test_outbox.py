@@ -47,6 +47,7 @@ class Bench:
         stuck: When set, a write waits for this future first.
         error: When set, a write ends with it (after `stuck`, if that is set).
         events: What the outbox called, and the frames, in order.
+        taken: Bytes that the peer's kernel has acknowledged.
     """
 
     def __init__(self, turns: Turns | None = None, **bounds: Any) -> None:
@@ -58,6 +59,7 @@ class Bench:
         self.cancelled = 0
         self.events: list[Any] = []
         self.failures: list[int] = []
+        self.taken = 0
         self.outbox = self.make(self.flusher, **bounds)
 
     def make(
@@ -69,6 +71,7 @@ class Bench:
             ClientSettings(**bounds),
             encoding,
             flusher=flusher,
+            progress=lambda: (self.taken, self.taken),
             drained=lambda: self.events.append("drained"),
             failed=self._failed,
         )
@@ -137,11 +140,23 @@ def test_what_one_turn_brings_goes_out_in_one_frame() -> None:
 
 def test_a_ping_goes_first() -> None:
     bench = Bench()
+    bench.outbox.put("reply")
+    bench.turns.run()
     bench.outbox.put("1")
     bench.outbox.put("2")
     bench.outbox.put("{}", first=True)
     bench.turns.run()
-    assert bench.frames == ["{}\n1\n2"]
+    assert bench.frames == ["reply", "{}\n1\n2"]
+
+
+def test_a_ping_does_not_overtake_the_first_message_of_all() -> None:
+    # The reply to the connect: SDKs do not answer a ping that comes before it.
+    bench = Bench()
+    bench.outbox.put("reply")
+    bench.outbox.put("1")
+    bench.outbox.put("{}", first=True)
+    bench.turns.run()
+    assert bench.frames == ["reply\n{}\n1"]
 
 
 async def test_a_ping_overtakes_what_waits_but_not_the_write_under_way() -> None:
@@ -413,6 +428,45 @@ async def test_a_write_has_two_seconds() -> None:
     assert bench.events == ["failed", ("frame", "1"), "end"]
 
 
+async def test_a_write_that_makes_progress_has_as_long_as_it_takes() -> None:
+    bench = Bench()
+    bench.stick()
+    bench.outbox.put("x" * 60_000)
+    bench.turns.run()
+    for _ in range(29):
+        bench.taken += 2048
+        bench.clock.advance(2.0)
+    assert bench.failures == []
+    assert bench.clock.pending == [1060.0]
+    bench.free()
+    await spin()
+    assert bench.clock.pending == []
+    assert len(bench.frames) == 1
+
+
+async def test_a_peer_that_takes_less_than_a_kib_a_second_is_closed() -> None:
+    bench = Bench()
+    bench.stick()
+    bench.outbox.put("x" * 60_000)
+    bench.turns.run()
+    bench.taken += 2048
+    bench.clock.advance(2.0)
+    assert bench.failures == []
+    bench.taken += 2047
+    bench.clock.advance(2.0)
+    assert bench.failures == [3009]
+
+
+async def test_what_was_taken_before_a_write_is_no_progress() -> None:
+    bench = Bench()
+    bench.taken = 1_000_000
+    bench.stick()
+    bench.outbox.put("1")
+    bench.turns.run()
+    bench.clock.advance(2.0)
+    assert bench.failures == [3009]
+
+
 async def test_each_write_has_a_deadline_of_its_own() -> None:
     bench = Bench(frame_size=1)
     first = bench.stick()
@@ -532,6 +586,7 @@ def test_a_bug_in_what_a_drained_connection_does_does_not_silence_the_others() -
         ClientSettings(),
         Json(),
         flusher=bench.flusher,
+        progress=lambda: (0, 0),
         drained=drained,
         failed=lambda close: None,
     )
@@ -715,6 +770,7 @@ def test_what_is_put_by_drained_is_written_in_a_turn_of_its_own() -> None:
         ClientSettings(),
         Json(),
         flusher=flusher,
+        progress=lambda: (0, 0),
         drained=drained,
         failed=lambda close: None,
     )
@@ -756,6 +812,7 @@ def test_a_turn_serves_200_sockets_at_the_most() -> None:
             ClientSettings(),
             Json(),
             flusher=flusher,
+            progress=lambda: (0, 0),
             drained=lambda: None,
             failed=lambda close: None,
         )

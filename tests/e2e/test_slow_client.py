@@ -109,7 +109,7 @@ async def test_slow_client_that_resumes(
             )
             assert reply["was_recovering"] is True and reply["recovered"] is True
             assert reply["offset"] == read
-            recovered = reply["publications"]
+            recovered = reply.get("publications", [])
             rest = COUNT - read - len(recovered)
             recovered += await again.publications(channel, rest)
             for n, publication in enumerate(recovered, read + 1):
@@ -156,6 +156,28 @@ async def test_slow_client_that_never_reads(
         # It serves on.
         assert await api.publish(channel, "after") == COUNT + 1
         slow.tcp.close()
+
+
+async def test_a_client_that_reads_a_trickle_is_closed(
+    make_server: MakeServer, channel: str
+) -> None:
+    # It reads all the time, and takes nothing worth speaking of.
+    server = await make_server({"STEADWIRE_SERVER_ABORT_TIMEOUT": "4"}).start()
+    async with server.api() as api:
+        slow = await server.raw(receive_buffer=SMALL_BUFFER)
+        await slow.subscribe(channel)
+        for n in range(1, 16):
+            assert await api.publish(channel, payload(n)) == n
+        reading = asyncio.create_task(trickle(slow))
+        await until(server.connections, 0, 30.0)
+        reading.cancel()
+    assert '"code": 3009' in server.output()
+
+
+async def trickle(client: RawClient) -> None:
+    loop = asyncio.get_running_loop()
+    while await loop.sock_recv(client.tcp.sock, 1):
+        await asyncio.sleep(0.05)  # its pace, not a wait for something
 
 
 async def until(look: Callable[[], Any], value: Any, within: float) -> None:

@@ -28,14 +28,12 @@ async def test_recovery_over_a_slow_link(server: Server, channel: str) -> None:
             await client.connect()
             reply = await client.subscribe(channel, recover=True, offset=0, epoch=epoch)
             assert reply["was_recovering"] is True and reply["recovered"] is True
-            publications = reply["publications"]
-            # The reply holds at most 256 KiB of them.
-            assert 1 <= len(publications) <= 4
+            # The reply has at most 16 KiB of them: the link may be slow.
+            assert "publications" not in reply
             # Live ones, published while the old ones are still under way.
             for n in range(COUNT + 1, COUNT + 4):
                 assert await api.publish(channel, f"live {n}") == n
-            rest = COUNT + 3 - len(publications)
-            publications += await client.publications(channel, rest, within=60.0)
+            publications = await client.publications(channel, COUNT + 3, within=60.0)
 
     assert [pub["offset"] for pub in publications] == list(range(1, COUNT + 4))
     for publication in publications[:COUNT]:

@@ -20,14 +20,23 @@ _KERNEL_BUFFER = 32 * 1024
 class Proxy:
     """Forwards connections to one port of 127.0.0.1.
 
+    Args:
+        target: As the attribute.
+        seed: Of the sizes in which it forwards.
+        buffer: SO_RCVBUF and SO_SNDBUF of its sockets, and the most that it forwards at
+            once, in bytes. What is in there counts as delivered for the server.
+
     Attributes:
         port: Where it listens.
         target: Where it forwards to; may be changed for connections to come.
         accepted: Connections accepted so far.
     """
 
-    def __init__(self, target: int, *, seed: int = 0) -> None:
+    def __init__(
+        self, target: int, *, seed: int = 0, buffer: int = _KERNEL_BUFFER
+    ) -> None:
         self.target = target
+        self._buffer = buffer
         self.port = 0
         self.accepted = 0
         self._random = random.Random(seed)
@@ -41,8 +50,8 @@ class Proxy:
 
     async def __aenter__(self) -> Self:
         self._listener.setblocking(False)
-        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _KERNEL_BUFFER)
-        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _KERNEL_BUFFER)
+        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._buffer)
+        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self._buffer)
         self._listener.bind(("127.0.0.1", 0))
         self._listener.listen(1024)
         self.port = self._listener.getsockname()[1]
@@ -94,7 +103,7 @@ class Proxy:
 
     async def _link(self, client: TcpClient) -> None:
         try:
-            server = await TcpClient.connect(self.target, receive_buffer=_KERNEL_BUFFER)
+            server = await TcpClient.connect(self.target, receive_buffer=self._buffer)
         except OSError:
             client.reset()
             return
@@ -122,10 +131,11 @@ class Proxy:
     async def _forward(self, source: socket.socket, sink: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         due = loop.time()
+        most = min(16 * 1024, self._buffer)
         while True:
             await self._flowing.wait()
             # Odd sizes, so that frames are split where nobody expects it.
-            data = await loop.sock_recv(source, self._random.randint(1, 16 * 1024))
+            data = await loop.sock_recv(source, self._random.randint(1, most))
             if not data:
                 return
             await self._flowing.wait()

@@ -11,6 +11,7 @@ from typing import Any
 
 from service.connections.connection import ClientConnection
 from service.connections.pending_connection import PendingConnection
+from service.connections.send_window import SOONEST
 from service.core.errors import Close
 from service.core.hooks import Handlers
 from service.core.model import Channel, Draft, HistoryPage, RawJson
@@ -42,6 +43,8 @@ class FakeSocket:
         closes: Close frames written.
         aborts: Calls of `abort`.
         gone: Once set, every write raises OSError.
+        written: Characters written.
+        in_flight: How many of them the peer's kernel has not acknowledged.
     """
 
     def __init__(self) -> None:
@@ -49,6 +52,10 @@ class FakeSocket:
         self.closes: list[int] = []
         self.aborts = 0
         self.gone = False
+        self._messages: list[dict[str, Any]] = []
+        self._parsed = 0  # frames whose messages are in there
+        self.written = 0
+        self.in_flight = 0
         self._stuck: asyncio.Future[None] | None = None
         self._written = asyncio.Event()
 
@@ -64,13 +71,19 @@ class FakeSocket:
 
     @property
     def messages(self) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = []
-        for frame in self.frames:
+        for frame in self.frames[self._parsed :]:
             if isinstance(frame, bytes):
-                found += messages(frame)
+                self._messages += messages(frame)
             else:
-                found += map(json.loads, frame.split("\n"))
-        return found
+                self._messages += map(json.loads, frame.split("\n"))
+        self._parsed = len(self.frames)
+        return list(self._messages)
+
+    def forget(self) -> None:
+        """Forget what was written so far."""
+        self.frames.clear()
+        self._messages.clear()
+        self._parsed = 0
 
     def offsets(self, channel: str) -> list[int]:
         """Return the offsets seen of *channel*, of replies and pushes, in order."""
@@ -112,6 +125,7 @@ class FakeSocket:
         if self.gone:
             raise ConnectionResetError("gone")
         self.frames.append(frame)
+        self.written += len(frame)
         self._written.set()
 
     async def close(self, close: Close) -> None:
@@ -121,6 +135,9 @@ class FakeSocket:
             raise ConnectionResetError("gone")
         self.closes.append(close.code)
         self._written.set()
+
+    def progress(self) -> tuple[int, int]:
+        return self.written, self.written - self.in_flight
 
     def abort(self) -> None:
         self.aborts += 1
@@ -253,6 +270,21 @@ class LoopWorld(World):
             self.hub.publish(Channel(channel), Draft(data), rules.history, one)
         async with asyncio.timeout(PATIENCE):
             await done
+
+    async def caught_up(
+        self, socket: FakeSocket, condition: Callable[[], object]
+    ) -> None:
+        """Wait until *condition* holds; a catch-up takes time of the virtual clock."""
+        assert isinstance(self.clock, VirtualClock)
+        seen = -1
+        async with asyncio.timeout(PATIENCE):
+            while seen == socket.written or not condition():
+                seen = socket.written
+                if self.tasks:
+                    await asyncio.wait(self.tasks)
+                else:
+                    self.clock.advance(SOONEST)
+                await asyncio.sleep(0)
 
     async def quiet(self) -> None:
         """Wait until no task of ours is left and the loop has turned."""

@@ -284,6 +284,7 @@ class ScriptedMember:
         waiting: Messages handed over since the last `drain`.
         seats: Every membership it has had, by channel, newest last.
         on_put: Called with each message, when set.
+        given: Bytes of recovered publications that it was handed.
     """
 
     def __init__(self, hub: Hub, size: int, name: str) -> None:
@@ -293,6 +294,7 @@ class ScriptedMember:
         self.seats: dict[Channel, list[Seat]] = {}
         self.losses: list[Channel] = []
         self.on_put: Callable[[str], None] | None = None
+        self.given = 0
         self._hub = hub
         self._size = size
 
@@ -350,6 +352,12 @@ class ScriptedMember:
     @property
     def idle(self) -> bool:
         return not self.waiting
+
+    def takes_more(self) -> bool:
+        return self.idle
+
+    def give(self, size: int) -> None:
+        self.given += size
 
     @property
     def space(self) -> int:

@@ -119,6 +119,9 @@ class Client:
         assert self.close_code is None, "closed twice"
         self.close_code = close.code
 
+    def progress(self) -> tuple[int, int]:
+        return 0, 0
+
     def abort(self) -> None:
         self.aborted = True
 
