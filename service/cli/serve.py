@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from service.core.errors import StartupError
+from service.core.hooks import Handlers
 
 if TYPE_CHECKING:
     from service.settings import Settings
@@ -20,7 +25,14 @@ __all__ = ["serve"]
     "--port", type=int, help="TCP port; 0 takes a free one.  [STEADWIRE_SERVER_PORT]"
 )
 @click.option("--store", help="The SQLite file, or :memory:.  [STEADWIRE_STORE_PATH]")
-def serve(host: str | None, port: int | None, store: str | None) -> None:
+@click.option(
+    "--app",
+    metavar="MODULE:NAME",
+    help="Hooks in Python: a Handlers object, or a function that returns one.",
+)
+def serve(
+    host: str | None, port: int | None, store: str | None, app: str | None
+) -> None:
     """Serve clients until SIGTERM or Ctrl-C.
 
     Settings come from steadwire.toml (or the file that STEADWIRE_CONFIG names), then
@@ -44,9 +56,38 @@ def serve(host: str | None, port: int | None, store: str | None) -> None:
     logs.configure(settings.log)  # stderr: the announcement is printed on stdout
     report_service_links(os.environ)
     _warn_of_exposure(settings)
-    app = create_app(settings)
-    ready = _announcement(settings, app.api_key)
-    server.run(server.serve(app, settings, ready=ready, drain=app.drain))
+    application = create_app(settings, _handlers(app) if app else None)
+    ready = _announcement(settings, application.api_key)
+    server.run(
+        server.serve(application, settings, ready=ready, drain=application.drain)
+    )
+
+
+def _handlers(name: str) -> Handlers:
+    """Import the hooks that *name* names; modules are also found where we run.
+
+    Raises:
+        StartupError: There are none of that name.
+    """
+    module, _, attribute = name.partition(":")
+    if not module or not attribute:
+        raise StartupError(f"--app {name}: expected MODULE:NAME, as in hooks:handlers")
+    sys.path.insert(0, os.getcwd())
+    try:
+        found = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise  # a mistake in the module itself: its author wants the traceback
+        raise StartupError(f"--app {name}: there is no module {error.name}") from error
+    handlers = getattr(found, attribute, None)
+    if callable(handlers) and not isinstance(handlers, Handlers):
+        handlers = handlers()
+    if not isinstance(handlers, Handlers):
+        raise StartupError(
+            f"--app {name}: not a service.core.hooks.Handlers, nor a function that "
+            "returns one"
+        )
+    return handlers
 
 
 def _warn_of_exposure(settings: Settings) -> None:
@@ -77,7 +118,7 @@ def _announcement(settings: Settings, api_key: str) -> Callable[[list[str]], Non
         clients, api = addresses[0], addresses[-1]
         example = (
             f"Publish a message{where}:\n\n"
-            f"curl -sS {api}/api/publish -H 'Content-Type: application/json' "
+            f"curl -sS -w '\\n' {api}/api/publish -H 'Content-Type: application/json' "
             f'-H "X-API-Key: {shown}" '
             """-d '{"channel":"chat","data":{"text":"hello"}}'\n"""
         )

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
 
 from tests.harness.process import environment, launched
 
@@ -68,8 +70,8 @@ def announced(process: subprocess.Popen[str]) -> tuple[dict[str, str], list[str]
 
 def paste(words: list[str]) -> Any:
     """Do what curl would."""
-    assert words[:2] == ["curl", "-sS"]
-    url, options = words[2], words[3:]
+    assert words[:4] == ["curl", "-sS", "-w", r"\n"]  # the prompt is on its own line
+    url, options = words[4], words[5:]
     values = list(zip(options[::2], options[1::2], strict=True))
     headers = dict(value.split(": ", 1) for name, value in values if name == "-H")
     (data,) = [value for name, value in values if name == "-d"]
@@ -159,3 +161,70 @@ def test_an_option_that_is_none(start: Start) -> None:
     _, stderr = process.communicate(timeout=30)
     assert process.returncode == 2
     assert "--prot" in stderr
+
+
+HOOKS = """
+from service.core.hooks import ConnectEvent, ConnectResult, Handlers
+
+
+async def connect(event: ConnectEvent) -> ConnectResult:
+    return ConnectResult(user="ann", channels=("news",))
+
+
+def make() -> Handlers:
+    return Handlers(connect=connect)
+
+
+handlers = make()
+number = 1
+"""
+
+
+@pytest.mark.parametrize("name", ["hooks:handlers", "hooks:make"])
+def test_hooks_in_python_are_served_and_drained(
+    start: Start, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "hooks.py").write_text(HOOKS)
+    process = start("serve", "--port", "0", "--app", name)
+    addresses, _ = announced(process)
+    with connect(addresses["WebSocket"]) as socket:
+        socket.send('{"id":1,"connect":{}}')
+        reply = json.loads(socket.recv())
+        assert list(reply["connect"]["subs"]) == ["news"]
+        process.send_signal(signal.SIGTERM)
+        with pytest.raises(ConnectionClosed) as end:
+            socket.recv()
+    assert end.value.rcvd is not None
+    assert end.value.rcvd.code == 3001
+    process.communicate(timeout=30)
+    assert process.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("hooks", "expected MODULE:NAME"),
+        (":handlers", "expected MODULE:NAME"),
+        ("missing:handlers", "there is no module missing"),
+        ("hooks:nothing", "not a service.core.hooks.Handlers"),
+        ("hooks:number", "not a service.core.hooks.Handlers"),
+    ],
+)
+def test_hooks_that_are_not_there(
+    start: Start, tmp_path: Path, name: str, reason: str
+) -> None:
+    (tmp_path / "hooks.py").write_text(HOOKS)
+    text = assert_refused(start("serve", "--port", "0", "--app", name))
+    assert text.startswith(f"--app {name}: ")
+    assert reason in text
+    assert not (tmp_path / "steadwire.db").exists()
+
+
+def test_a_mistake_in_the_module_of_hooks_is_shown(
+    start: Start, tmp_path: Path
+) -> None:
+    (tmp_path / "hooks.py").write_text("import nowhere_to_be_found\n")
+    process = start("serve", "--port", "0", "--app", "hooks:handlers")
+    _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert "nowhere_to_be_found" in stderr

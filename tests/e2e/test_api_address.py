@@ -45,7 +45,10 @@ async def status(api: Api, method: str, path: str, **headers: str) -> int:
 
 async def test_the_two_have_different_ports(server: Server) -> None:
     assert 0 != admin_port(server) != server.port
-    assert f"curl -sS http://127.0.0.1:{admin_port(server)}/api" in server.output()
+    assert (
+        f"curl -sS -w '\\n' http://127.0.0.1:{admin_port(server)}/api"
+        in server.output()
+    )
 
 
 @pytest.mark.parametrize("path", ADMIN)
