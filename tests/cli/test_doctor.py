@@ -25,6 +25,7 @@ from service.stores.sqlite.schema import open_files
 from tests.auth.keyring import OTHER_SECRET, SECRET, odd_curve_pem
 from tests.cli.running import KEYS, printed, run
 from tests.harness.process import environment, launched
+from tests.harness.server import Server
 
 
 def examined(**env: str) -> dict[str, Finding]:
@@ -267,6 +268,17 @@ def test_the_port() -> None:
         assert found.level == "problem"
         assert found.text == f"{port} on 127.0.0.1 is in use"
     assert examined(STEADWIRE_SERVER_PORT=port)["port"].level == "ok"
+
+
+def test_a_server_that_is_running(own_server: Server) -> None:
+    """Its port and its store are taken by itself, which is as it should be."""
+    stdout = printed("doctor", "--port", str(own_server.port), **own_server.settings)
+    (port,) = (line for line in stdout.splitlines() if " port " in line)
+    assert port.startswith("ok")
+    assert "a Steadwire server is running there" in port
+    (store,) = (line for line in stdout.splitlines() if " store " in line)
+    assert store.startswith("ok")
+    assert "in use by the running server" in store
 
 
 def test_an_address_of_another_machine() -> None:

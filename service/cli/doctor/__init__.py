@@ -11,7 +11,10 @@ __all__ = ["doctor"]
 
 
 @click.command()
-def doctor() -> None:
+@click.option(
+    "--port", type=int, help="TCP port, as of serve.  [STEADWIRE_SERVER_PORT]"
+)
+def doctor(port: int | None) -> None:
     """Examine settings, keys, store, port and installation, and say what to mend.
 
     Changes nothing. The exit status is 1 if there is a problem.
@@ -24,7 +27,7 @@ def doctor() -> None:
     # Only findings are printed on stdout.
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     failed = False
-    for level, subject, text, remedy in examine(os.environ):
+    for level, subject, text, remedy in examine(os.environ, port):
         failed = failed or level == PROBLEM
         print(f"{level:<8} {subject:<10} {text}")
         if remedy:

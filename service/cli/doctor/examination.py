@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import http.client
 import platform
 import socket
 from collections.abc import Iterator, Mapping
@@ -23,11 +24,18 @@ from service.settings import Settings, load, service_link_collisions
 
 __all__ = ["examine"]
 
+_ANSWER = 2.0  # s that a server has to say that it is live
 
-def examine(environ: Mapping[str, str]) -> Iterator[Finding]:
-    """Examine everything, or without readable settings all that does not need them."""
+
+def examine(environ: Mapping[str, str], port: int | None = None) -> Iterator[Finding]:
+    """Examine everything, or without readable settings all that does not need them.
+
+    Args:
+        environ: The environment.
+        port: Takes the place of ``server.port``, as of ``steadwire serve``.
+    """
     try:
-        settings = load(environ, {})
+        settings = load(environ, {} if port is None else {"server": {"port": port}})
     except SettingsError as error:
         for mistake in error.mistakes:
             yield Finding(
@@ -49,15 +57,34 @@ def examine(environ: Mapping[str, str]) -> Iterator[Finding]:
                 'set environment = "production", or server.host to 127.0.0.1',
             )
         yield from examine_keys(settings)
-        yield examine_store(settings)
+        running = _answers(settings.server.host, settings.server.port)
+        yield examine_store(settings, running=running)
         yield from examine_permissions(environ, settings)
-        yield from _ports(settings)
+        yield from _ports(settings, running=running)
     yield _hypercorn()
     yield _compiled()
 
 
-def _ports(settings: Settings) -> Iterator[Finding]:
+def _answers(host: str, port: int) -> bool:
+    """Tell whether a server of ours listens there: it says that it is live."""
+    if port == 0:
+        return False
+    connection = http.client.HTTPConnection(host, port, timeout=_ANSWER)
+    try:
+        connection.request("GET", "/health/live")
+        return connection.getresponse().read(64) == b'{"status":"live"}'
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def _ports(settings: Settings, *, running: bool) -> Iterator[Finding]:
     server, api = settings.server, settings.api
+    if running:
+        text = f"{server.port} on {server.host}: a Steadwire server is running there"
+        yield Finding(OK, "port", text)
+        return
     yield _port(server.host, server.port, "server")
     if api.port is None:
         return

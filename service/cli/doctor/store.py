@@ -10,7 +10,7 @@ from pathlib import Path
 
 from service.cli.doctor.finding import NOTE, OK, PROBLEM, Finding
 from service.core.clock import SystemClock
-from service.core.errors import StartupError, SteadwireError
+from service.core.errors import StartupError, SteadwireError, StoreInUse
 from service.settings import DynamodbSettings, Settings, StoreSettings
 from service.stores.sqlite.schema import open_files
 
@@ -20,14 +20,19 @@ _MAGIC = b"SQLite format 3\x00"
 _HEADER = 108  # bytes of a database's header, and of its first page's
 
 
-def examine_store(settings: Settings) -> Finding:
-    """Examine the store that the settings choose."""
+def examine_store(settings: Settings, *, running: bool = False) -> Finding:
+    """Examine the store that the settings choose.
+
+    Args:
+        settings: They choose it.
+        running: A server is running with these settings, so it holds the file.
+    """
     if settings.store.backend == "dynamodb":
         return _dynamodb(settings.dynamodb)
-    return _sqlite(settings.store)
+    return _sqlite(settings.store, running=running)
 
 
-def _sqlite(settings: StoreSettings) -> Finding:
+def _sqlite(settings: StoreSettings, *, running: bool) -> Finding:
     path = settings.path
     if path == ":memory:":
         return Finding(
@@ -38,6 +43,10 @@ def _sqlite(settings: StoreSettings) -> Finding:
         )
     try:
         return Finding(OK, "store", _examine_file(path))
+    except StoreInUse as error:
+        if running:
+            return Finding(OK, "store", f"{path} is in use by the running server")
+        return Finding(PROBLEM, "store", *error.args)
     except SteadwireError as error:
         return Finding(PROBLEM, "store", *error.args)
 
@@ -90,7 +99,7 @@ def _try_lock(path: str) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        raise StartupError(
+        raise StoreInUse(
             f"{path.removesuffix('.lock')} is in use by another process",
             "if that is Steadwire, it runs already; else set store.path to another",
         ) from error
