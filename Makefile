@@ -6,7 +6,8 @@ SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
 EXTENSIONS := $(wildcard _speedups/*.py _speedups/*.pyx _speedups/*.pxd)
-PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+# Not quiet: the first run takes a minute, and shows what it does.
+PIP := $(BIN)/python -m pip --disable-pip-version-check install
 
 # One more than the cores it is meant for (2): tests wait for servers half of their time.
 WORKERS := 3
