@@ -398,7 +398,10 @@ class ClientConnection:
     def ask(self, command: int, event: Event) -> None:
         """Ask a hook; the session is given its answer, or a refusal if it is late."""
         context = self._context
-        if isinstance(event, ConnectEvent | RefreshEvent):
+        if isinstance(event, ConnectEvent):
+            pending = self._pending
+            event = replace(event, origin=pending.origin, http_headers=pending.headers)
+        elif isinstance(event, RefreshEvent):
             event = replace(event, origin=self._pending.origin)
         ask(
             context.handlers,

@@ -9,6 +9,7 @@ import structlog
 
 from service.core.errors import INTERNAL, CloseError, ReplyError, describe
 from service.core.hooks import (
+    WRONG_ANSWER,
     Answer,
     ConnectEvent,
     Event,
@@ -18,6 +19,7 @@ from service.core.hooks import (
     RpcEvent,
     SubRefreshEvent,
     SubscribeEvent,
+    WrongAnswer,
 )
 from service.core.ports import Clock
 from service.metrics import Metrics
@@ -61,7 +63,9 @@ def ask(
         if waiting:
             waiting = False
             timer.cancel()
-            if isinstance(outcome, ReplyError) and outcome.error is INTERNAL:
+            if isinstance(outcome, ReplyError) and (
+                outcome.error is INTERNAL or outcome.error is WRONG_ANSWER
+            ):
                 count_hook(event, metrics)
             answered(outcome)
 
@@ -94,4 +98,7 @@ def count_hook(event: Event, metrics: Metrics) -> None:
 
 def log_hook(event: Event, error: BaseException) -> None:
     """Log that a hook failed, without the event and the answer."""
-    log.error("a hook failed", hook=type(event).__name__, **describe(error))
+    about = describe(error)
+    if isinstance(error, WrongAnswer):
+        about["reason"] = str(error)
+    log.error("a hook failed", hook=type(event).__name__, **about)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Final, Protocol
 
 from service.core.errors import Close
 from service.core.model import UserId
 from service.session.command_queue import CommandQuota
 
 __all__ = ["Gate", "PendingConnection"]
+
+NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 class Gate(Protocol):
@@ -30,25 +33,29 @@ class PendingConnection:
     Args:
         address: The key of the client's address.
         origin: Its Origin header, "" for none.
+        headers: The headers of its handshake that the connect hook is given.
         gate: Told when it has connected or was refused; None where no gate let it in.
 
     Attributes:
         address: The key of the client's address.
         origin: Its Origin header, "" for none.
+        headers: As above, until it has connected.
         quota: The commands it may send; None for any number; set by the gate.
         close: Closes it while it is pending; set by its connection.
     """
 
-    __slots__ = ("_gate", "address", "close", "origin", "quota")
+    __slots__ = ("_gate", "address", "close", "headers", "origin", "quota")
 
     def __init__(
         self,
         address: str,
         origin: str = "",
+        headers: Mapping[str, str] = NO_HEADERS,
         gate: Gate | None = None,
     ) -> None:
         self.address = address
         self.origin = origin
+        self.headers = headers
         self.quota: CommandQuota | None = None
         self._gate = gate
         self.close: Callable[[Close], None] | None = None
@@ -57,6 +64,7 @@ class PendingConnection:
         """Free its place at the gate: it has connected as *user*."""
         if self._gate is not None:
             self._gate.forget(self)
+        self.headers = NO_HEADERS  # secrets as a rule, and no longer of use
         self.close = None  # it would keep the connection in memory
         if self.quota is not None:
             self.quota.user = user

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import httpx
 
@@ -34,16 +35,67 @@ async def fetch(
     *,
     limit: int,
     content: str | None = None,
+    headers: Sequence[tuple[bytes, bytes]] = (),
+    repeat: bool = False,
 ) -> bytes:
-    """Return the body of a 200 answer of at most *limit* bytes.
+    """Return the body of a 2xx answer of at most *limit* bytes.
+
+    Args:
+        client: From `http_client`.
+        method: The method.
+        url: The URL.
+        limit: Most bytes of the answer.
+        content: The body of the request.
+        headers: More headers.
+        repeat: Send the request once more when a kept connection ends before its
+            answer begins: the other side has closed it meanwhile, or has received the
+            request and failed. Only for requests that may be carried out twice.
 
     Raises:
-        UnusableAnswer: The status is not 200, or the answer is compressed or longer.
+        UnusableAnswer: The status is not 2xx, or the answer is compressed or longer.
         httpx.HTTPError: The network failed.
     """
+    progress = _Progress()
+    request = client.build_request(
+        method,
+        url,
+        content=content,
+        headers=list(headers),
+        extensions={"trace": progress.note},
+    )
+    try:
+        return await _send(client, request, limit)
+    except (httpx.NetworkError, httpx.RemoteProtocolError):
+        if not repeat or progress.connected or progress.answered:
+            raise
+    return await _send(client, request, limit)
+
+
+class _Progress:
+    """The progress of a request.
+
+    Attributes:
+        connected: A connection was made for it.
+        answered: The head of an answer has come.
+    """
+
+    def __init__(self) -> None:
+        self.connected = False
+        self.answered = False
+
+    async def note(self, event: str, _: Any) -> None:
+        """Take note of an event of httpcore."""
+        if event == "connection.connect_tcp.started":
+            self.connected = True
+        elif event == "http11.receive_response_headers.complete":
+            self.answered = True
+
+
+async def _send(client: httpx.AsyncClient, request: httpx.Request, limit: int) -> bytes:
     body = bytearray()
-    async with client.stream(method, url, content=content) as response:
-        if response.status_code != 200:
+    response = await client.send(request, stream=True)
+    try:
+        if not response.is_success:
             raise UnusableAnswer(f"status {response.status_code}")
         if response.headers.get("content-encoding", "identity") != "identity":
             raise UnusableAnswer("a compressed answer, which was not asked for")
@@ -51,4 +103,6 @@ async def fetch(
             body += chunk
             if len(body) > limit:
                 raise UnusableAnswer(f"an answer over {limit} bytes")
+    finally:
+        await response.aclose()
     return bytes(body)

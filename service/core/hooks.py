@@ -2,7 +2,8 @@
 
 A hook gets an event and returns a result, or raises `ReplyError` (the client gets that
 error) or `CloseError` (the connection ends). Any other exception is an internal error,
-temporary for the client: a hook that fails admits nobody.
+temporary for the client: a hook that fails admits nobody. A result with a field of a
+wrong type is one too, but not temporary: the same would come again.
 
 Payloads (``data``, ``info``, ``meta``) are JSON text in events. In results they are any
 Python object, or JSON text wrapped in `Raw`.
@@ -16,8 +17,9 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
+from service.core.errors import INTERNAL, ErrorReply, SteadwireError
 from service.core.model import (
     NO_OVERRIDE,
     TICKET_PREFIX,
@@ -29,6 +31,7 @@ from service.core.model import (
 )
 
 __all__ = [
+    "WRONG_ANSWER",
     "Answer",
     "ConnectEvent",
     "ConnectResult",
@@ -46,7 +49,18 @@ __all__ = [
     "SubRefreshResult",
     "SubscribeEvent",
     "SubscribeResult",
+    "WrongAnswer",
 ]
+
+WRONG_ANSWER: Final = ErrorReply(INTERNAL.code, INTERNAL.message)
+"""`INTERNAL`, but not temporary: asked again, the hook would answer the same."""
+
+
+class WrongAnswer(SteadwireError):
+    """A hook's answer has a field of a wrong type or value: its program is wrong.
+
+    The text names the field, and quotes nothing of the answer.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +80,11 @@ class ConnectEvent:
         data: The payload of the connect command, None for none.
         name: The SDK's name, as the client states it.
         version: The application's version, as the client states it.
-        headers: The emulated headers that the client sent.
+        headers: The emulated headers of the connect command: whatever the client wrote
+            there.
+        http_headers: The headers of the WebSocket's handshake that
+            `proxy.http_headers` lists, names in lower case. Browsers set ``cookie``
+            and ``user-agent`` themselves.
         origin: The Origin header of the WebSocket, "" for none.
     """
 
@@ -76,6 +94,7 @@ class ConnectEvent:
     name: str = ""
     version: str = ""
     headers: dict[str, Any] = field(default_factory=dict)
+    http_headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     origin: str = ""
 
 

@@ -1,17 +1,26 @@
 """Hooks over HTTP: endpoints of the application that decide about its clients.
 
 Each call is one POST with a JSON object, as Centrifugo's proxies send it, and one
-answer ``{"result":{…}}``, ``{"error":{…}}`` or ``{"disconnect":{…}}``. Any other answer
-is unusable: none in time, a status other than 200, too many bytes, malformed JSON, a
-wrong type, a code that clients would not understand. Then the client gets error 100,
-temporary, and the reason is logged. An error of this module is not reported as an
-unusable answer; it is raised to the caller.
+answer ``{"result":{…}}``, ``{"error":{…}}`` or ``{"disconnect":{…}}``, with any status
+of success. Other answers admit nobody, and the reason is logged:
+
+* Unusable: none in time, another status, too many bytes, malformed JSON, none of the
+  three fields. The client gets error 100, temporary.
+* Wrong: one of the three with a field of a wrong type, or a code that clients would not
+  understand. The endpoint would say the same again, so the client gets error 100, not
+  temporary.
+
+An error of this module is not reported as the endpoint's; it is raised to the caller.
+
+A connection that was kept may have been closed by the other side. What was sent on it
+is sent once more, except an rpc: the endpoint may have carried it out. The other three
+hooks are questions, which may be asked twice.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 import httpx
@@ -23,6 +32,7 @@ from _speedups import check, quote
 from service.core.errors import INTERNAL, CloseError, ReplyError, SettingsError
 from service.core.fetch import UnusableAnswer, fetch, http_client
 from service.core.hooks import (
+    WRONG_ANSWER,
     ConnectEvent,
     ConnectResult,
     Handlers,
@@ -33,6 +43,7 @@ from service.core.hooks import (
     ServerSubscription,
     SubscribeEvent,
     SubscribeResult,
+    WrongAnswer,
 )
 from service.core.hooks import Raw as RawPayload
 from service.core.json_fields import ServerSubscription as SubscriptionFields
@@ -166,23 +177,39 @@ class HooksProxy:
 
         async def hook(event: E) -> A:
             request = request_of(event)
+            headers: list[tuple[bytes, bytes]] = []
+            if isinstance(event, ConnectEvent):
+                headers = [
+                    (header.encode(), text.encode("latin-1"))
+                    for header, text in event.http_headers.items()
+                ]
+            repeat = not isinstance(event, RpcEvent)
             try:
-                result = await self._call(url, request, slots)
+                result = await self._call(url, request, headers, slots, repeat=repeat)
                 return result_of(_decode(result, shape), limit)
             except UnusableAnswer as failure:
-                reason = str(failure)
+                reason, refusal = str(failure), INTERNAL
+            except WrongAnswer as mistake:
+                reason, refusal = str(mistake), WRONG_ANSWER
             log.warning("a hook's endpoint failed", hook=name, reason=reason)
-            raise ReplyError(INTERNAL)
+            raise ReplyError(refusal)
 
         return hook
 
     async def _call(
-        self, url: httpx.URL, request: str, slots: asyncio.Semaphore
+        self,
+        url: httpx.URL,
+        request: str,
+        headers: Sequence[tuple[bytes, bytes]],
+        slots: asyncio.Semaphore,
+        *,
+        repeat: bool,
     ) -> Raw:
         """Return the result that an endpoint answers with.
 
         Raises:
-            UnusableAnswer: There is no answer, or it is not valid.
+            UnusableAnswer: There is no answer.
+            WrongAnswer: A field of it is wrong.
             ReplyError: The endpoint answers with an error.
             CloseError: The endpoint ends the connection.
         """
@@ -194,6 +221,8 @@ class HooksProxy:
                     url,
                     limit=self._settings.answer_size,
                     content=request,
+                    headers=headers,
+                    repeat=repeat,
                 )
         except TimeoutError:
             raise UnusableAnswer(
@@ -205,19 +234,21 @@ class HooksProxy:
             document = check(text)
         except ValueError:
             raise UnusableAnswer("the answer is not JSON") from None
+        if not document.startswith("{"):
+            raise UnusableAnswer("the answer is not an object")
         envelope = _decode(document, _Envelope)
         refusal, end = envelope.error, envelope.disconnect
         if end is not None:
             close = close_of(end.code, end.reason)
             if close is None:
-                raise UnusableAnswer(
+                raise WrongAnswer(
                     f"disconnect code {end.code} or its reason is not valid"
                 )
             raise CloseError(close)
         if refusal is not None:
             row = error_of(refusal.code, refusal.message, temporary=refusal.temporary)
             if row is None:
-                raise UnusableAnswer(
+                raise WrongAnswer(
                     f"error code {refusal.code} or its message is not valid"
                 )
             raise ReplyError(row)
@@ -229,8 +260,12 @@ class HooksProxy:
 def _decode(document: str | Raw, shape: type[R]) -> R:
     try:
         return msgspec.json.decode(document, type=shape)
+    except msgspec.ValidationError as error:
+        # It names types and the path of known fields; keys and values are not quoted.
+        where = "result: " if shape is not _Envelope else ""
+        raise WrongAnswer(f"{where}{error}") from None
     except msgspec.DecodeError:
-        raise UnusableAnswer("the answer has a wrong shape") from None
+        raise UnusableAnswer("the answer is not JSON") from None
 
 
 # Requests.
@@ -273,31 +308,31 @@ def _rpc_request(event: RpcEvent) -> str:
 
 
 def _connect_result(result: _Connect, limit: int) -> ConnectResult:
-    meta = _payload(result.meta, None, limit)
-    if meta is not None and not meta.text.startswith("{"):
-        raise UnusableAnswer("meta must be an object")
+    meta = optional_payload_of(result.meta, None)
+    if meta is not None and not meta.startswith("{"):
+        raise WrongAnswer("meta must be an object")
     return ConnectResult(
         user=result.user,
-        info=_payload(result.info, result.b64info, limit),
-        data=_payload(result.data, result.b64data, limit),
+        info=_payload(result, "info", limit),
+        data=_payload(result, "data", limit),
         channels=tuple(result.channels or ()),
         expire_at=result.expire_at or 0,
         subs={
             name: ServerSubscription(
-                info=_payload(sub.info, sub.b64info, limit),
-                data=_payload(sub.data, sub.b64data, limit),
+                info=_payload(sub, "info", limit),
+                data=_payload(sub, "data", limit),
                 override=override_of(sub.override),
             )
             for name, sub in (result.subs or {}).items()
         },
-        meta=meta,
+        meta=None if meta is None else RawPayload(meta),
     )
 
 
 def _subscribe_result(result: _Subscribe, limit: int) -> SubscribeResult:
     return SubscribeResult(
-        info=_payload(result.info, result.b64info, limit),
-        data=_payload(result.data, result.b64data, limit),
+        info=_payload(result, "info", limit),
+        data=_payload(result, "data", limit),
         expire_at=result.expire_at or 0,
         override=override_of(result.override),
     )
@@ -305,20 +340,20 @@ def _subscribe_result(result: _Subscribe, limit: int) -> SubscribeResult:
 
 def _publish_result(result: _Publish, limit: int) -> PublishResult:
     return PublishResult(
-        data=_payload(result.data, result.b64data, limit),
+        data=_payload(result, "data", limit),
         skip_history=bool(result.skip_history),
     )
 
 
 def _rpc_result(result: _Rpc, limit: int) -> RpcResult:
-    return RpcResult(data=_payload(result.data, result.b64data, limit))
+    return RpcResult(data=_payload(result, "data", limit))
 
 
-def _payload(
-    data: Raw | UnsetType, encoded: str | None, limit: int
-) -> RawPayload | None:
+def _payload(fields: object, name: str, limit: int) -> RawPayload | None:
     try:
-        text = optional_payload_of(data, encoded, limit)
+        text = optional_payload_of(
+            getattr(fields, name), getattr(fields, f"b64{name}"), limit
+        )
     except ReplyError:
-        raise UnusableAnswer("a b64 field does not hold JSON") from None
+        raise WrongAnswer(f"b64{name} does not hold JSON in base64") from None
     return None if text is None else RawPayload(text)

@@ -1,14 +1,15 @@
 """Hook answers, checked as a whole before a session acts on any part of them.
 
 An answer comes from the application or from a token. One whose fields have the wrong
-types is not an answer: the client gets a temporary error and may try again. `check`
-looks at every field and does nothing else, so that whatever fails later is our own
-fault and is not taken for the answer's.
+types is not an answer: the client gets an error, which is not temporary because the
+program of the hook is wrong. One whose payloads cannot be serialized may be right the
+next time: that error is temporary. `check` looks at every field and does nothing else,
+so that whatever fails later is our own fault and is not taken for the answer's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple, TypeVar
 
 from service.core.errors import CloseError, ReplyError
@@ -28,6 +29,7 @@ from service.core.hooks import (
     SubRefreshResult,
     SubscribeEvent,
     SubscribeResult,
+    WrongAnswer,
 )
 from service.core.model import NO_OVERRIDE, Channel, Override, RawJson, UserId
 from service.payload import dump_optional
@@ -149,16 +151,16 @@ def check(event: Event, answer: Answer, expiry: Expiry, now: float) -> Checked:
     """Return what *answer* says to *event*, with every field checked.
 
     Raises:
-        Exception: It is not an answer to that event. Besides `TypeError` and
-            `ValueError`, objects of the application may raise anything when read.
+        WrongAnswer: It is not an answer to that event, or a field is wrong.
+        Exception: Objects of the application may raise anything when read.
     """
     match event, answer:
         case ConnectEvent(), ConnectResult():
             return _welcome(event, answer, expiry, now)
         case RefreshEvent(), RefreshResult():
             return ConnectionRefresh(
-                expiry.ttl(answer.expire_at, now),
-                expiry.close_at(answer.expire_at, now),
+                expiry.ttl(_expire_at(answer.expire_at), now),
+                expiry.close_at(_expire_at(answer.expire_at), now),
                 dump_optional(answer.info),
                 _typed("token_id", answer.token_id, str),
                 _typed("issued_at", answer.issued_at, int, float),
@@ -167,20 +169,20 @@ def check(event: Event, answer: Answer, expiry: Expiry, now: float) -> Checked:
             refreshable = _typed(
                 "client_side_refresh", answer.client_side_refresh, bool
             )
-            ttl = expiry.ttl(answer.expire_at, now)
+            ttl = expiry.ttl(_expire_at(answer.expire_at), now)
             return SubscribeGrant(
                 dump_optional(answer.info),
                 dump_optional(answer.data),
                 _typed("override", answer.override, Override),
-                expiry.unsubscribe_at(answer.expire_at, now),
+                expiry.unsubscribe_at(_expire_at(answer.expire_at), now),
                 ttl if refreshable else None,
                 refreshable,
             )
         case SubRefreshEvent(), SubRefreshResult():
             return SubscriptionRefresh(
                 Channel(_typed("channel", answer.channel, str)),
-                expiry.unsubscribe_at(answer.expire_at, now),
-                expiry.ttl(answer.expire_at, now),
+                expiry.unsubscribe_at(_expire_at(answer.expire_at), now),
+                expiry.ttl(_expire_at(answer.expire_at), now),
                 dump_optional(answer.info),
             )
         case PublishEvent(), PublishResult():
@@ -190,16 +192,16 @@ def check(event: Event, answer: Answer, expiry: Expiry, now: float) -> Checked:
             )
         case RpcEvent(), RpcResult():
             return RpcReturn(dump_optional(answer.data))
-    raise TypeError(f"{type(event).__name__} answered with {type(answer).__name__}")
+    raise WrongAnswer(f"{type(event).__name__} answered with {type(answer).__name__}")
 
 
 def _welcome(
     event: ConnectEvent, answer: ConnectResult, expiry: Expiry, now: float
 ) -> Welcome:
     refreshable = _typed("client_side_refresh", answer.client_side_refresh, bool)
-    ttl = expiry.ttl(answer.expire_at, now)
-    if isinstance(answer.channels, str):
-        raise TypeError("channels must be a tuple of strings")
+    ttl = expiry.ttl(_expire_at(answer.expire_at), now)
+    if isinstance(answer.channels, str) or not isinstance(answer.channels, Iterable):
+        raise WrongAnswer("channels must be a tuple of strings")
     subscriptions = {
         Channel(_typed("a channel", name, str)): SubscribeGrant()
         for name in answer.channels
@@ -220,7 +222,7 @@ def _welcome(
         ),
         dump_optional(answer.data),
         ttl if refreshable else None,
-        expiry.close_at(answer.expire_at, now),
+        expiry.close_at(_expire_at(answer.expire_at), now),
         refreshable,
         _typed("token_id", answer.token_id, str),
         _typed("issued_at", answer.issued_at, int, float),
@@ -228,10 +230,16 @@ def _welcome(
     )
 
 
+def _expire_at(value: float) -> float:
+    if not 0 <= _typed("expire_at", value, int, float) < NEVER:
+        raise WrongAnswer("expire_at must be Unix seconds, or 0")
+    return value
+
+
 def _typed(name: str, value: T, *kinds: type) -> T:
     if not isinstance(value, kinds):
         expected = " or ".join(kind.__name__ for kind in kinds)
-        raise TypeError(f"{name} must be {expected}, got {type(value).__name__}")
+        raise WrongAnswer(f"{name} must be {expected}, got {type(value).__name__}")
     return value
 
 

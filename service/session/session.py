@@ -50,6 +50,7 @@ from service.core.errors import (
     Unsubscribe,
 )
 from service.core.hooks import (
+    WRONG_ANSWER,
     Answer,
     ConnectEvent,
     Event,
@@ -58,6 +59,7 @@ from service.core.hooks import (
     RefreshEvent,
     SubRefreshEvent,
     SubscribeEvent,
+    WrongAnswer,
 )
 from service.core.model import (
     Appended,
@@ -387,7 +389,8 @@ class Session:
                 outcome = check(event, answer, self.expiry, now)
             except Exception as error:
                 wrong = error
-                outcome = answer = ReplyError(INTERNAL, reason="a wrong answer")
+                refusal = WRONG_ANSWER if isinstance(error, WrongAnswer) else INTERNAL
+                outcome = answer = ReplyError(refusal, reason="a wrong answer")
         user = self.identity.user
         try:
             if isinstance(outcome, CloseError):

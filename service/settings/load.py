@@ -163,6 +163,7 @@ class Settings(Section, frozen=True, kw_only=True):
         yield from self._in_urls()
         if self.api.host and self.api.port is None:
             yield "api.host needs api.port"
+        yield from self.proxy.mistakes()
         yield from self._in_client()
 
     @property

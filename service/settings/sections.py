@@ -433,12 +433,20 @@ class ApiSettings(Section, frozen=True, kw_only=True):
         return bool(self.key or self.keys_file)
 
 
+_HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2
+_OF_THE_CONNECTION = re.compile(
+    r"host|connection|keep-alive|te|trailer|transfer-encoding|upgrade|expect"
+    r"|content-.*|accept-encoding|sec-websocket-.*|proxy-.*",
+    re.IGNORECASE,
+)
+
+
 class ProxySettings(Section, frozen=True, kw_only=True):
     """HTTP endpoints that are asked about clients (the hooks of `service.core.hooks`).
 
     Each gets a POST with JSON and answers ``{"result":{…}}``, ``{"error":{code,
     message}}`` or ``{"disconnect":{code,reason}}``. An answer that is late, has another
-    status than 200, or is anything else admits nobody: the client gets a temporary
+    status than 2xx, or is anything else admits nobody: the client gets a temporary
     error.
 
     Attributes:
@@ -446,6 +454,9 @@ class ProxySettings(Section, frozen=True, kw_only=True):
         subscribe: Asked when a client subscribes.
         publish: Asked when a client publishes.
         rpc: Called with the client's rpc.
+        http_headers: Names of headers of the WebSocket's handshake that the connect
+            hook is given, as headers of its request: ``cookie``, ``authorization``,
+            ``user-agent`` or others. No header is passed on unless it is listed.
         timeout: For each request, connecting included. Below the SDKs' 5 s.
         connections: Most requests under way for each hook; more requests wait.
         answer_size: Largest answer; a larger one counts as no answer.
@@ -455,9 +466,21 @@ class ProxySettings(Section, frozen=True, kw_only=True):
     subscribe: str = ""
     publish: str = ""
     rpc: str = ""
+    http_headers: tuple[str, ...] = ()
     timeout: Seconds = 3.0
     connections: Positive = 100
     answer_size: Bytes = 1 * MiB
+
+    def mistakes(self) -> Iterator[str]:
+        """Yield a line for each header that cannot be passed on."""
+        for name in self.http_headers:
+            if not _HEADER.fullmatch(name):
+                yield f"proxy.http_headers: {name!r} is not a name"
+            if _OF_THE_CONNECTION.fullmatch(name):
+                yield (
+                    f"proxy.http_headers: {name!r} describes one connection or request "
+                    "and cannot be passed on"
+                )
 
     @property
     def endpoints(self) -> dict[str, str]:

@@ -73,6 +73,7 @@ class HandshakeGate:
         self._clock = clock
         self._closed = False
         self._origins = settings.origins
+        self._headers = [name.lower() for name in settings.proxy.http_headers]
         self._proxies = Proxies(settings.server.trusted_proxies)
         connects = rate_of(limits.connects_per_address, limits.burst)
         self._connects = Buckets[str](connects, _KEYS) if connects else None
@@ -98,7 +99,10 @@ class HandshakeGate:
         client = scope.get("client")
         address = self._proxies.client(client[0] if client else None, headers)
         origin = "".join(_all(headers, b"origin")[:1])
-        pending = PendingConnection(address, origin, self)
+        passed_on = {
+            name: text for name in self._headers if (text := _joined(headers, name))
+        }
+        pending = PendingConnection(address, origin, passed_on, self)
         try:
             refusal = self._take_place(pending, scope["path"], headers)
             if refusal is None:
@@ -174,6 +178,12 @@ class HandshakeGate:
 
 def _all(headers: list[tuple[bytes, bytes]], name: bytes) -> list[str]:
     return [value.decode("latin-1") for key, value in headers if key == name]
+
+
+def _joined(headers: list[tuple[bytes, bytes]], name: str) -> str:
+    """Return the lines of a header as one (RFC 9110, 5.3; RFC 9113, 8.2.3)."""
+    between = "; " if name == "cookie" else ", "
+    return between.join(_all(headers, name.encode()))
 
 
 async def _refuse(refusal: _Refusal, scope: Any, receive: Any, send: Any) -> None:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from service.core.errors import ErrorReply, ReplyError
 from service.core.hooks import (
@@ -268,3 +269,18 @@ async def test_live_publications_wait_for_the_connect_reply(
     first = subs["a"]["offset"]
     assert socket.offsets("a") == list(range(first + 1, 6))
     assert socket.offsets("b") == list(range(subs["b"]["offset"] + 1, 2))
+
+
+async def test_the_log_names_the_field_of_a_wrong_answer(hooked: MakeHooked) -> None:
+    async def connect(event: Any) -> ConnectResult:
+        return ConnectResult(user=42)  # type: ignore[arg-type]
+
+    world = await hooked(connect=connect)
+    connection, socket = world.open()
+    with capture_logs() as logs:
+        connection.receive(lines({"id": 1, "connect": {}}))
+        reply = await socket.reply(1)
+    assert reply["error"] == {"code": 100, "message": "internal server error"}
+    (failed,) = [entry for entry in logs if entry["event"] == "a hook failed"]
+    assert failed["reason"] == "user must be str, got int"
+    assert world.context.metrics.hook_failures.values["connect"] == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
@@ -17,6 +18,7 @@ from tests.harness.server import Server
 from tests.http.endpoints import Endpoints
 
 INTERNAL = {"code": 100, "message": "internal server error", "temporary": True}
+FINAL = {"code": 100, "message": "internal server error"}  # do not ask again
 ABOUT = {"transport": "websocket", "protocol": "json", "encoding": "json"}
 
 
@@ -199,15 +201,103 @@ async def test_connections_are_kept_and_bounded(
     assert len(endpoints.peers) <= 3  # the connect's may have been one of the two
 
 
+# --- the headers of the handshake
+
+
+COOKIES = {"Cookie": "session=s3cr3t; theme=dark", "User-Agent": "Browser/1"}
+
+
+async def test_the_listed_headers_of_the_handshake(
+    endpoints: Endpoints, make_server: Callable[..., Server]
+) -> None:
+    listed = {"STEADWIRE_PROXY_HTTP_HEADERS": '["Cookie", "user-agent", "X-None"]'}
+    server = await make_server(endpoints.settings(**listed)).start()
+    sent = {**COOKIES, "Authorization": "Bearer not-listed"}
+    async with await RawClient.open(server.port, headers=sent) as client:
+        # What the client writes into its command is not taken for a header.
+        await client.connect(headers={"cookie": "made up", "authorization": "made up"})
+        await client.request(rpc={"method": "m"})
+    connect, rpc = endpoints.headers
+    assert connect["Cookie"] == COOKIES["Cookie"]
+    assert connect["User-Agent"] == "Browser/1"
+    assert "Authorization" not in connect and "X-None" not in connect
+    assert connect["Content-Type"] == "application/json"
+    assert endpoints.question("connect")["headers"] == {
+        "cookie": "made up",
+        "authorization": "made up",
+    }
+    assert "Cookie" not in rpc
+    assert "s3cr3t" not in server.output()
+
+
+async def test_no_header_of_the_handshake_unless_listed(
+    server: Server, endpoints: Endpoints
+) -> None:
+    async with await RawClient.open(server.port, headers=COOKIES) as client:
+        await client.connect()
+    assert "Cookie" not in endpoints.headers[-1]
+    assert endpoints.headers[-1]["User-Agent"] != "Browser/1"
+
+
+# --- connections that the endpoint closes
+
+
+class _Closing:
+    """An endpoint that answers the first request of each connection and then cuts it.
+
+    Attributes:
+        asked: The path of each request, with the number of its connection.
+    """
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[int, str]] = []
+        self._connections = 0
+
+    async def serve(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        self._connections += 1
+        number = self._connections
+        with contextlib.closing(writer), contextlib.suppress(EOFError):
+            await self._request(number, reader)
+            body = b'{"result":{}}'
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body))
+            writer.write(body)
+            await self._request(number, reader)
+
+    async def _request(self, number: int, reader: asyncio.StreamReader) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+        size = int(head.split("content-length: ")[1].split("\r\n")[0])
+        await reader.readexactly(size)
+        self.asked.append((number, head.split(" ")[1]))
+
+
+async def test_a_kept_connection_that_is_closed_is_tried_once_more_but_for_an_rpc(
+    make_server: Callable[..., Server], channel: str
+) -> None:
+    closing = _Closing()
+    endpoint = await asyncio.start_server(closing.serve, "127.0.0.1", 0)
+    async with endpoint:
+        port = endpoint.sockets[0].getsockname()[1]
+        server = await make_server(Endpoints(port).settings()).start()
+        client, _ = await enter(server)
+        await client.subscribe(channel)
+        assert closing.asked == [(1, "/connect"), (1, "/subscribe"), (2, "/subscribe")]
+        await client.publish(channel, 1)
+        assert closing.asked[3:] == [(2, "/publish"), (3, "/publish")]
+        reply = await client.request(rpc={"method": "m"})
+        assert reply["error"] == INTERNAL
+        assert closing.asked[5:] == [(3, "/rpc")]
+        assert "error" not in await client.request(rpc={"method": "m"})
+        assert closing.asked[6:] == [(4, "/rpc")]
+        server.kill9()  # it ends the connection that it has kept
+
+
 # --- failing closed
 
 
 async def _status(_: web.Request) -> web.Response:
     return web.json_response({"result": {"user": "eve"}}, status=500)
-
-
-async def _created(_: web.Request) -> web.Response:
-    return web.json_response({"result": {"user": "eve"}}, status=201)
 
 
 async def _redirect(request: web.Request) -> web.Response:
@@ -254,9 +344,9 @@ async def _not_utf8(_: web.Request) -> web.Response:
     return web.Response(body=b'{"result":{"user":"\xff"}}')
 
 
+# The client comes back, and the endpoint may do better then.
 FAILURES: dict[str, Any] = {
     "status-500": _status,
-    "status-201": _created,
     "redirect": _redirect,
     "cut": _cut,
     "silent": _silent,
@@ -268,25 +358,35 @@ FAILURES: dict[str, Any] = {
     "list": [],
     "empty": {},
     "null": {"result": None},
-    "result-list": {"result": []},
     "oversize": {"result": {"user": "eve", "data": "x" * 5000}},
-    "user-number": {"result": {"user": 1}},
-    "channels-text": {"result": {"user": "eve", "channels": "a"}},
-    "bad-channel": {"result": {"user": "eve", "channels": [1]}},
-    "bad-base64": {"result": {"user": "eve", "b64data": "!"}},
-    "subs-shape": {"result": {"user": "eve", "subs": {"a": []}}},
-    "override-shape": {
-        "result": {"user": "eve", "subs": {"a": {"override": {"presence": True}}}}
-    },
-    "meta-list": {"result": {"user": "eve", "meta": [1]}},
-    "expire-at-below-zero": {"result": {"user": "eve", "expire_at": -1}},
-    "error-shape": {"error": "no"},
-    "error-code-low": {"error": {"code": 99, "message": "no"}},
-    "error-code-high": {"error": {"code": 2000, "message": "no"}},
-    "error-message": {"error": {"code": 400, "message": "two\nlines"}},
-    "disconnect-code": {"disconnect": {"code": 1000, "reason": "no"}},
-    "disconnect-reason": {"disconnect": {"code": 4000, "reason": "123"}},
-    "disconnect-long": {"disconnect": {"code": 4000, "reason": "x" * 124}},
+}
+
+# The endpoint's program is wrong: each answer, and what the log names.
+MISTAKES: dict[str, tuple[Any, str]] = {
+    "result-list": ({"result": []}, "result: Expected `object`, got `array`"),
+    "user-number": ({"result": {"user": 1}}, "got `int` - at `$.user`"),
+    "channels-text": ({"result": {"channels": "a"}}, "at `$.channels`"),
+    "bad-channel": ({"result": {"channels": [1]}}, "at `$.channels[0]`"),
+    "bad-base64": ({"result": {"b64data": "!"}}, "b64data does not hold JSON"),
+    "bad-sub-base64": ({"result": {"subs": {"a": {"b64info": "!"}}}}, "b64info"),
+    "subs-shape": ({"result": {"subs": {"a": []}}}, "at `$.subs[...]`"),
+    "override-shape": (
+        {"result": {"subs": {"a": {"override": {"presence": True}}}}},
+        "at `$.subs[...].override.presence`",
+    ),
+    "meta-list": ({"result": {"meta": [1]}}, "meta must be an object"),
+    "expire-at-text": ({"result": {"expire_at": "1"}}, "got `str` - at `$.expire_at`"),
+    "expire-at-below-zero": ({"result": {"expire_at": -1}}, "at `$.expire_at`"),
+    "error-shape": ({"error": "no"}, "at `$.error`"),
+    "error-code-low": ({"error": {"code": 99, "message": "no"}}, "error code 99"),
+    "error-code-high": ({"error": {"code": 2000, "message": "no"}}, "error code 2000"),
+    "error-message": ({"error": {"code": 400, "message": "two\nlines"}}, "message is"),
+    "disconnect-code": ({"disconnect": {"code": 1000}}, "disconnect code 1000"),
+    "disconnect-reason": ({"disconnect": {"code": 4000, "reason": "123"}}, "reason is"),
+    "disconnect-long": (
+        {"disconnect": {"code": 4000, "reason": "x" * 124}},
+        "reason is",
+    ),
 }
 
 
@@ -307,13 +407,51 @@ async def test_nobody_gets_in_without_a_good_answer(
     await enter(server)
 
 
+@pytest.mark.parametrize("mistake", MISTAKES)
+async def test_a_wrong_answer_is_named_and_not_temporary(
+    server: Server, endpoints: Endpoints, mistake: str
+) -> None:
+    answer, named = MISTAKES[mistake]
+    endpoints.results["connect"] = answer
+    client = await server.raw(connected=False)
+    before = server.output().count("a hook's endpoint failed")
+    assert (await client.request(connect={"token": "private-token"}))["error"] == FINAL
+    await server.logged("a hook's endpoint failed", before + 1)
+    reasons = [e["reason"] for e in server.log() if e.get("hook") == "connect"]
+    assert named in reasons[-1]
+    assert "private-token" not in server.output()
+
+
+@pytest.mark.parametrize("status", [201, 202, 203])
+async def test_any_status_of_success_is_an_answer(
+    server: Server, endpoints: Endpoints, status: int
+) -> None:
+    async def answer(_: web.Request) -> web.Response:
+        return web.json_response({"result": {"user": "ann"}}, status=status)
+
+    endpoints.results["connect"] = answer
+    await enter(server)
+
+
 @pytest.mark.parametrize("hook", ["subscribe", "publish", "rpc"])
 @pytest.mark.parametrize(
-    "failure",
-    [_status, _silent, _no_json, {}, {"result": 1}, {"result": {"b64data": 1}}],
+    ("failure", "error"),
+    [
+        (_status, INTERNAL),
+        (_silent, INTERNAL),
+        (_no_json, INTERNAL),
+        ({}, INTERNAL),
+        ({"result": 1}, FINAL),
+        ({"result": {"b64data": 1}}, FINAL),
+    ],
 )
 async def test_other_hooks_fail_closed_too(
-    server: Server, endpoints: Endpoints, hook: str, failure: Any, channel: str
+    server: Server,
+    endpoints: Endpoints,
+    hook: str,
+    failure: Any,
+    error: Any,
+    channel: str,
 ) -> None:
     client, _ = await enter(server)
     endpoints.results[hook] = failure
@@ -322,7 +460,7 @@ async def test_other_hooks_fail_closed_too(
         "publish": {"channel": channel, "data": 1},
         "rpc": {"method": "x"},
     }[hook]
-    assert (await client.request(**{hook: command}))["error"] == INTERNAL
+    assert (await client.request(**{hook: command}))["error"] == error
     async with server.api() as api:
         assert (await api.history(channel))["offset"] == 0
 
@@ -349,7 +487,7 @@ async def test_subscribe_options_that_are_none(
     client, _ = await enter(server)
     endpoints.results["subscribe"] = {"result": result}
     refused = await client.request(subscribe={"channel": channel})
-    assert refused["error"] == INTERNAL
+    assert refused["error"] == FINAL
 
 
 async def test_connect_with_subscriptions(

@@ -47,24 +47,25 @@ def test_python_wins_over_endpoints_hook_by_hook() -> None:
 
 
 @pytest.mark.parametrize(
-    "answer",
+    ("answer", "temporary"),
     [
-        b"[",
-        b"{}",
-        b'{"result":null}',
-        b'{"result":{"user":1}}',
-        b'{"result":{"b64info":"!"}}',
-        b'{"result":{"meta":[]}}',
-        b'{"result":{"subs":{"c":{"b64data":"e30"}}}}',
-        b'{"error":{"code":99}}',
-        b'{"disconnect":{"code":2999}}',
-        httpx.ReadError("reset"),
-        TimeoutError(),
-        ConnectionResetError(),
+        (b"[", True),
+        (b"{}", True),
+        (b"[]", True),
+        (b'{"result":null}', True),
+        (b'{"result":{"user":1}}', False),
+        (b'{"result":{"b64info":"!"}}', False),
+        (b'{"result":{"meta":[]}}', False),
+        (b'{"result":{"subs":{"c":{"b64data":"e30"}}}}', False),
+        (b'{"error":{"code":99}}', False),
+        (b'{"disconnect":{"code":2999}}', False),
+        (httpx.ReadError("reset"), True),
+        (TimeoutError(), True),
+        (ConnectionResetError(), True),
     ],
 )
-async def test_an_unusable_answer_is_the_endpoints_fault(
-    answer: bytes | Exception, monkeypatch: pytest.MonkeyPatch
+async def test_an_answer_that_admits_nobody_is_the_endpoints_fault(
+    answer: bytes | Exception, temporary: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answering(answer, monkeypatch)
     connect = hooks().connect
@@ -72,6 +73,7 @@ async def test_an_unusable_answer_is_the_endpoints_fault(
     with capture_logs() as logs, pytest.raises(ReplyError) as refusal:
         await connect(EVENT)
     assert refusal.value.error.code == 100
+    assert refusal.value.error.temporary is temporary
     assert [entry["event"] for entry in logs] == ["a hook's endpoint failed"]
 
 

@@ -311,6 +311,7 @@ def error(code: int, message: str, **extra: bool) -> dict[str, Any]:
 
 
 INTERNAL = error(100, "internal server error", temporary=True)
+WRONG_ANSWER = error(100, "internal server error")
 
 
 def publication(offset: int, data: str = "1") -> Publication:

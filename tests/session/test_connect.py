@@ -18,7 +18,14 @@ from service.core.errors import (
 from service.core.errors import INTERNAL as INTERNAL_ERROR
 from service.core.hooks import ConnectEvent, ConnectResult, Handlers, Raw
 from service.core.model import Joined, Position, RawJson
-from tests.session.bench import INTERNAL, Bench, error, hook, publication
+from tests.session.bench import (
+    INTERNAL,
+    WRONG_ANSWER,
+    Bench,
+    error,
+    hook,
+    publication,
+)
 
 HOOKED = Handlers(connect=hook)
 
@@ -262,13 +269,13 @@ def test_a_hook_closes() -> None:
     ],
     ids=repr,
 )
-def test_an_answer_that_is_no_result_admits_nobody_and_is_temporary(
+def test_an_answer_that_is_no_result_admits_nobody_for_good(
     result: Any,
 ) -> None:
     bench = Bench(handlers=HOOKED, insecure=False)
     bench.send({"id": 1, "connect": {}})
     bench.answer(result)
-    assert bench.one() == {"id": 1, **INTERNAL}
+    assert bench.one() == {"id": 1, **WRONG_ANSWER}
     assert bench.calls[-1] == ("refused",)
     bench.send({"id": 2, "rpc": {}})
     assert bench.closes == [3501]

@@ -31,7 +31,7 @@ from service.core.hooks import (
 )
 from service.core.model import Channel, Override, RawJson
 from service.session.port import Decision
-from tests.session.bench import WALL, Bench, error, hook
+from tests.session.bench import WALL, WRONG_ANSWER, Bench, error, hook
 
 HANDLERS = Handlers(
     connect_token=hook, refresh=hook, subscribe_token=hook, sub_refresh=hook
@@ -183,10 +183,7 @@ def test_a_refresh_that_is_not_answered_may_be_repeated(answer: Any) -> None:
     bench.take()
     refresh(bench)
     bench.answer(answer)
-    assert bench.one() == {
-        "id": 5,
-        **error(100, "internal server error", temporary=True),
-    }
+    assert bench.one() == {"id": 5, **WRONG_ANSWER}
     assert bench.closes == []
     refresh(bench, 6)
     bench.answer(RefreshResult())

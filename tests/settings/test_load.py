@@ -574,3 +574,19 @@ def test_the_limits_by_default() -> None:  # R2
 def test_the_widest_pings_that_each_profile_takes() -> None:  # R25
     client = ClientSettings(ping_interval=39.9)
     Settings(client=client).check()
+
+
+@pytest.mark.parametrize(
+    ("name", "fault"),
+    [
+        ("Content-Length", "cannot be passed on"),
+        ("HOST", "cannot be passed on"),
+        ("sec-websocket-key", "cannot be passed on"),
+        ("two words", "is not a name"),
+        ("", "is not a name"),
+    ],
+)
+def test_headers_that_hooks_cannot_be_given(name: str, fault: str) -> None:
+    assert load({}, {"proxy": {"http_headers": ["Cookie", "X-Forwarded-For"]}})
+    with pytest.raises(SettingsError, match=rf"proxy\.http_headers: .*{fault}"):
+        load({}, {"proxy": {"http_headers": [name]}})
