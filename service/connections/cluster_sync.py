@@ -29,11 +29,9 @@ class Shared(Protocol):
     @property
     def directory(self) -> Directory:
         """The directory."""
-        ...
 
     async def close(self) -> None:
         """Leave the directory."""
-        ...
 
 
 class ClusterSync:

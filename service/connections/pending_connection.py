@@ -20,11 +20,9 @@ class Gate(Protocol):
 
     def forget(self, pending: PendingConnection) -> None:
         """Free the place of *pending*: it has connected, or is gone."""
-        ...
 
     def credentials_refused(self, address: str) -> None:
         """Count credentials from *address* that were refused."""
-        ...
 
 
 class PendingConnection:

@@ -40,56 +40,45 @@ class Connection(Protocol):
     @property
     def identity(self) -> Identity:
         """The client and its user; the user is "" before it has connected."""
-        ...
 
     @property
     def token_id(self) -> str:
         """The ``jti`` of its last token, "" for none."""
-        ...
 
     @property
     def issued_at(self) -> float:
         """The ``iat`` of its last token in Unix seconds, 0 for unknown."""
-        ...
 
     @property
     def channels(self) -> Iterable[Channel]:
         """The channels that it is subscribed to, or about to be."""
-        ...
 
     @property
     def protocol(self) -> str:
         """The form of the wire protocol that it speaks: ``json`` or ``protobuf``."""
-        ...
 
     @property
     def liveness(self) -> Keepalive:
         """Its level, round-trip times and pings without a pong; to be read only."""
-        ...
 
     @property
     def busy(self) -> bool:
         """True while its socket is not read: a pong may wait there."""
-        ...
 
     @property
     def in_flight(self) -> bool:
         """True while one of its commands waits, or has no outcome yet."""
-        ...
 
     @property
     def messages_sent(self) -> int:
         """Messages handed to its socket (count)."""
-        ...
 
     @property
     def queued_bytes(self) -> int:
         """Bytes that wait for its socket."""
-        ...
 
     def disconnect(self, close: Close) -> None:
         """Close it; harmless when it is closing already."""
-        ...
 
     def subscribe(
         self,
@@ -121,23 +110,18 @@ class Connection(Protocol):
             ReplyError: The client cannot be in that channel.
             ValueError: *expire_at* is negative or not finite.
         """
-        ...
 
     def unsubscribe(self, channel: Channel, code: Unsubscribe) -> None:
         """Take the client out of *channel* and push that to it."""
-        ...
 
     def refresh(self, expire_at: float, info: RawJson | None) -> None:
         """Expire at the Unix time *expire_at*, 0 for never; show *info* if not None."""
-        ...
 
     def probe(self) -> bool:
         """Ping it now; False if it cannot be pinged yet."""
-        ...
 
     def abort(self) -> None:
         """Drop its transport at once."""
-        ...
 
 
 class Record:

@@ -47,7 +47,6 @@ class Timer(Protocol):
 
     def cancel(self) -> None:
         """Cancel the call; harmless when it was made or cancelled already."""
-        ...
 
 
 class Clock(Protocol):
@@ -55,7 +54,6 @@ class Clock(Protocol):
 
     def now(self) -> float:
         """Return monotonic seconds; the zero point means nothing."""
-        ...
 
     def wall(self) -> float:
         """Return Unix seconds that never jump while the process lives.
@@ -63,11 +61,9 @@ class Clock(Protocol):
         They are read once at the start, then advanced by `now`: a corrected system
         clock must not expire a history.
         """
-        ...
 
     def call_at(self, when: float, callback: Callable[[], object]) -> Timer:
         """Call *callback* on the event loop when `now` reaches *when*."""
-        ...
 
 
 Frame = str | bytes
@@ -93,15 +89,12 @@ class Encoding(Protocol):
         Raises:
             CodecError: The message has no such form.
         """
-        ...
 
     def size(self, message: Any) -> int:
         """Return the bytes of a message in this form."""
-        ...
 
     def join(self, messages: list[Any]) -> Frame:
         """Return one frame of several messages."""
-        ...
 
 
 class History(NamedTuple):
@@ -138,11 +131,9 @@ class Socket(Protocol):
 
     def send(self, frame: Frame) -> Coroutine[Any, Any, None]:
         """Write one frame; raises OSError when the connection is gone."""
-        ...
 
     def close(self, close: Close) -> Coroutine[Any, Any, None]:
         """Write the close frame; raises OSError when the connection is gone."""
-        ...
 
     def progress(self) -> tuple[int, int]:
         """Return the bytes written, and those that the peer's kernel acknowledged.
@@ -150,11 +141,9 @@ class Socket(Protocol):
         Both from the start of the connection, with frame headers and all. Equal where
         the server cannot tell; they then grow with nothing.
         """
-        ...
 
     def abort(self) -> None:
         """Drop the connection at once; unwritten data is lost."""
-        ...
 
 
 class Store(Protocol):
@@ -184,11 +173,9 @@ class Store(Protocol):
         Raises:
             StartupError: The store cannot be opened; nothing was changed.
         """
-        ...
 
     async def close(self) -> None:
         """Commit the accepted appends, then release everything. Safe to call twice."""
-        ...
 
     def append(
         self, channel: Channel, draft: Draft, history: History, done: AppendDone
@@ -202,7 +189,6 @@ class Store(Protocol):
         With ``history.size == 0`` nothing is stored but the idempotency key, and the
         position is ``Position(0, "")``; the listener gets a publication with offset 0.
         """
-        ...
 
     def peek(
         self, channel: Channel, history: History, since: int, limit: int
@@ -212,7 +198,6 @@ class Store(Protocol):
         The same arguments as `read`, forward order only. It spares a reconnect storm
         the reads.
         """
-        ...
 
     async def read(
         self,
@@ -237,7 +222,6 @@ class Store(Protocol):
         Raises:
             StoreError: The read failed; the fault is transient.
         """
-        ...
 
     async def remove(self, channel: Channel) -> None:
         """Delete a channel's publications; its top and epoch stay.
@@ -245,7 +229,6 @@ class Store(Protocol):
         Raises:
             StoreError: Nothing was removed.
         """
-        ...
 
     async def erase(self, info: str) -> int:
         """Blank every publication whose ``info`` begins with *info*; return how many.
@@ -260,11 +243,9 @@ class Store(Protocol):
         Raises:
             StoreError: Some may be left; the fault is transient: repeat the call.
         """
-        ...
 
     def fault(self) -> str | None:
         """Return the fault that stops the store, in a few words; None without one."""
-        ...
 
 
 STATE_KEY_SIZE = 1024  # bytes in UTF-8
@@ -300,7 +281,6 @@ class State(Protocol):
 
     async def put(self, kind: str, key: str, value: str, ttl: float) -> None:
         """Keep *value* for *ttl* seconds; it replaces an entry of that key."""
-        ...
 
     async def take(self, kind: str, key: str) -> str | None:
         """Remove an entry and return its value, or None when it does not exist.
@@ -308,11 +288,9 @@ class State(Protocol):
         Of any number of callers in any processes, at most one gets the value; after an
         error, none does.
         """
-        ...
 
     async def entries(self, kind: str) -> list[StateEntry]:
         """Return all entries of a kind from a consistent read, in any order."""
-        ...
 
 
 class Directory(Protocol):
@@ -345,7 +323,6 @@ class Directory(Protocol):
             the close table, `CLOSE_CONNECTION_LIMIT` for the limit of its user or
             address and `TOO_MANY_REQUESTS_CLOSE` for the limit over all.
         """
-        ...
 
     async def leave(self, client: ClientId) -> None:
         """Free a client's slot; harmless when it has none, any number of times.
@@ -353,7 +330,6 @@ class Directory(Protocol):
         It may be called before the `admit` of the same client has ended with an error,
         and must win: the client has no slot afterwards.
         """
-        ...
 
     async def touch(self, clients: Mapping[ClientId, float]) -> None:
         """Record when clients of this process were last active, in Unix seconds.
@@ -361,7 +337,6 @@ class Directory(Protocol):
         Called for all connected clients, at most once a minute. A client that is not
         recorded for several minutes loses its slot: its process is dead.
         """
-        ...
 
     async def evictions(self) -> list[ClientId]:
         """Return the clients of this process that lost their slots to others.
@@ -369,7 +344,6 @@ class Directory(Protocol):
         Each is returned at least once. Called every few seconds; the caller closes
         them.
         """
-        ...
 
 
 class Revocations(Protocol):
@@ -388,4 +362,3 @@ class Revocations(Protocol):
             token_id: The token's ``jti``, "" for none.
             issued_at: The token's ``iat`` in Unix seconds, 0 for none.
         """
-        ...

@@ -20,7 +20,6 @@ class _Flushes(Protocol):
 
     def add(self, waiting: _Sample) -> None:
         """Call ``waiting.flush()`` after all that was added before."""
-        ...
 
 
 class PublishMetrics:

@@ -29,26 +29,21 @@ class Member(Protocol):
     @property
     def space(self) -> int:
         """Bytes of recovered publications that it takes now; may be negative."""
-        ...
 
     def takes_more(self) -> bool:
         """Tell whether it takes another piece; if not, it calls `Hub.advance` later."""
-        ...
 
     def give(self, size: int) -> None:
         """Count *size* bytes of recovered publications that it is handed now."""
-        ...
 
     def put(self, text: str) -> None:
         """Hand over one message; never blocks, never raises.
 
         It may end this member, which then leaves its channels inside the call.
         """
-        ...
 
     def lost(self, channel: Channel) -> None:
         """End a subscription whose gap could not be filled; the hub has left it."""
-        ...
 
 
 class Topic:

@@ -31,4 +31,3 @@ class Codec(Encoding, Protocol):
         Raises:
             CodecError: The frame is not one or more well-formed commands.
         """
-        ...

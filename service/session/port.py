@@ -47,49 +47,38 @@ class Port(Protocol):
     @property
     def has_room(self) -> bool:
         """More may be asked for; if not, `Session.resume` is called in time."""
-        ...
 
     def later(self) -> None:
         """Call `Session.turn` in the next turn of the event loop."""
-        ...
 
     def reply(self, text: str) -> None:
         """Write one reply or push, after all that were written before."""
-        ...
 
     def reply_error(self, command: int, error: ErrorReply) -> None:
         """Refuse one command."""
-        ...
 
     def acquire_slot(self, identity: Identity) -> None:
         """Ask for one of the limited connections; ends in `Session.slot_acquired`."""
-        ...
 
     def release_slot(self) -> None:
         """Give the slot back: the connect is refused after all."""
-        ...
 
     def connected(self) -> None:
         """Note that the client is connected: the session's identity is final."""
-        ...
 
     def audit(self, decision: Decision) -> None:
         """Log a decision; may be called after `close`, too."""
-        ...
 
     def ping(self) -> None:
         """Write a ping, ahead of what waits: it must go out on schedule."""
-        ...
 
     def ask(self, command: int, event: Event) -> None:
         """Ask a hook; ends in `Session.answered`."""
-        ...
 
     def publish(
         self, command: int, channel: Channel, draft: Draft, history: History
     ) -> None:
         """Publish; ends in `Session.published`."""
-        ...
 
     def join(
         self,
@@ -104,15 +93,12 @@ class Port(Protocol):
 
         Pushes follow the outcome; when *held*, only after `activate`.
         """
-        ...
 
     def activate(self, channel: Channel) -> None:
         """Let pushes follow for a channel that was held."""
-        ...
 
     def leave(self, channel: Channel) -> None:
         """Leave a channel: no push for it is written after this."""
-        ...
 
     def history(
         self,
@@ -125,15 +111,12 @@ class Port(Protocol):
         reverse: bool,
     ) -> None:
         """Read publications; ends in `Session.history_read`."""
-        ...
 
     def present(self, channel: Channel) -> list[SubscriberInfo]:
         """Return the clients in a channel."""
-        ...
 
     def close(self, close: Close) -> None:
         """Write what waits, then the close frame, then end the connection."""
-        ...
 
 
 class Identity:

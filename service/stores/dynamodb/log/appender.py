@@ -113,11 +113,9 @@ class CommitSink(Protocol):
 
     def committed(self, plan: BatchPlan, batch: list[PendingAppend]) -> None:
         """Announce a batch that was committed as planned."""
-        ...
 
     def failed(self, batch: list[PendingAppend], error: StoreError) -> None:
         """Fail the callers of a batch."""
-        ...
 
 
 class ChannelAppender:
