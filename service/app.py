@@ -3,24 +3,22 @@
 `create_app` is for ``steadwire serve`` and for mounting, ``app`` for stock servers
 (``hypercorn service.app:app``), with settings from the environment. The service starts
 with the lifespan protocol, or with the first request where the server does not speak
-it. It starts once and drains once, however often that is asked.
+it.
 """
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Mapping
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager
 from functools import partial
-from typing import Any
 
 import structlog
 
 from service import logs
 from service.auth.keys import read_settings
 from service.core.clock import SystemClock
-from service.core.errors import SettingsError, StartupError, describe
+from service.core.errors import SettingsError
 from service.core.hooks import Handlers
 from service.core.model import Position
 from service.core.ports import Clock
@@ -28,7 +26,7 @@ from service.core.refusals import Refusals
 from service.http.api.context import ApiContext
 from service.http.api.keys import open_keys
 from service.http.api.publications import append, draft_of
-from service.http.asgi import Deferred, lifespan, unavailable
+from service.http.asgi import Deferred, OpenedByScope
 from service.http.routing import Routing, open_routing
 from service.payload import dump
 from service.settings import Settings, load, service_link_collisions
@@ -38,8 +36,8 @@ __all__ = ["Application", "app", "create_app", "report_service_links"]
 log = structlog.get_logger("steadwire")
 
 
-class Application:
-    """The ASGI application and the life of the service behind it.
+class Application(OpenedByScope[Routing]):
+    """The ASGI application of the service.
 
     Args:
         settings: From `settings.load`.
@@ -49,7 +47,6 @@ class Application:
 
     Attributes:
         api_key: The API's key: the one set, or one made up for development.
-        startup_error: Why the start failed; None before that.
         refusals: Connections that the server cut off before they had sent a request.
 
     Raises:
@@ -76,47 +73,9 @@ class Application:
                 mistakes += error.mistakes
         if mistakes:
             raise SettingsError(*mistakes)
-        self.startup_error: BaseException | None = None
+        super().__init__(self._open_routing)
         self.refusals = Refusals()
         self.api_key = self._keys.key
-        self._opened = AsyncExitStack()
-        self._starting: asyncio.Task[Routing] | None = None
-        self._draining: asyncio.Task[None] | None = None
-
-    async def start(self) -> Routing:
-        """Open the runtime and return its routes; done once.
-
-        Raises:
-            SteadwireError: A setting is wrong (SettingsError), or the service cannot
-                start (StartupError). `startup_error` keeps it.
-        """
-        if self._starting is None:
-            self._starting = asyncio.ensure_future(self._start())
-        return await asyncio.shield(self._starting)
-
-    async def drain(self) -> None:
-        """Close every client with 3001, then flush and close the store; done once.
-
-        A start that is under way is waited for.
-        """
-        if self._draining is None:
-            self._draining = asyncio.ensure_future(self._drain())
-        await asyncio.shield(self._draining)
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Serve one ASGI scope."""
-        if scope["type"] == "lifespan":
-            await lifespan(receive, send, self.start, self.drain)
-            return
-        first = self._starting is None
-        try:
-            routing = await self.start()
-        except Exception as error:
-            if first:
-                log.error("cannot start", reason=str(error), **describe(error))
-            await unavailable(scope, receive, send)
-            return
-        await routing.serve(scope, receive, send)
 
     async def publish(
         self,
@@ -156,22 +115,10 @@ class Application:
     def _open_keys(self) -> None:
         self._keys = open_keys(self._settings, self._clock)
 
-    async def _start(self) -> Routing:
-        try:
-            if self._draining is not None:
-                raise StartupError("the service was drained before it started")
-            routing = open_routing(
-                self._settings, self._handlers, self._clock, self._keys, self.refusals
-            )
-            return await self._opened.enter_async_context(routing)
-        except Exception as error:
-            self.startup_error = error
-            raise
-
-    async def _drain(self) -> None:
-        if self._starting is not None:
-            await asyncio.wait([self._starting])
-        await self._opened.aclose()
+    def _open_routing(self) -> AbstractAsyncContextManager[Routing]:
+        return open_routing(
+            self._settings, self._handlers, self._clock, self._keys, self.refusals
+        )
 
 
 def create_app(settings: Settings, handlers: Handlers | None = None) -> Application:

@@ -1,39 +1,25 @@
-"""Parts of an ASGI application: lifespan, sub-paths, 503, and a late construction."""
+"""Parts of an ASGI application: its life, sub-paths, 503, and a late construction."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Any
+import asyncio
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from typing import Any, Generic, Protocol, TypeVar
 
-__all__ = ["Deferred", "below", "lifespan", "unavailable"]
+import structlog
+
+from service.core.errors import StartupError, describe
+
+__all__ = ["Deferred", "OpenedByScope", "below"]
+
+log = structlog.get_logger("steadwire")
 
 _UNAVAILABLE = {
     "type": "http.response.start",
     "status": 503,
     "headers": [(b"content-length", b"0")],
 }
-
-
-async def lifespan(
-    receive: Any,
-    send: Any,
-    start: Callable[[], Awaitable[object]],
-    drain: Callable[[], Awaitable[None]],
-) -> None:
-    """Speak the lifespan protocol: start when asked to, and drain at the shutdown.
-
-    What *start* raises is reported as a failed start-up.
-    """
-    await receive()
-    try:
-        await start()
-    except Exception as error:
-        await send({"type": "lifespan.startup.failed", "message": str(error)})
-        return
-    await send({"type": "lifespan.startup.complete"})
-    await receive()
-    await drain()
-    await send({"type": "lifespan.shutdown.complete"})
 
 
 def below(scope: dict[str, Any]) -> dict[str, Any]:
@@ -48,7 +34,7 @@ def below(scope: dict[str, Any]) -> dict[str, Any]:
     return {**scope, "path": path[len(root.rstrip("/")) :]}
 
 
-async def unavailable(scope: Any, receive: Any, send: Any) -> None:
+async def _unavailable(scope: Any, receive: Any, send: Any) -> None:
     """Answer 503; refuse a WebSocket before it is accepted."""
     if scope["type"] == "websocket":
         await receive()
@@ -56,6 +42,100 @@ async def unavailable(scope: Any, receive: Any, send: Any) -> None:
         return
     await send(_UNAVAILABLE)
     await send({"type": "http.response.body"})
+
+
+class Served(Protocol):
+    """What an `OpenedByScope` has opened."""
+
+    async def serve(self, scope: Any, receive: Any, send: Any) -> None:
+        """Serve one HTTP request or WebSocket."""
+
+
+_Served = TypeVar("_Served", bound=Served)
+
+
+class OpenedByScope(Generic[_Served]):
+    """An ASGI application that opens with its first scope, and answers 503 until then.
+
+    It starts once and drains once, however often that is asked.
+
+    Args:
+        make: Makes the context manager of what is served: the start enters it, and the
+            drain leaves it.
+
+    Attributes:
+        startup_error: Why the start failed; None before that.
+    """
+
+    def __init__(
+        self, make: Callable[[], AbstractAsyncContextManager[_Served]]
+    ) -> None:
+        self.startup_error: BaseException | None = None
+        self._make = make
+        self._opened = AsyncExitStack()
+        self._starting: asyncio.Task[_Served] | None = None
+        self._draining: asyncio.Task[None] | None = None
+
+    async def start(self) -> _Served:
+        """Open and return what is served.
+
+        Raises:
+            SteadwireError: A setting is wrong (SettingsError), or the service cannot
+                start (StartupError). `startup_error` keeps it.
+        """
+        if self._starting is None:
+            self._starting = asyncio.ensure_future(self._start())
+        return await asyncio.shield(self._starting)
+
+    async def drain(self) -> None:
+        """Close every client with 3001, then flush and close the store.
+
+        A start that is under way is waited for.
+        """
+        if self._draining is None:
+            self._draining = asyncio.ensure_future(self._drain())
+        await asyncio.shield(self._draining)
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Serve one ASGI scope."""
+        if scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+            return
+        first = self._starting is None
+        try:
+            served = await self.start()
+        except Exception as error:
+            if first:
+                log.error("cannot start", reason=str(error), **describe(error))
+            await _unavailable(scope, receive, send)
+            return
+        await served.serve(scope, receive, send)
+
+    async def _lifespan(self, receive: Any, send: Any) -> None:
+        await receive()
+        try:
+            await self.start()
+        except Exception as error:
+            await send({"type": "lifespan.startup.failed", "message": str(error)})
+            return
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await self.drain()
+        await send({"type": "lifespan.shutdown.complete"})
+
+    async def _start(self) -> _Served:
+        try:
+            if self._draining is not None:
+                raise StartupError("the service was drained before it started")
+            return await self._opened.enter_async_context(self._make())
+        except Exception as error:
+            self.startup_error = error
+            raise
+
+    async def _drain(self) -> None:
+        if self._starting is not None:
+            await asyncio.wait([self._starting])
+        await self._opened.aclose()
 
 
 class Deferred:

@@ -145,7 +145,6 @@ class ApiKeys:
     """All keys: the one of the settings, and those of the file.
 
     Args:
-        key: The key that grants everything; "" for none.
         file: The other keys.
         clock: Tells which keys have expired.
 
