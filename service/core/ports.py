@@ -224,10 +224,11 @@ class Store(Protocol):
         """
 
     async def remove(self, channel: Channel) -> None:
-        """Delete a channel's publications; its top and epoch stay.
+        """Delete a channel's publications; its top and epoch stay. Safe to repeat.
 
         Raises:
-            StoreError: Nothing was removed.
+            StoreError: All, some or none of them may be left; the fault is transient:
+                repeat the call.
         """
 
     async def erase(self, info: str) -> int:

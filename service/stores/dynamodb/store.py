@@ -214,7 +214,8 @@ class DynamodbStore:
         """Delete a channel's publications; its top and epoch stay.
 
         Raises:
-            StoreError: It may not be removed.
+            StoreError: Some or all may be left. If the floor was raised, no reader
+                returns them; the items go with a repeat, or when they expire.
         """
         if not self._open:
             raise StoreUnavailable(self._refusal)

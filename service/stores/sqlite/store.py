@@ -285,7 +285,7 @@ class SqliteStore:
         """Delete a channel's publications; its top and epoch stay.
 
         Raises:
-            StoreUnavailable: Nothing was removed.
+            StoreUnavailable: Nothing was removed, or nobody knows.
         """
 
         def removed(top: Position | None) -> None:
