@@ -21,7 +21,16 @@ from service.core.errors import ReplyError
 from service.core.hooks import Raw as RawPayload
 from service.core.hooks import ServerSubscription
 from service.core.json_fields import optional_payload_of, override_of
-from service.core.model import NO_OVERRIDE, Channel, ClientId, Override, RawJson, UserId
+from service.core.model import (
+    NO_OVERRIDE,
+    USER_SIZE,
+    Channel,
+    ClientId,
+    Override,
+    RawJson,
+    UserId,
+    is_user,
+)
 
 __all__ = [
     "ConnectionClaims",
@@ -215,6 +224,8 @@ def _decode(payload: bytes, shape: type[C]) -> C:
 
 
 def _check_registered(claims: _Claims, now: float, audience: str, issuer: str) -> None:
+    if not is_user(claims.sub or ""):
+        raise TokenInvalid(f"sub has more than {USER_SIZE} bytes")
     if issuer and claims.iss != issuer:
         raise TokenInvalid("it is of another issuer")
     named = [claims.aud] if isinstance(claims.aud, str) else claims.aud or []

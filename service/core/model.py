@@ -12,6 +12,7 @@ from typing import NamedTuple, NewType
 __all__ = [
     "NO_OVERRIDE",
     "TICKET_PREFIX",
+    "USER_SIZE",
     "Appended",
     "Channel",
     "ClientId",
@@ -25,6 +26,7 @@ __all__ = [
     "RawJson",
     "SubscriberInfo",
     "UserId",
+    "is_user",
     "size_of",
 ]
 
@@ -42,6 +44,19 @@ def size_of(text: str) -> int:
     """Return the bytes of *text* in UTF-8."""
     # isascii() reads a flag of the string; only other text has to be encoded.
     return len(text) if text.isascii() else len(text.encode())
+
+
+USER_SIZE = 600  # bytes in UTF-8
+"""The longest user id. It fits into every key and entry of both stores, also where JSON
+escapes each of its characters."""
+
+
+def is_user(text: str) -> bool:
+    """Return whether *text* can be a user id: valid Unicode of `USER_SIZE` bytes."""
+    try:
+        return size_of(text) <= USER_SIZE
+    except UnicodeEncodeError:  # half a surrogate pair
+        return False
 
 
 class Position(NamedTuple):

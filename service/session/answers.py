@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple, TypeVar
 
-from service.core.errors import CloseError, ReplyError
+from service.core.errors import INVALID_TOKEN, CloseError, ReplyError
 from service.core.hooks import (
     Answer,
     ConnectEvent,
@@ -31,7 +31,15 @@ from service.core.hooks import (
     SubscribeResult,
     WrongAnswer,
 )
-from service.core.model import NO_OVERRIDE, Channel, Override, RawJson, UserId
+from service.core.model import (
+    NO_OVERRIDE,
+    USER_SIZE,
+    Channel,
+    Override,
+    RawJson,
+    UserId,
+    is_user,
+)
 from service.payload import dump_optional
 from service.session.expiry import NEVER, Expiry
 from service.session.port import Decision, Identity
@@ -151,6 +159,7 @@ def check(event: Event, answer: Answer, expiry: Expiry, now: float) -> Checked:
     """Return what *answer* says to *event*, with every field checked.
 
     Raises:
+        CloseError: It ends the connection for good.
         WrongAnswer: It is not an answer to that event, or a field is wrong.
         Exception: Objects of the application may raise anything when read.
     """
@@ -213,10 +222,14 @@ def _welcome(
             dump_optional(one.data),
             _typed("override", one.override, Override),
         )
+    user = UserId(_typed("user", answer.user, str))
+    if not is_user(user):
+        # No answer that names this user can be used: the client shall not come back.
+        raise CloseError(INVALID_TOKEN, reason=f"user has more than {USER_SIZE} bytes")
     return Welcome(
         Identity(
             event.client,
-            UserId(_typed("user", answer.user, str)),
+            user,
             dump_optional(answer.info),
             dump_optional(answer.meta),
         ),

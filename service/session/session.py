@@ -387,6 +387,8 @@ class Session:
         else:
             try:  # only this: an exception of what is done then is not the answer's
                 outcome = check(event, answer, self.expiry, now)
+            except CloseError as end:
+                outcome = end
             except Exception as error:
                 wrong = error
                 refusal = WRONG_ANSWER if isinstance(error, WrongAnswer) else INTERNAL

@@ -34,6 +34,7 @@ from service.core.errors import (
     StoreError,
     describe,
 )
+from service.core.model import is_user
 from service.http.api.context import ApiContext
 from service.http.api.keys import ApiKeys
 from service.protocol.replies import error_body
@@ -115,9 +116,13 @@ async def call(method: Method, context: ApiContext, body: bytes | str) -> str:
 
 def _decode(method: Method, body: bytes | str) -> msgspec.Struct:
     try:
-        return msgspec.json.decode(body, type=method.request)
+        request = msgspec.json.decode(body, type=method.request)
     except (msgspec.DecodeError, UnicodeDecodeError):
         raise ReplyError(BAD_REQUEST) from None
+    # The schema bounds characters, not bytes.
+    if not is_user(getattr(request, "user", None) or ""):
+        raise ReplyError(BAD_REQUEST)
+    return request
 
 
 async def _run(method: Method, context: ApiContext, request: msgspec.Struct) -> str:

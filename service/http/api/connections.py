@@ -19,7 +19,7 @@ from service.core.errors import (
 )
 from service.core.json_fields import optional_payload_of
 from service.core.model import UserId
-from service.http.api.context import ApiContext, Empty, Integer
+from service.http.api.context import ApiContext, Empty, Integer, User
 from service.http.validation import close_of
 
 __all__ = [
@@ -39,7 +39,7 @@ __all__ = [
 class ConnectionsRequest(msgspec.Struct, kw_only=True):
     """Read a user's live connections; *user* "" stands for the anonymous ones."""
 
-    user: str
+    user: User
 
 
 class StateObject(msgspec.Struct):
@@ -104,7 +104,7 @@ class DisconnectRequest(msgspec.Struct, kw_only=True):
         disconnect: By default 3503, after which clients do not reconnect.
     """
 
-    user: str
+    user: User
     client: str | None = None
     session: str | None = None
     whitelist: list[str] | None = None
@@ -122,7 +122,7 @@ class RefreshRequest(msgspec.Struct, kw_only=True):
         info: Information for others, from now on.
     """
 
-    user: str
+    user: User
     client: str | None = None
     session: str | None = None
     expired: bool | None = None

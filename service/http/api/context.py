@@ -12,7 +12,7 @@ from msgspec import UNSET, Meta, Raw, UnsetType
 from service.auth.api_keys import FULL_ACCESS, ApiKey
 from service.auth.permissions import ChannelRules
 from service.core.errors import PERMISSION_DENIED, ReplyError, StoreError
-from service.core.model import Appended, Channel, Draft, HistoryPage
+from service.core.model import USER_SIZE, Appended, Channel, Draft, HistoryPage
 from service.core.ports import History
 from service.runtime import Runtime
 from service.settings import ApiSettings, Namespace
@@ -25,6 +25,7 @@ __all__ = [
     "Integer",
     "Payload",
     "Since",
+    "User",
 ]
 
 T = TypeVar("T")
@@ -34,6 +35,10 @@ ChannelName = Annotated[
     Meta(min_length=1, max_length=255, description="ASCII, in a known namespace."),
 ]
 Integer = Annotated[int, Meta(ge=0, le=2**53 - 1)]
+User = Annotated[
+    str,
+    Meta(max_length=USER_SIZE, description=f"At most {USER_SIZE} bytes in UTF-8."),
+]
 Payload = Annotated[Raw, Meta(description="Any JSON.")]
 
 

@@ -10,7 +10,7 @@ from msgspec import Meta
 from service.core.errors import FORCE_DISCONNECT
 from service.core.model import UserId
 from service.http.api.connections import disconnect_all
-from service.http.api.context import ApiContext, Integer
+from service.http.api.context import ApiContext, Integer, User
 from service.protocol import replies
 
 __all__ = ["EraseRequest", "EraseResult", "erase"]
@@ -24,7 +24,7 @@ class EraseRequest(msgspec.Struct, kw_only=True):
             becomes null, the info is removed, offsets stay.
     """
 
-    user: Annotated[str, Meta(min_length=1, max_length=600)]
+    user: Annotated[User, Meta(min_length=1)]
     publications: bool | None = None
 
 

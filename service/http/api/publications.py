@@ -34,8 +34,9 @@ __all__ = [
     "publish",
 ]
 
-Key = Annotated[str, Meta(max_length=1024)]
+KEY_LENGTH = 1024  # characters of an idempotency key or a version epoch
 
+Key = Annotated[str, Meta(max_length=KEY_LENGTH)]
 
 _IN_FLIGHT = 4 * 1024 * 1024  # bytes of a broadcast that wait for the store at once
 
@@ -165,7 +166,8 @@ def draft_of(
     """Return a draft of a publication; *options* are those of `Draft`.
 
     Raises:
-        ReplyError: 107 if data and tags together are too large.
+        ReplyError: 107 if data and tags together, a key or a version epoch are too
+            large.
     """
     labels = None
     if tags:
@@ -173,4 +175,8 @@ def draft_of(
         labels = RawJson(f"{{{','.join(parts)}}}")
     if size_of(data) + size_of(labels or "") > context.settings.publication_size:
         raise ReplyError(BAD_REQUEST)
-    return Draft(data, tags=labels, **options)
+    draft = Draft(data, tags=labels, **options)
+    # The schema bounds them in the server API, not in calls from the same process.
+    if max(len(draft.idempotency_key), len(draft.version_epoch)) > KEY_LENGTH:
+        raise ReplyError(BAD_REQUEST)
+    return draft

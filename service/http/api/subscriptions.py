@@ -27,6 +27,7 @@ from service.http.api.context import (
     ChannelName,
     Integer,
     Since,
+    User,
 )
 
 __all__ = ["SubscribeRequest", "UnsubscribeRequest", "subscribe", "unsubscribe"]
@@ -48,7 +49,7 @@ class SubscribeRequest(msgspec.Struct, kw_only=True):
         override: Options that differ from those of the namespace.
     """
 
-    user: str
+    user: User
     channel: ChannelName
     client: str | None = None
     session: str | None = None
@@ -64,7 +65,7 @@ class SubscribeRequest(msgspec.Struct, kw_only=True):
 class UnsubscribeRequest(msgspec.Struct, kw_only=True):
     """Unsubscribe a user's live connections from a channel."""
 
-    user: str
+    user: User
     channel: ChannelName
     client: str | None = None
     session: str | None = None

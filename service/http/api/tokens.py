@@ -12,7 +12,7 @@ from service.auth.tickets import TICKET_TTL, TicketRefused
 from service.core.errors import BAD_REQUEST, LIMIT_EXCEEDED, ReplyError
 from service.core.json_fields import Base64, ServerSubscription
 from service.core.model import UserId
-from service.http.api.context import ApiContext, Integer
+from service.http.api.context import ApiContext, Integer, User
 
 __all__ = [
     "InvalidateRequest",
@@ -24,8 +24,8 @@ __all__ = [
     "ticket",
 ]
 
-# With these limits an entry of a State is large enough, however the text is escaped.
-User = Annotated[str, Meta(max_length=600)]
+# With this limit and that of users an entry of a State is large enough, however it is
+# escaped.
 TokenId = Annotated[str, Meta(min_length=1, max_length=1000)]
 Origin = Annotated[str, Meta(max_length=255, description="As https://chat.example.org")]
 Lifetime = Annotated[int, Meta(ge=1, le=int(TICKET_TTL))]
