@@ -87,6 +87,7 @@ class Application(OpenedByScope[Routing]):
         idempotency_key: str = "",
         version: int = 0,
         version_epoch: str = "",
+        delta: bool = False,
     ) -> Position:
         """Publish any Python object that can be JSON, and wait for the commit.
 
@@ -109,6 +110,7 @@ class Application(OpenedByScope[Routing]):
             idempotency_key=idempotency_key,
             version=version,
             version_epoch=version_epoch,
+            delta=delta,
         )
         return await append(context, channel, draft, skip_history=skip_history)
 

@@ -92,9 +92,11 @@ class Publication:
         time: Unix milliseconds of the append; 0 without history.
         body: The publication in its wire form. The protocol fills it on first use, so
             that a thousand readers share one encoding.
+        patch: A payload, and the publication in the wire form that says how its own
+            differs from that one, or None if that is not shorter. Filled as `body`.
     """
 
-    __slots__ = ("body", "data", "info", "offset", "tags", "time")
+    __slots__ = ("body", "data", "info", "offset", "patch", "tags", "time")
 
     def __init__(
         self,
@@ -110,6 +112,7 @@ class Publication:
         self.tags = tags
         self.time = time
         self.body: str | None = None
+        self.patch: tuple[RawJson, str | None] | None = None
 
     def __repr__(self) -> str:  # never the payload: it may end up in a log
         return f"<Publication {self.offset}, {len(self.data)} characters>"
@@ -127,10 +130,12 @@ class Draft:
         version: With history, a draft whose version is not above the stream's is
             skipped; 0 for none.
         version_epoch: Versions compare only within one version epoch.
+        delta: Subscriptions that take deltas are sent one, where it is shorter.
     """
 
     __slots__ = (
         "data",
+        "delta",
         "idempotency_key",
         "info",
         "tags",
@@ -147,8 +152,10 @@ class Draft:
         idempotency_key: str = "",
         version: int = 0,
         version_epoch: str = "",
+        delta: bool = False,
     ) -> None:
         self.data = data
+        self.delta = delta
         self.info = info
         self.tags = tags
         self.idempotency_key = idempotency_key
@@ -226,10 +233,12 @@ class SubscriberInfo:
         receives_join_leave: It gets the joins and leaves of others.
         positioned: A gap that cannot be filled ends the subscription; else the gap is
             skipped.
+        delta: It takes deltas.
     """
 
     __slots__ = (
         "client",
+        "delta",
         "info",
         "positioned",
         "present",
@@ -248,6 +257,7 @@ class SubscriberInfo:
         sends_join_leave: bool = False,
         receives_join_leave: bool = False,
         positioned: bool = True,
+        delta: bool = False,
     ) -> None:
         self.client = client
         self.user = user
@@ -256,3 +266,4 @@ class SubscriberInfo:
         self.sends_join_leave = sends_join_leave
         self.receives_join_leave = receives_join_leave
         self.positioned = positioned
+        self.delta = delta

@@ -115,11 +115,16 @@ NO_HISTORY = History(0, 0.0)
 
 
 class Committed(NamedTuple):
-    """One publication that the store has made durable."""
+    """One publication that the store has made durable.
+
+    Attributes:
+        delta: That of its `Draft`; it is not stored.
+    """
 
     channel: Channel
     publication: Publication
     epoch: str
+    delta: bool = False
 
 
 AppendDone = Callable[[Appended | StoreError], None]

@@ -31,7 +31,6 @@ from service.core.model import Channel, HistoryPage, Position
 from service.core.ports import History, Store
 from service.core.position import PIECE, size_of_publication, take_piece
 from service.hub.subscription import Subscription, Topic
-from service.protocol import replies
 
 __all__ = ["CatchUp", "Spawn"]
 
@@ -76,8 +75,18 @@ class CatchUp:
         behind.pop(subscription, None)
         if subscription.next > newest:
             subscription.live = True
+            self._share_base(subscription)
         else:
             behind[subscription] = None  # last: others are served before it again
+
+    @staticmethod
+    def _share_base(subscription: Subscription) -> None:
+        """Let live subscriptions hold the same text, so that they share deltas (I9)."""
+        topic, base = subscription.topic, subscription.base
+        if base is not None:
+            if base != topic.newest:
+                topic.newest = base
+            subscription.base = topic.newest
 
     def fall_behind(self, subscription: Subscription) -> None:
         """Take a live subscription that has a gap, and begin to fill it."""
@@ -132,7 +141,6 @@ class CatchUp:
         cut = len(piece) < len(page.publications)
         subscription.portion = min(PIECE, 2 * len(piece)) if cut else PIECE
         subscription.member.give(sum(map(size_of_publication, piece)))
-        quoted = subscription.topic.quoted
         for publication in piece:
             if subscription.left:
                 return  # the member was closed for being slow
@@ -140,7 +148,7 @@ class CatchUp:
                 self._skip_or_end(subscription, page.top)
                 return
             subscription.next = publication.offset + 1
-            subscription.member.put(replies.publication_push(quoted, publication))
+            subscription.member.put(subscription.push_of(publication))
         if subscription.left:
             return
         if not piece and max(page.top.offset, told) >= subscription.next:
@@ -163,6 +171,7 @@ class CatchUp:
         subscription.next = max(top.offset, newest) + 1
         subscription.epoch = top.epoch
         subscription.generation = topic.generation
+        subscription.base = None
         self.settle(subscription, top)
 
     def compare(self, topic: Topic, top: Position) -> None:

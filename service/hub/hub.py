@@ -6,7 +6,7 @@ A lower one is dropped, an equal one is written, and a higher one shows a gap, w
 filled from the store (`catchup`). A gap that cannot be filled ends the subscription:
 the client recovers, or is told.
 
-Invariants, all on the event loop (`catchup` has the others):
+Invariants, all on the event loop (`catchup` and `deltas` have the others):
 
 I1 Nothing is written for a channel before `activate`, which the member calls when its
    subscribe reply is on its way.
@@ -42,6 +42,7 @@ from service.core.model import (
 from service.core.ports import AppendDone, Clock, Committed, History, Store
 from service.core.position import PIECE, is_recovered, size_of_publication, take_piece
 from service.hub.catchup import CatchUp, Spawn
+from service.hub.deltas import DeltaPushes
 from service.hub.position_check import PositionCheck
 from service.hub.publish_metrics import PublishMetrics
 from service.hub.subscription import Member, Subscription, Topic
@@ -102,18 +103,21 @@ class Hub:
         """Deliver what is durable now (this is the store's `CommitListener`)."""
         self._metrics.committed(len(batch))
         topics = self._topics
-        for channel, publication, epoch in batch:
+        for channel, publication, epoch, delta in batch:
             topic = topics.get(channel)
             if topic is not None:
-                self._deliver(topic, publication, epoch)
+                self._deliver(topic, publication, epoch, delta=delta)
 
-    def _deliver(self, topic: Topic, publication: Publication, epoch: str) -> None:
+    def _deliver(
+        self, topic: Topic, publication: Publication, epoch: str, *, delta: bool
+    ) -> None:
         offset = publication.offset
         text = replies.publication_push(topic.quoted, publication)
+        deltas = None
+        if topic.deltas:
+            deltas = DeltaPushes(topic, publication, delta=delta)
         if offset == 0:
-            for subscription in tuple(topic.subscriptions):
-                if subscription.joined and not subscription.left:
-                    subscription.member.put(text)
+            self._deliver_without_offset(topic, text, deltas)
             return
         if epoch != topic.epoch:
             topic.epoch = epoch
@@ -126,9 +130,24 @@ class Hub:
                 continue
             if offset == subscription.next and epoch == subscription.epoch:
                 subscription.next = offset + 1
-                subscription.member.put(text)
+                if deltas is not None and subscription.subscriber.delta:
+                    subscription.member.put(deltas.push_for(subscription))
+                else:
+                    subscription.member.put(text)
             elif offset > subscription.next or epoch != subscription.epoch:
                 self._catchup.fall_behind(subscription)
+
+    @staticmethod
+    def _deliver_without_offset(
+        topic: Topic, text: str, deltas: DeltaPushes | None
+    ) -> None:
+        for subscription in tuple(topic.subscriptions):
+            if not subscription.joined or subscription.left:
+                continue
+            if deltas is not None and subscription.subscriber.delta:
+                subscription.member.put(deltas.push_for(subscription))
+            else:
+                subscription.member.put(text)
 
     # Joining and leaving.
 
@@ -161,6 +180,8 @@ class Hub:
             topic = self._topics[channel] = Topic(channel)
         subscription = Subscription(topic, member, subscriber, history)
         topic.subscriptions.add(subscription)
+        if subscriber.delta:
+            topic.deltas += 1
         if history.size == 0:
             return subscription, Joined(None, None)
 
@@ -194,6 +215,8 @@ class Hub:
             recovered = take_piece(page.publications, space, least=0)
             subscription.member.give(sum(map(size_of_publication, recovered)))
             subscription.next = since.offset + len(recovered) + 1
+            if recovered and subscription.subscriber.delta:
+                subscription.base = recovered[-1].data
         else:
             subscription.next = page.top.offset + 1
         subscription.epoch = page.top.epoch
@@ -263,7 +286,12 @@ class Hub:
         subscription.left = True
         subscription.live = False
         subscription.member.behind.pop(subscription, None)
-        subscription.topic.subscriptions.discard(subscription)
+        topic = subscription.topic
+        topic.subscriptions.discard(subscription)
+        if subscription.subscriber.delta:
+            topic.deltas -= 1
+            if not topic.deltas:
+                topic.newest = None
 
     def _drop_if_empty(self, topic: Topic) -> None:
         # The same channel may have a newer topic object by now.

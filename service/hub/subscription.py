@@ -7,7 +7,13 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from service.core.model import Channel, Position, SubscriberInfo
+from service.core.model import (
+    Channel,
+    Position,
+    Publication,
+    RawJson,
+    SubscriberInfo,
+)
 from service.core.ports import History
 from service.core.position import PIECE
 from service.protocol import replies
@@ -52,15 +58,19 @@ class Topic:
     Attributes:
         seen: The newest offset that the hub was told of, in `epoch`.
         generation: Counts the changes of `epoch`.
+        deltas: How many of the subscriptions take deltas.
+        newest: The payload that those were handed last; None if none was.
         in_grace: Subscriptions that lost connections had, still shown in presence;
             the oldest first.
     """
 
     __slots__ = (
         "channel",
+        "deltas",
         "epoch",
         "generation",
         "in_grace",
+        "newest",
         "quoted",
         "seen",
         "subscriptions",
@@ -72,6 +82,8 @@ class Topic:
         self.seen = 0
         self.epoch = ""
         self.generation = 0
+        self.deltas = 0
+        self.newest: RawJson | None = None
         self.subscriptions: set[Subscription] = set()
         self.in_grace: dict[Subscription, None] = {}
 
@@ -91,9 +103,12 @@ class Subscription:
         portion: Publications that its next read asks for.
         generation: The topic's generation when its last read began.
         left: It is over; nothing is written for it any more.
+        base: The payload that the client was handed last, if it takes deltas; None
+            if none may follow.
     """
 
     __slots__ = (
+        "base",
         "epoch",
         "generation",
         "history",
@@ -129,3 +144,12 @@ class Subscription:
         self.reading = False
         self.portion = PIECE
         self.left = False
+        self.base: RawJson | None = None
+
+    def push_of(self, publication: Publication) -> str:
+        """Return the push of *publication*, which the member is handed next."""
+        quoted = self.topic.quoted
+        if not self.subscriber.delta:
+            return replies.publication_push(quoted, publication)
+        base, self.base = self.base, publication.data
+        return replies.delta_push(quoted, publication, base)

@@ -77,6 +77,7 @@ class SubscribeRequest(Struct):
             and no subscription.
         positioned: The client wants its position checked.
         join_leave: The client wants to be told of joins and leaves.
+        delta: The kind of deltas that the client takes; "" for none.
     """
 
     channel: Channel
@@ -86,6 +87,7 @@ class SubscribeRequest(Struct):
     join_leave: bool
     token: str
     data: RawJson | None
+    delta: str = ""
 
 
 class UnsubscribeRequest(Struct):
@@ -315,6 +317,7 @@ def _subscribe(fields: _Fields) -> SubscribeRequest:
         _boolean(fields, "join_leave"),
         _text(fields, "token"),
         _payload(fields),
+        _text(fields, "delta"),
     )
     if fields.get("tf") is not None:
         raise ReplyError(BAD_REQUEST)  # filters by tags are not supported

@@ -32,6 +32,7 @@ from _speedups import check
 from service.core.errors import CodecError
 from service.protocol import client_pb2
 from service.protocol.commands import NOT_JSON, Command, read_commands
+from service.protocol.replies import PING
 
 __all__ = ["Protobuf"]
 
@@ -80,11 +81,12 @@ def _scanned(data: bytes) -> tuple[int, str, dict[str, Any]]:
 class Protobuf:
     """The protobuf form, as a `Codec`.
 
-    The last message is kept: a publication to a thousand subscribers is one text that
-    is put into a thousand outboxes one after the other, and is encoded once.
+    The last messages are kept: a publication to a thousand subscribers is one text, or
+    three where some take deltas (`replies.delta_body`), that is put into a thousand
+    outboxes one after the other, and each is encoded once.
     """
 
-    __slots__ = ("_last",)
+    __slots__ = ("_before", "_last")
 
     name = "protobuf"
     binary = True
@@ -93,7 +95,8 @@ class Protobuf:
     join = b"".join
 
     def __init__(self) -> None:
-        self._last = ("", b"")
+        self._last = (PING, _varint(0))
+        self._before = (self._last, self._last)
 
     @staticmethod
     def decode(frame: bytes) -> list[Command]:
@@ -129,6 +132,9 @@ class Protobuf:
         known, data = self._last
         if known is text:
             return data
+        for known, data in self._before:
+            if known is text:
+                return data
         try:
             try:
                 record = _from_json(text)
@@ -138,6 +144,7 @@ class Protobuf:
         except (ValueError, TypeError, RecursionError) as error:
             raise CodecError("a message without a form in protobuf") from error
         data = _varint(len(body)) + body
+        self._before = (self._last, self._before[0])
         self._last = (text, data)
         return data
 
@@ -246,7 +253,10 @@ class _Serialized:
         text = bytes(json)
         data = self._known.get(text)
         if data is None:
-            data = _built(kind, _SERIALIZED_FROM_JSON[kind](text)).SerializeToString()
+            fields = _SERIALIZED_FROM_JSON[kind](text)
+            if "delta" in fields:
+                fields["data"] = msgspec.json.decode(fields["data"], type=str).encode()
+            data = _built(kind, fields).SerializeToString()
             self._size += len(text) + len(data)
             if self._size > MEMO:
                 self._known.clear()

@@ -15,6 +15,7 @@ from _speedups import (
     encode_publication,
     encode_publication_push,
     encode_push,
+    fossil_delta,
     quote,
 )
 from service.core.errors import Close, ErrorReply
@@ -31,6 +32,8 @@ __all__ = [
     "PING",
     "client_info",
     "connect_reply",
+    "delta_body",
+    "delta_push",
     "empty_reply",
     "error_body",
     "error_reply",
@@ -116,6 +119,7 @@ def subscribe_result(
     positioned: bool,
     data: RawJson | None = None,
     ttl: int | None = None,
+    delta: bool = False,
 ) -> str:
     """Return the result of a subscribe, as it stands in replies.
 
@@ -126,8 +130,11 @@ def subscribe_result(
         positioned: Whether its position is checked.
         data: A payload for the client.
         ttl: Seconds after which the client should refresh; None for never.
+        delta: Whether the client takes deltas; then the first publication is in full.
     """
     parts = [] if ttl is None else [_expires(ttl)]
+    if delta:
+        parts.append('"delta":true')
     top, recovered = joined
     if recoverable:
         parts.append('"recoverable":true')
@@ -144,8 +151,10 @@ def subscribe_result(
         if recovered is not None:
             parts.append('"recovered":true')
             if recovered:
-                bodies = ",".join([publication_body(item) for item in recovered])
-                parts.append(f'"publications":[{bodies}]')
+                bodies = (
+                    _chained(recovered) if delta else map(publication_body, recovered)
+                )
+                parts.append(f'"publications":[{",".join(bodies)}]')
     if data is not None:
         parts.append(f'"data":{data}')
     return f"{{{','.join(parts)}}}"
@@ -224,6 +233,57 @@ def publication_push(channel: str, publication: Publication) -> str:
         publication.info,
         publication.tags,
     )
+
+
+def delta_body(publication: Publication, base: RawJson | None) -> str:
+    """Return a publication as a subscription that takes deltas is sent it.
+
+    Its data is a JSON string, in protobuf the bytes of that string: the fossil delta
+    from *base*, where ``delta`` is true, or else the text of the payload. ``delta``
+    stands there when it is false too: it tells `protobuf` that data is such a string.
+
+    Args:
+        publication: The publication.
+        base: The payload that the client has; None if it may have none. Then, and where
+            the delta would not be shorter, the payload is sent in full.
+    """
+    body = None if base is None else _patch(publication, base)
+    return body or _with_delta(publication, publication.data, "false")
+
+
+def delta_push(channel: str, publication: Publication, base: RawJson | None) -> str:
+    """Return the push of a `delta_body`; *channel* is already a JSON string."""
+    return encode_push(channel, delta_body(publication, base))
+
+
+def _patch(publication: Publication, base: RawJson) -> str | None:
+    """Return a publication as a delta from *base*, made once; None if not shorter."""
+    known = publication.patch
+    if known is not None and (known[0] is base or known[0] == base):
+        return known[1]
+    text = publication.data.encode()
+    delta = fossil_delta(base.encode(), text)
+    body = None
+    if len(delta) < len(text):
+        body = _with_delta(publication, delta.decode(), "true")
+    publication.patch = (base, body)
+    return body
+
+
+def _with_delta(publication: Publication, data: str, delta: str) -> str:
+    body = encode_publication(
+        quote(data), publication.offset, publication.info, publication.tags
+    )
+    return f'{body[:-1]},"delta":{delta}}}'
+
+
+def _chained(publications: list[Publication]) -> list[str]:
+    """Return publications that are sent together, each as a delta from the last."""
+    bodies, base = [], None
+    for publication in publications:
+        bodies.append(delta_body(publication, base))
+        base = publication.data
+    return bodies
 
 
 def unsubscribe_push(channel: str, close: Close) -> str:

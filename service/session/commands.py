@@ -108,9 +108,8 @@ class Commands:
         subscribed = self._subscriptions.is_established(channel)
         self._permissions.may_publish(rules, identity.user, subscribed=subscribed)
         self._queue.under_way += 1
-        self._port.publish(
-            command, channel, Draft(data, info=identity.info), rules.history
-        )
+        draft = Draft(data, info=identity.info, delta=rules.options.delta_publish)
+        self._port.publish(command, channel, draft, rules.history)
 
     def history(
         self, identity: Identity, command: int, request: HistoryRequest
@@ -226,7 +225,11 @@ class Commands:
         """Publish what a hook allows."""
         rules = self._permissions.rules(event.channel)
         history = NO_HISTORY if grant.skip_history else rules.history
-        draft = Draft(grant.data or event.data, info=identity.info)
+        draft = Draft(
+            grant.data or event.data,
+            info=identity.info,
+            delta=rules.options.delta_publish,
+        )
         self._queue.blocked = False
         self._port.publish(command, event.channel, draft, history)
 

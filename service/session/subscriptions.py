@@ -60,6 +60,7 @@ class PendingSubscribe:
         reject_unrecovered: Refuse with 112 if the gap cannot be filled.
         positioned: The client wants its position checked.
         join_leave: The client wants to be told of joins and leaves.
+        delta: The kind of deltas that the client takes; "" for none.
         pushed: The client is told by a push, in which SDKs look for no publications.
         removal: The server has unsubscribed the client meanwhile; None if not.
         ttl: Seconds that the reply tells the client to refresh in; None for none.
@@ -67,6 +68,7 @@ class PendingSubscribe:
     """
 
     __slots__ = (
+        "delta",
         "join_leave",
         "outcome",
         "positioned",
@@ -86,6 +88,7 @@ class PendingSubscribe:
         positioned: bool,
         reject_unrecovered: bool = False,
         join_leave: bool = False,
+        delta: str = "",
         pushed: bool = False,
     ) -> None:
         self.since = since
@@ -93,6 +96,7 @@ class PendingSubscribe:
         self.positioned = positioned
         self.reject_unrecovered = reject_unrecovered
         self.join_leave = join_leave
+        self.delta = delta
         self.pushed = pushed
         self.removal: Unsubscribe | None = None
         self.ttl: int | None = None
@@ -243,6 +247,7 @@ class Subscriptions:
             positioned=request.positioned,
             reject_unrecovered=request.reject_unrecovered,
             join_leave=request.join_leave,
+            delta=request.delta,
         )
         self._channels[channel] = state = ChannelState(rules, pending, server=False)
         self._queue.under_way += 1
@@ -438,6 +443,7 @@ class Subscriptions:
                 rules, user, asked=pending.join_leave
             ),
             positioned=state.positioned,
+            delta=pending.delta in options.allowed_delta_types,
         )
         self._port.join(channel, subscriber, rules.history, pending.since, held=held)
 
@@ -482,6 +488,7 @@ class Subscriptions:
                 positioned=state.positioned,
                 data=state.data,
                 ttl=pending.ttl,
+                delta=state.subscriber is not None and state.subscriber.delta,
             )
         )
         state.data = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Literal
 
 import msgspec
 
@@ -45,6 +46,10 @@ class ChannelOptions(Section, frozen=True, kw_only=True):
         allow_history_for_anonymous: An anonymous connection may.
         allow_user_limited_channels: To a channel ``name#42,43`` only the users 42 and
             43 may subscribe, without a token.
+        allowed_delta_types: Deltas that subscribers may ask for: ``["fossil"]``. One
+            that asks is sent publications as their difference from the one before.
+        delta_publish: Every publication may be sent so, not only those published with
+            ``delta``.
         channel_regex: The part of the name after ``namespace:`` must match it as a
             whole; "" allows every name in ASCII. The syntax is RE2's, which matches in
             linear time: without lookaround and references to groups.
@@ -72,6 +77,8 @@ class ChannelOptions(Section, frozen=True, kw_only=True):
     allow_history_for_subscriber: bool = False
     allow_history_for_anonymous: bool = False
     allow_user_limited_channels: bool = False
+    allowed_delta_types: tuple[Literal["fossil"], ...] = ()
+    delta_publish: bool = False
     channel_regex: str = ""
 
     def mistakes(self, where: str) -> Iterator[str]:
@@ -95,6 +102,8 @@ class ChannelOptions(Section, frozen=True, kw_only=True):
             yield f"{where}: history_meta_ttl must not be below history_ttl"
         if self.force_push_join_leave and not self.join_leave:
             yield f"{where}: force_push_join_leave needs join_leave"
+        if self.delta_publish and not self.allowed_delta_types:
+            yield f"{where}: delta_publish needs allowed_delta_types"
         try:
             ChannelPattern(self.channel_regex)
         except ValueError as error:

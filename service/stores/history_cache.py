@@ -59,7 +59,8 @@ __all__ = [
 ]
 
 # Memory that a publication takes beside its strings: the object (96 bytes), its place
-# in a list, and the wire form that the protocol attaches to it.
+# in a list, and the wire form that the protocol attaches to it. Not counted is the wire
+# form as a delta, which is shorter: it is there only where deltas are delivered.
 OVERHEAD = 200  # bytes
 
 # Publications dropped from the front of a list at a time: each drop moves the rest.
@@ -319,7 +320,7 @@ class TailCache:
         """
         tails = self._tails
         added = 0
-        for channel, publication, epoch in committed:
+        for channel, publication, epoch, _ in committed:
             offset = publication.offset
             if not offset:
                 continue

@@ -110,7 +110,8 @@ def _sent(descriptor: Any, fields: dict[str, Any]) -> dict[str, Any]:
     for name, value in fields.items():
         field = descriptor.fields_by_name[name]
         if field.type == field.TYPE_BYTES:
-            found[name] = value
+            # To a subscription that takes deltas, a payload is text in a string.
+            found[name] = json.loads(value) if "delta" in fields else value
         elif field.message_type and field.message_type.GetOptions().map_entry:
             entry = field.message_type.fields_by_name["value"]
             inner = entry.message_type

@@ -46,6 +46,7 @@ ALL = {
     "positioned": True,
     "data": RawJson('{"d":1}'),
     "ttl": 60,
+    "delta": False,
 }
 RESULT = replies.subscribe_result(JOINED, **ALL)
 
@@ -74,6 +75,7 @@ WRITTEN: dict[str, dict[str, Any]] = {
         "top": Position(2**53 - 1, "epoch"),
     },
     "publication_push": {"channel": CHANNEL, "publication": PUBLICATION},
+    "delta_push": {"channel": CHANNEL, "publication": PUBLICATION, "base": None},
     "unsubscribe_push": {"channel": CHANNEL, "close": errors.UNSUBSCRIBE_EXPIRED},
     "subscribe_push": {
         "channel": CHANNEL,
@@ -97,7 +99,7 @@ LEAST: dict[str, dict[str, Any]] = {
     },
 }
 # These write parts of messages.
-PARTS = {"client_info", "error_body", "publication_body"}
+PARTS = {"client_info", "delta_body", "error_body", "publication_body"}
 PARTS |= {"info_of_user"}  # how a client_info begins, to search for
 PARTS |= {"presence_result", "presence_stats_result", "subscribe_result"}
 
@@ -132,7 +134,7 @@ def test_every_writer_is_tried_with_all_that_it_takes() -> None:
     options = inspect.signature(replies.subscribe_result).parameters
     assert set(options) == {"joined", *ALL}
     # An attribute that no text has yet is one that this does not see.
-    assert set(Publication.__slots__) - {"body"} == {
+    assert set(Publication.__slots__) - {"body", "patch"} == {
         "offset",
         "data",
         "info",

@@ -45,6 +45,9 @@ KEPT = {"history_size": 10, "history_ttl": 60}
         ({"history_size": 10, "history_ttl": float("inf")}, ["history"]),
         ({"history_size": 10, "history_ttl": float("nan")}, ["history"]),
         ({"force_push_join_leave": True}, ["force_push_join_leave", "join_leave"]),
+        ({"delta_publish": True}, ["chat", "delta_publish", "allowed_delta_types"]),
+        ({"allowed_delta_types": ["xdelta3"]}, ["allowed_delta_types"]),
+        ({"allowed_delta_types": "fossil"}, ["allowed_delta_types"]),
         ({"channel_regex": "("}, ["chat", "channel_regex"]),
         ({"presence": "sometimes"}, ["presence"]),
         ({"presence": 5}, ["presence"]),
@@ -94,6 +97,8 @@ def test_every_option_of_a_namespace_can_be_set() -> None:
         "presence": True,
         "join_leave": True,
         "force_push_join_leave": True,
+        "allowed_delta_types": ("fossil",),
+        "delta_publish": True,
         "channel_regex": "[a-z]+",
     }
     [found] = load({}, namespace(**options)).channels.namespaces

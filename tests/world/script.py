@@ -22,6 +22,8 @@ from service.core.model import (
 from service.core.ports import AppendDone, CommitListener, Committed, History
 from service.hub.hub import Hub
 from service.hub.subscription import Subscription
+from service.protocol import replies
+from tests.speedups.fossil import applied
 
 KEPT = History(1000, 3600.0)
 NOT_KEPT = History(0, 0.0)
@@ -152,7 +154,13 @@ class ScriptedStore:
         self._epochs += 1
         self._streams[channel] = Stream(f"epoch{self._epochs}")
 
-    def commit(self, channel: Channel, *datas: str, skip_history: bool = False) -> None:
+    def commit(
+        self,
+        channel: Channel,
+        *datas: str,
+        skip_history: bool = False,
+        delta: bool = False,
+    ) -> None:
         """Store publications, without telling the listener."""
         stream = self.stream(channel)
         for data in datas:
@@ -164,7 +172,7 @@ class ScriptedStore:
                 publication = Publication(stream.top, RawJson(data))
                 stream.publications.append(publication)
                 epoch = stream.epoch
-            self.untold.append(Committed(channel, publication, epoch))
+            self.untold.append(Committed(channel, publication, epoch, delta))
 
     def tell(self, count: int | None = None) -> None:
         """Tell the listener of the *count* oldest commits, of all by default."""
@@ -177,6 +185,13 @@ class ScriptedStore:
         """Commit *count* publications and tell of them."""
         self.commit(channel, *["1"] * count)
         self.tell()
+
+    def erase(self, channel: Channel) -> None:
+        """Blank what is stored, as `Store.erase` does."""
+        stream = self.stream(channel)
+        stream.publications = [
+            Publication(p.offset, RawJson("null")) for p in stream.publications
+        ]
 
     def trim(self, channel: Channel, keep: int) -> None:
         """Keep the newest *keep* publications."""
@@ -226,9 +241,18 @@ class Seat:
 
     Checks at once what must hold at every step: offsets dense and increasing from
     where the reply left off, nothing before the reply, nothing after the end.
+
+    Attributes:
+        payloads: If it takes deltas, what its client makes of them: the offset, the
+            payload, and whether that came as a delta.
     """
 
-    def __init__(self, channel: Channel, asked: Position | None) -> None:
+    def __init__(
+        self, channel: Channel, asked: Position | None, *, delta: bool = False
+    ) -> None:
+        self.payloads: list[tuple[int, str, bool]] = []
+        self._delta = delta
+        self._held = b""
         self.channel = channel
         self.asked = asked
         self.subscription: Subscription
@@ -255,14 +279,30 @@ class Seat:
             self.expected = self.asked.offset + 1
             for publication in outcome.recovered:
                 self._take(publication.offset)
+            if self._delta:
+                # A client is new or has what it had: the reply begins in full.
+                result = replies.subscribe_result(
+                    outcome,
+                    asked=self.asked,
+                    recoverable=True,
+                    positioned=True,
+                    delta=True,
+                )
+                for body in json.loads(result).get("publications", []):
+                    self._read(body)
 
-    def push(self, offset: int) -> None:
+    def push(self, body: dict[str, Any]) -> None:
+        offset = body.get("offset", 0)
         assert isinstance(self.outcome, Joined), "a push before the reply"
         assert not self.ended, "a push after the end"
         if offset:
             self._take(offset)
         else:
             self.loose += 1
+        if self._delta:
+            self._read(body)
+        else:
+            assert "delta" not in body
 
     def told(self, push: dict[str, Any]) -> None:
         """Take a join or leave push."""
@@ -275,6 +315,15 @@ class Seat:
         assert offset == self.expected, (self.channel, offset, self.expected)
         self.offsets.append(offset)
         self.expected = offset + 1
+
+    def _read(self, body: dict[str, Any]) -> None:
+        """Take a publication as a client that takes deltas does."""
+        data = body["data"].encode()
+        if body["delta"]:
+            assert self.payloads, "a delta from nothing"
+            data = applied(self._held, data)
+        self._held = data
+        self.payloads.append((body.get("offset", 0), data.decode(), body["delta"]))
 
 
 class ScriptedMember:
@@ -311,7 +360,7 @@ class ScriptedMember:
         **listens: bool,
     ) -> Seat:
         """Join as the connection `name`; *listens* as in `SubscriberInfo`."""
-        seat = Seat(channel, asked)
+        seat = Seat(channel, asked, delta=listens.get("delta", False))
         self.seats.setdefault(channel, []).append(seat)
 
         def done(outcome: Joined | StoreError) -> None:
@@ -368,7 +417,7 @@ class ScriptedMember:
         self.waiting.append(text)
         seat = self.seats[push["channel"]][-1]
         if "pub" in push:
-            seat.push(push["pub"].get("offset", 0))
+            seat.push(push["pub"])
         else:
             seat.told(push)
         if self.on_put is not None:

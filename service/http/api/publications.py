@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from copy import copy
 from typing import Annotated, Any
 
 import msgspec
@@ -45,7 +46,7 @@ class _Publication(msgspec.Struct, kw_only=True):
     """A payload and its options.
 
     Attributes:
-        delta: Ignored; it is accepted for callers written for other servers.
+        delta: Subscriptions that take deltas are sent one, where it is shorter.
     """
 
     data: Payload | UnsetType = UNSET
@@ -139,9 +140,11 @@ async def append(
         ReplyError: 102 or 107, from the name; 103 if the key does not allow it.
         StoreError: It was not published, or the outcome is unknown.
     """
-    history = context.publish_rules(channel).history
-    if skip_history:
-        history = NO_HISTORY
+    rules = context.publish_rules(channel)
+    history = NO_HISTORY if skip_history else rules.history
+    if rules.options.delta_publish and not draft.delta:
+        draft = copy(draft)  # the same one may go to channels of other namespaces
+        draft.delta = True
     return (await context.publish(Channel(channel), draft, history)).position
 
 
@@ -157,6 +160,7 @@ def _draft(context: ApiContext, request: _Publication) -> Draft:
         idempotency_key=request.idempotency_key or "",
         version=request.version or 0,
         version_epoch=request.version_epoch or "",
+        delta=bool(request.delta),
     )
 
 

@@ -150,6 +150,7 @@ class Log:
                         channel,
                         Publication(0, draft.data, draft.info, draft.tags),
                         "",
+                        draft.delta,
                     )
                 )
                 outcome(_NOT_STORED)
@@ -182,7 +183,10 @@ class Log:
             position = Position(offset, state.epoch)
             fresh(
                 Committed(
-                    channel, Publication(offset, data, info, tags, time), state.epoch
+                    channel,
+                    Publication(offset, data, info, tags, time),
+                    state.epoch,
+                    draft.delta,
                 )
             )
             outcome(Appended(position, True))

@@ -162,7 +162,9 @@ def plan_batch(
             lasting = max(lasting, milliseconds(history.meta_ttl), kept)
             position = Position(top, head.epoch)
             publication = Publication(top, draft.data, draft.info, draft.tags, time)
-        plan.committed.append(Committed(channel, publication, position.epoch))
+        plan.committed.append(
+            Committed(channel, publication, position.epoch, draft.delta)
+        )
         plan.outcomes.append(Appended(position, True))
         if key:
             keys[key] = position
