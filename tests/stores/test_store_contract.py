@@ -125,7 +125,7 @@ async def test_what_the_listener_was_told_of_a_read_sees(bench):
     reads = []
 
     def hook(committed):
-        for channel, publication, _ in committed:
+        for channel, publication, *_ in committed:
             offset = publication.offset
             page = bench.store.peek(channel, CHAT, offset - 1, 1)
             if page is not None:
@@ -141,6 +141,16 @@ async def test_what_the_listener_was_told_of_a_read_sees(bench):
     for offset, page in found:
         assert [p.offset for p in page.publications] == [offset]
         assert page.top.offset >= offset
+
+
+@pytest.mark.parametrize("history", [CHAT, NO_HISTORY], ids=["kept", "not kept"])
+async def test_the_listener_is_told_what_may_be_sent_as_a_delta(bench, history):
+    await bench.append("a", "1", history)
+    await bench.append("a", "2", history, delta=True)
+    assert [(c.publication.data, c.delta) for c in bench.told] == [
+        ("1", False),
+        ("2", True),
+    ]
 
 
 async def test_a_listener_that_raises_does_not_stop_the_callers(bench):
@@ -169,7 +179,7 @@ async def test_a_caller_that_raises_does_not_stop_the_others(bench):
 async def test_without_history_nothing_is_stored(bench):
     outcome = await bench.append("a", '"x"', NO_HISTORY)
     assert outcome == Appended(Position(0, ""), True)
-    ((channel, publication, epoch),) = bench.told
+    ((channel, publication, epoch, _),) = bench.told
     assert (channel, publication.offset, publication.time, epoch) == ("a", 0, 0, "")
     assert publication.data == '"x"'
     page = await bench.read("a")
