@@ -13,7 +13,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install
 WORKERS := 3
 PYTEST := $(BIN)/python -m pytest $(ARGS)
 
-.PHONY: install run test test-slow test-tools lint format clean bench
+.PHONY: audit install lock run test test-slow test-tools lint format clean bench
 
 install: $(VENV)/.installed
 
@@ -40,6 +40,20 @@ lint: $(VENV)/.installed-dev
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# Versions and hashes of what the service needs; run it after a change of pyproject.toml.
+lock: $(VENV)/.installed-dev
+	$(BIN)/uv pip compile --quiet pyproject.toml --universal --python-version 3.11 \
+	  --generate-hashes --no-header --no-annotate -o requirements.lock
+
+# Known vulnerabilities of what the lock names, where their database can be reached.
+audit: $(VENV)/.installed-dev
+	@found=$$($(BIN)/pip-audit -r requirements.lock --require-hashes --disable-pip \
+	  --progress-spinner off 2>&1); status=$$?; \
+	if grep -q 'Found .* known vulnerabilit' <<<"$$found"; then echo "$$found"; exit 1; \
+	elif grep -q 'could not be audited' <<<"$$found" || [ $$status != 0 ]; then \
+	  echo "the database of vulnerabilities cannot be reached: not all was audited"; \
+	else echo "$$found"; fi
 
 # Everything that make has made; databases stay.
 clean:
