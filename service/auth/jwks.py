@@ -28,9 +28,9 @@ import structlog
 from service.auth.errors import KeysUnavailable, TokenInvalid
 from service.auth.keys import Key, KeySet, read_jwks
 from service.core.errors import CodecError, SettingsError
-from service.core.fetch import UnusableAnswer, fetch, http_client
+from service.core.fetch import UnusableAnswer, cause_of, fetch, http_client
 from service.core.ports import Clock
-from service.settings import Settings
+from service.settings import Settings, TlsSettings
 
 __all__ = ["Jwks", "open_endpoints"]
 
@@ -53,17 +53,22 @@ class Jwks:
     Args:
         endpoint: The URL.
         clock: Monotonic time.
+        tls: The authorities that are trusted.
         ttl: See `TTL`.
         timeout: See `TIMEOUT`.
 
+    Attributes:
+        failure: Why the last fetch failed; "" if it did not.
+
     Raises:
-        SettingsError: The endpoint is not a URL.
+        SettingsError: The endpoint is not a URL, or the authorities cannot be read.
     """
 
     def __init__(
         self,
         endpoint: str,
         clock: Clock,
+        tls: TlsSettings,
         *,
         ttl: float = TTL,
         timeout: float = TIMEOUT,
@@ -80,12 +85,14 @@ class Jwks:
         self._keys: KeySet = {}
         self._answered: float | None = None  # when the last good fetch began
         self._ended: float | None = None  # when the last fetch ended
-        self._failed = False  # whether the last fetch failed
+        self.failure = ""
         self._missing: set[str] = set()  # names asked for that the last answer lacked
         self._fetching: asyncio.Task[None] | None = None
         self._client = http_client(
             {"Accept": "application/json"},
             httpx.Limits(max_connections=1, max_keepalive_connections=0),
+            ca_file=tls.ca_file,
+            ca_directory=tls.ca_directory,
         )
 
     def known(self, kid: str) -> tuple[Key, ...] | None:
@@ -110,7 +117,7 @@ class Jwks:
             return
         fetching = self._fetch()
         if fetching is None:
-            if kid in self._missing and not self._failed:
+            if kid in self._missing and not self.failure:
                 raise TokenInvalid("no key has its kid")
             # It may have been published since: the client may come back.
             raise KeysUnavailable("the key set was asked for a moment ago")
@@ -119,7 +126,7 @@ class Jwks:
         await asyncio.wait([fetching])
         if self.known(kid) is not None:
             return
-        if self._failed or fetching.cancelled():
+        if self.failure or fetching.cancelled():
             raise KeysUnavailable("the key set cannot be fetched")
         if len(self._missing) < _MISSING:
             self._missing.add(kid)
@@ -137,7 +144,7 @@ class Jwks:
 
     def _excused(self) -> bool:
         # Only for a while: a key may have been withdrawn while no token came.
-        if self._ended is None or not self._failed:
+        if self._ended is None or not self.failure:
             return False
         return self._clock.now() < self._ended + _RECENT
 
@@ -160,7 +167,7 @@ class Jwks:
             self._keys = read_jwks(body)
             self._answered = began
             self._missing.clear()
-            self._failed = False
+            self.failure = ""
             return
         except TimeoutError:
             reason = f"no answer within {self._timeout} s"
@@ -168,11 +175,11 @@ class Jwks:
             reason = str(error)
         except Exception as error:
             # As a rule an error of the network; after any other, keys are as unknown.
-            reason = type(error).__name__
+            reason = cause_of(error)
         finally:
             self._fetching = None
             self._ended = self._clock.now()
-        self._failed = True
+        self.failure = reason
         log.warning("a key set cannot be fetched", host=self._url.host, reason=reason)
 
 
@@ -180,9 +187,10 @@ def open_endpoints(settings: Settings, clock: Clock) -> dict[str, Jwks]:
     """Return the endpoints of the settings by their URL, for `Verifier`.
 
     Raises:
-        SettingsError: An endpoint is not a URL.
+        SettingsError: An endpoint is not a URL, or the authorities cannot be read.
     """
-    return {url: Jwks(url, clock) for url in dict.fromkeys(_endpoints(settings))}
+    urls = dict.fromkeys(_endpoints(settings))
+    return {url: Jwks(url, clock, settings.tls) for url in urls}
 
 
 def _endpoints(settings: Settings) -> Iterator[str]:

@@ -2,30 +2,101 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import ssl
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import httpx
 
-__all__ = ["UnusableAnswer", "fetch", "http_client"]
+from service.core.errors import SettingsError
+
+__all__ = ["UnusableAnswer", "cause_of", "fetch", "http_client"]
+
+# The codes of OpenSSL for an authority that is not among the trusted ones.
+_UNKNOWN_AUTHORITY = {2, 18, 19, 20, 21}
 
 
 class UnusableAnswer(Exception):
     """The answer cannot be used; the text says why and quotes nothing of it."""
 
 
-def http_client(headers: Mapping[str, str], limits: httpx.Limits) -> httpx.AsyncClient:
+def http_client(
+    headers: Mapping[str, str],
+    limits: httpx.Limits,
+    *,
+    ca_file: str = "",
+    ca_directory: str = "",
+) -> httpx.AsyncClient:
     """Return a client for `fetch`: no redirects, no compression, no environment.
 
     It has no timeout: the caller bounds the whole request.
+
+    Args:
+        headers: Of every request.
+        limits: Of its connections.
+        ca_file: As `tls.ca_file`.
+        ca_directory: As `tls.ca_directory`.
+
+    Raises:
+        SettingsError: The file or the directory of authorities cannot be used.
     """
     return httpx.AsyncClient(
         headers={**headers, "Accept-Encoding": "identity"},
         limits=limits,
         timeout=None,
         follow_redirects=False,
+        verify=_trusting(ca_file, ca_directory),
         trust_env=False,  # proxies and certificates come from the settings alone
     )
+
+
+def _trusting(ca_file: str, ca_directory: str) -> ssl.SSLContext:
+    if not (ca_file or ca_directory):
+        context = httpx.create_ssl_context(trust_env=False)  # those of certifi
+        context.load_default_certs()  # and those of this machine
+        return context
+    # OpenSSL takes a directory that is not there, and finds no authority in it.
+    if ca_directory and not os.path.isdir(ca_directory):
+        raise SettingsError(f"tls.ca_directory: {ca_directory} is not a directory")
+    try:
+        return ssl.create_default_context(
+            cafile=ca_file or None, capath=ca_directory or None
+        )
+    except ssl.SSLError:
+        raise SettingsError(f"tls.ca_file: {ca_file} has no certificates") from None
+    except OSError as error:
+        raise SettingsError(
+            f"tls.ca_file: {ca_file}: {os.strerror(error.errno or 0)}"
+        ) from None
+
+
+def cause_of(error: BaseException) -> str:
+    """Return why the network failed, for the log: the first cause, in words."""
+    cause = error
+    while True:
+        if isinstance(cause, BaseExceptionGroup):
+            cause = cause.exceptions[0]
+        elif isinstance(cause, ssl.SSLError):
+            return _tls_cause(cause)
+        elif isinstance(cause, socket.gaierror):
+            return "the name of the host is not known"
+        elif isinstance(cause, OSError) and cause.errno:
+            return os.strerror(cause.errno)
+        elif (deeper := cause.__cause__ or cause.__context__) is not None:
+            cause = deeper
+        else:
+            return type(error).__name__
+
+
+def _tls_cause(error: ssl.SSLError) -> str:
+    if not isinstance(error, ssl.SSLCertVerificationError):
+        return f"TLS failed: {error.reason}"
+    text = f"certificate verify failed: {error.verify_message}"
+    if error.verify_code in _UNKNOWN_AUTHORITY:
+        text += "; tls.ca_file or SSL_CERT_FILE names the authorities to trust"
+    return text
 
 
 async def fetch(

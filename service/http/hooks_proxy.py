@@ -30,7 +30,7 @@ from msgspec import UNSET, Raw, UnsetType
 
 from _speedups import check, quote
 from service.core.errors import INTERNAL, CloseError, ReplyError, SettingsError
-from service.core.fetch import UnusableAnswer, fetch, http_client
+from service.core.fetch import UnusableAnswer, cause_of, fetch, http_client
 from service.core.hooks import (
     WRONG_ANSWER,
     ConnectEvent,
@@ -50,7 +50,7 @@ from service.core.json_fields import ServerSubscription as SubscriptionFields
 from service.core.json_fields import optional_payload_of, override_of
 from service.http.api.context import Integer
 from service.http.validation import close_of, error_of
-from service.settings import ProxySettings
+from service.settings import ProxySettings, TlsSettings
 
 __all__ = ["HooksProxy"]
 
@@ -111,9 +111,17 @@ A = TypeVar("A")
 
 
 class HooksProxy:
-    """The endpoints of the settings, called through one HTTP client."""
+    """The endpoints of the settings, called through one HTTP client.
 
-    def __init__(self, settings: ProxySettings) -> None:
+    Args:
+        settings: The endpoints.
+        tls: The authorities that are trusted.
+
+    Raises:
+        SettingsError: The authorities cannot be read.
+    """
+
+    def __init__(self, settings: ProxySettings, tls: TlsSettings) -> None:
         self._settings = settings
         self._client = http_client(
             {"Content-Type": "application/json"},
@@ -122,6 +130,8 @@ class HooksProxy:
                 max_keepalive_connections=settings.connections,
                 keepalive_expiry=_IDLE,
             ),
+            ca_file=tls.ca_file,
+            ca_directory=tls.ca_directory,
         )
 
     def handlers(self, own: Handlers) -> Handlers:
@@ -155,6 +165,22 @@ class HooksProxy:
     async def close(self) -> None:
         """Close the connections; calls in progress fail."""
         await self._client.aclose()
+
+    async def unreachable(self) -> dict[str, str]:
+        """Return why endpoints cannot be reached, by the name of the hook.
+
+        Each is asked for its OPTIONS, which changes nothing there; any answer will do.
+        """
+        reasons: dict[str, str] = {}
+        for name, url in self._settings.endpoints.items():
+            try:
+                async with asyncio.timeout(self._settings.timeout):
+                    await self._client.options(url)
+            except TimeoutError:
+                reasons[name] = f"no answer within {self._settings.timeout} s"
+            except (httpx.HTTPError, OSError) as error:
+                reasons[name] = cause_of(error)
+        return reasons
 
     def _hook(
         self,
@@ -229,7 +255,7 @@ class HooksProxy:
                 f"no answer within {self._settings.timeout} s"
             ) from None
         except (httpx.HTTPError, OSError) as error:
-            raise UnusableAnswer(type(error).__name__) from None
+            raise UnusableAnswer(cause_of(error)) from None
         try:
             document = check(text)
         except ValueError:

@@ -63,7 +63,7 @@ async def open_routing(
         if settings.proxy.endpoints:
             from service.http.hooks_proxy import HooksProxy
 
-            proxy = HooksProxy(settings.proxy)
+            proxy = HooksProxy(settings.proxy, settings.tls)
             stack.push_async_callback(proxy.close)
             handlers = proxy.handlers(handlers)
         runtime = await Runtime.open(settings, handlers, clock)

@@ -17,6 +17,7 @@ from service.settings.sections import (
     Secret,
     ServerSettings,
     StoreSettings,
+    TlsSettings,
     TokenSettings,
 )
 
@@ -36,6 +37,7 @@ __all__ = [
     "ServerSettings",
     "Settings",
     "StoreSettings",
+    "TlsSettings",
     "TokenSettings",
     "changes",
     "load",

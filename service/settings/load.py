@@ -37,6 +37,7 @@ from service.settings.sections import (
     Section,
     ServerSettings,
     StoreSettings,
+    TlsSettings,
     TokenSettings,
     without_credentials,
 )
@@ -77,6 +78,7 @@ class Settings(Section, frozen=True, kw_only=True):
     proxy: ProxySettings = ProxySettings()
     token: TokenSettings = TokenSettings()
     subscription_token: TokenSettings = TokenSettings()
+    tls: TlsSettings = TlsSettings()
     log: LogSettings = LogSettings()
 
     @property
@@ -317,6 +319,13 @@ def load(environ: Mapping[str, str], overrides: Mapping[str, Any]) -> Settings:
     names = Names(Settings)
     merge(values, read_environment(environ, names, mistakes))
     merge(values, given(overrides, "command line"))
+    if not values.get("tls"):
+        for name, variable in (
+            ("ca_file", "SSL_CERT_FILE"),
+            ("ca_directory", "SSL_CERT_DIR"),
+        ):
+            if environ.get(variable):
+                merge(values, given({"tls": {name: environ[variable]}}, variable))
     converter = Converter(names, mistakes)
     settings = converter.section(Settings(), values, "")
     if not unread:

@@ -32,6 +32,7 @@ __all__ = [
     "Section",
     "ServerSettings",
     "StoreSettings",
+    "TlsSettings",
     "TokenSettings",
     "is_duration",
     "without_credentials",
@@ -572,6 +573,23 @@ class TokenSettings(Section, frozen=True, kw_only=True):
                 )
         if not self.has_keys and self != TokenSettings():
             yield f"{where} has no key, so its settings have no effect"
+
+
+class TlsSettings(Section, frozen=True, kw_only=True):
+    """Trust in the endpoints that the service calls: those of hooks, and key sets.
+
+    Where neither setting is given, the variables ``SSL_CERT_FILE`` and ``SSL_CERT_DIR``
+    of OpenSSL are; without them, the authorities of this machine and of certifi are
+    trusted. The calls of boto3 have ``AWS_CA_BUNDLE`` instead.
+
+    Attributes:
+        ca_file: A file of certificates in PEM, of the authorities that are trusted
+            instead of the usual ones.
+        ca_directory: A directory of them, named as ``openssl rehash`` does it.
+    """
+
+    ca_file: str = ""
+    ca_directory: str = ""
 
 
 class LogSettings(Section, frozen=True, kw_only=True):

@@ -15,7 +15,7 @@ from service.auth.errors import KeysUnavailable, TokenError, TokenInvalid
 from service.auth.jwks import Jwks, open_endpoints
 from service.auth.verifier import UnfetchedKey, Verifier
 from service.core.errors import SettingsError
-from service.settings import Settings, TokenSettings
+from service.settings import Settings, TlsSettings, TokenSettings
 from tests.auth.keyring import jwk, sign
 from tests.clock import VirtualClock
 
@@ -91,7 +91,7 @@ class World:
     def __init__(self, issuer: Issuer, url: str, *, timeout: float = 10.0) -> None:
         self.issuer = issuer
         self.clock = VirtualClock()
-        self.jwks = Jwks(url, self.clock, ttl=TTL, timeout=timeout)
+        self.jwks = Jwks(url, self.clock, TlsSettings(), ttl=TTL, timeout=timeout)
         settings = Settings(token=TokenSettings(jwks_public_endpoint=url))
         self.verifier = Verifier(settings, self.clock.wall, {url: self.jwks})
 

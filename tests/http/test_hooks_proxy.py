@@ -13,7 +13,7 @@ from service.core.hooks import ConnectEvent, Handlers, RpcEvent, RpcResult
 from service.core.model import ClientId, UserId
 from service.http import hooks_proxy
 from service.http.hooks_proxy import HooksProxy
-from service.settings import ProxySettings
+from service.settings import ProxySettings, TlsSettings
 
 ENDPOINTS = ProxySettings(
     connect="http://localhost/c", rpc="http://localhost/r", publish="http://localhost/p"
@@ -22,7 +22,7 @@ EVENT = ConnectEvent(ClientId("c"))
 
 
 def hooks() -> Handlers:
-    return HooksProxy(ENDPOINTS).handlers(Handlers())
+    return HooksProxy(ENDPOINTS, TlsSettings()).handlers(Handlers())
 
 
 def answering(answer: bytes | Exception, patches: pytest.MonkeyPatch) -> None:
@@ -40,7 +40,7 @@ def test_python_wins_over_endpoints_hook_by_hook() -> None:
     async def rpc(event: RpcEvent) -> RpcResult:
         return RpcResult()
 
-    handlers = HooksProxy(ENDPOINTS).handlers(Handlers(rpc=rpc))
+    handlers = HooksProxy(ENDPOINTS, TlsSettings()).handlers(Handlers(rpc=rpc))
     assert handlers.rpc is rpc
     assert handlers.publish is not None
     assert handlers.connect is not None and handlers.subscribe is None

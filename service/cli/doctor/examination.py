@@ -16,6 +16,7 @@ from importlib.metadata import version
 
 import _speedups
 from service.cli.doctor.finding import NOTE, OK, PROBLEM, Finding
+from service.cli.doctor.hooks import examine_hooks
 from service.cli.doctor.keys import examine_keys
 from service.cli.doctor.permissions import examine_permissions
 from service.cli.doctor.store import examine_store
@@ -57,6 +58,7 @@ def examine(environ: Mapping[str, str], port: int | None = None) -> Iterator[Fin
                 'set environment = "production", or server.host to 127.0.0.1',
             )
         yield from examine_keys(settings)
+        yield from examine_hooks(settings)
         running = _answers(settings.server.host, settings.server.port)
         yield examine_store(settings, running=running)
         yield from examine_permissions(environ, settings)

@@ -76,7 +76,8 @@ async def _check_key_sets(settings: Settings) -> Finding:
                 return Finding(
                     PROBLEM,
                     "keys",
-                    f"{url} gives no key set: tokens with a kid are refused for now",
+                    f"{url} gives no key set ({jwks.failure}): tokens with a kid are "
+                    "refused for now",
                     "see that this machine reaches it, and that it answers with a "
                     "JWKS and status 200",
                 )
