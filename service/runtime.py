@@ -178,6 +178,7 @@ class Runtime:
                 connections,
                 limited,
                 limit=settings.connection_limit,
+                user_limit=settings.user_limit,
                 clock=clock,
                 spawn=tasks.spawn,
                 grace_period=grace_period,

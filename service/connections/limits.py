@@ -94,6 +94,7 @@ class ConnectionLimits:
         registry: Holds the slots.
         settings: Limits and policy.
         limit: Slots of this process.
+        user_limit: Slots of one user.
         clock: Measures probes.
         spawn: Runs a coroutine in the background.
         grace_period: Reserves slots for the users of lost connections.
@@ -113,6 +114,7 @@ class ConnectionLimits:
         settings: ConnectionSettings,
         *,
         limit: int,
+        user_limit: int,
         clock: Clock,
         spawn: Callable[[Awaitable[None]], object],
         grace_period: GracePeriod,
@@ -122,6 +124,7 @@ class ConnectionLimits:
         self._registry = registry
         self._settings = settings
         self._limit = limit
+        self._user_limit = user_limit
         self._clock = clock
         self._spawn = spawn
         self._grace_period = grace_period
@@ -217,8 +220,7 @@ class ConnectionLimits:
         return Slot.WAITING
 
     def _peers_limit(self, identity: Identity) -> int:
-        settings = self._settings
-        return settings.user_limit if identity.user else settings.address_limit
+        return self._user_limit if identity.user else self._settings.address_limit
 
     def _refused(
         self, record: Record, refusal: Close | ErrorReply

@@ -52,6 +52,7 @@ from service.settings.sources import (
 
 __all__ = ["Settings", "load", "service_link_collisions"]
 
+NO_LIMIT = 2**31  # more than any machine has connections
 HEARTBEATS = {"development": 60.0, "production": 75.0, "staging": 90.0}  # s
 _NAMESPACE = re.compile(r"[-a-zA-Z0-9_]{2,}")
 
@@ -94,6 +95,14 @@ class Settings(Section, frozen=True, kw_only=True):
         if self.connections.limit is not None:
             return self.connections.limit
         return 10_000 if self.strict else 100
+
+    @property
+    def user_limit(self) -> int:
+        """Most clients connected as one user."""
+        limit = self.connections.user_limit
+        if limit is None:
+            limit = 3 if self.strict else 0
+        return limit or NO_LIMIT
 
     @property
     def strict(self) -> bool:

@@ -231,7 +231,8 @@ class ConnectionSettings(Section, frozen=True, kw_only=True):
     Attributes:
         limit: Clients connected to this process; beyond, a connect is closed with 3013
             and comes back later. None: 100 in development, 10,000 elsewhere.
-        user_limit: Connections of one user.
+        user_limit: Connections of one user; 0 means no limit. Not set: 3, none in
+            development, where each tab of a browser is a connection of the same user.
         address_limit: Connections of one address without a user.
         policy: At either of these two limits: ``evict_lru`` closes the least recently
             active connection with 3504 and admits the new one; ``reject`` closes the
@@ -249,7 +250,7 @@ class ConnectionSettings(Section, frozen=True, kw_only=True):
     """
 
     limit: Positive | None = None
-    user_limit: Positive = 3
+    user_limit: Count | None = None
     address_limit: Positive = 100
     policy: Literal["evict_lru", "reject"] = "evict_lru"
     probe_timeout: Annotated[float, msgspec.Meta(gt=0, le=2, extra=_SECONDS)] = 2.0

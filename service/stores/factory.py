@@ -56,7 +56,7 @@ def make_upkeep(
     from service.stores.dynamodb.registry.maintenance import Maintenance
 
     limits = AdmissionLimits(
-        settings.connections.user_limit,
+        settings.user_limit,
         settings.connections.address_limit,
         settings.connections.policy,
         settings.client.max_age,

@@ -29,6 +29,10 @@ rejecting = server_with(
 )
 
 
+# What development has by default.
+unlimited = server_with(settings(STEADWIRE_CONNECTIONS_USER_LIMIT="0"))
+
+
 async def ask(port: int, user: str) -> tuple[RawClient, int | None]:
     """Connect as *user*; return the code of the close frame if that was the answer."""
     client = await RawClient.open(port, within=60.0)
@@ -146,3 +150,10 @@ async def test_three_that_live_keep_a_fourth_out(rejecting: Server) -> None:
     assert code == 3504
     assert living.alive == 3
     await living.stop()
+
+
+async def test_a_developer_opens_a_fourth_tab(unlimited: Server) -> None:
+    tabs = [(await ask(unlimited.port, "dev"))[0] for _ in range(8)]
+    for tab in tabs:
+        await tab.request(subscribe={"channel": "ch"})  # it raises if it was closed
+        tab.reset()

@@ -76,6 +76,8 @@ class Server:
             # All the clients of all the tests come from one address.
             "STEADWIRE_CONNECTIONS_LIMIT": "2000",
             "STEADWIRE_CONNECTIONS_ADDRESS_LIMIT": "2000",
+            # As in production; development has none.
+            "STEADWIRE_CONNECTIONS_USER_LIMIT": "3",
             **(settings or {}),
         }
         self.starts = 0

@@ -189,7 +189,7 @@ def test_namespaces_come_from_either_place() -> None:
         ),
         ("[client]\nheartbeat_timeout = 41.2\n", ["client.heartbeat_timeout"]),
         ("[connections]\nprobe_timeout = 2.1\n", ["connections.probe_timeout"]),
-        ("[connections]\nuser_limit = 0\n", ["connections.user_limit"]),
+        ("[connections]\nuser_limit = -1\n", ["connections.user_limit"]),
         ("[connections]\npolicy = 'evict'\n", ["connections.policy"]),
         ("[client]\nqueue_size = 1000\n", ["client.queue_size", "recovery_size"]),
         ("[proxy]\nconnect = 'ftp://a'\n", ["proxy.connect", "ftp://a"]),
@@ -567,8 +567,20 @@ def test_what_is_set_wins_over_the_profile() -> None:
 
 def test_the_limits_by_default() -> None:  # R2
     connections = Settings().connections
-    assert (connections.user_limit, connections.policy) == (3, "evict_lru")
+    assert (connections.user_limit, connections.policy) == (None, "evict_lru")
     assert connections.probe_timeout == 2.0
+    assert Settings(environment="production").user_limit == 3
+    assert Settings(environment="staging").user_limit == 3
+
+
+@pytest.mark.parametrize("environment", ["development", "production"])
+def test_no_limit_of_one_user(environment: str) -> None:
+    no_limit = ConnectionSettings(user_limit=0)
+    settings = Settings(environment=environment, connections=no_limit)
+    assert settings.user_limit > 1_000_000
+    assert Settings().user_limit > 1_000_000, "a fourth tab of a developer stays"
+    one = Settings(connections=ConnectionSettings(user_limit=1))
+    assert one.user_limit == 1
 
 
 def test_the_widest_pings_that_each_profile_takes() -> None:  # R25

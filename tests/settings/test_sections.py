@@ -35,6 +35,8 @@ def value(name: str, *, environment: str) -> Any:
         return getattr(settings.effective_limits, field)
     if name == "connections.limit":
         return settings.connection_limit
+    if name == "connections.user_limit":
+        return settings.user_limit % 2**31  # which stands for no limit
     return getattr(getattr(settings, section), field)
 
 

@@ -396,7 +396,7 @@ class ScriptedWorld(World):
         for user, count in by_user.items():
             assert len(registry.of_user(UserId(user))) == count
             if user:
-                assert count <= self.settings.connections.user_limit
+                assert count <= self.settings.user_limit
         assert len(slots) <= self.settings.connection_limit
         heartbeat = self.heartbeat
         pending = sum(one.liveness.pending for one in registry)
@@ -407,6 +407,8 @@ def limited(*, limits: dict[str, Any] | None = None, **options: Any) -> Scripted
     """Return a world with connection limits; the token of a connect is the user."""
     return ScriptedWorld(
         handlers=Handlers(connect=as_the_token_says),
-        connections=ConnectionSettings(**{"limit": 1000, **(limits or {})}),
+        connections=ConnectionSettings(
+            **{"limit": 1000, "user_limit": 3, **(limits or {})}
+        ),
         **options,
     )

@@ -79,6 +79,7 @@ class World:
             self.registry,
             limits,
             limit=settings.connection_limit,
+            user_limit=settings.user_limit,
             clock=clock,
             spawn=self.spawn,
             grace_period=self.grace_period,
