@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from service.cli import backup, doctor, keys, serve, settings, tables, token
+from service.cli import backup, doctor, importing, keys, serve, settings, tables, token
 from service.core.errors import SettingsError, SteadwireError
 
 __all__ = ["main"]
@@ -52,6 +52,7 @@ for _command in (
     backup.restore,
     tables.tables,
     settings.settings,
+    importing.import_,
     doctor.doctor,
 ):
     main.add_command(_command)

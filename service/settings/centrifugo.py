@@ -7,7 +7,7 @@ line stands for both spellings where they are the same.
 
 from __future__ import annotations
 
-__all__ = ["place"]
+__all__ = ["equal", "missing", "place"]
 
 # Our setting, and the names that Centrifugo has for it.
 _EQUAL: dict[str, str] = {
@@ -84,7 +84,6 @@ for _ours, _v5, _v6 in (
 # Why there is nothing for an option and for all those in its table.
 _MISSING: dict[str, str] = {
     "admin": "there is no web interface; /stats, /metrics and the API have its figures",
-    "allowed_delta_types": "publications are sent whole",
     "api_insecure http_api.insecure": "the API wants a key in every environment",
     "broker presence_manager engine map_broker nats_url redis_address redis": (
         "history and presence are in SQLite (store.path), or for several servers in "
@@ -132,6 +131,10 @@ _MISSING: dict[str, str] = {
     "client.subscription_token.enabled separate_subscription_token_config": (
         "a key in [subscription_token] is enough"
     ),
+    "client.proxy.connect.http_headers channel.proxy.subscribe.http_headers "
+    "channel.proxy.publish.http_headers rpc.proxy.http_headers proxy_http_headers": (
+        "docs/hooks.md says which headers hooks get"
+    ),
     "consumers": "publish over the HTTP API",
     "debug swagger": "/api/openapi.json describes the API",
     "emulation http_stream init sse webtransport uni_grpc uni_http_stream uni_sse "
@@ -171,7 +174,6 @@ _MISSING: dict[str, str] = {
     "websocket.use_write_buffer_pool websocket.disabled websocket.handler_prefix": (
         "there is no need of it"
     ),
-    "delta_publish": "publications are sent whole",
 }
 
 

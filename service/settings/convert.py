@@ -12,7 +12,7 @@ from service.settings.known_names import Names
 from service.settings.sections import Section, is_duration
 from service.settings.sources import Given, given
 
-__all__ = ["Converter"]
+__all__ = ["Converter", "seconds"]
 
 S = TypeVar("S", bound=Section)
 
@@ -72,7 +72,7 @@ class Converter:
             )
         try:
             if isinstance(plain, str) and is_duration(kind):
-                plain = _seconds(plain)
+                plain = seconds(plain)
             # The environment has only strings: "8000" is an int where one is asked for.
             return msgspec.convert(plain, kind, strict=False, dec_hook=_secret)
         except ValueError as error:  # a ValidationError is one
@@ -129,7 +129,7 @@ def _source(value: Any) -> str:
     return value.source if isinstance(value, Given) else "empty"
 
 
-def _seconds(text: str) -> float | str:
+def seconds(text: str) -> float | str:
     """Return the seconds of a duration such as ``1h30m``; a number as it is.
 
     Raises:
