@@ -11,7 +11,7 @@ import structlog
 
 from service.core.errors import StartupError, describe
 
-__all__ = ["Deferred", "OpenedByScope", "below"]
+__all__ = ["Deferred", "OpenedByScope", "below", "not_found"]
 
 log = structlog.get_logger("steadwire")
 
@@ -42,6 +42,20 @@ async def _unavailable(scope: Any, receive: Any, send: Any) -> None:
         return
     await send(_UNAVAILABLE)
     await send({"type": "http.response.body"})
+
+
+async def not_found(scope: Any, receive: Any, send: Any) -> None:
+    """Answer 404; refuse a WebSocket before it is accepted."""
+    await receive()
+    answer = "http.response"
+    if scope["type"] == "websocket":
+        if "websocket.http.response" not in scope.get("extensions", {}):
+            await send({"type": "websocket.close", "code": 1000})  # which is status 403
+            return
+        answer = "websocket.http.response"
+    headers = [(b"content-length", b"0")]
+    await send({"type": f"{answer}.start", "status": 404, "headers": headers})
+    await send({"type": f"{answer}.body", "body": b""})
 
 
 class Served(Protocol):

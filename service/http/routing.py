@@ -5,6 +5,9 @@ Without an address of its own the server API is served beside the clients. With 
 other listener their paths do not exist, whatever key is shown. The socket of a
 connection says which listener it came to, never a header; a server that does not say
 it (any but ``steadwire serve``) has no listener of the API.
+
+A path is served as it is written here, and in no other spelling: ``//api/info`` and
+``/%61pi/info`` do not exist, for the rules of a proxy do not know them either.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from service.core.ports import Clock
 from service.core.refusals import Refusals
 from service.http.api.keys import ApiKeys
 from service.http.api.methods import add_routes
-from service.http.asgi import below
+from service.http.asgi import below, not_found
 from service.http.gauges import add_gauges
 from service.http.health import Live, Ready
 from service.http.metrics import MetricsResource, StatsResource
@@ -53,7 +56,7 @@ async def open_routing(
         handlers: Hooks in Python; they win over those over HTTP.
         clock: Of every timer.
         keys: The keys of the server API.
-        refusals: Connections that the server cut off before they had sent a request.
+        refusals: Connections that the server cut off or did not serve.
 
     Raises:
         SettingsError: A key or an endpoint is not valid.
@@ -93,11 +96,30 @@ class Routing:
 
     async def serve(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         """Serve one HTTP request or WebSocket."""
-        routes = self._admin if scope.get(ADMIN) else self._public
-        if scope["type"] == "websocket":
-            await self.runtime.gate.serve(routes, below(scope), receive, send)
+        admin = scope.get(ADMIN)
+        scope = below(scope)
+        if not _is_plain(scope):
+            await not_found(scope, receive, send)
+        elif scope["type"] == "websocket":
+            if admin or scope["path"] != PATH:
+                # Falcon would write a line of level error, for strangers to fill a log.
+                await not_found(scope, receive, send)
+                return
+            await self.runtime.gate.serve(self._public, scope, receive, send)
         else:
-            await routes(below(scope), receive, send)
+            if scope["method"] == "HEAD":
+                # The server drops the body, as it does for every HEAD.
+                scope = {**scope, "method": "GET"}
+            await (self._admin if admin else self._public)(scope, receive, send)
+
+
+def _is_plain(scope: dict[str, Any]) -> bool:
+    """Return whether the path was sent as it reads, with one slash at its start."""
+    path = scope["path"]
+    if path.startswith("//"):
+        return False
+    raw = scope.get("raw_path")
+    return not raw or raw.partition(b"?")[0].endswith(path.encode())
 
 
 def _new(runtime: Runtime) -> _App:

@@ -98,7 +98,7 @@ class Api:
                 self.in_flight += 1
                 self.written.set()
                 try:
-                    response = await _read_response(tcp)
+                    response = await _read_response(tcp, method)
                 except (EOFError, ConnectionError) as error:
                     raise Unanswered(str(error)) from error
                 finally:
@@ -169,12 +169,14 @@ class Api:
         return publications
 
 
-async def _read_response(tcp: TcpClient) -> Response:
+async def _read_response(tcp: TcpClient, method: str) -> Response:
     head = (await tcp.read_until(b"\r\n\r\n")).decode()
     status_line, *lines = head.splitlines()
     pairs = (line.partition(":") for line in lines if line)
     headers = {name.strip().lower(): value.strip() for name, _, value in pairs}
-    if headers.get("transfer-encoding", "").lower() == "chunked":
+    if method == "HEAD":
+        body = b""
+    elif headers.get("transfer-encoding", "").lower() == "chunked":
         body = b""
         while size := int(await tcp.read_until(b"\r\n"), 16):
             body += (await tcp.read_exactly(size + 2))[:-2]
