@@ -82,6 +82,10 @@ class Proxies:
                 break
         return _key(found)
 
+    def trusts(self, peer: str | None) -> bool:
+        """Return whether a socket's other end is a trusted proxy."""
+        return self._trusts(_parse(peer) if peer else None)
+
     def _trusts(self, address: _Address | None) -> bool:
         if address is None:
             return self._unix

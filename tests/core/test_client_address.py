@@ -154,3 +154,19 @@ def test_what_is_no_network_is_refused_at_the_start(network: str) -> None:
     settings = Settings(server=ServerSettings(trusted_proxies=(network,)))
     with pytest.raises(SettingsError, match=r"^server\.trusted_proxies: "):
         settings.check()
+
+
+@pytest.mark.parametrize(
+    ("proxies", "peer", "trusted"),
+    [
+        (NONE, "10.0.0.1", False),
+        (ONE, "10.0.0.1", True),
+        (ONE, "::ffff:10.0.0.1", True),
+        (ONE, "192.0.2.1", False),
+        (ONE, None, False),
+        (UNIX, None, True),
+        (UNIX, "", True),
+    ],
+)
+def test_trusts(proxies: Proxies, peer: str | None, trusted: bool) -> None:
+    assert proxies.trusts(peer) is trusted

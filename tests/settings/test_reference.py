@@ -103,7 +103,7 @@ def test_what_is_not_the_default_is_shown_without_secrets() -> None:
         "channels.without_namespace.presence is false, not true",
         "namespace chat has history_size 10, history_ttl 60 s, allow_recovery true",
         "namespace open has no options",
-        "proxy.connect is https://[secret]@hooks.example/a?b=1",
+        "proxy.connect is https://[secret]@hooks.example/a?[secret]",
         "proxy.rpc is https://hooks.example/@rpc",
         "subscription_token.hmac_secret_key is set",
     ]
