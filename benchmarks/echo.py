@@ -52,9 +52,9 @@ async def main():
     if sys.argv[1] == "adapted":
         from service.core.refusals import Refusals
         from service.server import install
-        from service.settings import ServerSettings
+        from service.settings import Settings
 
-        install(ServerSettings(), Refusals())
+        install(Settings(), Refusals())
     listener = socket.create_server(("127.0.0.1", 0), backlog=4096)
     port = listener.getsockname()[1]
     config = Config()

@@ -141,7 +141,7 @@ def _from_environment() -> Application:
     logs.configure(settings.log)
     report_service_links(os.environ)
     application = create_app(settings)
-    install(settings.server, application.refusals)
+    install(settings, application.refusals)
     if application.api_key not in ("", settings.api.key):
         # `steadwire serve` prints it; a stock server has only the log.
         log.warning("made up an API key", api_key=application.api_key)

@@ -32,6 +32,7 @@ _REFUSALS = (
     "room",
     "failures",
     "silent",
+    "sockets",
     "descriptors",
 )
 _EVICTIONS = {CLOSE_CONNECTION_LIMIT.code: "limit", NO_PONG.code: "silent"}
@@ -48,7 +49,8 @@ def add_gauges(runtime: Runtime, keys: ApiKeys, sockets: Refusals) -> None:
     Args:
         runtime: The running service.
         keys: The keys of the server API, which count refused calls.
-        sockets: Connections that the server cut off before they had sent a request.
+        sockets: Connections that the server cut off while they waited for their peer,
+            or had no room for.
     """
     metrics = runtime.metrics
     for method in METHODS:

@@ -1,8 +1,8 @@
 """The server: Hypercorn with our connections and streams, and the life of the process.
 
-`stream` is one WebSocket, `connection` one TCP connection, `tracker` the set of all TCP
-connections, `process` the life of the process. Nothing else in the package knows that
-the server is Hypercorn.
+`connection` is one TCP connection, `tracker` the set of all of them, `http1` the
+protocol on one, `http_stream` one request, `stream` one WebSocket, and `process` the
+life of the process. Nothing else in the package knows that the server is Hypercorn.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ Hypercorn looks its classes up by name; `install` puts ours in their place, unde
 from __future__ import annotations
 
 import asyncio
+import enum
 import fcntl
 import socket
 import struct
@@ -15,26 +16,31 @@ import termios
 from contextlib import suppress
 from functools import partial
 from importlib.metadata import version
-from typing import Any, Final
+from typing import Any, Final, cast
 
+import h11
 import hypercorn.asyncio.run
+import hypercorn.protocol
 import hypercorn.protocol.h2
 import hypercorn.protocol.h11
 import structlog
 from hypercorn.asyncio.task_group import TaskGroup
 from hypercorn.asyncio.tcp_server import TCPServer
-from hypercorn.events import Closed, Event, RawData, Updated
+from hypercorn.events import Closed, Event, RawData
 from hypercorn.protocol import ProtocolWrapper
 from hypercorn.protocol.h2 import H2Protocol
+from hypercorn.protocol.h11 import H11Protocol
 from hypercorn.typing import ConnectionState
 from hypercorn.utils import parse_socket_addr
 
 from service.core.client_address import key_of
 from service.core.errors import StartupError, describe
 from service.core.refusals import Refusals
+from service.server.http1 import Http1Protocol
+from service.server.http_stream import HttpStream
 from service.server.stream import WebSocketStream
 from service.server.tracker import ConnectionTracker
-from service.settings import ServerSettings
+from service.settings import ServerSettings, Settings
 
 __all__ = ["HYPERCORN_VERSIONS", "install"]
 
@@ -52,17 +58,22 @@ _LAST_POLL = 1.0
 
 _READ = 4096  # bytes of one read: 700 of the smallest frames take some 5 ms
 
-_REQUEST = 60.0  # s; an HTTP request without an answer by then is missing its body
+_HEAD = 5.0  # s for the whole head of a request
+_BODY = 5.0  # s between two looks at how fast a body arrives
+_BODY_RATE = 1024  # bytes a second, the least
+_REQUEST = 60.0  # s from the head to the end of the body, and as many to the answer
+
+_TIMEOUT = b"HTTP/1.1 408 \r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 
 _log = structlog.get_logger("steadwire.server")
 
 
-def install(settings: ServerSettings, refusals: Refusals) -> ConnectionTracker:
+def install(settings: Settings, refusals: Refusals) -> ConnectionTracker:
     """Make Hypercorn construct our connections and streams; the last call counts.
 
     Args:
-        settings: The listener's, and the limits of each connection.
-        refusals: Counts the connections cut off before they had sent a request.
+        settings: Of the listener, and of the limits of each address and connection.
+        refusals: Counts the connections that were cut off or not served.
 
     Raises:
         StartupError: Steadwire was not tested with this version of Hypercorn.
@@ -74,10 +85,13 @@ def install(settings: ServerSettings, refusals: Refusals) -> ConnectionTracker:
             + ", ".join(sorted(HYPERCORN_VERSIONS))
         )
     tracker = ConnectionTracker(settings, refusals)
-    stream = partial(WebSocketStream, settings)
+    stream = partial(WebSocketStream, settings.server)
     # Hypercorn only ever calls these names. Its modules import them without exporting
     # them, hence the ignored errors.
     hypercorn.asyncio.run.TCPServer = partial(TcpConnection, tracker)  # type: ignore[assignment,attr-defined]
+    hypercorn.protocol.H11Protocol = Http1Protocol  # type: ignore[assignment,attr-defined]
+    hypercorn.protocol.h11.HTTPStream = HttpStream  # type: ignore[attr-defined]
+    hypercorn.protocol.h2.HTTPStream = HttpStream  # type: ignore[attr-defined]
     hypercorn.protocol.h11.WSStream = stream  # type: ignore[assignment,attr-defined]
     hypercorn.protocol.h2.WSStream = stream  # type: ignore[assignment,attr-defined]
     return tracker
@@ -89,6 +103,16 @@ class _State(dict[str, Any]):
     connection: TcpConnection
 
 
+class _Phase(enum.Enum):
+    """What a connection is doing; each but the last is bounded in time."""
+
+    HEAD = "waits for the head of a request, or the rest of it"
+    BODY = "waits for the rest of a body"
+    ANSWER = "a whole request is under way"
+    IDLE = "waits for the next request"
+    WEBSOCKET = "a WebSocket has taken it over"
+
+
 class TcpConnection(TCPServer):
     """One accepted connection, until its descriptor is free.
 
@@ -96,9 +120,13 @@ class TcpConnection(TCPServer):
     the socket at once, and drops what the peer has not read; ``steadwire.progress``
     returns the bytes written so far, and those that the peer's kernel acknowledged.
 
+    Over HTTP/2 a connection with several requests is in the phase of the furthest.
+
     Attributes:
         stream: The WebSocket that took the connection over, if one did.
-        idle: Whether no request is under way.
+        reserved: Whether it was accepted for the health endpoints alone.
+        peer: The key of the other end's address.
+        trusted: Whether the other end is a trusted proxy.
     """
 
     def __init__(
@@ -117,10 +145,20 @@ class TcpConnection(TCPServer):
         shared["steadwire.progress"] = self.progress
         shared.connection = self
         super().__init__(app, loop, config, context, shared, reader, writer)
+        name = writer.get_extra_info("peername")
+        host = name[0] if isinstance(name, tuple) else None
+        self.peer = key_of(host)
+        self.trusted = tracker.proxies.trusts(host)
+        self.reserved = False
         self.stream: WebSocketStream | None = None
-        self.idle = False
+        self._phase = _Phase.HEAD
+        self._requests: dict[object, bool] = {}  # by stream: is the body there?
+        self._handling = False
+        self._received = 0  # bytes of requests
+        self._counted = 0  # those of them at the last look at a body
+        self._body_until = 0.0
         self._tracker = tracker
-        self._transport = writer.transport
+        self._transport = cast(asyncio.Transport, writer.transport)
         self._written = 0  # bytes
         self._finishing = False
         self._flushed = False
@@ -151,6 +189,7 @@ class TcpConnection(TCPServer):
             # These refer to each other: only the garbage collector would free them.
             self.stream = None
             self.state.clear()
+            self._requests.clear()
             vars(self).pop("protocol", None)
 
     async def _serve(self) -> None:
@@ -172,18 +211,24 @@ class TcpConnection(TCPServer):
                 self.protocol_send,
                 tls.selected_alpn_protocol() if tls is not None else "http/1.1",
             )
+            if self.reserved and isinstance(self.protocol.protocol, H2Protocol):
+                self.abort()  # its requests have no target that we could see
             await self.protocol.initiate()
-            self._set_idle(idle=True)
+            self._enter(_Phase.HEAD)
             await self._read_data()
             # The descriptor does not wait for the application to end.
             self.finish(self._tracker.settings.abort_timeout)
             self.writer.close()
 
     @property
-    def peer(self) -> str:
-        """The key of the other end's address, for the log."""
-        name = self.writer.get_extra_info("peername")
-        return key_of(name[0] if isinstance(name, tuple) else None)
+    def settings(self) -> ServerSettings:
+        """Those of the listener."""
+        return self._tracker.settings
+
+    @property
+    def draining(self) -> bool:
+        """Whether the process shuts down."""
+        return self._tracker.draining
 
     def _set_options(self, raw: socket.socket) -> None:
         if raw.family not in (socket.AF_INET, socket.AF_INET6):
@@ -222,15 +267,14 @@ class TcpConnection(TCPServer):
         await self.protocol.handle(Closed())
 
     async def _handle_http(self, data: bytes) -> None:
+        self._received += len(data)
+        self._handling = True
         await self.protocol.handle(RawData(data))
-        http = self.protocol.protocol
-        if self.idle:
-            return
-        if isinstance(http, H2Protocol) and http.idle:
-            # Its preface looked like a request, but did not bring one.
-            self._set_idle(idle=True)
-        else:
-            self._tracker.request_received(self)
+        self._handling = False
+        if self._phase is _Phase.IDLE and isinstance(
+            self.protocol.protocol, H11Protocol
+        ):
+            self._enter(_Phase.HEAD)
 
     async def protocol_send(self, event: Event) -> None:
         """Carry out an event of the HTTP protocol."""
@@ -241,8 +285,6 @@ class TcpConnection(TCPServer):
         elif isinstance(event, Closed):
             # This does not wait: the caller may be the task that reads.
             self.finish(self._tracker.settings.abort_timeout)
-        elif isinstance(event, Updated):
-            self._set_idle(idle=event.idle)
 
     def write(self, data: bytes) -> int:
         """Write *data*, or nothing once the connection is ending.
@@ -288,6 +330,8 @@ class TcpConnection(TCPServer):
         self._stop_timer()
         if self._transport.is_closing():
             return
+        if self._phase is not _Phase.WEBSOCKET:
+            self._tracker.waits(self)
         if self._transport.can_write_eof():
             self._transport.write_eof()
         self._deadline = self.loop.time() + (_LINGER if patience is None else patience)
@@ -335,34 +379,120 @@ class TcpConnection(TCPServer):
         finally:
             self._stop_timer()
 
-    def _set_idle(self, *, idle: bool) -> None:
-        if self._finishing:
-            return
-        self._stop_timer()
-        self.idle = idle
-        if idle:
-            wait = self.config.keep_alive_timeout
-            self._timer = self.loop.call_later(wait, self.finish)
-        else:
-            # Until the answer, or until a WebSocket takes the connection over.
-            self._timer = self.loop.call_later(_REQUEST, self._check_request)
+    def request_begun(self, stream: object) -> None:
+        """Note that the head of a request is there."""
+        self._requests[stream] = False
+        if self._phase is not _Phase.ANSWER:
+            self._body_until = self.loop.time() + _REQUEST
+            self._enter(_Phase.BODY)
 
-    def _check_request(self) -> None:
+    def request_complete(self, stream: object) -> None:
+        """Note that the body is there too, or that there is none."""
+        self._requests[stream] = True
+        self._enter(_Phase.ANSWER)
+
+    def request_over(self, stream: object) -> None:
+        """Note that the request is answered, or given up; harmless when it was."""
+        if self._requests.pop(stream, None) is None:
+            return
+        if not self._requests:
+            self._enter(_Phase.IDLE)
+        elif self._phase is _Phase.ANSWER and not any(self._requests.values()):
+            self._body_until = self.loop.time() + _REQUEST
+            self._enter(_Phase.BODY)
+
+    def _enter(self, phase: _Phase) -> None:
+        if self._finishing or self._phase is _Phase.WEBSOCKET:
+            return
+        self._phase = phase
+        self._stop_timer()
+        if phase is _Phase.HEAD:
+            self._timer = self.loop.call_later(_HEAD, self._time_out)
+        elif phase is _Phase.BODY:
+            self._counted = self._received
+            self._timer = self.loop.call_later(_BODY, self._check_body)
+        elif phase is _Phase.ANSWER:
+            self._timer = self.loop.call_later(_REQUEST, self._check_answer)
+        elif phase is _Phase.IDLE:
+            self._timer = self.loop.call_later(self.settings.keep_alive, self.close)
+        if phase in (_Phase.HEAD, _Phase.BODY, _Phase.IDLE):
+            self._tracker.waits(self)
+        else:
+            self._tracker.works(self)
+
+    def _check_body(self) -> None:
+        # While the application does not take it, the peer cannot send more.
+        blocked = self._handling
+        slow = self._received - self._counted < _BODY * _BODY_RATE
+        if not blocked and (slow or self.loop.time() >= self._body_until):
+            self._time_out()
+            return
+        self._counted = self._received
+        self._timer = self.loop.call_later(_BODY, self._check_body)
+
+    def _check_answer(self) -> None:
         http = self.protocol.protocol
         if isinstance(http, H2Protocol) and any(
             isinstance(stream, WebSocketStream) and stream.is_connected
             for stream in http.streams.values()
         ):
             # The session ends its WebSocket; the requests beside it are few.
-            self._timer = self.loop.call_later(_REQUEST, self._check_request)
+            self._timer = self.loop.call_later(_REQUEST, self._check_answer)
         else:
             self.finish()
+
+    def _time_out(self) -> None:
+        """Give a request up that did not arrive in time."""
+        http = self.protocol.protocol
+        if (
+            self._received
+            and isinstance(http, H11Protocol)
+            and http.connection.our_state in (h11.IDLE, h11.SEND_RESPONSE)
+        ):
+            self.write(_TIMEOUT)
+        self.finish()
+
+    def close(self) -> None:
+        """Finish the connection, unless a request is there or on its way to us."""
+        if (
+            self._phase not in (_Phase.HEAD, _Phase.IDLE)
+            or self._transport.is_closing()
+        ):
+            return
+        # What was read before this reaches the protocol within this turn of the loop;
+        # what comes after it stays with the kernel, where it can be seen.
+        self._transport.pause_reading()
+        self.loop.call_soon(self._close_unless_asked)
+
+    def _close_unless_asked(self) -> None:
+        if self._finishing or self._transport.is_closing():
+            return
+        self._transport.resume_reading()
+        if self._phase not in (_Phase.HEAD, _Phase.IDLE):
+            return
+        if self.has_unread():
+            self._stop_timer()
+            self._timer = self.loop.call_later(_HEAD, self.close)
+            return
+        http = self.protocol.protocol
+        if isinstance(http, H2Protocol):
+            http.connection.close_connection()
+            self.write(http.connection.data_to_send())
+        self.finish()
+
+    def has_unread(self) -> bool:
+        """Return whether the kernel has bytes of the peer that were not read."""
+        raw = self.writer.get_extra_info("socket")
+        try:
+            answer = fcntl.ioctl(raw.fileno(), termios.FIONREAD, bytes(4))
+        except (OSError, ValueError):
+            return False  # the descriptor is closed
+        return bool(struct.unpack("i", answer)[0])
 
     def take_over(self, stream: WebSocketStream) -> None:
         """Give *stream* the bytes that are read from here on."""
         self.stream = stream
-        if not self._finishing:
-            self._stop_timer()
+        self._enter(_Phase.WEBSOCKET)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:

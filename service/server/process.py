@@ -112,7 +112,7 @@ async def serve(
         StartupError: The port cannot be bound, or the lifespan start-up failed.
     """
     _raise_descriptor_limit()
-    tracker = install(settings.server, app.refusals)
+    tracker = install(settings, app.refusals)
     # The store's writer thread must get its turn while the event loop is busy: with the
     # default of 5 ms it commits a quarter less.
     sys.setswitchinterval(0.0005)

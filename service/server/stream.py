@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 from asyncio import Queue, QueueEmpty
+from dataclasses import replace
 from time import time
 from typing import Any, Final, Protocol
 
@@ -31,6 +32,8 @@ from wsproto.handshake import server_extensions_handshake
 from wsproto.utilities import LocalProtocolError
 
 from service.core.errors import SHUTDOWN
+from service.server.http1 import joined
+from service.server.http_stream import RequestWatcher
 from service.server.message_size import BoundedDeflate, SizeLimit
 from service.settings import ServerSettings
 
@@ -62,8 +65,8 @@ def server_frame(opcode: int, payload: bytes) -> bytes:
     return _large(opcode, 127, size) + payload
 
 
-class Transport(Protocol):
-    """The TCP connection that a stream has for itself, as far as it needs it."""
+class Transport(RequestWatcher, Protocol):
+    """The TCP connection, as far as a stream needs it."""
 
     def take_over(self, stream: WebSocketStream) -> None:
         """Give *stream* the bytes that are read from here on."""
@@ -101,25 +104,33 @@ class WebSocketStream(WSStream):
         super().__init__(*arguments)
         self.buffer.max_length = settings.message_size
         self._settings = settings
-        self._tcp: Transport | None = None
+        self._watcher: Transport | None = None
+        self._tcp: Transport | None = None  # it has this one for itself
         self._queue: Queue[Any] | None = None
         self._direct = False
 
     async def handle(self, event: Event) -> None:
         """Take an event from the HTTP protocol below."""
         if isinstance(event, Request):
-            self._tcp = getattr(event.state, "connection", None)
+            self._watcher = event.state.connection  # type: ignore[attr-defined]  # put there by TcpConnection
+            self._watcher.request_begun(self)
+            self._watcher.request_complete(self)
             if event.http_version == "2":
-                self._tcp = None
+                event = replace(event, headers=joined(event.headers))
+            else:
+                self._tcp = self._watcher
             await super().handle(event)
             if self.app_put is not None:
                 self._queue = self.app_put.__self__  # type: ignore[attr-defined]  # a bound asyncio.Queue.put
             elif self._tcp is not None:
                 # Refused; Hypercorn would wait for the peer to close, for ever.
                 self._tcp.finish()
-        elif self.closed:
             return
-        elif isinstance(event, Body | Data):
+        if isinstance(event, StreamClosed) and self._watcher is not None:
+            self._watcher.request_over(self)
+        if self.closed:
+            return
+        if isinstance(event, Body | Data):
             if self.handshake.accepted:
                 await self.receive(event.data)
             else:

@@ -1,8 +1,15 @@
 """The open TCP connections of one process, and which new ones are accepted.
 
-Invariant: a connection is silent from `ConnectionTracker.accept` until
-`request_received` or `remove`, whichever is first, and there are never more silent
-connections than ``server.silent``.
+A connection *waits* for its peer from `ConnectionTracker.accept` until a request is
+complete, and again from the answer on, until the next is complete or its socket is
+free. A WebSocket never waits, nor does a connection in the reserve. Invariants: there
+are never more waiting connections than ``server.silent``, and never more in the reserve
+than `RESERVE`.
+
+Where a new connection does not fit, the one that has waited longest makes room: of the
+same address at the limit of an address, else of all. An attacker who opens sockets and
+completes no request mostly cuts off sockets of the attack. If none waits, the new one
+goes into the reserve, where only the health endpoints are served.
 """
 
 from __future__ import annotations
@@ -11,13 +18,16 @@ import asyncio
 import errno
 import resource
 import sys
+from collections import Counter
 from typing import Any, Final, Protocol
 
+from service.core.client_address import Proxies
 from service.core.refusals import Refusals
-from service.settings import ServerSettings
+from service.settings import Settings
 
-__all__ = ["ConnectionTracker"]
+__all__ = ["RESERVE", "ConnectionTracker"]
 
+RESERVE: Final = 16  # connections that are served the health endpoints alone
 _RESERVED = 256  # descriptors kept for the store, for hooks, and for a burst of accepts
 _EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
@@ -27,21 +37,39 @@ class TrackedConnection(Protocol):
 
     Attributes:
         loop: The event loop that serves it.
-        idle: Whether no request is under way.
+        peer: The key of the other end's address.
+        trusted: Whether the other end is a trusted proxy.
+        reserved: Whether it is in the reserve.
     """
 
     loop: asyncio.AbstractEventLoop
-    idle: bool
+    peer: str
+    trusted: bool
+    reserved: bool
 
-    @property
-    def peer(self) -> str:
-        """The key of the other end's address, for the log."""
+    def has_unread(self) -> bool:
+        """Return whether the kernel has bytes of the peer that were not read."""
 
-    def finish(self) -> None:
-        """Write nothing more, and free the socket once the peer has read."""
+    def close(self) -> None:
+        """Finish the connection, unless a request is there or on its way to us."""
 
     def abort(self) -> None:
         """Free the socket at once."""
+
+
+class _Address:
+    """The connections of one address.
+
+    Attributes:
+        sockets: Number of its open connections.
+        waiting: Those that wait, the one that has waited longest first.
+    """
+
+    __slots__ = ("sockets", "waiting")
+
+    def __init__(self) -> None:
+        self.sockets = 0
+        self.waiting: dict[TrackedConnection, None] = {}
 
 
 class ConnectionTracker:
@@ -49,48 +77,107 @@ class ConnectionTracker:
 
     Attributes:
         settings: Those of the listener.
+        proxies: The trusted ones; the limit of an address does not hold for them.
         connections: The connections that are open.
         draining: True once new connections are turned away.
     """
 
-    __slots__ = ("_refusals", "_silent", "connections", "draining", "settings")
+    __slots__ = (
+        "_addresses",
+        "_per_address",
+        "_refusals",
+        "_reserve",
+        "_waiting",
+        "connections",
+        "draining",
+        "proxies",
+        "settings",
+    )
 
-    def __init__(self, settings: ServerSettings, refusals: Refusals) -> None:
-        self.settings = settings
+    def __init__(self, settings: Settings, refusals: Refusals) -> None:
+        self.settings = settings.server
+        self.proxies = Proxies(settings.server.trusted_proxies)
+        self._per_address = settings.effective_limits.sockets_per_address or 0
         self._refusals = refusals
         self.connections: set[TrackedConnection] = set()
         self.draining = False
-        self._silent: dict[TrackedConnection, None] = {}  # the oldest first
+        self._addresses: dict[str, _Address] = {}
+        self._waiting: dict[TrackedConnection, None] = {}  # the longest first
+        self._reserve: dict[TrackedConnection, None] = {}  # the oldest first
 
     def accept(self, connection: TrackedConnection, descriptor: int) -> bool:
-        """Add a connection, or refuse it because descriptors run out.
-
-        When too many connections are silent, the one that has been silent longest is
-        cut off. So an attacker who opens sockets and sends nothing mostly cuts off
-        sockets of the attack.
-        """
+        """Add a connection; return False while the process shuts down."""
         if self.draining:
             return False
-        if descriptor > _last_descriptor():
-            self._refuse("descriptors", connection)
-            return False
-        if len(self._silent) >= self.settings.silent:
-            oldest = next(iter(self._silent))
-            self.request_received(oldest)
-            self._refuse("silent", oldest)
-            oldest.abort()
-        self._silent[connection] = None
+        address = self._addresses.setdefault(connection.peer, _Address())
+        address.sockets += 1
         self.connections.add(connection)
+        limited = self._per_address and not connection.trusted
+        if limited and address.sockets > self._per_address:
+            self._fit("sockets", connection, address.waiting)
+        elif descriptor > _last_descriptor():
+            self._fit("descriptors", connection, self._waiting)
+        else:
+            self.waits(connection)
         return True
 
-    def request_received(self, connection: TrackedConnection) -> None:
-        """Count a connection as silent no more; harmless when it is not."""
-        self._silent.pop(connection, None)
+    def _fit(
+        self,
+        cause: str,
+        connection: TrackedConnection,
+        waiting: dict[TrackedConnection, None],
+    ) -> None:
+        """Cut off the longest of *waiting* for *connection*, or put it by."""
+        if waiting:
+            self._cut_off(cause, waiting)
+            self.waits(connection)
+            return
+        self._refuse(cause, connection)
+        connection.reserved = True
+        self._reserve[connection] = None
+        if len(self._reserve) > RESERVE:
+            self._leave_reserve()
+
+    def _cut_off(self, cause: str, waiting: dict[TrackedConnection, None]) -> None:
+        # A request may have arrived on an idle one that we have not read yet.
+        silent = (one for one in waiting if not one.has_unread())
+        longest = next(silent, next(iter(waiting)))
+        self.works(longest)
+        self._refuse(cause, longest)
+        longest.abort()
+
+    def _leave_reserve(self) -> None:
+        """Cut off the oldest of the address that has most; loopback's come last."""
+        counts = Counter(one.peer for one in self._reserve if not _is_local(one.peer))
+        most = counts.most_common(1)[0][0] if counts else None
+        oldest = next(one for one in self._reserve if most in (None, one.peer))
+        del self._reserve[oldest]
+        oldest.abort()
+
+    def waits(self, connection: TrackedConnection) -> None:
+        """Note that a connection waits for its peer; harmless when it did."""
+        if connection.reserved or connection not in self.connections:
+            return
+        self._waiting[connection] = None
+        self._addresses[connection.peer].waiting[connection] = None
+        if len(self._waiting) > self.settings.silent:
+            self._cut_off("silent", self._waiting)
+
+    def works(self, connection: TrackedConnection) -> None:
+        """Note that a connection does not wait; harmless when it did not."""
+        if connection in self._waiting:
+            del self._waiting[connection]
+            del self._addresses[connection.peer].waiting[connection]
 
     def remove(self, connection: TrackedConnection) -> None:
         """Forget a connection that has ended."""
-        self._silent.pop(connection, None)
+        self.works(connection)
+        self._reserve.pop(connection, None)
         self.connections.discard(connection)
+        address = self._addresses[connection.peer]
+        address.sockets -= 1
+        if not address.sockets:
+            del self._addresses[connection.peer]
 
     def handle_loop_error(
         self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]
@@ -114,13 +201,16 @@ class ConnectionTracker:
         """Turn new connections away and end those without a request."""
         self.draining = True
         for connection in list(self.connections):
-            if connection.idle:
-                connection.finish()
+            connection.close()
 
     def abort(self) -> None:
         """Free every socket that is still open, at once."""
         for connection in list(self.connections):
             connection.abort()
+
+
+def _is_local(peer: str) -> bool:
+    return peer.startswith("127.") or peer in ("::/64", "unix")
 
 
 def _last_descriptor() -> int:

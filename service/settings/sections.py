@@ -83,11 +83,12 @@ class Secret(str):
 
 
 _CREDENTIALS = re.compile(r"(?<=://)[^/@\s]*@")
+_QUERY = re.compile(r"(://[^?#\s'\"]*)[?#][^\s'\"]*")
 
 
 def without_credentials(text: str) -> str:
-    """Return *text* without the name and password that a URL in it may hold."""
-    return _CREDENTIALS.sub("[secret]@", text)
+    """Return *text* without what a URL in it may hold: a password, a key in a query."""
+    return _QUERY.sub(r"\1?[secret]", _CREDENTIALS.sub("[secret]@", text))
 
 
 class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -124,8 +125,13 @@ class ServerSettings(Section, frozen=True, kw_only=True):
             development; without it, the server does not start with them.
         trusted_proxies: Networks in CIDR notation whose X-Forwarded-For is believed;
             ``unix`` for peers on a Unix socket.
-        silent: Connections that have not sent a complete request; beyond, the
-            connection that has been silent longest is aborted.
+        silent: Connections that wait for their peer: for a complete request, or for the
+            next one. Beyond, the connection that has waited longest is aborted.
+        keep_alive: A connection without a request for this long is closed. Longer than
+            a proxy in front or a client's pool keeps one.
+        cleartext_http2: Speak HTTP/2 without TLS (``Upgrade: h2c`` and prior
+            knowledge). Most proxies pass such an upgrade on, and what follows gets past
+            their rules.
     """
 
     host: str = "127.0.0.1"
@@ -140,6 +146,8 @@ class ServerSettings(Section, frozen=True, kw_only=True):
     insecure_origins: bool = False
     trusted_proxies: tuple[str, ...] = ()
     silent: Positive = 1000
+    keep_alive: Seconds = 75.0
+    cleartext_http2: bool = False
 
 
 class PersonalChannel(Section, frozen=True, kw_only=True):
@@ -281,6 +289,10 @@ class LimitSettings(Section, frozen=True, kw_only=True):
             has waited longest is closed with 3013.
         unauthenticated_per_address: The same from one address; beyond, status 429.
             Not set: 200, none in development.
+        sockets_per_address: All sockets of one address that is not a trusted proxy;
+            beyond, its socket that has waited longest for a request is aborted. If none
+            waits, the new one gets status 503 for everything but the health endpoints.
+            Not set: 1,000, none in development.
         failures_per_address: Refused credentials from one address within
             ``failure_window``; beyond, its attempts get status 429 for
             ``failure_block``. Not set: 20, none in development.
@@ -297,6 +309,7 @@ class LimitSettings(Section, frozen=True, kw_only=True):
     commands_per_address: PerSecond = 0.0
     unauthenticated: Count = 2000
     unauthenticated_per_address: Count | None = None
+    sockets_per_address: Count | None = None
     failures_per_address: Count | None = None
     failure_window: Seconds = 60.0
     failure_block: Seconds = 60.0
@@ -316,6 +329,7 @@ _STRICT_LIMITS: dict[str, float | int] = {
     "connects_per_user": 2.0,
     "commands_per_connection": 1000.0,
     "unauthenticated_per_address": 200,
+    "sockets_per_address": 1000,
     "failures_per_address": 20,
 }
 

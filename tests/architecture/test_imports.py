@@ -84,6 +84,7 @@ THIRD_PARTIES: dict[str, set[str]] = {
     "cryptography": {"auth"},
     "falcon": {"app", "transports", "http"},
     "google": {"protocol"},  # protobuf, the other form of the wire
+    "h11": {"server"},
     "httpx": {"auth", "core", "http"},
     "hypercorn": {"server"},
     "jwt": {"auth"},

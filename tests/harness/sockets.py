@@ -40,13 +40,23 @@ class TcpClient:
         _open.add(sock)
 
     @classmethod
-    async def connect(cls, port: int, *, receive_buffer: int | None = None) -> Self:
-        """Connect to *port*; *receive_buffer* is SO_RCVBUF in bytes (None: default)."""
+    async def connect(
+        cls, port: int, *, receive_buffer: int | None = None, source: str = ""
+    ) -> Self:
+        """Connect to *port*.
+
+        Args:
+            port: Of 127.0.0.1.
+            receive_buffer: SO_RCVBUF in bytes; None for the default.
+            source: The address to come from, as 127.0.0.2; "" for any.
+        """
         sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         try:
             sock.setblocking(False)
             if receive_buffer is not None:  # the window is agreed on in the handshake
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+            if source:
+                sock.bind((source, 0))
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             loop = asyncio.get_running_loop()
             await loop.sock_connect(sock, ("127.0.0.1", port))

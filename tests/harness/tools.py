@@ -11,7 +11,7 @@ import pytest
 
 from tests.harness.process import TOOLS
 
-__all__ = ["missing", "node", "old_python"]
+__all__ = ["missing", "node", "old_python", "proxy"]
 
 
 def missing(what: str, command: str) -> NoReturn:
@@ -43,3 +43,11 @@ def old_python() -> Path:
     if not executable.is_file() or not (TOOLS / "old-sdk.stamp").is_file():
         missing("centrifuge-python 0.4.4", "tests/tools/install")
     return executable
+
+
+def proxy(name: str) -> Path:
+    """Return the path of the HTTP proxy *name*, which the system's packages bring."""
+    executable = shutil.which(name) or shutil.which(name, path="/usr/sbin")
+    if executable is None:
+        missing(name, "sudo tests/tools/install")
+    return Path(executable)

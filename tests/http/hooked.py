@@ -92,4 +92,4 @@ app = create_app(
     settings,
     Handlers(connect=connect, subscribe=subscribe, publish=publish, rpc=rpc),
 )
-install(settings.server, app.refusals)
+install(settings, app.refusals)

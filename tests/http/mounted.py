@@ -15,7 +15,7 @@ from service.settings import load
 
 settings = load(os.environ, {})
 ours = create_app(settings)
-install(settings.server, ours.refusals)
+install(settings, ours.refusals)
 
 
 async def app(scope: Any, receive: Any, send: Any) -> None:

@@ -197,7 +197,7 @@ async def test_a_handshake_that_is_none(server: Any, request_bytes: bytes) -> No
 
 async def test_an_upgrade_that_hypercorn_raises_on(launch: Any) -> None:
     """The connection ends with one line in the log, without what was sent."""
-    server = launch()
+    server = launch(cleartext_http2=True)
     await server.ready()
     tcp = await TcpClient.connect(server.port)
     await tcp.send(

@@ -194,7 +194,8 @@ async def test_a_flood_of_commands_is_refused_and_then_ended(  # L117, K104
 async def test_a_websocket_over_http2_is_refused_too(
     make_server: Callable[..., Server],
 ) -> None:
-    server = make_server(limits(connects_per_address=0.001, burst=1000))
+    settings = limits(connects_per_address=0.001, burst=1000)
+    server = make_server({**settings, "STEADWIRE_SERVER_CLEARTEXT_HTTP2": "true"})
     await server.start()
     statuses = []
     for _ in range(2):

@@ -1,0 +1,116 @@
+"""Idle connections end when the setting says, and no request is lost by that."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.harness.server import Server
+from tests.harness.sockets import TcpClient
+from tests.server.running import Process, until
+
+KEEP_ALIVE = 0.3
+GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+async def answered(tcp: TcpClient) -> bool:
+    """Return whether an answer comes, and not the end."""
+    async with asyncio.timeout(10.0):
+        try:
+            head = await tcp.read_until(b"\r\n\r\n")
+        except (EOFError, ConnectionError):
+            return False
+        length = int(head.split(b"content-length: ")[1].split(b"\r\n")[0])
+        await tcp.read_exactly(length)
+        return head.startswith(b"HTTP/1.1 200")
+
+
+async def test_it_ends_after_the_setting(launch: Callable[..., Process]) -> None:
+    server = launch(keep_alive=KEEP_ALIVE)
+    await server.ready()
+    with contextlib.closing(await TcpClient.connect(server.port)) as tcp:
+        await tcp.send(GET)
+        assert await answered(tcp)
+        # 5 s is what it was without a setting.
+        assert await until(tcp.ended, 4.0, "closed") >= KEEP_ALIVE / 2
+
+
+async def test_it_stays_for_as_long_as_it_is_used(
+    launch: Callable[..., Process],
+) -> None:
+    """Each request starts the time anew, and a head in pieces is a request."""
+    server = launch(keep_alive=KEEP_ALIVE)
+    await server.ready()
+    with contextlib.closing(await TcpClient.connect(server.port)) as tcp:
+        for _ in range(4):
+            await asyncio.sleep(KEEP_ALIVE / 2)
+            await tcp.send(GET[:7])
+            await asyncio.sleep(KEEP_ALIVE / 2)
+            await asyncio.sleep(KEEP_ALIVE)
+            await tcp.send(GET[7:])
+            assert await answered(tcp)
+
+
+@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
+async def test_a_request_that_was_sent_before_the_close_is_answered(
+    make_server: Callable[..., Server], tmp_path: Path, loop: str
+) -> None:
+    """The time is over when the server sees it; it was there before it closed.
+
+    The server is stopped across the boundary, so that the end of the time and the
+    request are there together.
+    """
+    if loop == "uvloop":
+        pytest.importorskip("uvloop")
+    server = make_server({"STEADWIRE_SERVER_KEEP_ALIVE": str(KEEP_ALIVE)})
+    if loop == "asyncio":
+        # In its working directory, and so found first.
+        (tmp_path / "server0" / "uvloop.py").write_text("raise ImportError\n")
+    server.start_blocking()
+    request = GET.replace(b"/ ", b"/health/live ")
+    for late in (False, True, False, True):
+        tcps = [await TcpClient.connect(server.port) for _ in range(20)]
+        for tcp in tcps:
+            await tcp.send(request)
+            assert await answered(tcp)
+        server.process.send_signal(signal.SIGSTOP)
+        try:
+            await asyncio.sleep(1.2 * KEEP_ALIVE if late else 0)
+            open_ones = [tcp for tcp in tcps if not tcp.ended()]
+            for tcp in open_ones:
+                await tcp.send(request)
+            await asyncio.sleep(0 if late else 1.2 * KEEP_ALIVE)
+        finally:
+            server.process.send_signal(signal.SIGCONT)
+        assert [await answered(tcp) for tcp in open_ones] == [True] * len(open_ones)
+        assert open_ones
+        for tcp in tcps:
+            tcp.close()
+
+
+async def test_a_shutdown_answers_what_was_sent_before_it(
+    make_server: Callable[..., Server],
+) -> None:
+    server = await make_server().start()
+    tcps = [await TcpClient.connect(server.port) for _ in range(20)]
+    request = GET.replace(b"/ ", b"/health/live ")
+    for tcp in tcps:
+        await tcp.send(request)
+        assert await answered(tcp)
+    server.process.send_signal(signal.SIGSTOP)
+    for tcp in tcps:
+        await tcp.send(request)
+    server.process.send_signal(signal.SIGTERM)
+    server.process.send_signal(signal.SIGCONT)
+    for tcp in tcps:
+        async with asyncio.timeout(10.0):
+            head = await tcp.read_until(b"\r\n\r\n")
+        assert head.startswith((b"HTTP/1.1 200", b"HTTP/1.1 503"))
+        assert b"connection: close" in head
+        tcp.close()
+    await until(lambda: not server.running, 10.0, "ended")
