@@ -1,0 +1,179 @@
+"""A client behind nginx and Caddy: no tunnel, with the configurations of the docs."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import socket
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.harness.process import ROOT, environment, launched
+from tests.harness.raw import RawClient
+from tests.harness.server import Server
+from tests.harness.sockets import TcpClient
+from tests.harness.tools import proxy
+from tests.server.running import until
+
+NGINX = """
+daemon off;
+pid {directory}/nginx.pid;
+error_log {directory}/error.log;
+events {{}}
+http {{
+    access_log off;
+    client_body_temp_path {directory}/body;
+    proxy_temp_path {directory}/proxy;
+    fastcgi_temp_path {directory}/fastcgi;
+    uwsgi_temp_path {directory}/uwsgi;
+    scgi_temp_path {directory}/scgi;
+{block}
+}}
+"""
+CADDY = """
+{{
+    admin off
+    auto_https off
+}}
+{block}
+"""
+USUAL = """
+server {
+    listen 80;
+    location /connection/websocket {
+        proxy_pass http://127.0.0.1:8000;
+        proxy_http_version 1.1;
+        proxy_set_header Upgrade $http_upgrade;
+        proxy_set_header Connection "upgrade";
+    }
+}
+"""
+H2C = (
+    b"GET /connection/websocket HTTP/1.1\r\nHost: localhost\r\nUpgrade: h2c\r\n"
+    b"Connection: Upgrade, HTTP2-Settings\r\n"
+    b"HTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA\r\n\r\n"
+)
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"
+
+
+def documented(language: str) -> str:
+    """Return the block of docs/running.md in *language*."""
+    text = (ROOT / "docs" / "running.md").read_text()
+    [block] = re.findall(rf"^```{language}\n(.*?)^```$", text, re.M | re.S)
+    return str(block)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as one:
+        return int(one.getsockname()[1])
+
+
+@pytest.fixture
+def behind(tmp_path: Path) -> Iterator[Callable[[str, str, int], int]]:
+    """Start a proxy with a block of configuration, and return its port."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(name: str, block: str, port: int) -> int:
+        executable, own = proxy(name), free_port()
+        block, listens = re.subn(r"(listen |^:)80\b", rf"\g<1>{own}", block, flags=re.M)
+        block, targets = re.subn(r"127\.0\.0\.1:8000", f"127.0.0.1:{port}", block)
+        assert listens == 1 and targets >= 1
+        frame = NGINX if name == "nginx" else CADDY
+        file = tmp_path / "proxy.conf"
+        file.write_text(frame.format(directory=tmp_path, block=block))
+        command = (
+            [executable, "-p", tmp_path, "-c", file]
+            if name == "nginx"
+            else [executable, "run", "--adapter", "caddyfile", "--config", file]
+        )
+        home = {"HOME": str(tmp_path), "XDG_DATA_HOME": str(tmp_path)}
+        process = subprocess.Popen(
+            launched(*command),
+            env={**environment({}), **home},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        started.append(process)
+        return own
+
+    yield start
+    for process in started:
+        process.terminate()
+        process.wait(10)
+
+
+async def listening(port: int) -> None:
+    def accepts() -> bool:
+        with (
+            contextlib.suppress(OSError),
+            socket.create_connection(("127.0.0.1", port)),
+        ):
+            return True
+        return False
+
+    await until(accepts, 20.0, "the proxy listens")
+
+
+async def status(port: int, request: bytes) -> bytes:
+    with contextlib.closing(await TcpClient.connect(port)) as tcp:
+        async with asyncio.timeout(10.0):
+            await tcp.send(request)
+            return (await tcp.read_until(b"\r\n")).split(b" ")[1]
+
+
+@pytest.mark.parametrize("name", ["nginx", "caddy"])
+async def test_the_documented_configuration(
+    make_server: Callable[..., Server],
+    behind: Callable[[str, str, int], int],
+    name: str,
+) -> None:
+    """The server would take the upgrade, so this is what the proxy passes on."""
+    server = make_server(
+        {
+            "STEADWIRE_SERVER_CLEARTEXT_HTTP2": "true",
+            "STEADWIRE_SERVER_TRUSTED_PROXIES": '["127.0.0.1/32"]',
+        }
+    )
+    await server.start()
+    assert await status(server.port, H2C) == b"101"
+    port = behind(name, documented(name), server.port)
+    await listening(port)
+    assert await status(port, H2C) not in (b"101", b"200")
+    assert await status(port, H2C.replace(b"h2c", b"websocket, h2c")) != b"101"
+    health = b"GET /health/ready HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    assert await status(port, health) == b"200"
+    assert await status(port, health.replace(b"/health/ready", b"/api/info")) == b"404"
+    async with await RawClient.open(port) as client:
+        await client.connect()
+        assert await client.publish("proxied", 1) == {}
+
+
+async def test_the_usual_configuration_of_nginx(
+    make_server: Callable[..., Server], behind: Callable[[str, str, int], int]
+) -> None:
+    """nginx passes the upgrade on, and the server does not take it."""
+    server = await make_server().start()
+    port = behind("nginx", USUAL, server.port)
+    await listening(port)
+    assert await status(port, H2C) == b"426"
+    assert await status(server.port, H2C) == b"426"
+    assert await status(server.port, PREFACE) == b"505"
+    async with await RawClient.open(port) as client:
+        await client.connect()
+        assert await client.publish("proxied", 1) == {}
+
+
+async def test_the_tunnel_is_there_where_a_setting_asks_for_it(
+    make_server: Callable[..., Server], behind: Callable[[str, str, int], int]
+) -> None:
+    """What the two tests above are about, with both defences off."""
+    server = make_server({"STEADWIRE_SERVER_CLEARTEXT_HTTP2": "true"})
+    await server.start()
+    port = behind("nginx", USUAL, server.port)
+    await listening(port)
+    assert await status(port, H2C) == b"101"
