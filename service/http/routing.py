@@ -98,13 +98,12 @@ class Routing:
         """Serve one HTTP request or WebSocket."""
         admin = scope.get(ADMIN)
         scope = below(scope)
-        if not _is_plain(scope):
+        websocket = scope["type"] == "websocket"
+        if not _is_plain(scope) or (websocket and admin):
+            # Falcon logs a WebSocket without a route as an error, which strangers could
+            # fill a log with.
             await not_found(scope, receive, send)
-        elif scope["type"] == "websocket":
-            if admin or scope["path"] != PATH:
-                # Falcon would write a line of level error, for strangers to fill a log.
-                await not_found(scope, receive, send)
-                return
+        elif websocket:
             await self.runtime.gate.serve(self._public, scope, receive, send)
         else:
             if scope["method"] == "HEAD":
