@@ -29,7 +29,7 @@ from collections.abc import Awaitable, Callable
 from service.core.errors import StoreError, StoreUnavailable
 from service.core.model import Channel, HistoryPage, Position
 from service.core.ports import History, Store
-from service.core.position import PIECE, size_of_publication, take_piece
+from service.core.position import PIECE
 from service.hub.subscription import Subscription, Topic
 
 __all__ = ["CatchUp", "Spawn"]
@@ -136,11 +136,11 @@ class CatchUp:
         space = min(self._size, subscription.member.space)
         if space <= 0:
             return  # filled meanwhile; it comes back when it takes more
-        piece = take_piece(page.publications, space)
+        piece, size = subscription.piece_of(page.publications, space, least=1)
         # A slow link gets a few at a time, and need not read many for that.
         cut = len(piece) < len(page.publications)
         subscription.portion = min(PIECE, 2 * len(piece)) if cut else PIECE
-        subscription.member.give(sum(map(size_of_publication, piece)))
+        subscription.member.give(size)
         for publication in piece:
             if subscription.left:
                 return  # the member was closed for being slow

@@ -40,7 +40,7 @@ from service.core.model import (
     SubscriberInfo,
 )
 from service.core.ports import AppendDone, Clock, Committed, History, Store
-from service.core.position import PIECE, is_recovered, size_of_publication, take_piece
+from service.core.position import PIECE, is_recovered
 from service.hub.catchup import CatchUp, Spawn
 from service.hub.deltas import DeltaPushes
 from service.hub.position_check import PositionCheck
@@ -212,8 +212,8 @@ class Hub:
             # Publications that do not fit follow as pushes: clients wait 5 s for a
             # reply, and as long as it takes for those.
             space = min(self._settings.recovery_size, subscription.member.space)
-            recovered = take_piece(page.publications, space, least=0)
-            subscription.member.give(sum(map(size_of_publication, recovered)))
+            recovered, size = subscription.piece_of(page.publications, space, least=0)
+            subscription.member.give(size)
             subscription.next = since.offset + len(recovered) + 1
             if recovered and subscription.subscriber.delta:
                 subscription.base = recovered[-1].data

@@ -13,9 +13,10 @@ from service.core.model import (
     Publication,
     RawJson,
     SubscriberInfo,
+    size_of,
 )
 from service.core.ports import History
-from service.core.position import PIECE
+from service.core.position import PIECE, size_of_publication, take_piece
 from service.protocol import replies
 
 __all__ = ["Member", "Subscription", "Topic"]
@@ -145,6 +146,28 @@ class Subscription:
         self.portion = PIECE
         self.left = False
         self.base: RawJson | None = None
+
+    def piece_of(
+        self, publications: list[Publication], size: int, *, least: int
+    ) -> tuple[list[Publication], int]:
+        """Return how many of *publications* it may be handed next, and their bytes.
+
+        Args:
+            publications: Those that follow, in order.
+            size: The bytes that they may have.
+            least: How many of them may have more.
+        """
+        if not self.subscriber.delta:
+            piece = take_piece(publications, size, least=least)
+            return piece, sum(map(size_of_publication, piece))
+        total, base = 0, self.base
+        for count, publication in enumerate(publications):
+            more = size_of(replies.delta_body(publication, base))
+            if total + more > size and count >= least:
+                return publications[:count], total
+            total += more
+            base = publication.data
+        return publications, total
 
     def push_of(self, publication: Publication) -> str:
         """Return the push of *publication*, which the member is handed next."""

@@ -153,7 +153,7 @@ def test_live_subscriptions_hold_one_text() -> None:
 
 
 def test_a_recovery_goes_on_where_its_reply_ended() -> None:
-    world = ScriptedWorld(recovery_size=2 * len(text(9)))
+    world = ScriptedWorld(recovery_size=200)
     publish(world, *range(1, 8))
     member = world.member()
     seat = member.join(A, Position(1, ""), delta=True)
@@ -164,6 +164,20 @@ def test_a_recovery_goes_on_where_its_reply_ended() -> None:
     publish(world, 8)
     assert kinds(seat) == [(2, False)] + [(n, True) for n in range(3, 9)]
     assert [payload for _, payload, _ in seat.payloads] == [*map(text, range(2, 9))]
+
+
+def test_a_piece_is_measured_as_it_is_sent() -> None:
+    world = ScriptedWorld(recovery_size=5000)
+    publish(world, *range(200, 260))
+    taker, other = world.member(), world.member()
+    seats = [
+        taker.join(A, Position(0, ""), delta=True),
+        other.join(A, Position(0, "")),
+    ]
+    while world.store.reads:
+        world.store.reads[0].finish()
+    counts = [len(s.outcome.recovered) for s in seats]  # type: ignore[union-attr,arg-type]
+    assert counts == [52, 3]
 
 
 def test_those_who_recover_share_what_was_made() -> None:
@@ -249,6 +263,8 @@ def test_one_without_offset_to_a_subscription_that_is_behind() -> None:
     publish(world, 1, 2, 3)
     member = world.member()
     seat = member.join(A, Position(0, ""), delta=True)
+    world.store.reads[0].finish()
+    member.drain()
     world.store.reads[0].finish()
     assert kinds(seat) == [(1, False)]
     publish(world, 7, skip_history=True)
