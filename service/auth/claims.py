@@ -1,4 +1,4 @@
-"""Claims of connection and subscription tokens (PROTOCOL.md, 6.2).
+"""Claims of connection and subscription tokens (RFC 7519; docs/tokens.md).
 
 Unknown claims are ignored; a claim of a wrong type makes the token invalid.
 Payloads (``info``, ``data``, ``meta``) stay JSON text; ``b64info`` and ``b64data`` hold

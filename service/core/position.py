@@ -2,7 +2,7 @@
 
 A client that comes back names the last offset it saw and the epoch of that offset. It
 is recovered only if *every* publication since then is known; a part is never passed off
-as the whole (PROTOCOL.md, 2.3).
+as the whole (https://centrifugal.dev/docs/server/history_and_recovery).
 """
 
 from __future__ import annotations

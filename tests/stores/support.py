@@ -40,7 +40,7 @@ def on_ministack(path: Path, clock: VirtualClock, **settings: object) -> Store:
 
 
 def on_moto(path: Path, clock: VirtualClock, **settings: object) -> Store:
-    """With one call at a time: what others do meanwhile, moto undoes (AWS.md, 2.3)."""
+    """With one call at a time: moto undoes what others do meanwhile."""
     return on_emulator("moto", path, clock, connections=1, **settings)
 
 

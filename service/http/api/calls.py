@@ -1,4 +1,4 @@
-"""One call of the server API: key, body, method, answer (PROTOCOL.md, 6).
+"""One call of the server API: key, body, method, answer (docs/api.md).
 
 A wrong key is answered with 401 and an empty body, a body that is not a JSON object
 with 400, one that is too large with 413. Every other call is answered with 200 and
