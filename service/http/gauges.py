@@ -233,8 +233,8 @@ def _add_reaper(metrics: Metrics, runtime: Runtime) -> None:
     metrics.total(
         "swept",
         "Findings of sweeps: connections idle for too long (idle), closed and still "
-        "present (aborted), wrongly counted (repaired), and checks that failed "
-        "(failed).",
+        "present (aborted), slots that were counted wrong, which are reported and not "
+        "mended (repaired, the label's old name), and checks that failed (failed).",
         lambda: {
             "idle": reaper.idle,
             "aborted": reaper.aborted,
