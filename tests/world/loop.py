@@ -191,6 +191,9 @@ class GatedStore:
     async def remove(self, channel: Channel) -> None:
         await self._store.remove(channel)
 
+    async def erase(self, info: str) -> int:
+        return await self._store.erase(info)
+
     def fault(self) -> str | None:
         return self._store.fault()
 
@@ -222,6 +225,7 @@ class LoopWorld(World):
     async def stop(self) -> None:
         self.store.gate.set()
         for connection in self.registry:
+            assert isinstance(connection, ClientConnection)
             connection.gone()
         await self.store.close()
         for task in tuple(self.tasks):

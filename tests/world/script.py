@@ -57,7 +57,7 @@ class Stream:
 
 
 class Wait:
-    """What scripted work awaits; it goes on when a test says so.
+    """An awaitable of scripted work, which goes on when a test says so.
 
     Whoever runs the work steps it to its first await, which yields this, and calls
     `begin` with the rest of it.
@@ -95,10 +95,20 @@ class Read(Wait):
     `look` makes it see what there is by now.
     """
 
-    def __init__(self, store: ScriptedStore, channel: Channel, args: Any) -> None:
+    def __init__(
+        self,
+        store: ScriptedStore,
+        channel: Channel,
+        since: int | None,
+        limit: int,
+        *,
+        reverse: bool,
+    ) -> None:
         self.channel = channel
+        self.since = since
+        self.limit = limit
         self._store = store
-        self._args = args
+        self._reverse = reverse
         self.look()
 
     @property
@@ -106,16 +116,8 @@ class Read(Wait):
         return self._store.reads
 
     def look(self) -> None:
-        since, limit, reverse = self._args
-        self.page = self._store.stream(self.channel).page(since, limit, reverse=reverse)
-
-    @property
-    def since(self) -> int | None:
-        return self._args[0]
-
-    @property
-    def limit(self) -> int:
-        return self._args[1]
+        stream = self._store.stream(self.channel)
+        self.page = stream.page(self.since, self.limit, reverse=self._reverse)
 
     def finish(self, outcome: HistoryPage | BaseException | None = None) -> None:
         """Let the read return what it saw, or *outcome*."""
@@ -227,10 +229,14 @@ class ScriptedStore:
         *,
         reverse: bool = False,
     ) -> HistoryPage:
-        return await Read(self, channel, (since, limit, reverse))
+        page: HistoryPage = await Read(self, channel, since, limit, reverse=reverse)
+        return page
 
     async def remove(self, channel: Channel) -> None:
         raise AssertionError("the hub does not remove publications")
+
+    async def erase(self, info: str) -> int:
+        raise AssertionError("the hub does not erase publications")
 
     def fault(self) -> str | None:
         return None

@@ -107,7 +107,8 @@ class Client:
 
     # The client gets.
 
-    async def send(self, text: str) -> None:
+    async def send(self, text: str | bytes) -> None:
+        assert isinstance(text, str)
         assert not self.over, "written to after it was gone"
         assert self.close_code is None, "written to after the close frame"
         assert text
