@@ -38,8 +38,8 @@ from service.session.subscriptions import Subscriptions
 __all__ = ["ConnectCommand"]
 
 
-class _Admission(NamedTuple):
-    """A client that waits for its slot."""
+class _AwaitingSlot(NamedTuple):
+    """The connect of a client that waits for its slot."""
 
     command: int
     welcome: Welcome
@@ -93,7 +93,7 @@ class ConnectCommand:
         self._welcomed = welcomed
         self._refused = refused
         self._positions: dict[Channel, Position] = {}
-        self._admission: _Admission | None = None
+        self._awaiting: _AwaitingSlot | None = None
 
     def begin(self, command: int, request: ConnectRequest, now: float) -> None:
         """Handle the connect command.
@@ -126,18 +126,18 @@ class ConnectCommand:
 
     def granted(self, command: int, welcome: Welcome, now: float) -> None:
         """Go on with a client that may connect: it needs a slot."""
-        self._admission = _Admission(command, welcome)
+        self._awaiting = _AwaitingSlot(command, welcome)
         self._identified(welcome, now)
         self._port.acquire_slot(welcome.identity)
 
     def slot_acquired(self, refusal: ErrorReply | None) -> None:
         """Go on with a client that has its slot; refuse one that gets none for now."""
-        admission, self._admission = self._admission, None
-        assert admission is not None
+        awaiting, self._awaiting = self._awaiting, None
+        assert awaiting is not None
         if refusal is None:
-            self._join(admission.command, admission.welcome)
+            self._join(awaiting.command, awaiting.welcome)
         else:
-            self.refuse(admission.command, refusal)
+            self.refuse(awaiting.command, refusal)
 
     def _join(self, command: int, welcome: Welcome) -> None:
         """Join the channels, then reply."""

@@ -126,14 +126,6 @@ MODULES = {
     "work",
 }
 
-# Not clean yet. Take a name off in the commit that takes it out.
-PENDING: set[str] = {
-    "Admission",
-    "Meter",
-    "Turns",
-    "ghosts",
-}
-
 PYTHON = ("service", "tests", "benchmarks")
 PAGES = ("docs", "infra", "README.md", "CONTRIBUTING.md", "SECURITY.md")
 
@@ -146,13 +138,9 @@ def test_names_that_are_gone_are_not_used() -> None:
     for name, place in _uses():
         found[name].add(place)
     faults = [
-        f"{name}: {', '.join(sorted(places))}"
-        for name, places in sorted(found.items())
-        if name not in PENDING
+        f"{name}: {', '.join(sorted(places))}" for name, places in sorted(found.items())
     ]
     assert not faults, "\n".join(faults)
-    clean = sorted(PENDING - found.keys())
-    assert not clean, f"take these off PENDING: {clean}"
 
 
 def _uses() -> Iterator[tuple[str, str]]:

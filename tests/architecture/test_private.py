@@ -7,9 +7,6 @@ from collections.abc import Iterator
 
 from tests.architecture.sources import ROOT, Source, sources
 
-# Exceptions that are left, "path: name". The commit that mends one takes its line off.
-PENDING: set[str] = set()
-
 
 def test_no_test_reads_a_private_attribute_of_the_package() -> None:
     private = {name for source in sources("service") for name in _defined(source)}
@@ -20,10 +17,7 @@ def test_no_test_reads_a_private_attribute_of_the_package() -> None:
         for name in _read(source) - set(_defined(source))
         if name in private
     }
-    faults = sorted(found - PENDING)
-    assert not faults, "\n".join(faults)
-    clean = sorted(PENDING - found)
-    assert not clean, f"take these off PENDING: {clean}"
+    assert not found, "\n".join(sorted(found))
 
 
 def _is_private(name: str) -> bool:

@@ -129,11 +129,13 @@ def test_nobody_is_refused_before_the_others_have_shown_that_they_live() -> None
     world.assert_free()
 
 
-@pytest.mark.parametrize("ghosts", [1, 2, 3])
-def test_ghosts_lock_nobody_out_for_longer_than_one_probe(ghosts: int) -> None:  # L10
+@pytest.mark.parametrize("silent", [1, 2, 3])
+def test_dead_clients_lock_nobody_out_for_longer_than_one_probe(
+    silent: int,
+) -> None:  # L10
     world, clients = rejecting()
     newcomer = world.enter("ann")
-    for client in clients[ghosts:]:
+    for client in clients[silent:]:
         client.pong()
     world.clock.advance(PROBE - 0.001)
     world.settle()
@@ -141,8 +143,8 @@ def test_ghosts_lock_nobody_out_for_longer_than_one_probe(ghosts: int) -> None: 
     world.clock.advance(0.001)
     world.settle()
     assert world.inside(newcomer) == [True]
-    assert [c.close_code for c in clients] == [3012] * ghosts + [None] * (3 - ghosts)
-    assert world.limits.evicted == {3012: ghosts}
+    assert [c.close_code for c in clients] == [3012] * silent + [None] * (3 - silent)
+    assert world.limits.evicted == {3012: silent}
     world.check()
 
 
@@ -249,7 +251,7 @@ def test_a_full_process_sends_newcomers_away_for_a_while() -> None:  # R3
     world.check()
 
 
-def test_a_full_process_lets_go_of_ghosts() -> None:
+def test_a_full_process_lets_go_of_dead_clients() -> None:
     world, clients = full()
     newcomer = world.enter("ann")
     for client in clients[1:]:

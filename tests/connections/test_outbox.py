@@ -20,7 +20,7 @@ from tests.clock import VirtualClock
 JSON = Json()
 
 
-class Turns:
+class CallSoon:
     """`loop.call_soon` that runs when told, a turn at a time."""
 
     def __init__(self) -> None:
@@ -50,8 +50,8 @@ class Bench:
         taken: Bytes that the peer's kernel has acknowledged.
     """
 
-    def __init__(self, turns: Turns | None = None, **bounds: Any) -> None:
-        self.turns = turns or Turns()
+    def __init__(self, turns: CallSoon | None = None, **bounds: Any) -> None:
+        self.turns = turns or CallSoon()
         self.flusher = Flusher(self.turns.call_soon)
         self.clock = VirtualClock()
         self.stuck: asyncio.Future[None] | None = None
@@ -557,7 +557,7 @@ async def test_a_socket_that_is_gone_at_the_second_frame() -> None:
 def test_a_bug_in_one_connection_s_socket_does_not_silence_the_others() -> None:
     # The flusher serves every connection of the process: whatever one of them raises,
     # the rest of its turn and all turns to come must take place.
-    turns = Turns()
+    turns = CallSoon()
     bench = Bench(turns)
     bad = Bench(turns)
     bad.error = RuntimeError("not a socket error")
@@ -574,7 +574,7 @@ def test_a_bug_in_one_connection_s_socket_does_not_silence_the_others() -> None:
 
 
 def test_a_bug_in_what_a_drained_connection_does_does_not_silence_the_others() -> None:
-    turns = Turns()
+    turns = CallSoon()
     bench = Bench(turns)
 
     def drained() -> None:
@@ -751,7 +751,7 @@ def test_drop_between_close_and_the_last_write() -> None:
 
 def test_what_is_put_by_drained_is_written_in_a_turn_of_its_own() -> None:
     # A client that is caught up piece by piece does not hold up the others.
-    turns = Turns()
+    turns = CallSoon()
     events: list[str] = []
     left = [3]
 
@@ -795,7 +795,7 @@ def test_drained_is_not_told_of_a_closing_outbox() -> None:
 
 
 def test_a_turn_serves_200_sockets_at_the_most() -> None:
-    turns = Turns()
+    turns = CallSoon()
     flusher = Flusher(turns.call_soon)
     written: list[int] = []
 

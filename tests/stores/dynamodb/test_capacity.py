@@ -34,7 +34,7 @@ from service.stores.dynamodb.store import DynamodbStore
 from tests.stores.dynamodb.opening import make_table
 from tests.stores.dynamodb.registry.fleet import Fleet, admit
 from tests.stores.dynamodb.support import StoreClock, made
-from tests.stores.dynamodb.units import Meter
+from tests.stores.dynamodb.units import UnitCounter
 
 DOC = Path(__file__).parents[3] / "docs" / "deployment.md"
 ROW = re.compile(r"^\| ([^|]+?) \| ([\d.]+) \| ([\d.]+) \| \$([\d.]+) \|$", re.M)
@@ -120,7 +120,7 @@ async def publish(store, channel, count, key=""):
 
 
 async def test_connections(fleet, clock):
-    meter = Meter()
+    meter = UnitCounter()
     one = await fleet.process(meter)
     meter.reset()
     await admit(one, "u", "a")
@@ -141,7 +141,7 @@ async def test_connections(fleet, clock):
 @pytest.fixture
 async def metered(plain, store_clock):
     """Return a client of a table on dynalite, and what it consumes."""
-    meter = Meter()
+    meter = UnitCounter()
     client = Client(plain.settings, store_clock, connect=meter.connect)
     await client.start()
     yield client, meter
@@ -188,7 +188,7 @@ def copy(source, target):
 
 
 async def test_publications(fleet, open_store):
-    meter = Meter()
+    meter = UnitCounter()
     store = await open_store(fleet, meter)
     await publish(store, "c", 1)
     meter.reset()
@@ -201,11 +201,11 @@ async def test_publications(fleet, open_store):
 
 
 async def test_reading(fleet, plain, open_store):
-    store = await open_store(fleet, Meter())
+    store = await open_store(fleet, UnitCounter())
     for _ in range(5):
         await publish(store, "c", 10)
     copy(fleet, plain)
-    meter = Meter()
+    meter = UnitCounter()
     store = await open_store(plain, meter)
     meter.reset()
     page = await store.read(Channel("c"), CHAT, 0, -1)
@@ -214,10 +214,10 @@ async def test_reading(fleet, plain, open_store):
 
 
 async def test_a_channel_that_is_idle(fleet, plain, open_store, clock):
-    store = await open_store(fleet, Meter())
+    store = await open_store(fleet, UnitCounter())
     await publish(store, "c", 1)
     copy(fleet, plain)
-    meter, later = Meter(), StoreClock(clock)
+    meter, later = UnitCounter(), StoreClock(clock)
     store = await open_store(plain, meter, later)
     await store.read(Channel("c"), CHAT, None, 0)
     meter.reset()
@@ -237,7 +237,7 @@ async def test_a_process_that_is_idle(metered, store_clock):
         nodes.renew: 3600 / (40.0 / HEARTBEATS),
         nodes.read: 3600 / REAP_EVERY,
     }
-    total = Meter()
+    total = UnitCounter()
     for work, times in hourly.items():
         meter.reset()
         await work()

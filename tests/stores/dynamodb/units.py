@@ -8,7 +8,7 @@ from typing import Any
 from service.settings import DynamodbSettings
 from tests.stores.dynamodb.support import Faults
 
-__all__ = ["Meter"]
+__all__ = ["UnitCounter"]
 
 WRITES = {
     "PutItem",
@@ -20,7 +20,7 @@ WRITES = {
 READS = {"GetItem", "Query", "Scan", "BatchGetItem", "TransactGetItems"}
 
 
-class Meter:
+class UnitCounter:
     """Units of one boto client.
 
     Attributes:
@@ -37,7 +37,7 @@ class Meter:
         self.read = 0.0
 
     def connect(self, settings: DynamodbSettings) -> Any:
-        """Return a boto client that is metered."""
+        """Return a boto client whose units are counted."""
         boto = Faults().connect(settings)
         boto.meta.events.register("provide-client-params.dynamodb", self._ask)
         boto.meta.events.register("after-call.dynamodb", self._take)

@@ -116,7 +116,7 @@ class Admitted(NamedTuple):
     evicted: tuple[ConnectionRecord, ...]
 
 
-class _Admission(NamedTuple):
+class _AdmitTransaction(NamedTuple):
     """The transaction of an admission."""
 
     actions: list[Action]
@@ -285,7 +285,9 @@ class Connections:
                 return Admitted(admission.record, tuple(admission.evicted))
             await self._pause(deadline)
 
-    def _prepare(self, owner: OwnerItem, client: ClientId, node: str) -> _Admission:
+    def _prepare(
+        self, owner: OwnerItem, client: ClientId, node: str
+    ) -> _AdmitTransaction:
         table = self._client.table
         now = int(self._clock.wall() * 1000)
         kept = [
@@ -314,7 +316,7 @@ class Connections:
         records = [one for one in kept if one not in evicted]
         item = encode_owner(_new_version(), [*records, record])
         actions.append(_put_owner(table, item, owner.version))
-        return _Admission(actions, record, evicted, increment, entry)
+        return _AdmitTransaction(actions, record, evicted, increment, entry)
 
     def _choose_evicted(
         self, owner: str, kept: Sequence[ConnectionRecord]
@@ -343,7 +345,10 @@ class Connections:
         return chosen
 
     async def _resolve(
-        self, admission: _Admission, cancelled: TransactionCancelled, deadline: float
+        self,
+        admission: _AdmitTransaction,
+        cancelled: TransactionCancelled,
+        deadline: float,
     ) -> None:
         """Do what a cancelled admission needs before it is tried again."""
         increment, entry = admission.increment, admission.entry
