@@ -292,7 +292,7 @@ def test_an_erasure_between_a_publication_and_the_next() -> None:
     world = ScriptedWorld()
     _, first = follow(world)
     publish(world, 1)
-    world.store.erase(A)
+    world.store.blank(A)
     joiner = world.member()
     second = joiner.join(A, Position(0, ""), delta=True)
     world.store.reads[0].finish()
@@ -426,7 +426,7 @@ class Walk:
         channel = self.random.choice([A, B])
         match self.random.randint(0, 4):
             case 0:
-                self.store.erase(channel)
+                self.store.blank(channel)
             case 1:
                 self.store.trim(channel, self.random.randint(0, 3))
             case 2 if self.random.random() < 0.5:

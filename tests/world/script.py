@@ -188,7 +188,7 @@ class ScriptedStore:
         self.commit(channel, *["1"] * count)
         self.tell()
 
-    def erase(self, channel: Channel) -> None:
+    def blank(self, channel: Channel) -> None:
         """Blank what is stored, as `Store.erase` does."""
         stream = self.stream(channel)
         stream.publications = [
