@@ -208,8 +208,11 @@ def _secret(secret: Secret, until: float | None, where: str, *, short: bool) -> 
 
 
 def _pem(pem: str, kind: type, where: str) -> Key:
+    # In variables of the environment line ends are often the two characters \n, which
+    # no PEM has.
+    text = pem.replace("\\r", "").replace("\\n", "\n")
     try:
-        material = load_pem_public_key(pem.encode())
+        material = load_pem_public_key(text.encode())
     except (ValueError, UnsupportedAlgorithm):
         raise SettingsError(f"{where} is not a public key in PEM") from None
     if not isinstance(material, kind):

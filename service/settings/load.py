@@ -54,6 +54,7 @@ __all__ = ["Settings", "load", "service_link_collisions"]
 
 NO_LIMIT = 2**31  # more than any machine has connections
 HEARTBEATS = {"development": 60.0, "production": 75.0, "staging": 90.0}  # s
+_TABLE = re.compile(r"[-a-zA-Z0-9_.]{3,255}")
 _NAMESPACE = re.compile(r"[-a-zA-Z0-9_]{2,}")
 
 
@@ -171,6 +172,7 @@ class Settings(Section, frozen=True, kw_only=True):
             )
         yield from self._in_server()
         yield from self._in_channels()
+        yield from self._in_dynamodb()
         yield from self._in_urls()
         if self.api.host and self.api.port is None:
             yield "api.host needs api.port"
@@ -253,6 +255,14 @@ class Settings(Section, frozen=True, kw_only=True):
             yield (
                 "client.user_personal_channel: there is no namespace "
                 f"{personal.namespace!r} in channels.namespaces"
+            )
+
+    def _in_dynamodb(self) -> Iterator[str]:
+        table = self.dynamodb.table
+        if not (_TABLE.fullmatch(table) or table.startswith("arn:")):
+            yield (
+                f"dynamodb.table: {table!r} must be 3 to 255 of letters, digits, '_', "
+                "'-' and '.', or an ARN"
             )
 
     def _in_urls(self) -> Iterator[str]:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from service.auth.claims import ConnectionClaims
 from service.auth.errors import TokenInvalid
-from service.auth.keys import read_jwks
+from service.auth.keys import read_jwks, read_settings
 from service.core.errors import CodecError, SettingsError
 from service.settings import Secret, Settings, TokenSettings, load
 from tests.auth.keyring import (
@@ -25,6 +25,7 @@ from tests.auth.keyring import (
     odd_curve_pem,
     pem,
     private,
+    settings_of,
     sign,
     verifier,
     weak_pem,
@@ -293,3 +294,18 @@ def test_any_key_set_is_read_or_refused(keys: list[dict[str, Any]]) -> None:
 def test_any_bytes_are_a_key_set_or_refused(text: bytes) -> None:
     with contextlib.suppress(CodecError):
         read_jwks(text)
+
+
+@pytest.mark.parametrize("algorithm", ["RS256", "ES256", "EdDSA"])
+@pytest.mark.parametrize("line_end", ["\\n", "\\r\\n", "\r\n"])
+def test_a_pem_whose_line_ends_are_written_out(algorithm: str, line_end: str) -> None:
+    token = settings_of(algorithm)
+    (name,) = [
+        n
+        for n in token.__struct_fields__
+        if n.endswith("public_key") and getattr(token, n)
+    ]
+    text = getattr(token, name).replace("\n", line_end)
+    environ = {f"STEADWIRE_TOKEN_{name.upper()}": text}
+    (key,) = read_settings(load(environ, {}).token, "token")
+    assert algorithm in key.algorithms

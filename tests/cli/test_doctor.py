@@ -20,7 +20,7 @@ import pytest
 from service.cli.doctor import examination
 from service.cli.doctor.finding import Finding
 from service.cli.doctor.keys import examine_keys
-from service.settings import Settings, StoreSettings, TokenSettings
+from service.settings import Settings, StoreSettings, TokenSettings, load
 from service.stores.sqlite.schema import open_files
 from tests.auth.keyring import OTHER_SECRET, SECRET, odd_curve_pem
 from tests.cli.running import KEYS, printed, run
@@ -381,3 +381,42 @@ def test_the_doctor_says_what_is_wrong_with_the_file() -> None:
     assert ended.startswith("note     api key    a in keys.toml is no longer valid")
     assert exposed.startswith("note     api key    keys.toml holds keys in the open")
     assert len(api_keys('[a]\nkey = "kkkkkkkkkkkkkkkkkkkk"\nread = true', 0o600)) == 1
+
+
+@pytest.mark.parametrize(
+    ("env", "words"),
+    [
+        ({}, "no token is valid, and everybody is let in without"),
+        (
+            {"STEADWIRE_PROXY_CONNECT": "http://127.0.0.1/c"},
+            "no token is valid, and the connect hook decides about everybody",
+        ),
+        ({"STEADWIRE_CLIENT_INSECURE": "false"}, "no token is valid"),
+    ],
+)
+def test_without_keys_it_says_who_is_let_in(env: dict[str, str], words: str) -> None:
+    found = {each.subject: each for each in examine_keys(load(env, {}))}["keys"]
+    assert found.text == f"no key is set: {words}"
+
+
+def test_it_tells_of_service_links_and_of_development_within_reach() -> None:
+    env = {
+        **KEYS,
+        "STEADWIRE_SERVER_HOST": "0.0.0.0",
+        "STEADWIRE_SERVER_PORT": "tcp://10.96.0.7:8000",
+    }
+    link, reach = [
+        each
+        for each in examination.examine(env)
+        if (each.subject, each.level) == ("settings", "note")
+    ]
+    assert link.text.startswith("STEADWIRE_SERVER_PORT was written by Kubernetes")
+    assert "enableServiceLinks: false" in link.remedy
+    assert "0.0.0.0" in reach.text
+
+
+def test_every_mistake_is_a_finding() -> None:
+    env = {"STEADWIRE_SERVER_PROT": "1", "STEADWIRE_DYNAMODB_TABLE": "my table"}
+    found = [each for each in examination.examine(env) if each.subject == "settings"]
+    assert [each.level for each in found] == ["problem", "problem"]
+    assert "'my table'" in found[1].text

@@ -49,11 +49,16 @@ def _token_keys(settings: Settings) -> Finding:
             level = PROBLEM
         else:
             level = NOTE
+        if settings.proxy.connect:
+            admitted = ", and the connect hook decides about everybody"
+        elif settings.insecure:
+            admitted = ", and everybody is let in without"
+        else:
+            admitted = ""
         return Finding(
             level,
             "keys",
-            "no key is set: no token is valid"
-            + (", and everybody is let in without" if settings.insecure else ""),
+            f"no key is set: no token is valid{admitted}",
             "set token.hmac_secret_key; `steadwire keys` prints one",
         )
     try:

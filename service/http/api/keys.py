@@ -114,7 +114,7 @@ class KeysFile:
         if len(content) > LARGEST:
             raise SettingsError(f"{self._path} is larger than {LARGEST} bytes")
         try:
-            self.keys = read_api_keys(content.decode(), self._namespaces)
+            self.keys = read_api_keys(content.decode("utf-8-sig"), self._namespaces)
         except UnicodeDecodeError:
             raise SettingsError(f"{self._path} is not in UTF-8") from None
         except SettingsError as error:

@@ -116,3 +116,14 @@ def test_a_file_that_is_not_there_stops_the_start(
     settings = Settings(api=ApiSettings(keys_file=str(tmp_path / "none.toml")))
     with pytest.raises(SettingsError, match=r"api\.keys_file: .*No such file"):
         open_keys(settings, clock)
+
+
+async def test_a_byte_order_mark_is_skipped(
+    keys: ApiKeys, path: Path, clock: VirtualClock
+) -> None:
+    path.write_bytes(b"\xef\xbb\xbf" + entry("b").encode())
+    clock.advance(1)
+    assert await admitted(keys, "b")
+    assert keys.fault() is None
+    settings = Settings(api=ApiSettings(keys_file=str(path)))
+    assert [key.name for key in open_keys(settings, clock).named] == ["b"]
