@@ -44,6 +44,7 @@ from service.connections.registry import Registry
 from service.connections.send_window import SendWindow
 from service.core.errors import (
     INTERNAL_CLOSE,
+    TOO_MANY_REQUESTS_CLOSE,
     WRITE_ERROR,
     Close,
     CodecError,
@@ -206,6 +207,9 @@ class ClientConnection:
             quota=pending.quota,
         )
         pending.close = self._session.disconnect
+        if pending.frames is not None:
+            too_many = partial(self._session.disconnect, TOO_MANY_REQUESTS_CLOSE)
+            pending.frames.listen(self.heard, too_many)
         self._record = context.registry.open(self, pending.address, now)
         self._schedule()
 
@@ -329,6 +333,13 @@ class ClientConnection:
             self._session.receive(commands, now)
         self._record.hear(now)
         self._schedule()
+
+    @_ends_on_error
+    def heard(self) -> None:
+        """Take a frame that is not for the session as a sign of life."""
+        now = self._clock.now()
+        self._session.heard(now)
+        self._record.hear(now)
 
     async def ready(self) -> None:
         """Wait until the session takes more: until then the socket is not read."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Final, Protocol
 
+from service.connections.frame_quota import FrameQuota
 from service.core.errors import Close
 from service.core.model import UserId
 from service.session.command_queue import CommandQuota
@@ -39,10 +40,11 @@ class PendingConnection:
         origin: Its Origin header, "" for none.
         headers: As above, until it has connected.
         quota: The commands it may send; None for any number; set by the gate.
+        frames: The other frames it may send; None where no gate let it in.
         close: Closes it while it is pending; set by its connection.
     """
 
-    __slots__ = ("_gate", "address", "close", "headers", "origin", "quota")
+    __slots__ = ("_gate", "address", "close", "frames", "headers", "origin", "quota")
 
     def __init__(
         self,
@@ -55,6 +57,7 @@ class PendingConnection:
         self.origin = origin
         self.headers = headers
         self.quota: CommandQuota | None = None
+        self.frames: FrameQuota | None = None
         self._gate = gate
         self.close: Callable[[Close], None] | None = None
 
@@ -66,6 +69,8 @@ class PendingConnection:
         self.close = None  # it would keep the connection in memory
         if self.quota is not None:
             self.quota.user = user
+        if self.frames is not None:
+            self.frames.connected()
 
     def credentials_refused(self) -> None:
         """Count its credentials against its address."""

@@ -31,6 +31,7 @@ _REFUSALS = (
     "unauthenticated",
     "room",
     "failures",
+    "frames",
     "silent",
     "sockets",
     "descriptors",
@@ -122,8 +123,9 @@ def _add_limits(
     limits, gate = runtime.limits, runtime.gate
     metrics.total(
         "connections_refused",
-        "Connections refused before they could connect, and refused credentials that "
-        "blocked an address (failures); by cause.",
+        "Connections refused before they could connect, refused credentials that "
+        "blocked an address (failures), and connections closed for too many frames "
+        "that are not commands (frames); by cause.",
         lambda: _with(_REFUSALS, {**gate.refusals.counts, **sockets.counts}),
         "cause",
     )

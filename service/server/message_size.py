@@ -35,7 +35,9 @@ class SizeLimit(Extension):
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._size = 0
+        self._size = 0  # of the frames of this message that are complete
+        self._frame = 0  # that the last frame with data declared
+        self._control = False
 
     def offer(self) -> bool | str:
         """Offer nothing: clients do not know this extension."""
@@ -52,15 +54,24 @@ class SizeLimit(Extension):
         rsv: RsvBits,
         payload_length: int,
     ) -> CloseReason | RsvBits:
-        """Count a frame's length before its first byte of payload is read."""
-        if opcode < Opcode.CLOSE:
-            if opcode is Opcode.CONTINUATION:
-                self._size += payload_length
-            else:
-                self._size = payload_length
-            if self._size > self._limit:
+        """Check a frame's length before its first byte of payload is read.
+
+        wsproto calls this again when a header comes in two reads.
+        """
+        self._control = opcode >= Opcode.CLOSE
+        if not self._control:
+            self._frame = payload_length
+            if self._size + payload_length > self._limit:
                 return CloseReason.MESSAGE_TOO_BIG
         return _NO_BITS
+
+    def frame_inbound_complete(
+        self, proto: FrameDecoder | FrameProtocol, fin: bool
+    ) -> bytes | CloseReason | None:
+        """Add a frame to its message; a control frame may come between two."""
+        if not self._control:
+            self._size = 0 if fin else self._size + self._frame
+        return None
 
 
 class BoundedDeflate(PerMessageDeflate):
@@ -84,9 +95,15 @@ class BoundedDeflate(PerMessageDeflate):
         rsv: RsvBits,
         payload_length: int,
     ) -> CloseReason | RsvBits:
-        """Begin a message; a deflated length says nothing about its size."""
+        """Begin a message; a deflated length says nothing about its size.
+
+        A control frame may come between the frames of a message, and is no part of it:
+        wsproto's own class forgets there that the message is deflated.
+        """
         self._control = opcode >= Opcode.CLOSE
-        if not self._control and opcode is not Opcode.CONTINUATION:
+        if self._control:
+            return _NO_BITS
+        if opcode is not Opcode.CONTINUATION:
             self._size = 0
         return super().frame_inbound_header(proto, opcode, rsv, payload_length)
 
@@ -110,6 +127,8 @@ class BoundedDeflate(PerMessageDeflate):
         self, proto: FrameDecoder | FrameProtocol, fin: bool
     ) -> bytes | CloseReason | None:
         """Inflate the end of a message: the tail of one back reference."""
+        if self._control:
+            return None
         data = super().frame_inbound_complete(proto, fin)
         return self._count(data) if isinstance(data, bytes) else data
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 from asyncio import Queue, QueueEmpty
+from collections.abc import Awaitable
 from dataclasses import replace
 from time import time
 from typing import Any, Final, Protocol
@@ -25,7 +26,7 @@ from hypercorn.protocol.events import (
 from hypercorn.protocol.ws_stream import ASGIWebsocketState, WSStream
 from hypercorn.typing import ASGISendEvent, WebsocketAcceptEvent
 from wsproto.connection import Connection, ConnectionState, ConnectionType
-from wsproto.events import BytesMessage, CloseConnection, Ping, TextMessage
+from wsproto.events import BytesMessage, CloseConnection, Ping, Pong, TextMessage
 from wsproto.events import Event as FrameEvent
 from wsproto.extensions import Extension
 from wsproto.handshake import server_extensions_handshake
@@ -90,8 +91,24 @@ class Transport(RequestWatcher, Protocol):
         """
 
 
+class FrameQuota(Protocol):
+    """What the peer may send, as the application says."""
+
+    def take(self, size: int = 0) -> bool:
+        """Count a ping, a pong, or a fragment of *size* bytes; False: one too many.
+
+        Then the application closes the WebSocket, and no further frame is handled.
+        """
+
+    def read(self, size: int) -> Awaitable[None] | None:
+        """Count *size* bytes before they are handled; what is returned is awaited."""
+
+
 class WebSocketStream(WSStream):
     """One WebSocket, from its handshake to its close.
+
+    The scope's state has a callable ``steadwire.limit_frames`` for the application: it
+    sets the quota of the frames that the peer sends. Without one there is no limit.
 
     Invariants of direct writes: there is one event loop, and a frame is one
     ``write`` of a whole frame, so that frames never interleave and arrive in the
@@ -108,6 +125,11 @@ class WebSocketStream(WSStream):
         self._tcp: Transport | None = None  # it has this one for itself
         self._queue: Queue[Any] | None = None
         self._direct = False
+        self._frames: FrameQuota | None = None
+        self._fragment = 0  # bytes read of a frame that is not the last of its message
+
+    def _limit_frames(self, quota: FrameQuota) -> None:
+        self._frames = quota
 
     async def handle(self, event: Event) -> None:
         """Take an event from the HTTP protocol below."""
@@ -120,6 +142,8 @@ class WebSocketStream(WSStream):
             else:
                 self._tcp = self._watcher
             await super().handle(event)
+            # A copy of the connection's; the application has not run yet.
+            self.scope["state"]["steadwire.limit_frames"] = self._limit_frames
             if self.app_put is not None:
                 self._queue = self.app_put.__self__  # type: ignore[attr-defined]  # a bound asyncio.Queue.put
             elif self._tcp is not None:
@@ -149,6 +173,11 @@ class WebSocketStream(WSStream):
         peer is not read meanwhile. Of the 13 µs that a message of 100 bytes takes on
         its way in and back, 10 are wsproto's parser.
         """
+        frames = self._frames
+        if frames is not None:
+            later = frames.read(len(data))
+            if later is not None:
+                await later
         if self.closed:
             return
         connection = self.connection
@@ -156,15 +185,20 @@ class WebSocketStream(WSStream):
         for event in connection.events():
             kind = type(event)
             if kind is TextMessage or kind is BytesMessage:
-                await self._receive_message(event)
-            elif kind is Ping:
-                await self._send_frame(event.response())  # type: ignore[attr-defined]  # a Ping
+                if not await self._receive_message(event):
+                    return
+            elif kind is Ping or kind is Pong:
+                if frames is not None and not frames.take():
+                    return
+                if kind is Ping:
+                    await self._send_frame(event.response())  # type: ignore[attr-defined]  # a Ping
             elif kind is CloseConnection:
                 await self._receive_close(event)  # type: ignore[arg-type]  # a CloseConnection
             if self.closed:
                 return
 
-    async def _receive_message(self, event: Any) -> None:
+    async def _receive_message(self, event: Any) -> bool:
+        """Take a message or a piece of one; False: the peer has sent too many."""
         if event.message_finished and self.buffer.value is None:
             data = event.data
             text = type(event) is TextMessage
@@ -175,12 +209,19 @@ class WebSocketStream(WSStream):
             }
         else:
             self.buffer.extend(event)
+            self._fragment += len(event.data)
+            if event.frame_finished:
+                size, self._fragment = self._fragment, 0
+                frames, last = self._frames, event.message_finished
+                if frames is not None and not last and not frames.take(size):
+                    return False
             if not event.message_finished:
-                return
+                return True
             message = self.buffer.to_message()
             self.buffer.clear()
         assert self._queue is not None
         await self._queue.put(message)
+        return True
 
     async def _receive_close(self, event: CloseConnection) -> None:
         if self.connection.state is ConnectionState.REMOTE_CLOSING:

@@ -239,6 +239,11 @@ class Session:
         self._queue.backlog.extend(commands)
         self._go_on(now)
 
+    def heard(self, now: float) -> None:
+        """Take a frame without commands as a sign of life."""
+        if self._state is _State.CONNECTED:
+            self.keepalive.hear(now)
+
     def malformed(self) -> None:
         """Handle a frame that could not be decoded."""
         self.disconnect(CLOSE_BAD_REQUEST)

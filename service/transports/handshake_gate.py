@@ -27,9 +27,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from service.connections.frame_quota import AddressShares, FrameQuota
 from service.connections.pending_connection import PendingConnection
 from service.core.client_address import Proxies
 from service.core.errors import TOO_MANY_REQUESTS_CLOSE
@@ -46,6 +48,9 @@ PATH = "/connection/websocket"
 
 PENDING = "steadwire.pending"
 """Key in the scope of a WebSocket that was let in: its `PendingConnection`."""
+
+LIMIT_FRAMES = "steadwire.limit_frames"
+"""Key in ``scope["state"]``: gives the WebSocket its `FrameQuota` (service.server)."""
 
 _KEYS = 65536  # addresses whose attempts are kept; some 200 bytes each
 
@@ -90,6 +95,7 @@ class HandshakeGate:
         self._places = limits.unauthenticated  # 0 for any number
         self._pending: dict[PendingConnection, None] = {}  # the oldest first
         self._addresses = Holders[str](limits.unauthenticated_per_address or 0)
+        self._shares = AddressShares()
         self.commands = CommandLimits(limits)
         self.refusals = Refusals()
 
@@ -107,6 +113,15 @@ class HandshakeGate:
             refusal = self._take_place(pending, scope["path"], headers)
             if refusal is None:
                 pending.quota = self.commands.quota(address, self._clock.now())
+                pending.frames = frames = FrameQuota(
+                    address,
+                    self._shares,
+                    self._clock,
+                    partial(self._count, "frames", address),
+                )
+                limit_frames = scope.get("state", {}).get(LIMIT_FRAMES)
+                if limit_frames is not None:  # not under another ASGI server
+                    limit_frames(frames)
                 await app({**scope, PENDING: pending}, receive, send)
             else:
                 self._count(refusal.cause, address, **refusal.details)
@@ -114,6 +129,8 @@ class HandshakeGate:
         finally:
             self.forget(pending)
             pending.close = None
+            if pending.frames is not None:
+                pending.frames.forget()
 
     def _take_place(
         self,

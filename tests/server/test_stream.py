@@ -96,6 +96,43 @@ async def test_deflate_when_it_is_set(launch: Any) -> None:
     await process.freed()
 
 
+async def test_control_frames_between_the_fragments_of_a_deflated_message(
+    launch: Any,
+) -> None:
+    process = launch(deflate=True)
+    await process.ready()
+    offer = {"Sec-WebSocket-Extensions": "permessage-deflate"}
+    async with await process.open("/echo", headers=offer) as client:
+        deflated = zlib.compressobj(wbits=-15)
+        inflated = zlib.decompressobj(wbits=-15)
+        for word in (b"one ", b"two "):
+            data = deflated.compress(word * 500) + deflated.flush(zlib.Z_SYNC_FLUSH)
+            data = data[:-4]
+            pieces = [data[:3], data[3:7], data[7:]]
+            await client.send_frame(PING, b"0")
+            await client.send_frame(TEXT, pieces[0], rsv=4, fin=False)
+            await client.send_frame(PING, b"1")
+            await client.send_frame(CONTINUATION, pieces[1], fin=False)
+            await client.send_frame(PONG, b"2")
+            await client.send_frame(CONTINUATION, pieces[2])
+            assert await client.frame() == (True, 0, PONG, b"0")
+            assert await client.frame() == (True, 0, PONG, b"1")
+            frame = await client.frame()
+            assert (frame.opcode, frame.rsv) == (TEXT, 4)
+            assert inflated.decompress(frame.payload + bytes(2) + b"\xff\xff") == (
+                word * 500
+            )
+        # In a message that is not deflated, too; and none may claim to be.
+        await client.send_frame(TEXT, b"pl", fin=False)
+        await client.send_frame(PING, b"3")
+        await client.send_frame(CONTINUATION, b"ain")
+        assert await client.frame() == (True, 0, PONG, b"3")
+        frame = await client.frame()
+        assert inflated.decompress(frame.payload + bytes(2) + b"\xff\xff") == b"plain"
+        await client.send_frame(PING, b"4", rsv=4)
+        assert await close_frame(client) == (1002, "protocol error")
+
+
 @pytest.mark.parametrize(
     "offer",
     [
@@ -174,6 +211,20 @@ async def test_fragments_add_up(server: Any) -> None:
         await client.send_frame(CONTINUATION, b"a", fin=False)
         assert await close_frame(client) == (1009, "message too big")
         await server.freed(2.0)
+
+
+async def test_a_fragment_whose_header_comes_in_two_reads_counts_once(
+    server: Any,
+) -> None:
+    async with await server.open("/echo") as client:
+        await client.send_frame(TEXT, b"a" * 40_000, fin=False)
+        header = bytes([0x80, 0xFE]) + (20_000).to_bytes(2, "big")
+        ping = bytes([0x89, 0x80, 0, 0, 0, 0])
+        await client.tcp.send(ping + header + bytes(3))  # one byte short of the mask
+        assert await client.frame() == (True, 0, PONG, b"")
+        await client.tcp.send(bytes(1) + b"b" * 20_000)
+        frame = await client.frame()
+        assert frame == (True, 0, TEXT, b"a" * 40_000 + b"b" * 20_000)
 
 
 async def test_empty_fragments_cost_nothing(server: Any) -> None:
