@@ -167,7 +167,9 @@ class ClientConnection:
         self._hub = context.hub
         self._socket = socket
         self._pending = pending
-        self.later = _CoalescedCall(context.flusher.call_soon, self._next_turn).ask
+        frames = pending.frames
+        call_soon = context.flusher.call_soon if frames is None else frames.call_soon
+        self.later = _CoalescedCall(call_soon, self._next_turn).ask
         self._subscriptions: dict[Channel, Subscription] = {}
         self._ending = False
         self._reserved = 0  # bytes of recovered publications that a reply will hold
@@ -207,9 +209,9 @@ class ClientConnection:
             quota=pending.quota,
         )
         pending.close = self._session.disconnect
-        if pending.frames is not None:
+        if frames is not None:
             too_many = partial(self._session.disconnect, TOO_MANY_REQUESTS_CLOSE)
-            pending.frames.listen(self.heard, too_many)
+            frames.listen(self.heard, too_many)
         self._record = context.registry.open(self, pending.address, now)
         self._schedule()
 

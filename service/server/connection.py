@@ -58,6 +58,10 @@ _LAST_POLL = 1.0
 
 _READ = 4096  # bytes of one read: 700 of the smallest frames take some 5 ms
 
+# Bytes that are read and thrown away after our close, so that it reaches the peer; from
+# one that sends more, nothing is read until its time is over. A message, and to spare.
+_DISCARD = 256 * 1024
+
 _HEAD = 5.0  # s for the whole head of a request
 _BODY = 5.0  # s between two looks at how fast a body arrives
 _BODY_RATE = 1024  # bytes a second, the least
@@ -244,19 +248,26 @@ class TcpConnection(TCPServer):
 
     async def _read_data(self) -> None:
         read = self.reader.read
+        discarded = 0
         timeout = self.config.read_timeout
         while True:
+            size = _DISCARD if self._finishing else _READ
             try:
                 if timeout is None:
-                    data = await read(_READ)
+                    data = await read(size)
                 else:
-                    data = await asyncio.wait_for(read(_READ), timeout)
+                    data = await asyncio.wait_for(read(size), timeout)
             except (OSError, TimeoutError):
                 break
             if not data:
                 break
             if self._finishing:
-                continue  # unread data would make closing destroy what we wrote
+                # Unread data would make closing destroy what we wrote.
+                discarded += len(data)
+                if discarded > _DISCARD:
+                    await self._ignore()
+                    break
+                continue
             if self.stream is not None:
                 await self.stream.receive(data)
             else:
@@ -265,6 +276,13 @@ class TcpConnection(TCPServer):
                 # There is more. A flood of tiny frames must not hold the event loop.
                 await asyncio.sleep(0)
         await self.protocol.handle(Closed())
+
+    async def _ignore(self) -> None:
+        """Read nothing more; return when the connection is closed."""
+        if not self._transport.is_closing():
+            self._transport.pause_reading()  # type: ignore[attr-defined]  # it reads, too
+        with suppress(OSError):
+            await self.writer.wait_closed()
 
     async def _handle_http(self, data: bytes) -> None:
         self._received += len(data)

@@ -126,6 +126,7 @@ class WebSocketStream(WSStream):
         self._queue: Queue[Any] | None = None
         self._direct = False
         self._frames: FrameQuota | None = None
+        self._flooded = False  # the peer sent too many frames: nothing more is handled
         self._fragment = 0  # bytes read of a frame that is not the last of its message
 
     def _limit_frames(self, quota: FrameQuota) -> None:
@@ -178,27 +179,29 @@ class WebSocketStream(WSStream):
             later = frames.read(len(data))
             if later is not None:
                 await later
-        if self.closed:
+        if self.closed or self._flooded:
             return
         connection = self.connection
         connection.receive_data(data)
         for event in connection.events():
             kind = type(event)
             if kind is TextMessage or kind is BytesMessage:
-                if not await self._receive_message(event):
-                    return
+                await self._receive_message(event)
             elif kind is Ping or kind is Pong:
-                if frames is not None and not frames.take():
-                    return
-                if kind is Ping:
+                if self._may_send() and kind is Ping:
                     await self._send_frame(event.response())  # type: ignore[attr-defined]  # a Ping
             elif kind is CloseConnection:
                 await self._receive_close(event)  # type: ignore[arg-type]  # a CloseConnection
-            if self.closed:
+            if self.closed or self._flooded:
                 return
 
-    async def _receive_message(self, event: Any) -> bool:
-        """Take a message or a piece of one; False: the peer has sent too many."""
+    def _may_send(self, size: int = 0) -> bool:
+        """Count a frame that is not a message; False: it was one too many."""
+        if self._frames is not None and not self._frames.take(size):
+            self._flooded = True
+        return not self._flooded
+
+    async def _receive_message(self, event: Any) -> None:
         if event.message_finished and self.buffer.value is None:
             data = event.data
             text = type(event) is TextMessage
@@ -212,16 +215,14 @@ class WebSocketStream(WSStream):
             self._fragment += len(event.data)
             if event.frame_finished:
                 size, self._fragment = self._fragment, 0
-                frames, last = self._frames, event.message_finished
-                if frames is not None and not last and not frames.take(size):
-                    return False
+                if not event.message_finished:
+                    self._may_send(size)
             if not event.message_finished:
-                return True
+                return
             message = self.buffer.to_message()
             self.buffer.clear()
         assert self._queue is not None
         await self._queue.put(message)
-        return True
 
     async def _receive_close(self, event: CloseConnection) -> None:
         if self.connection.state is ConnectionState.REMOTE_CLOSING:

@@ -6,7 +6,9 @@ import asyncio
 
 from service.connections.frame_quota import (
     BEFORE_CONNECT,
+    PORTION,
     RATE,
+    READ,
     SHARE,
     AddressShares,
     FrameQuota,
@@ -88,37 +90,63 @@ async def turns_of(addresses: list[str], reads: int, size: int) -> list[list[str
 
 
 async def test_an_address_gets_its_share_of_a_turn_and_no_more() -> None:
-    per_turn = SHARE // 4096
-    turns = await turns_of(["bad"] * 95 + ["good"], reads=4, size=4096)
+    turns = await turns_of(["bad"] * 95 + ["good"], reads=4, size=SHARE // 2)
     assert sum(turn.count("bad") for turn in turns) == 95 * 4
     # A turn of ours may begin in the middle of one of the loop's, hence two shares.
-    assert max(turn.count("bad") for turn in turns) <= 2 * per_turn
-    last = max(number for number, turn in enumerate(turns) if "good" in turn)
-    assert sum(turn.count("good") for turn in turns[:8]) == 4, last
+    assert max(turn.count("bad") for turn in turns) <= 2 * 2
+    assert sum(turn.count("good") for turn in turns[:8]) == 4
 
 
 async def test_small_reads_count_for_their_own_work() -> None:
     turns = await turns_of(["bad"] * 200, reads=2, size=1)
     assert sum(map(len, turns)) == 400
-    assert max(map(len, turns)) <= 2 * SHARE // 128
+    assert max(map(len, turns)) <= 2 * SHARE // READ
 
 
-async def test_who_waits_is_served_in_order_and_may_be_gone() -> None:
+async def test_portions_of_commands_share_a_turn_in_order() -> None:
     shares = AddressShares()
-    assert shares.take("a", SHARE)
+    loop = asyncio.get_running_loop()
+    turns: list[list[int]] = [[]]
+    done = loop.create_future()
+
+    def turn() -> None:
+        turns.append([])
+        if len(turns) < 60:
+            loop.call_soon(turn)
+        else:
+            done.set_result(None)
+
+    loop.call_soon(turn)
+    for number in range(40):
+        quota = FrameQuota("a", shares, VirtualClock(), lambda: None)
+        quota.call_soon(lambda number=number: turns[-1].append(number))
+    FrameQuota("b", shares, VirtualClock(), lambda: None).call_soon(
+        lambda: turns[-1].append(99)
+    )
+    await done
+    assert 99 in turns[1]
+    handled = [number for turn in turns for number in turn if number != 99]
+    assert handled == list(range(40))
+    assert max(map(len, turns)) == 1 + SHARE // PORTION
+
+
+async def test_who_waits_may_be_gone() -> None:
+    shares = AddressShares()
+    quota = FrameQuota("a", shares, VirtualClock(), lambda: None)
+    assert quota.read(SHARE) is None
     served: list[int] = []
 
-    async def wait(number: int) -> None:
-        await shares.wait("a", SHARE)
+    async def read(number: int) -> None:
+        later = quota.read(SHARE)
+        if later is not None:
+            await later
         served.append(number)
 
-    tasks = [asyncio.ensure_future(wait(number)) for number in range(4)]
+    tasks = [asyncio.ensure_future(read(number)) for number in range(4)]
     await asyncio.sleep(0)
-    assert not shares.take("a", 1)
-    assert shares.take("b", 1)
     tasks[1].cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
     assert served == [0, 2, 3]
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)
-    assert shares.take("a", 1)
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert quota.read(SHARE) is None

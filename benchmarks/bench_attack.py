@@ -1,0 +1,184 @@
+"""Benchmark of a victim under attack, beside the same victim without it.
+
+    python benchmarks/bench_attack.py [--json FILE] [--check] [--seconds N]
+
+One client publishes to a channel of its own, 50 times a second, and receives that; its
+latency is from the *scheduled* send. Around it, from another address:
+
+(pings) 200 sockets that never connect, each sending empty pings as fast as it can. One
+    that is closed comes back 2 to 10 s later.
+(connected) 100 that connect first, and then do the same.
+
+Every figure is measured without, under attack and without again, on one server in a
+production configuration. ``--check`` exits with 1 when a p99 under attack is more than
+3 times that of none.
+"""
+
+import argparse
+import asyncio
+import base64
+import hashlib
+import hmac
+import json
+import os
+import random
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from load import connect, describe, exchange, frame, loop_factory, percentile, process
+
+WANTED = 3.0  # times the p99 without the attack
+FLOOR = 0.005  # s; below this a p99 is the machine's, not ours
+RATE = 50  # publications a second
+ATTACKER = "127.0.0.2"  # another address than the victim's
+SECRET = "benchmark-secret-of-32-bytes-or-more"
+PINGS = b"\x89\x80\0\0\0\0" * 700  # some 4 KiB of empty pings
+HEAD = (
+    b"GET /connection/websocket HTTP/1.1\r\nHost: localhost\r\n"
+    b"Upgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
+    b"Sec-WebSocket-Version: 13\r\n\r\n"
+)
+
+
+def token(user):
+    def part(value):
+        text = json.dumps(value).encode()
+        return base64.urlsafe_b64encode(text).rstrip(b"=").decode()
+
+    signed = part({"alg": "HS256"}) + "." + part({"sub": user})
+    digest = hmac.digest(SECRET.encode(), signed.encode(), hashlib.sha256)
+    return signed + "." + base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
+
+
+async def open_socket(port):
+    reader, writer = await asyncio.open_connection(
+        "127.0.0.1", port, local_addr=(ATTACKER, 0)
+    )
+    writer.write(HEAD)
+    head = await reader.readuntil(b"\r\n\r\n")
+    return reader, writer, b" 101 " in head.partition(b"\r\n")[0]
+
+
+async def attack(port, number, kind):
+    """Be one attacker until cancelled; come back when closed."""
+    rng = random.Random(number)
+    while True:
+        writer = None
+        try:
+            reader, writer, admitted = await open_socket(port)
+            if admitted:
+                await flood(reader, writer, number, kind)
+        except (OSError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            if writer is not None:
+                writer.close()
+        await asyncio.sleep(rng.uniform(2.0, 10.0))
+
+
+async def attack_all(port, kind, sockets):
+    await asyncio.gather(*(attack(port, n, kind) for n in range(sockets)))
+
+
+async def flood(reader, writer, number, kind):
+    if kind == "connected":
+        command = {"id": 1, "connect": {"token": token(f"attacker{number}")}}
+        writer.write(frame(json.dumps(command)))
+        await reader.read(4096)
+    while True:
+        writer.write(PINGS)
+        await writer.drain()
+
+
+async def victim(port, seconds):
+    """Publish at a fixed rate; return each latency in seconds."""
+    [client] = await connect(port, "/connection/websocket", 1)
+    command = {"id": 1, "connect": {"token": token("victim")}}
+    await exchange(client, json.dumps(command))
+    await exchange(client, '{"subscribe":{"channel":"victim"},"id":2}')
+    latencies = []
+    started = time.perf_counter()
+    for number in range(int(seconds * RATE)):
+        scheduled = started + number / RATE
+        await asyncio.sleep(max(0.0, scheduled - time.perf_counter()))
+        publish = {"channel": "victim", "data": {"n": number}}
+        await exchange(client, json.dumps({"id": number + 3, "publish": publish}))
+        latencies.append(time.perf_counter() - scheduled)
+    client.transport.abort()
+    return latencies
+
+
+def figures(latencies):
+    return {
+        "p50_ms": 1000 * percentile(latencies, 0.50),
+        "p99_ms": 1000 * percentile(latencies, 0.99),
+        "count": len(latencies),
+    }
+
+
+async def measure(port, kind, sockets, seconds):
+    row = {"none": figures(await victim(port, seconds))}
+    # In a process of its own: it must not delay the victim itself.
+    command = [sys.executable, __file__, "--attack", str(port), kind, str(sockets)]
+    attacker = await asyncio.create_subprocess_exec(*command)
+    await asyncio.sleep(3.0)
+    row["attacked"] = figures(await victim(port, seconds))
+    attacker.kill()
+    await attacker.wait()
+    await asyncio.sleep(1.0)
+    row["none_again"] = figures(await victim(port, seconds))
+    base = max(row["none"]["p99_ms"], row["none_again"]["p99_ms"], 1000 * FLOOR)
+    row["ratio"] = row["attacked"]["p99_ms"] / base
+    row["met"] = row["ratio"] <= WANTED
+    return row
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", metavar="FILE")
+    parser.add_argument("--check", action="store_true")
+    parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--attack", nargs=3, help=argparse.SUPPRESS)
+    chosen = parser.parse_args()
+    if chosen.attack:
+        port, kind, sockets = chosen.attack
+        with asyncio.Runner(loop_factory=loop_factory()) as runner:
+            runner.run(attack_all(int(port), kind, int(sockets)))
+    options = {
+        "allow_subscribe_for_client": True,
+        "allow_publish_for_subscriber": True,
+    }
+    report = {"about": describe(), "attacks": {}}
+    with tempfile.TemporaryDirectory() as directory:
+        environment = {
+            "STEADWIRE_ENVIRONMENT": "production",
+            "STEADWIRE_STORE_PATH": os.path.join(directory, "bench.db"),
+            "STEADWIRE_TOKEN_HMAC_SECRET_KEY": SECRET,
+            "STEADWIRE_CHANNELS_WITHOUT_NAMESPACE": json.dumps(options),
+        }
+        command = [sys.executable, "-m", "service", "serve", "--port", "0"]
+        for kind, sockets in (("pings", 200), ("connected", 100)):
+            with (
+                process(command, environment) as (_, port),
+                asyncio.Runner(loop_factory=loop_factory()) as runner,
+            ):
+                row = runner.run(measure(port, kind, sockets, chosen.seconds))
+            report["attacks"][kind] = row
+            parts = [kind.ljust(10)]
+            for name in ("none", "attacked", "none_again"):
+                found = row[name]
+                parts.append(
+                    f"{name} p50 {found['p50_ms']:.2f} p99 {found['p99_ms']:.2f} ms"
+                )
+            print("  ".join([*parts, f"ratio {row['ratio']:.2f}"]), flush=True)
+    if chosen.json:
+        Path(chosen.json).write_text(json.dumps(report, indent=1))
+    met = all(row["met"] for row in report["attacks"].values())
+    return 1 if chosen.check and not met else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
