@@ -24,7 +24,6 @@ ends.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial, wraps
@@ -42,6 +41,7 @@ from service.connections.outbox import Flusher, Outbox
 from service.connections.pending_connection import PendingConnection
 from service.connections.registry import Registry
 from service.connections.send_window import SendWindow
+from service.connections.wakeups import CoalescedCall, ReadGate
 from service.core.errors import (
     INTERNAL_CLOSE,
     TOO_MANY_REQUESTS_CLOSE,
@@ -169,11 +169,11 @@ class ClientConnection:
         self._pending = pending
         frames = pending.frames
         call_soon = context.flusher.call_soon if frames is None else frames.call_soon
-        self.later = _CoalescedCall(call_soon, self._next_turn).ask
+        self.later = CoalescedCall(call_soon, self._next_turn).ask
         self._subscriptions: dict[Channel, Subscription] = {}
         self._ending = False
         self._reserved = 0  # bytes of recovered publications that a reply will hold
-        self._gate = _ReadGate()
+        self._gate = ReadGate()
         self._timer = DeadlineTimer(context.clock, self._tick)
         client, now = context.new_client(), context.clock.now()
         self._lifecycle = LifecycleLog(context.metrics, client, now)
@@ -646,53 +646,3 @@ class ClientConnection:
         else:
             for subscription in subscriptions:
                 self._hub.leave(subscription)
-
-
-class _CoalescedCall:
-    """A call in the event loop's next turn, once however often it is asked for.
-
-    Args:
-        call_soon: As the loop's method.
-        callback: What is called.
-    """
-
-    __slots__ = ("_asked", "_call_soon", "_callback")
-
-    def __init__(
-        self,
-        call_soon: Callable[[Callable[[], None]], object],
-        callback: Callable[[], None],
-    ) -> None:
-        self._call_soon = call_soon
-        self._callback = callback
-        self._asked = False
-
-    def ask(self) -> None:
-        """Ask for the call."""
-        if not self._asked:
-            self._asked = True
-            self._call_soon(self._call)
-
-    def _call(self) -> None:
-        self._asked = False
-        self._callback()
-
-
-class _ReadGate:
-    """The reader of the socket waits here while the session takes no more."""
-
-    __slots__ = ("_waiting",)
-
-    def __init__(self) -> None:
-        self._waiting: asyncio.Future[None] | None = None
-
-    async def wait(self) -> None:
-        """Wait until `open` is called."""
-        self._waiting = asyncio.get_running_loop().create_future()
-        await self._waiting
-
-    def open(self) -> None:
-        """Let the reader look again, if it waits."""
-        waiting, self._waiting = self._waiting, None
-        if waiting is not None and not waiting.done():
-            waiting.set_result(None)

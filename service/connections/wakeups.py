@@ -1,0 +1,58 @@
+"""Wake-ups of one connection: a coalesced call, and the gate of its reader."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+__all__ = ["CoalescedCall", "ReadGate"]
+
+
+class CoalescedCall:
+    """A call in the event loop's next turn, once however often it is asked for.
+
+    Args:
+        call_soon: As the loop's method.
+        callback: What is called.
+    """
+
+    __slots__ = ("_asked", "_call_soon", "_callback")
+
+    def __init__(
+        self,
+        call_soon: Callable[[Callable[[], None]], object],
+        callback: Callable[[], None],
+    ) -> None:
+        self._call_soon = call_soon
+        self._callback = callback
+        self._asked = False
+
+    def ask(self) -> None:
+        """Ask for the call."""
+        if not self._asked:
+            self._asked = True
+            self._call_soon(self._call)
+
+    def _call(self) -> None:
+        self._asked = False
+        self._callback()
+
+
+class ReadGate:
+    """The reader of the socket waits here while the session takes no more."""
+
+    __slots__ = ("_waiting",)
+
+    def __init__(self) -> None:
+        self._waiting: asyncio.Future[None] | None = None
+
+    async def wait(self) -> None:
+        """Wait until `open` is called."""
+        self._waiting = asyncio.get_running_loop().create_future()
+        await self._waiting
+
+    def open(self) -> None:
+        """Let the reader look again, if it waits."""
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None and not waiting.done():
+            waiting.set_result(None)
