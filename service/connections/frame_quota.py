@@ -24,7 +24,15 @@ from functools import partial
 from service.core.ports import Clock
 from service.core.rate_limits import Bucket, Rate
 
-__all__ = ["BEFORE_CONNECT", "RATE", "SHARE", "AddressShares", "FrameQuota"]
+__all__ = [
+    "BEFORE_CONNECT",
+    "PORTION",
+    "RATE",
+    "READ",
+    "SHARE",
+    "AddressShares",
+    "FrameQuota",
+]
 
 BEFORE_CONNECT = 8
 """Pings, pongs and small fragments of a socket until its client connects (count)."""
