@@ -280,7 +280,7 @@ class TcpConnection(TCPServer):
     async def _ignore(self) -> None:
         """Read nothing more; return when the connection is closed."""
         if not self._transport.is_closing():
-            self._transport.pause_reading()  # type: ignore[attr-defined]  # it reads, too
+            self._transport.pause_reading()
         with suppress(OSError):
             await self.writer.wait_closed()
 
