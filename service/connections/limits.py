@@ -277,8 +277,10 @@ class ConnectionLimits:
         del self._rounds[key]
         dead: list[ClientId] = []
         for record in tuple(round_.silent):
-            # The pong of a connection that is not read may wait in its socket.
-            if record.has_slot and not record.connection.busy:
+            # The pong of a connection that is not read may wait in its socket. And one
+            # that is not written to has not got the ping; it has its own deadline.
+            connection = record.connection
+            if record.has_slot and not connection.busy and not connection.queued_bytes:
                 dead.append(record.client)
                 self._evict(record, NO_PONG)
         for again in round_.waiting:

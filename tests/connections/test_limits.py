@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from tests.world.scripted import Client, ScriptedWorld, limited
@@ -63,6 +65,41 @@ def test_when_all_have_one_in_flight_the_least_recently_active_goes() -> None:
     world.enter("ann", settle=False)
     world.flush()
     assert [client.close_code for client in clients] == [3504, None, None]
+
+
+@pytest.mark.parametrize("limits", [{"limit": 2}, {"user_limit": 2, **REJECT}])
+def test_a_probe_in_the_turn_of_a_connect_closes_nobody(limits: dict[str, Any]) -> None:
+    world = limited(limits=limits)
+    clients = [world.open() for _ in range(4)]
+    users = ["ann"] * 4 if "user_limit" in limits else ["ann", "bob", "cid", "dan"]
+    for client, user in zip(clients, users, strict=True):
+        client.say({"connect": {"token": user}})
+    world.settle()  # `Client` holds every ping to come after the reply
+    assert [client.pings for client in clients] == [1, 1, 0, 0]
+    for client in clients[:2]:
+        client.pong()
+    world.clock.advance(0)
+    world.settle()
+    assert world.inside(*clients) == [True, True, False, False]
+    assert world.limits.evicted == {}
+    world.clock.advance(2 * PROBE)
+    world.settle()
+    assert world.inside(*clients) == [True, True, False, False]
+    world.check()
+    world.assert_free()
+
+
+def test_a_probe_that_is_not_written_yet_ends_nobody() -> None:
+    world = limited(limits={"user_limit": 1, **REJECT})
+    first = world.enter("ann")
+    second = world.open()
+    second.say({"connect": {"token": "ann"}})
+    world.clock.advance(PROBE)  # the outbox has not been flushed
+    assert (first.close_code, first.pings) == (None, 0)
+    world.settle()
+    assert world.inside(first, second) == [True, False]
+    world.check()
+    world.assert_free()
 
 
 def test_fifty_at_once_leave_three() -> None:  # R2

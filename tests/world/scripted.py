@@ -128,6 +128,8 @@ class Client:
 
     def _got(self, message: dict[str, Any]) -> None:
         if not message:
+            # SDKs do not answer it before.
+            assert 1 in self.replies, "a ping before the reply to the connect"
             self.pings += 1
         elif "id" in message:
             self._replied(message)
