@@ -1,4 +1,4 @@
-"""Clients that connect in one turn at a limit: nobody who lives is closed for another."""
+"""Clients that connect in one turn at a limit: nobody who lives is closed."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import pytest
 from tests.conftest import SDKS
 from tests.harness.fixtures import server_with
 from tests.harness.metrics import scrape
+from tests.harness.proxy import Proxy
 from tests.harness.raw import CLOSE, RawClient
 from tests.harness.sdk import SdkClient
 from tests.harness.server import Server
@@ -112,21 +113,45 @@ async def test_200_rounds_of_all_sdks(
     server: Server, code: int, start_host: Callable[..., Any]
 ) -> None:
     await nobody_left(server)
+    async with Proxy(server.port) as proxy:
+        await rounds(server, proxy, await made(proxy, server, code, start_host))
+    ends = {line["code"] for line in logged(server) if line.get("by") == "server"}
+    assert ends == {code}
+
+
+async def made(
+    proxy: Proxy, server: Server, code: int, start_host: Callable[..., Any]
+) -> list[SdkClient]:
+    """Return two clients of each SDK."""
+    url = server.url.replace(str(server.port), str(proxy.port))
     clients = []
     for name in SDKS:
         host = await start_host(name, own_process=True)
         for _ in range(2):
             token = connection(user(code, len(clients)))
-            made = await SdkClient.create(
-                host, server.url, token=token, min_delay=60.0, max_delay=90.0
+            client = await SdkClient.create(
+                host, url, token=token, min_delay=60.0, max_delay=90.0
             )
-            clients.append(made)
+            clients.append(client)
+    return clients
+
+
+async def rounds(server: Server, proxy: Proxy, clients: list[SdkClient]) -> None:
     before_all = await refused(server)
     for round_ in range(1, 201):
         before = [len(client.log) for client in clients]
-        async with asyncio.TaskGroup() as group:
+        proxy.hold()
+        async with asyncio.TaskGroup() as group, asyncio.timeout(10.0):
             for client in clients:
                 group.create_task(client.do("connect"))
+            while proxy.held < len(clients):
+                await asyncio.sleep(0.001)
+            # What comes while it stands still is handled in one turn.
+            server.process.send_signal(signal.SIGSTOP)
+            try:
+                await proxy.release()
+            finally:
+                server.process.send_signal(signal.SIGCONT)
         # Not every SDK tells of a 3013 that comes before the reply.
         async with asyncio.timeout(10.0):
             while await refused(server) < before_all + 3 * round_:
@@ -142,8 +167,6 @@ async def test_200_rounds_of_all_sdks(
             await client.do("disconnect")
         assert inside == LIMIT, round_
         await nobody_left(server)
-    ends = {line["code"] for line in logged(server) if line.get("by") == "server"}
-    assert ends == {code}
 
 
 def is_connected(client: SdkClient, seen: int) -> bool:

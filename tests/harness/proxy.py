@@ -30,6 +30,7 @@ class Proxy:
         port: Where it listens.
         target: Where it forwards to; may be changed for connections to come.
         accepted: Connections accepted so far.
+        held: Connections whose client waits for `release`.
     """
 
     def __init__(
@@ -39,6 +40,9 @@ class Proxy:
         self._buffer = buffer
         self.port = 0
         self.accepted = 0
+        self.held = 0
+        self._released = asyncio.Event()
+        self._released.set()
         self._random = random.Random(seed)
         self._flowing = asyncio.Event()
         self._flowing.set()
@@ -84,6 +88,16 @@ class Proxy:
         """Read everything and pass nothing on in either direction, no end either."""
         self._swallow = True
 
+    def hold(self) -> None:
+        """Pass on the first thing that each client sends, and then hold the next."""
+        self._released.clear()
+
+    async def release(self) -> None:
+        """Pass on what was held; return when the kernel has all of it."""
+        self._released.set()
+        while self.held:
+            await asyncio.sleep(0)
+
     def throttle(self, bytes_per_second: float | None) -> None:
         """Pass on at most so many bytes per second, in each direction of each link.
 
@@ -109,7 +123,7 @@ class Proxy:
             return
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._pump(client.sock, server.sock))
+                group.create_task(self._pump(client.sock, server.sock, held=True))
                 group.create_task(self._pump(server.sock, client.sock))
         except* OSError:
             pass
@@ -117,8 +131,12 @@ class Proxy:
             client.reset()
             server.reset()
 
-    async def _pump(self, source: socket.socket, sink: socket.socket) -> None:
+    async def _pump(
+        self, source: socket.socket, sink: socket.socket, *, held: bool = False
+    ) -> None:
         try:
+            if held and not self._released.is_set():
+                await self._forward_held(source, sink)
             await self._forward(source, sink)
         except OSError:
             if not self._swallow:
@@ -127,6 +145,17 @@ class Proxy:
             await asyncio.get_running_loop().create_future()
         with contextlib.suppress(OSError):
             sink.shutdown(socket.SHUT_WR)
+
+    async def _forward_held(self, source: socket.socket, sink: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        await loop.sock_sendall(sink, await loop.sock_recv(source, 16 * 1024))
+        data = await loop.sock_recv(source, 16 * 1024)
+        self.held += 1
+        try:
+            await self._released.wait()
+            await loop.sock_sendall(sink, data)
+        finally:
+            self.held -= 1
 
     async def _forward(self, source: socket.socket, sink: socket.socket) -> None:
         loop = asyncio.get_running_loop()
