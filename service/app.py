@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from contextlib import AbstractAsyncContextManager
 from functools import partial
 
 import structlog
@@ -58,14 +57,13 @@ class Application(OpenedByScope[Routing]):
         self, settings: Settings, handlers: Handlers, *, clock: Clock | None = None
     ) -> None:
         hook = handlers.connect is not None or bool(settings.proxy.connect)
-        self._settings, self._handlers = settings, handlers
-        self._clock = clock or SystemClock()
+        clock = clock or SystemClock()
         mistakes: list[str] = []
         for part in (
             partial(settings.check_admission, hook=hook),
             partial(read_settings, settings.token, "token"),
             partial(read_settings, settings.subscription_token, "subscription_token"),
-            self._open_keys,
+            partial(self._open_keys, settings, clock),
         ):
             try:
                 part()
@@ -73,9 +71,11 @@ class Application(OpenedByScope[Routing]):
                 mistakes += error.mistakes
         if mistakes:
             raise SettingsError(*mistakes)
-        super().__init__(self._open_routing)
         self.refusals = Refusals()
         self.api_key = self._keys.key
+        super().__init__(
+            partial(open_routing, settings, handlers, clock, self._keys, self.refusals)
+        )
 
     async def publish(
         self,
@@ -114,13 +114,8 @@ class Application(OpenedByScope[Routing]):
         )
         return await append(context, channel, draft, skip_history=skip_history)
 
-    def _open_keys(self) -> None:
-        self._keys = open_keys(self._settings, self._clock)
-
-    def _open_routing(self) -> AbstractAsyncContextManager[Routing]:
-        return open_routing(
-            self._settings, self._handlers, self._clock, self._keys, self.refusals
-        )
+    def _open_keys(self, settings: Settings, clock: Clock) -> None:
+        self._keys = open_keys(settings, clock)
 
 
 def create_app(settings: Settings, handlers: Handlers | None = None) -> Application:
