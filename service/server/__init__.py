@@ -1,7 +1,7 @@
 """The server: Hypercorn with our connections and streams, and the life of the process.
 
-`connection` is one TCP connection, `tracker` the set of all of them, `http1` the
-protocol on one, `http_stream` one request, `stream` one WebSocket, and `process` the
+`connection` is one TCP connection, `tracker` the set of all of them, `http1` or `http2`
+the protocol on one, `http_stream` one request, `stream` one WebSocket. `process` is the
 life of the process. Nothing else in the package knows that the server is Hypercorn.
 """
 

@@ -37,6 +37,7 @@ from service.core.client_address import key_of
 from service.core.errors import StartupError, describe
 from service.core.refusals import Refusals
 from service.server.http1 import Http1Protocol
+from service.server.http2 import Http2Protocol
 from service.server.http_stream import HttpStream
 from service.server.stream import WebSocketStream
 from service.server.tracker import ConnectionTracker
@@ -93,6 +94,7 @@ def install(settings: Settings, refusals: Refusals) -> ConnectionTracker:
     # Hypercorn only ever calls these names. Its modules import them without exporting
     # them, hence the ignored errors.
     hypercorn.asyncio.run.TCPServer = partial(TcpConnection, tracker)  # type: ignore[assignment,attr-defined]
+    hypercorn.protocol.H2Protocol = Http2Protocol  # type: ignore[attr-defined]
     hypercorn.protocol.H11Protocol = Http1Protocol  # type: ignore[assignment,attr-defined]
     hypercorn.protocol.h11.HTTPStream = HttpStream  # type: ignore[attr-defined]
     hypercorn.protocol.h2.HTTPStream = HttpStream  # type: ignore[attr-defined]

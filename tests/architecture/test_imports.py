@@ -85,6 +85,7 @@ THIRD_PARTIES: dict[str, set[str]] = {
     "falcon": {"app", "transports", "http"},
     "google": {"protocol"},  # protobuf, the other form of the wire
     "h11": {"server"},
+    "h2": {"server"},
     "httpx": {"auth", "core", "http"},
     "hypercorn": {"server"},
     "jwt": {"auth"},
