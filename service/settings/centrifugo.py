@@ -54,6 +54,7 @@ _EQUAL: dict[str, str] = {
     "proxy.subscribe": "channel.proxy.subscribe.endpoint proxy_subscribe_endpoint",
     "proxy.publish": "channel.proxy.publish.endpoint proxy_publish_endpoint",
     "proxy.rpc": "rpc.proxy.endpoint proxy_rpc_endpoint",
+    "proxy.http_headers": "client.proxy.connect.http_headers proxy_http_headers",
     "proxy.timeout": (
         "client.proxy.connect.timeout proxy_connect_timeout "
         "channel.proxy.subscribe.timeout proxy_subscribe_timeout "
@@ -131,10 +132,8 @@ _MISSING: dict[str, str] = {
     "client.subscription_token.enabled separate_subscription_token_config": (
         "a key in [subscription_token] is enough"
     ),
-    "client.proxy.connect.http_headers channel.proxy.subscribe.http_headers "
-    "channel.proxy.publish.http_headers rpc.proxy.http_headers proxy_http_headers": (
-        "docs/hooks.md says which headers hooks get"
-    ),
+    "channel.proxy.subscribe.http_headers channel.proxy.publish.http_headers "
+    "rpc.proxy.http_headers": "only the connect hook gets them, by proxy.http_headers",
     "consumers": "publish over the HTTP API",
     "debug swagger": "/api/openapi.json describes the API",
     "emulation http_stream init sse webtransport uni_grpc uni_http_stream uni_sse "

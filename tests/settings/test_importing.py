@@ -27,6 +27,7 @@ V6 = {
                 "enabled": True,
                 "endpoint": f"https://u:{SECRET}@app/connect",
                 "timeout": "2s",
+                "http_headers": ["Cookie"],
             },
             "refresh": {"enabled": True, "endpoint": "http://app/r"},
         },
@@ -89,6 +90,7 @@ V5 = {
     "subscription_token_hmac_secret_key": SECRET + "2",
     "proxy_connect_endpoint": f"https://u:{SECRET}@app/connect",
     "proxy_connect_timeout": "2s",
+    "proxy_http_headers": ["Cookie"],
     "proxy_refresh_endpoint": "http://app/r",
     "ping_interval": "30s",
     "pong_timeout": "10s",
@@ -148,6 +150,7 @@ def test_a_configuration_becomes_settings(given: dict[str, Any]) -> None:
     assert settings.proxy.connect == f"https://u:{SECRET}@app/connect"
     assert settings.proxy.subscribe == "http://app/sub"
     assert (settings.proxy.publish, settings.proxy.rpc) == ("", "")
+    assert settings.proxy.http_headers == ("Cookie",)
     assert settings.proxy.timeout == 2.0, "the longest of theirs"
     client = settings.client
     assert (client.ping_interval, client.pong_timeout) == (30.0, 10.0)
