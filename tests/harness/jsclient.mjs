@@ -118,7 +118,7 @@ function create(name, options) {
 }
 
 function subscribe({ client, state, report, delays }, options) {
-    const { channel, join_leave: joinLeave = false } = options
+    const { channel, join_leave: joinLeave = false, delta } = options
     let sub = client.getSubscription(channel)
     if (sub === null) {
         sub = client.newSubscription(channel, {
@@ -126,6 +126,7 @@ function subscribe({ client, state, report, delays }, options) {
             maxResubscribeDelay: delays.maxDelay * 1000,
             ...tokens(options, state.build, () => report('get_token', { channel })),
             joinLeave,
+            ...(delta ? { delta: 'fossil' } : {}),
         })
         sub.on('subscribing', ({ code, reason }) => report('subscribing', { channel, code, reason }))
         sub.on('unsubscribed', ({ code, reason }) => report('unsubscribed', { channel, code, reason }))

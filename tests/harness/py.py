@@ -244,6 +244,8 @@ class _Runner:
             events = _SubscriptionEvents(channel, self._reporter(name))
             report = self._reporter(name)
             tokens = _tokens(command, lambda: report("get_token", channel=channel))
+            if command.get("delta"):
+                tokens["delta"] = centrifuge.DeltaType.FOSSIL
             sub = client.new_subscription(
                 channel,
                 events,

@@ -150,11 +150,17 @@ class SdkClient:
         within: float = 10.0,
         *,
         join_leave: bool = False,
+        delta: bool = False,
         **tokens: Any,
     ) -> dict[str, Any]:
-        """Subscribe and return the subscribed event; *tokens* as of `create`."""
+        """Subscribe and return the subscribed event; *tokens* as of `create`.
+
+        With *delta* the SDK asks for deltas; its application sees none of them.
+        """
         count = len(self.events["subscribed"])
-        await self.do("subscribe", channel=channel, join_leave=join_leave, **tokens)
+        await self.do(
+            "subscribe", channel=channel, join_leave=join_leave, delta=delta, **tokens
+        )
         return (await self.seen("subscribed", count + 1, within))[count]
 
     async def unsubscribe(self, channel: str) -> dict[str, Any]:
