@@ -53,7 +53,7 @@ def log_decision(
     metrics.auth.add(_OUTCOMES.get(decision.code, "refused"))
     denied = decision.about == "connect" and decision.code in _BAD_CONNECTS
     if denied or decision.code == INVALID_TOKEN.code:
-        pending.credentials_refused()
+        pending.credentials_refused(connecting=decision.about == "connect")
     # A log that cannot be written must not keep a client out.
     with contextlib.suppress(Exception):
         log.info(

@@ -28,7 +28,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial, wraps
 from random import Random
-from typing import Concatenate, ParamSpec
+from typing import Concatenate, NoReturn, ParamSpec
 
 from service.auth.permissions import ChannelRules, Permissions
 from service.connections.audit_log import log_decision
@@ -44,11 +44,13 @@ from service.connections.send_window import SendWindow
 from service.connections.wakeups import CoalescedCall, ReadGate
 from service.core.errors import (
     INTERNAL_CLOSE,
+    TOO_MANY_REQUESTS,
     TOO_MANY_REQUESTS_CLOSE,
     WRITE_ERROR,
     Close,
     CodecError,
     ErrorReply,
+    ReplyError,
     StoreError,
     Unsubscribe,
 )
@@ -80,6 +82,13 @@ from service.settings import Settings
 __all__ = ["ClientConnection", "ConnectionContext"]
 
 LOST = 1006  # the transport ended without a close frame of either side
+
+
+async def _refuse(event: ConnectEvent) -> NoReturn:
+    raise ReplyError(TOO_MANY_REQUESTS, reason="it was refused a moment ago")
+
+
+_BLOCKED = Handlers(connect=_refuse, connect_token=_refuse, connect_ticket=_refuse)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -411,13 +420,16 @@ class ClientConnection:
     def ask(self, command: int, event: Event) -> None:
         """Ask a hook; the session is given its answer, or a refusal if it is late."""
         context = self._context
+        handlers = context.handlers
         if isinstance(event, ConnectEvent):
             pending = self._pending
             event = replace(event, origin=pending.origin, http_headers=pending.headers)
+            if pending.blocked(event):
+                handlers = _BLOCKED
         elif isinstance(event, RefreshEvent):
             event = replace(event, origin=self._pending.origin)
         ask(
-            context.handlers,
+            handlers,
             event,
             partial(self._answered, command, event),
             clock=context.clock,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Final, Protocol
 
 from service.connections.frame_quota import FrameQuota
 from service.core.errors import Close
+from service.core.hooks import ConnectEvent
 from service.core.model import UserId
 from service.session.command_queue import CommandQuota
 
@@ -22,8 +24,11 @@ class Gate(Protocol):
     def forget(self, pending: PendingConnection) -> None:
         """Free the place of *pending*: it has connected, or is gone."""
 
-    def credentials_refused(self, address: str) -> None:
-        """Count credentials from *address* that were refused."""
+    def credentials_refused(self, address: str, credentials: bytes) -> None:
+        """Count credentials from *address* that were refused, by their digest."""
+
+    def blocked(self, address: str, credentials: bytes) -> bool:
+        """Tell whether *credentials* are not to be looked at: they failed before."""
 
 
 class PendingConnection:
@@ -44,7 +49,16 @@ class PendingConnection:
         close: Closes it while it is pending; set by its connection.
     """
 
-    __slots__ = ("_gate", "address", "close", "frames", "headers", "origin", "quota")
+    __slots__ = (
+        "_credentials",
+        "_gate",
+        "address",
+        "close",
+        "frames",
+        "headers",
+        "origin",
+        "quota",
+    )
 
     def __init__(
         self,
@@ -58,6 +72,7 @@ class PendingConnection:
         self.headers = headers
         self.quota: CommandQuota | None = None
         self.frames: FrameQuota | None = None
+        self._credentials = b""
         self._gate = gate
         self.close: Callable[[Close], None] | None = None
 
@@ -72,7 +87,30 @@ class PendingConnection:
         if self.frames is not None:
             self.frames.connected()
 
-    def credentials_refused(self) -> None:
-        """Count its credentials against its address."""
+    def blocked(self, event: ConnectEvent) -> bool:
+        """Tell whether the credentials in *event* are not to be looked at."""
+        if self._gate is None:
+            return False
+        self._credentials = _digest(event)
+        return self._gate.blocked(self.address, self._credentials)
+
+    def credentials_refused(self, *, connecting: bool) -> None:
+        """Count credentials against its address.
+
+        Args:
+            connecting: They are those of its connect.
+        """
         if self._gate is not None:
-            self._gate.credentials_refused(self.address)
+            credentials = self._credentials if connecting else b""
+            self._gate.credentials_refused(self.address, credentials)
+
+
+def _digest(event: ConnectEvent) -> bytes:
+    """Return a digest of all that a hook may take for credentials."""
+    parts = (
+        event.token,
+        event.data or "",
+        repr(event.headers),
+        repr(event.http_headers),
+    )
+    return hashlib.sha256("\0".join(parts).encode(errors="replace")).digest()

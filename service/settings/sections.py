@@ -294,11 +294,12 @@ class LimitSettings(Section, frozen=True, kw_only=True):
             waits, the new one gets status 503 for everything but the health endpoints.
             Not set: 1,000, none in development.
         failures_per_address: Refused credentials from one address within
-            ``failure_window``; beyond, its attempts get status 429 for
-            ``failure_block``. Not set: 20, none in development.
+            ``failure_window``; from then on, for ``failure_block``, those that are
+            refused there are not looked at again and get error 111. Others are: valid
+            ones are admitted. Not set: 20, none in development. A wrong key of the
+            server API counts in the same way, by itself.
         failure_window: Seconds in which failures count together.
-        failure_block: Seconds until the address is admitted again, whatever it tried
-            meanwhile.
+        failure_block: Seconds for which refused credentials are not looked at again.
     """
 
     burst: Seconds = 5.0

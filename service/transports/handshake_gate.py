@@ -8,10 +8,15 @@ In this order, the first that applies:
 
     draining            503
     path                404   not that of WebSocket clients
-    blocked             429   too many refused credentials from this address
     connects            429   too many attempts a second from this address
     origin              403
     unauthenticated     429   too many sockets from this address that did not connect
+
+Refused credentials do not count against the handshake: others behind that address may
+have valid ones, and only the connect command shows which. After too many of them from
+one address in a time, each that is refused there is not looked at again for a time: the
+client gets error 111, and neither keys nor a hook are asked. All others are looked at,
+at the rate of connects of the address.
 
 When too many that did not connect are there from all addresses together, the one that
 has waited longest is closed with 3013 for the newest. An attacker who opens sockets
@@ -82,16 +87,12 @@ class HandshakeGate:
         self._proxies = Proxies(settings.server.trusted_proxies)
         connects = rate_of(limits.connects_per_address, limits.burst)
         self._connects = Buckets[str](connects, _KEYS) if connects else None
-        self._failures = (
-            Failures[str](
-                limits.failures_per_address,
-                limits.failure_window,
-                limits.failure_block,
-                _KEYS,
-            )
-            if limits.failures_per_address
-            else None
-        )
+        self._failures: Failures[str] | None = None
+        self._refused: Failures[tuple[str, bytes]] | None = None
+        if limits.failures_per_address:
+            window, block = limits.failure_window, limits.failure_block
+            self._failures = Failures(limits.failures_per_address, window, block, _KEYS)
+            self._refused = Failures(1, window, block, _KEYS)
         self._places = limits.unauthenticated  # 0 for any number
         self._pending: dict[PendingConnection, None] = {}  # the oldest first
         self._addresses = Holders[str](limits.unauthenticated_per_address or 0)
@@ -147,10 +148,6 @@ class HandshakeGate:
             return _Refusal(
                 "path", 404, details={"path": path[:_TEXT], "remedy": remedy}
             )
-        if self._failures is not None:
-            blocked = self._failures.blocked(address, now)
-            if blocked:
-                return _Refusal("blocked", 429, blocked)
         if self._connects is not None and not self._connects.take(address, now):
             return _Refusal("connects", 429, self._connects.wait(address, now))
         origins = _all(headers, b"origin")
@@ -177,12 +174,29 @@ class HandshakeGate:
             del self._pending[pending]
             self._addresses.release(pending.address)
 
-    def credentials_refused(self, address: str) -> None:
-        """Count credentials from *address* that were refused."""
-        if self._failures is not None and self._failures.failed(
-            address, self._clock.now()
-        ):
+    def credentials_refused(self, address: str, credentials: bytes) -> None:
+        """Count credentials from *address* that were refused.
+
+        Args:
+            address: The key of the client's address.
+            credentials: Their digest; empty when they may be those of others too.
+        """
+        if self._failures is None or self._refused is None:
+            return
+        now = self._clock.now()
+        if self._failures.failed(address, now):
             self._count("failures", address)
+        if credentials and self._failures.blocked(address, now):
+            self._refused.failed((address, credentials), now)
+
+    def blocked(self, address: str, credentials: bytes) -> bool:
+        """Tell whether *credentials* are not to be looked at: they failed before."""
+        if self._refused is None:
+            return False
+        blocked = self._refused.blocked((address, credentials), self._clock.now()) > 0
+        if blocked:
+            self._count("blocked", address)
+        return blocked
 
     def close(self) -> None:
         """Refuse every handshake from now on, and log the refusals left to log."""

@@ -33,8 +33,11 @@ class Gate:
     def forget(self, pending: PendingConnection) -> None:
         raise AssertionError("a decision does not free the place")
 
-    def credentials_refused(self, address: str) -> None:
+    def credentials_refused(self, address: str, credentials: bytes) -> None:
         self.refused.append(address)
+
+    def blocked(self, address: str, credentials: bytes) -> bool:
+        raise AssertionError("it is asked before a decision")
 
 
 def decide(about: str, code: int, reason: str = "") -> tuple[Gate, Metrics]:

@@ -97,31 +97,46 @@ def test_the_rate_of_connects_in_time() -> None:
     assert [bench.open() for _ in range(5)] == [101] * 4 + [429]
 
 
-def test_too_many_failures_block_an_address_for_a_while() -> None:  # K96, K100, K104
+ADDRESS, GOOD, BAD = "192.0.2.1", b"good", b"bad"
+
+
+def blocked(bench: GateBench, credentials: bytes, address: str = ADDRESS) -> bool:
+    """Present credentials that are refused, unless they are not looked at."""
+    found = bench.gate.blocked(address, credentials)
+    if not found and credentials != GOOD:
+        bench.gate.credentials_refused(address, credentials)
+    return found
+
+
+def test_what_fails_is_blocked_and_nobody_beside_it() -> None:  # K96, K100, K104
     bench = GateBench(failures_per_address=3, failure_window=60, failure_block=30)
-    for _ in range(3):
-        assert bench.open(stays=True) == 101
-        bench.pending["192.0.2.1"].credentials_refused()
-    assert bench.open() == 429
-    assert bench.retry_after() == 30
-    assert bench.open("192.0.2.2") == 101
-    # It is not locked out for longer by trying.
-    for _ in range(20):
-        bench.clock.advance(1.0)
-        assert bench.open() == 429
-    assert bench.retry_after() == 10
-    bench.clock.advance(10.0)
-    assert bench.open(stays=True) == 101
-    bench.pending["192.0.2.1"].credentials_refused()
+    # The third failure begins the block, and its credentials are the first blocked.
+    assert [blocked(bench, BAD) for _ in range(4)] == [False] * 3 + [True]
+    assert [blocked(bench, b"worse") for _ in range(2)] == [False, True]
+    assert not blocked(bench, GOOD)
     assert bench.open() == 101
-    assert bench.gate.refusals.counts == {"failures": 1, "blocked": 21}
+    assert not blocked(bench, BAD, "192.0.2.2")
+    # It is not blocked for longer by trying.
+    for _ in range(29):
+        bench.clock.advance(1.0)
+        assert blocked(bench, BAD)
+    bench.clock.advance(1.0)
+    assert not blocked(bench, BAD)
+    assert bench.gate.refusals.counts == {"failures": 1, "blocked": 31}
+
+
+def test_credentials_that_are_not_those_of_a_connect_are_not_blocked() -> None:
+    bench = GateBench(failures_per_address=3)
+    for _ in range(5):
+        bench.gate.credentials_refused(ADDRESS, b"")
+    assert not bench.gate.blocked(ADDRESS, b"")
+    assert bench.gate.refusals.counts == {"failures": 1}
 
 
 def test_failures_far_apart_block_nobody() -> None:
     bench = GateBench(failures_per_address=3, failure_window=60, failure_block=30)
     for _ in range(50):
-        assert bench.open(stays=True) == 101
-        bench.pending["192.0.2.1"].credentials_refused()
+        assert not blocked(bench, BAD)
         bench.clock.advance(31.0)
 
 
@@ -182,10 +197,8 @@ def test_production_limits_without_being_told() -> None:
     bench = GateBench(environment="production")
     assert [bench.open() for _ in range(101)] == [101] * 100 + [429]
     other = "192.0.2.2"
-    for _ in range(20):
-        assert bench.open(other, stays=True) == 101
-        bench.pending[other].credentials_refused()
-    assert bench.open(other) == 429
+    assert bench.open(other, stays=True) == 101
+    assert [blocked(bench, BAD, other) for _ in range(21)] == [False] * 20 + [True]
     assert bench.pending[other].quota is not None
     loose = GateBench()
     assert [loose.open(stays=True) for _ in range(1000)] == [101] * 1000
