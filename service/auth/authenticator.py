@@ -148,6 +148,7 @@ class Authenticator:
             info=_raw(claims.info),
             token_id=claims.token_id,
             issued_at=claims.issued_at,
+            channels=tuple(claims.subscriptions),
         )
 
     async def subscribe(self, event: SubscribeEvent) -> SubscribeResult:

@@ -165,12 +165,15 @@ class RefreshResult:
         info: Shown to others from now on; None leaves it as it is.
         token_id: As in `ConnectResult`.
         issued_at: As in `ConnectResult`.
+        channels: Of the server-side subscriptions that the token of the connect named,
+            those of other channels end; None lets all go on. No channel is added.
     """
 
     expire_at: float = 0.0
     info: object = None
     token_id: str = ""
     issued_at: float = 0.0
+    channels: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -102,13 +102,20 @@ class Welcome(NamedTuple):
 
 
 class ConnectionRefresh(NamedTuple):
-    """A connection that goes on; as `Welcome`, and *info* is None for no change."""
+    """A connection that goes on; as `Welcome`.
+
+    Attributes:
+        info: None for no change.
+        channels: Server-side subscriptions of the connect's token that go on; None for
+            all.
+    """
 
     ttl: int | None
     close_at: float
     info: RawJson | None
     token_id: str
     issued_at: float
+    channels: frozenset[Channel] | None
 
 
 class SubscriptionRefresh(NamedTuple):
@@ -173,6 +180,7 @@ def check(event: Event, answer: Answer, expiry: Expiry, now: float) -> Checked:
                 dump_optional(answer.info),
                 _typed("token_id", answer.token_id, str),
                 _typed("issued_at", answer.issued_at, int, float),
+                None if answer.channels is None else _channels(answer.channels),
             )
         case SubscribeEvent(), SubscribeResult():
             refreshable = _typed(
@@ -204,17 +212,18 @@ def check(event: Event, answer: Answer, expiry: Expiry, now: float) -> Checked:
     raise WrongAnswer(f"{type(event).__name__} answered with {type(answer).__name__}")
 
 
+def _channels(names: object) -> frozenset[Channel]:
+    if isinstance(names, str) or not isinstance(names, Iterable):
+        raise WrongAnswer("channels must be a tuple of strings")
+    return frozenset(Channel(_typed("a channel", name, str)) for name in names)
+
+
 def _welcome(
     event: ConnectEvent, answer: ConnectResult, expiry: Expiry, now: float
 ) -> Welcome:
     refreshable = _typed("client_side_refresh", answer.client_side_refresh, bool)
     ttl = expiry.ttl(_expire_at(answer.expire_at), now)
-    if isinstance(answer.channels, str) or not isinstance(answer.channels, Iterable):
-        raise WrongAnswer("channels must be a tuple of strings")
-    subscriptions = {
-        Channel(_typed("a channel", name, str)): SubscribeGrant()
-        for name in answer.channels
-    }
+    subscriptions = {name: SubscribeGrant() for name in _channels(answer.channels)}
     for name, one in _typed("subs", answer.subs, Mapping).items():
         _typed("a subscription", one, ServerSubscription)
         subscriptions[Channel(_typed("a channel", name, str))] = SubscribeGrant(

@@ -61,6 +61,9 @@ class ConnectCommand:
         identified: Called with a client that may connect, before it is given a slot.
         welcomed: Called right before the reply is written.
         refused: Called right before the error is written.
+
+    Attributes:
+        of_token: The channels that its token named, but for its personal one.
     """
 
     def __init__(
@@ -94,6 +97,8 @@ class ConnectCommand:
         self._refused = refused
         self._positions: dict[Channel, Position] = {}
         self._awaiting: _AwaitingSlot | None = None
+        self._by_token = False
+        self.of_token: set[Channel] = set()
 
     def begin(self, command: int, request: ConnectRequest, now: float) -> None:
         """Handle the connect command.
@@ -110,7 +115,8 @@ class ConnectCommand:
             request.headers,
         )
         self._positions = request.positions
-        if self._verifies(event.token) or self._hook:
+        self._by_token = self._verifies(event.token)
+        if self._by_token or self._hook:
             self._port.ask(command, event)
         elif self._insecure or (self._anonymous and not event.token):
             self._port.audit(Decision("connect", UserId("")))
@@ -165,6 +171,8 @@ class ConnectCommand:
         except ReplyError as refusal:
             self.refuse(command, refusal.error)
             return
+        if self._by_token:
+            self.of_token = {*grants} - {own}
         if own is not None:
             grants.setdefault(own, SubscribeGrant())
         if not grants:

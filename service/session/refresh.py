@@ -28,6 +28,7 @@ from service.core.errors import (
     PERMISSION_DENIED,
     TOKEN_EXPIRED,
     UNSUBSCRIBE_EXPIRED,
+    UNSUBSCRIBE_SERVER,
     CloseError,
     ErrorReply,
     ReplyError,
@@ -62,6 +63,7 @@ class Refreshes:
 
     Attributes:
         allowed: The client may refresh the connection, and was told when it expires.
+        of_token: The server-side subscriptions that the token of the connect named.
     """
 
     def __init__(
@@ -81,6 +83,7 @@ class Refreshes:
         # By channel, None for the connection; the first of each is under way.
         self._waiting: dict[Channel | None, deque[tuple[int, _Event]]] = {}
         self.allowed = False
+        self.of_token: set[Channel] = set()
 
     # Commands.
 
@@ -133,8 +136,11 @@ class Refreshes:
     # Outcomes.
 
     def connection_granted(self, command: int, grant: ConnectionRefresh) -> None:
-        """Answer a refresh that is granted."""
+        """Answer a refresh that is granted, and end what its token lists no more."""
         self._refreshed(grant)
+        if grant.channels is not None:
+            for channel in sorted(self.of_token - grant.channels):
+                self._subscriptions.remove(channel, UNSUBSCRIBE_SERVER)
         self._end(None, command, replies.refresh_reply(command, "refresh", grant.ttl))
 
     def subscription_granted(
@@ -181,6 +187,7 @@ class Refreshes:
 
     def subscription_ended(self, channel: Channel) -> None:
         """Refuse the sub_refreshes of a subscription that has just ended."""
+        self.of_token.discard(channel)
         for command, _ in self._waiting.pop(channel, ()):
             self._queue.under_way -= 1
             self._port.reply_error(command, PERMISSION_DENIED)

@@ -507,6 +507,7 @@ class Session:
         self._go_to(_State.CONNECTED)
         self._queue.under_way -= 1
         self._queue.blocked = False
+        self._refreshes.of_token = self._connect.of_token
         self._port.connected()
         self.keepalive.start(self._connected_at, self._rng)
         self._plan()

@@ -132,11 +132,12 @@ async def test_a_connect_token_with_all_that_there_is() -> None:
 async def test_the_other_tokens_with_all_that_there_is() -> None:
     deciding = authenticator()
     claims = {"sub": "ann", "exp": NOW + 60, "iat": NOW - 1, "jti": "id1", "info": [1]}
-    event = RefreshEvent(ME, ANN, sign(claims))
     info = Raw(RawJson("[1]"))
-    assert await deciding.refresh(event) == RefreshResult(
-        NOW + 60, info, "id1", NOW - 1
-    )
+    for more, channels in (({}, ()), ({"channels": ["a", "b"]}, ("a", "b"))):
+        event = RefreshEvent(ME, ANN, sign({**claims, **more}))
+        assert await deciding.refresh(event) == RefreshResult(
+            NOW + 60, info, "id1", NOW - 1, channels
+        )
     token = sign({**claims, "channel": "ch", "client": "me", "data": 3})
     result = await deciding.subscribe(SubscribeEvent(ME, ANN, CH, token))
     assert result == SubscribeResult(

@@ -121,13 +121,57 @@ async def test_nobody_else_hears_a_personal_channel(server: Server) -> None:
 async def test_a_refresh_shows_what_the_token_says(server: Server) -> None:
     client = await server.raw(connected=False)
     await client.connect(token=connection("vic", info={"n": 1}, channels=["c"]))
-    await client.request(refresh={"token": connection("vic", info={"n": 2})})
+    token = connection("vic", info={"n": 2}, channels=["c"])
+    await client.request(refresh={"token": token})
     here = (await client.request(presence={"channel": "c"}))["presence"]["presence"]
     assert [info["conn_info"] for info in here.values()] == [{"n": 2}]
     async with server.api() as api:
         await api.call("refresh", {"user": "vic", "info": {"n": 3}})
     here = (await client.request(presence={"channel": "c"}))["presence"]["presence"]
     assert [info["conn_info"] for info in here.values()] == [{"n": 3}]
+
+
+async def test_a_refresh_ends_subscriptions_that_its_token_does_not_list(
+    server: Server,
+) -> None:
+    client = await server.raw(connected=False)
+    first = connection("yan", channels=["kept", "gone", "mine"])
+    reply = await client.connect(token=first)
+    assert sorted(reply["subs"]) == ["#yan", "gone", "kept", "mine"]
+    async with server.api() as api:
+        await api.call("subscribe", {"user": "yan", "channel": "of-api"})
+        assert "subscribe" in await client.push()
+        # Subscribed again by the server API: that is not the token's any more.
+        await api.call("unsubscribe", {"user": "yan", "channel": "mine"})
+        await api.call("subscribe", {"user": "yan", "channel": "mine"})
+        assert "unsubscribe" in await client.push()
+        assert "subscribe" in await client.push()
+    await client.subscribe("asked", token=subscription("yan", "asked"))
+    subs = {"kept": {}, "new": {}}
+    for _ in range(2):  # the second changes nothing
+        result = await client.request(refresh={"token": connection("yan", subs=subs)})
+        assert "error" not in result
+    push = await client.push()
+    assert push == {
+        "channel": "gone",
+        "unsubscribe": {"code": 2000, "reason": "server unsubscribe"},
+    }
+    assert not client.pushes
+    async with server.api() as api:
+        found = await api.call("connections", {"user": "yan"})
+        assert len(found["connections"]) == 1
+        for channel in ("gone", "kept", "mine", "of-api", "asked", "#yan"):
+            await api.publish(channel, channel)
+    for channel in ("kept", "mine", "of-api", "asked", "#yan"):
+        push = await client.push()
+        assert (push["channel"], push["pub"]["data"]) == (channel, channel)
+    # A token that lists nothing ends the rest of what a token gave.
+    await client.request(refresh={"token": connection("yan")})
+    push = await client.push()
+    assert (push["channel"], push["unsubscribe"]["code"]) == ("kept", 2000)
+    async with server.api() as api:
+        await api.publish("mine", 1)
+    assert (await client.push())["channel"] == "mine"
 
 
 async def test_the_api_lets_connections_expire(server: Server) -> None:
