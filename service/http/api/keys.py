@@ -9,12 +9,14 @@ the keys that were read last remain valid, `fault` says why, and so does the log
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import secrets
 from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
+import falcon
 import falcon.asgi
 import structlog
 
@@ -25,9 +27,11 @@ from service.auth.api_keys import (
     find_key,
     read_api_keys,
 )
+from service.core.client_address import Proxies
 from service.core.errors import SettingsError, describe
 from service.core.health import Fault
 from service.core.ports import Clock
+from service.core.rate_limits import Failures
 from service.settings import Settings
 
 __all__ = ["ApiKeys", "open_keys"]
@@ -35,6 +39,8 @@ __all__ = ["ApiKeys", "open_keys"]
 CHECK = 1.0  # seconds between two checks of the file
 PATIENCE = 2.0  # seconds that a call waits for a check; then it uses the known keys
 LARGEST = 1024 * 1024  # bytes of a file
+
+_ADDRESSES = 65536  # addresses whose wrong keys are counted; some 200 bytes each
 
 log = structlog.get_logger("steadwire")
 
@@ -138,7 +144,7 @@ def open_keys(settings: Settings, clock: Clock) -> ApiKeys:
     key: str = settings.api.key
     if settings.environment == "development" and not settings.api.has_keys:
         key = secrets.token_urlsafe(16)
-    return ApiKeys(key, file, clock)
+    return ApiKeys(key, file, clock, settings)
 
 
 class ApiKeys:
@@ -147,14 +153,29 @@ class ApiKeys:
     Args:
         file: The other keys.
         clock: Tells which keys have expired.
+        settings: Their limits of refused credentials count wrong keys too.
 
     Attributes:
         key: The key that grants everything; "" for none.
         refused: Requests without a valid key, so far.
     """
 
-    def __init__(self, key: str, file: KeysFile | None, clock: Clock) -> None:
+    def __init__(
+        self, key: str, file: KeysFile | None, clock: Clock, settings: Settings
+    ) -> None:
         self.key = key
+        limits = settings.effective_limits
+        self._failures = (
+            Failures[str](
+                limits.failures_per_address,
+                limits.failure_window,
+                limits.failure_block,
+                _ADDRESSES,
+            )
+            if limits.failures_per_address
+            else None
+        )
+        self._proxies = Proxies(settings.server.trusted_proxies)
         self._full: list[ApiKey] = []
         if key:
             self._full.append(replace(FULL_ACCESS, digest=digest_of(key)))
@@ -179,7 +200,10 @@ class ApiKeys:
         """Return the key that a request carries, or None if it has no valid one.
 
         ``X-API-Key: K``, ``Authorization: apikey K``, or ``?api_key=K``; the first
-        that is present decides.
+        that is present decides. A valid key is taken from any address.
+
+        Raises:
+            HTTPTooManyRequests: The key is wrong, as too many from its address were.
         """
         given = req.get_header("x-api-key")
         if given is None:
@@ -192,7 +216,27 @@ class ApiKeys:
             found = find_key(await self._keys(), given, self._clock.wall())
         if found is None:
             self._refuse()
+            if given:
+                self._throttle(req)
         return found
+
+    def _throttle(self, req: falcon.asgi.Request) -> None:
+        """Count a wrong key against its address.
+
+        Raises:
+            HTTPTooManyRequests: The address has had too many.
+        """
+        if self._failures is None:
+            return
+        peer = req.scope.get("client")
+        headers = req.scope["headers"]
+        address = self._proxies.client(peer[0] if peer else None, headers)
+        now = self._clock.now()
+        blocked = self._failures.blocked(address, now)
+        if blocked:
+            raise falcon.HTTPTooManyRequests(retry_after=math.ceil(blocked))
+        if self._failures.failed(address, now):
+            log.warning("wrong API keys from one address", address=address)
 
     async def _keys(self) -> list[ApiKey]:
         if self._file is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 
@@ -16,6 +17,8 @@ from tests.clock import VirtualClock
 
 class Request:
     """As much of a request as keys are looked for in."""
+
+    scope: ClassVar[dict[str, Any]] = {"client": ("192.0.2.1", 1), "headers": []}
 
     def __init__(self, key: str) -> None:
         self._key = key
