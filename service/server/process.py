@@ -34,7 +34,7 @@ from hypercorn.utils import LifespanFailureError, LifespanTimeoutError
 
 from service.core.errors import StartupError, SteadwireError, describe
 from service.core.refusals import Refusals
-from service.server.connection import install
+from service.server.install import install
 from service.server.tracker import ConnectionTracker
 from service.settings import ServerSettings, Settings
 

@@ -10,7 +10,7 @@ import pytest
 from service.app import create_app
 from service.core.errors import StartupError
 from service.core.refusals import Refusals
-from service.server import HYPERCORN_VERSIONS, connection, install
+from service.server import HYPERCORN_VERSIONS, install
 from service.settings import ApiSettings, Settings, StoreSettings
 from tests.harness.metrics import scrape
 from tests.harness.server import Server
@@ -66,6 +66,8 @@ async def test_a_connection_that_is_cut_off_is_counted(
 
 def test_supported_versions_of_hypercorn(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {"0.18.0"} == HYPERCORN_VERSIONS
-    monkeypatch.setattr(connection, "version", lambda name: "0.18.1")
+    monkeypatch.setattr(
+        import_module("service.server.install"), "version", lambda name: "0.18.1"
+    )
     with pytest.raises(StartupError, match=r"hypercorn 0\.18\.1 is not supported"):
         install(Settings(), Refusals())

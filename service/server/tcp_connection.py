@@ -1,8 +1,4 @@
-"""One TCP connection: Hypercorn's, with socket options and a close in bounded time.
-
-Hypercorn looks its classes up by name; `install` puts ours in their place, under
-``steadwire serve`` and under the ``hypercorn`` command alike.
-"""
+"""One TCP connection: Hypercorn's, with socket options and a close in bounded time."""
 
 from __future__ import annotations
 
@@ -14,15 +10,9 @@ import struct
 import sys
 import termios
 from contextlib import suppress
-from functools import partial
-from importlib.metadata import version
-from typing import Any, Final, cast
+from typing import Any, cast
 
 import h11
-import hypercorn.asyncio.run
-import hypercorn.protocol
-import hypercorn.protocol.h2
-import hypercorn.protocol.h11
 import structlog
 from hypercorn.asyncio.task_group import TaskGroup
 from hypercorn.asyncio.tcp_server import TCPServer
@@ -34,19 +24,12 @@ from hypercorn.typing import ConnectionState
 from hypercorn.utils import parse_socket_addr
 
 from service.core.client_address import key_of
-from service.core.errors import StartupError, describe
-from service.core.refusals import Refusals
-from service.server.http1 import Http1Protocol
-from service.server.http2 import Http2Protocol
-from service.server.http_stream import HttpStream
+from service.core.errors import describe
 from service.server.stream import WebSocketStream
 from service.server.tracker import ConnectionTracker
-from service.settings import ServerSettings, Settings
+from service.settings import ServerSettings
 
-__all__ = ["HYPERCORN_VERSIONS", "install"]
-
-# The classes of this folder override methods that Hypercorn does not document.
-HYPERCORN_VERSIONS: Final = frozenset({"0.18.0"})
+__all__ = ["TcpConnection"]
 
 # Seconds that a peer has to close after our close frame reached it. Below the 2 s
 # after which the descriptor has to be free.
@@ -71,36 +54,6 @@ _REQUEST = 60.0  # s from the head to the end of the body, and as many to the an
 _TIMEOUT = b"HTTP/1.1 408 \r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 
 _log = structlog.get_logger("steadwire.server")
-
-
-def install(settings: Settings, refusals: Refusals) -> ConnectionTracker:
-    """Make Hypercorn construct our connections and streams; the last call counts.
-
-    Args:
-        settings: Of the listener, and of the limits of each address and connection.
-        refusals: Counts the connections that were cut off or not served.
-
-    Raises:
-        StartupError: Steadwire was not tested with this version of Hypercorn.
-    """
-    found = version("hypercorn")
-    if found not in HYPERCORN_VERSIONS:
-        raise StartupError(
-            f"hypercorn {found} is not supported, only "
-            + ", ".join(sorted(HYPERCORN_VERSIONS))
-        )
-    tracker = ConnectionTracker(settings, refusals)
-    stream = partial(WebSocketStream, settings.server)
-    # Hypercorn only ever calls these names. Its modules import them without exporting
-    # them, hence the ignored errors.
-    hypercorn.asyncio.run.TCPServer = partial(TcpConnection, tracker)  # type: ignore[assignment,attr-defined]
-    hypercorn.protocol.H2Protocol = Http2Protocol  # type: ignore[attr-defined]
-    hypercorn.protocol.H11Protocol = Http1Protocol  # type: ignore[assignment,attr-defined]
-    hypercorn.protocol.h11.HTTPStream = HttpStream  # type: ignore[attr-defined]
-    hypercorn.protocol.h2.HTTPStream = HttpStream  # type: ignore[attr-defined]
-    hypercorn.protocol.h11.WSStream = stream  # type: ignore[assignment,attr-defined]
-    hypercorn.protocol.h2.WSStream = stream  # type: ignore[assignment,attr-defined]
-    return tracker
 
 
 class _State(dict[str, Any]):
