@@ -25,6 +25,7 @@ from service.http.api.context import (
 from service.protocol.replies import error_body
 
 __all__ = [
+    "PORTION",
     "BroadcastRequest",
     "BroadcastResult",
     "PublishRequest",
@@ -38,6 +39,9 @@ __all__ = [
 KEY_LENGTH = 1024  # characters of an idempotency key or a version epoch
 
 Key = Annotated[str, Meta(max_length=KEY_LENGTH)]
+
+PORTION = 32
+"""Channels of a broadcast in a turn of the event loop, as of commands."""
 
 _IN_FLIGHT = 4 * 1024 * 1024  # bytes of a broadcast that wait for the store at once
 
@@ -116,7 +120,13 @@ async def broadcast(context: ApiContext, request: BroadcastRequest) -> str:
     responses: list[str] = []
     for start in range(0, len(request.channels), together):
         piece = request.channels[start : start + together]
-        responses += await asyncio.gather(*map(one, piece))
+        waiting: list[asyncio.Task[str]] = []
+        async with asyncio.TaskGroup() as tasks:
+            for channel in piece:
+                waiting.append(tasks.create_task(one(channel)))
+                if len(waiting) % PORTION == 0:
+                    await asyncio.sleep(0)  # nobody waits for more than a portion
+        responses += [task.result() for task in waiting]
     return f'{{"responses":[{",".join(responses)}]}}'
 
 
