@@ -8,7 +8,8 @@
     │   └── StoreVersion         the schema is newer than this program
     ├── StoreError               the store could not do what was asked
     │   ├── StoreUnavailable     transient: locked, disk full, timed out, closing
-    │   └── StoreBusy            transient: the writer's queue is full
+    │   ├── StoreBusy            transient: the writer's queue is full
+    │   └── StoreFull            transient: a limit of what is kept is reached
     ├── CodecError               bytes from outside are malformed or of a wrong shape
     ├── ReplyError               refuse one command: a row of the error table
     └── CloseError               end one connection: a row of the close table
@@ -70,6 +71,7 @@ __all__ = [
     "StoreBusy",
     "StoreCorrupt",
     "StoreError",
+    "StoreFull",
     "StoreInUse",
     "StoreUnavailable",
     "StoreVersion",
@@ -123,6 +125,10 @@ class StoreUnavailable(StoreError):
 
 class StoreBusy(StoreError):
     """A transient fault: the writer's queue is full."""
+
+
+class StoreFull(StoreError):
+    """A transient fault: what is kept has reached its limit; nothing was stored."""
 
 
 class CodecError(SteadwireError, ValueError):

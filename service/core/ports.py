@@ -189,7 +189,8 @@ class Store(Protocol):
 
         *done* is called exactly once, on the event loop: soon after the commit, or
         with a `StoreError`. It is never called from inside this call. When the queue
-        is full, the error is `StoreBusy`.
+        is full, the error is `StoreBusy`; when what is kept has reached a limit, it is
+        `StoreFull`, for drafts with history alone.
 
         With ``history.size == 0`` nothing is stored but the idempotency key, and the
         position is ``Position(0, "")``; the listener gets a publication with offset 0.

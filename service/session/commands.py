@@ -19,6 +19,7 @@ from service.core.errors import (
     ReplyError,
     StoreBusy,
     StoreError,
+    StoreFull,
 )
 from service.core.hooks import Handlers, PublishEvent, RpcEvent
 from service.core.model import (
@@ -250,4 +251,5 @@ class Commands:
 
 
 def _error_of(error: StoreError) -> ErrorReply:
-    return TOO_MANY_REQUESTS if isinstance(error, StoreBusy) else INTERNAL
+    busy = isinstance(error, StoreBusy | StoreFull)
+    return TOO_MANY_REQUESTS if busy else INTERNAL

@@ -9,7 +9,7 @@ import msgspec
 
 from service.core.channel_pattern import ChannelPattern
 from service.core.model import Override
-from service.settings.sections import Count, Delay, Seconds, Section
+from service.settings.sections import Count, Delay, Seconds, Section, SizeLimit
 
 __all__ = ["ChannelOptions", "ChannelSettings", "Namespace"]
 
@@ -25,6 +25,9 @@ class ChannelOptions(Section, frozen=True, kw_only=True):
             switches history off.
         history_ttl: Seconds each publication is kept.
         history_meta_ttl: Seconds the top offset outlives the last publication.
+        max_size: SQLite: bytes of the publications kept in all channels of the
+            namespace; beyond, its publishes fail with error 111, temporary, until 90 %
+            of it are left. 0 for no limit.
         force_positioning: Check the position of every subscription.
         allow_positioning: Check the position for clients that ask.
         force_recovery: Make every subscription recoverable, and so positioned.
@@ -58,6 +61,7 @@ class ChannelOptions(Section, frozen=True, kw_only=True):
     history_size: Count = 0
     history_ttl: Delay = 0.0
     history_meta_ttl: Seconds = 720 * 3600.0
+    max_size: SizeLimit = 0
     force_positioning: bool = False
     allow_positioning: bool = False
     force_recovery: bool = False

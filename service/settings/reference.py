@@ -22,6 +22,7 @@ from service.settings.sections import (
     Port,
     Secret,
     Section,
+    SizeLimit,
     is_duration,
     without_credentials,
 )
@@ -44,6 +45,7 @@ Times are in seconds, fractions allowed, or text with units: `"250ms"`, `"90s"`,
 
 _UNITS: tuple[tuple[Any, str], ...] = (
     (Bytes, "bytes"),
+    (SizeLimit, "bytes"),
     (Count, "count"),
     (Port, "port"),
 )
@@ -117,7 +119,7 @@ def _spoken(value: Any, kind: Any) -> str:
     if Port in (kind, *get_args(kind)):
         return str(value)
     if isinstance(value, int | float):
-        return f"{value:,.10g}{' bytes' if kind == Bytes else ''}"
+        return f"{value:,.10g}{' bytes' if kind in (Bytes, SizeLimit) else ''}"
     return without_credentials(str(value)) or "empty"
 
 
@@ -211,7 +213,7 @@ def _value(value: Any, hint: Any) -> str:
 def _larger(value: int, hint: Any) -> str:
     """Return a size in a larger unit too, where that is a whole number."""
     for unit, name in ((1024 * 1024, "MiB"), (1024, "KiB")):
-        if hint == Bytes and value % unit == 0:
+        if hint in (Bytes, SizeLimit) and value and value % unit == 0:
             return f" ({value // unit} {name})"
     return ""
 

@@ -27,6 +27,7 @@ __all__ = [
     "PersonalChannel",
     "Port",
     "ProxySettings",
+    "SizeLimit",
     "Seconds",
     "Secret",
     "Section",
@@ -47,6 +48,7 @@ _LONGEST = 10 * 365 * 86400  # seconds
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=_LONGEST, extra=_SECONDS)]
 Delay = Annotated[float, msgspec.Meta(ge=0, le=_LONGEST, extra=_SECONDS)]
 Bytes = Annotated[int, msgspec.Meta(gt=0, extra={"unit": "bytes"})]
+SizeLimit = Annotated[int, msgspec.Meta(ge=0, extra={"unit": "bytes"})]  # 0: no limit
 Count = Annotated[int, msgspec.Meta(ge=0)]
 Positive = Annotated[int, msgspec.Meta(gt=0)]
 PerSecond = Annotated[float, msgspec.Meta(ge=0)]
@@ -349,7 +351,11 @@ class StoreSettings(Section, frozen=True, kw_only=True):
             fail with a temporary error.
         lock_timeout: SQLite: how long a commit waits for another process that holds the
             database; then its publications fail with a temporary error.
-        sweep_interval: SQLite: seconds between deletions of what has expired.
+        sweep_interval: SQLite: seconds between deletions of what has expired, after
+            which free space is given back to the disk.
+        max_size: SQLite: bytes of the store; beyond, publishes that would be kept fail
+            with error 111, temporary, until 90 % of it are left. 0 for no limit. More
+            may be on the disk: the log, and free pages of the file.
     """
 
     backend: Literal["sqlite", "dynamodb"] = "sqlite"
@@ -359,6 +365,7 @@ class StoreSettings(Section, frozen=True, kw_only=True):
     queue_size: Bytes = 32 * MiB
     lock_timeout: Seconds = 1.0
     sweep_interval: Seconds = 30.0
+    max_size: SizeLimit = 0
 
 
 class DynamodbSettings(Section, frozen=True, kw_only=True):

@@ -13,6 +13,7 @@ from service.core.model import ClientId
 from service.core.ports import Clock
 from service.metrics import Metrics
 from service.settings import Settings
+from service.stores.sqlite.space import Sizes
 from service.stores.sqlite.store import SqliteStore
 
 if TYPE_CHECKING:
@@ -27,7 +28,12 @@ _BREAKER_STATES = ("closed", "open", "half-open")
 def make_store(settings: Settings, clock: Clock) -> SqliteStore | DynamodbStore:
     """Return the store that *settings* name, not started."""
     if settings.store.backend == "sqlite":
-        return SqliteStore(settings.store, clock)
+        channels = settings.channels
+        limits = {"": channels.without_namespace.max_size} | {
+            namespace.name: namespace.max_size for namespace in channels.namespaces
+        }
+        limits = {name: limit for name, limit in limits.items() if limit}
+        return SqliteStore(settings.store, clock, namespaces=limits)
     from service.stores.dynamodb.store import DynamodbStore
 
     return DynamodbStore(settings.dynamodb, settings.store, clock)
@@ -83,6 +89,13 @@ def add_store_metrics(metrics: Metrics, store: SqliteStore | DynamodbStore) -> N
         "Reads of the database, each one look at one channel; all others were answered "
         "from memory.",
         lambda: store.reads,
+    )
+    metrics.gauge(
+        "store_bytes",
+        "Bytes of the SQLite store: used by what is kept; file, with its free pages; "
+        "log, the write-ahead log beside it. 0 with DynamoDB.",
+        lambda: (store.sizes if isinstance(store, SqliteStore) else Sizes())._asdict(),
+        "part",
     )
     metrics.gauge(
         "breaker_state",

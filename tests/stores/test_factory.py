@@ -27,6 +27,7 @@ async def test_each_backend_has_its_store_and_all_metrics(clock, backend, kind):
     shown = text(metrics).decode()
     for name in (
         "store_reads_total 0",
+        'store_bytes{part="used"} 0',
         'breaker_state{state="closed"} 1',
         "breaker_openings_total 0",
         "store_attempts_total 0",

@@ -35,7 +35,7 @@ from service.core.errors import (
     describe,
 )
 from service.core.model import is_user
-from service.http.api.context import ApiContext
+from service.http.api.context import ApiContext, store_error
 from service.http.api.keys import ApiKeys
 from service.protocol.replies import error_body
 from service.runtime import Runtime
@@ -130,8 +130,8 @@ async def _run(method: Method, context: ApiContext, request: msgspec.Struct) -> 
         return await method.run(context, request)
     except ReplyError:
         raise
-    except StoreError:
-        raise ReplyError(INTERNAL) from None
+    except StoreError as error:
+        raise ReplyError(store_error(error)) from None
     except Exception as error:
         log.error("an API method failed", method=method.name, **describe(error))
         raise ReplyError(INTERNAL) from None

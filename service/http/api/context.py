@@ -11,7 +11,15 @@ from msgspec import UNSET, Meta, Raw, UnsetType
 
 from service.auth.api_keys import FULL_ACCESS, ApiKey
 from service.auth.permissions import ChannelRules
-from service.core.errors import PERMISSION_DENIED, ReplyError, StoreError
+from service.core.errors import (
+    INTERNAL,
+    PERMISSION_DENIED,
+    TOO_MANY_REQUESTS,
+    ErrorReply,
+    ReplyError,
+    StoreError,
+    StoreFull,
+)
 from service.core.model import USER_SIZE, Appended, Channel, Draft, HistoryPage
 from service.core.ports import History
 from service.runtime import Runtime
@@ -26,6 +34,7 @@ __all__ = [
     "Payload",
     "Since",
     "User",
+    "store_error",
 ]
 
 T = TypeVar("T")
@@ -65,6 +74,11 @@ class Since(msgspec.Struct):
 
     offset: Integer | None = None
     epoch: str | None = None
+
+
+def store_error(error: StoreError) -> ErrorReply:
+    """Return the row for a store that failed."""
+    return TOO_MANY_REQUESTS if isinstance(error, StoreFull) else INTERNAL
 
 
 @dataclass(frozen=True, slots=True)

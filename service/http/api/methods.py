@@ -100,7 +100,7 @@ _HOOK = (
 METHODS = (
     Method(
         "publish", Scope.PUBLISH, "Publish to a channel",
-        PublishRequest, PublishResult, publish, _CHANNEL,
+        PublishRequest, PublishResult, publish, (*_CHANNEL, TOO_MANY_REQUESTS),
     ),
     Method(
         "broadcast", Scope.PUBLISH, "Publish the same to several channels",

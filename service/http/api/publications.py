@@ -11,7 +11,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from _speedups import quote
-from service.core.errors import BAD_REQUEST, INTERNAL, ReplyError, StoreError
+from service.core.errors import BAD_REQUEST, ReplyError, StoreError
 from service.core.json_fields import Base64, payload_of
 from service.core.model import Channel, Draft, Position, RawJson, size_of
 from service.core.ports import NO_HISTORY
@@ -21,6 +21,7 @@ from service.http.api.context import (
     ErrorObject,
     Integer,
     Payload,
+    store_error,
 )
 from service.protocol.replies import error_body
 
@@ -111,8 +112,8 @@ async def broadcast(context: ApiContext, request: BroadcastRequest) -> str:
             return f'{{"result":{await _one(context, channel, draft, request)}}}'
         except ReplyError as refusal:
             return f'{{"error":{error_body(refusal.error)}}}'
-        except StoreError:
-            return f'{{"error":{error_body(INTERNAL)}}}'
+        except StoreError as error:
+            return f'{{"error":{error_body(store_error(error))}}}'
 
     # The store's queue refuses a broadcast that is larger than the queue, at each
     # attempt; so a large one is handed over in pieces.

@@ -18,6 +18,7 @@ from service.core.model import Channel, Draft
 from service.core.ports import History
 from service.stores.history_cache import FOREVER, milliseconds
 from service.stores.sqlite.schema import new_epoch
+from service.stores.sqlite.space import Space
 
 __all__ = ["CHANNELS", "ChannelState", "ChannelStateCache", "unpublished_epoch"]
 
@@ -121,6 +122,7 @@ class ChannelStateCache:
     Args:
         connection: In autocommit mode; nobody else may use it for writing.
         rng: Makes epochs.
+        space: Told of what is deleted, and of the ends of transactions.
 
     Attributes:
         execute: Of the connection.
@@ -129,9 +131,12 @@ class ChannelStateCache:
         states: By channel.
     """
 
-    def __init__(self, connection: sqlite3.Connection, rng: random.Random) -> None:
+    def __init__(
+        self, connection: sqlite3.Connection, rng: random.Random, space: Space
+    ) -> None:
         self._connection = connection
         self._rng = rng
+        self._space = space
         self.execute = connection.execute
         self.states: dict[Channel, ChannelState] = {}
         self.next_id = 0
@@ -179,8 +184,9 @@ class ChannelStateCache:
         state.first = row[10] or state.top + 1
         return state
 
-    def delete(self, channel_id: int, bound: int) -> None:
+    def delete(self, channel: Channel, channel_id: int, bound: int) -> None:
         """Delete a channel's publications up to offset *bound*."""
+        self._space.deleting(channel, channel_id, bound)
         self.execute(
             "DELETE FROM publications WHERE channel_id = ? AND offset <= ?",
             (channel_id, bound),
@@ -204,6 +210,7 @@ class ChannelStateCache:
             self.execute("BEGIN IMMEDIATE")
             yield
             self.execute("COMMIT")
+            self._space.commit()
         except BaseException:
             self.rollback()
             raise
@@ -212,6 +219,7 @@ class ChannelStateCache:
         """End a transaction that failed, and forget all that may not be true now."""
         self.states.clear()
         self.next_id = 0
+        self._space.rollback()
         if self._connection.in_transaction:
             with contextlib.suppress(sqlite3.Error):
                 self.execute("ROLLBACK")

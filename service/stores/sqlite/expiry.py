@@ -27,7 +27,7 @@ from service.stores.sqlite.schema import reason, truncate_log
 from service.stores.sqlite.state import StateTable
 from service.stores.sqlite.writer import Job
 
-__all__ = ["Blanked", "Eraser", "Expiry", "Sweeper"]
+__all__ = ["Blanked", "Eraser", "Expiry", "Sweeper", "Swept"]
 
 SWEPT_CHANNELS = 64  # count per step, which is one transaction of some milliseconds
 SWEPT_ROWS = 512  # count per step
@@ -115,7 +115,7 @@ class Expiry:
             count += 1
         if count:
             last = rows[count - 1][0]
-            self._channels.delete(channel_id, last)
+            self._channels.delete(channel, channel_id, last)
             state = self._channels.states.get(channel)
             if state is not None:
                 state.first = last + 1

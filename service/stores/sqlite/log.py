@@ -112,7 +112,7 @@ class Log:
             found = self._channels.find(channel)
             if found is None:
                 return None
-            self._channels.delete(found.id, found.top)
+            self._channels.delete(channel, found.id, found.top)
             self._execute(
                 "UPDATE channels SET due = touched + meta_ttl WHERE id = ?",
                 (found.id,),
@@ -250,7 +250,7 @@ class Log:
             self._save(state)
         for state in trims:
             bound = min(state.top - state.history.size, state.first + TRIMMED_ROWS - 1)
-            self._channels.delete(state.id, bound)
+            self._channels.delete(state.name, state.id, bound)
             state.first = bound + 1
         if locked or not single:
             self._execute("COMMIT")

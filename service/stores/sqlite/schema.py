@@ -61,6 +61,7 @@ CACHED_STATEMENTS = 256
 
 _log = structlog.get_logger(__name__)
 
+_INCREMENTAL = 2  # of PRAGMA auto_vacuum
 _HEADER = b"SQLite format 3\x00"
 # The tables that each version added.
 _TABLES = (
@@ -233,6 +234,7 @@ def open_files(settings: StoreSettings, rng: random.Random) -> Files:
             _warn_of_readers(path)
             opened.append(_connect(path, settings))
             migrate(opened[0], rng)
+            _let_shrink(opened[0], path)
             opened.append(_connect(path, settings))
         except sqlite3.Error as error:
             if _code(error) in _CORRUPT:
@@ -427,6 +429,17 @@ def migrate(connection: sqlite3.Connection, rng: random.Random) -> None:
         with contextlib.suppress(sqlite3.Error):
             connection.execute("ROLLBACK")
         raise
+
+
+def _let_shrink(connection: sqlite3.Connection, path: str) -> None:
+    """Rewrite a file made by a version that could not give free pages back."""
+    if _pragma(connection, "auto_vacuum") == _INCREMENTAL:
+        return
+    _log.info("the store's file is rewritten once, so that it can shrink", path=path)
+    try:
+        connection.execute("VACUUM")
+    except sqlite3.Error as error:  # it serves as before, and the next start tries
+        _log.warning("the store's file cannot shrink", reason=reason(error))
 
 
 def _statements(script: str) -> list[str]:

@@ -20,8 +20,9 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import TypeVar
 
 import structlog
@@ -38,10 +39,11 @@ from service.stores.history_cache import (
     TailCache,
 )
 from service.stores.sqlite.channel_state import ChannelStateCache
-from service.stores.sqlite.expiry import Blanked, Eraser, Expiry, Sweeper
+from service.stores.sqlite.expiry import Blanked, Eraser, Expiry, Sweeper, Swept
 from service.stores.sqlite.log import Log
 from service.stores.sqlite.read import read_history
 from service.stores.sqlite.schema import Files, is_invalid_data, open_files, reason
+from service.stores.sqlite.space import Sizes, Space
 from service.stores.sqlite.state import SqliteState, StateTable
 from service.stores.sqlite.writer import (
     BatchResult,
@@ -67,6 +69,8 @@ class SqliteStore:
         settings: Path, durability and bounds.
         clock: Tells when publications expire, and calls the sweep.
         rng: Makes epochs; the system's by default.
+        namespaces: Bytes that the publications of a namespace may have; without an
+            entry, no limit.
         batch: Publications per commit, at most.
 
     Attributes:
@@ -79,11 +83,13 @@ class SqliteStore:
         clock: Clock,
         *,
         rng: random.Random | None = None,
+        namespaces: Mapping[str, int] = MappingProxyType({}),
         batch: int = BATCH,
     ) -> None:
         self._settings = settings
         self._clock = clock
         self._rng = rng or random.SystemRandom()
+        self._namespaces = namespaces
         self._batch = batch
         self._budget = AppendBudget(settings.queue_size)
         self._tails = TailCache(settings.cache_size)
@@ -99,6 +105,11 @@ class SqliteStore:
         self._sweeper: Sweeper | None = None
         self._closing: asyncio.Task[None] | None = None
         self.state = SqliteState(clock, write=self._write_state, read=self._read_state)
+
+    @property
+    def sizes(self) -> Sizes:
+        """Bytes that the store takes, as last measured."""
+        return self._space.sizes if self._open else Sizes()
 
     @property
     def reads(self) -> int:
@@ -118,7 +129,14 @@ class SqliteStore:
         self._listener = listener
         files = await asyncio.to_thread(open_files, self._settings, self._rng)
         self._files: Files = files
-        channels = ChannelStateCache(files.writer, self._rng)
+        try:
+            self._space = await asyncio.to_thread(
+                Space, files.writer, self._settings, self._namespaces
+            )
+        except BaseException:
+            files.close()
+            raise
+        channels = ChannelStateCache(files.writer, self._rng, self._space)
         self._log = Log(channels)
         self._state_table = StateTable(files.writer)
         self._eraser = Eraser(files.writer)
@@ -137,9 +155,14 @@ class SqliteStore:
             self._clock,
             self._settings.sweep_interval,
             self._writer.submit,
-            lambda: expiry.step(self._now()),
+            lambda: self._sweep(expiry),
             self._tails.expire,
         )
+
+    def _sweep(self, expiry: Expiry) -> Swept:
+        """Make a step of the sweep. On the writer's thread."""
+        swept = expiry.step(self._now())
+        return swept if swept.more else swept._replace(more=self._space.tidy())
 
     def _start_thread(self, work: str) -> StoreThread:
         return StoreThread(
@@ -183,6 +206,12 @@ class SqliteStore:
         error: StoreError
         if not self._open:
             error = StoreUnavailable(self._refusal)
+        elif (
+            self._space.limited
+            and history.size
+            and (full := self._space.refusal(channel)) is not None
+        ):
+            error = full
         elif (cost := self._budget.accept(draft)) is None:
             error = self._budget.full()
         else:
@@ -192,7 +221,10 @@ class SqliteStore:
 
     def _commit(self, appends: list[QueuedAppend]) -> BatchResult:
         """Store a batch. On the writer's thread."""
-        return self._log.commit(appends, self._now())
+        result = self._log.commit(appends, self._now())
+        if self._space.limited:
+            self._space.added(result.committed)
+        return result
 
     def _committed(self, result: BatchResult) -> None:
         if result.stored:
@@ -292,7 +324,12 @@ class SqliteStore:
             if top is not None:
                 self._tails.clear(channel, top.offset, top.epoch)
 
-        await self._write(lambda: self._log.remove(channel), removed)
+        def remove() -> Position | None:
+            top = self._log.remove(channel)
+            self._space.measure()
+            return top
+
+        await self._write(remove, removed)
 
     async def erase(self, info: str) -> int:
         """Blank every publication whose ``info`` begins with *info*; see the port.
@@ -303,14 +340,27 @@ class SqliteStore:
         bound = await self._write(lambda: self._eraser.newest())
         count = last = 0
         while last < bound:
-            step = partial(self._eraser.step, info, last, bound)
-            done = await self._write(step, self._blanked)
+            done = await self._write(
+                partial(self._erase_step, info, last, bound), self._blanked
+            )
             last = done.last
             count += done.blanked
         # Not in one job: what waits in between may be the end of another erasure.
         number = await self._write(self._eraser.end)
-        await self._write(lambda: self._eraser.rewrite(number))
+        await self._write(lambda: self._rewrite(number))
         return count
+
+    def _erase_step(self, info: str, after: int, bound: int) -> Blanked:
+        """Blank some publications. On the writer's thread."""
+        done = self._eraser.step(info, after, bound)
+        if done.blanked:
+            self._space.blanked()
+        return done
+
+    def _rewrite(self, number: int) -> None:
+        """End an erasure. On the writer's thread."""
+        self._eraser.rewrite(number)
+        self._space.measure()
 
     def _blanked(self, blanked: Blanked) -> None:
         for channel in blanked.channels:

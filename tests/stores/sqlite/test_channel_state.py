@@ -10,19 +10,24 @@ from service.core.ports import History
 from service.settings import StoreSettings
 from service.stores.sqlite.channel_state import CHANNELS, ChannelStateCache
 from service.stores.sqlite.schema import open_files
+from service.stores.sqlite.space import Space
 from tests.stores.support import CHAT
+
+MEMORY = StoreSettings(path=":memory:")
 
 
 @pytest.fixture
 def files():
-    files = open_files(StoreSettings(path=":memory:"), random.Random(1))
+    files = open_files(MEMORY, random.Random(1))
     yield files
     files.close()
 
 
 @pytest.fixture
 def cache(files):
-    cache = ChannelStateCache(files.writer, random.Random(2))
+    cache = ChannelStateCache(
+        files.writer, random.Random(2), Space(files.writer, MEMORY, {})
+    )
     cache.prepare()
     return cache
 
