@@ -5,6 +5,10 @@
                     ▼               ▼
                   probe ──► free? ──► refused
 
+Connections without a user are strangers who share an address: none of them is evicted
+for another, whatever the policy. Over their limit a newcomer is closed with 3013, and
+comes back later.
+
 Where everything is in this process, a decision and what follows from it are one
 synchronous step, so a limit is never exceeded, not for a moment, by however many at
 once. A newcomer is refused only after the others have been seen alive: the longest
@@ -180,13 +184,13 @@ class ConnectionLimits:
         if self._directory is None:
             peers = registry.peers(identity, record.address)
             surplus = 1 + len(peers) - self._peers_limit(identity)
-            if surplus > 0 and settings.policy == "evict_lru":
+            if surplus > 0 and identity.user and settings.policy == "evict_lru":
                 victims = heapq.nsmallest(surplus, peers, key=_worth)
             elif surplus > 0:
                 key = _key(identity.user, record.address)
                 if not probed and self._probe(key, peers, again):
                     return self._wait(record)
-                return self._refused(record, CLOSE_CONNECTION_LIMIT)
+                return self._refused(record, _over_limit(identity.user))
         reserved = self._grace_period.reserved(identity.user)
         if registry.connected + reserved - len(victims) >= self._limit:
             now = self._clock.now()
@@ -322,8 +326,10 @@ class ConnectionLimits:
                 [peer for peer in peers if peer is not record],
                 partial(self._enter_again, directory, record, done),
             ):
-                done(self._refused(record, answer))
+                done(self._refused(record, _over_limit(record.user)))
         else:
+            if answer is CLOSE_CONNECTION_LIMIT:
+                answer = _over_limit(record.user)
             done(self._refused(record, answer))
 
     def _enter_again(
@@ -338,7 +344,7 @@ class ConnectionLimits:
         if dead:
             self._spawn(self._enter(directory, record, done, probed=True, dead=dead))
         else:
-            done(self._refused(record, CLOSE_CONNECTION_LIMIT))
+            done(self._refused(record, _over_limit(record.user)))
 
     async def _leave(self, clients: Sequence[ClientId]) -> None:
         assert self._directory is not None
@@ -358,6 +364,15 @@ class ConnectionLimits:
 def _key(user: UserId, address: str) -> str:
     """Return the key of the probe round of a user, or of an address without one."""
     return f"user {user}" if user else f"address {address}"
+
+
+def _over_limit(user: UserId) -> Close:
+    """Return the close of a newcomer over the limit of a user, or of an address.
+
+    A user can end another connection of theirs. Those behind one address are strangers
+    to each other: each comes back until there is room.
+    """
+    return CLOSE_CONNECTION_LIMIT if user else TOO_MANY_REQUESTS_CLOSE
 
 
 def _worth(record: Record) -> tuple[bool, float, float]:

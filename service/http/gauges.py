@@ -131,9 +131,9 @@ def _add_limits(
     )
     metrics.total(
         "admissions_refused",
-        "Clients refused when they connected: their user or address is at its limit "
-        "(user), the process is at its limit (process), or the store did not answer "
-        "(store).",
+        "Clients refused when they connected: their user is at its limit (user), the "
+        "process or the address of a client without a user is (process), or the store "
+        "did not answer (store).",
         lambda: _by(_ADMISSIONS_REFUSED, limits.refused),
         "limit",
     )

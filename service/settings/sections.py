@@ -243,8 +243,10 @@ class ConnectionSettings(Section, frozen=True, kw_only=True):
             and comes back later. None: 100 in development, 10,000 elsewhere.
         user_limit: Connections of one user; 0 means no limit. Not set: 3, none in
             development, where each tab of a browser is a connection of the same user.
-        address_limit: Connections of one address without a user.
-        policy: At either of these two limits: ``evict_lru`` closes the least recently
+        address_limit: Connections of one address without a user. They are strangers:
+            whatever the policy, the living stay, and a newcomer beyond is closed with
+            3013 and comes back later.
+        policy: At the limit of a user: ``evict_lru`` closes the least recently
             active connection with 3504 and admits the new one; ``reject`` closes the
             new one with 3504, once all the others have answered a ping. Clients do not
             come back from 3504 by themselves, so two of them never evict each other in

@@ -125,11 +125,34 @@ def test_users_do_not_take_each_other_s_slots() -> None:  # L3
 
 def test_who_has_no_user_is_counted_by_address() -> None:
     world = limited(limits={"address_limit": 2})
-    here = [world.enter("", address="192.0.2.7") for _ in range(3)]
+    here = [world.enter("", address="192.0.2.7") for _ in range(2)]
     there = world.enter("", address="192.0.2.8")
     ann = world.enter("ann", address="192.0.2.7")
-    assert world.inside(*here, there, ann) == [False, True, True, True, True]
+    assert world.inside(*here, there, ann) == [True] * 4
     world.check()
+
+
+def test_strangers_of_one_address_do_not_evict_each_other() -> None:
+    world = limited(limits={"address_limit": 2})
+    one, two = [world.enter("", address="192.0.2.7") for _ in range(2)]
+    newcomer = world.enter("", address="192.0.2.7")
+    assert newcomer.close_code is None and not newcomer.replies  # the others are asked
+    one.pong()
+    two.pong()
+    world.run_due()
+    assert newcomer.close_code == 3013  # it comes back by itself
+    assert world.inside(one, two) == [True, True]
+    assert world.limits.refused == {3013: 1}
+    world.check()
+    # The dead make room.
+    late = world.enter("", address="192.0.2.7")
+    two.pong()
+    world.clock.advance(2.0)
+    world.settle()
+    assert world.inside(one, two, late) == [False, True, True]
+    assert one.close_code == 3012
+    world.check()
+    world.assert_free()
 
 
 def test_an_evicted_client_s_slot_is_free_before_it_takes_its_close_frame() -> None:

@@ -22,6 +22,7 @@ from service.settings import (
     ChannelOptions,
     ChannelSettings,
     ClientSettings,
+    ConnectionSettings,
     ServerSettings,
     Settings,
     StoreSettings,
@@ -323,6 +324,7 @@ def settings(
     kept = ChannelOptions(history_size=1000, history_ttl=3600.0, force_recovery=True)
     return Settings(
         client=ClientSettings(**(client or {})),
+        connections=ConnectionSettings(limit=1000, address_limit=1000),
         server=ServerSettings(**(server or {})),
         store=StoreSettings(path=":memory:"),
         channels=channels or ChannelSettings(without_namespace=kept),

@@ -323,13 +323,15 @@ class Connections:
     ) -> list[ConnectionRecord]:
         """Return the connections to evict so that one more is within the limit.
 
-        Connections of dead nodes come first, whatever the policy.
+        Connections of dead nodes come first, whatever the policy; those of an address,
+        which are strangers to each other, are evicted only if their node is dead.
 
         Raises:
             OverLimit: No connection may be evicted.
         """
         limits = self._limits
-        limit = limits.user if owner.startswith("U#") else limits.address
+        is_user = owner.startswith("U#")
+        limit = limits.user if is_user else limits.address
         count = len(kept) + 1 - limit
         if count <= 0:
             return []
@@ -338,7 +340,7 @@ class Connections:
             return not self._is_dead(one.node), one.active
 
         chosen = heapq.nsmallest(min(count, EVICTED), kept, key=value)
-        if limits.policy == "reject" and not all(
+        if (limits.policy == "reject" or not is_user) and not all(
             self._is_dead(one.node) for one in chosen
         ):
             raise OverLimit
