@@ -51,7 +51,7 @@ async def test_what_is_written_is_for_this_user_alone(tmp_path: Path) -> None:
     command(server, tmp_path, "backup", "copy.db")
     expected = {f"steadwire.db{name}": 0o600 for name in names}
     assert modes(tmp_path) == {**expected, "copy.db": 0o600}
-    assert not [line for line in server.log() if "permissions" in line["event"]]
+    assert not [line for line in server.log() if "other users" in line["event"]]
     await server.terminate()
     (tmp_path / "steadwire.db").unlink()
     command(server, tmp_path, "restore", "copy.db")
@@ -67,7 +67,7 @@ async def test_wider_permissions_are_said_once(tmp_path: Path) -> None:
     (tmp_path / "steadwire.db").chmod(0o644)
     await server.start()
     path = str(tmp_path / "steadwire.db")
-    (line,) = [line for line in server.log() if "permissions" in line["event"]]
+    (line,) = [line for line in server.log() if "other users" in line["event"]]
     assert (line["level"], line["remedy"]) == ("warning", f"chmod 600 {path}")
     assert modes(tmp_path)["steadwire.db"] == 0o644, "it is the operator's to mend"
     server.close()

@@ -389,9 +389,11 @@ def _connect(path: str, settings: StoreSettings) -> sqlite3.Connection:
         cached_statements=CACHED_STATEMENTS,
     )
     synchronous = "FULL" if settings.durability == "power" else "NORMAL"
-    # Before the file has a page, or before it is rewritten, or it has no effect.
-    connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
-    # The order matters: the first statement that reads reports what is damaged.
+    # The order matters: the first statement that reads reports what is damaged. This
+    # mode must be set before the file has a page, or before it is rewritten; where it
+    # is set already, setting it would write, and so wait for a sync.
+    if not _pragma(connection, "auto_vacuum"):
+        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
     if path != MEMORY:
         (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
         if mode != "wal":

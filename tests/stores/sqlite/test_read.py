@@ -163,7 +163,7 @@ async def test_reads_between_commits_never_miss_one_already_told_of(
     removed = dict(told)
 
     def hook(committed):
-        for channel, publication, _ in committed:
+        for channel, publication, *_ in committed:
             told[channel] = publication.offset
 
     async def appender():
