@@ -26,7 +26,6 @@ cdef Py_ssize_t _same_from(
 @cython.locals(a=Py_ssize_t, b=Py_ssize_t, low=Py_ssize_t, high=Py_ssize_t,
                middle=Py_ssize_t)
 cdef Py_ssize_t _same_until(bytes old, bytes new, Py_ssize_t limit)
-@cython.locals(words=Py_ssize_t, padded=bytes)
-cdef long long _checksum(bytes text)
+cdef long long _checksum(bytes text)  # a shift by a C number would be C's
 @cython.locals(digits=bytes)
 cdef bytes _number(long long value)

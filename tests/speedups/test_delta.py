@@ -55,6 +55,12 @@ def test_a_large_text_without_anything_in_common_is_sent_as_it_is(side):
     assert len(delta) < len(new) + 32
 
 
+def test_the_checksum_of_every_length(side):
+    for size in range(80):
+        new = b"\xff" * size
+        assert applied(b"", side.fossil_delta(b"", new)) == new
+
+
 @pytest.mark.parametrize("arguments", [("a", b"b"), (b"a", "b"), (None, b""), (b"", 1)])
 def test_what_is_not_bytes_is_a_type_error(side, arguments):
     with pytest.raises(TypeError):
