@@ -22,6 +22,7 @@ DOCS = HERE.parent / "docs"
 SCRIPTS = (
     "codec",
     "protobuf",
+    "delta",
     "serialize",
     "ping",
     "backoff",
@@ -181,6 +182,30 @@ def protobuf(report):
     ]
 
 
+def delta(report):
+    lines = [
+        f"{report['machine']}; Python {report['python']}; {report['date']}; "
+        f"`{report['command'].split(' --json')[0]}`, 1 to {report['words']:,} words.",
+        "",
+        "| subscribers, and how | bytes to each | CPU µs a publication |",
+        "|---|---:|---:|",
+    ]
+    for name, row in report["server"].items():
+        lines.append(f"| {name} | {row['bytes']:,.0f} | {row['cpu_us']:,.0f} |")
+    lines += [
+        "",
+        "| text of | bytes | delta, bytes | delta, µs | its push, µs | in full, µs |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    for name, row in report["functions"].items():
+        times = (f"{row[key]:.1f}" for key in ("delta_us", "push_us", "full_push_us"))
+        lines.append(
+            f"| {name} | {row['text_bytes']:,} | {row['delta_bytes']} | "
+            f"{' | '.join(times)} |"
+        )
+    return lines
+
+
 def budget(report):
     lines = [
         "| stage | compiled µs | pure µs |",
@@ -228,6 +253,7 @@ def plot(report, payload, path):
 TABLES = {
     "codec": contestants,
     "protobuf": protobuf,
+    "delta": delta,
     "serialize": contestants,
     "ping": contestants,
     "backoff": contestants,
