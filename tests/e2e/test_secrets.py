@@ -159,7 +159,7 @@ async def test_no_secret_is_in_any_output(server: Server) -> None:  # R48, K109
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("STEADWIRE_TOKEN_HMAC_SECRET_KEY", "s3cret-short"),
+        ("STEADWIRE_SUBSCRIPTION_TOKEN_RSA_PUBLIC_KEY", "s3cret-no-pem"),
         ("STEADWIRE_TOKEN_HMAC_SECRET_KEY", "-----BEGIN s3cret KEY-----" + "x" * 40),
         ("STEADWIRE_TOKEN_RSA_PUBLIC_KEY", "s3cret-no-pem"),
         ("STEADWIRE_API_PORT", "s3cret-no-port"),
