@@ -169,6 +169,7 @@ async def test_a_client_that_reads_a_trickle_is_closed(
         for n in range(1, 16):
             assert await api.publish(channel, payload(n)) == n
         reading = asyncio.create_task(trickle(slow))
+        api.drop_connections()
         await until(server.connections, 0, 30.0)
         reading.cancel()
     assert '"code": 3009' in server.output()
