@@ -446,7 +446,7 @@ async def test_a_message_over_the_limit_in_fragments(
 async def test_a_message_in_fragments(server: Server, channel: str) -> None:
     async with await server.raw() as client:
         await client.subscribe(channel)
-        # As many small fragments as its budget of frames has (tests/e2e/test_frames.py).
+        # As many small fragments as its budget has (tests/e2e/test_frames.py).
         text = publish_of(channel, 100).encode()
         await client.send_frame(TEXT, text[:1], fin=False)
         for at in range(1, 99):

@@ -73,9 +73,7 @@ async def stored(api: Api, channel: str) -> list[tuple[int, int]]:
     return [(each["offset"], each["data"]["n"]) for each in publications]
 
 
-async def published(
-    client: RawClient, channel: str, text: str = ""
-) -> dict[str, Any]:
+async def published(client: RawClient, channel: str, text: str = "") -> dict[str, Any]:
     """Publish over the WebSocket; return the reply without its id."""
     data = {"n": -1, "text": text}
     reply = await client.request(publish={"channel": channel, "data": data})
@@ -341,7 +339,10 @@ async def test_a_full_disk(small_disk: tuple[Server, Path], channel: str) -> Non
         assert status == 503 and "full" in body["reason"], body
         assert await is_live(api)
         async with await server.raw() as client:
-            # As large as those that were refused: a smaller one may find room.
-            assert await published(client, channel, TEXT) == {"error": TEMPORARY}
+            # A checkpoint of the log may have made room meanwhile.
+            while (reply := await published(client, channel, TEXT)) == {"publish": {}}:
+                more.append(-1)
+                assert len(more) < 2000
+            assert reply == {"error": TEMPORARY}
         filler.unlink()
         await came_back(api, channel, taken + more, refused)
