@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ from service.app import Application
 from service.core.errors import ReplyError, StartupError, StoreUnavailable
 from service.core.hooks import Handlers, RpcEvent, RpcResult
 from service.core.model import Position
+from service.core.ports import Committed
+from service.hub.hub import Hub
 from service.settings import (
     ApiSettings,
     ChannelSettings,
@@ -189,6 +191,22 @@ async def test_publish_options(application: Application) -> None:
     newest = await application.publish("v", 1, version=2, version_epoch="e")
     await application.publish("v", 1, version=1, version_epoch="e")
     assert (await application.publish("v", 2)).offset == newest.offset + 1
+
+
+async def test_publish_with_delta(
+    application: Application, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[bool] = []
+    deliver = Hub.committed
+
+    def committed(hub: Hub, batch: Sequence[Committed]) -> None:
+        told.extend(one.delta for one in batch)
+        deliver(hub, batch)
+
+    monkeypatch.setattr(Hub, "committed", committed)
+    for delta in (False, True):
+        await application.publish("c", 1, delta=delta)
+    assert told == [False, True]
 
 
 async def test_publish_refusals(application: Application) -> None:
