@@ -146,7 +146,7 @@ def read_settings(settings: TokenSettings, where: str) -> tuple[Key, ...]:
             )
         )
     if settings.hmac_previous_secret_key:
-        # Whoever has a short secret must be able to change it for a long one.
+        # An owner of a short secret must be able to change it for a long one.
         keys.append(
             _secret(
                 settings.hmac_previous_secret_key,

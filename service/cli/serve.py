@@ -67,7 +67,7 @@ def _handlers(name: str) -> Handlers:
     """Import the hooks that *name* names; modules are also found where we run.
 
     Raises:
-        StartupError: There are none of that name.
+        StartupError: No hooks have that name.
     """
     module, _, attribute = name.partition(":")
     if not module or not attribute:

@@ -155,7 +155,7 @@ class _Progress:
         self.answered = False
 
     async def note(self, event: str, _: Any) -> None:
-        """Take note of an event of httpcore."""
+        """Record an event of httpcore."""
         if event == "connection.connect_tcp.started":
             self.connected = True
         elif event == "http11.receive_response_headers.complete":

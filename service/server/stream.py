@@ -92,7 +92,7 @@ class Transport(RequestWatcher, Protocol):
 
 
 class FrameQuota(Protocol):
-    """What the peer may send, as the application says."""
+    """Quota of what the peer may send, set by the application."""
 
     def take(self, size: int = 0) -> bool:
         """Count a ping, a pong, or a fragment of *size* bytes; False: one too many.

@@ -63,7 +63,7 @@ class _State(dict[str, Any]):
 
 
 class _Phase(enum.Enum):
-    """What a connection is doing; each but the last is bounded in time."""
+    """Activity of a connection; each but the last is bounded in time."""
 
     HEAD = "waits for the head of a request, or the rest of it"
     BODY = "waits for the rest of a body"
