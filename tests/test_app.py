@@ -171,6 +171,7 @@ class Event:
     count: int
 
 
+@pytest.mark.requirement("R18")
 async def test_publish_takes_objects(application: Application) -> None:
     first = await application.publish("c", Event("delta", 1), tags={"a": "b"})
     second = await application.publish("c", ["ß", None, 1.5])

@@ -290,6 +290,7 @@ _json = st.recursive(
 )
 
 
+@pytest.mark.requirement("B89")
 @settings(max_examples=300, deadline=None)
 @given(st.dictionaries(st.sampled_from(("alg", "kid", "crit", "b64", "typ")), _json))
 def test_any_header(header: dict[str, Any]) -> None:

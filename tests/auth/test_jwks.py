@@ -323,6 +323,7 @@ async def test_the_issuer_is_down(issuer: Issuer) -> None:
     await world.jwks.close()
 
 
+@pytest.mark.requirement("B108")
 async def test_the_issuer_is_slow(issuer: Issuer) -> None:
     world = World(issuer, await issuer.open(), timeout=0.05)
     issuer.gate.clear()

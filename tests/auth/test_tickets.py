@@ -58,6 +58,7 @@ async def test_a_ticket_says_what_it_was_given_for(tickets: Tickets) -> None:
     assert subscription.override.changes() == {"presence": True}
 
 
+@pytest.mark.requirement("L14")
 async def test_a_ticket_is_256_bits_and_only_its_hash_is_kept(
     tickets: Tickets, store: SqliteStore
 ) -> None:
@@ -70,7 +71,8 @@ async def test_a_ticket_is_256_bits_and_only_its_hash_is_kept(
     assert not any(ticket[4:] in str(kept) for ticket in given)
 
 
-async def test_a_ticket_is_good_once_whoever_shows_it(tickets: Tickets) -> None:  # L14
+@pytest.mark.requirement("L14")
+async def test_a_ticket_is_good_once_whoever_shows_it(tickets: Tickets) -> None:
     for _ in range(20):
         ticket = await tickets.issue({"sub": "ann"})
         outcomes = await asyncio.gather(

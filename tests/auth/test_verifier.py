@@ -106,6 +106,7 @@ def test_a_valid_token(algorithm: str) -> None:
     assert (allowed.user, allowed.channel) == ("ann", "news")
 
 
+@pytest.mark.requirement("B95")
 @pytest.mark.parametrize("case", REFUSED)
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_a_token_that_is_refused(algorithm: str, case: str) -> None:
@@ -122,6 +123,7 @@ def test_a_token_that_is_refused(algorithm: str, case: str) -> None:
         assert_silent(raised.value, token)
 
 
+@pytest.mark.requirement("B105")
 @pytest.mark.parametrize("case", FORGED)
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_a_forged_token(algorithm: str, case: str) -> None:
@@ -189,6 +191,7 @@ def test_every_shorter_signature_is_refused(algorithm: str) -> None:
             check.connection(token[:at])
 
 
+@pytest.mark.requirement("B91")
 @pytest.mark.parametrize("token", ["", ".", "..", "a.b.c", "ä.ö.ü", "\ud800.a.b", "a"])
 def test_what_is_no_jwt(token: str) -> None:
     with pytest.raises(TokenInvalid):

@@ -30,6 +30,7 @@ RATE_EACH = 20
 SLOW = 40_000
 
 
+@pytest.mark.requirement("R22", "B54", "B73")
 @pytest.mark.slow
 @pytest.mark.timeout(240)
 async def test_bad_network(

@@ -108,6 +108,7 @@ class Killer:
         self._load.up.set()
 
 
+@pytest.mark.requirement("R22", "B56", "B69")
 @pytest.mark.slow
 @pytest.mark.timeout(420)
 async def test_chaos(

@@ -80,6 +80,7 @@ def paste(words: list[str]) -> Any:
         return json.load(response)
 
 
+@pytest.mark.requirement("R48")
 def test_the_announcement_is_true(start: Start) -> None:
     process = start("serve", "--port", "0", "--store", ":memory:")
     addresses, words = announced(process)

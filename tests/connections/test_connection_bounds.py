@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.clock import VirtualClock
 from tests.connections.conftest import MakeWorld
 from tests.world.loop import LoopWorld, lines, settings
@@ -49,6 +51,7 @@ async def test_recovery_of_one_channel_in_pieces(world: LoopWorld) -> None:
     await recover(world, ["ch"])
 
 
+@pytest.mark.requirement("B65")
 async def test_recovery_of_five_channels_at_once(world: LoopWorld) -> None:
     # 1.5 MiB are owed, and a megabyte may wait: were each of the five answered with
     # its 256 KiB at once, the client would be closed for being slow, come back, and
@@ -155,6 +158,7 @@ async def test_a_history_reply_is_cut_at_a_piece(world: LoopWorld) -> None:
     assert [p["offset"] for p in result["publications"]] == [5, 6, 7, 8]
 
 
+@pytest.mark.requirement("R24", "L21")
 async def test_a_client_that_stops_reading_is_closed_and_the_others_are_not(
     world: LoopWorld, clock: VirtualClock
 ) -> None:
@@ -175,6 +179,7 @@ async def test_a_client_that_stops_reading_is_closed_and_the_others_are_not(
     assert clock.pending
 
 
+@pytest.mark.requirement("R13")
 async def test_a_write_that_takes_too_long_is_final(
     world: LoopWorld, clock: VirtualClock
 ) -> None:
@@ -219,6 +224,7 @@ async def test_a_peer_that_does_not_take_the_close_frame_is_aborted(
     assert socket.aborts == 1
 
 
+@pytest.mark.requirement("B55")
 async def test_a_socket_that_is_gone_while_the_close_frame_is_written(
     world: LoopWorld,
 ) -> None:
@@ -229,6 +235,7 @@ async def test_a_socket_that_is_gone_while_the_close_frame_is_written(
     assert socket.closes == []
 
 
+@pytest.mark.requirement("B38")
 async def test_a_socket_that_is_gone_while_a_push_is_written(world: LoopWorld) -> None:
     _, socket = await world.connect("ch")
     socket.gone = True

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 
+import pytest
+
 from service.core.errors import SHUTDOWN
 from service.core.model import ClientId
 from tests.clock import VirtualClock
@@ -53,6 +55,7 @@ async def test_a_publisher_that_is_subscribed_gets_its_own_push(
     ]
 
 
+@pytest.mark.requirement("B132")
 async def test_publications_reach_the_channel_s_members_only(world: LoopWorld) -> None:
     _, one = await world.connect("one")
     _, both = await world.connect("one", "two")
@@ -212,6 +215,7 @@ async def test_what_was_answered_goes_out_before_the_close_frame(
     assert [m["id"] for m in socket.messages] == [1]
 
 
+@pytest.mark.requirement("R29", "B82")
 async def test_pings_at_their_times_and_the_pong_s_absence(
     world: LoopWorld, clock: VirtualClock
 ) -> None:
@@ -287,6 +291,7 @@ async def test_an_old_gap_ends_in_2500_and_the_client_comes_back(
     assert result["offset"] == 10
 
 
+@pytest.mark.requirement("R36")
 async def test_every_connection_has_an_id_of_its_own(world: LoopWorld) -> None:
     _, one = await world.connect()
     _, two = await world.connect()

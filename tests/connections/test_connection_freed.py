@@ -151,11 +151,13 @@ async def open_and_go(world: LoopWorld, doing: Doing) -> weakref.ref[ClientConne
     return weakref.ref(connection)
 
 
+@pytest.mark.requirement("B59", "L2")
 @pytest.mark.parametrize("doing", ALL, ids=lambda doing: doing.__name__)
 async def test_everything_is_freed(world: LoopWorld, doing: Doing) -> None:
     await world.assert_free(await open_and_go(world, doing))
 
 
+@pytest.mark.requirement("L27")
 async def test_a_stuck_close_ends_with_its_socket(world: LoopWorld) -> None:
     _, other = await world.connect()
     connection, socket = await world.connect("ch")
@@ -168,6 +170,7 @@ async def test_a_stuck_close_ends_with_its_socket(world: LoopWorld) -> None:
     assert other.closes == []
 
 
+@pytest.mark.requirement("B77", "L2")
 async def test_a_hundred_flaps_leave_what_one_leaves(world: LoopWorld) -> None:
     for number in range(100):
         await open_and_go(world, ALL[number % len(ALL)])

@@ -42,6 +42,7 @@ async def epoch_of(world: LoopWorld) -> str:
 # Publish during subscribe.
 
 
+@pytest.mark.requirement("R45")
 @pytest.mark.parametrize("recovering", [False, True])
 async def test_publish_during_subscribe(world: LoopWorld, recovering: bool) -> None:
     # Before the read, between read and arrival, and after: each exactly once.
@@ -211,6 +212,7 @@ async def test_what_expires_while_it_is_read_is_not_half_a_recovery(
     assert offsets == list(range(1, len(offsets) + 1))
 
 
+@pytest.mark.requirement("R33")
 @pytest.mark.parametrize("jump", [HOUR, -HOUR])
 async def test_the_wall_clock_jumps_an_hour(
     make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch, jump: float

@@ -71,6 +71,7 @@ async def test_pongs_keep_a_connection_and_their_absence_ends_it(
     assert took >= 8 * SHORT - 10 * EARLY
 
 
+@pytest.mark.requirement("B36")
 async def test_write(world: LoopWorld) -> None:
     _, socket = await world.connect("ch")
     socket.stop_reading()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -182,7 +183,7 @@ class Rejecting(Connections):
 
 FEW = settings(max_examples=60, stateful_step_count=40)
 
-TestConnections = Connections.TestCase
+TestConnections = pytest.mark.requirement("R1", "R11")(Connections.TestCase)
 TestConnections.settings = FEW
 TestRejecting = Rejecting.TestCase
 TestRejecting.settings = FEW

@@ -14,6 +14,7 @@ from tests.world.loop import LoopWorld, lines, settings
 THOUSAND = 1000
 
 
+@pytest.mark.requirement("R27", "B26", "B85")
 @pytest.mark.parametrize("seed", [1, 2, 3])
 async def test_a_thousand_at_once(seed: int) -> None:
     clock, rng = VirtualClock(), random.Random(seed)

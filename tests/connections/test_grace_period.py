@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from service.connections.grace_period import GracePeriod
 from service.core.errors import FORCE_DISCONNECT
 from service.core.model import Channel, ClientId, UserId
@@ -19,7 +21,8 @@ def heard(client: Client) -> list[tuple[str, str]]:
     return client.heard["ch"]
 
 
-def test_a_lost_connection_is_seen_for_ten_seconds() -> None:  # R5
+@pytest.mark.requirement("R5")
+def test_a_lost_connection_is_seen_for_ten_seconds() -> None:
     world = limited()
     other, lost = world.enter("bob", "ch"), world.enter("ann", "ch")
     other.heard["ch"].clear()
@@ -109,6 +112,7 @@ def test_a_slot_is_kept_for_its_user() -> None:
     world.check()
 
 
+@pytest.mark.requirement("R6")
 def test_a_kept_slot_is_free_after_ten_seconds() -> None:
     world = limited(limits={"limit": 1})
     world.enter("ann").gone(LOST)
@@ -116,7 +120,8 @@ def test_a_kept_slot_is_free_after_ten_seconds() -> None:
     assert world.inside(world.enter("eve")) == [True]
 
 
-def test_a_user_s_eleventh_parked_connection_evicts_the_first() -> None:  # R5
+@pytest.mark.requirement("R5")
+def test_a_user_s_eleventh_parked_connection_evicts_the_first() -> None:
     world = limited(limits={"user_limit": 20})
     clients = [world.enter("ann", "ch") for _ in range(11)]
     for client in clients:
@@ -160,6 +165,7 @@ def test_each_leaves_at_its_own_time() -> None:
     assert (left, clock.pending) == (["p0", "p1", "p2"], [])
 
 
+@pytest.mark.requirement("B77")
 def test_presence_never_flaps_for_a_client_that_comes_and_goes() -> None:
     world = limited()
     other = world.enter("bob", "ch")

@@ -15,6 +15,7 @@ from service.metrics import Metrics
 from tests.clock import VirtualClock
 
 
+@pytest.mark.requirement("B108")
 async def test_a_hook_that_hangs_is_refused_in_time_and_cancelled() -> None:
     ended = asyncio.Event()
 

@@ -77,6 +77,7 @@ def test_why_messages_were_dropped(close: Close | None, cause: str) -> None:
     assert counted(metrics.drops.values) == {cause: 1}
 
 
+@pytest.mark.requirement("L25")
 @pytest.mark.parametrize(
     ("error", "close", "outcome"),
     [

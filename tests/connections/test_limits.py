@@ -12,7 +12,8 @@ PROBE = 2.0  # s
 REJECT = {"policy": "reject"}
 
 
-def test_the_least_recently_active_of_a_user_goes() -> None:  # R2, R4
+@pytest.mark.requirement("R4")
+def test_the_least_recently_active_of_a_user_goes() -> None:
     world = limited()
     first, second, third = (world.enter("ann") for _ in range(3))
     world.clock.advance(1)
@@ -26,7 +27,8 @@ def test_the_least_recently_active_of_a_user_goes() -> None:  # R2, R4
     world.assert_free()
 
 
-def test_a_pong_is_activity_and_so_is_a_push() -> None:  # R8
+@pytest.mark.requirement("R8")
+def test_a_pong_is_activity_and_so_is_a_push() -> None:
     world = limited()
     pongs, reads, idle = (world.enter("ann") for _ in range(3))
     world.clock.advance(1)
@@ -44,7 +46,8 @@ def test_a_pong_is_activity_and_so_is_a_push() -> None:  # R8
     assert world.inside(pongs, reads) == [True, True]
 
 
-def test_nobody_with_a_command_in_flight_goes_if_another_will_do() -> None:  # R4
+@pytest.mark.requirement("R4")
+def test_nobody_with_a_command_in_flight_goes_if_another_will_do() -> None:
     world = limited()
     busy, idle, other = (world.enter("ann") for _ in range(3))
     busy.say({"publish": {"channel": "ch", "data": 1}})  # never committed here
@@ -102,7 +105,8 @@ def test_a_probe_that_is_not_written_yet_ends_nobody() -> None:
     world.assert_free()
 
 
-def test_fifty_at_once_leave_three() -> None:  # R2
+@pytest.mark.requirement("R2")
+def test_fifty_at_once_leave_three() -> None:
     world = limited()
     clients = [world.open() for _ in range(50)]
     for client in clients:
@@ -115,7 +119,8 @@ def test_fifty_at_once_leave_three() -> None:  # R2
     world.assert_free()
 
 
-def test_users_do_not_take_each_other_s_slots() -> None:  # L3
+@pytest.mark.requirement("L3")
+def test_users_do_not_take_each_other_s_slots() -> None:
     world = limited()
     anns = [world.enter("ann") for _ in range(3)]
     bobs = [world.enter("bob") for _ in range(5)]
@@ -155,6 +160,7 @@ def test_strangers_of_one_address_do_not_evict_each_other() -> None:
     world.assert_free()
 
 
+@pytest.mark.requirement("L27")
 def test_an_evicted_client_s_slot_is_free_before_it_takes_its_close_frame() -> None:
     world = limited()  # L27
     clients = [world.enter("ann") for _ in range(4)]
@@ -189,10 +195,11 @@ def test_nobody_is_refused_before_the_others_have_shown_that_they_live() -> None
     world.assert_free()
 
 
+@pytest.mark.requirement("L10")
 @pytest.mark.parametrize("silent", [1, 2, 3])
 def test_dead_clients_lock_nobody_out_for_longer_than_one_probe(
     silent: int,
-) -> None:  # L10
+) -> None:
     world, clients = rejecting()
     newcomer = world.enter("ann")
     for client in clients[silent:]:
@@ -293,7 +300,8 @@ def full() -> tuple[ScriptedWorld, list[Client]]:
     return world, [world.enter(f"user{number}") for number in range(20)]
 
 
-def test_a_full_process_sends_newcomers_away_for_a_while() -> None:  # R3
+@pytest.mark.requirement("R3")
+def test_a_full_process_sends_newcomers_away_for_a_while() -> None:
     world, clients = full()
     newcomer = world.enter("ann")
     assert sum(client.pings for client in clients) == 16
@@ -337,7 +345,8 @@ def test_nobody_is_evicted_for_a_newcomer_that_is_refused() -> None:
     assert world.inside(*anns, fourth) == [False, True, True, True]
 
 
-def test_500_at_a_limit_of_100_leave_100() -> None:  # R3
+@pytest.mark.requirement("R3")
+def test_500_at_a_limit_of_100_leave_100() -> None:
     world = limited(limits={"limit": 100})
     clients = [world.open() for _ in range(500)]
     for number, client in enumerate(clients):

@@ -38,7 +38,8 @@ async def test_a_loop_that_is_in_time_has_no_lag(
     assert clock.pending == []
 
 
-async def test_a_blocked_loop_is_measured_and_said_once(  # L11
+@pytest.mark.requirement("L11")
+async def test_a_blocked_loop_is_measured_and_said_once(
     world: LoopWorld, clock: VirtualClock
 ) -> None:
     watch = monitor(world)

@@ -138,6 +138,7 @@ def test_what_one_turn_brings_goes_out_in_one_frame() -> None:
     assert bench.outbox.size == 0
 
 
+@pytest.mark.requirement("B64")
 def test_a_ping_goes_first() -> None:
     bench = Bench()
     bench.outbox.put("reply")
@@ -213,6 +214,7 @@ def test_a_frame_is_64_kib_by_default() -> None:
     assert len(bench.frames[-1]) == 65536
 
 
+@pytest.mark.requirement("B57", "B64")
 @settings(deadline=None, derandomize=True, database=None)
 @given(
     st.lists(
@@ -276,6 +278,7 @@ def test_overflow_is_met_exactly(texts: list[str], overflow: bool) -> None:
         assert bench.frames == ["\n".join(texts)]
 
 
+@pytest.mark.requirement("R6")
 def test_the_bound_is_a_megabyte_by_default() -> None:
     bench = Bench()
     for _ in range(1024):
@@ -285,6 +288,7 @@ def test_the_bound_is_a_megabyte_by_default() -> None:
     assert bench.failures == [3008]
 
 
+@pytest.mark.requirement("B58")
 def test_what_was_written_counts_no_more() -> None:
     bench = Bench(queue_size=100)
     for _ in range(50):
@@ -293,6 +297,7 @@ def test_what_was_written_counts_no_more() -> None:
     assert bench.failures == []
 
 
+@pytest.mark.requirement("B58")
 async def test_the_write_under_way_does_not_count() -> None:
     bench = Bench(queue_size=100)
     bench.stick()
@@ -411,6 +416,7 @@ async def test_a_wait_that_is_over_before_the_task_begins() -> None:
 # Deadlines.
 
 
+@pytest.mark.requirement("R13")
 async def test_a_write_has_two_seconds() -> None:
     bench = Bench()
     bench.stick()
@@ -538,6 +544,7 @@ async def test_a_socket_that_is_gone_while_it_takes_no_more() -> None:
     assert bench.outbox.size == 0
 
 
+@pytest.mark.requirement("L28")
 async def test_a_socket_that_is_gone_at_the_second_frame() -> None:
     bench = Bench()
     first = bench.stick()
@@ -554,6 +561,7 @@ async def test_a_socket_that_is_gone_at_the_second_frame() -> None:
     assert bench.clock.pending == []
 
 
+@pytest.mark.requirement("L28")
 def test_a_bug_in_one_connection_s_socket_does_not_silence_the_others() -> None:
     # The flusher serves every connection of the process: whatever one of them raises,
     # the rest of its turn and all turns to come must take place.
@@ -702,6 +710,7 @@ def test_drop_forgets_everything() -> None:
     bench.outbox.drop()
 
 
+@pytest.mark.requirement("B59")
 async def test_drop_cancels_the_write_under_way() -> None:
     bench = Bench()
     bench.stick()

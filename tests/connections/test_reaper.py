@@ -5,6 +5,7 @@ from __future__ import annotations
 from random import Random
 from typing import Any
 
+import pytest
 from structlog.testing import capture_logs
 
 from service.connections.reaper import Reaper
@@ -20,6 +21,7 @@ def swept(**options: Any) -> ScriptedWorld:
     return world
 
 
+@pytest.mark.requirement("R7")
 def test_a_round_begins_every_thirty_seconds_give_or_take_a_tenth() -> None:
     world = swept()
     sweep, clock = world.reaper, world.clock
@@ -39,7 +41,8 @@ def test_a_round_begins_every_thirty_seconds_give_or_take_a_tenth() -> None:
     assert clock.pending == []
 
 
-def test_who_neither_gives_nor_takes_is_closed_in_the_end() -> None:  # R1, R8
+@pytest.mark.requirement("R8")
+def test_who_neither_gives_nor_takes_is_closed_in_the_end() -> None:
     # Without pings, as if their timer were broken: only the backstop is left.
     world = swept(ping_interval=1e6, heartbeat_timeout=1e7)
     idle, active = world.enter("ann"), world.enter("bob")
@@ -58,7 +61,8 @@ def test_who_neither_gives_nor_takes_is_closed_in_the_end() -> None:  # R1, R8
     world.check()
 
 
-def test_active_every_ten_seconds_is_there_after_half_an_hour() -> None:  # R1
+@pytest.mark.requirement("R1")
+def test_active_every_ten_seconds_is_there_after_half_an_hour() -> None:
     world = swept()
     client = world.enter("ann")
     for _ in range(180):
@@ -72,7 +76,8 @@ def test_active_every_ten_seconds_is_there_after_half_an_hour() -> None:  # R1
     assert world.heartbeat.steps == {}
 
 
-def test_quiet_but_ponging_is_never_stale() -> None:  # R8
+@pytest.mark.requirement("R8")
+def test_quiet_but_ponging_is_never_stale() -> None:
     world = swept()
     client = world.enter("ann")
     for _ in range(1800):
@@ -83,7 +88,8 @@ def test_quiet_but_ponging_is_never_stale() -> None:  # R8
     assert world.inside(client) == [True]
 
 
-def test_a_closed_connection_that_is_still_there_is_aborted() -> None:  # L27
+@pytest.mark.requirement("L27")
+def test_a_closed_connection_that_is_still_there_is_aborted() -> None:
     world = swept(ping_interval=1e6, heartbeat_timeout=1e7)
     client = world.enter("ann")
     client.connection.malformed()
@@ -94,6 +100,7 @@ def test_a_closed_connection_that_is_still_there_is_aborted() -> None:  # L27
     assert world.reaper.aborted >= 1
 
 
+@pytest.mark.requirement("R7")
 def test_one_bad_record_does_not_end_it() -> None:
     world = swept(ping_interval=1e6, heartbeat_timeout=1e7)
     clients = [world.enter(f"user{number}") for number in range(5)]
@@ -128,6 +135,7 @@ def test_more_than_a_portion_takes_several_turns_and_sees_each_once() -> None:
     reaper.stop()
 
 
+@pytest.mark.requirement("R7")
 def test_health_is_degraded_when_the_sweep_is_two_periods_late() -> None:
     world = swept()
     sweep, clock = world.reaper, world.clock
@@ -141,7 +149,8 @@ def test_health_is_degraded_when_the_sweep_is_two_periods_late() -> None:
     assert fault.reason.startswith("the last sweep was ")
 
 
-def test_slots_that_are_counted_wrong_are_logged_and_counted() -> None:  # R7
+@pytest.mark.requirement("R7")
+def test_slots_that_are_counted_wrong_are_logged_and_counted() -> None:
     world = swept()
     ann, _ = world.enter("ann"), world.enter("bob")
     world.clock.advance(33)

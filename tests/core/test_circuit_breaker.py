@@ -35,6 +35,7 @@ def around():
     return Surroundings()
 
 
+@pytest.mark.requirement("R15")
 def test_one_or_two_failures_change_nothing(around):
     around.fail(2)
     assert around.breaker.closed
@@ -45,6 +46,7 @@ def test_one_or_two_failures_change_nothing(around):
     assert (around.probes, around.cleanups, around.states) == ([], [], [])
 
 
+@pytest.mark.requirement("R15")
 def test_three_failures_in_a_row_open_it(around):
     around.fail(3)
     assert around.breaker.state == "open"
@@ -66,6 +68,7 @@ def test_one_probe_is_made_after_half_a_second(around):
     assert len(around.probes) == 1
 
 
+@pytest.mark.requirement("R16")
 def test_a_probe_that_succeeds_closes_it_and_there_is_no_cleanup(around):
     around.fail(3)
     around.clock.advance(0.6)
@@ -77,6 +80,7 @@ def test_a_probe_that_succeeds_closes_it_and_there_is_no_cleanup(around):
     assert around.clock.pending == []
 
 
+@pytest.mark.requirement("B35")
 def test_a_probe_that_fails_opens_it_again_for_twice_as_long(around):
     around.fail(3)
     gaps = [0.5, 1.0, 2.0, 4.0, 4.0]
@@ -89,6 +93,7 @@ def test_a_probe_that_fails_opens_it_again_for_twice_as_long(around):
     assert around.breaker.openings == 1
 
 
+@pytest.mark.requirement("R16")
 def test_the_cleanup_comes_once_a_second_after_the_opening(around):
     around.fail(3)
     around.clock.advance(0.6)

@@ -1,4 +1,4 @@
-"""The client's address behind proxies, whatever the client claims (K110)."""
+"""The client's address behind proxies, whatever the client claims."""
 
 from __future__ import annotations
 

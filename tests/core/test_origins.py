@@ -1,4 +1,4 @@
-"""Origin check: the web pages that may connect (K97, K98, K99)."""
+"""Origin check: the web pages that may connect."""
 
 from __future__ import annotations
 
@@ -35,6 +35,7 @@ NAMED = made(host="chat.local")
 NAMED_IN_CAPITALS = made(host="Chat.Local")
 
 
+@pytest.mark.requirement("B97", "B98", "B99")
 @pytest.mark.parametrize(
     ("origin", "host", "origins", "allowed"),
     [
@@ -215,6 +216,7 @@ def test_a_refusal_names_the_setting(origins: list[str], words: str) -> None:
     assert words in BROWSERS.remedy(origins)
 
 
+@pytest.mark.requirement("B99")
 @pytest.mark.parametrize("entry", ["*", "null", "file://", "http://chat.example.org"])
 def test_what_is_not_secure_needs_a_setting_of_its_own(entry: str) -> None:
     assert not is_secure(entry)

@@ -173,7 +173,8 @@ TestBuckets = BucketsMachine.TestCase
 # Failures.
 
 
-def test_a_key_is_blocked_at_its_last_failure_and_released_in_time() -> None:  # K100
+@pytest.mark.requirement("B96", "B100")
+def test_a_key_is_blocked_at_its_last_failure_and_released_in_time() -> None:
     failures = Failures[str](3, window=60.0, block=30.0, capacity=10)
     assert [failures.failed("a", now) for now in (0.0, 1.0)] == [False, False]
     assert failures.blocked("a", 1.0) == 0.0

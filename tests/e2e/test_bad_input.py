@@ -161,6 +161,7 @@ NO_COMMANDS = {
 }
 
 
+@pytest.mark.requirement("B9", "B113", "B118")
 @pytest.mark.parametrize("frame", NO_COMMANDS.values(), ids=NO_COMMANDS.keys())
 async def test_a_frame_that_is_no_command_closes(server: Server, frame: str) -> None:
     bad_request(await close_of(server, frame))
@@ -207,6 +208,7 @@ MALFORMED: list[dict[str, Any]] = [
 ]
 
 
+@pytest.mark.requirement("R36", "B120")
 @pytest.mark.parametrize("command", MALFORMED, ids=str)
 async def test_a_malformed_command_closes(
     server: Server, command: dict[str, Any]
@@ -214,6 +216,7 @@ async def test_a_malformed_command_closes(
     bad_request(await close_of(server, json.dumps(command)))
 
 
+@pytest.mark.requirement("L6")
 @pytest.mark.parametrize(
     "command",
     [
@@ -330,6 +333,7 @@ async def test_an_offset_beyond_the_stream_is_not_recovered(
 # Payloads.
 
 
+@pytest.mark.requirement("B114")
 @pytest.mark.parametrize("depth", [1, 97, 98])
 async def test_a_payload_as_deep_as_may_be(
     server: Server, channel: str, depth: int
@@ -394,7 +398,8 @@ async def test_a_message_over_the_limit_closes_with_1009(
     client.tcp.close()
 
 
-@pytest.mark.parametrize("size", [5, 10, 15])  # L112
+@pytest.mark.requirement("B112")
+@pytest.mark.parametrize("size", [5, 10, 15])
 async def test_a_message_of_megabytes_is_refused_by_its_head(
     server: Server, size: int
 ) -> None:
@@ -406,7 +411,8 @@ async def test_a_message_of_megabytes_is_refused_by_its_head(
     client.tcp.close()
 
 
-@pytest.mark.parametrize(  # L122
+@pytest.mark.requirement("B122")
+@pytest.mark.parametrize(
     "text",
     [
         "\N{GRINNING FACE}",
@@ -455,6 +461,7 @@ async def test_a_message_in_fragments(server: Server, channel: str) -> None:
         await client.publications(channel, 1)
 
 
+@pytest.mark.requirement("B39")
 @pytest.mark.parametrize("over", [0, 1])
 async def test_a_publication_of_the_server_api_at_and_over_its_limit(
     server: Server, channel: str, over: int
@@ -477,6 +484,7 @@ async def test_a_publication_of_the_server_api_at_and_over_its_limit(
 # Bytes that are not text.
 
 
+@pytest.mark.requirement("B115")
 async def test_invalid_utf8_closes_with_1007(server: Server) -> None:
     client = await server.raw()
     await client.send_frame(TEXT, b'{"id":9,"rpc":{"method":"\xff"}}')
@@ -491,6 +499,7 @@ async def test_a_surrogate_in_utf8_closes_with_1007(server: Server) -> None:
     client.tcp.close()
 
 
+@pytest.mark.requirement("B116")
 @pytest.mark.parametrize(
     "payload", [b"", b"\x00", b'{"id":9,"rpc":{}}', b"\xff" * 20], ids=repr
 )
@@ -504,6 +513,7 @@ async def test_a_binary_frame_closes(
     client.tcp.close()
 
 
+@pytest.mark.requirement("B121")
 @pytest.mark.parametrize(
     ("opcode", "options"),
     [
@@ -553,6 +563,7 @@ async def test_ten_thousand_commands_in_a_frame(wide: Server) -> None:
     await settled(wide, before)
 
 
+@pytest.mark.requirement("B123", "B133")
 async def test_ten_thousand_publishes_in_a_frame(wide: Server) -> None:
     async with await wide.raw() as client:
         await client.subscribe("ch")
@@ -577,6 +588,7 @@ async def test_ten_thousand_publishes_in_a_frame(wide: Server) -> None:
         assert offsets == list(range(1, 10_001))
 
 
+@pytest.mark.requirement("B87")
 async def test_ten_thousand_pongs_in_a_frame(server: Server) -> None:
     bad_request(await close_of(server, "\n".join(["{}"] * 10_000)))
 

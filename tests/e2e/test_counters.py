@@ -141,6 +141,7 @@ async def test_recoveries_and_whether_they_did(server: Server) -> None:
     }
 
 
+@pytest.mark.requirement("B41")
 async def test_publications_of_all_publishers(server: Server) -> None:
     async with change(server) as seen, await server.raw() as client:
         await client.subscribe("many")
@@ -236,6 +237,7 @@ async def test_the_limit_of_connections_without_a_user(
     }
 
 
+@pytest.mark.requirement("B58", "B60")
 async def test_every_message_was_sent_or_dropped(
     make_server: Callable[..., Server],
 ) -> None:
@@ -289,7 +291,8 @@ async def test_connects_that_fail_for_a_fault_of_ours(
     }
 
 
-async def test_a_store_that_fails_is_seen(  # R46
+@pytest.mark.requirement("R46", "B41")
+async def test_a_store_that_fails_is_seen(
     make_server: Callable[..., Server],
 ) -> None:
     server = await make_server({"STEADWIRE_STORE_LOCK_TIMEOUT": "0.1"}).start()
@@ -322,6 +325,7 @@ async def stats(api: Api) -> Any:
     return response.json
 
 
+@pytest.mark.requirement("R46")
 async def test_what_is_degraded_stays_in_service(
     make_server: Callable[..., Server], tmp_path: Any
 ) -> None:
@@ -340,7 +344,8 @@ async def test_what_is_degraded_stays_in_service(
         assert ready.json["checks"].keys() == {"api_keys"}
 
 
-async def test_a_scrape_under_load_is_true(  # R11
+@pytest.mark.requirement("R11")
+async def test_a_scrape_under_load_is_true(
     make_server: Callable[..., Server],
 ) -> None:
     server = await make_server().start()
@@ -391,7 +396,8 @@ async def test_a_scrape_under_load_is_true(  # R11
     assert grown["commands_total{subscribe}"] == total * 3 // 4
 
 
-async def test_levels_of_a_heartbeat(  # R28, R30
+@pytest.mark.requirement("R28", "R30", "R37")
+async def test_levels_of_a_heartbeat(
     make_server: Callable[..., Server],
 ) -> None:
     server = await make_server(
@@ -545,7 +551,8 @@ async def test_messages_that_no_websocket_may_send(server: Server) -> None:
     assert seen.grown == {**CONNECT, "closes_total{1009}": 1}
 
 
-async def test_the_sweep_says_when_it_ran(  # R7
+@pytest.mark.requirement("R7")
+async def test_the_sweep_says_when_it_ran(
     make_server: Callable[..., Server],
 ) -> None:
     settings = {"STEADWIRE_CONNECTIONS_SWEEP_INTERVAL": "0.2"}

@@ -90,6 +90,7 @@ async def test_a_ticket_lets_in_once_as_who_it_names(
     assert await outcome(server, given) == 109
 
 
+@pytest.mark.requirement("L14")
 async def test_of_many_who_show_a_ticket_one_is_let_in(
     server: Server, api: Api
 ) -> None:
@@ -108,6 +109,7 @@ async def test_what_is_no_ticket_is_refused(server: Server, api: Api) -> None:
     assert await outcome(server, given) == "in"
 
 
+@pytest.mark.requirement("L14")
 async def test_a_ticket_is_bound_to_its_origin(server: Server, api: Api) -> None:
     for other in (None, "https://other.example"):
         given = await ticket(api, "u", origin=ORIGIN)

@@ -20,6 +20,7 @@ def own_emulator():
     emulator.close()
 
 
+@pytest.mark.requirement("R15", "L23")
 @pytest.mark.timeout(90)
 async def test_without_dynamodb_publishes_fail_at_once_and_health_is_degraded(
     own_emulator, make_server

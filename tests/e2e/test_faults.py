@@ -94,6 +94,7 @@ async def impatient(make_server: MakeServer) -> Server:
     return await make_server(settings).start()
 
 
+@pytest.mark.requirement("R23", "B34", "B40")
 async def test_twenty_publishes_of_which_four_meet_a_locked_database(
     impatient: Server, channel: str
 ) -> None:
@@ -133,6 +134,7 @@ async def test_twenty_publishes_of_which_four_meet_a_locked_database(
         assert await stored(api, channel) == expected
 
 
+@pytest.mark.requirement("B36", "B42")
 async def test_a_locked_database_over_the_websocket(
     impatient: Server, channel: str
 ) -> None:
@@ -323,6 +325,7 @@ async def small_disk(
     yield server, Path(f"/proc/{server.process.pid}/root{disk}")
 
 
+@pytest.mark.requirement("B40")
 async def test_a_full_disk(small_disk: tuple[Server, Path], channel: str) -> None:
     """No space left: write() fails with ENOSPC."""
     server, disk = small_disk

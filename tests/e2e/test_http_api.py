@@ -35,6 +35,7 @@ async def answer(api: Api, method: str, body: Any) -> Any:
 # --- publish
 
 
+@pytest.mark.requirement("B31")
 async def test_publish_answers_with_the_position(api: Api, channel: str) -> None:
     first = await answer(api, "publish", {"channel": channel, "data": {"n": 1}})
     second = await answer(api, "publish", {"channel": channel, "data": {"n": 2}})
@@ -108,6 +109,7 @@ async def test_payload_is_delivered_on_one_line(
 # --- broadcast
 
 
+@pytest.mark.requirement("R17")
 async def test_broadcast_answers_in_order(api: Api, channel: str) -> None:
     left, right = f"{channel}-left", f"{channel}-right"
     await api.publish(right, 0)

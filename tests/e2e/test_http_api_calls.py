@@ -293,6 +293,7 @@ async def test_a_batch_stops_where_its_replies_get_too_large(tmp_path: Any) -> N
         server.close()
 
 
+@pytest.mark.requirement("R29", "R32")
 async def test_the_pings_of_a_connection_are_measured(tmp_path: Any) -> None:
     settings = {
         "STEADWIRE_CLIENT_PING_INTERVAL": "1",

@@ -146,8 +146,9 @@ async def test_each_command_of_a_batch_needs_its_own_scope(api: Api) -> None:
         assert answer == {"replies": [{"publish": {}}, DENIED, DENIED, DENIED]}
 
 
+@pytest.mark.requirement("R47")
 @pytest.mark.parametrize("path", ["/metrics", "/stats"])
-async def test_figures_need_reading(api: Api, path: str) -> None:  # R47
+async def test_figures_need_reading(api: Api, path: str) -> None:
     statuses = {}
     for name in (*SCOPED, "unknown"):
         headers = {"X-API-Key": key_of(name)}

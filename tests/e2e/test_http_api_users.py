@@ -47,6 +47,7 @@ async def refused(api: Api, method: str, body: Any) -> int:
 # --- subscribe
 
 
+@pytest.mark.requirement("R40")
 async def test_subscribe_pushes_and_delivers(
     server: Server, api: Api, user: str, channel: str
 ) -> None:
@@ -127,6 +128,7 @@ async def test_subscribe_overrides_the_namespace(
     assert await api.call("presence", {"channel": channel}) == {"presence": {}}
 
 
+@pytest.mark.requirement("R40")
 async def test_subscribe_reaches_one_client_or_all(
     server: Server, api: Api, user: str, channel: str
 ) -> None:

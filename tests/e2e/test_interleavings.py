@@ -10,6 +10,8 @@ import asyncio
 import json
 from typing import Any
 
+import pytest
+
 from tests.harness.fixtures import server_with
 from tests.harness.raw import RawClient
 from tests.harness.server import Server
@@ -94,6 +96,7 @@ async def read_until(
         stays.take(await client.message())
 
 
+@pytest.mark.requirement("R45")
 async def test_publish_during_subscribe(server: Server, channel: str) -> None:
     total = 400
     publisher = asyncio.create_task(publish(server, channel, total))
@@ -168,6 +171,7 @@ async def test_unsubscribe_stops_the_delivery_at_once(
                 assert not client.pushes, "something came after the unsubscribe"
 
 
+@pytest.mark.requirement("R50", "B63")
 async def test_history_expires_between_disconnect_and_recovery(server: Server) -> None:
     channel = "brief:expiring"
     async with server.api() as api:
@@ -198,6 +202,7 @@ async def test_history_expires_between_disconnect_and_recovery(server: Server) -
             assert [p["offset"] for p in result["publications"]] == [4]
 
 
+@pytest.mark.requirement("B70")
 async def test_history_is_outgrown_between_disconnect_and_recovery(
     server: Server,
 ) -> None:
@@ -229,6 +234,7 @@ async def test_flag_bit_2_refuses_what_is_not_recovered(server: Server) -> None:
         assert "subscribe" in await client.request(subscribe={"channel": channel})
 
 
+@pytest.mark.requirement("B81")
 async def test_two_connections_of_one_user(server: Server) -> None:
     channel = "room:two"
     async with await server.raw() as one, await server.raw() as two:
@@ -247,6 +253,7 @@ async def test_two_connections_of_one_user(server: Server) -> None:
         await one.publications(channel, 1)
 
 
+@pytest.mark.requirement("B65", "B78")
 async def test_a_client_that_comes_back_before_its_old_connection_is_gone(
     server: Server, channel: str
 ) -> None:

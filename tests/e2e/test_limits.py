@@ -74,7 +74,8 @@ async def connected(server: Server, user: str) -> int:
         return len(found["connections"])
 
 
-async def test_fifty_connects_of_one_user_leave_three(evicting: Server) -> None:  # R2
+@pytest.mark.requirement("R2", "B16", "B81")
+async def test_fifty_connects_of_one_user_leave_three(evicting: Server) -> None:
     asked = await asyncio.gather(*(ask(evicting.port, "ann") for _ in range(50)))
     living = Living()
     for client, code in asked:
@@ -91,7 +92,8 @@ async def test_fifty_connects_of_one_user_leave_three(evicting: Server) -> None:
     await living.stop()
 
 
-async def test_five_hundred_connects_leave_a_hundred(evicting: Server) -> None:  # R3
+@pytest.mark.requirement("R3", "B16")
+async def test_five_hundred_connects_leave_a_hundred(evicting: Server) -> None:
     # Three may be left of the test before.
     async with evicting.api() as api:
         await api.call("disconnect", {"user": "ann"})
@@ -114,10 +116,11 @@ async def test_five_hundred_connects_leave_a_hundred(evicting: Server) -> None: 
     await living.stop()
 
 
+@pytest.mark.requirement("B83", "L10")
 @pytest.mark.parametrize("dead", [1, 3])
 async def test_the_dead_lock_nobody_out_for_longer_than_one_probe(
     rejecting: Server,
-    dead: int,  # L10
+    dead: int,
 ) -> None:
     user = f"lost{dead}"
     loop = asyncio.get_running_loop()
@@ -140,6 +143,7 @@ async def test_the_dead_lock_nobody_out_for_longer_than_one_probe(
     await living.stop()
 
 
+@pytest.mark.requirement("R2")
 async def test_three_that_live_keep_a_fourth_out(rejecting: Server) -> None:
     living = Living()
     for _ in range(3):

@@ -106,7 +106,8 @@ async def readers() -> AsyncIterator[Callable[[RawClient], Reader]]:
         await reader.stop()
 
 
-async def test_a_black_hole_is_noticed(  # R26
+@pytest.mark.requirement("R26", "B7", "B83")
+async def test_a_black_hole_is_noticed(
     server: Server, readers: Callable[[RawClient], Reader]
 ) -> None:
     loop = asyncio.get_running_loop()
@@ -127,6 +128,7 @@ async def test_a_black_hole_is_noticed(  # R26
     assert witness.pushes == []
 
 
+@pytest.mark.requirement("R5")
 async def test_a_lost_connection_that_comes_back_never_left(
     server: Server, readers: Callable[[RawClient], Reader]
 ) -> None:
@@ -176,8 +178,9 @@ async def test_who_says_goodbye_leaves_at_once(
     assert [one["user"] for one in shown.values()] == ["bob"]
 
 
+@pytest.mark.requirement("R4")
 @pytest.mark.parametrize("make_client", ["js-5.8.0", "python-0.7.0"], indirect=True)
-async def test_an_evicted_sdk_does_not_come_back_to_fight(  # R4
+async def test_an_evicted_sdk_does_not_come_back_to_fight(
     server: Server, make_client: Any, readers: Callable[[RawClient], Reader]
 ) -> None:
     client = await make_client(server.url, token=connection("ann"))
@@ -191,8 +194,9 @@ async def test_an_evicted_sdk_does_not_come_back_to_fight(  # R4
     assert all(other.pushes == [] for other in others)
 
 
+@pytest.mark.requirement("R9")
 @pytest.mark.parametrize("make_client", ["js-5.8.0", "python-0.7.0"], indirect=True)
-async def test_an_old_connection_starts_afresh_and_misses_nothing(  # R9
+async def test_an_old_connection_starts_afresh_and_misses_nothing(
     make_server: MakeServer, make_client: Any, channel: str
 ) -> None:
     server = await make_server({**SHORT, "STEADWIRE_CLIENT_MAX_AGE": "1"}).start()
@@ -212,6 +216,7 @@ async def test_an_old_connection_starts_afresh_and_misses_nothing(  # R9
     assert {one["code"] for one in client.events["connecting"][1:]} == {3011}
 
 
+@pytest.mark.requirement("R10", "B8", "B12")
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 async def test_ten_thousand_cycles_leave_nothing(make_server: MakeServer) -> None:

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.harness.api import Api
 from tests.harness.metrics import scrape
 from tests.harness.process import environment, launched
@@ -33,6 +35,7 @@ async def timeline(server: Server, client: str) -> list[dict[str, Any]]:
             await asyncio.sleep(0.005)
 
 
+@pytest.mark.requirement("L25")
 async def test_the_life_of_a_connection_is_found_by_its_id(
     make_server: Callable[..., Server],
 ) -> None:
@@ -158,7 +161,8 @@ def unread_pipe() -> Iterator[tuple[int, int]]:
                 os.close(descriptor)
 
 
-async def test_a_log_that_nobody_reads_is_in_nobodys_way(  # L8
+@pytest.mark.requirement("L8")
+async def test_a_log_that_nobody_reads_is_in_nobodys_way(
     make_server: Callable[..., Server],
 ) -> None:
     with unread_pipe() as (_, writer):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from tests.harness.api import Api
 from tests.harness.metrics import Scrape, scrape
 from tests.harness.server import Server
@@ -18,7 +20,8 @@ async def settled(api: Api, connections: int = 0) -> Scrape:
                 return now
 
 
-async def test_nobody_without_the_key_sees_figures(  # R47
+@pytest.mark.requirement("R47")
+async def test_nobody_without_the_key_sees_figures(
     server: Server,
 ) -> None:
     async with server.api() as api:

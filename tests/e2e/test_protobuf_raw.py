@@ -105,6 +105,7 @@ async def bystander(server: Server, channel: str) -> AsyncIterator[None]:
     assert "Traceback" not in server.output()
 
 
+@pytest.mark.requirement("B92")
 @pytest.mark.parametrize("choice", CHOICES.values(), ids=CHOICES)
 async def test_protobuf_is_chosen(server: Server, choice: dict[str, Any]) -> None:
     raw = await RawClient.open(server.port, **choice)
@@ -117,6 +118,7 @@ async def test_protobuf_is_chosen(server: Server, choice: dict[str, Any]) -> Non
     assert result["client"] and result["ping"] == 25 and result["pong"] is True
 
 
+@pytest.mark.requirement("B93")
 @pytest.mark.parametrize("choice", JSON_CHOICES.values(), ids=JSON_CHOICES)
 async def test_json_is_chosen(server: Server, choice: dict[str, Any]) -> None:
     raw = await RawClient.open(server.port, **choice)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import pytest
+
 from tests.harness.raw import RawClient
 from tests.harness.server import Server
 
@@ -27,6 +29,7 @@ async def join(
     return client, subscribed["subscribe"]
 
 
+@pytest.mark.requirement("B11", "B79", "B80")
 async def test_five_hundred_clients_recover_at_once(
     server: Server, channel: str
 ) -> None:

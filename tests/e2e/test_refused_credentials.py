@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import pytest
+
 from tests.harness.fixtures import server_with
 from tests.harness.raw import Closed, RawClient
 from tests.harness.sdk import SdkClient
@@ -31,6 +33,7 @@ async def outcome(server: Server, token: str, address: str) -> Any:
             return end.code
 
 
+@pytest.mark.requirement("B104")
 async def test_a_valid_token_is_admitted_where_twenty_bad_ones_came_from(
     server: Server,
 ) -> None:

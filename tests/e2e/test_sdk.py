@@ -215,6 +215,7 @@ async def test_unsubscribe_directly_followed_by_subscribe_is_no_error(
     assert client.events["sub_error"] == []
 
 
+@pytest.mark.requirement("B132")
 async def test_two_channels_do_not_mix(
     server: Server, api: Api, make_client: MakeClient, channel: str
 ) -> None:

@@ -91,6 +91,7 @@ class Publishing:
             await asyncio.sleep(0.005)  # the pace, not a wait for something
 
 
+@pytest.mark.requirement("B3", "B4", "B72")
 async def test_cut_while_publications_go_on(
     server: Server, make_client: MakeClient, channel: str
 ) -> None:
@@ -120,6 +121,7 @@ async def test_cut_while_publications_go_on(
     assert client.events["disconnected"] == []
 
 
+@pytest.mark.requirement("R43", "B69", "B76")
 async def test_server_killed_and_restarted_on_its_store(
     restarted: Server, make_client: MakeClient, channel: str
 ) -> None:
@@ -150,6 +152,7 @@ async def test_server_killed_and_restarted_on_its_store(
     assert flags == [(True, True)] * 3
 
 
+@pytest.mark.requirement("R49")
 async def test_server_shut_down_and_restarted(
     restarted: Server, make_client: MakeClient, channel: str
 ) -> None:
@@ -172,6 +175,7 @@ async def test_server_shut_down_and_restarted(
     assert again["was_recovering"] and again["recovered"]
 
 
+@pytest.mark.requirement("R43", "B70")
 async def test_more_missed_than_kept_is_told(
     forgetful: Server, make_client: MakeClient, channel: str
 ) -> None:
@@ -192,6 +196,7 @@ async def test_more_missed_than_kept_is_told(
     assert client.offsets(channel) == [1, 8]
 
 
+@pytest.mark.requirement("B66")
 async def test_exactly_what_is_kept_is_recovered(
     forgetful: Server, make_client: MakeClient, channel: str
 ) -> None:
@@ -211,6 +216,7 @@ async def test_exactly_what_is_kept_is_recovered(
     assert client.publications(channel) == expected(6)
 
 
+@pytest.mark.requirement("R22", "B54", "B71")
 @pytest.mark.parametrize("fault", ["cut", "stall"])
 async def test_bad_network_between_client_and_server(
     server: Server, make_client: MakeClient, channel: str, fault: str
@@ -236,6 +242,7 @@ async def test_bad_network_between_client_and_server(
     assert all(event["was_recovering"] and event["recovered"] for event in again)
 
 
+@pytest.mark.requirement("R50", "B78")
 @pytest.mark.parametrize(
     "make_client",
     [
@@ -274,6 +281,7 @@ async def test_dead_link_is_noticed_by_both_sides(
     assert all(event["was_recovering"] and event["recovered"] for event in again)
 
 
+@pytest.mark.requirement("B39", "B75")
 async def test_recovery_larger_than_one_reply(
     server: Server, make_client: MakeClient, channel: str
 ) -> None:

@@ -110,7 +110,8 @@ async def calls(server: Server, secrets: list[str]) -> None:
         await api.post("batch", {"commands": [{"publish": data}, {"rpc": data}]})
 
 
-async def test_no_secret_is_in_any_output(server: Server) -> None:  # R48, K109
+@pytest.mark.requirement("R47", "R48", "B109")
+async def test_no_secret_is_in_any_output(server: Server) -> None:
     async with server.api() as api:
         tickets = [
             (await api.call("ticket", {"user": "ann"}))["ticket"] for _ in range(3)

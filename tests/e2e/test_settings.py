@@ -131,6 +131,7 @@ async def test_what_is_refused_is_told_with_the_setting(server: Server) -> None:
     assert by_cause["path"]["remedy"] == "clients connect to /connection/websocket"
 
 
+@pytest.mark.requirement("R48")
 def test_all_mistakes_are_shown_by_one_start(start: Start) -> None:
     process = start(
         "serve",

@@ -75,6 +75,7 @@ async def run_beside(
     return delays[len(delays) * 99 // 100], positions[0]["epoch"]
 
 
+@pytest.mark.requirement("R24", "L21")
 async def test_slow_client_that_resumes(
     make_server: MakeServer, channel: str, record_property: Callable[[str, Any], None]
 ) -> None:
@@ -119,6 +120,7 @@ async def test_slow_client_that_resumes(
             assert (live["offset"], live["data"]) == (COUNT + 1, "live again")
 
 
+@pytest.mark.requirement("R13")
 @pytest.mark.parametrize(
     ("settings", "within"),
     [

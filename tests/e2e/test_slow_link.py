@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.harness.proxy import Proxy
 from tests.harness.raw import RawClient
 from tests.harness.server import Server
@@ -17,6 +19,7 @@ def payload(n: int) -> str:
     return f"{n:06d}" + chr(ord("a") + n % 26) * (SIZE - 6)
 
 
+@pytest.mark.requirement("B75")
 async def test_recovery_over_a_slow_link(server: Server, channel: str) -> None:
     async with server.api() as api, Proxy(server.port, seed=300) as proxy:
         epoch = (await api.history(channel))["epoch"]

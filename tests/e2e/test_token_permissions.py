@@ -134,6 +134,7 @@ async def enter(server: Server, user: str) -> tuple[RawClient, str]:
     return client, reply["client"]
 
 
+@pytest.mark.requirement("B88", "B90", "B105")
 @pytest.mark.parametrize("kind", CONNECT)
 async def test_connect(server: Server, kind: str) -> None:
     claims = {"sub": "ann"}
@@ -150,6 +151,7 @@ async def test_connect(server: Server, kind: str) -> None:
         assert token not in server.output()
 
 
+@pytest.mark.requirement("B20", "B111")
 @pytest.mark.parametrize("kind", REFRESH)
 async def test_refresh(server: Server, kind: str) -> None:
     client, _ = await enter(server, "ann")
@@ -164,6 +166,7 @@ async def test_refresh(server: Server, kind: str) -> None:
     assert await outcome(client, refresh={"token": token}) == REFRESH[kind]
 
 
+@pytest.mark.requirement("R38")
 @pytest.mark.parametrize("user", ["ann", "bob", ""])
 @pytest.mark.parametrize("rule", RULES)
 async def test_subscribe_without_a_token(server: Server, rule: str, user: str) -> None:
@@ -172,6 +175,7 @@ async def test_subscribe_without_a_token(server: Server, rule: str, user: str) -
     assert await outcome(client, subscribe={"channel": channel}) == expected[user]
 
 
+@pytest.mark.requirement("B103")
 @pytest.mark.parametrize("kind", TOKENS)
 @pytest.mark.parametrize("rule", RULES)
 async def test_subscribe_with_a_token(server: Server, rule: str, kind: str) -> None:
@@ -212,8 +216,9 @@ async def test_a_good_token_of_every_algorithm_there_is_a_key_for(
         assert await outcome(client, connect={"token": token}) == IN
 
 
+@pytest.mark.requirement("B109")
 async def test_each_decision_is_a_line_in_the_log(server: Server) -> None:
-    # K109: complete, and nothing of any token.
+    # Complete, and nothing of any token.
     client, name = await enter(server, "logan")
     channel = "closed:logged"
     tokens = [
@@ -341,6 +346,7 @@ async def test_everything_is_allowed_to_everybody_where_it_is_insecure(
         server.close()
 
 
+@pytest.mark.requirement("B89", "B91")
 @pytest.mark.parametrize(
     ("command", "expected"),
     [

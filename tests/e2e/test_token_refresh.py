@@ -1,7 +1,7 @@
 """Refreshes of tokens during streams, shutdowns, other refreshes and key set outages.
 
-D17 to D24 of the requirements, L15, and the isolation of R38 with tokens, on real
-sockets. Nothing here waits for a clock but for tokens that must expire.
+And the isolation of users with tokens, on real sockets. Nothing here waits for a clock
+but for tokens that must expire.
 """
 
 from __future__ import annotations
@@ -41,11 +41,12 @@ async def enter(server: Server, user: str, channel: str = "") -> RawClient:
 # --- streams
 
 
+@pytest.mark.requirement("B21", "L15")
 @pytest.mark.parametrize("what", ["refresh", "sub_refresh", "both"])
 async def test_a_refresh_in_the_middle_of_a_stream_loses_and_doubles_nothing(
     server: Server, what: str
 ) -> None:
-    # R22, D21, L15: refreshed without a pause while 1,000 publications come.
+    # Refreshed without a pause while 1,000 publications come.
     channel = f"$stream-{what}"
     client = await enter(server, "ann", channel)
     async with server.api() as api:
@@ -87,10 +88,11 @@ async def test_a_refresh_in_the_middle_of_a_stream_loses_and_doubles_nothing(
     assert replies >= 20  # so it was in the middle
 
 
+@pytest.mark.requirement("B17", "B21", "L15")
 async def test_an_sdk_refreshes_in_the_middle_of_a_stream(
     server: Server, make_client: Make, request: pytest.FixtureRequest
 ) -> None:
-    # D17, D21: connection and subscription tokens of a second or two, renewed by the
+    # Connection and subscription tokens of a second or two, renewed by the
     # SDK itself while 20 messages of 0.2 s come.
     sdk = request.node.callspec.params["make_client"]
     channel = f"$chat-{sdk}".replace(" ", "-")
@@ -119,9 +121,9 @@ async def test_an_sdk_refreshes_in_the_middle_of_a_stream(
 # --- many at once
 
 
+@pytest.mark.requirement("B18", "B24")
 @pytest.mark.parametrize("count", [10, 100])
 async def test_many_connections_refresh_at_once(server: Server, count: int) -> None:
-    # D18, D24
     clients = await asyncio.gather(*(enter(server, f"u{n}") for n in range(count)))
     replies = await asyncio.gather(
         *(
@@ -132,6 +134,7 @@ async def test_many_connections_refresh_at_once(server: Server, count: int) -> N
     assert all(reply["refresh"]["expires"] is True for reply in replies)
 
 
+@pytest.mark.requirement("B107")
 async def test_one_connection_refreshes_ten_times_at_once(server: Server) -> None:
     client = await enter(server, "ann")
     seconds = range(600, 610)
@@ -147,8 +150,8 @@ async def test_one_connection_refreshes_ten_times_at_once(server: Server) -> Non
     assert [reply["refresh"]["ttl"] for reply in replies] == list(seconds)
 
 
+@pytest.mark.requirement("B20", "B107")
 async def test_one_bad_refresh_among_many_harms_nobody_else(server: Server) -> None:
-    # D20, K107
     clients = await asyncio.gather(*(enter(server, f"v{n}") for n in range(20)))
     tokens = [connection("eve" if n == 7 else f"v{n}") for n in range(20)]
     outcomes = await asyncio.gather(
@@ -196,6 +199,7 @@ async def issuer() -> AsyncIterator[tuple[Issuer, str]]:
     await runner.cleanup()
 
 
+@pytest.mark.requirement("B22", "B94")
 async def test_keys_that_cannot_be_had_let_nobody_in_and_nobody_down(
     make_server: Callable[..., Server], issuer: tuple[Issuer, str], channel: str
 ) -> None:
@@ -228,10 +232,10 @@ async def test_keys_that_cannot_be_had_let_nobody_in_and_nobody_down(
     assert (await client.closed()).code == 3005
 
 
+@pytest.mark.requirement("B23")
 async def test_a_shutdown_in_the_middle_of_a_refresh(
     make_server: Callable[..., Server], issuer: tuple[Issuer, str]
 ) -> None:
-    # D23
     source, url = issuer
     source.silent.set()
     server = await make_server(
@@ -265,10 +269,11 @@ async def test_a_key_of_the_issuer_s(
 # --- isolation
 
 
+@pytest.mark.requirement("R38", "R39", "B29")
 async def test_fifty_users_with_three_sockets_each_hear_their_own_alone(
     server: Server,
 ) -> None:
-    # R38: 50 users, 3 sockets, 100 messages; identity comes from the token alone.
+    # 50 users, 3 sockets, 100 messages; identity comes from the token alone.
     users = [f"user{n}" for n in range(50)]
     sockets: dict[str, list[RawClient]] = {}
 

@@ -73,6 +73,7 @@ async def test_a_token_subscribes_with_options(server: Server) -> None:
     assert hidden["presence"] == {"presence": {}}
 
 
+@pytest.mark.requirement("R40")
 async def test_a_server_side_subscription_recovers(server: Server) -> None:
     client = await server.raw(connected=False)
     token = connection("una", channels=["news"])
@@ -102,6 +103,7 @@ async def test_users_that_cannot_have_a_channel_of_their_own(
     assert refused["error"]["code"] == 107
 
 
+@pytest.mark.requirement("B2", "L3")
 async def test_nobody_else_hears_a_personal_channel(server: Server) -> None:
     clients = {}
     for user in ("p1", "p2", ""):

@@ -280,6 +280,7 @@ ROWS = [name for name in vars(Rows) if not name.startswith("_")]
 ROWS = [name for name in ROWS if name not in ("make", "channel", "enter")]
 
 
+@pytest.mark.requirement("B19", "B101", "B102")
 @pytest.mark.parametrize(
     "make_client",
     [*SDKS, "js-5.8.0 protobuf", "python-0.7.0 protobuf"],

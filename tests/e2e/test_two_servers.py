@@ -66,9 +66,10 @@ async def until(fleet: Fleet, what: Callable[[Contents], Any]) -> Contents:
     return found
 
 
+@pytest.mark.requirement("R12")
 async def test_a_fourth_connection_closes_the_least_recently_active(
     make_node: Callable[..., Server], fleet: Fleet
-) -> None:  # R1
+) -> None:
     here, there = make_node(), make_node()
     await asyncio.gather(here.start(), there.start())
     (a, a_id), (b, _), (c, _) = [await enter(here, "u") for _ in range(3)]
@@ -94,9 +95,10 @@ async def test_a_fourth_connection_closes_the_least_recently_active(
     assert "NODES" not in {item["pk"]["S"] for item in fleet.items()}
 
 
+@pytest.mark.requirement("R1", "R12")
 async def test_the_places_of_a_killed_server_are_free_again(
     make_node: Callable[..., Server], fleet: Fleet
-) -> None:  # R1
+) -> None:
     dead = make_node(STEADWIRE_DYNAMODB_NODE_TIMEOUT="2")
     await dead.start()
     for _ in range(3):
@@ -112,6 +114,7 @@ async def test_the_places_of_a_killed_server_are_free_again(
     assert nothing(fleet.check())
 
 
+@pytest.mark.requirement("R12")
 async def test_over_all_there_is_room_for_so_many(
     make_node: Callable[..., Server],
 ) -> None:
@@ -125,6 +128,7 @@ async def test_over_all_there_is_room_for_so_many(
     assert len(entered) == 2
 
 
+@pytest.mark.requirement("L14")
 async def test_a_ticket_of_one_server_lets_in_once_at_any(
     make_node: Callable[..., Server], fleet: Fleet
 ) -> None:
@@ -158,6 +162,7 @@ async def test_what_one_server_revokes_the_other_closes_within_5_seconds(
     assert await answers(bystander)
 
 
+@pytest.mark.requirement("R12")
 async def test_what_another_server_published_is_found_by_the_position_check(
     make_node: Callable[..., Server],
 ) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
+
 from service.core.errors import StoreUnavailable
 from service.core.model import Joined, Position
 from tests.world.script import A, committed
 from tests.world.scripted import ScriptedWorld
 
 
+@pytest.mark.requirement("R45")
 def test_a_commit_between_a_join_s_read_and_its_arrival() -> None:
     # I3. The page says top 2; the listener was told of 3 meanwhile.
     world = ScriptedWorld()
@@ -139,6 +142,7 @@ def test_leave_and_join_again_during_a_read() -> None:
         assert world.subscriptions == 1
 
 
+@pytest.mark.requirement("R45")
 def test_the_last_member_leaves_and_another_comes_while_the_first_one_reads() -> None:
     world = ScriptedWorld()
     first = world.member()

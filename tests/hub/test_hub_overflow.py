@@ -56,6 +56,7 @@ def test_thousands_at_the_brink_end_each_other(event: str, left_over: int) -> No
     assert world.subscriptions == left_over
 
 
+@pytest.mark.requirement("L28")
 def test_leaves_go_on_after_one_that_failed() -> None:
     # `put` never raises; should it do so, the others' leaves are not held up for good.
     world = ScriptedWorld(in_memory=True)

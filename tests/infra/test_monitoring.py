@@ -75,6 +75,7 @@ def expressions() -> Iterator[tuple[str, str]]:
             yield variable["name"], variable["query"]["query"]
 
 
+@pytest.mark.requirement("R47", "L4")
 async def test_every_expression_is_about_what_is_exported(exported: Scrape) -> None:
     found = [
         f"{where}: {fault}"

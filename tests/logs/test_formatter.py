@@ -82,7 +82,8 @@ def test_a_list_in_itself_ends() -> None:
     assert fields(event="e", given=endless)["given"] == [[["<list>"]]]
 
 
-def test_a_field_that_fails_costs_the_line_and_nothing_else() -> None:  # L8
+@pytest.mark.requirement("L8")
+def test_a_field_that_fails_costs_the_line_and_nothing_else() -> None:
     said = json.loads(line(event="e", given=Angry("x")))
     assert said.pop("time")
     assert said == {

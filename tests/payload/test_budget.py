@@ -47,6 +47,7 @@ def test_the_bound_is_exact_in_bytes(clock):
     assert strict(dump({b"\xff" * 72: 1}))["error"]["reason"] == "size"
 
 
+@pytest.mark.requirement("B51")
 def test_a_payload_of_a_mebibyte_is_the_largest():
     assert len(dump("x" * (MIB - 2))) == MIB
     large = {"type": "state", "run_id": "r1", "text": "x" * MIB}
@@ -137,7 +138,8 @@ def test_a_few_objects_that_would_be_written_without_end(clock):
     assert strict(dump({"id": 1, "a": value, "b": b""}))["id"] == 1
 
 
-def test_one_slow_object_is_replaced(clock, slow):  # R19
+@pytest.mark.requirement("R19", "B46")
+def test_one_slow_object_is_replaced(clock, slow):
     dump = Serializer(clock.now).dump
     value = {"type": "token", "run_id": "r1", "a": slow(1.0, {"b": 1})}
     assert strict(dump(value)) == {

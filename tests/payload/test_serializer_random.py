@@ -6,6 +6,7 @@ import string
 from collections import deque
 from types import SimpleNamespace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,7 +18,8 @@ from tests.payload.strictjson import strict
 COUNT = 10_000
 
 
-def test_ten_thousand_random_objects():  # R18
+@pytest.mark.requirement("R18")
+def test_ten_thousand_random_objects():
     seed = int(os.environ.get("PAYLOAD_SEED", "20240229"))
     print(f"seed {seed} (PAYLOAD_SEED)")
     objects = Objects(seed)

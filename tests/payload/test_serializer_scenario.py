@@ -32,8 +32,9 @@ MORE = {
 }
 
 
+@pytest.mark.requirement("B28")
 @pytest.mark.parametrize("kind", SIX | MORE)
-def test_the_type_is_strict_json_and_not_changed(kind):  # R18, R52
+def test_the_type_is_strict_json_and_not_changed(kind):
     value, expected = (SIX | MORE)[kind]
     before = copy.deepcopy(value)
     assert strict(dump(value)) == expected
@@ -42,13 +43,15 @@ def test_the_type_is_strict_json_and_not_changed(kind):  # R18, R52
     assert repr(value) == repr(before) or kind == "object"
 
 
+@pytest.mark.requirement("B9")
 @pytest.mark.parametrize(
     "value", [None, {}, {"data": 1}, {"type": None}, object(), math.inf, math.nan]
 )
-def test_malformed_messages_are_json_too(value):  # B9
+def test_malformed_messages_are_json_too(value):
     strict(dump(value))
 
 
+@pytest.mark.requirement("B28")
 def test_ten_thousand_keys():  # E28
     value = {f"key {number}": number for number in range(10_000)}
     assert strict(dump(value)) == value

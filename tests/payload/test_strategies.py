@@ -22,8 +22,9 @@ def test_every_strategy_has_specimens():
     assert len(set(names)) == len(names) >= 8
 
 
+@pytest.mark.requirement("R18", "B48")
 @pytest.mark.parametrize(("name", "value", "expected"), CASES)
-def test_the_strategy_makes_json_of_its_kind(name, value, expected):  # R18
+def test_the_strategy_makes_json_of_its_kind(name, value, expected):
     kind = type(value[0] if name == "raw" else value)
     chosen = next(strategy for strategy in STRATEGIES if strategy.applies(kind))
     assert chosen.name == name

@@ -59,6 +59,7 @@ def test_text_is_kept_to_the_letter():
     assert "\n" not in dump("\n")
 
 
+@pytest.mark.requirement("B49")
 @pytest.mark.parametrize(
     ("key", "name"),
     [
@@ -132,6 +133,7 @@ def test_levels_are_those_of_the_json_and_not_of_the_objects():
     assert "<too deep>" in dump(nested(101, ToDict))
 
 
+@pytest.mark.requirement("B28")
 def test_a_cycle_is_cut_where_it_closes():
     loop = [1]
     loop.append(loop)
@@ -186,6 +188,7 @@ def test_an_iterator_that_fails_at_once_is_its_text():
     assert dump(failing()) == '"<generator object failing>"'
 
 
+@pytest.mark.requirement("B50")
 def test_text_of_an_unknown_object_is_cut():
     class Long:
         def __str__(self):

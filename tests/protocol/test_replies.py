@@ -83,6 +83,7 @@ def test_every_error_on_the_wire() -> None:
     assert {100, 102, 103, 105, 106, 107, 108, 111, 112} <= {row.code for row in rows}
 
 
+@pytest.mark.requirement("B121", "L8", "L9")
 def test_every_close_is_one_of_the_protocol() -> None:
     rows = table(Close)
     assert len({row.code for row in rows}) == len(rows)

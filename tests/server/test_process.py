@@ -13,6 +13,7 @@ from tests.harness.sockets import TcpClient
 from tests.server.running import close_frame, until
 
 
+@pytest.mark.requirement("R49")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_a_signal(launch: Any, number: signal.Signals) -> None:
     """Nobody is accepted any more, clients are told, the store closes; status 0."""

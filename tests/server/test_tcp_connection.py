@@ -64,6 +64,7 @@ async def test_a_peer_that_does_not_read_is_noticed_early(server: Any) -> None:
     await server.freed(2.0)
 
 
+@pytest.mark.requirement("L27")
 async def test_a_peer_that_never_reads_is_freed(launch: Any) -> None:
     process = launch(abort_timeout=3.0)
     await process.ready()
@@ -140,6 +141,7 @@ async def test_abort_frees_at_once(server: Any) -> None:
     assert (await server.state())["codes"][-1] == 1006
 
 
+@pytest.mark.requirement("B121")
 async def test_an_application_that_returns(server: Any) -> None:
     async with await server.open("/return") as client:
         await client.send_text("now")

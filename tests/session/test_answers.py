@@ -140,6 +140,7 @@ CIRCLE.append(CIRCLE)
 NO_JSON = [object(), float("nan"), float("-inf"), {1, 2}, b"\xff", DEEP, CIRCLE]
 
 
+@pytest.mark.requirement("B52")
 @pytest.mark.parametrize(
     "result",
     [

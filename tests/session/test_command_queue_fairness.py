@@ -39,6 +39,7 @@ def answered(socket: FakeSocket) -> int:
     return sum("id" in message for message in socket.messages)
 
 
+@pytest.mark.requirement("B117")
 @pytest.mark.parametrize(
     ("command", "count", "most"),
     [

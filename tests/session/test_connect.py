@@ -97,6 +97,7 @@ def test_anything_before_connect_closes_with_3501(command: dict[str, Any]) -> No
     assert bench.messages == []
 
 
+@pytest.mark.requirement("R36")
 def test_a_second_connect_closes_with_3501() -> None:
     bench = Bench().connect()
     bench.send({"id": 2, "connect": {}})
@@ -410,6 +411,7 @@ def test_the_connection_ends_while_its_channels_are_joined() -> None:
     assert (bench.messages, bench.calls) == ([], [("admit", "ann")])
 
 
+@pytest.mark.requirement("L6")
 def test_commands_wait_for_the_channels_of_the_connect() -> None:
     bench = Bench(handlers=HOOKED)
     bench.send({"id": 1, "connect": {}}, {"id": 2, "unsubscribe": {"channel": "a"}})

@@ -40,6 +40,7 @@ class Watched(Bench):
         self.steps.append((round(self.now - self.heard, 6), before, after))
 
 
+@pytest.mark.requirement("R26", "R28")
 @pytest.mark.parametrize("timeout", PROFILES)
 def test_a_silent_connection_takes_each_step_once(timeout: float) -> None:
     bench = Watched(timeout)
@@ -78,8 +79,9 @@ def test_a_missed_pong_is_probed_once_and_pings_go_on_as_planned() -> None:
     assert len(bench.calls) == 3
 
 
+@pytest.mark.requirement("R30", "B84")
 @pytest.mark.parametrize("when", [33.0, 47.999, 48.0, 59.999])
-def test_any_sign_of_life_resurrects(when: float) -> None:  # R30
+def test_any_sign_of_life_resurrects(when: float) -> None:
     for life in ("{}", '{"id":7,"unsubscribe":{"channel":"x"}}'):
         bench = Watched()
         bench.pass_time(when)
@@ -104,7 +106,8 @@ def test_resurrections_are_counted_exactly() -> None:
     assert bench.resurrections == 10
 
 
-def test_nobody_rises_from_the_dead() -> None:  # R30
+@pytest.mark.requirement("R30")
+def test_nobody_rises_from_the_dead() -> None:
     bench = Watched()
     bench.pass_time(60)
     bench.frame("{}")
@@ -114,7 +117,8 @@ def test_nobody_rises_from_the_dead() -> None:  # R30
     assert bench.closes == [3012]
 
 
-def test_the_dead_are_remembered_for_twice_the_timeout() -> None:  # R34
+@pytest.mark.requirement("R34")
+def test_the_dead_are_remembered_for_twice_the_timeout() -> None:
     bench = Watched()
     heartbeat = bench.heartbeat
     bench.pass_time(60)
@@ -122,7 +126,8 @@ def test_the_dead_are_remembered_for_twice_the_timeout() -> None:  # R34
     assert heartbeat.dead(bench.heard + 2 * 60) == {}
 
 
-def test_no_more_than_five_hundred_dead_are_remembered() -> None:  # R1
+@pytest.mark.requirement("R1")
+def test_no_more_than_five_hundred_dead_are_remembered() -> None:
     heartbeat = Heartbeat(60.0)
     for number in range(600):
         heartbeat.record_death(ClientId(str(number)), 1000.0)
@@ -136,9 +141,8 @@ def liveness(**settings: float) -> tuple[Keepalive, Heartbeat]:
     return found, heartbeat
 
 
-def test_a_ping_that_nobody_answers_is_given_up_after_twice_the_timeout() -> (
-    None
-):  # R31
+@pytest.mark.requirement("R31")
+def test_a_ping_that_nobody_answers_is_given_up_after_twice_the_timeout() -> None:
     found, heartbeat = liveness()
     now = 0.0
     while now < 300.0:
@@ -156,6 +160,7 @@ def test_a_ping_that_nobody_answers_is_given_up_after_twice_the_timeout() -> (
     assert (heartbeat.late, heartbeat.answered, found.pending) == (7, 5, 0)
 
 
+@pytest.mark.requirement("R31")
 def test_every_ping_is_answered_orphaned_or_waits() -> None:
     for seed in range(50):
         random = Random(seed)
@@ -185,6 +190,7 @@ def test_pings_that_wait_are_bounded() -> None:
     assert heartbeat.orphaned == 936
 
 
+@pytest.mark.requirement("R32", "B86")
 def test_a_pong_later_than_30_s_measures_nothing_and_is_life_all_the_same() -> None:
     found, heartbeat = liveness()  # R32
     found.pinged(0.0)
@@ -195,7 +201,8 @@ def test_a_pong_later_than_30_s_measures_nothing_and_is_life_all_the_same() -> N
     assert found.level is H
 
 
-def test_a_clock_that_goes_back_is_counted_and_kills_nobody() -> None:  # R33
+@pytest.mark.requirement("R33", "B86")
+def test_a_clock_that_goes_back_is_counted_and_kills_nobody() -> None:
     found, heartbeat = liveness()
     found.pinged(100.0)
     found.hear(99.0)
@@ -205,14 +212,16 @@ def test_a_clock_that_goes_back_is_counted_and_kills_nobody() -> None:  # R33
     assert found.tick(99.0, reading=True) is not Due.NO_PONG
 
 
-def test_rapid_signs_of_life_are_counted() -> None:  # R35
+@pytest.mark.requirement("R35")
+def test_rapid_signs_of_life_are_counted() -> None:
     found, heartbeat = liveness()
     for now in (10.0, 10.05, 10.2, 10.29):
         found.hear(now)
     assert heartbeat.rapid == 2
 
 
-def test_the_maximum_age_is_an_orderly_end_and_not_everybody_s_at_once() -> None:  # R9
+@pytest.mark.requirement("R9", "B10")
+def test_the_maximum_age_is_an_orderly_end_and_not_everybody_s_at_once() -> None:
     ends = []
     for seed in range(200):
         found, _ = liveness(ping_interval=1e6)
@@ -227,7 +236,8 @@ def test_the_maximum_age_is_an_orderly_end_and_not_everybody_s_at_once() -> None
     assert max(ends) - min(ends) > 0.04 * day
 
 
-def test_an_old_connection_is_told_to_come_back() -> None:  # R9
+@pytest.mark.requirement("R9")
+def test_an_old_connection_is_told_to_come_back() -> None:
     bench = Bench(max_age=100.0).connect()
     while not bench.closes and bench.now < 2000:
         bench.pass_time(1)

@@ -69,7 +69,8 @@ def test_a_pong_in_time(late: float) -> None:
     assert bench.closes == []
 
 
-def test_no_pong_in_time() -> None:  # R26, R28
+@pytest.mark.requirement("R26", "R28")
+def test_no_pong_in_time() -> None:
     bench = at_first_ping()
     bench.pass_time(7.999)
     assert bench.calls == [("ping",)]
@@ -78,6 +79,7 @@ def test_no_pong_in_time() -> None:  # R26, R28
     assert bench.closes == []
 
 
+@pytest.mark.requirement("B87")
 def test_a_pong_without_a_ping_closes_with_3501() -> None:
     bench = Bench().connect()
     bench.frame("{}")

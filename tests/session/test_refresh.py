@@ -177,6 +177,7 @@ def test_a_refresh_that_ends_the_connection(outcome: Any, code: int) -> None:
     assert bench.decisions[-1].code == code
 
 
+@pytest.mark.requirement("B108")
 @pytest.mark.parametrize("answer", [None, SubRefreshResult(), RefreshResult("soon")])  # type: ignore[arg-type]
 def test_a_refresh_that_is_not_answered_may_be_repeated(answer: Any) -> None:
     bench = connected()

@@ -333,6 +333,7 @@ class Machine(RuleBasedStateMachine):
         self.world.assert_free()
 
 
+@pytest.mark.requirement("R38", "L3")
 def test_no_user_hears_what_is_another_s() -> None:
     run_state_machine_as_test(
         Machine,
@@ -382,6 +383,7 @@ def walk(seed: int) -> int:
     return heard
 
 
+@pytest.mark.requirement("R38")
 def test_many_walks() -> None:
     heard = 0
     for seed in range(400):

@@ -266,6 +266,7 @@ class WithTokens(Machine):
     hooks = ("connect", "refresh", "subscribe_token", "sub_refresh")
 
 
+@pytest.mark.requirement("L6")
 @pytest.mark.parametrize("machine", [Machine, WithHooks, WithTokens])
 def test_every_command_gets_one_reply(machine: type[Machine]) -> None:
     run_state_machine_as_test(
@@ -328,6 +329,7 @@ def walk(machine: type[Machine], seed: int) -> None:
     m.finish()
 
 
+@pytest.mark.requirement("R45")
 @pytest.mark.parametrize("machine", [Machine, WithHooks, WithTokens])
 def test_many_walks(machine: type[Machine]) -> None:
     for seed in range(400):

@@ -49,6 +49,7 @@ def refusal(
 # Sources.
 
 
+@pytest.mark.requirement("B43")
 def test_the_defaults_are_those_of_the_documentation() -> None:
     settings = load({}, {})
     assert settings == Settings()
@@ -463,6 +464,7 @@ def hooked(settings: Settings) -> bool:
     return settings.proxy.connect != ""
 
 
+@pytest.mark.requirement("L17")
 @pytest.mark.parametrize("environment", ELSEWHERE)
 def test_only_development_starts_without_any_key(environment: str) -> None:
     settings = load({"STEADWIRE_ENVIRONMENT": environment}, {})
@@ -512,6 +514,7 @@ def test_a_personal_channel_in_a_namespace_that_is_not_there() -> None:
     assert "client.user_personal_channel" in message and "'mine'" in message
 
 
+@pytest.mark.requirement("L17")
 @pytest.mark.parametrize("environment", ["staging", "production", "anything"])
 def test_nobody_is_let_in_unverified_outside_of_development(environment: str) -> None:
     message = refusal(
@@ -544,6 +547,7 @@ def test_a_secret_is_in_no_message() -> None:
 # The environment's profile.
 
 
+@pytest.mark.requirement("R25")
 @pytest.mark.parametrize(
     ("environment", "timeout", "limit"),
     [
@@ -554,7 +558,7 @@ def test_a_secret_is_in_no_message() -> None:
         ("", 60.0, 10_000),
     ],
 )
-def test_profiles(environment: str, timeout: float, limit: int) -> None:  # R25, R3
+def test_profiles(environment: str, timeout: float, limit: int) -> None:
     settings = Settings(environment=environment)
     assert settings.heartbeat_timeout == timeout
     assert settings.connection_limit == limit
@@ -568,7 +572,8 @@ def test_what_is_set_wins_over_the_profile() -> None:
     assert (settings.heartbeat_timeout, settings.connection_limit) == (100.0, 7)
 
 
-def test_the_limits_by_default() -> None:  # R2
+@pytest.mark.requirement("R2")
+def test_the_limits_by_default() -> None:
     connections = Settings().connections
     assert (connections.user_limit, connections.policy) == (None, "evict_lru")
     assert connections.probe_timeout == 2.0
@@ -586,7 +591,8 @@ def test_no_limit_of_one_user(environment: str) -> None:
     assert one.user_limit == 1
 
 
-def test_the_widest_pings_that_each_profile_takes() -> None:  # R25
+@pytest.mark.requirement("R25")
+def test_the_widest_pings_that_each_profile_takes() -> None:
     client = ClientSettings(ping_interval=39.9)
     Settings(client=client).check()
 

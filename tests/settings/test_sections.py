@@ -40,6 +40,7 @@ def value(name: str, *, environment: str) -> Any:
     return getattr(getattr(settings, section), field)
 
 
+@pytest.mark.requirement("B43")
 @pytest.mark.parametrize(("name", "row"), SET, ids=[name for name, _ in SET])
 def test_defaults(name: str, row: list[str]) -> None:
     strict = value(name, environment="production")

@@ -20,6 +20,7 @@ def side(request):
     return request.param
 
 
+@pytest.mark.requirement("R14", "B35")
 def test_a_delay_doubles_from_half_a_second_and_has_a_tenth_of_jitter(side):
     for attempt in range(5):
         least = 0.5 * 2**attempt

@@ -38,6 +38,7 @@ def test_nothing_is_known_before_the_first_sample(rtt_filter):
     assert figures(rtt_filter) == (0.0, 0.0, 0.0, 0, 0, 0, 0)
 
 
+@pytest.mark.requirement("R32")
 def test_a_spike_is_an_outlier_and_the_median_does_not_follow_it(rtt_filter):
     feed(rtt_filter, [0.050, 0.052, 0.049, 0.051, 0.050])
     assert rtt_filter.accept(0.500) is False

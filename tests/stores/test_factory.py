@@ -37,6 +37,7 @@ async def test_each_backend_has_its_store_and_all_metrics(clock, backend, kind):
     await store.close()
 
 
+@pytest.mark.requirement("L23")
 def test_boto3_is_not_imported_for_sqlite():
     code = (
         "import sys, service.app; from service.stores.factory import make_store;"

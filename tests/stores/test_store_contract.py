@@ -87,6 +87,7 @@ async def test_times_are_those_of_the_append(bench):
 # The listener and the callers
 
 
+@pytest.mark.requirement("L4")
 async def test_done_is_never_called_from_inside_append(bench):
     for history in (CHAT, NO_HISTORY):
         called = []
@@ -248,6 +249,7 @@ async def test_a_key_belongs_to_one_channel(bench):
     assert one.fresh and other.fresh
 
 
+@pytest.mark.requirement("B63")
 async def test_a_key_is_forgotten_after_300_seconds(bench):
     await bench.append("a", idempotency_key="k")
     bench.clock.advance(299.999)

@@ -48,7 +48,8 @@ async def refused(server: Server, **headers: str) -> HandshakeRefused:
     return caught.value
 
 
-async def test_connects_of_an_address_over_its_rate(server: Server) -> None:  # L20
+@pytest.mark.requirement("B110")
+async def test_connects_of_an_address_over_its_rate(server: Server) -> None:
     ours = {"X-Forwarded-For": "192.0.2.1"}
     for _ in range(4):
         async with await server.raw(headers=ours):
@@ -72,7 +73,8 @@ async def test_connects_of_an_address_over_its_rate(server: Server) -> None:  # 
         pass
 
 
-async def test_a_claimed_address_changes_nothing(  # K110
+@pytest.mark.requirement("B110")
+async def test_a_claimed_address_changes_nothing(
     make_server: Callable[..., Server],
 ) -> None:
     server = make_server(limits(connects_per_address=0.001, burst=3000))
@@ -87,6 +89,7 @@ async def test_a_claimed_address_changes_nothing(  # K110
     assert "192.0.2" not in server.output()
 
 
+@pytest.mark.requirement("B97", "B99")
 @pytest.mark.parametrize(
     ("origin", "status"),
     [
@@ -103,7 +106,7 @@ async def test_a_claimed_address_changes_nothing(  # K110
         ("https://" + "a." * 3000 + "example.com", 403),
     ],
 )
-async def test_origins(server: Server, origin: str, status: int) -> None:  # K97
+async def test_origins(server: Server, origin: str, status: int) -> None:
     headers = {
         "Origin": origin.format(port=server.port),
         "X-Forwarded-For": f"198.51.100.{len(origin) % 250}",
@@ -163,7 +166,8 @@ async def test_of_too_many_the_one_that_has_waited_longest_goes(server: Server) 
         client.tcp.close()
 
 
-async def test_a_flood_of_commands_is_refused_and_then_ended(  # L117, K104
+@pytest.mark.requirement("B117")
+async def test_a_flood_of_commands_is_refused_and_then_ended(
     server: Server, channel: str
 ) -> None:
     # 40 at once, and then one in 100 s.

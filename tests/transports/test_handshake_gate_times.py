@@ -108,7 +108,8 @@ def blocked(bench: GateBench, credentials: bytes, address: str = ADDRESS) -> boo
     return found
 
 
-def test_what_fails_is_blocked_and_nobody_beside_it() -> None:  # K96, K100, K104
+@pytest.mark.requirement("B100", "B104")
+def test_what_fails_is_blocked_and_nobody_beside_it() -> None:
     bench = GateBench(failures_per_address=3, failure_window=60, failure_block=30)
     # The third failure begins the block, and its credentials are the first blocked.
     assert [blocked(bench, BAD) for _ in range(4)] == [False] * 3 + [True]

@@ -1,4 +1,4 @@
-"""The handshake gate and users, real or pretended (K96, K100, K103, K104)."""
+"""The handshake gate and users, real or pretended."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 
 import jwt
+import pytest
 
 from tests.harness.raw import Closed
 from tests.harness.server import Server
@@ -19,6 +20,7 @@ def token(user: str, secret: str = SECRET, left: float = 3600.0) -> str:
     return jwt.encode({"sub": user, "exp": int(time.time() + left)}, secret)
 
 
+@pytest.mark.requirement("B96", "B104")
 async def test_a_token_that_was_refused_is_not_looked_at_again_for_a_while(
     make_server: Callable[..., Server],
 ) -> None:

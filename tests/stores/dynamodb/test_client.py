@@ -143,6 +143,7 @@ async def test_what_is_throttled_to_the_end_is_busy(client, faults, store_clock)
     assert client.breaker.openings == 0 and client.fault() is None
 
 
+@pytest.mark.requirement("R14", "B32")
 async def test_an_internal_error_is_repeated_after_half_a_second(client, faults):
     faults.before.append(times(1, lambda _: refusal("InternalServerError", 500)))
     began = asyncio.get_running_loop().time()

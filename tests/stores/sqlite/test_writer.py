@@ -16,6 +16,7 @@ from tests.stores.sqlite.support import ROOT
 from tests.stores.support import Bench, on_disk
 
 
+@pytest.mark.requirement("B37")
 async def test_a_locked_database_is_a_temporary_failure(bench, other):
     await bench.fill("a", 3)
     other.execute("BEGIN IMMEDIATE")
@@ -138,6 +139,7 @@ class Deadly(VirtualClock):
         return super().wall()
 
 
+@pytest.mark.requirement("L4")
 async def test_a_dead_writer_fails_every_append_and_says_so(tmp_path):
     clock = Deadly()
     bench = await Bench(on_disk(tmp_path, clock), clock).start()

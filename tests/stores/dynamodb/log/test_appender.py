@@ -32,6 +32,7 @@ BEFORE = {
 AFTER = {"answer lost": lost, "answer late": timed_out}
 
 
+@pytest.mark.requirement("B33")
 @pytest.mark.parametrize("name", [*BEFORE, *AFTER])
 async def test_a_fault_that_passes_is_not_noticed(bench, other, name):
     await bench.append("a", "0")
@@ -51,6 +52,7 @@ async def test_a_fault_that_passes_is_not_noticed(bench, other, name):
     assert bench.told_of("a") == [1, 2, 3, 4, 5]
 
 
+@pytest.mark.requirement("B37")
 async def test_the_order_is_kept_across_faults(bench):
     for fault in BEFORE.values():
         bench.faults.before.append(writing(1, fault))
@@ -148,6 +150,7 @@ async def test_a_task_that_is_cancelled_holds_up_neither_its_channel_nor_the_clo
     assert (await stored(other))[:2] == ["0", "1"]
 
 
+@pytest.mark.requirement("B61")
 async def test_what_is_throttled_to_the_end_is_refused_and_not_stored(
     open_bench, other
 ):
@@ -163,6 +166,7 @@ async def test_what_is_throttled_to_the_end_is_refused_and_not_stored(
     assert (await bench.append("a")).position.offset == 1
 
 
+@pytest.mark.requirement("R15")
 async def test_while_the_breaker_is_open_publishes_fail_at_once(bench):
     await bench.append("a", "0")
     bench.faults.before.append(
