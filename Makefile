@@ -13,7 +13,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install
 WORKERS := 3
 PYTEST := $(BIN)/python -m pytest $(ARGS)
 
-.PHONY: audit install lock run test test-slow test-tools lint format clean bench
+.PHONY: audit install lock proof run test test-slow test-tools lint format clean bench
 
 install: $(VENV)/.installed
 
@@ -25,6 +25,10 @@ test: $(VENV)/.installed-dev test-tools
 
 test-slow: $(VENV)/.installed-dev test-tools
 	$(PYTEST) -m slow -n 2
+
+# Five scenarios with exact figures against the running service; under 30 s (docs/proof.md).
+proof: $(VENV)/.installed
+	@$(BIN)/python tests/standalone/proof.py $(ARGS)
 
 # The npm packages and older SDKs that the tests drive; quick when they are there.
 # Without them their tests are skipped, except under CI=true.
