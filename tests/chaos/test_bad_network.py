@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.chaos.load import Load, compare, has_arrived
-from tests.harness.proxy import Proxy
+from tests.faultproxy import FaultProxy
 from tests.harness.sdk import SdkClient
 from tests.harness.server import Server
 
@@ -52,7 +52,7 @@ async def test_bad_network(
     server = await make_server(settings).start()
     summary: dict[str, Any] = {"seed": seed}
     try:
-        async with Proxy(server.port, seed=seed) as proxy:
+        async with FaultProxy(server.port, seed=seed) as proxy:
             await bad_network(server, proxy, start_host, seed, summary)
     finally:
         with capsys.disabled():
@@ -62,7 +62,7 @@ async def test_bad_network(
 
 async def bad_network(
     server: Server,
-    proxy: Proxy,
+    proxy: FaultProxy,
     start_host: Callable[..., Any],
     seed: int,
     summary: dict[str, Any],
@@ -90,7 +90,7 @@ async def bad_network(
                 fault = faults.choice(list(done))
                 done[fault] += 1
                 if fault == "cut":
-                    proxy.cut()
+                    proxy.reset()
                 elif fault == "stall":
                     proxy.stall()
                     await asyncio.sleep(faults.uniform(0.0, 2.5))

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from tests.conftest import SDKS
+from tests.faultproxy import FaultProxy
 from tests.harness.fixtures import server_with
 from tests.harness.metrics import scrape
-from tests.harness.proxy import Proxy
 from tests.harness.raw import CLOSE, RawClient
 from tests.harness.sdk import SdkClient
 from tests.harness.server import Server
@@ -113,14 +113,14 @@ async def test_200_rounds_of_all_sdks(
     server: Server, code: int, start_host: Callable[..., Any]
 ) -> None:
     await nobody_left(server)
-    async with Proxy(server.port) as proxy:
+    async with FaultProxy(server.port) as proxy:
         await rounds(server, proxy, await made(proxy, server, code, start_host))
     ends = {line["code"] for line in logged(server) if line.get("by") == "server"}
     assert ends == {code}
 
 
 async def made(
-    proxy: Proxy, server: Server, code: int, start_host: Callable[..., Any]
+    proxy: FaultProxy, server: Server, code: int, start_host: Callable[..., Any]
 ) -> list[SdkClient]:
     """Return two clients of each SDK."""
     url = server.url.replace(str(server.port), str(proxy.port))
@@ -136,7 +136,7 @@ async def made(
     return clients
 
 
-async def rounds(server: Server, proxy: Proxy, clients: list[SdkClient]) -> None:
+async def rounds(server: Server, proxy: FaultProxy, clients: list[SdkClient]) -> None:
     before_all = await refused(server)
     for round_ in range(1, 201):
         before = [len(client.log) for client in clients]

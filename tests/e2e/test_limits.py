@@ -7,8 +7,8 @@ from collections import Counter
 
 import pytest
 
+from tests.faultproxy import FaultProxy
 from tests.harness.fixtures import server_with
-from tests.harness.proxy import Proxy
 from tests.harness.raw import Closed, RawClient
 from tests.harness.server import Server
 from tests.harness.tokens import connection, settings
@@ -125,7 +125,7 @@ async def test_the_dead_lock_nobody_out_for_longer_than_one_probe(
     user = f"lost{dead}"
     loop = asyncio.get_running_loop()
     living = Living()
-    async with Proxy(rejecting.port, seed=1) as proxy:
+    async with FaultProxy(rejecting.port, seed=1) as proxy:
         for _ in range(dead):
             assert (await ask(proxy.port, user))[1] is None
         for _ in range(3 - dead):

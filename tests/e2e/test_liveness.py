@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from tests.faultproxy import FaultProxy
 from tests.harness.fixtures import server_with
 from tests.harness.metrics import scrape
-from tests.harness.proxy import Proxy
 from tests.harness.raw import CLOSE, RawClient
 from tests.harness.server import Server
 from tests.harness.tokens import connection, settings
@@ -112,7 +112,7 @@ async def test_a_black_hole_is_noticed(
 ) -> None:
     loop = asyncio.get_running_loop()
     witness = readers(await enter(server.port, "bob"))
-    async with Proxy(server.port, seed=1) as proxy:
+    async with FaultProxy(server.port, seed=1) as proxy:
         victim = readers(await enter(proxy.port, "ann"))
         await asyncio.sleep(2 * TIMEOUT)  # both pong, so nothing happens
         assert await clients(server) == 2
@@ -135,10 +135,10 @@ async def test_a_lost_connection_that_comes_back_never_left(
     bob = readers(await enter(server.port, "bob", "ch"))
     [own] = await bob.until(1)
     assert own["join"]["info"]["user"] == "bob"
-    async with Proxy(server.port, seed=1) as proxy, server.api() as api:
+    async with FaultProxy(server.port, seed=1) as proxy, server.api() as api:
         await enter(proxy.port, "ann", "ch")
         before = (await bob.until(2))[1]["join"]["info"]["client"]
-        proxy.cut()
+        proxy.reset()
         async with asyncio.timeout(10):
             while await clients(server) == 2:
                 await asyncio.sleep(0.02)

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from tests.faultproxy import FaultProxy
 from tests.harness.api import Api
 from tests.harness.fixtures import backends, server_with
-from tests.harness.proxy import Proxy
 from tests.harness.server import Server
 
 MakeClient = Callable[..., Any]
@@ -221,7 +221,7 @@ async def test_exactly_what_is_kept_is_recovered(
 async def test_bad_network_between_client_and_server(
     server: Server, make_client: MakeClient, channel: str, fault: str
 ) -> None:
-    async with Proxy(server.port, seed=20) as proxy, server.api() as api:
+    async with FaultProxy(server.port, seed=20) as proxy, server.api() as api:
         url = server.url.replace(f":{server.port}/", f":{proxy.port}/")
         client = await make_client(url)
         await client.connect()
@@ -234,7 +234,7 @@ async def test_bad_network_between_client_and_server(
             if fault == "stall":
                 proxy.resume()
             else:
-                proxy.cut()
+                proxy.reset()
                 await client.seen("subscribed", round_ + 1)
         await client.seen("publication", 90)
     assert client.publications(channel) == expected(90)
@@ -260,7 +260,7 @@ async def test_dead_link_is_noticed_by_both_sides(
     # A network that swallows everything, as when a laptop changes networks: no end of
     # the connection reaches anybody, only the pings are missing.
     port = impatient.port
-    async with Proxy(port, seed=1) as proxy, impatient.api() as api:
+    async with FaultProxy(port, seed=1) as proxy, impatient.api() as api:
         url = impatient.url.replace(f":{port}/", f":{proxy.port}/")
         client = await make_client(url, ping_delay=0.5)
         await client.connect()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.harness.proxy import Proxy
+from tests.faultproxy import FaultProxy
 from tests.harness.raw import RawClient
 from tests.harness.server import Server
 
@@ -21,7 +21,7 @@ def payload(n: int) -> str:
 
 @pytest.mark.requirement("B75")
 async def test_recovery_over_a_slow_link(server: Server, channel: str) -> None:
-    async with server.api() as api, Proxy(server.port, seed=300) as proxy:
+    async with server.api() as api, FaultProxy(server.port, seed=300) as proxy:
         epoch = (await api.history(channel))["epoch"]
         for n in range(1, COUNT + 1):
             assert await api.publish(channel, payload(n)) == n

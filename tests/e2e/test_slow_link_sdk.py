@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
+from tests.faultproxy import FaultProxy
 from tests.harness.fixtures import server_with
-from tests.harness.proxy import Proxy
 from tests.harness.sdk import SdkClient
 from tests.harness.server import Server
 
@@ -61,7 +61,7 @@ async def recover_all(
     """Miss *count* publications in each channel and recover them at *rate* KB/s."""
     async with (
         server.api() as api,
-        Proxy(server.port, seed=rate, buffer=BUFFER) as proxy,
+        FaultProxy(server.port, seed=rate, buffer=BUFFER) as proxy,
     ):
         url = server.url.replace(str(server.port), str(proxy.port))
         client = await SdkClient.create(host, url)

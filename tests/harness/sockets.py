@@ -26,7 +26,7 @@ def close_all() -> None:
 
 
 class TcpClient:
-    """One outgoing connection on loopback.
+    """One connection, as a rule an outgoing one on loopback.
 
     Attributes:
         sock: The non-blocking socket.
@@ -41,12 +41,18 @@ class TcpClient:
 
     @classmethod
     async def connect(
-        cls, port: int, *, receive_buffer: int | None = None, source: str = ""
+        cls,
+        port: int,
+        *,
+        host: str = "127.0.0.1",
+        receive_buffer: int | None = None,
+        source: str = "",
     ) -> Self:
         """Connect to *port*.
 
         Args:
-            port: Of 127.0.0.1.
+            port: Of *host*.
+            host: An IPv4 address.
             receive_buffer: SO_RCVBUF in bytes; None for the default.
             source: The address to come from, as 127.0.0.2; "" for any.
         """
@@ -59,7 +65,7 @@ class TcpClient:
                 sock.bind((source, 0))
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             loop = asyncio.get_running_loop()
-            await loop.sock_connect(sock, ("127.0.0.1", port))
+            await loop.sock_connect(sock, (host, port))
         except BaseException:
             sock.close()
             raise
