@@ -14,6 +14,7 @@ WORKERS := 3
 PYTEST := $(BIN)/python -m pytest $(ARGS)
 
 .PHONY: audit install lock proof run test test-slow test-tools lint format clean bench
+.PHONY: coverage-of-requirements prove-requirements
 
 install: $(VENV)/.installed
 
@@ -35,6 +36,14 @@ proof: $(VENV)/.installed
 test-tools: $(VENV)/.installed-dev
 	@if [ -x tests/tools/install ]; then \
 	  tests/tools/install || [ "$$CI" != true ]; fi
+
+# Each row of docs/requirements.md with its tests; fails if a live one has none.
+coverage-of-requirements: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.requirements.coverage
+
+# Takes each behaviour away, and sees its tests fail: half an hour, or ARGS=R13.
+prove-requirements: $(VENV)/.installed-dev test-tools
+	$(BIN)/python -m tests.requirements.prove $(ARGS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .

@@ -20,6 +20,7 @@ from tests.harness.py import start_python
 from tests.harness.sdk import Host, SdkClient
 from tests.harness.server import Server, opened
 from tests.harness.sockets import close_all
+from tests.requirements.rows import MARKED, marked
 
 # No deadlines: machines are shared. In continuous integration the examples are the same
 # in each run, so that a failure repeats; elsewhere they are random, and a failure
@@ -33,6 +34,14 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("steadwire")
 
 SDKS = ("js-5.8.0", "python-0.7.0", "js-5.5.3", "python-0.4.4")
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m and -k leave tests out
+def pytest_collection_modifyitems(
+    config: pytest.Config, items: list[pytest.Item]
+) -> None:
+    """Keep which tests show which requirements, and refuse wrong markers."""
+    config.stash[MARKED] = marked(items)
 
 
 @pytest.hookimpl(wrapper=True)
