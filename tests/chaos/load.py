@@ -86,13 +86,13 @@ class Load:
         self._stopping = True
 
 
-async def has_arrived(client: SdkClient, offset: int) -> None:
+async def has_arrived(client: SdkClient, offset: int, within: float = 30.0) -> None:
     """Wait until *client* was given the publication with *offset*."""
     publications = client.events["publication"]
     await client.until(
         lambda: bool(publications) and publications[-1]["offset"] >= offset,
         f"publication {offset}",
-        within=30.0,
+        within=within,
     )
 
 
