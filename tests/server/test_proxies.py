@@ -1,4 +1,7 @@
-"""A client behind nginx and Caddy: no tunnel, with the configurations of the docs."""
+"""Clients behind nginx and Caddy, with the configurations of the docs.
+
+No tunnel is there, and a proxy that ends connections costs nobody a publication.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,15 @@ import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.faultproxy import FaultProxy
+from tests.harness.metrics import scrape
 from tests.harness.process import ROOT, environment, launched
 from tests.harness.raw import RawClient
+from tests.harness.sdk import SdkClient
 from tests.harness.server import Server
 from tests.harness.sockets import TcpClient
 from tests.harness.tools import proxy
@@ -177,3 +184,121 @@ async def test_the_tunnel_is_there_where_a_setting_asks_for_it(
     port = behind("nginx", USUAL, server.port)
     await listening(port)
     assert await status(port, H2C) == b"101"
+
+
+TIMEOUT = "proxy_read_timeout 90s"  # of the documented configuration
+IDLE = "proxy_read_timeout 2s"
+
+
+@pytest.fixture
+async def idle_nginx(
+    make_server: Callable[..., Server], behind: Callable[[str, str, int], int]
+) -> Callable[..., Any]:
+    """Start a server behind the documented nginx that ends it after 2 s of silence."""
+
+    async def start(ping_interval: str) -> tuple[Server, int]:
+        server = make_server(
+            {
+                "STEADWIRE_SERVER_TRUSTED_PROXIES": '["127.0.0.1/32"]',
+                "STEADWIRE_CLIENT_PING_INTERVAL": ping_interval,
+                "STEADWIRE_CLIENT_PONG_TIMEOUT": "0.4",
+            }
+        )
+        await server.start()
+        block = documented("nginx")
+        assert block.count(TIMEOUT) == 1
+        port = behind("nginx", block.replace(TIMEOUT, IDLE), server.port)
+        await listening(port)
+        return server, port
+
+    return start
+
+
+async def joined(
+    port: int, start_host: Callable[..., Any], channel: str
+) -> list[SdkClient]:
+    """Return a subscriber of each language."""
+    clients = []
+    for sdk in ("js-5.8.0", "python-0.7.0"):
+        host = await start_host(sdk)
+        url = f"ws://127.0.0.1:{port}/connection/websocket"
+        client = await SdkClient.create(host, url)
+        await client.connect()
+        await client.subscribe(channel)
+        clients.append(client)
+    return clients
+
+
+def compare(clients: list[SdkClient], channel: str, count: int) -> None:
+    """Hold each client to every offset once, and every reconnect to its recovery."""
+    for client in clients:
+        assert client.offsets(channel) == list(range(1, count + 1))
+        again = client.events["subscribed"][1:]
+        assert all(one["was_recovering"] and one["recovered"] for one in again)
+        assert client.events["disconnected"] == []
+
+
+@pytest.mark.slow
+@pytest.mark.requirement("L13")
+async def test_pings_below_the_idle_time_keep_a_silent_connection(
+    idle_nginx: Callable[..., Any], start_host: Callable[..., Any], channel: str
+) -> None:
+    server, port = await idle_nginx("0.5")
+    clients = await joined(port, start_host, channel)
+    async with server.api() as api:
+
+        async def pongs() -> float:
+            return (await scrape(api))["commands_total{pong}"]
+
+        enough = await pongs() + 2 * 14  # 7 s, more than three times the idle time
+
+        async def quiet() -> bool:
+            return await pongs() >= enough
+
+        await until(quiet, 60.0, "fourteen pongs of each client")
+        assert await api.publish(channel, "after the silence") == 1
+    for client in clients:
+        await client.seen("publication", 1)
+        assert len(client.events["connecting"]) == 1
+    compare(clients, channel, 1)
+
+
+@pytest.mark.slow
+@pytest.mark.requirement("L13")
+async def test_pings_above_the_idle_time_cost_connections_and_no_publication(
+    idle_nginx: Callable[..., Any], start_host: Callable[..., Any], channel: str
+) -> None:
+    server, port = await idle_nginx("25")
+    clients = await joined(port, start_host, channel)
+    count = 0
+    async with server.api() as api:
+        for cut in range(1, 4):
+            for client in clients:  # nginx has ended it, for nothing was said
+                await client.seen("connecting", cut + 1)
+            for _ in range(20):  # some while away, some live
+                count += 1
+                assert await api.publish(channel, count) == count
+            for client in clients:
+                await client.seen("publication", count)
+    compare(clients, channel, count)
+
+
+@pytest.mark.requirement("L13", "B72")
+async def test_a_proxy_that_cuts_all_the_time_costs_no_publication(
+    idle_nginx: Callable[..., Any], start_host: Callable[..., Any], channel: str
+) -> None:
+    server, port = await idle_nginx("25")
+    count = 0
+    async with FaultProxy(port, seed=13) as proxy, server.api() as api:
+        clients = await joined(proxy.port, start_host, channel)
+        for cut in range(1, 9):
+            for n in range(20):
+                count += 1
+                assert await api.publish(channel, count) == count
+                if n == 10:
+                    (proxy.cut if cut % 2 else proxy.reset)()
+            for client in clients:
+                await client.seen("subscribed", cut + 1)
+                await client.seen("publication", count)
+    compare(clients, channel, count)
+    assert [len(client.events["connecting"]) for client in clients] == [9, 9]
