@@ -276,9 +276,19 @@ class ClientConnection:
         return self._outbox.sent
 
     @property
+    def messages_displaced(self) -> int:
+        """Messages that its full queue had no room for (count)."""
+        return self._outbox.displaced
+
+    @property
     def queued_bytes(self) -> int:
         """Bytes that wait for its socket."""
         return self._outbox.size
+
+    @property
+    def stuck_bytes(self) -> int:
+        """Bytes that wait because its socket takes no more."""
+        return self._outbox.stuck
 
     def disconnect(self, close: Close) -> None:
         """Close it; harmless when it is closing already."""
@@ -372,7 +382,13 @@ class ClientConnection:
         self._timer.stop()
         self._context.limits.remove(self._record)
         now = self._clock.now()
-        self._lifecycle.closed(code, now, sent=outbox.sent, dropped=outbox.dropped)
+        self._lifecycle.closed(
+            code,
+            now,
+            sent=outbox.sent,
+            dropped=outbox.dropped,
+            displaced=outbox.displaced,
+        )
 
     # session.Port
 

@@ -121,7 +121,9 @@ class LifecycleLog:
             self._close = close
             log.debug("connection closing", connection=self._client, code=close.code)
 
-    def closed(self, code: int | None, now: float, *, sent: int, dropped: int) -> None:
+    def closed(
+        self, code: int | None, now: float, *, sent: int, dropped: int, displaced: int
+    ) -> None:
         """Log and count its end; only the first call counts.
 
         Args:
@@ -129,6 +131,7 @@ class LifecycleLog:
             now: The time.
             sent: Messages that were written.
             dropped: Messages that were not.
+            displaced: Those of them that were dropped while it went on.
         """
         if self._ended:
             return
@@ -141,8 +144,9 @@ class LifecycleLog:
             by = "protocol"
         metrics.closes.add(by if code is None or by == "client" else code)
         metrics.sent.add(sent)
-        if dropped:
-            metrics.drops.add(_cause(close), dropped)
+        metrics.displaced.add(displaced)
+        if dropped > displaced:
+            metrics.drops.add(_cause(close), dropped - displaced)
         if not self._connected:
             metrics.connects.add(self._outcome())
         log.info(

@@ -11,9 +11,18 @@ Invariants:
 * One write at a time; messages leave in the order of `put`, pings excepted, which go
   to the front: they have no order to keep, and must be on schedule. Nothing goes before
   the first message.
-* What waits is at most `queue_size` bytes, as they are on the socket. One message more
-  is overflow: everything waiting is dropped and the connection ends with 3008. The
-  client recovers from its position, so nothing is lost that had an offset.
+* What waits is at most `queue_size` bytes, as they are on the socket. For a message
+  more, what may be dropped (`service.core.priority`) makes room: first everything of
+  the lowest priority, and if that is not enough, of the next. A message that may be
+  dropped itself displaces its own priority and lower ones; if it still has no room, it
+  is the one that is dropped. What stays keeps its order.
+* From then on the queue is *pressed*: what was dropped from it is not accepted, until
+  the next message finds it half empty. So it is looked through once for each priority
+  while it drains by half, and not once for each message. A queue that is not full costs
+  nothing: the bound is what tells a message to look.
+* Without room for a message that must not be dropped, everything waiting is dropped and
+  the connection ends with 3008. The client recovers from its position, so nothing is
+  lost that had an offset. Replies and pings are never dropped alone.
 * A write of which the peer takes less than `LEAST_RATE` during `write_timeout` is
   final: it may be partial, so the connection ends with 3009 and the socket is not used
   for messages again. So a slow peer gets its time, one that reads nothing has
@@ -24,6 +33,16 @@ Invariants:
 * `put` calls nothing but `failed`, and that at most once.
 * A message that has no form in the connection's encoding ends it with 3506, before
   anything that was put after it: no client is left with a hole.
+* Every message that was put before the end is counted once: `sent` when it is handed to
+  the socket, else `dropped`, and `displaced` too if the connection went on. It leaves
+  the queue before its write has ended: what a write that fails had taken counts as
+  sent. The failure ends the connection, and the client recovers what had an offset.
+
+Interleavings that could break these, each a test: the queue overflows while a write is
+under way, whose messages are not in it any more; between a `put` and the flush that it
+asked for, everything waiting is displaced; a ping overflows it; it overflows before the
+first message is written; the connection ends, from inside `put`, in the middle of a
+fan-out; a pressed queue is emptied by a write, or by `close` and `drop`.
 """
 
 from __future__ import annotations
@@ -43,6 +62,7 @@ from service.core.errors import (
     CodecError,
 )
 from service.core.ports import Clock, Encoding, Frame, Send, Timer
+from service.core.priority import Priority, priority_of
 from service.settings import ClientSettings
 
 __all__ = ["Flusher", "Outbox"]
@@ -108,7 +128,8 @@ class Outbox:
 
     Attributes:
         sent: Messages handed to the socket.
-        dropped: Messages that were forgotten.
+        dropped: Messages that were not.
+        displaced: Those of them that made room, or found none, in a full queue.
     """
 
     __slots__ = (
@@ -120,6 +141,8 @@ class Outbox:
         "_failed",
         "_flusher",
         "_held",
+        "_limit",
+        "_pressed",
         "_progress",
         "_queue",
         "_send",
@@ -128,6 +151,7 @@ class Outbox:
         "_taken",
         "_task",
         "_timer",
+        "displaced",
         "dropped",
         "sent",
     )
@@ -154,6 +178,9 @@ class Outbox:
         self._failed = failed
         self._queue: deque[Frame] = deque()
         self._size = 0  # bytes waiting, not counting the write under way
+        # Where `put` begins to look at priorities: the bound, or 0 while pressed.
+        self._limit = settings.queue_size
+        self._pressed = 0  # what is not accepted: this priority, and lower ones
         self._held = False
         self._task: asyncio.Task[None] | None = None
         self._timer: Timer | None = None
@@ -162,6 +189,7 @@ class Outbox:
         self._end: Callable[[], object] | None = None
         self.sent = 0
         self.dropped = 0
+        self.displaced = 0
 
     @property
     def idle(self) -> bool:
@@ -172,6 +200,11 @@ class Outbox:
     def size(self) -> int:
         """Bytes waiting."""
         return self._size
+
+    @property
+    def stuck(self) -> int:
+        """Bytes waiting because the socket takes no more; 0 if it does."""
+        return self._size if self._task is not None else 0
 
     def put(self, text: str, *, first: bool = False) -> None:
         """Write a message, now or later; dropped when the connection is ending."""
@@ -188,9 +221,7 @@ class Outbox:
         queue = self._queue
         # A message larger than the whole queue is let through alone: refusing it
         # would close every subscriber again and again.
-        if queue and self._size + size > self._settings.queue_size:
-            self.dropped += 1
-            self._fail(SLOW)
+        if queue and self._size + size > self._limit and not self._admit(message, size):
             return
         self._size += size
         if first:
@@ -202,6 +233,43 @@ class Outbox:
         if self._task is None and not self._held:
             self._held = True
             self._flusher.add(self)
+
+    def _admit(self, message: Frame, size: int) -> bool:
+        """Make room for a message in a full or pressed queue, or drop it, or fail."""
+        bound = self._settings.queue_size
+        if self._size <= bound // 2:
+            self._limit, self._pressed = bound, 0
+        own = priority_of(message)
+        if own is not None and own <= self._pressed:
+            self._displace(1)
+            return False
+        for priority in Priority:
+            if not self._queue or self._size + size <= bound:
+                return True
+            if self._pressed < priority and (own is None or own >= priority):
+                self._limit, self._pressed = 0, priority
+                self._drop(priority)
+        if not self._queue or self._size + size <= bound:
+            return True
+        if own is not None:
+            self._displace(1)
+            return False
+        self.dropped += 1
+        self._fail(SLOW)
+        return False
+
+    def _drop(self, priority: Priority) -> None:
+        """Take the messages of *priority* out of the queue."""
+        queue, size_of = self._queue, self._encoding.size
+        kept = [message for message in queue if priority_of(message) != priority]
+        self._displace(len(queue) - len(kept))
+        queue.clear()
+        queue.extend(kept)
+        self._size = sum(map(size_of, kept))
+
+    def _displace(self, count: int) -> None:
+        self.dropped += count
+        self.displaced += count
 
     def close(self, end: Callable[[], object]) -> None:
         """Accept nothing more, write what waits, then call *end*."""

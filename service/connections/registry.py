@@ -74,8 +74,16 @@ class Connection(Protocol):
         """Messages handed to its socket (count)."""
 
     @property
+    def messages_displaced(self) -> int:
+        """Messages that its full queue had no room for (count)."""
+
+    @property
     def queued_bytes(self) -> int:
         """Bytes that wait for its socket."""
+
+    @property
+    def stuck_bytes(self) -> int:
+        """Bytes that wait because its socket takes no more."""
 
     def disconnect(self, close: Close) -> None:
         """Close it; harmless when it is closing already."""

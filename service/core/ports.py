@@ -84,7 +84,7 @@ class Encoding(Protocol):
     gap: int
 
     def encode(self, text: str) -> Frame:
-        """Return a message of JSON text in this form.
+        """Return a message of JSON text in this form, with its priority if it has one.
 
         Raises:
             CodecError: The message has no such form.

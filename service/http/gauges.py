@@ -107,6 +107,14 @@ def _add_connections(metrics: Metrics, runtime: Runtime) -> None:
         "Messages handed to clients' sockets: replies, pushes and pings.",
         lambda: metrics.sent.value + sum(one.messages_sent for one in registry),
     )
+    metrics.total(
+        "messages_displaced",
+        "Pushes without an offset that were dropped for lack of room in the full queue "
+        "of a slow client, whose connection went on.",
+        lambda: (
+            metrics.displaced.value + sum(one.messages_displaced for one in registry)
+        ),
+    )
     metrics.gauge(
         "queued_bytes",
         "Bytes that wait for clients' sockets.",
@@ -216,11 +224,6 @@ def _add_heartbeat(metrics: Metrics, runtime: Runtime) -> None:
             "clock_skew": heartbeat.clock_skew_corrections,
         },
         "cause",
-    )
-    metrics.total(
-        "rapid_activity",
-        "Frames and pongs of a client less than 0.1 s after the one before.",
-        lambda: heartbeat.rapid,
     )
 
 

@@ -10,7 +10,8 @@ I8 `Subscription.base` is the payload that its client was handed last, in the re
    that was skipped. A delta is made from that payload and from no other, so that a
    client that applies each to what it got before has every payload. It is not the
    publication one offset below: that may have been erased since, or another without
-   offset came after it.
+   offset came after it. So no push of these may be dropped from an outbox, not even one
+   without offset: they have no `service.core.priority`.
 I9 When a publication is committed, it is encoded at most three times, however many
    subscriptions there are: as it is; as a delta from `Topic.newest`, which is what live
    subscriptions were handed last; and in full, for those that were handed something

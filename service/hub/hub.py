@@ -41,6 +41,7 @@ from service.core.model import (
 )
 from service.core.ports import AppendDone, Clock, Committed, History, Store
 from service.core.position import PIECE, is_recovered
+from service.core.priority import DroppableText, Priority
 from service.hub.catchup import CatchUp, Spawn
 from service.hub.deltas import DeltaPushes
 from service.hub.position_check import PositionCheck
@@ -117,6 +118,7 @@ class Hub:
         if topic.deltas:
             deltas = DeltaPushes(topic, publication, delta=delta)
         if offset == 0:
+            text = DroppableText(text, Priority.PUBLICATION)
             self._deliver_without_offset(topic, text, deltas)
             return
         if epoch != topic.epoch:
@@ -314,7 +316,8 @@ class Hub:
         finally:
             self._pushing_leaves = False
 
-    def _announce(self, topic: Topic, text: str) -> None:
+    def _announce(self, topic: Topic, push: str) -> None:
+        text = DroppableText(push, Priority.JOIN_LEAVE)
         for subscription in tuple(topic.subscriptions):
             hears = subscription.joined and subscription.subscriber.receives_join_leave
             if hears and not subscription.left:

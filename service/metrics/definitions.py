@@ -68,11 +68,13 @@ class Metrics:
     Attributes:
         families: All metrics, in the order in which they are shown.
         sent: Messages sent to ended connections; open ones count their own.
+        displaced: Messages that the full queues of ended connections had no room for.
     """
 
     def __init__(self) -> None:
         self.families: list[Family] = []
         self.sent = Counter()
+        self.displaced = Counter()
         self.opened = self._counter(
             "connections_opened",
             "Connections accepted, whether they send a connect or not.",

@@ -30,6 +30,7 @@ from google.protobuf.message import DecodeError, Message
 
 from _speedups import check
 from service.core.errors import CodecError
+from service.core.priority import DroppableBytes, DroppableText
 from service.protocol import client_pb2
 from service.protocol.commands import NOT_JSON, Command, read_commands
 from service.protocol.replies import PING
@@ -135,15 +136,18 @@ class Protobuf:
         for known, data in self._before:
             if known is text:
                 return data
+        plain = str(text)  # msgspec takes no subclass
         try:
             try:
-                record = _from_json(text)
+                record = _from_json(plain)
             except msgspec.DecodeError:
-                record = _from_json(_ESCAPES.sub(_replaced, text))
+                record = _from_json(_ESCAPES.sub(_replaced, plain))
             body = _built("Reply", record).SerializeToString()
         except (ValueError, TypeError, RecursionError) as error:
             raise CodecError("a message without a form in protobuf") from error
         data = _varint(len(body)) + body
+        if isinstance(text, DroppableText):
+            data = DroppableBytes(data, text.priority)
         self._before = (self._last, self._before[0])
         self._last = (text, data)
         return data

@@ -198,8 +198,8 @@ class ClientSettings(Section, frozen=True, kw_only=True):
             client gets a temporary error. Below the SDKs' 5 s.
         write_timeout: A write of which the peer takes less than 1 KiB per second
             during this time ends the connection with 3009.
-        queue_size: Bytes waiting for one connection's socket; beyond, close 3008 and
-            the client recovers.
+        queue_size: Bytes waiting for one connection's socket; beyond, pushes without an
+            offset make room, then close 3008 and the client recovers.
         frame_size: Waiting messages are joined into frames of at most this size.
         recovery_size: Recovered publications handed over at once, in a reply or as
             pushes, at most; at first, and on a slow link, it is 16 KiB.

@@ -37,8 +37,8 @@ def test_the_first_reason_of_the_server_counts_and_only_the_first_end() -> None:
     log.closing(SLOW)
     log.closing(SHUTDOWN)
     with capture_logs() as lines:
-        log.closed(1000, 12.0, sent=3, dropped=2)
-        log.closed(1006, 13.0, sent=9, dropped=9)
+        log.closed(1000, 12.0, sent=3, dropped=2, displaced=0)
+        log.closed(1006, 13.0, sent=9, dropped=9, displaced=9)
     [line] = lines
     assert (line["by"], line["code"], line["reason"]) == ("server", 3008, SLOW.reason)
     assert (line["seconds"], line["messages"], line["dropped"]) == (2.0, 3, 2)
@@ -60,7 +60,7 @@ def test_the_first_reason_of_the_server_counts_and_only_the_first_end() -> None:
 def test_who_ended_it(code: int | None, by: str, label: str | int) -> None:
     log, metrics = opened()
     with capture_logs() as lines:
-        log.closed(code, 10.0, sent=0, dropped=0)
+        log.closed(code, 10.0, sent=0, dropped=0, displaced=0)
     assert (lines[0]["by"], lines[0]["code"]) == (by, code)
     assert counted(metrics.closes.values) == {label: 1}
 
@@ -73,8 +73,17 @@ def test_why_messages_were_dropped(close: Close | None, cause: str) -> None:
     log, metrics = opened()
     if close is not None:
         log.closing(close)
-    log.closed(1006, 10.0, sent=0, dropped=1)
+    log.closed(1006, 10.0, sent=0, dropped=1, displaced=0)
     assert counted(metrics.drops.values) == {cause: 1}
+
+
+def test_what_was_dropped_while_it_went_on_has_no_cause_in_its_end() -> None:
+    log, metrics = opened()
+    with capture_logs() as lines:
+        log.closed(1006, 10.0, sent=0, dropped=5, displaced=3)
+    assert lines[0]["dropped"] == 5
+    assert counted(metrics.drops.values) == {"gone": 2}
+    assert metrics.displaced.value == 3
 
 
 @pytest.mark.requirement("L25")
@@ -98,7 +107,7 @@ def test_how_a_connect_ended(
         log.refused(error)
     if close is not None:
         log.closing(close)
-    log.closed(1006, 10.0, sent=0, dropped=0)
+    log.closed(1006, 10.0, sent=0, dropped=0, displaced=0)
     assert counted(metrics.connects.values) == {outcome: 1}
 
 
@@ -106,5 +115,5 @@ def test_an_error_after_the_connect_does_not_change_how_it_ended() -> None:
     log, metrics = opened()
     log.connected(UserId(""), 10.0)
     log.refused(INTERNAL)
-    log.closed(1000, 11.0, sent=0, dropped=0)
+    log.closed(1000, 11.0, sent=0, dropped=0, displaced=0)
     assert counted(metrics.connects.values) == {"ok": 1}
