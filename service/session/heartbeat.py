@@ -56,7 +56,6 @@ class Heartbeat:
         late: Pongs of orphaned pings, ignored.
         rejected_samples: Round trips over 30 s, which say nothing about the link.
         clock_skew_corrections: Round trips that no monotonic clock can give.
-        rapid: Signs of life less than 0.1 s after the one before.
     """
 
     def __init__(self, timeout: float) -> None:
@@ -70,7 +69,6 @@ class Heartbeat:
         self.late = 0
         self.rejected_samples = 0
         self.clock_skew_corrections = 0
-        self.rapid = 0
         self._dead: OrderedDict[ClientId, float] = OrderedDict()
 
     def step(self, client: ClientId, before: Level, after: Level) -> None:

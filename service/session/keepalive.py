@@ -28,9 +28,6 @@ __all__ = ["Due", "Keepalive"]
 SUSPECT = 0.8
 """Part of the timeout after which a silent connection is suspect."""
 
-RAPID = 0.1
-"""Seconds; signs of life closer together are counted."""
-
 AGE_SPREAD = 0.05
 """Part of the maximum age by which connections are closed earlier, at random: ten
 thousand that came together do not go together."""
@@ -145,8 +142,6 @@ class Keepalive:
 
     def hear(self, now: float) -> None:
         """Take a sign of life."""
-        if now - self.heard < RAPID:
-            self._heartbeat.rapid += 1
         self.heard = now
         if self.level is not Level.HEALTHY:
             self._step(Level.HEALTHY)

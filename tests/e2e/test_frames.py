@@ -113,3 +113,29 @@ async def reply(client: RawClient) -> dict[str, Any]:
     assert frame.opcode == TEXT
     message: dict[str, Any] = json.loads(frame.payload.decode().split("\n")[-1])
     return message
+
+
+@pytest.mark.requirement("R35")
+async def test_signs_of_life_in_quick_succession_are_free_up_to_their_budgets(
+    server: Server,
+) -> None:
+    before = await refused(server)
+    async with await server.raw() as client:
+        # Far less than 0.1 s apart: commands, then pings of the protocol.
+        await client.send(
+            *({"id": n, "history": {"channel": "h"}} for n in range(9, 59))
+        )
+        for number in range(9, 59):
+            assert (await client.message())["id"] == number
+        for number in range(50):
+            await client.send_frame(PING, b"%d" % number)
+        for number in range(50):
+            while (frame := await client.frame()).opcode != PONG:
+                pass
+            assert frame.payload == b"%d" % number
+        assert await refused(server) == before
+        # One second's worth is 10, and 100 may come at once.
+        for number in range(1000):
+            await client.send_frame(PING, b"%d" % number)
+        assert await code_of(client) == 3013
+    assert await refused(server) == before + 1

@@ -14,7 +14,6 @@ _SAMPLED = (
     "steadwire_loop_lag_seconds_count",
     "steadwire_queue_depth_bytes_count",
     "steadwire_publish_to_write_seconds_count",
-    "steadwire_rapid_activity_total",
     "steadwire_store_reads_total",
     "steadwire_sweeps_total",
 )
