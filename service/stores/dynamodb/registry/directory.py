@@ -139,7 +139,12 @@ class DynamodbDirectory:
             raise StartupError(f"this server cannot be registered: {error}") from error
 
     async def close(self) -> None:
-        """Leave the deployment; other nodes delete the records that are left."""
+        """Leave the deployment; other nodes delete the records that are left.
+
+        Harmless when `start` was not called or has failed.
+        """
+        if not self.nodes.name:
+            return
         if self._touching is not None:
             self._touching.cancel()
             await asyncio.gather(self._touching, return_exceptions=True)

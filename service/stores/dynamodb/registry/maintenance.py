@@ -83,6 +83,7 @@ class Maintenance:
         self._heartbeat_every = node_timeout / HEARTBEATS
         self._rng = rng or random.SystemRandom()
         self._tasks: list[asyncio.Task[None]] = []
+        self._closed = False
 
     async def start(self) -> None:
         """Register the process, and begin.
@@ -97,14 +98,18 @@ class Maintenance:
         ]
 
     async def close(self) -> None:
-        """Stop, and leave the deployment. Safe to call twice."""
+        """Stop, and leave the deployment. Safe to call twice, and if `start` failed.
+
+        A start that failed may have registered this node all the same: its answer can
+        have been lost.
+        """
         tasks, self._tasks = self._tasks, []
-        if not tasks:
-            return
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await self.directory.close()
+        if not self._closed:
+            self._closed = True
+            await self.directory.close()
 
     async def _keep_alive(self) -> None:
         while True:

@@ -72,6 +72,8 @@ class Nodes:
             StoreError: The row may not be there.
         """
         name = uuid.uuid4().hex[:16]
+        if not self.name:
+            self.name = name  # the answer may be lost, and the row must not stay
         until = self._now() + round(self._timeout * 1000)
         await self._client.call(
             "put_item",

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 
 from structlog.testing import capture_logs
 
 from tests.stores.dynamodb.registry.fleet import (
+    Process,
     admit,
     nothing,
     present,
     subscribe,
 )
-from tests.stores.dynamodb.support import Faults
+from tests.stores.dynamodb.support import Faults, client_for
 
 
 async def test_any_process_reaps_dead_nodes(make_fleet, clock):
@@ -147,3 +149,30 @@ async def test_connections_that_a_process_leaves_behind_are_removed_at_once(make
     await one.close()
     await two.maintenance.reap()
     assert nothing(fleet.check())
+
+
+async def test_a_start_that_was_cancelled_leaves_no_row(make_fleet, store_clock):
+    """The row was written, but its answer did not come: the close deletes it."""
+    fleet = await make_fleet()
+    written, go_on = threading.Event(), threading.Event()
+    faults = Faults()
+
+    def late(operation):
+        if operation == "PutItem":
+            written.set()
+            go_on.wait(30)
+
+    faults.after.append(late)
+    client = client_for(fleet.settings, store_clock, faults)
+    await client.start()
+    process = Process(client, fleet, 7)
+    start = asyncio.create_task(process.maintenance.start())
+    assert await asyncio.to_thread(written.wait, 30)
+    start.cancel()
+    await asyncio.gather(start, return_exceptions=True)
+    go_on.set()
+    assert [item["pk"]["S"] for item in fleet.items()] == ["NODES"]
+    await process.maintenance.close()
+    await process.maintenance.close()
+    assert fleet.items() == []
+    await client.close()
