@@ -10,9 +10,18 @@ While it is open, or half-open with its one probe under way, no call but the pro
 be made. A call that began earlier may still end: its success closes the breaker in any
 state, since the remote service has answered.
 
+"Remote service" is DynamoDB, or the file of the embedded store: whatever may be gone
+while this process runs. Mistakes of a caller are reported neither as a success nor as a
+failure.
+
 1.0 s after the breaker opened, `cleanup` is called once if it has not closed by then:
 the caller gives back what only works while the remote service answers. Each timer
 checks the state again, so a timer that raced with a recovery does nothing.
+
+Interleavings: a late failure of an older call while it is open puts off no probe; a
+late success while a probe is under way closes it, and the end of that probe is one more
+report; a probe that cannot even begin counts as one that failed, or the breaker would
+stay half-open for ever.
 
 Event loop only, no tasks: `close` cancels the timers, and nothing is left to wait for.
 
@@ -47,12 +56,15 @@ class Breaker:
         probe: Begins one call, whose end is reported to `succeeded` or `failed`.
         cleanup: Called once, 1.0 s after an opening that lasts.
         rng: Spreads the probes of many processes by up to 0.1 s.
-        changed: Called with each new state and its reason, for logs and metrics.
+        changed: Called with each new state and its reason.
 
     Attributes:
         state: ``closed``, ``open`` or ``half-open``.
         reason: The cause of the last failure, in a few words; "" when closed.
         openings: Changes from closed to open so far; count.
+        recoveries: Changes back to closed so far; count.
+        listeners: Each is called with True when it has opened, and with False when it
+            has closed again; not for what is between.
     """
 
     def __init__(
@@ -67,6 +79,8 @@ class Breaker:
         self.state: BreakerState = "closed"
         self.reason = ""
         self.openings = 0
+        self.recoveries = 0
+        self.listeners: list[Callable[[bool], object]] = []
         self._clock = clock
         self._begin_probe = probe
         self._clean_up = cleanup
@@ -91,7 +105,9 @@ class Breaker:
         self.reason = ""
         self._probes = 0
         self._cancel()
+        self.recoveries += 1
         self._enter("closed")
+        self._tell(opened=False)
 
     def failed(self, reason: str) -> None:
         """Report a call that did not reach the remote service, or got no answer."""
@@ -106,6 +122,7 @@ class Breaker:
             when = self._clock.now() + CLEANUP_AFTER
             self._cleanup_timer = self._clock.call_at(when, self._cleanup)
             self._wait()
+            self._tell(opened=True)
 
     def close(self) -> None:
         """Cancel the timers: no probe and no cleanup is called any more."""
@@ -123,7 +140,11 @@ class Breaker:
         self._probe_timer = None
         if self.state == "open" and not self._ended:
             self._enter("half-open")
-            self._begin_probe()
+            try:
+                self._begin_probe()
+            except BaseException as error:
+                self.failed(type(error).__name__)
+                raise
 
     def _cleanup(self) -> None:
         self._cleanup_timer = None
@@ -133,6 +154,10 @@ class Breaker:
     def _enter(self, state: BreakerState) -> None:
         self.state = state
         self._changed(state, self.reason)
+
+    def _tell(self, *, opened: bool) -> None:
+        for listener in self.listeners:
+            listener(opened)
 
     def _cancel(self) -> None:
         for timer in (self._probe_timer, self._cleanup_timer):

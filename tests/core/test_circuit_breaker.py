@@ -149,3 +149,43 @@ def test_nothing_is_called_after_the_end(around):
     around.clock.advance(100.0)
     assert (around.probes, around.cleanups) == ([], [])
     assert around.clock.pending == []
+
+
+@pytest.mark.parametrize("error", [ValueError, SystemExit])
+@pytest.mark.requirement("R15")
+def test_a_probe_that_cannot_begin_counts_as_failed(around, error):
+    probes = []
+
+    def begin():
+        probes.append(around.clock.now())
+        raise error
+
+    around.breaker = Breaker(
+        around.clock,
+        probe=begin,
+        cleanup=lambda: None,
+        rng=random.Random(1),
+        changed=lambda state, reason: None,
+    )
+    around.fail(3)
+    for count in (1, 2):
+        with pytest.raises(error):
+            around.clock.advance(4.1)
+        assert (around.breaker.state, len(probes)) == ("open", count)
+        assert around.breaker.reason == error.__name__
+
+
+@pytest.mark.requirement("R15")
+def test_listeners_hear_of_an_opening_and_of_the_recovery_alone(around):
+    heard = []
+    around.breaker.listeners.append(heard.append)
+    around.fail(2)
+    assert heard == []
+    around.fail(3)
+    around.clock.advance(0.6)
+    around.fail()
+    assert heard == [True]
+    around.breaker.succeeded()
+    around.breaker.succeeded()
+    assert heard == [True, False]
+    assert around.breaker.recoveries == 1
