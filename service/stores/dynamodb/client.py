@@ -301,6 +301,8 @@ class Client:
             failure = classified
         if failure.kind in ("transport", "refused"):
             self.breaker.failed(failure.text)
+            if self.breaker.closed:
+                _log.warning("DynamoDB has failed a call", reason=failure.text)
         else:
             self.breaker.succeeded()
         return failure
@@ -361,17 +363,25 @@ class Client:
         self._probing = asyncio.get_running_loop().create_task(self._probe())
 
     async def _probe(self) -> None:
-        """Read one item, whether or not it exists."""
+        """Read one item, whether or not it exists; report exactly one outcome."""
         key = {"pk": {"S": "PROBE"}, "sk": {"S": "PROBE"}}
         deadline = self._clock.now() + self._settings.timeout
         request = {"TableName": self.table, "Key": key}
+        reason = "no thread was free for the probe"
         try:
             await self._attempt("get_item", request, deadline, repeated=False)
         except StoreBusy as error:  # it was not sent
-            self.breaker.failed(str(error))
-        except Exception as error:
+            reason = str(error)
+        except BaseException as error:
+            reason = type(error).__name__
+            if not isinstance(error, Exception):
+                raise
             _log.error("a probe of DynamoDB failed", **describe(error))
-            self.breaker.failed(type(error).__name__)
+        finally:
+            # An attempt that did not reach the table, or was cancelled, has told the
+            # breaker nothing: without a report it would be half-open for ever.
+            if self.breaker.state == "half-open":
+                self.breaker.failed(reason)
 
     def _disconnect(self) -> None:
         """Drop the idle connections: new ones resolve the host name again."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 
+import psutil
 import pytest
 
 from service.core.errors import StoreBusy, StoreError, StoreUnavailable
@@ -203,7 +204,22 @@ async def test_three_refusals_open_the_breaker_and_a_probe_closes_it(client, fau
     assert await stored(client) == {"n": 1}
 
 
-async def test_the_idle_connections_are_dropped_while_it_is_open(client, faults):
+def sockets(port):
+    """Return how many connections this process has to a port."""
+    return sum(
+        connection.raddr and connection.raddr.port == port
+        for connection in psutil.Process().net_connections("tcp")
+        if connection.status == psutil.CONN_ESTABLISHED
+    )
+
+
+@pytest.mark.requirement("R16")
+async def test_the_idle_connections_are_dropped_while_it_is_open(
+    ministack, make_client, faults
+):
+    settings = ministack.settings()
+    client = await make_client(settings)
+    await table.create(client, settings)
     down = [True]
     faults.before.append(
         lambda operation: refusal("InternalServerError", 500) if down[0] else None
@@ -211,12 +227,46 @@ async def test_the_idle_connections_are_dropped_while_it_is_open(client, faults)
     calls = [client.call("put_item", put(client, n=n)) for n in range(3)]
     for outcome in await asyncio.gather(*calls, return_exceptions=True):
         assert isinstance(outcome, OutcomeUnknown)
-    await asyncio.sleep(0.6)  # R16: past the cleanup, a second after the opening
+    assert client.breaker.state != "closed"
+    before = sockets(ministack.port)
+    assert before >= 1
+    # R16: a second after the opening. Probes meanwhile fail before they are sent.
+    async with asyncio.timeout(10.0):
+        while sockets(ministack.port) >= before:
+            assert not client.breaker.closed
+            await asyncio.sleep(0.05)  # between two looks
     down[0] = False
     while not client.breaker.closed:
         await asyncio.sleep(0.05)
     await client.call("put_item", put(client, n=7))
     assert await stored(client) == {"n": 7}
+
+
+class Gone(BaseException):
+    """Whatever may end a task that is not an `Exception`."""
+
+
+@pytest.mark.requirement("R15")
+@pytest.mark.parametrize("error", [Gone, asyncio.CancelledError, ValueError])
+async def test_a_probe_that_dies_does_not_leave_it_half_open(client, faults, error):
+    faults.before.append(times(3, lambda _: refusal("AccessDeniedException")))
+    for _ in range(3):
+        with pytest.raises(StoreUnavailable):
+            await client.call("put_item", put(client, n=1))
+    probes = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
+
+    def dying(operation):
+        if operation == "GetItem" and not probes:
+            probes.append(client.breaker.state)
+            raise error
+
+    faults.before.append(dying)
+    async with asyncio.timeout(10.0):
+        while not client.breaker.closed:
+            await asyncio.sleep(0.05)
+    assert probes == ["half-open"]
+    await client.call("put_item", put(client, n=1))
 
 
 async def test_more_calls_than_may_wait_are_refused(ministack, make_client, faults):
