@@ -351,8 +351,9 @@ class StoreSettings(Section, frozen=True, kw_only=True):
         cache_size: Bytes of the newest publications kept in memory, over all channels.
         queue_size: Bytes of publications waiting for the writer; beyond, publishes
             fail with a temporary error.
-        lock_timeout: SQLite: how long a commit waits for another process that holds the
-            database; then its publications fail with a temporary error.
+        lock_timeout: SQLite: how long a try to commit waits for another process that
+            holds the database. It is tried again within 2 s of the beginning; then its
+            publications fail with a temporary error.
         sweep_interval: SQLite: seconds between deletions of what has expired, after
             which free space is given back to the disk.
         max_size: SQLite: bytes of the store; beyond, publishes that would be kept fail

@@ -74,15 +74,11 @@ def make_upkeep(
 
 
 def add_store_metrics(metrics: Metrics, store: SqliteStore | DynamodbStore) -> None:
-    """Show what *store* counts. Every metric is there with either store.
-
-    With SQLite the breaker of DynamoDB is shown as closed.
-    """
+    """Show what *store* counts. Every metric is there with either store."""
     client = None if isinstance(store, SqliteStore) else store.client
 
     def states() -> dict[str, float]:
-        present = "closed" if client is None else client.breaker.state
-        return {state: float(state == present) for state in _BREAKER_STATES}
+        return {state: float(state == store.breaker.state) for state in _BREAKER_STATES}
 
     metrics.total(
         "store_reads",
@@ -99,14 +95,19 @@ def add_store_metrics(metrics: Metrics, store: SqliteStore | DynamodbStore) -> N
     )
     metrics.gauge(
         "breaker_state",
-        "The circuit breaker before DynamoDB: 1 at the state that it is in.",
+        "The circuit breaker before the store: 1 at the state that it is in.",
         states,
         "state",
     )
     metrics.total(
         "breaker_openings",
         "How often that breaker has opened.",
-        lambda: 0 if client is None else client.breaker.openings,
+        lambda: store.breaker.openings,
+    )
+    metrics.total(
+        "breaker_recoveries",
+        "How often it has closed again, since the store answered.",
+        lambda: store.breaker.recoveries,
     )
     metrics.total(
         "store_attempts",

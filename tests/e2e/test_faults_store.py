@@ -99,8 +99,10 @@ async def test_power_durability_acknowledges_nothing_that_is_not_synced(
                     await api.publish(channel, n, idempotency_key=key)
                 assert refused.value.code == 100
                 response = await api.request("GET", "/health/ready")
-                assert response.status == 503
-                assert "SQLITE_IOERR_FSYNC" in response.json["reason"]
+                # Three in a row open the breaker.
+                assert response.status == (200 if n < 8 else 503)
+                if n >= 8:
+                    assert "SQLITE_IOERR_FSYNC" in response.json["reason"]
             else:
                 assert await api.publish(channel, n, idempotency_key=key) == n
                 acknowledged = n

@@ -23,6 +23,7 @@ from functools import partial
 
 import structlog
 
+from service.core.circuit_breaker import Breaker
 from service.core.errors import StoreError, StoreUnavailable, describe
 from service.core.model import Appended, Channel, Draft, HistoryPage
 from service.core.ports import AppendDone, Clock, CommitListener, History
@@ -86,6 +87,11 @@ class DynamodbStore:
         self._slots = asyncio.Semaphore(settings.connections)
         self._open = False
         self._refusal = "the store was not started"
+
+    @property
+    def breaker(self) -> Breaker:
+        """The circuit breaker of all calls."""
+        return self.client.breaker
 
     @property
     def reads(self) -> int:

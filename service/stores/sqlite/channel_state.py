@@ -142,6 +142,13 @@ class ChannelStateCache:
         self.next_id = 0
         self.next_channel = 0
 
+    def use(self, connection: sqlite3.Connection) -> None:
+        """Go on with another connection to the same file."""
+        self._connection = connection
+        self.execute = connection.execute
+        self.states.clear()
+        self.next_id = 0
+
     def prepare(self) -> None:
         """Read the next ids if they are unknown, and drop states if there are many."""
         if not self.next_id:

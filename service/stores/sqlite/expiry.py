@@ -212,9 +212,13 @@ class Eraser:
     """
 
     def __init__(self, connection: sqlite3.Connection) -> None:
-        self._execute = connection.execute
+        self.use(connection)
         self._blanked = 0  # count of erasures that have blanked all they had to
         self._rewritten = 0  # how many of them the last rewrite came after
+
+    def use(self, connection: sqlite3.Connection) -> None:
+        """Go on with another connection to the same file."""
+        self._execute = connection.execute
 
     def newest(self) -> int:
         """Return the id of the newest publication; all later ones have higher ids."""

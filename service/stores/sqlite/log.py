@@ -75,7 +75,6 @@ class Log:
 
     def __init__(self, channels: ChannelStateCache) -> None:
         self._channels = channels
-        self._execute = channels.execute
         self._inserts = {
             count: "INSERT INTO publications VALUES " + ",".join([_ROW] * count)
             for count in (*range(1, _EXACT), 32, 64, 128, 256)
@@ -96,7 +95,7 @@ class Log:
                 if self._write(batch, locked=False):
                     return batch.result
             self._channels.rollback()
-            self._execute("BEGIN IMMEDIATE")
+            self._channels.execute("BEGIN IMMEDIATE")
             self._channels.prepare()
             batch = self._plan(appends, now, locked=True)
             if not self._write(batch, locked=True):
@@ -113,7 +112,7 @@ class Log:
             if found is None:
                 return None
             self._channels.delete(channel, found.id, found.top)
-            self._execute(
+            self._channels.execute(
                 "UPDATE channels SET due = touched + meta_ttl WHERE id = ?",
                 (found.id,),
             )
@@ -125,7 +124,7 @@ class Log:
     def probe(self) -> None:
         """Write something, to see whether writing works."""
         with self._channels.transaction():
-            self._execute("UPDATE meta SET serial = serial + 1")
+            self._channels.execute("UPDATE meta SET serial = serial + 1")
 
     # Appending
 
@@ -204,7 +203,7 @@ class Log:
         """
         first = batch.keyed.get((channel, key))
         if first is None and search:
-            row = self._execute(
+            row = self._channels.execute(
                 "SELECT offset, epoch FROM idempotency"
                 " WHERE channel = ? AND key = ? AND expires > ?",
                 (channel, key, now),
@@ -237,12 +236,12 @@ class Log:
                 trims.append(state)
         if not count and not batch.keys:
             if locked:
-                self._execute("COMMIT")
+                self._channels.execute("COMMIT")
             return True
         batch.result.stored = True
         single = count in self._inserts and not (batch.keys or changed or trims)
         if not (single or locked):
-            self._execute("BEGIN IMMEDIATE")
+            self._channels.execute("BEGIN IMMEDIATE")
         self._insert(batch.publications, count)
         if batch.keys and not self._insert_keys(batch.keys, replace=locked):
             return False
@@ -253,7 +252,7 @@ class Log:
             self._channels.delete(state.name, state.id, bound)
             state.first = bound + 1
         if locked or not single:
-            self._execute("COMMIT")
+            self._channels.execute("COMMIT")
         self._channels.next_id += count
         return True
 
@@ -263,7 +262,9 @@ class Log:
             part = count - done
             if part >= _EXACT:
                 part = min(1 << part.bit_length() - 1, 256)
-            self._execute(self._inserts[part], rows[7 * done : 7 * (done + part)])
+            self._channels.execute(
+                self._inserts[part], rows[7 * done : 7 * (done + part)]
+            )
             done += part
 
     def _insert_keys(self, keys: list[object], *, replace: bool) -> bool:
@@ -273,7 +274,7 @@ class Log:
         done = 0
         while done < count:
             part = min(count - done, 8)
-            found = self._execute(
+            found = self._channels.execute(
                 f"INSERT OR {'REPLACE' if replace else 'IGNORE'} INTO idempotency"
                 " (channel, key, offset, epoch, expires) VALUES "
                 + ",".join([_KEY] * part),
@@ -287,14 +288,14 @@ class Log:
     def _save(self, state: ChannelState) -> None:
         values = (*state.times, state.due, state.version, state.version_epoch)
         if state.new:
-            self._execute(
+            self._channels.execute(
                 "INSERT INTO channels (id, name, epoch, top, touched,"
                 " ttl, meta_ttl, due, version, version_epoch)"
                 " VALUES (?, ?, ?, 0, 0, ?, ?, ?, ?, ?)",
                 (state.id, state.name, state.epoch, *values),
             )
         else:
-            self._execute(
+            self._channels.execute(
                 "UPDATE channels SET ttl = ?, meta_ttl = ?, due = min(due, ?),"
                 " version = ?, version_epoch = ? WHERE id = ?",
                 (*values, state.id),

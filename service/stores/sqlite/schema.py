@@ -37,7 +37,9 @@ __all__ = [
     "Files",
     "create",
     "examine",
+    "is_fault",
     "is_invalid_data",
+    "is_locked",
     "lock_store",
     "migrate",
     "new_epoch",
@@ -68,6 +70,7 @@ _TABLES = (
     {"meta", "generations", "channels", "publications", "idempotency"},
     {"state"},
 )
+_LOCKED = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 _CORRUPT = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 # All times are Unix milliseconds. `last_id` is the highest publication id deleted so
@@ -153,10 +156,32 @@ class Files:
         writer: sqlite3.Connection,
         reader: sqlite3.Connection,
         lock: int | None,
+        settings: StoreSettings,
     ) -> None:
         self.writer = writer
         self.reader = reader
         self._lock = lock
+        self._settings = settings
+        self._identity = None if lock is None else _identity(settings.path)
+
+    def reopen_writer(self) -> bool:
+        """Replace the writer's connection by a new one to the same file.
+
+        Returns:
+            Whether it was: not for ``:memory:``, whose content is the connection's, nor
+            when the path names another file now, or none.
+
+        Raises:
+            sqlite3.Error: It cannot be opened; the old connection stays.
+        """
+        path = self._settings.path
+        if self._identity is None or self._identity != _identity(path):
+            return False
+        fresh = _connect(path, self._settings)
+        old, self.writer = self.writer, fresh
+        with contextlib.suppress(sqlite3.Error):
+            old.close()
+        return True
 
     def close(self) -> None:
         """Close both connections, checkpoint, and release the lock, whatever fails."""
@@ -211,6 +236,19 @@ def is_invalid_data(error: BaseException) -> bool:
     )
 
 
+def is_fault(error: BaseException) -> bool:
+    """Return whether the database failed: locked, full, an input/output error.
+
+    Neither the data to be stored nor this program is to blame: the breaker counts it.
+    """
+    return not is_invalid_data(error) and hasattr(error, "sqlite_errorcode")
+
+
+def is_locked(error: BaseException) -> bool:
+    """Return whether another program has locked the database."""
+    return isinstance(error, sqlite3.Error) and _code(error) in _LOCKED
+
+
 def open_files(settings: StoreSettings, rng: random.Random) -> Files:
     """Open the store; create or migrate it first if need be. Blocks.
 
@@ -224,7 +262,7 @@ def open_files(settings: StoreSettings, rng: random.Random) -> Files:
     if path == MEMORY:
         connection = _connect(path, settings)
         migrate(connection, rng)
-        return Files(connection, connection, None)
+        return Files(connection, connection, None, settings)
     lock = lock_store(path)
     opened: list[sqlite3.Connection] = []
     try:
@@ -249,7 +287,16 @@ def open_files(settings: StoreSettings, rng: random.Random) -> Files:
             connection.close()
         os.close(lock)
         raise
-    return Files(opened[0], opened[1], lock)
+    return Files(opened[0], opened[1], lock, settings)
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    """Return device and number of a file, None if there is none."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def create(path: str) -> None:
@@ -351,7 +398,7 @@ def examine(path: str, settings: StoreSettings) -> bool:
     # by which it would find that out, and which a read-only connection leaves behind.
     alone = not (os.path.exists(path + "-wal") or os.path.exists(path + "-journal"))
     connection = sqlite3.connect(
-        f"file:{quote(str(Path(path).absolute()))}?mode=ro&immutable={int(alone)}",
+        f"{_uri(path)}?mode=ro&immutable={int(alone)}",
         uri=True,
         timeout=settings.lock_timeout,
     )
@@ -380,9 +427,16 @@ def examine(path: str, settings: StoreSettings) -> bool:
     return True
 
 
+def _uri(path: str) -> str:
+    return f"file:{quote(str(Path(path).absolute()))}"
+
+
 def _connect(path: str, settings: StoreSettings) -> sqlite3.Connection:
+    # By `mode=rw` a file that has gone is not made anew: see `create`.
+    named = path if path == MEMORY else f"{_uri(path)}?mode=rw"
     connection = sqlite3.connect(
-        path,
+        named,
+        uri=path != MEMORY,
         timeout=settings.lock_timeout,
         isolation_level=None,  # transactions are begun and ended by statements
         check_same_thread=False,  # opened by one thread, then used by one other

@@ -85,8 +85,7 @@ class Space:
         settings: StoreSettings,
         namespaces: Mapping[str, int],
     ) -> None:
-        self._execute = connection.execute
-        self._script = connection.executescript
+        self.use(connection)
         self._path = settings.path
         self._timeout = settings.lock_timeout
         self._limit = settings.max_size
@@ -100,6 +99,11 @@ class Space:
         self._full: frozenset[str | None] = frozenset()  # namespaces; None: the store
         self._shrinking = False
         self.measure()
+
+    def use(self, connection: sqlite3.Connection) -> None:
+        """Go on with another connection to the same file."""
+        self._execute = connection.execute
+        self._script = connection.executescript
 
     def refusal(self, channel: Channel) -> StoreFull | None:
         """Return why a publication cannot be kept; None if it can."""

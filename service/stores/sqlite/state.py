@@ -29,6 +29,10 @@ class StateTable:
     """
 
     def __init__(self, connection: sqlite3.Connection) -> None:
+        self.use(connection)
+
+    def use(self, connection: sqlite3.Connection) -> None:
+        """Go on with another connection to the same file."""
         self._execute = connection.execute
 
     def put(self, kind: str, key: str, value: str, expires: int) -> None:

@@ -14,12 +14,17 @@ Invariants:
   before that (see `history_cache`): it waits for the read to end and asks again.
 * Each `done` is called exactly once: with the report of its batch, or when a thread
   that died leaves it behind, or by `append` itself, one step of the loop later.
+* While the breaker is open, whatever would write fails at once (see `write_guard`).
+  Publications that nothing is stored of go on, and so do reads, which another program's
+  lock does not hinder.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
+import sqlite3
 from collections.abc import Callable, Mapping
 from functools import partial
 from types import MappingProxyType
@@ -27,6 +32,7 @@ from typing import TypeVar
 
 import structlog
 
+from service.core.circuit_breaker import Breaker
 from service.core.errors import StoreError, StoreUnavailable, describe
 from service.core.model import Channel, Draft, HistoryPage, Position
 from service.core.ports import AppendDone, Clock, CommitListener, History
@@ -42,14 +48,20 @@ from service.stores.sqlite.channel_state import ChannelStateCache
 from service.stores.sqlite.expiry import Blanked, Eraser, Expiry, Sweeper, Swept
 from service.stores.sqlite.log import Log
 from service.stores.sqlite.read import read_history
-from service.stores.sqlite.schema import Files, is_invalid_data, open_files, reason
+from service.stores.sqlite.schema import (
+    Files,
+    is_invalid_data,
+    open_files,
+    reason,
+)
 from service.stores.sqlite.space import Sizes, Space
 from service.stores.sqlite.state import SqliteState, StateTable
+from service.stores.sqlite.write_guard import WriteGuard
 from service.stores.sqlite.writer import (
     BatchResult,
     QueuedAppend,
     StoreThread,
-    WriteHealth,
+    needs_store,
 )
 
 __all__ = ["SqliteStore"]
@@ -68,7 +80,7 @@ class SqliteStore:
     Args:
         settings: Path, durability and bounds.
         clock: Tells when publications expire, and calls the sweep.
-        rng: Makes epochs; the system's by default.
+        rng: Makes epochs, and spreads repeats; the system's by default.
         namespaces: Bytes that the publications of a namespace may have; without an
             entry, no limit.
         batch: Publications per commit, at most.
@@ -102,9 +114,15 @@ class SqliteStore:
         self._open = False  # accepts calls
         self._refusal = "the store was not started"  # why it does not
         self._dead = False  # a thread is
+        self._guard = WriteGuard(clock, self._rng, lock_timeout=settings.lock_timeout)
         self._sweeper: Sweeper | None = None
         self._closing: asyncio.Task[None] | None = None
         self.state = SqliteState(clock, write=self._write_state, read=self._read_state)
+
+    @property
+    def breaker(self) -> Breaker:
+        """The circuit breaker of what writes."""
+        return self._guard.breaker
 
     @property
     def sizes(self) -> Sizes:
@@ -136,19 +154,17 @@ class SqliteStore:
         except BaseException:
             files.close()
             raise
-        channels = ChannelStateCache(files.writer, self._rng, self._space)
-        self._log = Log(channels)
+        self._channels = ChannelStateCache(files.writer, self._rng, self._space)
+        self._log = Log(self._channels)
         self._state_table = StateTable(files.writer)
         self._eraser = Eraser(files.writer)
-        expiry = Expiry(channels, self._state_table)
-        self._writer = self._start_thread("write")
+        expiry = Expiry(self._channels, self._state_table)
+        self._writer = self._start_thread("write", self._wrote)
         self._reader = self._writer
         if files.reader is not files.writer:
-            self._reader = self._start_thread("read")
+            self._reader = self._start_thread("read", lambda error: None)
         self._put = self._writer.put
-        self._health = WriteHealth(
-            self._clock, self._rng, self._writer.submit, self._log.probe
-        )
+        self._guard.start(self._writer, probe=self._log.probe, reopen=self._reopen)
         self._open = True
         self._refusal = "the store is closed"
         self._sweeper = Sweeper(
@@ -164,11 +180,16 @@ class SqliteStore:
         swept = expiry.step(self._now())
         return swept if swept.more else swept._replace(more=self._space.tidy())
 
-    def _start_thread(self, work: str) -> StoreThread:
+    def _start_thread(
+        self, work: str, ended: Callable[[BaseException | None], None]
+    ) -> StoreThread:
         return StoreThread(
             work,
             self._loop,
             commit=self._commit,
+            wait_for_lock=self._wait_for_lock,
+            faulted=self._guard.faulted,
+            ended=ended,
             committed=self._committed,
             failed=self._failed,
             died=partial(self._died, f"store-{work}r"),
@@ -186,7 +207,7 @@ class SqliteStore:
 
     async def _close(self, sweeper: Sweeper) -> None:
         sweeper.stop()
-        self._health.stop()
+        self._guard.close()
         await self._writer.stop()
         if self._reader is not self._writer:
             await self._reader.stop()
@@ -195,7 +216,7 @@ class SqliteStore:
 
     def fault(self) -> str | None:
         """Return why the store cannot serve, in a few words, or None if it can."""
-        return self._health.fault if self._open else self._refusal
+        return self._guard.failing or None if self._open else self._refusal
 
     # Appending
 
@@ -206,6 +227,8 @@ class SqliteStore:
         error: StoreError
         if not self._open:
             error = StoreUnavailable(self._refusal)
+        elif self._guard.failing and needs_store(draft, history):
+            error = StoreUnavailable(self._guard.failing)
         elif (
             self._space.limited
             and history.size
@@ -223,12 +246,38 @@ class SqliteStore:
         """Store a batch. On the writer's thread."""
         result = self._log.commit(appends, self._now())
         if self._space.limited:
-            self._space.added(result.committed)
+            # What is committed must not be reported as failed, and tried again.
+            try:
+                self._space.added(result.committed)
+            except sqlite3.Error as error:
+                _log.warning("the store was not measured", reason=reason(error))
         return result
+
+    def _wait_for_lock(self, seconds: float | None) -> None:
+        """Set how long a commit waits for a lock. On the writer's thread."""
+        wait = self._settings.lock_timeout if seconds is None else seconds
+        with contextlib.suppress(sqlite3.Error):  # it waits as long as before
+            self._channels.execute(f"PRAGMA busy_timeout = {round(1000 * wait)}")
+
+    def _wrote(self, error: BaseException | None) -> None:
+        """Note the end of a write that is not an append."""
+        if error is None:
+            self._guard.succeeded()
+        else:
+            self._guard.failed(error)
+
+    def _reopen(self) -> bool:
+        """Open the writer's connection anew. On the writer's thread."""
+        if not self._files.reopen_writer():
+            return False
+        connection = self._files.writer
+        for part in (self._channels, self._space, self._state_table, self._eraser):
+            part.use(connection)
+        return True
 
     def _committed(self, result: BatchResult) -> None:
         if result.stored:
-            self._health.recovered()
+            self._guard.succeeded()
         if result.committed:
             self._tails.extend(result.committed, result.sizes)
             try:
@@ -244,12 +293,14 @@ class SqliteStore:
                 _log.error("the caller of an append failed", **describe(error))
 
     def _failed(self, appends: list[QueuedAppend], error: BaseException) -> None:
-        invalid = is_invalid_data(error) and not self._dead
-        text = f"the store cannot write: {reason(error)}"
+        invalid = False
         if self._dead:
             text = self._refusal
-        elif self._open and not invalid:
-            self._health.failed(error)
+        elif isinstance(error, StoreError):
+            text = str(error)
+        else:
+            invalid = is_invalid_data(error)
+            text = f"the store cannot write: {reason(error)}"
         for _, _, _, done, cost in appends:
             self._budget.release(cost)
             # One for each: an exception that is raised twice mixes its tracebacks.
@@ -267,6 +318,7 @@ class SqliteStore:
         self._open = False
         self._dead = True
         self._refusal = f"thread {name} died: {reason(error)}"
+        self._guard.close()
 
     # Reading
 
@@ -326,7 +378,7 @@ class SqliteStore:
 
         def remove() -> Position | None:
             top = self._log.remove(channel)
-            self._space.measure()
+            self._measure()
             return top
 
         await self._write(remove, removed)
@@ -360,7 +412,14 @@ class SqliteStore:
     def _rewrite(self, number: int) -> None:
         """End an erasure. On the writer's thread."""
         self._eraser.rewrite(number)
-        self._space.measure()
+        self._measure()
+
+    def _measure(self) -> None:
+        """Measure the store after what is done in any case. On the writer's thread."""
+        try:
+            self._space.measure()
+        except sqlite3.Error as error:
+            _log.warning("the store was not measured", reason=reason(error))
 
     def _blanked(self, blanked: Blanked) -> None:
         for channel in blanked.channels:
@@ -371,6 +430,8 @@ class SqliteStore:
     ) -> T:
         if not self._open:
             raise StoreUnavailable(self._refusal)
+        if self._guard.failing:
+            raise StoreUnavailable(self._guard.failing)
         return await self._writer.do(run, done)
 
     # For the State port

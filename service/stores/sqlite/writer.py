@@ -1,9 +1,15 @@
-"""SQLite writer thread with group commit, and the health of writing.
+"""SQLite writer thread with group commit; the loop decides what follows a fault.
 
 The event loop puts appends and jobs into one queue; the thread takes what waits.
 Appends that stand together go into one commit. What the thread has to report is put on
 a deque, with at most one wake-up of the loop outstanding. The reader's thread is of the
 same class, with jobs only.
+
+When the database fails a batch, the thread reports that and waits: the loop, where the
+breaker is, says whether the batch is tried again (the database was locked, and there is
+time) or has failed. Appends keep their order, so what stands behind the batch waits as
+long as the batch does (`write_guard` says how long). While `refusal` is set, appends
+fail without the database being asked, but for those that need none.
 
 Invariants:
 
@@ -11,13 +17,15 @@ Invariants:
 * Each append and job is reported exactly once, whatever happens in between. If the
   thread dies, the loop itself empties the queue: it is the only producer, so nothing
   can be put in behind it.
+* A thread that waits for a decision gets exactly one for each fault that it reported:
+  the loop decides at once, or when its timer comes, or when the store closes.
+* A batch is tried again only after all of it was rolled back: nothing is stored twice.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -26,20 +34,14 @@ from typing import Any, Generic, TypeVar
 
 import structlog
 
-from _speedups import backoff
 from service.core.errors import StoreUnavailable, describe
 from service.core.model import Appended, Channel, Draft
-from service.core.ports import AppendDone, Clock, Committed, History, Timer
-from service.stores.sqlite.schema import is_invalid_data, reason
+from service.core.ports import AppendDone, Committed, History
+from service.stores.sqlite.schema import is_fault, is_invalid_data, reason
 
-__all__ = ["BatchResult", "Job", "QueuedAppend", "StoreThread", "WriteHealth"]
+__all__ = ["BatchResult", "Job", "QueuedAppend", "StoreThread", "needs_store"]
 
 BATCH_BYTES = 1024 * 1024  # per commit: some milliseconds, for which others wait
-
-# While commits fail, one is tried now and then even if nobody publishes, so that a
-# server taken out of service by its fault comes back: after 0.5 s, then twice as long
-# each time, up to this.
-PROBE_CAP = 4.0  # s
 
 T = TypeVar("T")
 _NOTHING = object()
@@ -49,6 +51,11 @@ _log = structlog.get_logger(__name__)
 
 QueuedAppend = tuple[Channel, Draft, History, AppendDone, int]
 """One accepted append; the last item is its cost in the queue, in bytes."""
+
+
+def needs_store(draft: Draft, history: History) -> bool:
+    """Return whether something of an append is written to the database."""
+    return bool(history.size or draft.idempotency_key)
 
 
 class BatchResult:
@@ -112,11 +119,19 @@ class StoreThread:
         work: "write" or "read"; the thread is named after it.
         loop: Where everything is reported.
         commit: Stores a batch of appends, on the thread; raises if none was stored.
+        wait_for_lock: Sets for how many seconds `commit` waits for a lock, on the
+            thread; None for as long as the settings say. Never raises.
+        faulted: Takes the fault of a batch, and how often it was tried before, on the
+            loop; calls `decide` once.
+        ended: Takes the end of what `do` did, on the loop: its exception, or None.
         committed: Takes each `BatchResult`, on the loop.
         failed: Takes the appends that were not stored, and the reason, on the loop.
         died: Takes what ended the thread, on the loop, before `failed` is given the
             appends that were waiting.
         batch: Appends per commit, at most.
+
+    Attributes:
+        refusal: Why batches fail that need the database; None: they are tried.
     """
 
     def __init__(
@@ -125,6 +140,9 @@ class StoreThread:
         loop: asyncio.AbstractEventLoop,
         *,
         commit: Callable[[list[QueuedAppend]], BatchResult],
+        wait_for_lock: Callable[[float | None], None],
+        faulted: Callable[[BaseException, int], None],
+        ended: Callable[[BaseException | None], None],
         committed: Callable[[BatchResult], None],
         failed: Callable[[list[QueuedAppend], BaseException], None],
         died: Callable[[BaseException], None],
@@ -133,6 +151,9 @@ class StoreThread:
         self._work = work
         self._loop = loop
         self._commit = commit
+        self._wait_for_lock = wait_for_lock
+        self._faulted = faulted
+        self._job_ended = ended
         self._committed = committed
         self._failed = failed
         self._died = died
@@ -142,8 +163,8 @@ class StoreThread:
         self._woken = False
         self._appends: list[QueuedAppend] = []  # being stored
         self._job: Job[Any] | None = None  # being done, or next
-        self._stopping = False
-        self._refusal: Exception | None = None  # of the batches that are left
+        self.refusal: Exception | None = None
+        self._decisions: SimpleQueue[float | None] = SimpleQueue()
         self._ended: asyncio.Future[None] = loop.create_future()
         self.put: Callable[[QueuedAppend], None] = self._queue.put  # saves a call each
         self._thread = threading.Thread(
@@ -154,6 +175,15 @@ class StoreThread:
     def submit(self, job: Job[Any]) -> None:
         """Queue a job behind what is queued already."""
         self._queue.put(job)
+
+    def decide(self, wait: float | None) -> None:
+        """Answer a report of `faulted`.
+
+        Args:
+            wait: Seconds for which the batch, tried again, waits for a lock; None: it
+                fails.
+        """
+        self._decisions.put(wait)
 
     async def do(
         self, run: Callable[[], T], done: Callable[[T], None] | None = None
@@ -170,6 +200,7 @@ class StoreThread:
         future: asyncio.Future[T] = self._loop.create_future()
 
         def report(result: Any, error: BaseException | None) -> None:
+            self._job_ended(error)
             if error is None and done is not None:
                 done(result)
             if future.done():
@@ -185,7 +216,6 @@ class StoreThread:
 
     async def stop(self) -> None:
         """Do what is queued, report it, and end."""
-        self._stopping = True
         self._queue.put(None)
         await asyncio.shield(self._ended)
         self._thread.join()
@@ -231,20 +261,47 @@ class StoreThread:
     def _store(self) -> None:
         """Store `_appends`; one by one, if invalid data of one fails them all."""
         appends, self._appends = self._appends, []
-        error = self._refusal or self._try(appends)
-        if error is None:
-            return
-        if not is_invalid_data(error) or len(appends) == 1:
-            if self._stopping and not is_invalid_data(error):
-                self._refusal = error  # the rest shall not wait for it again
-            self._report(self._fail, (appends, error))
+        if self._persist(appends):
             return
         self._appends = appends
         while appends:
-            single = [appends.pop(0)]
-            error = self._try(single)
-            if error is not None:
-                self._report(self._fail, (single, error))
+            self._persist([appends.pop(0)])
+
+    def _persist(self, appends: list[QueuedAppend]) -> bool:
+        """Store a batch or fail it.
+
+        Returns:
+            Whether that was done; if not, one of several has invalid data.
+        """
+        if self.refusal is not None:
+            self._refuse(appends, self.refusal)
+            if not appends:
+                return True
+        error = self._try(appends)
+        tries = 0
+        while error is not None and is_fault(error):
+            self._report(self._ask, (error, tries))
+            wait = self._decisions.get()
+            if wait is None:
+                break
+            tries += 1
+            self._wait_for_lock(wait)
+            error = self._try(appends)
+        if tries:
+            self._wait_for_lock(None)
+        if error is None:
+            return True
+        if is_invalid_data(error) and len(appends) > 1:
+            return False
+        self._report(self._fail, (appends, error))
+        return True
+
+    def _refuse(self, appends: list[QueuedAppend], error: Exception) -> None:
+        """Take out what needs the database, and fail it."""
+        refused = [append for append in appends if needs_store(append[1], append[2])]
+        if refused:
+            appends[:] = [each for each in appends if not needs_store(each[1], each[2])]
+            self._report(self._fail, (refused, error))
 
     def _try(self, appends: list[QueuedAppend]) -> Exception | None:
         try:
@@ -277,6 +334,9 @@ class StoreThread:
             except Exception as error:
                 _log.error("a report of the store was not taken", **describe(error))
 
+    def _ask(self, fault: tuple[BaseException, int]) -> None:
+        self._faulted(*fault)
+
     def _fail(self, failure: tuple[list[QueuedAppend], BaseException]) -> None:
         self._failed(*failure)
 
@@ -298,69 +358,3 @@ class StoreThread:
             job.report()
         if not self._ended.done():
             self._ended.set_result(None)
-
-
-class WriteHealth:
-    """Fault of the last commit, and attempts to write until one succeeds.
-
-    Event loop only.
-
-    Args:
-        clock: Calls the next attempt.
-        rng: Spreads the attempts.
-        submit: Queues a job on the writer's thread.
-        probe: Writes something there.
-
-    Attributes:
-        fault: Why the last commit failed, None if it did not.
-    """
-
-    def __init__(
-        self,
-        clock: Clock,
-        rng: random.Random,
-        submit: Callable[[Job[None]], None],
-        probe: Callable[[], None],
-    ) -> None:
-        self.fault: str | None = None
-        self._clock = clock
-        self._rng = rng
-        self._submit = submit
-        self._probe = probe
-        self._probes = 0
-        self._timer: Timer | None = None
-        self._stopped = False
-
-    def failed(self, error: BaseException) -> None:
-        """Remember that writing does not work, and try again soon."""
-        if self._stopped:
-            return
-        if self.fault is None:
-            _log.error("the store cannot write", reason=reason(error))
-        self.fault = f"the store cannot write: {reason(error)}"
-        if self._timer is None:
-            delay = backoff(self._probes, self._rng.random(), cap=PROBE_CAP)
-            self._probes += 1
-            self._timer = self._clock.call_at(self._clock.now() + delay, self._try)
-
-    def recovered(self) -> None:
-        """Remember that writing works."""
-        self.fault = None
-        self._probes = 0
-
-    def stop(self) -> None:
-        """Make no further attempt."""
-        self._stopped = True
-        if self._timer is not None:
-            self._timer.cancel()
-
-    def _try(self) -> None:
-        self._timer = None
-        if self.fault is not None and not self._stopped:
-            self._submit(Job(self._probe, self._tried))
-
-    def _tried(self, _: None, error: BaseException | None) -> None:
-        if error is None:
-            self.recovered()
-        else:
-            self.failed(error)

@@ -6,7 +6,10 @@ import asyncio
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+
+from tests.clock import VirtualClock
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -24,6 +27,21 @@ async def publisher(directory: Path) -> asyncio.subprocess.Process:
     assert process.stdout is not None
     assert await process.stdout.readline() == b"started\n"
     return process
+
+
+async def until(check: Callable[[], object]) -> None:
+    """Wait for what a thread of the store does."""
+    async with asyncio.timeout(10.0):
+        while not check():
+            await asyncio.sleep(0.001)  # between two looks
+
+
+async def advance_to_next(clock: VirtualClock, within: float = 2.0) -> float:
+    """Wait for a timer due within *within* seconds; advance to it, return how far."""
+    await until(lambda: clock.pending and clock.pending[0] <= clock.now() + within)
+    before = clock.now()
+    clock.advance(clock.pending[0] - before)
+    return clock.now() - before
 
 
 def stored(connection: sqlite3.Connection, channel: str) -> list[int]:
