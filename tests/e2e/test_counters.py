@@ -301,12 +301,15 @@ async def test_a_store_that_fails_is_seen(
         assert (await scrape(api)).labels("health")["store"] == 0
         with contextlib.closing(sqlite3.connect(path)) as thief:
             thief.execute("BEGIN IMMEDIATE")
-            with pytest.raises(ApiError) as refused:
-                await api.publish("c", 1)
-            assert refused.value.code == 100
-            now = await scrape(api)
-            assert now.labels("health")["store"] == 2
-            assert now["api_errors_total{100}"] == 1
+            for health in (0, 2):  # the second one opens the breaker
+                with pytest.raises(ApiError) as refused:
+                    await api.publish("c", 1)
+                assert refused.value.code == 100
+                now = await scrape(api)
+                assert now.labels("health")["store"] == health
+            assert now["api_errors_total{100}"] == 2
+            assert now["breaker_openings_total"] == 1
+            assert now["breaker_recoveries_total"] == 0
             ready = await api.request("GET", "/health/ready")
             assert ready.status == 503
             assert ready.json["status"] == "unavailable"
@@ -318,6 +321,10 @@ async def test_a_store_that_fails_is_seen(
             while (await scrape(api)).labels("health")["store"]:
                 await asyncio.sleep(0.01)
         assert (await stats(api))["faults"] == {}
+        now = await scrape(api)
+        assert now["breaker_recoveries_total"] == 1
+        assert now.labels("breaker_state")["closed"] == 1
+        await server.logged("the store can write again")
 
 
 async def stats(api: Api) -> Any:

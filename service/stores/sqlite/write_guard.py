@@ -7,11 +7,11 @@ batch that opened it. One second after the opening the writer's connection is cl
 opened anew, unless the database has answered by then: with the old one go its
 descriptors, locks and caches.
 
-A batch that met another program's lock is tried again after 0.5 s, then after 1 s, as
-long as that is within `CHAIN` of the beginning of its first try. Other faults do not
-pass so soon, and are told to the publisher at once. So while the file is locked, and
-with the default `lock_timeout` of 1 s, the first batch waits for 2 s, the next one
-opens the breaker after 1 s more, and no other waits for the lock.
+A batch that met another program's lock is tried once more, 0.5 s later, if that is
+within `CHAIN` of the beginning of its first try: so no batch opens the breaker alone.
+Other faults do not pass so soon, and are told to the publisher at once. While the file
+is locked, and with the default `lock_timeout` of 1 s, the first batch waits for 2 s,
+the next one opens the breaker after 1 s more, and no other waits for the lock.
 
 Invariants:
 
@@ -41,7 +41,7 @@ from service.stores.sqlite.writer import Job, StoreThread
 
 __all__ = ["WriteGuard"]
 
-CHAIN = 2.0  # s from the first try of a batch to the end of its last one (R14)
+CHAIN = 2.0  # s from the beginning of a batch's first try to the end of its last (R14)
 
 _log = structlog.get_logger(__name__)
 
@@ -73,8 +73,7 @@ class WriteGuard:
         self._clock = clock
         self._rng = rng
         self._lock_timeout = lock_timeout
-        self._again_by = 0.0  # the latest time at which the batch may be tried again
-        self._again: Timer | None = None  # does so
+        self._again: Timer | None = None  # lets the batch be tried again
         self._closed = False
 
     def start(
@@ -122,16 +121,14 @@ class WriteGuard:
             tries: How often the batch was tried before.
         """
         self.failed(error)
-        now = self._clock.now()
-        if not tries:
-            self._again_by = now - self._lock_timeout + CHAIN
-        when = now + backoff(tries, self._rng.random())
-        can_help = is_locked(error) and when < self._again_by
+        pause = backoff(tries, self._rng.random())
+        left = CHAIN - self._lock_timeout - pause
+        can_help = is_locked(error) and not tries and left > 0
         if self._closed or not self.breaker.closed or not can_help:
             self._give_up()
             return
-        wait = min(self._lock_timeout, self._again_by - when)
-        self._again = self._clock.call_at(when, partial(self._try_again, wait))
+        again = partial(self._try_again, min(self._lock_timeout, left))
+        self._again = self._clock.call_at(self._clock.now() + pause, again)
 
     def _try_again(self, wait: float) -> None:
         self._again = None
