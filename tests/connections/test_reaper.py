@@ -61,6 +61,23 @@ def test_who_neither_gives_nor_takes_is_closed_in_the_end() -> None:
     world.check()
 
 
+@pytest.mark.requirement("B27")
+def test_a_sweep_closes_the_idle_third_of_a_hundred_once_and_nobody_else() -> None:
+    world = swept(ping_interval=1e6, heartbeat_timeout=1e7)
+    clients = [world.enter(f"user{number}") for number in range(100)]
+    idle, active = clients[::3], [c for c in clients if c not in clients[::3]]
+    for _ in range(8):  # 320 s: the sweeps after 180 s find them
+        world.clock.advance(40)
+        for client in active:
+            client.say({"unsubscribe": {"channel": "x"}})
+        world.settle()
+    assert world.reaper.rounds >= 9
+    assert world.reaper.idle == len(idle) == 34
+    assert [client.close_code for client in idle] == [3012] * 34
+    assert world.inside(*active) == [True] * 66
+    world.check()
+
+
 @pytest.mark.requirement("R1")
 def test_active_every_ten_seconds_is_there_after_half_an_hour() -> None:
     world = swept()

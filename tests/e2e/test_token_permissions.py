@@ -151,6 +151,16 @@ async def test_connect(server: Server, kind: str) -> None:
         assert token not in server.output()
 
 
+@pytest.mark.requirement("B68")
+async def test_a_token_is_good_from_every_address(server: Server) -> None:
+    token = connection("ann")
+    here = await server.raw(connected=False)
+    there = await server.raw(connected=False, source="127.0.0.2")
+    assert await outcome(here, connect={"token": token}) == IN
+    assert await outcome(there, connect={"token": token}) == IN
+    assert await outcome(there, subscribe={"channel": "limited:#ann"}) == IN
+
+
 @pytest.mark.requirement("B20", "B111")
 @pytest.mark.parametrize("kind", REFRESH)
 async def test_refresh(server: Server, kind: str) -> None:

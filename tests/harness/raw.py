@@ -94,14 +94,19 @@ class RawClient:
         path: str = PATH,
         headers: Mapping[str, str] | None = None,
         receive_buffer: int | None = None,
+        source: str = "",
         within: float = 10.0,
     ) -> Self:
         """Do the handshake. No subprotocol, no extension unless *headers* offer one.
 
+        *source* is the address to come from, "" for any.
+
         Raises:
             HandshakeRefused: The answer was not 101.
         """
-        tcp = await TcpClient.connect(port, receive_buffer=receive_buffer)
+        tcp = await TcpClient.connect(
+            port, receive_buffer=receive_buffer, source=source
+        )
         try:
             key = base64.b64encode(os.urandom(16)).decode()
             fields = {
