@@ -111,7 +111,7 @@ async def compared(
 
 @pytest.mark.slow
 @pytest.mark.timeout(240)
-@pytest.mark.requirement("B13")
+@pytest.mark.requirement("B13", "B25", "B73")
 @pytest.mark.parametrize("name", RATES)
 async def test_every_client_has_every_publication(
     make_server: Callable[..., Server],
@@ -157,7 +157,7 @@ async def publish(
 
 @pytest.mark.slow
 @pytest.mark.timeout(240)
-@pytest.mark.requirement("B72")
+@pytest.mark.requirement("R22", "B54", "B72")
 async def test_a_network_that_keeps_failing(
     make_server: Callable[..., Server],
     start_host: Callable[..., Any],
