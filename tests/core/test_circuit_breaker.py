@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 
 import pytest
 
@@ -16,14 +17,19 @@ class Surroundings:
         self.probes: list[float] = []
         self.cleanups: list[float] = []
         self.states: list[str] = []
+        self.reasons: list[str] = []
         self.begin = self.clock.now()
         self.breaker = Breaker(
             self.clock,
             probe=lambda: self.probes.append(self.clock.now() - self.begin),
             cleanup=lambda: self.cleanups.append(self.clock.now() - self.begin),
             rng=random.Random(1),
-            changed=lambda state, reason: self.states.append(state),
+            changed=self.changed,
         )
+
+    def changed(self, state: str, reason: str) -> None:
+        self.states.append(state)
+        self.reasons.append(reason)
 
     def fail(self, times: int = 1) -> None:
         for _ in range(times):
@@ -189,3 +195,97 @@ def test_listeners_hear_of_an_opening_and_of_the_recovery_alone(around):
     around.breaker.succeeded()
     assert heard == [True, False]
     assert around.breaker.recoveries == 1
+
+
+def test_each_change_is_told_with_its_reason(around):
+    assert around.breaker.reason == ""
+    around.fail(3)
+    around.clock.advance(0.6)
+    around.breaker.failed("still gone")
+    around.clock.advance(1.1)
+    around.breaker.succeeded()
+    told = list(zip(around.states, around.reasons, strict=True))
+    assert told == [
+        ("open", "gone"),
+        ("half-open", "gone"),
+        ("open", "still gone"),
+        ("half-open", "still gone"),
+        ("closed", ""),
+    ]
+
+
+def test_failures_while_it_is_open_change_nothing_but_the_reason(around):
+    around.fail(3)
+    timers = around.clock.pending
+    for _ in range(5):
+        around.breaker.failed("later")
+    assert around.states == ["open"]
+    assert around.breaker.openings == 1
+    assert around.breaker.reason == "later"
+    assert around.clock.pending == timers
+
+
+@pytest.mark.parametrize("end", ["succeeded", "close"])
+def test_the_end_of_an_outage_cancels_its_timers(around, end):
+    around.fail(3)
+    assert len(around.clock.pending) == 2
+    getattr(around.breaker, end)()
+    assert around.clock.pending == []
+
+
+def test_it_may_be_closed_before_anything_failed_and_stays_closed(around):
+    around.breaker.close()
+    around.fail(5)
+    assert (around.breaker.state, around.states) == ("closed", [])
+    assert around.clock.pending == []
+
+
+@pytest.mark.parametrize(("jitter", "first"), [(0.0, 0.5), (0.25, 0.525), (1.0, 0.6)])
+def test_the_cool_down_is_spread_by_a_tenth_of_a_second(around, jitter, first):
+    class Fixed(random.Random):
+        def random(self) -> float:
+            return jitter
+
+    clock = VirtualClock(now=0.0)
+    breaker = Breaker(
+        clock,
+        probe=list,
+        cleanup=list,
+        rng=Fixed(),
+        changed=lambda state, reason: None,
+    )
+    for _ in range(3):
+        breaker.failed("gone")
+    assert clock.pending == [first, 1.0]
+
+
+class DeafClock(VirtualClock):
+    """Calls every timer when it is told to, cancelled or not: the worst race."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.timers: list[Callable[[], object]] = []
+
+    def call_at(self, when, callback):
+        self.timers.append(callback)
+        return super().call_at(when, callback)
+
+
+@pytest.mark.parametrize("end", ["succeeded", "close"])
+def test_timers_that_raced_with_the_end_do_nothing(end):
+    clock, calls = DeafClock(), []
+    breaker = Breaker(
+        clock,
+        probe=lambda: calls.append("probe"),
+        cleanup=lambda: calls.append("cleanup"),
+        rng=random.Random(1),
+        changed=lambda state, reason: calls.append(state),
+    )
+    for _ in range(3):
+        breaker.failed("gone")
+    getattr(breaker, end)()
+    calls.clear()
+    for timer in clock.timers:
+        timer()
+    assert len(clock.timers) == 2
+    assert calls == []
