@@ -133,6 +133,41 @@ def test_what_is_not_used_any_more_is_forgotten() -> None:
     assert len(buckets) <= 2
 
 
+def test_a_new_key_forgets_two_of_the_full_ones_at_most() -> None:
+    buckets = Buckets[int](Rate(1.0, 1.0), capacity=100)
+    for key in range(5):
+        buckets.take(key, 0.0)
+    for key, left in ((5, 4), (6, 3), (7, 3)):
+        buckets.take(key, 1.0)
+        assert len(buckets) == left
+
+
+def test_the_one_used_last_is_the_last_to_be_looked_at() -> None:
+    buckets = Buckets[str](Rate(1.0, 2.0), capacity=100)
+    buckets.take("a", 0.0)
+    buckets.take("b", 0.0)
+    buckets.take("a", 5.0)
+    buckets.take("c", 5.0)  # "b" is full and goes, "a" is not
+    assert len(buckets) == 2
+    assert buckets.take("a", 5.0, 2) == 1
+
+
+def test_one_that_is_not_full_hides_none_that_is_when_there_is_no_room() -> None:
+    buckets = Buckets[str](Rate(1.0, 2.0), capacity=2)
+    buckets.take("a", 0.0, 2)
+    buckets.take("b", 0.0)
+    assert buckets.take("c", 1.0, 2) == 2  # in the place of "b"
+    assert buckets.take("d", 1.0, 2) == 2  # of those that share
+    assert buckets.take("a", 1.0, 2) == 1
+    assert len(buckets) == 2
+
+
+def test_one_token_is_taken_unless_more_are_wanted() -> None:
+    rate = Rate(1.0, 5.0)
+    assert Bucket(0.0).take(rate, 0.0) == 1
+    assert Buckets[str](rate, 1).take("a", 0.0) == 1
+
+
 class BucketsMachine(RuleBasedStateMachine):
     """Any keys, any times: a key gets no more than its rate while there is room."""
 
@@ -212,6 +247,35 @@ def test_many_keys_neither_fill_the_memory_nor_release_a_block() -> None:
     assert failures.failed(999, 60.0) is True
     assert failures.failed(-1, 500.0) is False
     assert len(failures) == 1
+
+
+def test_one_failure_may_be_enough() -> None:
+    failures = Failures[str](1, window=10.0, block=30.0, capacity=10)
+    assert failures.failed("a", 0.0) is True
+    assert failures.blocked("a", 0.0) == 30.0
+
+
+def test_keys_that_are_counted_and_keys_that_are_blocked_are_held() -> None:
+    failures = Failures[str](2, window=10.0, block=30.0, capacity=10)
+    failures.failed("a", 0.0)
+    failures.failed("a", 0.0)
+    failures.failed("b", 0.0)
+    assert len(failures) == 2
+
+
+def test_the_key_counted_first_makes_room() -> None:
+    failures = Failures[str](3, window=10.0, block=30.0, capacity=2)
+    for key in ("a", "b", "b", "c"):  # "a" is forgotten for "c"
+        assert failures.failed(key, 0.0) is False
+    assert len(failures) == 2
+    assert failures.failed("b", 0.0) is True
+
+
+def test_a_block_ends_while_others_are_counted() -> None:
+    failures = Failures[str](2, window=60.0, block=30.0, capacity=10)
+    assert [failures.failed("a", 0.0) for _ in range(2)] == [False, True]
+    assert failures.failed("b", 29.0) is False
+    assert [failures.failed("a", 30.0) for _ in range(2)] == [False, True]
 
 
 # Holders.
