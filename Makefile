@@ -14,7 +14,7 @@ WORKERS := 3
 PYTEST := $(BIN)/python -m pytest $(ARGS)
 
 .PHONY: audit install lock proof run test test-slow test-tools lint format clean bench
-.PHONY: coverage-of-requirements prove-requirements
+.PHONY: coverage-of-requirements mutation prove-requirements
 
 install: $(VENV)/.installed
 
@@ -30,6 +30,12 @@ test-slow: $(VENV)/.installed-dev test-tools
 # Five scenarios with exact figures against the running service; under 30 s (docs/proof.md).
 proof: $(VENV)/.installed
 	@$(BIN)/python tests/standalone/proof.py $(ARGS)
+
+# Changes the code in thousands of places, each time in one, and runs the tests that
+# should notice; goes on where it was broken off. ARGS="breaker registry" for those.
+mutation: $(VENV)/.installed-dev
+	@$(BIN)/python -c 'import mutmut' 2>/dev/null || $(PIP) -e '.[mutation]'
+	nice -n 10 $(BIN)/python -m tests.mutation $(ARGS)
 
 # The npm packages and older SDKs that the tests drive; quick when they are there.
 # Without them their tests are skipped, except under CI=true.
@@ -71,7 +77,7 @@ audit: $(VENV)/.installed-dev
 # Everything that make has made; databases stay.
 clean:
 	rm -rf $(VENV) .tools build dist *.egg-info _speedups/*.so _speedups/*.c
-	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis .mutation
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.made:
