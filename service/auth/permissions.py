@@ -354,6 +354,6 @@ class Permissions:
         )
 
     def _allowed(
-        self, user: UserId, *, client: bool, anonymous: bool, subscriber: bool = False
+        self, user: UserId, *, client: bool, anonymous: bool, subscriber: bool
     ) -> bool:
         return subscriber or self._insecure or (client if user else anonymous)
