@@ -265,10 +265,20 @@ def test_keys_that_are_counted_and_keys_that_are_blocked_are_held() -> None:
 
 def test_the_key_counted_first_makes_room() -> None:
     failures = Failures[str](3, window=10.0, block=30.0, capacity=2)
-    for key in ("a", "b", "b", "c"):  # "a" is forgotten for "c"
+    # While both are counted, neither makes room for the other.
+    for key in ("a", "b", "b", "a"):
         assert failures.failed(key, 0.0) is False
+    assert failures.failed("c", 0.0) is False  # in the place of "a"
     assert len(failures) == 2
     assert failures.failed("b", 0.0) is True
+    assert failures.failed("a", 0.0) is False
+
+
+def test_a_key_at_capacity_keeps_the_others_counted() -> None:
+    failures = Failures[str](3, window=10.0, block=30.0, capacity=2)
+    for key in ("a", "a", "b", "b"):
+        assert failures.failed(key, 0.0) is False
+    assert failures.failed("a", 0.0) is True
 
 
 def test_a_block_ends_while_others_are_counted() -> None:
