@@ -1,0 +1,45 @@
+"""A gateway whose application the test writes."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from tests.gateway.emulator import Answer
+
+
+class Application:
+    """An integration that keeps what it is told.
+
+    Attributes:
+        events: What came, in its order.
+        answers: By event type; what is not there is 200.
+    """
+
+    def __init__(self) -> None:
+        self.events: list[dict[str, Any]] = []
+        self.answers: dict[str, Any] = {}
+
+    async def __call__(self, event: dict[str, Any]) -> Answer:
+        self.events.append(event)
+        answer = self.answers.get(event["requestContext"]["eventType"], Answer(200))
+        return await answer(event) if callable(answer) else answer
+
+    def kinds(self) -> list[str]:
+        return [event["requestContext"]["eventType"] for event in self.events]
+
+    async def until(self, kind: str, count: int = 1) -> list[dict[str, Any]]:
+        """Wait for events of a type; return them."""
+        async with asyncio.timeout(10.0):
+            while self.kinds().count(kind) < count:
+                await asyncio.sleep(0.005)
+        return [
+            each for each in self.events if each["requestContext"]["eventType"] == kind
+        ]
+
+
+@pytest.fixture
+def application() -> Application:
+    return Application()
