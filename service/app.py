@@ -27,7 +27,6 @@ from service.http.api.keys import open_keys
 from service.http.api.publications import append, draft_of
 from service.http.asgi import Deferred, OpenedByScope
 from service.http.routing import Routing, open_routing
-from service.payload import dump
 from service.settings import Settings, load, service_link_collisions
 
 __all__ = ["Application", "app", "create_app", "report_service_links"]
@@ -91,28 +90,33 @@ class Application(OpenedByScope[Routing]):
     ) -> Position:
         """Publish any Python object that can be JSON, and wait for the commit.
 
-        Starts the service if it was not started. The options are the server API's.
+        Starts the service if it was not started. The options are the server API's. The
+        publications of a channel are committed in the order of the calls, whatever
+        their sizes and whether the calls are awaited one by one or together.
 
         Returns:
             The publication's position; offset 0 without history.
 
         Raises:
-            ReplyError: 102 or 107, from the channel; 107 for a payload too large.
+            ReplyError: 102 or 107, from the channel; 107 for a payload too large; 111,
+                temporary, when too many large or slow payloads wait to be encoded.
             StoreError: It was not published, or the outcome is unknown: repeat it with
                 the same idempotency key.
             StartupError: The service cannot start.
         """
         context = ApiContext((await self.start()).runtime)
-        draft = draft_of(
-            context,
-            dump(data),
-            tags,
-            idempotency_key=idempotency_key,
-            version=version,
-            version_epoch=version_epoch,
-            delta=delta,
-        )
-        return await append(context, channel, draft, skip_history=skip_history)
+        async with context.runtime.encoder.in_order(channel, data) as text:
+            draft = draft_of(
+                context,
+                text,
+                tags,
+                idempotency_key=idempotency_key,
+                version=version,
+                version_epoch=version_epoch,
+                delta=delta,
+            )
+            appended = append(context, channel, draft, skip_history=skip_history)
+        return (await appended).position
 
     def _open_keys(self, settings: Settings, clock: Clock) -> None:
         self._keys = open_keys(settings, clock)

@@ -38,6 +38,7 @@ from service.core.refusals import Refusals
 from service.hub.hub import Hub
 from service.hub.publish_metrics import PublishMetrics
 from service.metrics import Metrics
+from service.payload.encoder import PayloadEncoder
 from service.session.heartbeat import Heartbeat
 from service.settings import Settings, changes
 from service.stores.factory import add_store_metrics, make_store, make_upkeep
@@ -80,6 +81,7 @@ class Runtime:
         checks: The checks of ``/health/ready``.
         store: The store of history and state.
         hub: Channels and their subscribers.
+        encoder: Makes JSON text of the payloads of the application.
         permissions: The rules of channels.
         handlers: Every hook: the application's, and those of tokens and tickets.
         tickets: Tickets, with each of which a client connects once.
@@ -102,6 +104,7 @@ class Runtime:
     checks: Checks
     store: Store
     hub: Hub
+    encoder: PayloadEncoder
     permissions: Permissions
     handlers: Handlers
     tickets: Tickets
@@ -130,6 +133,8 @@ class Runtime:
         async with AsyncExitStack() as stack:
             tasks = _Tasks()
             stack.push_async_callback(tasks.close)
+            encoder = PayloadEncoder(clock)
+            stack.callback(encoder.close)
             metrics, checks, rng = Metrics(), Checks(), random.Random()
             node = NodeInfo(uuid.uuid4().hex, platform.node(), _version(), clock.now())
             remote: Mapping[str, RemoteKeys] = {}
@@ -222,6 +227,7 @@ class Runtime:
             context = ConnectionContext(
                 settings=settings,
                 hub=hub,
+                encoder=encoder,
                 permissions=permissions,
                 handlers=handlers,
                 clock=clock,
@@ -247,6 +253,7 @@ class Runtime:
                 checks=checks,
                 store=store,
                 hub=hub,
+                encoder=encoder,
                 permissions=permissions,
                 handlers=handlers,
                 tickets=tickets,

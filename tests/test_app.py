@@ -350,3 +350,71 @@ async def assert_free(path: str) -> None:
     application = make(path)
     assert (await application.publish("c", 1)).offset == 1
     await application.drain()
+
+
+class Large:
+    """An object whose method blocks until another thread lets it go on."""
+
+    def __init__(self) -> None:
+        self.go = threading.Event()
+
+    def to_dict(self) -> object:
+        self.go.wait(60)
+        return {"n": 1}
+
+
+@pytest.mark.requirement("R19", "B44")
+async def test_publications_are_kept_in_order_while_a_large_one_is_encoded(
+    application: Application,
+) -> None:
+    await application.start()
+    large = Large()
+    calls = [application.publish("c", data) for data in (0, large, 2, [3] * 100, 4)]
+    tasks = [asyncio.create_task(call) for call in calls]
+    # Other channels, the loop and the store go on meanwhile.
+    for number in range(20):
+        assert (await application.publish("other", number)).offset == number + 1
+    assert [task.done() for task in tasks] == [True, False, False, False, False]
+    large.go.set()
+    offsets = [position.offset for position in await asyncio.gather(*tasks)]
+    assert offsets == [1, 2, 3, 4, 5]
+
+
+async def test_one_that_is_refused_lets_the_others_through_in_order(
+    application: Application,
+) -> None:
+    await application.start()
+    large = Large()
+    calls = [application.publish("c", data) for data in (large, "x" * 9000, 2)]
+    tasks = [asyncio.create_task(call) for call in calls]
+    large.go.set()
+    first, second, third = await asyncio.gather(*tasks, return_exceptions=True)
+    assert isinstance(first, Position)
+    assert isinstance(second, ReplyError)  # `api.publication_size` is 1000
+    assert second.error.code == 107
+    assert isinstance(third, Position)
+    assert (first.offset, third.offset) == (1, 2)
+
+
+@pytest.mark.requirement("B44", "B51")
+async def test_the_loop_turns_while_a_large_object_is_encoded(
+    application: Application,
+) -> None:
+    encoder = (await application.start()).runtime.encoder
+    turns = 0
+
+    async def tick() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    ticking = asyncio.create_task(tick())
+    items = [{"n": n} for n in range(80_000)]
+    assert len(await encoder.dump({"type": "state", "items": items})) > 900_000
+    assert turns > 10
+    text = {"type": "state", "run_id": "r", "text": ["x" * 1024] * 10_240}
+    assert await encoder.dump(text) == (
+        '{"type":"state","run_id":"r","error":{"reason":"size","limit":1048576}}'
+    )
+    ticking.cancel()

@@ -71,6 +71,7 @@ from service.core.position import size_of_publication, take_piece
 from service.hub.hub import Hub
 from service.hub.subscription import Subscription
 from service.metrics import Metrics
+from service.payload.encoder import PayloadEncoder
 from service.protocol import replies
 from service.protocol.codec import Codec
 from service.session.heartbeat import Heartbeat
@@ -98,6 +99,7 @@ class ConnectionContext:
     Attributes:
         settings: The process's.
         hub: Channels and delivery.
+        encoder: Makes JSON text of what hooks answer.
         permissions: Decide about channels.
         handlers: The hooks.
         clock: Of everything.
@@ -115,6 +117,7 @@ class ConnectionContext:
 
     settings: Settings
     hub: Hub
+    encoder: PayloadEncoder
     permissions: Permissions
     handlers: Handlers
     clock: Clock
@@ -448,6 +451,7 @@ class ClientConnection:
             handlers,
             event,
             partial(self._answered, command, event),
+            dump=context.encoder.dump,
             clock=context.clock,
             timeout=context.settings.client.hook_timeout,
             spawn=context.spawn,

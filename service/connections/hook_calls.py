@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
+from typing import Any
 
 import structlog
 
@@ -12,21 +14,31 @@ from service.core.hooks import (
     WRONG_ANSWER,
     Answer,
     ConnectEvent,
+    ConnectResult,
     Event,
     Handlers,
     PublishEvent,
+    PublishResult,
+    Raw,
     RefreshEvent,
+    RefreshResult,
     RpcEvent,
+    RpcResult,
+    ServerSubscription,
     SubRefreshEvent,
+    SubRefreshResult,
     SubscribeEvent,
+    SubscribeResult,
     WrongAnswer,
 )
+from service.core.model import RawJson
 from service.core.ports import Clock
 from service.metrics import Metrics
 
-__all__ = ["Outcome", "ask", "count_hook", "log_hook"]
+__all__ = ["Outcome", "ask", "count_hook", "encoded", "log_hook"]
 
 Outcome = Answer | ReplyError | CloseError
+Dump = Callable[[object], Awaitable[RawJson]]
 
 _NAMES: dict[type, str] = {
     ConnectEvent: "connect",
@@ -37,6 +49,16 @@ _NAMES: dict[type, str] = {
     RpcEvent: "rpc",
 }
 
+_PAYLOADS: dict[type, tuple[str, ...]] = {
+    ConnectResult: ("info", "data", "meta"),
+    ServerSubscription: ("info", "data"),
+    RefreshResult: ("info",),
+    SubscribeResult: ("info", "data"),
+    SubRefreshResult: ("info",),
+    PublishResult: ("data",),
+    RpcResult: ("data",),
+}
+
 log = structlog.get_logger("steadwire")
 
 
@@ -45,6 +67,7 @@ def ask(
     event: Event,
     answered: Callable[[Outcome], None],
     *,
+    dump: Dump,
     clock: Clock,
     timeout: float,
     spawn: Callable[[Awaitable[None]], object],
@@ -54,7 +77,8 @@ def ask(
 
     A hook that raises, is cancelled, or has not answered after *timeout* seconds gives
     a temporary error: it lets no client in, and sends none away for good. An
-    answer that comes later is dropped.
+    answer that comes later is dropped. The payloads of an answer are encoded here, in
+    the same time.
     """
     waiting = True
 
@@ -71,7 +95,7 @@ def ask(
 
     async def run() -> None:
         try:
-            outcome: Outcome = await handlers.answer(event)
+            outcome: Outcome = await encoded(await handlers.answer(event), dump)
         except (ReplyError, CloseError) as refusal:
             outcome = refusal
         except (Exception, asyncio.CancelledError) as error:
@@ -89,6 +113,39 @@ def ask(
 
     timer = clock.call_at(clock.now() + timeout, late)
     work = spawn(run())
+
+
+async def encoded(answer: Answer, dump: Dump) -> Answer:
+    """Return *answer* with its payloads as JSON text, or itself if they all are.
+
+    What is not an answer is returned as it is, for the session to refuse.
+
+    Raises:
+        ReplyError: 111, temporary: too many payloads wait to be encoded.
+    """
+    changes = await _encoded_fields(answer, dump)
+    if isinstance(answer, ConnectResult) and isinstance(answer.subs, Mapping):
+        subs, changed = {}, False
+        for name, one in answer.subs.items():
+            fields = await _encoded_fields(one, dump)
+            subs[name] = replace(one, **fields) if fields else one
+            changed = changed or bool(fields)
+        if changed:
+            changes["subs"] = subs
+    return replace(answer, **changes) if changes else answer
+
+
+async def _encoded_fields(
+    result: Answer | ServerSubscription, dump: Dump
+) -> dict[str, Any]:
+    changes: dict[str, Any] = {}
+    for kind, names in _PAYLOADS.items():
+        if isinstance(result, kind):
+            for name in names:
+                value = getattr(result, name)
+                if value is not None and type(value) is not Raw:
+                    changes[name] = Raw(await dump(value))
+    return changes
 
 
 def count_hook(event: Event, metrics: Metrics) -> None:

@@ -66,6 +66,7 @@ def add_gauges(runtime: Runtime, keys: ApiKeys, sockets: Refusals) -> None:
         "The largest lag of the event loop in the last one to two minutes.",
         lambda: runtime.loop_monitor.worst,
     )
+    _add_encoder(metrics, runtime)
     metrics.gauge("tasks", "Tasks of the event loop.", lambda: len(asyncio.all_tasks()))
     metrics.gauge(
         "health",
@@ -79,6 +80,27 @@ def add_gauges(runtime: Runtime, keys: ApiKeys, sockets: Refusals) -> None:
         "Lines of the log that were dropped: too many waited, or they could not be "
         "written.",
         dropped,
+    )
+
+
+def _add_encoder(metrics: Metrics, runtime: Runtime) -> None:
+    encoder = runtime.encoder
+    metrics.gauge(
+        "payload_threads_busy",
+        "Threads that encode a large or slow payload of the application, of 8.",
+        lambda: encoder.busy,
+    )
+    metrics.gauge(
+        "payloads_waiting",
+        "Payloads of the application that wait for such a thread, of 64.",
+        lambda: encoder.waiting,
+    )
+    metrics.total(
+        "payloads_unencoded",
+        "Payloads of the application that took a second and were replaced by the "
+        "error object (late), or were refused because too many waited (refused).",
+        lambda: {"late": encoder.late, "refused": encoder.refused},
+        "outcome",
     )
 
 

@@ -29,14 +29,21 @@ class Budget:
         clock: Gives monotonic seconds.
         size: Most bytes of JSON.
         seconds: Most time from now on.
+        pause: Called whenever the clock is read.
     """
 
-    __slots__ = ("_clock", "_countdown", "_deadline", "_room")
+    __slots__ = ("_clock", "_countdown", "_deadline", "_pause", "_room")
 
     def __init__(
-        self, clock: Callable[[], float], *, size: int, seconds: float
+        self,
+        clock: Callable[[], float],
+        *,
+        size: int,
+        seconds: float,
+        pause: Callable[[], object] = lambda: None,
     ) -> None:
         self._clock = clock
+        self._pause = pause
         self._deadline = clock() + seconds
         self._room = size
         self._countdown = _STRIDE
@@ -70,6 +77,7 @@ class Budget:
             OverBudget: The time is over.
         """
         self._countdown = _STRIDE
+        self._pause()
         if self._clock() >= self._deadline:
             raise OverBudget("time")
 

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
 from itertools import islice
 from math import isfinite
 from typing import Any, Final
-
-import ujson
+from uuid import UUID
 
 from service.core.hooks import Raw
 from service.core.model import RawJson, size_of
 from service.payload.budget import Budget, OverBudget
 from service.payload.strategies import stored
 from service.payload.walk import DEPTH, INTEGER_MAX, INTEGER_MIN, Walk, clean
+from service.payload.writer import PIECE, encode, write
 
-__all__ = ["Serializer"]
+__all__ = ["SECONDS", "Serializer"]
 
 SIZE: Final = 1024 * 1024  # bytes; more would not fit a connection's queue
 SECONDS: Final = 1.0
+
+_SMALL: Final = 8192  # values and characters; under 1 ms of work
+_INERT: Final = (datetime, date, time, timedelta, UUID, Decimal)
+"""Types without code of the application, which are small whatever their value."""
 
 _KEPT: Final = frozenset(("type", "event", "id", "seq", "timestamp"))
 _SEARCHED: Final = 1000  # members of an object that are searched for ids
@@ -34,48 +40,94 @@ class Serializer:
         clock: Gives monotonic seconds.
         size: Bytes of JSON; more becomes an error object.
         seconds: Time of the work; more becomes an error object.
+        pause: Called every few thousand values, and after an object's own methods.
     """
 
-    __slots__ = ("_clock", "_seconds", "_size")
+    __slots__ = ("_clock", "_pause", "_seconds", "_size")
 
     def __init__(
-        self, clock: Callable[[], float], *, size: int = SIZE, seconds: float = SECONDS
+        self,
+        clock: Callable[[], float],
+        *,
+        size: int = SIZE,
+        seconds: float = SECONDS,
+        pause: Callable[[], object] = lambda: None,
     ) -> None:
         self._clock = clock
         self._size = size
         self._seconds = seconds
+        self._pause = pause
 
-    def dump(self, value: object) -> RawJson:
+    def is_small(self, value: object) -> bool:
+        """Tell whether `dump` takes under 1 ms, whatever happens.
+
+        That is so for few values of types that run no code of the application.
+        """
+        kind = type(value)
+        if kind is Raw:
+            return True
+        try:
+            plain = kind is dict or kind is list or kind is tuple
+            return _measure(value if plain else [value], _SMALL, 1, _INERT) >= 0
+        except Exception:
+            return False
+
+    def dump(
+        self, value: object, walking: Callable[[Walk], object] | None = None
+    ) -> RawJson:
         """Return *value* as strict JSON text; never raises an `Exception`.
 
         Levels deeper than 100 are cut. A value over its bytes or its time is replaced
         by an error object that keeps the value's type and ids. The clock is read
         between calls of the value's own methods: one that blocks cannot be interrupted.
+
+        Args:
+            value: Any object.
+            walking: Called with the conversion of a value that is not plain, for
+                `give_up`.
         """
         kind = type(value)
         if kind is Raw:
             return value.text  # type: ignore[attr-defined, no-any-return]
         try:
             plain = kind is dict or kind is list or kind is tuple
-            if _measure(value if plain else [value], self._size, 1) >= 0:
-                text = _encode(value)
+            room = _measure(value if plain else [value], self._size, 1)
+            if room >= 0:
+                if self._size - room <= PIECE:
+                    text = encode(value)
+                else:
+                    text = write(value, self._pause)
                 if size_of(text) <= self._size:
                     return RawJson(text)
         except Exception:
             # Not plain; or a lone surrogate, which ujson passes and UTF-8 does not.
             pass
         try:
-            return self._walk(value)
+            return self._walk(value, walking)
         except (
             Exception
         ):  # changed by another thread meanwhile, or the end of the stack
             return _LAST_RESORT
 
-    def _walk(self, value: object) -> RawJson:
-        budget = Budget(self._clock, size=self._size, seconds=self._seconds)
-        walk = Walk(budget)
+    def give_up(self, value: object, walk: Walk | None) -> RawJson:
+        """Return the error object for a value whose `dump` takes too long elsewhere."""
+        top = walk.top if walk is not None else {}
+        if not top and type(value) is dict:
+            top = value
         try:
-            text = _encode(walk.value(value, 1))
+            return self._minimal(top, "time")
+        except Exception:  # changed by the other thread meanwhile
+            return _LAST_RESORT
+
+    def _walk(self, value: object, walking: Callable[[Walk], object] | None) -> RawJson:
+        budget = Budget(
+            self._clock, size=self._size, seconds=self._seconds, pause=self._pause
+        )
+        walk = Walk(budget)
+        if walking is not None:
+            walking(walk)
+        try:
+            text = write(walk.value(value, 1), self._pause)
             budget.check_time()
             if size_of(text) <= self._size:
                 return RawJson(text)
@@ -109,17 +161,10 @@ class Serializer:
         elif reason == "time":
             error["limit"] = self._seconds
         kept["error"] = error
-        return RawJson(_encode(kept))
+        return RawJson(encode(kept))
 
 
-def _encode(value: object) -> str:
-    """Return the text of plain objects."""
-    return ujson.dumps(
-        value, ensure_ascii=False, escape_forward_slashes=False, allow_nan=False
-    )
-
-
-def _measure(value: Any, room: int, depth: int) -> int:
+def _measure(value: Any, room: int, depth: int, others: tuple[type, ...] = ()) -> int:
     """Check that ujson's text for a container will be strict, exact and bounded.
 
     ujson itself repeats keys that become equal, rounds Decimal to a float, writes a
@@ -132,6 +177,7 @@ def _measure(value: Any, room: int, depth: int) -> int:
         value: A list, tuple or dict.
         room: Values and characters of text that may come.
         depth: The level of the value, from 1.
+        others: Types that are let through beside the plain ones.
 
     Returns:
         The room left; negative if the last strings were too long.
@@ -156,8 +202,14 @@ def _measure(value: Any, room: int, depth: int) -> int:
             if not INTEGER_MIN <= item <= INTEGER_MAX:
                 raise ValueError("not plain")
         elif kind is dict or kind is list or kind is tuple:
-            room = _measure(item, room, depth + 1)
-        elif kind is not float and kind is not bool and item is not None:
+            room = _measure(item, room, depth + 1, others)
+        elif (
+            kind is not float
+            and kind is not bool
+            and item is not None
+            # By identity: a metaclass may define equality.
+            and not any(kind is other for other in others)
+        ):
             raise ValueError("not plain")
     return room
 

@@ -127,17 +127,18 @@ def _attributes(value: object, names: Iterable[str]) -> dict[str, object]:
     return found
 
 
-def _raw(value: Raw, _: Budget) -> object:
-    return _parse(value.text)
+def _raw(value: Raw, budget: Budget) -> object:
+    return _parse(value.text, budget)
 
 
 def _json(value: Any, budget: Budget) -> object:
     # ujson takes the result for JSON text; other libraries, for an object.
     result = _call("__json__")(value, budget)
-    return _parse(result) if isinstance(result, str | bytes) else result
+    return _parse(result, budget) if isinstance(result, str | bytes) else result
 
 
-def _parse(text: str | bytes) -> object:
+def _parse(text: str | bytes, budget: Budget) -> object:
+    budget.need(len(text))  # as it is, with its spaces: nothing interrupts the parser
     return json.loads(check(text))
 
 
@@ -208,7 +209,7 @@ def _path(value: Any, _: Budget) -> object:
 
 def _array(value: Any, budget: Budget) -> object:
     size = getattr(value, "size", 1)
-    budget.need(size if type(size) is int else 1)
+    budget.need(2 * size if type(size) is int else 1)
     if value.dtype.kind in "mM":  # nanoseconds would become integers
         value = value.astype(f"{value.dtype.kind}8[us]")
     return value.tolist()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from heapq import merge
 from typing import Any, Final
 
 import ujson
 
 from service.payload.budget import Budget
 from service.payload.strategies import Unordered, simplify
+from service.payload.writer import PIECE
 
 __all__ = ["DEPTH", "INTEGER_MAX", "INTEGER_MIN", "Walk", "clean"]
 
@@ -216,8 +219,18 @@ def clean(text: str) -> str:
 
 
 def _sort(items: list[Any]) -> None:
-    """Sort the items of a set, for the same order in every run."""
+    """Sort the items of a set, for the same order in every run.
+
+    In pieces, since the interpreter does nothing else while it sorts a list.
+    """
     try:
-        items.sort()
+        items[:] = merge(*_sorted_runs(items, None))
     except TypeError:  # of several kinds
-        items.sort(key=ujson.dumps)
+        items[:] = merge(*_sorted_runs(items, ujson.dumps), key=ujson.dumps)
+
+
+def _sorted_runs(items: list[Any], key: Callable[[Any], str] | None) -> list[list[Any]]:
+    return [
+        sorted(items[start : start + PIECE], key=key)
+        for start in range(0, len(items), PIECE)
+    ]

@@ -2,8 +2,8 @@
 
 An answer comes from the application or from a token. One whose fields have the wrong
 types is not an answer: the client gets an error, which is not temporary because the
-program of the hook is wrong. One whose payloads cannot be serialized may be right the
-next time: that error is temporary. `check` looks at every field and does nothing else,
+program of the hook is wrong. Its payloads are JSON text by now (`hook_calls.encoded`).
+`check` looks at every field and does nothing else,
 so that whatever fails later is our own fault and is not taken for the answer's.
 """
 
@@ -20,6 +20,7 @@ from service.core.hooks import (
     Event,
     PublishEvent,
     PublishResult,
+    Raw,
     RefreshEvent,
     RefreshResult,
     RpcEvent,
@@ -40,7 +41,6 @@ from service.core.model import (
     UserId,
     is_user,
 )
-from service.payload import dump_optional
 from service.session.expiry import NEVER, Expiry
 from service.session.port import Decision, Identity
 
@@ -177,7 +177,7 @@ def check(event: Event, answer: Answer, expiry: Expiry, now: float) -> Checked:
             return ConnectionRefresh(
                 expiry.ttl(_expire_at(answer.expire_at), now),
                 expiry.close_at(_expire_at(answer.expire_at), now),
-                dump_optional(answer.info),
+                _text(answer.info),
                 _typed("token_id", answer.token_id, str),
                 _typed("issued_at", answer.issued_at, int, float),
                 None if answer.channels is None else _channels(answer.channels),
@@ -188,8 +188,8 @@ def check(event: Event, answer: Answer, expiry: Expiry, now: float) -> Checked:
             )
             ttl = expiry.ttl(_expire_at(answer.expire_at), now)
             return SubscribeGrant(
-                dump_optional(answer.info),
-                dump_optional(answer.data),
+                _text(answer.info),
+                _text(answer.data),
                 _typed("override", answer.override, Override),
                 expiry.unsubscribe_at(_expire_at(answer.expire_at), now),
                 ttl if refreshable else None,
@@ -200,15 +200,15 @@ def check(event: Event, answer: Answer, expiry: Expiry, now: float) -> Checked:
                 Channel(_typed("channel", answer.channel, str)),
                 expiry.unsubscribe_at(_expire_at(answer.expire_at), now),
                 expiry.ttl(_expire_at(answer.expire_at), now),
-                dump_optional(answer.info),
+                _text(answer.info),
             )
         case PublishEvent(), PublishResult():
             return PublishGrant(
-                dump_optional(answer.data),
+                _text(answer.data),
                 _typed("skip_history", answer.skip_history, bool),
             )
         case RpcEvent(), RpcResult():
-            return RpcReturn(dump_optional(answer.data))
+            return RpcReturn(_text(answer.data))
     raise WrongAnswer(f"{type(event).__name__} answered with {type(answer).__name__}")
 
 
@@ -227,8 +227,8 @@ def _welcome(
     for name, one in _typed("subs", answer.subs, Mapping).items():
         _typed("a subscription", one, ServerSubscription)
         subscriptions[Channel(_typed("a channel", name, str))] = SubscribeGrant(
-            dump_optional(one.info),
-            dump_optional(one.data),
+            _text(one.info),
+            _text(one.data),
             _typed("override", one.override, Override),
         )
     user = UserId(_typed("user", answer.user, str))
@@ -239,10 +239,10 @@ def _welcome(
         Identity(
             event.client,
             user,
-            dump_optional(answer.info),
-            dump_optional(answer.meta),
+            _text(answer.info),
+            _text(answer.meta),
         ),
-        dump_optional(answer.data),
+        _text(answer.data),
         ttl if refreshable else None,
         expiry.close_at(_expire_at(answer.expire_at), now),
         refreshable,
@@ -250,6 +250,14 @@ def _welcome(
         _typed("issued_at", answer.issued_at, int, float),
         subscriptions,
     )
+
+
+def _text(payload: object) -> RawJson | None:
+    if payload is None:
+        return None
+    if type(payload) is not Raw:
+        raise AssertionError("the payloads of an answer are encoded before")
+    return payload.text
 
 
 def _expire_at(value: float) -> float:

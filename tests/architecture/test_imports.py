@@ -62,6 +62,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "core",
         "hub",
         "metrics",
+        "payload",
         "session",
         "settings",
         "stores",

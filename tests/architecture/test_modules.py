@@ -33,8 +33,9 @@ OUTSIDE = {
     "transports",
 }
 
-# Modules of the core that do I/O all the same: what they fetch is theirs alone.
-FETCHING = {"service.auth.jwks", "service.core.fetch"}
+# Modules of the core that do I/O all the same: what they fetch is theirs alone, and so
+# are the threads of the encoder.
+FETCHING = {"service.auth.jwks", "service.core.fetch", "service.payload.encoder"}
 
 # Modules that the core may not import; beside each, the exceptions and their reasons.
 IO: dict[str, set[str]] = {
@@ -67,7 +68,7 @@ IO: dict[str, set[str]] = {
 SPARE = {
     "service.app": {"Application", "app"},  # a result's type; stock servers import app
     "service.hub.hub": {"JoinDone"},  # a parameter's type
-    "service.payload": {"dump"},
+    "service.payload": {"dump"},  # for applications that encode in a thread of theirs
     "service.connections.pending_connection": {"Gate"},  # a parameter's type
     "service.server": {"Application"},
     "service.settings": {"Namespace", "ProxySettings"},  # for those who mount us

@@ -12,6 +12,7 @@ from service.core.errors import INTERNAL, ReplyError
 from service.core.hooks import Handlers, RpcEvent, RpcResult
 from service.core.model import ClientId, UserId
 from service.metrics import Metrics
+from service.payload.encoder import PayloadEncoder
 from tests.clock import VirtualClock
 
 
@@ -37,6 +38,7 @@ async def test_a_hook_that_hangs_is_refused_in_time_and_cancelled() -> None:
         Handlers(rpc=hang),
         event,
         outcomes.append,
+        dump=PayloadEncoder(clock).dump,
         clock=clock,
         timeout=4.5,
         spawn=spawn,
@@ -76,6 +78,7 @@ async def test_a_late_hook_is_cancelled_whatever_becomes_of_its_answer() -> None
         Handlers(rpc=hang),
         RpcEvent(ClientId("c"), UserId(""), "m"),
         fail,
+        dump=PayloadEncoder(clock).dump,
         clock=clock,
         timeout=4.5,
         spawn=spawn,

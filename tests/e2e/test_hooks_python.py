@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -140,3 +141,41 @@ async def test_rpc_publishes_from_inside(server: Server, api: Api) -> None:
     assert reply["rpc"]["data"] == {"offset": 1, "epoch": page["epoch"]}
     (publication,) = await subscriber.publications("from-inside", 1)
     assert publication == {"data": {"by": "bob"}, "offset": 1}
+
+
+@pytest.mark.requirement("R19", "B45", "B46")
+async def test_four_answers_that_are_stuck_hold_up_nobody(
+    server: Server, api: Api, tmp_path: Path
+) -> None:
+    client, other = await enter(server), await enter(server, "bob")
+    for number in range(4):
+        await client.send(
+            {"id": 100 + number, "rpc": {"method": "slow", "data": str(tmp_path / "x")}}
+        )
+    answered = []
+    for _ in range(20):
+        reply = await other.request(rpc={"method": "large"})
+        assert len(reply["rpc"]["data"]) == 1000
+        assert (await api.call("rpc", {"method": "large"}))["data"][999] == "x" * 10
+        answered.append(reply["id"])
+    # All of that came before the second was over; then the error object has the ids.
+    error = {"reason": "time", "limit": 1}
+    stuck = [await client.message() for _ in range(4)]
+    assert sorted(reply["id"] for reply in stuck) == [100, 101, 102, 103]
+    for reply in stuck:
+        assert reply["rpc"]["data"] == {"type": "state", "run_id": "r1", "error": error}
+    (tmp_path / "x").touch()
+    assert (await other.request(rpc={"method": "large"}))["rpc"]["data"]
+    assert len(answered) == 20
+
+
+async def test_an_answer_that_blocks_for_a_moment_is_complete(
+    server: Server, tmp_path: Path
+) -> None:
+    client = await enter(server)
+    path = tmp_path / "go"
+    await client.send({"id": 100, "rpc": {"method": "slow", "data": str(path)}})
+    assert (await client.request(rpc={"method": "echo"}))["rpc"]  # it came first
+    path.touch()
+    reply = await client.message()
+    assert (reply["id"], reply["rpc"]["data"]["agent"]) == (100, {"waited": True})

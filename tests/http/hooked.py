@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 
 from service.app import create_app
 from service.core.errors import Close, CloseError, ErrorReply, ReplyError
@@ -53,6 +54,19 @@ async def subscribe(event: SubscribeEvent) -> SubscribeResult:
     return SubscribeResult(info={"as": event.user}, data={"hello": event.user})
 
 
+class Slow:
+    """An object whose method returns when a file is there."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def to_dict(self) -> object:
+        """Wait for the file."""
+        while not os.path.exists(self.path):
+            time.sleep(0.01)
+        return {"waited": True}
+
+
 async def publish(event: PublishEvent) -> PublishResult:
     """Let through what is no swearing, and sign it."""
     data = json.loads(event.data)
@@ -75,6 +89,11 @@ async def rpc(event: RpcEvent) -> RpcResult:
             return RpcResult({"user": event.user, "data": data})
         case "nothing":
             return RpcResult()
+        case "slow":
+            slow = Slow(json.loads(event.data or ""))
+            return RpcResult({"type": "state", "run_id": "r1", "agent": slow})
+        case "large":
+            return RpcResult(["x" * 10] * 1000)
         case "refuse":
             raise ReplyError(ErrorReply(1999, 'a "quoted" reason'))
         case method if method.startswith("refuse-"):

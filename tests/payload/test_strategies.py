@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from service.payload import dump, dump_optional
+from service.payload import dump
 from service.payload.strategies import STRATEGIES
 from tests.payload.specimens import NOON, SPECIMENS, Array, ToDict
 from tests.payload.strictjson import strict
@@ -37,9 +37,7 @@ def test_raw_text_at_the_top_is_passed_on_as_it_is():
     assert dump(raw) is raw.text
 
 
-def test_none_is_no_payload_where_payloads_are_optional():
-    assert dump_optional(None) is None
-    assert dump_optional(0) == "0"
+def test_none_is_null():
     assert dump(None) == "null"
 
 

@@ -7,6 +7,7 @@ from random import Random
 from typing import Any, NamedTuple
 
 from service.auth.permissions import Permissions
+from service.connections.hook_calls import encoded
 from service.core.errors import Close, CloseError, ErrorReply, ReplyError, StoreError
 from service.core.hooks import Answer, Event, Handlers
 from service.core.model import (
@@ -22,6 +23,7 @@ from service.core.model import (
     SubscriberInfo,
 )
 from service.core.ports import History
+from service.payload import dump
 from service.protocol import replies
 from service.protocol.json import Json
 from service.session.command_queue import CommandQuota
@@ -37,6 +39,21 @@ WALL = 1_700_000_000.0  # Unix seconds when a bench is made
 async def hook(event: Any) -> Any:
     """Stand where a hook is; the port is asked instead."""
     raise AssertionError("the port asks hooks, the session never does")
+
+
+async def _dump(value: object) -> RawJson:
+    return dump(value)
+
+
+def in_text(answer: Any) -> Any:
+    """Return what a hook said as the port hands it to the session."""
+    if isinstance(answer, ReplyError | CloseError):
+        return answer
+    try:
+        encoded(answer, _dump).send(None)
+    except StopIteration as done:
+        return done.value
+    raise AssertionError("nothing here waits")
 
 
 class Join(NamedTuple):
@@ -186,7 +203,7 @@ class Bench:
 
     def answer(self, answer: Answer | ReplyError | CloseError, number: int = 0) -> None:
         command, event = self.asked.pop(number)
-        self.session.answered(command, event, answer, self.now)
+        self.session.answered(command, event, in_text(answer), self.now)
         self.session.resume(self.now)
         self._settle()
 

@@ -26,6 +26,7 @@ from service.core.rate_limits import rate_of
 from service.hub.hub import Hub
 from service.hub.publish_metrics import PublishMetrics
 from service.metrics import Metrics
+from service.payload.encoder import PayloadEncoder
 from service.session.heartbeat import Heartbeat
 from service.settings import (
     ChannelOptions,
@@ -95,6 +96,7 @@ class World:
         )
         self.context = ConnectionContext(
             settings=settings,
+            encoder=PayloadEncoder(clock),
             hub=self.hub,
             permissions=Permissions(
                 settings.channels,

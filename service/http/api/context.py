@@ -119,17 +119,17 @@ class ApiContext:
             raise ReplyError(PERMISSION_DENIED)
         return rules
 
-    async def publish(
+    def publish(
         self, channel: Channel, draft: Draft, history: History
-    ) -> Appended:
-        """Publish and wait for the commit.
+    ) -> asyncio.Future[Appended]:
+        """Hand a publication to the store now; the commit can be awaited.
 
-        Raises:
+        That raises:
             StoreError: It was not published, or the outcome is unknown.
         """
         waiter: _Waiter[Appended] = _Waiter()
         self.runtime.hub.publish(channel, draft, history, waiter.done)
-        return await waiter.future
+        return waiter.future
 
     async def read(
         self,

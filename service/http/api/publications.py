@@ -13,7 +13,7 @@ from msgspec import UNSET, Meta, UnsetType
 from _speedups import quote
 from service.core.errors import BAD_REQUEST, ReplyError, StoreError
 from service.core.json_fields import Base64, payload_of
-from service.core.model import Channel, Draft, Position, RawJson, size_of
+from service.core.model import Appended, Channel, Draft, RawJson, size_of
 from service.core.ports import NO_HISTORY
 from service.http.api.context import (
     ApiContext,
@@ -135,28 +135,25 @@ async def _one(
     context: ApiContext, channel: str, draft: Draft, request: _Publication
 ) -> str:
     skip = bool(request.skip_history)
-    offset, epoch = await append(context, channel, draft, skip_history=skip)
+    appended = await append(context, channel, draft, skip_history=skip)
+    offset, epoch = appended.position
     return f'{{"offset":{offset},"epoch":{quote(epoch)}}}' if offset else "{}"
 
 
-async def append(
+def append(
     context: ApiContext, channel: str, draft: Draft, *, skip_history: bool
-) -> Position:
-    """Publish to one channel and wait for the commit.
-
-    Returns:
-        The publication's position; offset 0 without history.
+) -> asyncio.Future[Appended]:
+    """Hand a publication to the store now; `ApiContext.publish` says what comes of it.
 
     Raises:
         ReplyError: 102 or 107, from the name; 103 if the key does not allow it.
-        StoreError: It was not published, or the outcome is unknown.
     """
     rules = context.publish_rules(channel)
     history = NO_HISTORY if skip_history else rules.history
     if rules.options.delta_publish and not draft.delta:
         draft = copy(draft)  # the same one may go to channels of other namespaces
         draft.delta = True
-    return (await context.publish(Channel(channel), draft, history)).position
+    return context.publish(Channel(channel), draft, history)
 
 
 def _draft(context: ApiContext, request: _Publication) -> Draft:

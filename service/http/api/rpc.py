@@ -13,7 +13,6 @@ from service.core.hooks import RpcEvent
 from service.core.json_fields import optional_payload_of
 from service.core.model import ClientId, UserId
 from service.http.api.context import ApiContext
-from service.payload import dump_optional
 
 __all__ = ["RpcRequest", "RpcResult", "rpc"]
 
@@ -46,5 +45,6 @@ async def rpc(context: ApiContext, request: RpcRequest) -> str:
         if task is None or task.cancelling():
             raise
         raise ReplyError(INTERNAL) from None  # the hook's own work was cancelled
-    data = dump_optional(answer.data)
-    return "{}" if data is None else f'{{"data":{data}}}'
+    if answer.data is None:
+        return "{}"
+    return f'{{"data":{await context.runtime.encoder.dump(answer.data)}}}'

@@ -45,6 +45,7 @@ class Caller:
             checks=Checks(),
             store=world.store,
             hub=world.hub,
+            encoder=context.encoder,
             permissions=context.permissions,
             handlers=context.handlers,
             tickets=Tickets(state, world.clock, Random(1)),
