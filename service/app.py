@@ -73,7 +73,9 @@ class Application(OpenedByScope[Routing]):
         self.refusals = Refusals()
         self.api_key = self._keys.key
         super().__init__(
-            partial(open_routing, settings, handlers, clock, self._keys, self.refusals)
+            lambda: open_routing(
+                settings, handlers, clock, self._keys, self.refusals, self.stopping
+            )
         )
 
     async def publish(
@@ -118,6 +120,20 @@ class Application(OpenedByScope[Routing]):
             appended = append(context, channel, draft, skip_history=skip_history)
         return (await appended).position
 
+    async def send_away(self) -> None:
+        """Take no more clients, and send those here away over the drain time.
+
+        Publications and calls of the server API are taken until `drain`. Returns at
+        once if the service was not started.
+        """
+        if (routing := self.opened) is not None:
+            await routing.runtime.drain.finish()
+
+    def hurry(self) -> None:
+        """Send the clients that are left away now."""
+        if (routing := self.opened) is not None:
+            routing.runtime.drain.hurry()
+
     def _open_keys(self, settings: Settings, clock: Clock) -> None:
         self._keys = open_keys(settings, clock)
 
@@ -136,7 +152,8 @@ def report_service_links(environ: Mapping[str, str]) -> None:
 def _from_environment() -> Application:
     from service.server import install
 
-    settings = load(os.environ, {})
+    # A second worker is to fail at once, and not to end the first one half a minute on.
+    settings = load(os.environ, {"store": {"open_timeout": 0.0}})
     logs.configure(settings.log)
     report_service_links(os.environ)
     application = create_app(settings)

@@ -21,6 +21,7 @@ from service.auth.tickets import Tickets
 from service.auth.verifier import RemoteKeys, Verifier
 from service.connections.cluster_sync import ClusterSync
 from service.connections.connection import ConnectionContext
+from service.connections.drain import Drain
 from service.connections.grace_period import GracePeriod
 from service.connections.lifecycle_log import log_level
 from service.connections.limits import ConnectionLimits
@@ -28,7 +29,7 @@ from service.connections.loop_monitor import LoopMonitor
 from service.connections.outbox import Flusher
 from service.connections.reaper import Reaper
 from service.connections.registry import Registry
-from service.core.errors import CONNECTION_EXPIRED, SHUTDOWN, StoreError, describe
+from service.core.errors import CONNECTION_EXPIRED, StoreError, describe
 from service.core.health import Checks, Fault
 from service.core.hooks import Handlers
 from service.core.model import ClientId
@@ -47,9 +48,6 @@ from service.transports.handshake_gate import HandshakeGate
 __all__ = ["NodeInfo", "Runtime"]
 
 log = structlog.get_logger("steadwire")
-
-CLOSING = 2.0
-"""Seconds that the end waits for clients to take their close frames."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +89,7 @@ class Runtime:
         heartbeat: Counters of pings and pongs.
         grace_period: Keeps the places of lost connections.
         reaper: Closes idle connections, periodically.
+        drain: Sends the clients away.
         gate: Refuses WebSockets before they are accepted.
         loop_monitor: Measures the event loop.
         context: The parts that every connection shares.
@@ -114,6 +113,7 @@ class Runtime:
     heartbeat: Heartbeat
     grace_period: GracePeriod
     reaper: Reaper
+    drain: Drain
     gate: HandshakeGate
     loop_monitor: LoopMonitor
     context: ConnectionContext
@@ -122,9 +122,19 @@ class Runtime:
 
     @classmethod
     async def open(
-        cls, settings: Settings, handlers: Handlers, clock: Clock
+        cls,
+        settings: Settings,
+        handlers: Handlers,
+        clock: Clock,
+        stopping: asyncio.Event | None = None,
     ) -> Runtime:
         """Open every part; if one fails, close those that were opened before it.
+
+        Args:
+            settings: Of the process.
+            handlers: The hooks.
+            clock: Of every timer.
+            stopping: Set to give up waiting for the store's file.
 
         Raises:
             SettingsError: A key or an endpoint of keys is not valid.
@@ -155,7 +165,7 @@ class Runtime:
                 on_refusal=partial(_log_refusal, refusals, clock),
             )
 
-            store = make_store(settings, clock)
+            store = make_store(settings, clock, stopping)
             stack.push_async_callback(store.close)
             add_store_metrics(metrics, store)
             flusher = Flusher(asyncio.get_running_loop().call_soon)
@@ -204,8 +214,14 @@ class Runtime:
             )
             stack.callback(reaper.stop)
             reaper.start()
-            # The parts above are closed after the last client, those below before.
-            stack.push_async_callback(_close_clients, connections, clock)
+            gate = HandshakeGate(settings, clock)
+            drain = Drain(
+                connections,
+                clock,
+                rng,
+                time=settings.drain_time,
+                refuse=gate.drain,
+            )
 
             tickets = Tickets(store.state, clock, random.SystemRandom())
             revocations = Revocations(
@@ -241,6 +257,7 @@ class Runtime:
                 limits=limits,
                 heartbeat=heartbeat,
                 grace_period=grace_period,
+                drain=drain,
             )
             loop_monitor = LoopMonitor(connections, metrics, clock, rng)
             stack.callback(loop_monitor.stop)
@@ -263,21 +280,25 @@ class Runtime:
                 heartbeat=heartbeat,
                 grace_period=grace_period,
                 reaper=reaper,
-                gate=HandshakeGate(settings, clock),
+                drain=drain,
+                gate=gate,
                 loop_monitor=loop_monitor,
                 context=context,
             )
             checks.add("store", runtime._store_fault)
             checks.add("revocations", runtime._revocations_fault)
             checks.add("sweep", reaper.fault)
+            checks.add("drain", drain.fault)
+            # Last, so that every part is there until the last client is gone.
+            stack.push_async_callback(drain.finish)
             runtime._stack = stack.pop_all()
             return runtime
 
     async def aclose(self) -> None:
-        """Close every client with 3001, then every part in reverse order.
+        """Drain, then close every part in reverse order.
 
-        The store commits what it has accepted. This takes no longer than `CLOSING`
-        plus the time of those commits.
+        The store commits what it has accepted. This takes no longer than the drain (see
+        `service.connections.drain`) and those commits.
         """
         self.closing = True
         self.gate.close()
@@ -321,14 +342,6 @@ def _close_revoked(connections: Registry, revoked: Revocation) -> None:
 def _log_revocations_unknown(error: StoreError) -> None:
     # The text comes from the store, and names no token.
     log.error("what is revoked cannot be read", reason=str(error))
-
-
-async def _close_clients(connections: Registry, clock: Clock) -> None:
-    deadline = clock.now() + CLOSING
-    for connection in connections:
-        connection.disconnect(SHUTDOWN)
-    while len(connections) and clock.now() < deadline:
-        await asyncio.sleep(0.01)
 
 
 class _Tasks:

@@ -59,7 +59,14 @@ def serve(
     application = create_app(settings, _handlers(app) if app else None)
     ready = _announcement(settings, application.api_key)
     server.run(
-        server.serve(application, settings, ready=ready, drain=application.drain)
+        server.serve(
+            application,
+            settings,
+            ready=ready,
+            send_away=application.send_away,
+            hurry=application.hurry,
+            drain=application.drain,
+        )
     )
 
 

@@ -33,6 +33,7 @@ from typing import Concatenate, NoReturn, ParamSpec
 from service.auth.permissions import ChannelRules, Permissions
 from service.connections.audit_log import log_decision
 from service.connections.deadline_timer import DeadlineTimer
+from service.connections.drain import Drain
 from service.connections.grace_period import GracePeriod
 from service.connections.hook_calls import Outcome, ask, count_hook, log_hook
 from service.connections.lifecycle_log import LifecycleLog
@@ -44,6 +45,7 @@ from service.connections.send_window import SendWindow
 from service.connections.wakeups import CoalescedCall, ReadGate
 from service.core.errors import (
     INTERNAL_CLOSE,
+    SHUTDOWN,
     TOO_MANY_REQUESTS,
     TOO_MANY_REQUESTS_CLOSE,
     WRITE_ERROR,
@@ -113,6 +115,7 @@ class ConnectionContext:
         limits: Gives slots, and takes them back.
         heartbeat: The timeout of heartbeats, and their counts.
         grace_period: Holds back the leaves of lost connections.
+        drain: Tells whether more clients and subscriptions are taken.
     """
 
     settings: Settings
@@ -131,6 +134,7 @@ class ConnectionContext:
     limits: ConnectionLimits
     heartbeat: Heartbeat
     grace_period: GracePeriod
+    drain: Drain
 
 
 _P = ParamSpec("_P")
@@ -297,6 +301,11 @@ class ClientConnection:
         """Close it; harmless when it is closing already."""
         self._session.disconnect(close)
 
+    @_ends_on_error
+    def send_away(self) -> None:
+        """Read it no more, and close it with 3001 when its commands are answered."""
+        self._session.send_away()
+
     def subscribe(
         self,
         channel: Channel,
@@ -395,12 +404,20 @@ class ClientConnection:
 
     # session.Port
 
+    @property
+    def draining(self) -> bool:
+        """True when no more subscriptions are taken: the client is sent away soon."""
+        return self._context.drain.begun
+
     def reply(self, text: str) -> None:
         """Write one reply or push."""
         self._outbox.put(text)
 
     def acquire_slot(self, identity: Identity) -> None:
         """Ask for a slot; the outcome goes to the session."""
+        if self.draining:
+            self._session.slot_acquired(SHUTDOWN)
+            return
         outcome = self._context.limits.acquire(self._record, identity, self._acquired)
         if outcome is Slot.TAKEN:
             self._session.slot_acquired(None)

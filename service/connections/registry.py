@@ -88,6 +88,9 @@ class Connection(Protocol):
     def disconnect(self, close: Close) -> None:
         """Close it; harmless when it is closing already."""
 
+    def send_away(self) -> None:
+        """Read it no more, and close it with 3001 when its commands are answered."""
+
     def subscribe(
         self,
         channel: Channel,

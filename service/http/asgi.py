@@ -79,12 +79,14 @@ class OpenedByScope(Generic[_Served]):
 
     Attributes:
         startup_error: Why the start failed; None before that.
+        stopping: Set when the drain begins: a start must not wait for anything long.
     """
 
     def __init__(
         self, make: Callable[[], AbstractAsyncContextManager[_Served]]
     ) -> None:
         self.startup_error: BaseException | None = None
+        self.stopping = asyncio.Event()
         self._make = make
         self._opened = AsyncExitStack()
         self._starting: asyncio.Task[_Served] | None = None
@@ -101,11 +103,20 @@ class OpenedByScope(Generic[_Served]):
             self._starting = asyncio.ensure_future(self._start())
         return await asyncio.shield(self._starting)
 
+    @property
+    def opened(self) -> _Served | None:
+        """What is served; None before the start, and after one that failed."""
+        starting = self._starting
+        if starting is None or not starting.done() or self.startup_error is not None:
+            return None
+        return starting.result()
+
     async def drain(self) -> None:
         """Close every client with 3001, then flush and close the store.
 
-        A start that is under way is waited for.
+        A start that is under way is waited for, and gives up what it waits for.
         """
+        self.stopping.set()
         if self._draining is None:
             self._draining = asyncio.ensure_future(self._drain())
         await asyncio.shield(self._draining)

@@ -12,6 +12,7 @@ A path is served as it is written here, and in no other spelling: ``//api/info``
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -48,6 +49,7 @@ async def open_routing(
     clock: Clock,
     keys: ApiKeys,
     refusals: Refusals,
+    stopping: asyncio.Event,
 ) -> AsyncIterator[Routing]:
     """Open a runtime, with hooks over HTTP where they are set, and make its routes.
 
@@ -57,6 +59,7 @@ async def open_routing(
         clock: Of every timer.
         keys: The keys of the server API.
         refusals: Connections that the server cut off or did not serve.
+        stopping: Set when the service is to end before it has started.
 
     Raises:
         SettingsError: A key or an endpoint is not valid.
@@ -69,7 +72,7 @@ async def open_routing(
             proxy = HooksProxy(settings.proxy, settings.tls)
             stack.push_async_callback(proxy.close)
             handlers = proxy.handlers(handlers)
-        runtime = await Runtime.open(settings, handlers, clock)
+        runtime = await Runtime.open(settings, handlers, clock, stopping)
         stack.push_async_callback(runtime.aclose)
         yield Routing(runtime, keys, refusals)
 

@@ -36,7 +36,7 @@ from service.core.errors import StartupError, SteadwireError, describe
 from service.core.refusals import Refusals
 from service.server.install import install
 from service.server.tracker import ConnectionTracker
-from service.settings import ServerSettings, Settings
+from service.settings import Settings
 
 __all__ = ["Application", "run", "serve"]
 
@@ -92,12 +92,17 @@ async def serve(
     settings: Settings,
     *,
     ready: Callable[[list[str]], None] | None = None,
+    send_away: Callable[[], Awaitable[None]],
+    hurry: Callable[[], None],
     drain: Callable[[], Awaitable[None]],
 ) -> None:
     """Serve until SIGTERM or SIGINT, then drain and return.
 
-    A second signal ends the process at once with the status 128 plus its number. When
-    ``shutdown_timeout`` is over, the process ends with 1 and a line on stderr.
+    With a drain time, the listeners are open while it lasts: the server API is served,
+    and the health endpoints say that this process is not ready. A second signal ends
+    the drain time. A signal after that ends the process at once with the status 128
+    plus its number. When the drain time and ``shutdown_timeout`` are over, the process
+    ends with 1 and a line on stderr.
 
     Args:
         app: The application; its lifespan begins before the first connection and ends
@@ -105,8 +110,11 @@ async def serve(
         settings: For the listeners and the time that a shutdown may take.
         ready: Called with the addresses, as ``http://127.0.0.1:8000``, once connections
             are accepted: that of clients, and that of the API if it has its own.
+        send_away: Sends the clients away over the drain time, if there is one.
+        hurry: Ends the drain time.
         drain: Ends the clients' connections and flushes the store. The lifespan's
-            shutdown waits for it.
+            shutdown waits for it. It is called before the start has ended when a signal
+            comes before that.
 
     Raises:
         StartupError: The port cannot be bound, or the lifespan start-up failed.
@@ -117,9 +125,11 @@ async def serve(
     # default of 5 ms it commits a quarter less.
     sys.setswitchinterval(0.0005)
     listeners = _bind_all(settings)
-    config = _configure(settings.server, listeners)
+    config = _configure(settings, listeners)
     addresses = [_address(listener) for listener in listeners]
-    shutdown = _Shutdown(tracker, listeners, drain)
+    shutdown = _Shutdown(
+        tracker, listeners, settings.drain_time, send_away, hurry, drain
+    )
     admin = listeners[1].getsockname()[:2] if len(listeners) > 1 else None
     lifespan = _Lifespan(app, shutdown.finished, admin)
 
@@ -129,6 +139,7 @@ async def serve(
             listener.listen(_BACKLOG)  # asyncio has set the backlog to `_ACCEPTS`
         if lifespan.failure is not None:
             return
+        shutdown.serving = True
         if ready is not None and not shutdown.requested.is_set():
             ready(addresses)
         await shutdown.requested.wait()
@@ -152,7 +163,7 @@ async def serve(
     finally:
         for listener in listeners:
             listener.close()
-    if lifespan.failure is not None:
+    if lifespan.failure is not None and not shutdown.requested.is_set():
         raise _startup_error(app.startup_error, lifespan.failure)
     shutdown.result()
 
@@ -220,7 +231,9 @@ class _Shutdown:
     """The shutdown that a signal starts.
 
     Attributes:
-        requested: Set by the first signal.
+        requested: Set when nobody is to be served any more: by the first signal, or at
+            the end of the drain time.
+        serving: True once connections are accepted.
         finished: Set when the drain has ended or failed.
     """
 
@@ -228,23 +241,34 @@ class _Shutdown:
         self,
         tracker: ConnectionTracker,
         listeners: Sequence[socket.socket],
+        drain_time: float,
+        send_away: Callable[[], Awaitable[None]],
+        hurry: Callable[[], None],
         drain: Callable[[], Awaitable[None]],
     ) -> None:
         self.requested = asyncio.Event()
         self.finished = asyncio.Event()
+        self.serving = False
         self._tracker = tracker
         self._listeners = listeners
+        self._drain_time = drain_time
+        self._send_away = send_away
+        self._hurry = hurry
         self._drain = drain
         self._task: asyncio.Task[None] | None = None
+        self._leaving: asyncio.Task[None] | None = None
+        self._deadline: threading.Timer | None = None
 
     def listen(self) -> None:
         """Begin at SIGTERM or SIGINT."""
-        loop = asyncio.get_running_loop()
+        self._loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._begin)
+            self._loop.add_signal_handler(number, self._begin)
 
     def drain(self) -> None:
         """Drain the application, once Hypercorn has closed the listener."""
+        if self._task is not None:
+            return
         self._task = asyncio.create_task(self._run())
 
     def result(self) -> None:
@@ -253,27 +277,61 @@ class _Shutdown:
             self._task.result()
 
     def _begin(self) -> None:
-        loop = asyncio.get_running_loop()
+        loop = self._loop
         for number in (signal.SIGTERM, signal.SIGINT):
             # From here on without the event loop, for it may hang.
             loop.remove_signal_handler(number)
-            signal.signal(number, _end_at_once)
+            signal.signal(number, self._signalled_again)
         timeout = self._tracker.settings.shutdown_timeout
-        # A thread, for the same reason. It is never cancelled: the interpreter waits
-        # for other threads at its end, and they may hang too.
-        deadline = threading.Timer(timeout, _end_late, [timeout])
-        deadline.daemon = True
-        deadline.start()
+        if self.serving and self._drain_time:
+            self._end_within(self._drain_time + timeout)
+            self._leaving = loop.create_task(self._leave())
+            return
+        self._end_within(timeout)
+        self._end()
+        if not self.serving:
+            self.drain()  # now: the start may wait for something
+
+    def _end_within(self, timeout: float) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+        # A thread, for the event loop may hang. It is not cancelled at the end: the
+        # interpreter waits for other threads then, and they may hang too.
+        self._deadline = threading.Timer(timeout, _end_late, [timeout])
+        self._deadline.daemon = True
+        self._deadline.start()
+
+    def _signalled_again(self, number: int, frame: object) -> None:
+        if self.requested.is_set():
+            _end_at_once(number, frame)
+        for each in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(each, _end_at_once)
+        self._loop.call_soon_threadsafe(self._shorten)
+
+    def _shorten(self) -> None:
+        self._end_within(self._tracker.settings.shutdown_timeout)
+        self._hurry()
+
+    async def _leave(self) -> None:
+        try:
+            await self._send_away()
+        finally:
+            self._end()
+
+    def _end(self) -> None:
         self._tracker.drain()
         self.requested.set()
         # Half of the time for the peers, the rest for the store and the lifespan.
-        loop.call_later(timeout / 2, self._tracker.abort)
+        timeout = self._tracker.settings.shutdown_timeout
+        self._loop.call_later(timeout / 2, self._tracker.abort)
 
     async def _run(self) -> None:
         try:
             # A few rounds of the loop: a client that is told to reconnect must not
             # reach this process again.
-            while any(listener.fileno() != -1 for listener in self._listeners):
+            while self.serving and any(
+                listener.fileno() != -1 for listener in self._listeners
+            ):
                 await asyncio.sleep(0)
             await self._drain()
         finally:
@@ -323,17 +381,20 @@ class _Config(Config):
         return Sockets([], list(self._listeners), [])
 
 
-def _configure(settings: ServerSettings, listeners: Sequence[socket.socket]) -> Config:
+def _configure(settings: Settings, listeners: Sequence[socket.socket]) -> Config:
+    server = settings.server
     config = _Config(listeners)
     config.backlog = _ACCEPTS
     config.logger_class = _Log
     config.include_server_header = False
-    config.websocket_max_message_size = settings.message_size
+    config.websocket_max_message_size = server.message_size
     config.websocket_ping_interval = None  # the protocol has its own
     # `_Shutdown` aborts the last connections after half of the time and ends the
     # process after all of it, so these two only have to be longer.
-    config.graceful_timeout = 2 * settings.shutdown_timeout
-    config.shutdown_timeout = 2 * settings.shutdown_timeout
+    config.graceful_timeout = 2 * server.shutdown_timeout
+    config.shutdown_timeout = 2 * server.shutdown_timeout
+    # The store may wait for its file, which its own time ends.
+    config.startup_timeout += settings.store.open_timeout
     return config
 
 

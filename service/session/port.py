@@ -48,6 +48,10 @@ class Port(Protocol):
     def has_room(self) -> bool:
         """More may be asked for; if not, `Session.resume` is called in time."""
 
+    @property
+    def draining(self) -> bool:
+        """No more subscriptions are taken: the client is sent away soon."""
+
     def later(self) -> None:
         """Call `Session.turn` in the next turn of the event loop."""
 

@@ -40,6 +40,7 @@ from service.auth.permissions import Permissions
 from service.core.errors import (
     CLOSE_BAD_REQUEST,
     INTERNAL,
+    SHUTDOWN,
     STALE,
     Close,
     CloseError,
@@ -166,6 +167,7 @@ class Session:
         self._rng = rng
         self._state = _State.NEW
         self._connected_at = now
+        self._leaving = False
         self._audits_subscribe_tokens = handlers.subscribe_token is not None
         self._queue = queue = CommandQueue(settings.in_flight, quota)
         self.subscriptions = subscriptions = Subscriptions(
@@ -218,11 +220,13 @@ class Session:
         """No more commands should be read for now."""
         if self._state is _State.CLOSED:
             return False  # the reader must get to see the end
-        return self._queue.busy
+        return self._leaving or self._queue.busy
 
     @property
     def in_flight(self) -> bool:
         """A command waits or is under way."""
+        if self._state is _State.CLOSED:
+            return False
         return bool(self._queue.backlog) or self._queue.under_way > 0
 
     # Inputs.
@@ -238,6 +242,7 @@ class Session:
                 return
         self._queue.backlog.extend(commands)
         self._go_on(now)
+        self._leave()
 
     def heard(self, now: float) -> None:
         """Take a frame without commands as a sign of life."""
@@ -268,6 +273,7 @@ class Session:
         """Take up commands that waited for an outcome."""
         if self._queue.backlog and self._state is not _State.CLOSED:
             self._go_on(now)
+        self._leave()
 
     def turn(self) -> None:
         """Note that the event loop has turned; the caller then resumes."""
@@ -290,6 +296,18 @@ class Session:
         if self._state is not _State.CLOSED:
             self.ended()
             self._port.close(close)
+
+    def send_away(self) -> None:
+        """Take no more frames, and close with 3001 when every command is answered.
+
+        The frame that the transport is reading is still taken.
+        """
+        self._leaving = True
+        self._leave()
+
+    def _leave(self) -> None:
+        if self._leaving and not (self._state is _State.CONNECTED and self.in_flight):
+            self.disconnect(SHUTDOWN)
 
     def probe(self, now: float) -> bool:
         """Ping at once; False if the client is not connected."""

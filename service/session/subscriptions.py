@@ -21,6 +21,7 @@ from service.core.errors import (
     INTERNAL,
     LIMIT_EXCEEDED,
     SUBSCRIPTION_EXPIRED,
+    TOO_MANY_REQUESTS,
     UNRECOVERABLE_POSITION,
     UNSUBSCRIBE_EXPIRED,
     UNSUBSCRIBE_INSUFFICIENT,
@@ -230,6 +231,8 @@ class Subscriptions:
             return
         if channel in self._channels:
             raise ReplyError(ALREADY_SUBSCRIBED)
+        if self._port.draining:
+            raise ReplyError(TOO_MANY_REQUESTS, reason="draining")
         rules = self._permissions.rules(channel)
         decider = self._permissions.may_subscribe(
             rules,
@@ -397,10 +400,13 @@ class Subscriptions:
             False if it is subscribed or about to be: nothing is done.
 
         Raises:
-            ReplyError: 102 or 107, from the name; 106 over the limit.
+            ReplyError: 102 or 107, from the name; 106 over the limit; 111 while the
+                process drains.
         """
         if channel in self._channels:
             return False
+        if self._port.draining:
+            raise ReplyError(TOO_MANY_REQUESTS, reason="draining")
         rules = rules or self._permissions.rules(channel)
         if len(self._channels) >= self._settings.channel_limit:
             raise ReplyError(LIMIT_EXCEEDED)

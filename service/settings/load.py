@@ -98,6 +98,13 @@ class Settings(Section, frozen=True, kw_only=True):
         return 10_000 if self.strict else 100
 
     @property
+    def drain_time(self) -> float:
+        """Seconds over which a drain sends the clients away."""
+        if self.server.drain_time is not None:
+            return self.server.drain_time
+        return 10.0 if self.strict and self.store.backend == "dynamodb" else 0.0
+
+    @property
     def user_limit(self) -> int:
         """Most clients connected as one user."""
         limit = self.connections.user_limit

@@ -107,8 +107,13 @@ class ServerSettings(Section, frozen=True, kw_only=True):
         host: Address to listen on. Loopback by default: the development profile admits
             every client.
         port: TCP port; 0 lets the system choose (the chosen port is printed).
-        shutdown_timeout: The process ends within this time after SIGTERM, whatever is
-            still under way.
+        shutdown_timeout: The process ends within this time after SIGTERM and the drain
+            time, whatever is still under way.
+        drain_time: The clients are sent away (3001) in random order over this time,
+            after SIGTERM or ``/api/drain``; 0 for all at once. None: 10 with DynamoDB
+            outside development. Else 0: the next server can only open the SQLite file
+            when this one has ended, and a client that is sent away early would wait for
+            that.
         deflate: Accept permessage-deflate. Off by default: it costs some 100 KB for
             each connection, and an unauthenticated peer could make the server inflate.
         message_size: Largest WebSocket message accepted; a larger one is closed with
@@ -139,6 +144,7 @@ class ServerSettings(Section, frozen=True, kw_only=True):
     host: str = "127.0.0.1"
     port: Port = 8000
     shutdown_timeout: Seconds = 10.0
+    drain_time: Delay | None = None
     deflate: bool = False
     message_size: Bytes = 64 * KiB
     send_buffer: Bytes = 256 * KiB
@@ -351,6 +357,9 @@ class StoreSettings(Section, frozen=True, kw_only=True):
         cache_size: Bytes of the newest publications kept in memory, over all channels.
         queue_size: Bytes of publications waiting for the writer; beyond, publishes
             fail with a temporary error.
+        open_timeout: SQLite: how long a start waits for another process that has the
+            store open, such as the server that this one takes over from; then it fails.
+            ``hypercorn service.app:app`` does not wait.
         lock_timeout: SQLite: how long a try to commit waits for another process that
             holds the database. It is tried again within 2 s of the beginning; then its
             publications fail with a temporary error.
@@ -366,6 +375,7 @@ class StoreSettings(Section, frozen=True, kw_only=True):
     durability: Literal["process", "power"] = "process"
     cache_size: Bytes = 64 * MiB
     queue_size: Bytes = 32 * MiB
+    open_timeout: Delay = 30.0
     lock_timeout: Seconds = 1.0
     sweep_interval: Seconds = 30.0
     max_size: SizeLimit = 0

@@ -6,6 +6,7 @@ to import than the rest of the service.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -25,15 +26,23 @@ __all__ = ["add_store_metrics", "make_store", "make_upkeep"]
 _BREAKER_STATES = ("closed", "open", "half-open")
 
 
-def make_store(settings: Settings, clock: Clock) -> SqliteStore | DynamodbStore:
-    """Return the store that *settings* name, not started."""
+def make_store(
+    settings: Settings, clock: Clock, stopping: asyncio.Event | None = None
+) -> SqliteStore | DynamodbStore:
+    """Return the store that *settings* name, not started.
+
+    Args:
+        settings: Of the process.
+        clock: Of every timer.
+        stopping: Set to give up a start that waits for the SQLite file.
+    """
     if settings.store.backend == "sqlite":
         channels = settings.channels
         limits = {"": channels.without_namespace.max_size} | {
             namespace.name: namespace.max_size for namespace in channels.namespaces
         }
         limits = {name: limit for name, limit in limits.items() if limit}
-        return SqliteStore(settings.store, clock, namespaces=limits)
+        return SqliteStore(settings.store, clock, namespaces=limits, stopping=stopping)
     from service.stores.dynamodb.store import DynamodbStore
 
     return DynamodbStore(settings.dynamodb, settings.store, clock)

@@ -81,7 +81,7 @@ class HandshakeGate:
     def __init__(self, settings: Settings, clock: Clock) -> None:
         limits = settings.effective_limits
         self._clock = clock
-        self._closed = False
+        self._draining = False
         self._origins = settings.origins
         self._headers = [name.lower() for name in settings.proxy.http_headers]
         self._proxies = Proxies(settings.server.trusted_proxies)
@@ -141,8 +141,8 @@ class HandshakeGate:
     ) -> _Refusal | None:
         """Give *pending* a place, and return None; or return why it gets none."""
         address, now = pending.address, self._clock.now()
-        if self._closed:
-            return _Refusal("draining", 503)
+        if self._draining:
+            return _Refusal("draining", 503, 1.0)
         if path != PATH:
             remedy = f"clients connect to {PATH}"
             return _Refusal(
@@ -198,9 +198,13 @@ class HandshakeGate:
             self._count("blocked", address)
         return blocked
 
+    def drain(self) -> None:
+        """Refuse every handshake from now on."""
+        self._draining = True
+
     def close(self) -> None:
         """Refuse every handshake from now on, and log the refusals left to log."""
-        self._closed = True
+        self.drain()
         self.refusals.close()
 
     def _count(self, cause: str, address: str, **details: str) -> None:

@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -125,11 +126,14 @@ async def test_a_store_that_another_server_has(
     async with first.api() as api:
         assert await api.publish(channel, 1) == 1
         status, stdout, stderr = await asyncio.to_thread(
-            run, Path(path).parent, "service", "serve", "--port=0", f"--store={path}"
+            partial(run, STEADWIRE_STORE_OPEN_TIMEOUT="0.2"),
+            *(Path(path).parent, "service", "serve", "--port=0", f"--store={path}"),
         )
         assert (status, stdout) == (2, "")
-        (line,) = stderr.splitlines()
+        *log, line = stderr.splitlines()
         assert f"store {path} is in use by another process" in line
+        waiting = "waiting for the store: another process has it open"
+        assert sum(waiting in each for each in log) == 1
         assert await api.publish(channel, 2) == 2
         first.kill9()
         # The lock is the kernel's: nothing is left of a killed process.

@@ -184,6 +184,7 @@ class App:
         self.startup_error: BaseException | None = None
         self.refusals = Refusals()
         self.sockets = Sockets()
+        self.hurry = asyncio.Event()
         self._falcon = falcon.asgi.App(middleware=[Lifespan(self)])
         self._falcon.add_route("/", State(self.sockets))
 
@@ -194,6 +195,11 @@ class App:
             raise RuntimeError("no lifespan here")
         else:
             await self._falcon(scope, receive, send)
+
+    async def send_away(self) -> None:
+        say(f"sending away {len(self.sockets.open)}")
+        await self.hurry.wait()
+        say("sent away")
 
     async def drain(self) -> None:
         say(f"draining {len(self.sockets.open)}")
@@ -224,7 +230,16 @@ def main() -> None:
         say("ready " + " ".join(addresses))
 
     try:
-        run(serve(app, settings, ready=ready, drain=app.drain))
+        run(
+            serve(
+                app,
+                settings,
+                ready=ready,
+                send_away=app.send_away,
+                hurry=app.hurry.set,
+                drain=app.drain,
+            )
+        )
     except StartupError as error:
         print("steadwire:", " ".join(str(error).split()), file=sys.stderr)
         raise SystemExit(2) from None

@@ -88,6 +88,52 @@ async def test_a_drain_that_fails(launch: Any) -> None:
     assert process.errors[-1] == "OSError: disk full"
 
 
+@pytest.mark.requirement("R49")
+async def test_the_drain_time(launch: Any) -> None:
+    """The listener is open while it lasts; a second signal ends it, a third all."""
+    process = launch(drain_time=60.0)
+    await process.ready()
+    client = await process.open("/echo")
+    process.signal(signal.SIGTERM)
+    await until(lambda: len(process.lines) > 1, 5, "the drain time")
+    assert (await process.state())["open"] == 1  # still served, with a new connection
+    process.signal(signal.SIGINT)
+    assert await close_frame(client) == (3001, "shutdown")
+    with pytest.raises(ConnectionRefusedError):
+        await TcpClient.connect(process.port)
+    client.tcp.close()
+    assert await process.ended(10) == 0
+    assert process.lines[1:] == [
+        *("sending away 1", "sent away", "draining 1", "drained", "store closed")
+    ]
+
+
+@pytest.mark.requirement("R49")
+@pytest.mark.parametrize("fault", ["drain", "hang"])
+async def test_a_third_signal(launch: Any, fault: str) -> None:
+    process = launch(fault=fault, drain_time=60.0, shutdown_timeout=60.0)
+    await process.ready()
+    process.signal(signal.SIGTERM)
+    await until(lambda: len(process.lines) > 1, 5, "the drain time")
+    process.signal(signal.SIGTERM)
+    await until(lambda: "draining 0" in process.lines, 5, "draining")
+    process.signal(signal.SIGTERM)
+    assert await process.ended(2) == 143
+
+
+@pytest.mark.requirement("R49")
+async def test_the_deadline_begins_anew_where_the_drain_time_is_ended(
+    launch: Any,
+) -> None:
+    process = launch(fault="drain", drain_time=60.0, shutdown_timeout=1.0)
+    await process.ready()
+    process.signal(signal.SIGTERM)
+    await until(lambda: len(process.lines) > 1, 5, "the drain time")
+    process.signal(signal.SIGTERM)
+    assert await process.ended(5) == 1
+    assert process.errors == ["steadwire: shutdown took longer than 1 s"]
+
+
 async def test_a_signal_before_it_is_ready(launch: Any) -> None:
     process = launch(fault="slow start")
     await until(lambda: process.lines == ["starting"], 30, "starting")

@@ -97,6 +97,7 @@ class Bench:
         self.at_once = at_once
         self.top = Position(0, "e")
         self.has_room = True
+        self.draining = False
         self.full: list[Identity] | None = None
         self.here: list[SubscriberInfo] = []
         self.messages: list[dict[str, Any]] = []

@@ -22,7 +22,7 @@ that finds what the first one stored, if it is durable."""
 
 
 def on_disk(path: Path, clock: VirtualClock, **settings: object) -> SqliteStore:
-    values = {"path": str(path / "store.db"), **settings}
+    values = {"path": str(path / "store.db"), "open_timeout": 0.0, **settings}
     return SqliteStore(StoreSettings(**values), clock)
 
 

@@ -23,6 +23,7 @@ from service.settings import (
     ClientSettings,
     ConnectionSettings,
     PersonalChannel,
+    ServerSettings,
     Settings,
 )
 from tests.clock import VirtualClock
@@ -223,6 +224,7 @@ class ScriptedWorld(World):
         handlers: Handlers | None = None,
         personal: PersonalChannel | None = None,
         connections: ConnectionSettings = UNLIMITED,
+        drain_time: float = 0.0,
         **client: Any,
     ) -> None:
         self.clock = clock or VirtualClock()
@@ -233,6 +235,7 @@ class ScriptedWorld(World):
         self._members = 0
         super().__init__(
             Settings(
+                server=ServerSettings(drain_time=drain_time),
                 client=ClientSettings(**client),
                 channels=channels,
                 connections=connections,

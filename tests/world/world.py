@@ -14,6 +14,7 @@ from random import Random
 
 from service.auth.permissions import Permissions
 from service.connections.connection import ConnectionContext
+from service.connections.drain import Drain
 from service.connections.grace_period import GracePeriod
 from service.connections.limits import ConnectionLimits
 from service.connections.outbox import Flusher
@@ -94,6 +95,7 @@ class World:
             period=limits.sweep_interval,
             idle_ttl=limits.idle_ttl,
         )
+        self.drain = Drain(self.registry, clock, Random(1), time=settings.drain_time)
         self.context = ConnectionContext(
             settings=settings,
             encoder=PayloadEncoder(clock),
@@ -115,6 +117,7 @@ class World:
             limits=self.limits,
             heartbeat=self.heartbeat,
             grace_period=self.grace_period,
+            drain=self.drain,
         )
         self._named = 0
 

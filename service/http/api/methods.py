@@ -33,6 +33,7 @@ from service.http.api.connections import (
     refresh,
 )
 from service.http.api.context import Empty
+from service.http.api.drain import DrainRequest, DrainResult, drain
 from service.http.api.erasure import EraseRequest, EraseResult, erase
 from service.http.api.history import (
     HistoryRemoveRequest,
@@ -108,7 +109,8 @@ METHODS = (
     ),
     Method(
         "subscribe", Scope.ADMINISTER, "Subscribe a user's connections",
-        SubscribeRequest, Empty, subscribe, (*_FEATURE, LIMIT_EXCEEDED),
+        SubscribeRequest, Empty, subscribe,
+        (*_FEATURE, LIMIT_EXCEEDED, TOO_MANY_REQUESTS),
     ),
     Method(
         "unsubscribe", Scope.ADMINISTER, "Unsubscribe a user's connections",
@@ -157,6 +159,10 @@ METHODS = (
     Method(
         "history_remove", Scope.ADMINISTER, "Delete a channel's publications",
         HistoryRemoveRequest, Empty, history_remove, _FEATURE,
+    ),
+    Method(
+        "drain", Scope.ADMINISTER, "Take no more clients, and send all away",
+        DrainRequest, DrainResult, drain,
     ),
     Method(
         "channels", Scope.READ, "List the channels with subscribers",

@@ -33,7 +33,7 @@ from typing import TypeVar
 import structlog
 
 from service.core.circuit_breaker import Breaker
-from service.core.errors import StoreError, StoreUnavailable, describe
+from service.core.errors import StoreError, StoreInUse, StoreUnavailable, describe
 from service.core.model import Channel, Draft, HistoryPage, Position
 from service.core.ports import AppendDone, Clock, CommitListener, History
 from service.settings import StoreSettings
@@ -70,6 +70,9 @@ __all__ = ["SqliteStore"]
 # fixed cost of a commit is 1 % of it.
 BATCH = 512  # count
 
+PAUSE = 0.05
+"""Seconds between two tries to open a file that another process has open."""
+
 T = TypeVar("T")
 _log = structlog.get_logger(__name__)
 
@@ -84,6 +87,7 @@ class SqliteStore:
         namespaces: Bytes that the publications of a namespace may have; without an
             entry, no limit.
         batch: Publications per commit, at most.
+        stopping: Set to give up a start that waits for the file; None for never.
 
     Attributes:
         state: The State port on the same file.
@@ -97,12 +101,14 @@ class SqliteStore:
         rng: random.Random | None = None,
         namespaces: Mapping[str, int] = MappingProxyType({}),
         batch: int = BATCH,
+        stopping: asyncio.Event | None = None,
     ) -> None:
         self._settings = settings
         self._clock = clock
         self._rng = rng or random.SystemRandom()
         self._namespaces = namespaces
         self._batch = batch
+        self._stopping = stopping or asyncio.Event()
         self._budget = AppendBudget(settings.queue_size)
         self._tails = TailCache(settings.cache_size)
         self._shared_reads = SingleFlightReads(
@@ -137,15 +143,18 @@ class SqliteStore:
     async def start(self, listener: CommitListener) -> None:
         """Open the store and begin to serve.
 
+        A process that has the file open is waited for, for `open_timeout` seconds: the
+        next server can be started before the one that it takes over from has ended.
+
         Raises:
-            StoreInUse: Another process has it open.
+            StoreInUse: Another process still has it open.
             StoreCorrupt: The file is damaged, or another program's.
             StoreVersion: A newer program wrote it.
             StartupError: It cannot be opened or created.
         """
         self._loop = asyncio.get_running_loop()
         self._listener = listener
-        files = await asyncio.to_thread(open_files, self._settings, self._rng)
+        files = await self._open_files()
         self._files: Files = files
         try:
             self._space = await asyncio.to_thread(
@@ -174,6 +183,29 @@ class SqliteStore:
             lambda: self._sweep(expiry),
             self._tails.expire,
         )
+
+    async def _open_files(self) -> Files:
+        tries = 1 + int(self._settings.open_timeout / PAUSE)
+        for left in reversed(range(tries)):
+            try:
+                files = await asyncio.to_thread(open_files, self._settings, self._rng)
+            except StoreInUse:
+                if not left or self._stopping.is_set():
+                    raise
+                if left == tries - 1:
+                    _log.warning(
+                        "waiting for the store: another process has it open",
+                        path=self._settings.path,
+                        seconds=self._settings.open_timeout,
+                    )
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(PAUSE):
+                        await self._stopping.wait()
+            else:
+                if left < tries - 1:
+                    _log.info("the store is free", path=self._settings.path)
+                return files
+        raise AssertionError("the last try returns or raises")
 
     def _sweep(self, expiry: Expiry) -> Swept:
         """Make a step of the sweep. On the writer's thread."""

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sqlite3
 from pathlib import Path
 
 import pytest
+import structlog
 
 from service.core.errors import StartupError, StoreCorrupt, StoreInUse, StoreVersion
+from service.core.model import Channel
+from service.settings import StoreSettings
+from service.stores.sqlite.store import SqliteStore
 from tests.stores.sqlite.support import publisher
-from tests.stores.support import Bench, on_disk
+from tests.stores.support import CHAT, Bench, on_disk
 
 
 async def start(tmp_path, clock, **settings):
@@ -154,3 +159,48 @@ async def test_a_second_process_is_refused_until_the_first_ends(tmp_path, clock)
     await first.wait()
     bench = await start(tmp_path, clock)
     await bench.store.close()
+
+
+@pytest.mark.requirement("R49")
+async def test_a_start_waits_until_the_file_is_free(tmp_path, clock):
+    first = await start(tmp_path, clock)
+    with structlog.testing.capture_logs() as logged:
+        second = on_disk(tmp_path, clock, open_timeout=60.0)
+        starting = asyncio.create_task(second.start(lambda committed: None))
+        while not logged:
+            await asyncio.sleep(0.01)
+        # What the first one accepts meanwhile is there when the second has opened it.
+        assert (await first.append("a")).position.offset == 1
+        assert not starting.done()
+        await first.store.close()
+        await starting
+    assert [line["event"] for line in logged] == [
+        "waiting for the store: another process has it open",
+        "the store is free",
+    ]
+    assert logged[0]["path"] == str(tmp_path / "store.db")
+    assert (await second.read(Channel("a"), CHAT, None, 0)).top.offset == 1
+    await second.close()
+
+
+@pytest.mark.requirement("R49")
+@pytest.mark.parametrize("stopped", [True, False])
+async def test_a_start_waits_no_longer_than_it_may(tmp_path, clock, stopped):
+    first = await start(tmp_path, clock)
+    stopping = asyncio.Event()
+    second = SqliteStore(
+        StoreSettings(
+            path=str(tmp_path / "store.db"), open_timeout=3600.0 if stopped else 0.2
+        ),
+        clock,
+        stopping=stopping,
+    )
+    starting = asyncio.create_task(second.start(lambda committed: None))
+    if stopped:
+        await asyncio.sleep(0)
+        stopping.set()
+    async with asyncio.timeout(10):
+        with pytest.raises(StoreInUse):
+            await starting
+    assert (await first.append("a")).position.offset == 1
+    await first.store.close()
