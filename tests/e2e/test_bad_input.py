@@ -563,7 +563,7 @@ async def test_ten_thousand_commands_in_a_frame(wide: Server) -> None:
     await settled(wide, before)
 
 
-@pytest.mark.requirement("B123", "B133")
+@pytest.mark.requirement("R39", "B123", "B133")
 async def test_ten_thousand_publishes_in_a_frame(wide: Server) -> None:
     async with await wide.raw() as client:
         await client.subscribe("ch")

@@ -78,7 +78,7 @@ async def test_http_publishers(server: Server, channel: str, channels: int) -> N
         )
 
 
-@pytest.mark.requirement("B6", "B133")
+@pytest.mark.requirement("R39", "B6", "B133")
 @pytest.mark.parametrize("channels", [1, 2])
 async def test_client_publishers(server: Server, channel: str, channels: int) -> None:
     channel_names = names(channel, channels)
