@@ -116,6 +116,7 @@ async def test_every_byte_arrives_in_order(peer: Peer, name: str) -> None:
         assert proxy.up.forwarded == proxy.down.forwarded == len(BYTES)
 
 
+@pytest.mark.requirement("L24")
 async def test_faults_that_change_all_the_time_lose_nothing(peer: Peer) -> None:
     rng = random.Random(11)
     clock = VirtualClock(now=0.0)
@@ -159,6 +160,7 @@ async def test_a_segment_arrives_after_its_delay_and_not_before(peer: Peer) -> N
         assert await server.read_exactly(3) == b"one"
 
 
+@pytest.mark.requirement("L24")
 async def test_a_lost_segment_holds_back_what_comes_after_it(peer: Peer) -> None:
     # Of this seed the first segment is lost once, and the second is not.
     clock = VirtualClock(now=0.0)
@@ -270,6 +272,7 @@ async def test_a_half_close_ends_one_direction_after_its_bytes(peer: Peer) -> No
             await until(lambda: not proxy.links)
 
 
+@pytest.mark.requirement("L24")
 @pytest.mark.parametrize("fault", ["cut", "reset"])
 async def test_a_cut_ends_in_order_and_a_reset_does_not(peer: Peer, fault: str) -> None:
     async with FaultProxy(peer.port, seed=7) as proxy:
