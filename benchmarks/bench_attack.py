@@ -8,10 +8,12 @@ latency is from the *scheduled* send. Around it, from another address:
 (pings) 200 sockets that never connect, each sending empty pings as fast as it can. One
     that is closed comes back 2 to 10 s later.
 (connected) 100 that connect first, and then do the same.
+(joins) 3 of one user that subscribe and unsubscribe, 800 times a second together, in a
+    channel whose 1,200 subscribers are told of each join and leave.
 
 Every figure is measured without, under attack and without again, on one server in a
-production configuration. ``--check`` exits with 1 when a p99 under attack is more than
-3 times that of none.
+production configuration, with the messages that the server sends a second. ``--check``
+exits with 1 when a p99 under attack is more than 3 times that of none.
 """
 
 import argparse
@@ -25,6 +27,7 @@ import random
 import sys
 import tempfile
 import time
+import urllib.request
 from pathlib import Path
 
 from load import connect, describe, exchange, frame, loop_factory, percentile, process
@@ -33,7 +36,11 @@ WANTED = 3.0  # times the p99 without the attack
 FLOOR = 0.005  # s; below this a p99 is the machine's, not ours
 RATE = 50  # publications a second
 ATTACKER = "127.0.0.2"  # another address than the victim's
+AUDIENCE = [f"127.0.0.{n}" for n in range(10, 22)]  # of 100 subscribers each
+CHANNEL = "hall:main"
+STEPS = 800  # subscribes and unsubscribes a second
 SECRET = "benchmark-secret-of-32-bytes-or-more"
+KEY = "benchmark-api-key-of-32-characters"
 PINGS = b"\x89\x80\0\0\0\0" * 700  # some 4 KiB of empty pings
 HEAD = (
     b"GET /connection/websocket HTTP/1.1\r\nHost: localhost\r\n"
@@ -53,9 +60,9 @@ def token(user):
     return signed + "." + base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
 
 
-async def open_socket(port):
+async def open_socket(port, address=ATTACKER):
     reader, writer = await asyncio.open_connection(
-        "127.0.0.1", port, local_addr=(ATTACKER, 0)
+        "127.0.0.1", port, local_addr=(address, 0)
     )
     writer.write(HEAD)
     head = await reader.readuntil(b"\r\n\r\n")
@@ -80,7 +87,54 @@ async def attack(port, number, kind):
 
 
 async def attack_all(port, kind, sockets):
-    await asyncio.gather(*(attack(port, n, kind) for n in range(sockets)))
+    """Get ready, say so, and attack when told."""
+    readers = []
+    if kind == "joins":
+        for address in AUDIENCE:
+            made = await asyncio.gather(
+                *(enter(port, f"{address}-{n}", address) for n in range(100))
+            )
+            for reader, writer in made:
+                writer.write(frame(json.dumps(subscribe(2))))
+                readers.append(asyncio.create_task(listen(reader, writer)))
+        await asyncio.sleep(10.0)  # until all are told of all joins
+    print("ready", flush=True)
+    await asyncio.to_thread(sys.stdin.readline)
+    if kind == "joins":
+        await asyncio.gather(*(come_and_go(port, sockets) for _ in range(sockets)))
+    else:
+        await asyncio.gather(*(attack(port, n, kind) for n in range(sockets)))
+
+
+async def enter(port, user, address):
+    reader, writer, admitted = await open_socket(port, address)
+    assert admitted, address
+    writer.write(frame(json.dumps({"id": 1, "connect": {"token": token(user)}})))
+    await reader.read(4096)
+    return reader, writer
+
+
+def subscribe(number, method="subscribe"):
+    return {"id": number, method: {"channel": CHANNEL}}
+
+
+async def listen(reader, writer):
+    """Read all, and answer pings."""
+    while data := await reader.read(1 << 16):
+        if data.endswith(b"\x81\x02{}"):
+            writer.write(frame("{}"))
+
+
+async def come_and_go(port, sockets):
+    reader, writer = await enter(port, "attacker", ATTACKER)
+    reading = asyncio.create_task(listen(reader, writer))
+    started = time.perf_counter()
+    for number in range(1_000_000):
+        method = "unsubscribe" if number % 2 else "subscribe"
+        writer.write(frame(json.dumps(subscribe(number + 2, method))))
+        due = started + (number + 1) * sockets / STEPS
+        await asyncio.sleep(max(0.0, due - time.perf_counter()))
+    await reading
 
 
 async def flood(reader, writer, number, kind):
@@ -119,17 +173,43 @@ def figures(latencies):
     }
 
 
+async def sent(port):
+    """Return the messages that the server has sent so far."""
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}/metrics", headers={"X-API-Key": KEY}
+    )
+    with await asyncio.to_thread(urllib.request.urlopen, request) as answer:
+        text = answer.read().decode()
+    [line] = [
+        line for line in text.splitlines() if line.startswith("steadwire_messages_sent")
+    ]
+    return float(line.split()[1])
+
+
+async def watched(port, seconds):
+    """Return the victim's figures, and the messages that were sent a second."""
+    before, started = await sent(port), time.perf_counter()
+    found = figures(await victim(port, seconds))
+    elapsed = time.perf_counter() - started
+    found["sent_per_second"] = round((await sent(port) - before) / elapsed)
+    return found
+
+
 async def measure(port, kind, sockets, seconds):
-    row = {"none": figures(await victim(port, seconds))}
     # In a process of its own: it must not delay the victim itself.
     command = [sys.executable, __file__, "--attack", str(port), kind, str(sockets)]
-    attacker = await asyncio.create_subprocess_exec(*command)
+    attacker = await asyncio.create_subprocess_exec(
+        *command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+    )
+    await attacker.stdout.readline()
+    row = {"none": await watched(port, seconds)}
+    attacker.stdin.write(b"\n")
     await asyncio.sleep(3.0)
-    row["attacked"] = figures(await victim(port, seconds))
+    row["attacked"] = await watched(port, seconds)
     attacker.kill()
     await attacker.wait()
     await asyncio.sleep(1.0)
-    row["none_again"] = figures(await victim(port, seconds))
+    row["none_again"] = await watched(port, seconds)
     base = max(row["none"]["p99_ms"], row["none_again"]["p99_ms"], 1000 * FLOOR)
     row["ratio"] = row["attacked"]["p99_ms"] / base
     row["met"] = row["ratio"] <= WANTED
@@ -151,6 +231,12 @@ def main():
         "allow_subscribe_for_client": True,
         "allow_publish_for_subscriber": True,
     }
+    hall = {
+        "name": CHANNEL.partition(":")[0],
+        "allow_subscribe_for_client": True,
+        "join_leave": True,
+        "force_push_join_leave": True,
+    }
     report = {"about": describe(), "attacks": {}}
     with tempfile.TemporaryDirectory() as directory:
         environment = {
@@ -158,9 +244,11 @@ def main():
             "STEADWIRE_STORE_PATH": os.path.join(directory, "bench.db"),
             "STEADWIRE_TOKEN_HMAC_SECRET_KEY": SECRET,
             "STEADWIRE_CHANNELS_WITHOUT_NAMESPACE": json.dumps(options),
+            "STEADWIRE_CHANNELS_NAMESPACES": json.dumps([hall]),
+            "STEADWIRE_API_KEY": KEY,
         }
         command = [sys.executable, "-m", "service", "serve", "--port", "0"]
-        for kind, sockets in (("pings", 200), ("connected", 100)):
+        for kind, sockets in (("pings", 200), ("connected", 100), ("joins", 3)):
             with (
                 process(command, environment) as (_, port),
                 asyncio.Runner(loop_factory=loop_factory()) as runner,
@@ -171,7 +259,8 @@ def main():
             for name in ("none", "attacked", "none_again"):
                 found = row[name]
                 parts.append(
-                    f"{name} p50 {found['p50_ms']:.2f} p99 {found['p99_ms']:.2f} ms"
+                    f"{name} p50 {found['p50_ms']:.2f} p99 {found['p99_ms']:.2f} ms, "
+                    f"{found['sent_per_second']} sent/s"
                 )
             print("  ".join([*parts, f"ratio {row['ratio']:.2f}"]), flush=True)
     if chosen.json:

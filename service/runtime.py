@@ -171,6 +171,7 @@ class Runtime:
             flusher = Flusher(asyncio.get_running_loop().call_soon)
             publishes = PublishMetrics(metrics, clock, flusher)
             hub = Hub(store, settings.client, clock, tasks.spawn, publishes)
+            stack.callback(hub.announcements.stop)
             await store.start(hub.committed)
             for words in changes(settings):  # R48
                 log.info(words)

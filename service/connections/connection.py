@@ -540,7 +540,7 @@ class ClientConnection:
 
     def present(self, channel: Channel) -> list[SubscriberInfo]:
         """Return the subscribers of a channel that presence shows."""
-        return self._hub.present(channel)
+        return self._hub.present(channel, self._subscriptions.get(channel))
 
     def close(self, close: Close) -> None:
         """Write what waits, then the close frame; abort if that takes too long."""
@@ -568,7 +568,7 @@ class ClientConnection:
         self._window.give(size)
 
     def put(self, text: str) -> None:
-        """Write one push."""
+        """Write one push, or several lines of one each."""
         self._outbox.put(text)
 
     @_ends_on_error

@@ -86,6 +86,8 @@ class Encoding(Protocol):
     def encode(self, text: str) -> Frame:
         """Return a message of JSON text in this form, with its priority if it has one.
 
+        The text may be several messages, one a line.
+
         Raises:
             CodecError: The message has no such form.
         """

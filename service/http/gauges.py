@@ -125,8 +125,17 @@ def _add_connections(metrics: Metrics, runtime: Runtime) -> None:
         lambda: sum(hub.counts().values()),
     )
     metrics.total(
+        "joins_leaves",
+        "Joins and leaves by what became of them: announced to subscribers; "
+        "cancelled, a join and its leave within a window; delayed, joins beyond their "
+        "user's rate, which are announced or cancelled later.",
+        lambda: hub.announcements.outcomes,
+        "outcome",
+    )
+    metrics.total(
         "messages_sent",
-        "Messages handed to clients' sockets: replies, pushes and pings.",
+        "Messages handed to clients' sockets: replies, pushes and pings. Joins and "
+        "leaves that go out together are one.",
         lambda: metrics.sent.value + sum(one.messages_sent for one in registry),
     )
     metrics.total(

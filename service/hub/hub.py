@@ -6,7 +6,8 @@ A lower one is dropped, an equal one is written, and a higher one shows a gap, w
 filled from the store (`catchup`). A gap that cannot be filled ends the subscription:
 the client recovers, or is told.
 
-Invariants, all on the event loop (`catchup` and `deltas` have the others):
+Invariants, all on the event loop (`catchup`, `deltas` and `announcements` have the
+others):
 
 I1 Nothing is written for a channel before `activate`, which the member calls when its
    subscribe reply is on its way.
@@ -14,9 +15,7 @@ I2 ``next`` only grows, by one per publication written, while the epoch stays.
 I6 A call that has its outcome at once returns it. One that returns none calls *done*
    once, later, never inside the call.
 I7 `Member.put` may end any member, which then calls `leave`. So every loop goes over a
-   copy, and looks at each subscription before it writes. The leave is pushed to the
-   others by the outermost `leave` alone, one after the other in the order in which
-   the members ended: the depth of the stack does not grow with their number.
+   copy, and looks at each subscription before it writes.
 
 Interleavings that could break them, each a test in tests/hub: a commit, a restart of
 the stream or a leave between the outcome of a join and `activate` (I1); leave before
@@ -26,7 +25,6 @@ publication, of a join or of another's leave (I7).
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Sequence
 
 from service.core.errors import StoreError
@@ -42,6 +40,7 @@ from service.core.model import (
 from service.core.ports import AppendDone, Clock, Committed, History, Store
 from service.core.position import PIECE, is_recovered
 from service.core.priority import DroppableText, Priority
+from service.hub.announcements import Announcements
 from service.hub.catchup import CatchUp, Spawn
 from service.hub.deltas import DeltaPushes
 from service.hub.position_check import PositionCheck
@@ -61,11 +60,13 @@ class Hub:
     Args:
         store: Where publications with history live.
         settings: Limits of each client.
-        clock: Times the position check.
+        clock: Times the position check, and joins and leaves.
         spawn: Runs a coroutine in the background, never inside this call.
         metrics: Counts and times publications.
 
     Attributes:
+        announcements: Joins and leaves that subscribers are told of; its owner stops
+            it.
         position_check: Compares the channels with the store; its owner starts it.
         advance: `CatchUp.advance`, for members.
         read: `CatchUp.read`.
@@ -83,9 +84,8 @@ class Hub:
         self._settings = settings
         self._metrics = metrics
         self._topics: dict[Channel, Topic] = {}
-        self._leaves: deque[Subscription] = deque()  # not pushed to the others yet
-        self._pushing_leaves = False
         self._catchup = CatchUp(store, settings.recovery_size, spawn, self._end)
+        self.announcements = Announcements(clock)
         self.position_check = PositionCheck(
             self._topics, self._catchup, clock, settings.position_check
         )
@@ -230,12 +230,13 @@ class Hub:
         if subscription.left:
             return
         subscription.joined = True
-        topic, subscriber = subscription.topic, subscription.subscriber
-        if subscriber.sends_join_leave:
-            # Before settling, which may end the subscription, and push its leave.
-            self._announce(topic, replies.join_push(topic.quoted, subscriber.info))
+        topic, announcements = subscription.topic, self.announcements
+        announcements.listen(subscription)
+        announcements.note_join(subscription)
         if topic.in_grace:
             self._take_over(subscription)
+        # Before settling, which may end the subscription.
+        announcements.announce(topic)
         if subscription.left:
             return
         if subscription.history.size == 0:
@@ -250,7 +251,7 @@ class Hub:
         self._take_out(subscription)
         self._drop_if_empty(subscription.topic)
         if subscription.joined:
-            self._push_leave(subscription)
+            self._announce_leave(subscription)
 
     def begin_grace(self, subscription: Subscription) -> bool:
         """Take a subscription out, but keep it in presence and push no leave yet.
@@ -274,14 +275,15 @@ class Hub:
         if subscription in topic.in_grace:
             del topic.in_grace[subscription]
             self._drop_if_empty(topic)
-            self._push_leave(subscription)
+            self._announce_leave(subscription)
 
     def _take_over(self, subscription: Subscription) -> None:
         """Let the oldest subscription in grace of the same user leave for this one."""
         user = subscription.subscriber.user
         for lost in subscription.topic.in_grace:
             if lost.subscriber.user == user:
-                self.end_grace(lost)
+                del subscription.topic.in_grace[lost]
+                self.announcements.note_leave(lost)
                 return
 
     def _take_out(self, subscription: Subscription) -> None:
@@ -290,6 +292,7 @@ class Hub:
         subscription.member.behind.pop(subscription, None)
         topic = subscription.topic
         topic.subscriptions.discard(subscription)
+        self.announcements.forget(subscription)
         if subscription.subscriber.delta:
             topic.deltas -= 1
             if not topic.deltas:
@@ -301,27 +304,9 @@ class Hub:
         if empty and self._topics.get(topic.channel) is topic:
             del self._topics[topic.channel]
 
-    def _push_leave(self, subscription: Subscription) -> None:
-        if not subscription.subscriber.sends_join_leave:
-            return
-        self._leaves.append(subscription)
-        if self._pushing_leaves:
-            return  # by a `leave` further up the stack (I7)
-        self._pushing_leaves = True
-        try:
-            while self._leaves:
-                left = self._leaves.popleft()
-                topic, info = left.topic, left.subscriber.info
-                self._announce(topic, replies.leave_push(topic.quoted, info))
-        finally:
-            self._pushing_leaves = False
-
-    def _announce(self, topic: Topic, push: str) -> None:
-        text = DroppableText(push, Priority.JOIN_LEAVE)
-        for subscription in tuple(topic.subscriptions):
-            hears = subscription.joined and subscription.subscriber.receives_join_leave
-            if hears and not subscription.left:
-                subscription.member.put(text)
+    def _announce_leave(self, subscription: Subscription) -> None:
+        self.announcements.note_leave(subscription)
+        self.announcements.announce(subscription.topic)
 
     def _end(self, subscription: Subscription) -> None:
         self.leave(subscription)
@@ -329,11 +314,20 @@ class Hub:
 
     # Figures.
 
-    def present(self, channel: Channel) -> list[SubscriberInfo]:
-        """Return the subscribers of *channel* that are shown in presence."""
+    def present(
+        self, channel: Channel, looker: Subscription | None = None
+    ) -> list[SubscriberInfo]:
+        """Return the subscribers of *channel* that are shown in presence.
+
+        Args:
+            channel: The channel.
+            looker: The subscription to it that is shown them, if it is one.
+        """
         topic = self._topics.get(channel)
         if topic is None:
             return []
+        if looker is not None:
+            self.announcements.looked(looker)
         return [
             subscription.subscriber
             for subscription in (*topic.in_grace, *topic.subscriptions)

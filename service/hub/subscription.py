@@ -1,6 +1,6 @@
 """The records of the hub: a channel with subscribers, and one subscription to it.
 
-`hub` and `catchup` change them, and keep the invariants.
+`hub`, `catchup` and `announcements` change them, and keep the invariants.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from typing import Protocol
 
 from service.core.model import (
     Channel,
+    ClientId,
     Position,
     Publication,
     RawJson,
@@ -19,7 +20,7 @@ from service.core.ports import History
 from service.core.position import PIECE, size_of_publication, take_piece
 from service.protocol import replies
 
-__all__ = ["Member", "Subscription", "Topic"]
+__all__ = ["Change", "Member", "Subscription", "Topic"]
 
 
 class Member(Protocol):
@@ -44,7 +45,7 @@ class Member(Protocol):
         """Count *size* bytes of recovered publications that it is handed now."""
 
     def put(self, text: str) -> None:
-        """Hand over one message; never blocks, never raises.
+        """Hand over a message, or several lines of one each; never blocks or raises.
 
         It may end this member, which then leaves its channels inside the call.
         """
@@ -63,18 +64,28 @@ class Topic:
         newest: The payload that those were handed last; None if none was.
         in_grace: Subscriptions that lost connections had, still shown in presence;
             the oldest first.
+        listeners: Subscriptions that are told of joins and leaves, each with the number
+            of the last one that came before it.
+        changes: Joins and leaves that they are not told of yet, by client.
+        lookers: Listeners that were shown who is present while something was in
+            `changes`, each with the number of the last change then; in its order.
+        told_at: When they were told last.
     """
 
     __slots__ = (
+        "changes",
         "channel",
         "deltas",
         "epoch",
         "generation",
         "in_grace",
+        "listeners",
+        "lookers",
         "newest",
         "quoted",
         "seen",
         "subscriptions",
+        "told_at",
     )
 
     def __init__(self, channel: Channel) -> None:
@@ -87,6 +98,33 @@ class Topic:
         self.newest: RawJson | None = None
         self.subscriptions: set[Subscription] = set()
         self.in_grace: dict[Subscription, None] = {}
+        self.listeners: dict[Subscription, int] = {}
+        self.changes: dict[ClientId, Change] = {}
+        self.lookers: dict[Subscription, int] = {}
+        self.told_at = float("-inf")
+
+
+class Change:
+    """A client of a channel that the listeners are to be told of: its leave, its join.
+
+    Attributes:
+        left: Left after its join was told; None if it did not.
+        left_at: The number of that change.
+        joined: Joined after that; None if it did not.
+        joined_at: The number of that change.
+        paid: Messages taken from the user's rate for the join.
+        delayed: They were not enough when the join was due.
+    """
+
+    __slots__ = ("delayed", "joined", "joined_at", "left", "left_at", "paid")
+
+    def __init__(self) -> None:
+        self.left: Subscription | None = None
+        self.left_at = 0
+        self.joined: Subscription | None = None
+        self.joined_at = 0
+        self.paid = 0
+        self.delayed = False
 
 
 class Subscription:

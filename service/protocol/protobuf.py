@@ -125,7 +125,7 @@ class Protobuf:
         return read_commands(scanned)
 
     def encode(self, text: str) -> bytes:
-        """Return a reply or push, after its length.
+        """Return a reply or push after its length; of several lines, one after another.
 
         Raises:
             CodecError: It has no form in protobuf: a fault of the caller.
@@ -137,20 +137,24 @@ class Protobuf:
             if known is text:
                 return data
         plain = str(text)  # msgspec takes no subclass
-        try:
-            try:
-                record = _from_json(plain)
-            except msgspec.DecodeError:
-                record = _from_json(_ESCAPES.sub(_replaced, plain))
-            body = _built("Reply", record).SerializeToString()
-        except (ValueError, TypeError, RecursionError) as error:
-            raise CodecError("a message without a form in protobuf") from error
-        data = _varint(len(body)) + body
+        data = b"".join([_encoded(line) for line in plain.split("\n")])
         if isinstance(text, DroppableText):
             data = DroppableBytes(data, text.priority)
         self._before = (self._last, self._before[0])
         self._last = (text, data)
         return data
+
+
+def _encoded(text: str) -> bytes:
+    try:
+        try:
+            record = _from_json(text)
+        except msgspec.DecodeError:
+            record = _from_json(_ESCAPES.sub(_replaced, text))
+        body = _built("Reply", record).SerializeToString()
+    except (ValueError, TypeError, RecursionError) as error:
+        raise CodecError("a message without a form in protobuf") from error
+    return _varint(len(body)) + body
 
 
 def _varint(value: int) -> bytes:

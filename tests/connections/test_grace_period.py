@@ -25,6 +25,7 @@ def heard(client: Client) -> list[tuple[str, str]]:
 def test_a_lost_connection_is_seen_for_ten_seconds() -> None:
     world = limited()
     other, lost = world.enter("bob", "ch"), world.enter("ann", "ch")
+    world.announce()
     other.heard["ch"].clear()
     lost.gone(LOST)
     world.settle()
@@ -42,6 +43,7 @@ def test_a_lost_connection_is_seen_for_ten_seconds() -> None:
 def test_the_user_s_next_connection_takes_over() -> None:
     world = limited()
     other, lost = world.enter("bob", "ch"), world.enter("ann", "ch")
+    world.announce()
     other.heard["ch"].clear()
     lost.gone(LOST)
     world.clock.advance(5)
@@ -67,6 +69,7 @@ def test_who_said_goodbye_is_gone_at_once() -> None:
     for end in ("client", "server", "unsubscribe", "evicted"):
         world = limited(limits={"user_limit": 1})
         other, ann = world.enter("bob", "ch"), world.enter("ann", "ch")
+        world.announce()
         other.heard["ch"].clear()
         if end == "client":
             ann.gone(1000)
@@ -77,7 +80,7 @@ def test_who_said_goodbye_is_gone_at_once() -> None:
             ann.say({"unsubscribe": {"channel": "ch"}})
         else:
             world.enter("ann")
-        world.settle()
+        world.announce()
         assert heard(other) == [("leave", "client2")], end
         assert len(world.grace_period) == 0
         world.assert_free()
@@ -86,9 +89,10 @@ def test_who_said_goodbye_is_gone_at_once() -> None:
 def test_nobody_waits_for_nobody() -> None:
     world = limited()
     other, nobody = world.enter("bob", "ch"), world.enter("", "ch")
+    world.announce()
     other.heard["ch"].clear()
     nobody.gone(LOST)
-    world.settle()
+    world.announce()
     assert heard(other) == [("leave", "client2")]
 
 

@@ -202,9 +202,11 @@ def test_only_those_who_listen_are_told_and_only_of_those_who_are_announced() ->
     loud, quiet = world.member(), world.member()
     one = loud.join(A, sends_join_leave=True)
     two = quiet.join(A)
+    world.announce()
     loud.leave(one)
     loud.leave(one)
     quiet.leave(two)
+    world.announce()
     assert ears.heard == [("join", "client3"), ("leave", "client3")]
     assert none.heard == []
 

@@ -1,4 +1,4 @@
-"""Members that are ended by what they are told, and whose leaves end others (I7)."""
+"""Members that are ended by what they are told, and whose leaves end others (A5)."""
 
 from __future__ import annotations
 
@@ -21,8 +21,10 @@ class Crowd:
         self.ended: list[str] = []
         members = [world.member() for _ in range(count)]
         seats = [member.join(A, sends_join_leave=True) for member in members]
+        world.clock.advance(60.0)  # the witness is told of all
         for member, seat in zip(members, seats, strict=True):
             seat.subscription.subscriber.receives_join_leave = True
+            world.hub.announcements.listen(seat.subscription)
             member.on_put = lambda text, one=member, its=seat: self._end(one, its)  # type: ignore[misc]
         self.members = members
 
@@ -49,6 +51,7 @@ def test_thousands_at_the_brink_end_each_other(event: str, left_over: int) -> No
         world.member().join(A, sends_join_leave=True)
     else:
         first.leave(seat)
+    world.clock.advance(60.0)
     assert len(crowd.ended) == len(set(crowd.ended)) == MANY
     # Each leave is pushed once, in the order of the ends.
     left = [name for kind, name in heard if kind == "leave"]
@@ -66,6 +69,7 @@ def test_leaves_go_on_after_one_that_failed() -> None:
         for member in (one, two)
     ]
     watched = three.join(A, receives_join_leave=True)
+    world.clock.advance(1.0)
 
     def fails(text: str) -> None:
         raise RuntimeError("a bug")
@@ -75,6 +79,8 @@ def test_leaves_go_on_after_one_that_failed() -> None:
     with pytest.raises(RuntimeError):
         one.leave(seats[0])
     two.on_put = three.on_put = None
+    world.announce()
     watched.heard.clear()
     two.leave(seats[1])
+    world.announce()
     assert [name for _, name in watched.heard] == [two.name]

@@ -25,6 +25,7 @@ def test_each_kind_of_push_has_its_priority() -> None:
     world.store.tell()
     other = world.member()
     seat = other.join(A, sends_join_leave=True)
+    world.clock.advance(1.0)
     other.leave(seat)
     assert priorities(member) == [
         None,

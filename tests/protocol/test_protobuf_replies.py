@@ -363,6 +363,16 @@ def test_one_text_is_worked_on_once() -> None:
     assert codec.encode(text) == first
 
 
+def test_several_lines_are_as_many_messages() -> None:
+    codec = Protobuf()
+    lines = [replies.join_push(CHANNEL, INFO), replies.leave_push(CHANNEL, INFO)]
+    text = "\n".join(lines)
+    data = codec.encode(text)
+    assert data == b"".join([encode(line) for line in lines])
+    assert codec.encode(text) is data  # worked on once
+    assert Json.encode(text).split("\n") == lines
+
+
 def test_those_who_recover_share_the_work_and_get_each_their_own() -> None:
     codec = Protobuf()
     publications = [

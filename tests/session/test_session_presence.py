@@ -63,13 +63,14 @@ def test_who_comes_and_goes_is_told(channels: ChannelSettings) -> None:
     first = world.client("ch")
     assert first.heard["ch"] == [("join", "client1")]  # its own, after the reply
     second = world.client("ch")
+    world.announce()
     assert second.heard["ch"] == [("join", "client2")]
     second.say({"unsubscribe": {"channel": "ch"}})
-    world.settle()
+    world.announce()
     second.say({"subscribe": {"channel": "ch"}})
-    world.settle()
+    world.announce()
     second.gone()
-    world.settle()
+    world.announce()
     assert first.heard["ch"] == [
         ("join", "client1"),
         ("join", "client2"),
@@ -85,6 +86,7 @@ def test_who_comes_and_goes_is_told(channels: ChannelSettings) -> None:
 def test_every_end_is_a_leave_once(how: str) -> None:
     world = ScriptedWorld(channels=CHANNELS)
     first, second = world.client("ch"), world.client("ch")
+    world.announce()
     if how == "disconnect":
         second.connection.disconnect(SHUTDOWN)
     elif how == "malformed":
@@ -98,7 +100,7 @@ def test_every_end_is_a_leave_once(how: str) -> None:
         assert second.close_code == 3012
     second.gone()
     second.gone()
-    world.settle()
+    world.announce()
     assert first.heard["ch"].count(("leave", "client2")) == 1
     world.assert_free()
 
@@ -119,6 +121,7 @@ def test_those_who_ask_are_told_where_nobody_is_forced_to_hear() -> None:
     asks.say({"subscribe": {"channel": "ch", "join_leave": True}})
     world.settle()
     world.client("ch")
+    world.announce()
     assert asks.heard["ch"] == [("join", "client1"), ("join", "client3")]
     assert plain.heard["ch"] == []
 
@@ -141,7 +144,7 @@ def test_someone_whose_subscribe_is_under_way_is_not_there_yet() -> None:
     world.flush()
     assert first.replies[number]["presence"]["presence"].keys() == {"client1"}
     assert ("join", "client2") not in first.heard["ch"]
-    world.settle()
+    world.announce()
     assert ("join", "client2") in first.heard["ch"]
 
 
@@ -174,7 +177,7 @@ def test_a_subscription_that_ends_as_it_begins_leaves_no_ghost() -> None:
     second.say({"subscribe": {"channel": "ch", "recoverable": True}})
     world.store.restart("ch")  # type: ignore[arg-type]
     world.publish("ch")
-    world.settle()
+    world.announce()
     assert "ch" in first.inside
     assert "ch" not in second.inside
     told = [kind for kind, who in first.heard["ch"] if who == "client2"]

@@ -342,8 +342,9 @@ class ScriptedMember:
         given: Bytes of recovered publications that it was handed.
     """
 
-    def __init__(self, hub: Hub, size: int, name: str) -> None:
+    def __init__(self, hub: Hub, size: int, name: str, user: str = "") -> None:
         self.name = name
+        self.user = user
         self.behind: dict[Subscription, None] = {}
         self.waiting: list[str] = []
         self.seats: dict[Channel, list[Seat]] = {}
@@ -380,8 +381,9 @@ class ScriptedMember:
             elif not held:
                 self._hub.activate(seat.subscription)
 
-        info = RawJson(f'{{"user":"","client":"{self.name}"}}')
-        subscriber = SubscriberInfo(ClientId(self.name), UserId(""), info, **listens)
+        user = UserId(self.user)
+        info = RawJson(f'{{"user":"{user}","client":"{self.name}"}}')
+        subscriber = SubscriberInfo(ClientId(self.name), user, info, **listens)
         seat.subscription, joined = self._hub.join(
             channel, self, subscriber, history, asked, done
         )
@@ -419,13 +421,14 @@ class ScriptedMember:
         return self._size - sum(len(text.encode()) for text in self.waiting)
 
     def put(self, text: str) -> None:
-        push = json.loads(text)["push"]
         self.waiting.append(text)
-        seat = self.seats[push["channel"]][-1]
-        if "pub" in push:
-            seat.push(push["pub"])
-        else:
-            seat.told(push)
+        for line in text.split("\n"):
+            push = json.loads(line)["push"]
+            seat = self.seats[push["channel"]][-1]
+            if "pub" in push:
+                seat.push(push["pub"])
+            else:
+                seat.told(push)
         if self.on_put is not None:
             self.on_put(text)
 

@@ -17,6 +17,7 @@ from service.core.errors import Close, StoreError
 from service.core.hooks import ConnectEvent, ConnectResult, Event, Handlers
 from service.core.model import Appended, Channel, Joined, Position, UserId
 from service.core.ports import Committed
+from service.hub.announcements import WINDOW
 from service.protocol.json import Json
 from service.settings import (
     ChannelSettings,
@@ -264,10 +265,10 @@ class ScriptedWorld(World):
 
     # Members of the hub, without a connection.
 
-    def member(self) -> ScriptedMember:
+    def member(self, user: str = "") -> ScriptedMember:
         self._members += 1
         size = self.settings.client.recovery_size
-        return ScriptedMember(self.hub, size, f"client{self._members}")
+        return ScriptedMember(self.hub, size, f"client{self._members}", user)
 
     def live(self, channel: Channel = A) -> tuple[ScriptedMember, Seat]:
         """Return a member that follows *channel* from its top."""
@@ -341,6 +342,12 @@ class ScriptedWorld(World):
         data = [text] * count
         self.store.commit(Channel(channel), *data, skip_history=rules.history.size == 0)
         self.store.tell()
+
+    def announce(self) -> None:
+        """Let the joins and leaves go out that wait for the end of their window."""
+        self.settle()
+        self.clock.advance(WINDOW)
+        self.settle()
 
     def settle(self, answer: Callable[[Question], object] | None = None) -> None:
         """Let everything come to its end, hooks as *answer* says."""
