@@ -13,7 +13,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install
 WORKERS := 3
 PYTEST := $(BIN)/python -m pytest $(ARGS)
 
-.PHONY: audit install lock proof run test test-slow test-tools lint format clean bench
+.PHONY: audit install lock proof run soak test test-slow test-tools lint format clean bench
 .PHONY: coverage-of-requirements mutation prove-requirements
 
 install: $(VENV)/.installed
@@ -73,6 +73,10 @@ audit: $(VENV)/.installed-dev
 	elif grep -q 'could not be audited' <<<"$$found" || [ $$status != 0 ]; then \
 	  echo "the database of vulnerabilities cannot be reached: not all was audited"; \
 	else echo "$$found"; fi
+
+# Half an hour of mixed traffic at 1,000 connections; writes docs/soak.md.
+soak: $(VENV)/.installed-dev
+	$(BIN)/python benchmarks/soak.py --write $(ARGS)
 
 # Everything that make has made; databases stay.
 clean:
