@@ -9,7 +9,7 @@ it.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import structlog
@@ -24,7 +24,7 @@ from service.core.ports import Clock
 from service.core.refusals import Refusals
 from service.http.api.context import ApiContext
 from service.http.api.keys import open_keys
-from service.http.api.publications import append, draft_of
+from service.http.api.publications import SendResult, append, draft_of, send
 from service.http.asgi import Deferred, OpenedByScope
 from service.http.routing import Routing, open_routing
 from service.settings import Settings, load, service_link_collisions
@@ -119,6 +119,34 @@ class Application(OpenedByScope[Routing]):
             )
             appended = append(context, channel, draft, skip_history=skip_history)
         return (await appended).position
+
+    async def broadcast(
+        self,
+        channels: Sequence[str],
+        data: object,
+        *,
+        tags: Mapping[str, str] | None = None,
+        skip_history: bool = False,
+        idempotency_key: str = "",
+        delta: bool = False,
+    ) -> SendResult:
+        """Publish the same object to several channels, and wait for all outcomes.
+
+        As `publish`, but without a promise about the order of a broadcast and other
+        calls under way. Some channels may succeed where others fail; the result says
+        which.
+
+        Raises:
+            ReplyError: 107 for a payload too large or too many channels; 111 as for
+                `publish`.
+            StartupError: The service cannot start.
+        """
+        context = ApiContext((await self.start()).runtime)
+        text = await context.runtime.encoder.dump(data)
+        draft = draft_of(
+            context, text, tags, idempotency_key=idempotency_key, delta=delta
+        )
+        return await send(context, channels, draft, skip_history=skip_history)
 
     async def send_away(self) -> None:
         """Take no more clients, and send those here away over the drain time.

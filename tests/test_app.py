@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import threading
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,12 @@ import pytest
 from structlog.testing import capture_logs
 
 from service.app import Application
-from service.core.errors import ReplyError, StartupError, StoreUnavailable
+from service.core.errors import (
+    UNKNOWN_CHANNEL,
+    ReplyError,
+    StartupError,
+    StoreUnavailable,
+)
 from service.core.hooks import Handlers, RpcEvent, RpcResult
 from service.core.model import Position
 from service.core.ports import Committed
@@ -33,9 +39,11 @@ from tests.clock import VirtualClock
 KEY = {"X-API-Key": "key"}
 
 
-def make(path: str = ":memory:", handlers: Handlers | None = None) -> Application:
+def make(
+    path: str = ":memory:", handlers: Handlers | None = None, **store: float
+) -> Application:
     settings = Settings(
-        store=StoreSettings(path=path),
+        store=StoreSettings(path=path, **store),
         api=ApiSettings(key="key", publication_size=1000),
         channels=ChannelSettings(namespaces=(Namespace(name="plain"),)),
     )
@@ -182,6 +190,35 @@ async def test_publish_takes_objects(application: Application) -> None:
         {"data": {"kind": "delta", "count": 1}, "offset": 1, "tags": {"a": "b"}},
         {"data": ["ß", None, 1.5], "offset": 2},
     ]
+
+
+@pytest.mark.requirement("R17")
+async def test_a_broadcast_says_of_each_channel_what_became_of_it(
+    tmp_path: Path,
+) -> None:
+    path = str(tmp_path / "store.db")
+    application = make(path, lock_timeout=0.05)
+    other = sqlite3.connect(path, isolation_level=None)
+    channels = ["kept", "plain:live", "nowhere:x"]
+    first = await application.broadcast(channels, Event("a", 1), idempotency_key="1")
+    assert [each.state for each in first.outcomes] == ["stored", "delivered", "failed"]
+    assert (first.delivered, first.stored) == (2, 1)
+    assert [each.channel for each in first.outcomes] == channels
+    assert [each.position.offset for each in first.outcomes] == [1, 0, 0]
+    (unknown,) = first.failed
+    assert (unknown.error, unknown.reason) == (UNKNOWN_CHANNEL, "unknown channel")
+    other.execute("BEGIN IMMEDIATE")
+    for _ in range(2):  # the second one opens the breaker
+        with pytest.raises(StoreUnavailable):
+            await application.publish("kept", 0)
+    second = await application.broadcast(channels, 2)
+    assert [each.state for each in second.outcomes] == ["failed", "delivered", "failed"]
+    kept = second.outcomes[0]
+    assert kept.error is not None and kept.error.temporary
+    assert "locked" in kept.reason
+    assert (second.delivered, second.stored, len(second.failed)) == (1, 0, 2)
+    other.close()
+    await application.drain()
 
 
 async def test_publish_options(application: Application) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import sqlite3
 import subprocess
@@ -236,6 +237,56 @@ async def test_started_while_the_database_is_locked(
             assert (await ready(api))[0] == 503
         await until_ready(api)
         assert (await post(api, channel, 2))["result"]["offset"] == 2
+
+
+@pytest.mark.requirement("R17", "L4")
+async def test_a_broadcast_of_which_a_part_meets_a_locked_database(
+    make_server: MakeServer, channel: str
+) -> None:
+    chat = {"history_size": 100, "history_ttl": 3600}
+    server = await make_server(
+        {
+            "STEADWIRE_STORE_LOCK_TIMEOUT": "0.2",
+            "STEADWIRE_CHANNELS_WITHOUT_NAMESPACE": json.dumps(
+                {**chat, "allow_subscribe_for_client": True}
+            ),
+            "STEADWIRE_CHANNELS_NAMESPACES": json.dumps(
+                [{"name": "live", "allow_subscribe_for_client": True}]
+            ),
+        }
+    ).start()
+    channels = [channel, "live:x", "nowhere:x"]
+    body = {"channels": channels, "data": 1}
+    async with server.api() as api, await server.raw() as subscriber:
+        await subscriber.subscribe("live:x")
+        await subscriber.subscribe(channel)
+        with locked(server):
+            for n in (1, 2):  # the second one opens the breaker
+                assert await post(api, channel, n) == {"error": TEMPORARY}
+            result = await api.call("broadcast", body)
+            unknown = {"code": 102, "message": "unknown channel"}
+            assert result["responses"] == [
+                {"error": TEMPORARY},
+                {"result": {}},
+                {"error": unknown},
+            ]
+            assert (result["delivered"], result["stored"]) == (1, 0)
+            stored_, other = result["failed"]
+            assert (stored_["channel"], stored_["code"]) == (channel, 100)
+            assert "locked" in stored_["reason"]
+            assert other == {
+                "channel": "nowhere:x",
+                "code": 102,
+                "reason": "unknown channel",
+            }
+            # Who needs no store goes on being served.
+            (live,) = await subscriber.publications("live:x", 1)
+            assert live["data"] == 1
+        await until_ready(api)
+        result = await api.call("broadcast", body)
+        assert (result["delivered"], result["stored"]) == (2, 1)
+        (once,) = await subscriber.publications(channel, 1)
+        assert once == {"data": 1, "offset": 1}
 
 
 # A disk that is full

@@ -126,7 +126,17 @@ async def test_a_denied_publish_publishes_nothing(api: Api) -> None:
     assert (await api.history("plain-x"))["offset"] == 0
     body = {"channels": ["chat:x", "other:x", "plain-x"], "data": 1}
     answer = (await api.post("broadcast", body, key=key)).json
-    assert answer == {"result": {"responses": [{"result": {}}, DENIED, DENIED]}}
+    assert answer == {
+        "result": {
+            "responses": [{"result": {}}, DENIED, DENIED],
+            "delivered": 1,
+            "stored": 0,
+            "failed": [
+                {"channel": name, "code": 103, "reason": "permission denied"}
+                for name in ("other:x", "plain-x")
+            ],
+        }
+    }
     assert (await api.history("plain-x"))["offset"] == 0
     # An unknown namespace is not a permission, and the name is looked at first.
     body = {"channel": "nowhere:x", "data": 1}

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import copy
-from typing import Annotated, Any
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from _speedups import quote
-from service.core.errors import BAD_REQUEST, ReplyError, StoreError
+from service.core.errors import BAD_REQUEST, ErrorReply, ReplyError, StoreError
 from service.core.json_fields import Base64, payload_of
-from service.core.model import Appended, Channel, Draft, RawJson, size_of
+from service.core.model import Appended, Channel, Draft, Position, RawJson, size_of
 from service.core.ports import NO_HISTORY
 from service.http.api.context import (
     ApiContext,
@@ -31,10 +32,12 @@ __all__ = [
     "BroadcastResult",
     "PublishRequest",
     "PublishResult",
+    "SendResult",
     "append",
     "broadcast",
     "draft_of",
     "publish",
+    "send",
 ]
 
 KEY_LENGTH = 1024  # characters of an idempotency key or a version epoch
@@ -44,6 +47,7 @@ Key = Annotated[str, Meta(max_length=KEY_LENGTH)]
 PORTION = 32
 """Channels of a broadcast in a turn of the event loop, as of commands."""
 
+_NO_POSITION = Position(0, "")
 _IN_FLIGHT = 4 * 1024 * 1024  # bytes of a broadcast that wait for the store at once
 
 
@@ -90,53 +94,162 @@ class PublishReply(msgspec.Struct):
     error: ErrorObject | UnsetType = UNSET
 
 
+class ChannelFailure(msgspec.Struct):
+    """The channel that a broadcast did not reach, and why.
+
+    Attributes:
+        code: That of the error in ``responses``.
+        reason: The cause in words, for people and logs.
+    """
+
+    channel: str
+    code: int
+    reason: str
+
+
 class BroadcastResult(msgspec.Struct):
-    """The outcomes, in the order of the channels."""
+    """The outcomes, in the order of the channels, and their sums.
+
+    Attributes:
+        delivered: Count of the channels whose present subscribers are given it.
+        stored: Count of these that keep it in their history.
+        failed: All others.
+    """
 
     responses: list[PublishReply]
+    delivered: int
+    stored: int
+    failed: list[ChannelFailure]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The outcome of a broadcast in one channel.
+
+    Attributes:
+        channel: The channel.
+        position: The publication's; offset 0 when it is not stored.
+        error: Why it was not published; None if it was. If it is temporary, a repeat
+            with the same idempotency key may help.
+        reason: The cause of the error in words, for people and logs; "" without one.
+    """
+
+    channel: str
+    position: Position = _NO_POSITION
+    error: ErrorReply | None = None
+    reason: str = ""
+
+    @property
+    def state(self) -> Literal["delivered", "stored", "failed"]:
+        """What became of it.
+
+        ``delivered``: given to the present subscribers; ``stored``: also kept in the
+        history; ``failed``: neither, or nobody knows.
+        """
+        if self.error is not None:
+            return "failed"
+        return "stored" if self.position.offset else "delivered"
+
+
+@dataclass(frozen=True, slots=True)
+class SendResult:
+    """The outcome of a broadcast, which may succeed in some channels alone.
+
+    Attributes:
+        outcomes: One for each channel, in their order.
+    """
+
+    outcomes: Sequence[Outcome]
+
+    @property
+    def delivered(self) -> int:
+        """Count of the channels whose present subscribers are given it."""
+        return len(self.outcomes) - len(self.failed)
+
+    @property
+    def stored(self) -> int:
+        """Count of the channels that keep it in their history."""
+        return sum(outcome.state == "stored" for outcome in self.outcomes)
+
+    @property
+    def failed(self) -> list[Outcome]:
+        """The outcomes of the channels that it was not published to."""
+        return [outcome for outcome in self.outcomes if outcome.error is not None]
 
 
 async def publish(context: ApiContext, request: PublishRequest) -> str:
     """Publish to one channel."""
-    return await _one(context, request.channel, _draft(context, request), request)
+    draft = _draft(context, request)
+    skip = bool(request.skip_history)
+    appended = append(context, request.channel, draft, skip_history=skip)
+    return _position((await appended).position)
 
 
 async def broadcast(context: ApiContext, request: BroadcastRequest) -> str:
     """Publish the same to several channels."""
-    if len(request.channels) > context.settings.batch_size:
-        raise ReplyError(BAD_REQUEST)
     draft = _draft(context, request)
+    skip = bool(request.skip_history)
+    sent = await send(context, request.channels, draft, skip_history=skip)
+    responses = ",".join(map(_response, sent.outcomes))
+    failed = ",".join(map(_failure, sent.failed))
+    return (
+        f'{{"responses":[{responses}],"delivered":{sent.delivered},'
+        f'"stored":{sent.stored},"failed":[{failed}]}}'
+    )
 
-    async def one(channel: str) -> str:
+
+async def send(
+    context: ApiContext, channels: Sequence[str], draft: Draft, *, skip_history: bool
+) -> SendResult:
+    """Publish the same to several channels, and wait for all outcomes.
+
+    Raises:
+        ReplyError: 107 for too many channels.
+    """
+    if len(channels) > context.settings.batch_size:
+        raise ReplyError(BAD_REQUEST)
+
+    async def one(channel: str) -> Outcome:
         try:
-            return f'{{"result":{await _one(context, channel, draft, request)}}}'
+            appended = append(context, channel, draft, skip_history=skip_history)
+            return Outcome(channel, (await appended).position)
         except ReplyError as refusal:
-            return f'{{"error":{error_body(refusal.error)}}}'
+            return Outcome(channel, error=refusal.error, reason=refusal.reason)
         except StoreError as error:
-            return f'{{"error":{error_body(store_error(error))}}}'
+            return Outcome(channel, error=store_error(error), reason=str(error))
 
     # The store's queue refuses a broadcast that is larger than the queue, at each
     # attempt; so a large one is handed over in pieces.
     together = max(1, _IN_FLIGHT // (len(draft.data) + 1024))
-    responses: list[str] = []
-    for start in range(0, len(request.channels), together):
-        piece = request.channels[start : start + together]
-        waiting: list[asyncio.Task[str]] = []
+    outcomes: list[Outcome] = []
+    for start in range(0, len(channels), together):
+        piece = channels[start : start + together]
+        waiting: list[asyncio.Task[Outcome]] = []
         async with asyncio.TaskGroup() as tasks:
             for channel in piece:
                 waiting.append(tasks.create_task(one(channel)))
                 if len(waiting) % PORTION == 0:
                     await asyncio.sleep(0)  # nobody waits for more than a portion
-        responses += [task.result() for task in waiting]
-    return f'{{"responses":[{",".join(responses)}]}}'
+        outcomes += [task.result() for task in waiting]
+    return SendResult(outcomes)
 
 
-async def _one(
-    context: ApiContext, channel: str, draft: Draft, request: _Publication
-) -> str:
-    skip = bool(request.skip_history)
-    appended = await append(context, channel, draft, skip_history=skip)
-    offset, epoch = appended.position
+def _response(outcome: Outcome) -> str:
+    if outcome.error is not None:
+        return f'{{"error":{error_body(outcome.error)}}}'
+    return f'{{"result":{_position(outcome.position)}}}'
+
+
+def _failure(outcome: Outcome) -> str:
+    assert outcome.error is not None
+    return (
+        f'{{"channel":{quote(outcome.channel)},"code":{outcome.error.code},'
+        f'"reason":{quote(outcome.reason)}}}'
+    )
+
+
+def _position(position: Position) -> str:
+    offset, epoch = position
     return f'{{"offset":{offset},"epoch":{quote(epoch)}}}' if offset else "{}"
 
 
