@@ -6,11 +6,12 @@ import asyncio
 import platform
 import random
 import uuid
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
+from typing import Protocol
 
 import structlog
 
@@ -23,6 +24,7 @@ from service.connections.cluster_sync import ClusterSync
 from service.connections.connection import ConnectionContext
 from service.connections.drain import Drain
 from service.connections.grace_period import GracePeriod
+from service.connections.hook_health import HookHealth
 from service.connections.lifecycle_log import log_level
 from service.connections.limits import ConnectionLimits
 from service.connections.loop_monitor import LoopMonitor
@@ -155,6 +157,7 @@ class Runtime:
                 remote = endpoints = open_endpoints(settings, clock)
                 for endpoint in endpoints.values():
                     stack.push_async_callback(endpoint.close)
+                checks.add("keys", partial(_first_fault, list(endpoints.values())))
             verifier = Verifier(settings, clock.wall, remote)
             refusals = Refusals()
             stack.callback(refusals.close)
@@ -241,6 +244,7 @@ class Runtime:
             heartbeat = Heartbeat(settings.heartbeat_timeout)
             heartbeat.rtt_listeners.append(metrics.rtt.observe)
             heartbeat.listeners.append(log_level)
+            hook_health = HookHealth(clock, metrics)
             context = ConnectionContext(
                 settings=settings,
                 hub=hub,
@@ -257,6 +261,7 @@ class Runtime:
                 registry=connections,
                 limits=limits,
                 heartbeat=heartbeat,
+                hook_health=hook_health,
                 grace_period=grace_period,
                 drain=drain,
             )
@@ -292,6 +297,7 @@ class Runtime:
             checks.add("drain", drain.fault)
             # Last, so that every part is there until the last client is gone.
             stack.push_async_callback(drain.finish)
+            checks.add("hooks", hook_health.fault)
             runtime._stack = stack.pop_all()
             return runtime
 
@@ -317,6 +323,15 @@ class Runtime:
     def _revocations_fault(self) -> Fault | None:
         reason = self.revocations.fault
         return None if reason is None else Fault(reason, failing=False)
+
+
+class _Checked(Protocol):
+    def fault(self) -> Fault | None: ...
+
+
+def _first_fault(parts: Sequence[_Checked]) -> Fault | None:
+    """Return the fault of the first of several parts that has one."""
+    return next(filter(None, (part.fault() for part in parts)), None)
 
 
 def _log_refusal(

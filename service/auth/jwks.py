@@ -9,6 +9,8 @@ Invariants, whatever the endpoint does:
 * At most one fetch is under way, however many tokens wait for it, and between the end
   of one and the start of the next there is `PAUSE`. So any number of tokens with
   made-up key names cost one request in that time.
+* After a fetch that failed the next one begins `RETRY` seconds later, even if no token
+  asks for it: what is degraded recovers by itself.
 * Time, size and number of keys of an answer are bounded; redirects are not followed.
 
 The life of an answer::
@@ -29,7 +31,8 @@ from service.auth.errors import KeysUnavailable, TokenInvalid
 from service.auth.keys import Key, KeySet, read_jwks
 from service.core.errors import CodecError, SettingsError
 from service.core.fetch import UnusableAnswer, cause_of, fetch, http_client
-from service.core.ports import Clock
+from service.core.health import Fault
+from service.core.ports import Clock, Timer
 from service.settings import Settings, TlsSettings
 
 __all__ = ["Jwks", "open_endpoints"]
@@ -37,6 +40,8 @@ __all__ = ["Jwks", "open_endpoints"]
 TTL = 3600.0  # s for which an answer is used without another fetch
 TIMEOUT = 3.0  # s of a fetch, connecting included; below the SDKs' 5 s
 PAUSE = 5.0  # s from the end of a fetch to the next; unknown keys are refused till then
+RETRY = 15.0  # s from the end of a fetch that failed to the next one
+FAILURES = 3  # in a row, from which on the service is degraded
 STALE_LIMIT = 24 * 3600.0  # s after which an answer is never used
 SIZE = 256 * 1024  # bytes of an answer; a larger one counts as a failed fetch
 
@@ -86,6 +91,9 @@ class Jwks:
         self._answered: float | None = None  # when the last good fetch began
         self._ended: float | None = None  # when the last fetch ended
         self.failure = ""
+        self._failures = 0  # in a row
+        self._retry: Timer | None = None
+        self._closed = False
         self._missing: set[str] = set()  # names asked for that the last answer lacked
         self._fetching: asyncio.Task[None] | None = None
         self._client = http_client(
@@ -134,10 +142,23 @@ class Jwks:
 
     async def close(self) -> None:
         """Cancel the fetch under way; its waiters get `KeysUnavailable`."""
+        self._closed = True
+        if self._retry is not None:
+            self._retry.cancel()
         if self._fetching is not None:
             self._fetching.cancel()
             await asyncio.wait([self._fetching])
         await self._client.aclose()
+
+    def fault(self) -> Fault | None:
+        """Return the fault while the endpoint cannot be asked again and again.
+
+        The known keys go on working, and other servers ask the same endpoint.
+        """
+        if self._failures < FAILURES:
+            return None
+        text = f"a key set could not be fetched {FAILURES} times in a row or more"
+        return Fault(text, failing=False)
 
     def _age(self) -> float | None:
         return None if self._answered is None else self._clock.now() - self._answered
@@ -157,6 +178,9 @@ class Jwks:
             now = self._clock.now()
             if self._ended is not None and now < self._ended + PAUSE:
                 return None
+            if self._retry is not None:
+                self._retry.cancel()
+                self._retry = None
             self._fetching = asyncio.ensure_future(self._run(now))
         return self._fetching
 
@@ -168,6 +192,9 @@ class Jwks:
             self._answered = began
             self._missing.clear()
             self.failure = ""
+            if self._failures >= FAILURES:
+                log.info("a key set can be fetched again", host=self._url.host)
+            self._failures = 0
             return
         except TimeoutError:
             reason = f"no answer within {self._timeout} s"
@@ -180,6 +207,10 @@ class Jwks:
             self._fetching = None
             self._ended = self._clock.now()
         self.failure = reason
+        self._failures += 1
+        if not self._closed:
+            when = self._clock.now() + RETRY
+            self._retry = self._clock.call_at(when, self._fetch)
         log.warning("a key set cannot be fetched", host=self._url.host, reason=reason)
 
 

@@ -36,6 +36,7 @@ from service.connections.deadline_timer import DeadlineTimer
 from service.connections.drain import Drain
 from service.connections.grace_period import GracePeriod
 from service.connections.hook_calls import Outcome, ask, count_hook, log_hook
+from service.connections.hook_health import HookHealth
 from service.connections.lifecycle_log import LifecycleLog
 from service.connections.limits import ConnectionLimits, Slot
 from service.connections.outbox import Flusher, Outbox
@@ -116,6 +117,7 @@ class ConnectionContext:
         heartbeat: The timeout of heartbeats, and their counts.
         grace_period: Holds back the leaves of lost connections.
         drain: Tells whether more clients and subscriptions are taken.
+        hook_health: Counts the calls of hooks without a usable answer.
     """
 
     settings: Settings
@@ -135,6 +137,7 @@ class ConnectionContext:
     heartbeat: Heartbeat
     grace_period: GracePeriod
     drain: Drain
+    hook_health: HookHealth
 
 
 _P = ParamSpec("_P")
@@ -472,7 +475,7 @@ class ClientConnection:
             clock=context.clock,
             timeout=context.settings.client.hook_timeout,
             spawn=context.spawn,
-            metrics=context.metrics,
+            health=context.hook_health,
         )
 
     def join(
@@ -589,7 +592,7 @@ class ClientConnection:
     def _answered(self, command: int, event: Event, answer: Outcome) -> None:
         wrong = self._session.answered(command, event, answer, self._clock.now())
         if wrong is not None:
-            count_hook(event, self._context.metrics)
+            count_hook(event, self._context.hook_health)
             log_hook(event, wrong)
         self._resume()
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import structlog
 
+from service.connections.hook_health import HookHealth
 from service.core.errors import INTERNAL, CloseError, ReplyError, describe
 from service.core.hooks import (
     WRONG_ANSWER,
@@ -33,7 +34,6 @@ from service.core.hooks import (
 )
 from service.core.model import RawJson
 from service.core.ports import Clock
-from service.metrics import Metrics
 
 __all__ = ["Outcome", "ask", "count_hook", "encoded", "log_hook"]
 
@@ -71,7 +71,7 @@ def ask(
     clock: Clock,
     timeout: float,
     spawn: Callable[[Awaitable[None]], object],
-    metrics: Metrics,
+    health: HookHealth,
 ) -> None:
     """Ask the hook that *event* is for; *answered* is called once.
 
@@ -90,7 +90,9 @@ def ask(
             if isinstance(outcome, ReplyError) and (
                 outcome.error is INTERNAL or outcome.error is WRONG_ANSWER
             ):
-                count_hook(event, metrics)
+                count_hook(event, health)
+            else:
+                health.answered(_NAMES[type(event)])
             answered(outcome)
 
     async def run() -> None:
@@ -148,9 +150,9 @@ async def _encoded_fields(
     return changes
 
 
-def count_hook(event: Event, metrics: Metrics) -> None:
+def count_hook(event: Event, health: HookHealth) -> None:
     """Count a hook that gave no answer that can be used."""
-    metrics.hook_failures.add(_NAMES[type(event)])
+    health.failed(_NAMES[type(event)])
 
 
 def log_hook(event: Event, error: BaseException) -> None:

@@ -373,3 +373,28 @@ async def test_endpoints_of_the_settings() -> None:
     for url in ("http://a:b/", "http://", "http:///jwks"):
         with pytest.raises(SettingsError, match="jwks_public_endpoint"):
             open_endpoints(Settings(token=tokens(url)), clock)
+
+
+@pytest.mark.requirement("R46", "B22")
+async def test_an_issuer_that_fails_again_and_again_degrades_until_it_answers(
+    world: World,
+) -> None:
+    world.issuer.answer = body(b"", "500 Internal Server Error")
+    await world.refused()
+    assert world.jwks.fault() is None
+    for times in (2, 3):  # although no token comes
+        assert world.jwks.fault() is None
+        world.clock.advance(14.9)
+        assert world.issuer.asked == times - 1
+        world.clock.advance(0.1)
+        await world.fetched(times)
+    fault = world.jwks.fault()
+    assert fault is not None and not fault.failing
+    world.issuer.answer = published("one")
+    world.clock.advance(15.0)
+    await world.fetched(4)
+    assert world.jwks.fault() is None
+    world.clock.advance(60.0)
+    await world.fetched(4)
+    assert world.issuer.asked == 4
+    world.now()  # the key is there

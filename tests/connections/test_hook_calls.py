@@ -8,6 +8,7 @@ from collections.abc import Awaitable
 import pytest
 
 from service.connections.hook_calls import Outcome, ask
+from service.connections.hook_health import HookHealth
 from service.core.errors import INTERNAL, ReplyError
 from service.core.hooks import Handlers, RpcEvent, RpcResult
 from service.core.model import ClientId, UserId
@@ -42,7 +43,7 @@ async def test_a_hook_that_hangs_is_refused_in_time_and_cancelled() -> None:
         clock=clock,
         timeout=4.5,
         spawn=spawn,
-        metrics=metrics,
+        health=HookHealth(clock, metrics),
     )
     await asyncio.sleep(0)
     clock.advance(4.4)
@@ -82,7 +83,7 @@ async def test_a_late_hook_is_cancelled_whatever_becomes_of_its_answer() -> None
         clock=clock,
         timeout=4.5,
         spawn=spawn,
-        metrics=Metrics(),
+        health=HookHealth(clock, Metrics()),
     )
     await asyncio.sleep(0)
     with pytest.raises(ZeroDivisionError):

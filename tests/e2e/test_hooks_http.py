@@ -408,6 +408,31 @@ async def test_nobody_gets_in_without_a_good_answer(
     await enter(server)
 
 
+@pytest.mark.requirement("R46", "L12")
+async def test_a_hook_that_keeps_failing_degrades_until_it_answers(
+    server: Server, endpoints: Endpoints
+) -> None:
+    async with server.api() as api:
+
+        async def health() -> str:
+            response = await api.request("GET", "/health/ready")
+            assert response.status == 200  # never out of service for that
+            return str(response.json.get("checks", {}).get("hooks", ""))
+
+        await enter(server)
+        for n in range(3):
+            assert "connect" not in await health(), n
+            endpoints.results["connect"] = FAILURES["status-500"]
+            client = await server.raw(connected=False)
+            assert (await client.request(connect={}))["error"] == INTERNAL
+        assert "connect" in await health()
+        # A refusal is an answer.
+        endpoints.results["connect"] = {"error": {"code": 400, "message": "no"}}
+        client = await server.raw(connected=False)
+        assert (await client.request(connect={}))["error"]["code"] == 400
+        assert "connect" not in await health()
+
+
 @pytest.mark.parametrize("mistake", MISTAKES)
 async def test_a_wrong_answer_is_named_and_not_temporary(
     server: Server, endpoints: Endpoints, mistake: str

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
@@ -230,6 +231,49 @@ async def test_keys_that_cannot_be_had_let_nobody_in_and_nobody_down(
         assert (await api.call("info", {}))["nodes"][0]["num_clients"] == 1
     assert (await client.push())["pub"]["offset"] == 1
     assert (await client.closed()).code == 3005
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+@pytest.mark.requirement("R46", "B22")
+async def test_keys_that_cannot_be_had_again_and_again_degrade(
+    make_server: Callable[..., Server],
+) -> None:
+    """Although one token came; and that ends when they can be had, without another."""
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        port = unused.getsockname()[1]
+    url = f"http://127.0.0.1:{port}/jwks"
+    server = await make_server(
+        token_settings(STEADWIRE_TOKEN_JWKS_PUBLIC_ENDPOINT=url)
+    ).start()
+    client = await server.raw(connected=False)
+    token = connection("ann", algorithm="RS256", kid="k1")
+    reply = await client.request(connect={"token": token})
+    assert reply["error"]["temporary"]
+
+    async with server.api() as api:
+
+        async def until(*checks: str) -> None:
+            async with asyncio.timeout(50.0):
+                while True:
+                    ready = await api.request("GET", "/health/ready")
+                    assert ready.status == 200  # never out of service for that
+                    if tuple(ready.json.get("checks", ())) == checks:
+                        return
+                    await asyncio.sleep(0.2)  # between two looks
+
+        await until("keys")
+
+        async def publish(_: web.Request) -> web.Response:
+            return web.json_response({"keys": []})
+
+        app = web.Application()
+        app.router.add_get("/jwks", publish)
+        runner = web.AppRunner(app)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", port).start()
+        await until()
+        await runner.cleanup()
 
 
 @pytest.mark.requirement("B23")

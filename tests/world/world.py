@@ -16,6 +16,7 @@ from service.auth.permissions import Permissions
 from service.connections.connection import ConnectionContext
 from service.connections.drain import Drain
 from service.connections.grace_period import GracePeriod
+from service.connections.hook_health import HookHealth
 from service.connections.limits import ConnectionLimits
 from service.connections.outbox import Flusher
 from service.connections.reaper import Reaper
@@ -118,6 +119,7 @@ class World:
             heartbeat=self.heartbeat,
             grace_period=self.grace_period,
             drain=self.drain,
+            hook_health=HookHealth(clock, metrics),
         )
         self._named = 0
 
