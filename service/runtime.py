@@ -294,10 +294,10 @@ class Runtime:
             checks.add("store", runtime._store_fault)
             checks.add("revocations", runtime._revocations_fault)
             checks.add("sweep", reaper.fault)
+            checks.add("hooks", hook_health.fault)
             checks.add("drain", drain.fault)
             # Last, so that every part is there until the last client is gone.
             stack.push_async_callback(drain.finish)
-            checks.add("hooks", hook_health.fault)
             runtime._stack = stack.pop_all()
             return runtime
 
