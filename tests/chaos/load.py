@@ -70,6 +70,7 @@ class Load:
             except ApiError as error:
                 assert error.code == 100, error
                 self.temporary += 1
+                await asyncio.sleep(0.02)  # as a publisher that was told so does
             except Unanswered:
                 self.interrupted += 1
             except ConnectionError:
