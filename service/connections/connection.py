@@ -35,7 +35,14 @@ from service.connections.audit_log import log_decision
 from service.connections.deadline_timer import DeadlineTimer
 from service.connections.drain import Drain
 from service.connections.grace_period import GracePeriod
-from service.connections.hook_calls import Outcome, ask, count_hook, log_hook
+from service.connections.hook_calls import (
+    Outcome,
+    ask,
+    count_hook,
+    is_usable,
+    log_hook,
+    note_answer,
+)
 from service.connections.hook_health import HookHealth
 from service.connections.lifecycle_log import LifecycleLog
 from service.connections.limits import ConnectionLimits, Slot
@@ -470,7 +477,7 @@ class ClientConnection:
         ask(
             handlers,
             event,
-            partial(self._answered, command, event),
+            partial(self._answered, command, event, handlers is not _BLOCKED),
             dump=context.encoder.dump,
             clock=context.clock,
             timeout=context.settings.client.hook_timeout,
@@ -589,11 +596,15 @@ class ClientConnection:
         self._resume()
 
     @_ends_on_error
-    def _answered(self, command: int, event: Event, answer: Outcome) -> None:
+    def _answered(
+        self, command: int, event: Event, asked: bool, answer: Outcome
+    ) -> None:
         wrong = self._session.answered(command, event, answer, self._clock.now())
         if wrong is not None:
             count_hook(event, self._context.hook_health)
             log_hook(event, wrong)
+        elif asked and is_usable(answer):
+            note_answer(event, self._context.hook_health)
         self._resume()
 
     @_ends_on_error

@@ -35,7 +35,15 @@ from service.core.hooks import (
 from service.core.model import RawJson
 from service.core.ports import Clock
 
-__all__ = ["Outcome", "ask", "count_hook", "encoded", "log_hook"]
+__all__ = [
+    "Outcome",
+    "ask",
+    "count_hook",
+    "encoded",
+    "is_usable",
+    "log_hook",
+    "note_answer",
+]
 
 Outcome = Answer | ReplyError | CloseError
 Dump = Callable[[object], Awaitable[RawJson]]
@@ -87,12 +95,8 @@ def ask(
         if waiting:
             waiting = False
             timer.cancel()
-            if isinstance(outcome, ReplyError) and (
-                outcome.error is INTERNAL or outcome.error is WRONG_ANSWER
-            ):
+            if not is_usable(outcome):
                 count_hook(event, health)
-            else:
-                health.answered(_NAMES[type(event)])
             answered(outcome)
 
     async def run() -> None:
@@ -150,9 +154,21 @@ async def _encoded_fields(
     return changes
 
 
+def is_usable(outcome: Outcome) -> bool:
+    """Return whether the hook has answered; what it says is checked by the session."""
+    return not isinstance(outcome, ReplyError) or (
+        outcome.error is not INTERNAL and outcome.error is not WRONG_ANSWER
+    )
+
+
 def count_hook(event: Event, health: HookHealth) -> None:
     """Count a hook that gave no answer that can be used."""
     health.failed(_NAMES[type(event)])
+
+
+def note_answer(event: Event, health: HookHealth) -> None:
+    """Note that a hook gave an answer that can be used."""
+    health.answered(_NAMES[type(event)])
 
 
 def log_hook(event: Event, error: BaseException) -> None:

@@ -409,8 +409,11 @@ async def test_nobody_gets_in_without_a_good_answer(
 
 
 @pytest.mark.requirement("R46", "L12")
+@pytest.mark.parametrize(
+    "failure", [FAILURES["status-500"], MISTAKES["user-number"][0]]
+)
 async def test_a_hook_that_keeps_failing_degrades_until_it_answers(
-    server: Server, endpoints: Endpoints
+    server: Server, endpoints: Endpoints, failure: Any
 ) -> None:
     async with server.api() as api:
 
@@ -422,9 +425,9 @@ async def test_a_hook_that_keeps_failing_degrades_until_it_answers(
         await enter(server)
         for n in range(3):
             assert "connect" not in await health(), n
-            endpoints.results["connect"] = FAILURES["status-500"]
+            endpoints.results["connect"] = failure
             client = await server.raw(connected=False)
-            assert (await client.request(connect={}))["error"] == INTERNAL
+            assert (await client.request(connect={}))["error"]["code"] == 100
         assert "connect" in await health()
         # A refusal is an answer.
         endpoints.results["connect"] = {"error": {"code": 400, "message": "no"}}
