@@ -35,14 +35,7 @@ from service.connections.audit_log import log_decision
 from service.connections.deadline_timer import DeadlineTimer
 from service.connections.drain import Drain
 from service.connections.grace_period import GracePeriod
-from service.connections.hook_calls import (
-    Outcome,
-    ask,
-    count_hook,
-    is_usable,
-    log_hook,
-    note_answer,
-)
+from service.connections.hook_calls import Outcome, ask, note_answer
 from service.connections.hook_health import HookHealth
 from service.connections.lifecycle_log import LifecycleLog
 from service.connections.limits import ConnectionLimits, Slot
@@ -596,15 +589,10 @@ class ClientConnection:
         self._resume()
 
     @_ends_on_error
-    def _answered(
-        self, command: int, event: Event, asked: bool, answer: Outcome
-    ) -> None:
-        wrong = self._session.answered(command, event, answer, self._clock.now())
-        if wrong is not None:
-            count_hook(event, self._context.hook_health)
-            log_hook(event, wrong)
-        elif asked and is_usable(answer):
-            note_answer(event, self._context.hook_health)
+    def _answered(self, command: int, event: Event, asked: bool, it: Outcome) -> None:
+        wrong = self._session.answered(command, event, it, self._clock.now())
+        if asked:
+            note_answer(event, it, wrong, self._context.hook_health)
         self._resume()
 
     @_ends_on_error

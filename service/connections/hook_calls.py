@@ -35,15 +35,7 @@ from service.core.hooks import (
 from service.core.model import RawJson
 from service.core.ports import Clock
 
-__all__ = [
-    "Outcome",
-    "ask",
-    "count_hook",
-    "encoded",
-    "is_usable",
-    "log_hook",
-    "note_answer",
-]
+__all__ = ["Outcome", "ask", "encoded", "note_answer"]
 
 Outcome = Answer | ReplyError | CloseError
 Dump = Callable[[object], Awaitable[RawJson]]
@@ -95,8 +87,8 @@ def ask(
         if waiting:
             waiting = False
             timer.cancel()
-            if not is_usable(outcome):
-                count_hook(event, health)
+            if not _is_usable(outcome):
+                health.failed(_NAMES[type(event)])
             answered(outcome)
 
     async def run() -> None:
@@ -107,12 +99,12 @@ def ask(
         except (Exception, asyncio.CancelledError) as error:
             # A hook whose own work was cancelled raises `CancelledError`.
             if waiting:  # else `late` has cancelled it
-                log_hook(event, error)
+                _log_failure(event, error)
             outcome = ReplyError(INTERNAL)
         take(outcome)
 
     def late() -> None:
-        log_hook(event, TimeoutError())
+        _log_failure(event, TimeoutError())
         if isinstance(work, asyncio.Task):
             work.cancel()  # else hooks that hang would pile up
         take(ReplyError(INTERNAL))
@@ -154,24 +146,31 @@ async def _encoded_fields(
     return changes
 
 
-def is_usable(outcome: Outcome) -> bool:
-    """Return whether the hook has answered; what it says is checked by the session."""
+def note_answer(
+    event: Event, outcome: Outcome, wrong: BaseException | None, health: HookHealth
+) -> None:
+    """Note what a session made of an outcome that `ask` has given it.
+
+    Args:
+        event: What the hook was asked.
+        outcome: What it answered, or the refusal in its place.
+        wrong: Why the session could not use the answer; None if it could.
+        health: Counts it.
+    """
+    if wrong is not None:
+        _log_failure(event, wrong)
+        health.failed(_NAMES[type(event)])
+    elif _is_usable(outcome):
+        health.answered(_NAMES[type(event)])
+
+
+def _is_usable(outcome: Outcome) -> bool:
     return not isinstance(outcome, ReplyError) or (
         outcome.error is not INTERNAL and outcome.error is not WRONG_ANSWER
     )
 
 
-def count_hook(event: Event, health: HookHealth) -> None:
-    """Count a hook that gave no answer that can be used."""
-    health.failed(_NAMES[type(event)])
-
-
-def note_answer(event: Event, health: HookHealth) -> None:
-    """Note that a hook gave an answer that can be used."""
-    health.answered(_NAMES[type(event)])
-
-
-def log_hook(event: Event, error: BaseException) -> None:
+def _log_failure(event: Event, error: BaseException) -> None:
     """Log that a hook failed, without the event and the answer."""
     about = describe(error)
     if isinstance(error, WrongAnswer):

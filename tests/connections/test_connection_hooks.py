@@ -284,3 +284,20 @@ async def test_the_log_names_the_field_of_a_wrong_answer(hooked: MakeHooked) -> 
     (failed,) = [entry for entry in logs if entry["event"] == "a hook failed"]
     assert failed["reason"] == "user must be str, got int"
     assert world.context.metrics.hook_failures.values["connect"] == 1
+
+
+@pytest.mark.requirement("R46")
+async def test_wrong_answers_in_a_row_degrade_the_service(hooked: MakeHooked) -> None:
+    user: list[Any] = [42, 42, 42, "ann"]
+
+    async def connect(event: Any) -> ConnectResult:
+        return ConnectResult(user=user.pop(0))
+
+    world = await hooked(connect=connect)
+    faults = []
+    while user:
+        connection, socket = world.open()
+        connection.receive(lines({"id": 1, "connect": {}}))
+        await socket.reply(1)
+        faults.append(world.context.hook_health.fault() is not None)
+    assert faults == [False, False, True, False]
