@@ -10,7 +10,8 @@ Invariants:
   that are under way together overlap.
 * At most ``buffer`` bytes are queued or being written; beyond, the source is not read.
 * The end of the source is passed on after its bytes. While the direction is a black
-  hole, bytes and ends are swallowed, and the pipe then never ends by itself.
+  hole, bytes and ends are swallowed. A pipe that has swallowed something swallows all
+  that follows, for TCP has no gaps, and never ends by itself.
 * After `finish` the sink sees the end, and what the source still sends is dropped.
 
 The interleavings that could break them: `finish` or the end of the source while the
@@ -96,6 +97,7 @@ class Pipe:
         self._last = clock.now()  # time at which the newest segment arrives
         self._sent = clock.now()  # time until which the rate allows what was written
         self._finished = False
+        self._swallows = False
         self._changed = asyncio.Event()
         self.queued = 0
 
@@ -145,7 +147,7 @@ class Pipe:
                 if not await self.read(self._fates.size(min(room, _CHUNK))):
                     return
         except OSError:
-            if not self._direction.swallowing:
+            if not (self._swallows or self._direction.swallowing):
                 raise
             await _forever()
 
@@ -170,7 +172,8 @@ class Pipe:
                 await self._until(self._queue[0][0])
                 await direction.flowing.wait()
                 data = self._take()
-                if direction.swallowing:
+                self._swallows = self._swallows or direction.swallowing
+                if self._swallows:
                     direction.swallowed += len(data)
                 elif data:
                     await self._forward(data)
@@ -178,11 +181,11 @@ class Pipe:
                     break
                 self.queued -= len(data)
                 self._changed.set()
-            if direction.swallowing:
+            if self._swallows:
                 await _forever()
             self._sink.shutdown(socket.SHUT_WR)
         except OSError:
-            if not direction.swallowing:
+            if not (self._swallows or direction.swallowing):
                 raise
             await _forever()
 

@@ -179,7 +179,10 @@ class FaultProxy:
             direction.swallowing = True
 
     def resume(self) -> None:
-        """End stalls and black holes; what was swallowed stays lost."""
+        """End stalls and black holes.
+
+        Connections of which something was swallowed stay black holes: TCP has no gaps.
+        """
         for direction in (self.up, self.down):
             direction.swallowing = False
             direction.flowing.set()

@@ -242,11 +242,24 @@ async def test_a_black_hole_swallows_bytes_and_ends(peer: Peer) -> None:
         client.sock.shutdown(socket.SHUT_WR)
         await server.send(b"down")
         assert await client.read_exactly(4) == b"down"
-        proxy.resume()
         assert nothing_to_read(server)
-        # Connections to come are as ever.
+        proxy.resume()  # connections to come are as ever
         again, there = await through(proxy, peer)
         await exchanged(again, there)
+
+
+async def test_what_follows_swallowed_bytes_is_swallowed(peer: Peer) -> None:
+    async with FaultProxy(peer.port, seed=7) as proxy:
+        client, server = await through(proxy, peer)
+        proxy.black_hole()
+        await client.send(b"lost")
+        await until(lambda: proxy.up.swallowed == 4)
+        proxy.resume()
+        await client.send(b"too")
+        await until(lambda: proxy.up.swallowed == 7)
+        assert nothing_to_read(server)
+        await server.send(b"down")  # this direction has lost nothing
+        assert await client.read_exactly(4) == b"down"
 
 
 async def test_a_half_close_ends_one_direction_after_its_bytes(peer: Peer) -> None:
