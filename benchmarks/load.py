@@ -186,7 +186,9 @@ async def exchange(client, text):
     answer = asyncio.get_running_loop().create_future()
     client.received = lambda text: answer.done() or answer.set_result(text)
     client.send(frame(text))
-    reply = await asyncio.wait_for(answer, 10)
+    # Not wait_for: that of Python 3.11 may forget a cancellation.
+    async with asyncio.timeout(10):
+        reply = await answer
     client.received = lambda text: None
     return reply
 

@@ -29,6 +29,7 @@ SCRIPTS = (
     "store",
     "budget",
     "server",
+    "load",
     "refresh",
 )
 
@@ -108,6 +109,35 @@ def server(report):
     ]
     for publishers, row in report["d"].items():
         lines.append(f"| {publishers} | {row['publications_per_second']:,.0f} |")
+    return lines
+
+
+def load(report):
+    lines = [
+        f"{report['machine']}; Python {report['python']}; {report['date']}; "
+        f"`{report['command'].split(' --json')[0]}`.",
+        "",
+        "| | p50 ms | p99 ms | longest ms | connects p50 | p99 | closed as slow |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for name, title in (
+        ("echo", "bare echo"),
+        ("alone", "ours, all read"),
+        ("beside", "ours, 15 sockets do not"),
+        ("echo_again", "bare echo again"),
+    ):
+        row = report[name]
+        ours = ""
+        if "connects" in row:
+            connects = row["connects"]
+            ours = f"{connects['p50_ms']:.1f} | {connects['p99_ms']:.1f} | "
+            ours += f"{row['slow_closed']}"
+        lines.append(
+            f"| {title} | {row['p50_ms']:.1f} | {row['p99_ms']:.1f} | "
+            f"{row['max_ms']:.1f} | {ours or '| |'} |"
+        )
+    missed = ", ".join(report["missed"])
+    lines += ["", f"Missed: {missed}." if missed else "All targets are met."]
     return lines
 
 
@@ -260,6 +290,7 @@ TABLES = {
     "store": store,
     "budget": budget,
     "server": server,
+    "load": load,
     "refresh": refresh,
 }
 
