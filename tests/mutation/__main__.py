@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import random
 import time
 from collections import Counter
 from collections.abc import Iterable
@@ -62,6 +63,8 @@ def _mutate(name: str, kept: Path) -> None:
     known = _known(kept)
     mutants = _all(name)
     left = [m for m in mutants if known.get(m.key) not in FOUND]
+    # In any order, so that a run that is broken off has seen some of everything.
+    random.Random(1).shuffle(left)
     began, done = time.monotonic(), 0
     print(f"{name}: {len(mutants)} mutants, {len(left)} to try\n", end="", flush=True)
     with kept.open("a") as file:

@@ -20,7 +20,7 @@ import sys
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import CodeType, FrameType, FunctionType, ModuleType
 from typing import Any
 
@@ -38,6 +38,10 @@ PROCESSES = 2
 PATIENCE = 10.0
 """A mutant's tests may take this many times as long as the code's own, and as many
 seconds more, of CPU; thrice that by the clock, since the machine may be shared."""
+
+ENOUGH = 6.0
+"""Seconds that the tests of one mutant take by themselves, while their lines are traced;
+beyond, the slower ones are left out, and what only they would find survives."""
 
 MEMORY = 6 << 30  # bytes of address space; a mutant that wants more is killed
 
@@ -146,7 +150,7 @@ class _Collected:
             for line in range(first, last + 1)
             for item in reached.get(line, ())
         }
-        return sorted(found.values(), key=lambda item: self._seconds[item.nodeid])
+        return _quickest(found.values(), self._seconds)
 
     def _trace(self, items: Sequence[pytest.Item]) -> None:
         """Run the tests in a fork, and learn which lines each of them runs."""
@@ -206,6 +210,7 @@ def _quick_hypothesis() -> None:
         parent=hypothesis.settings.get_profile("steadwire"),
         derandomize=True,
         database=None,
+        max_examples=30,
         print_blob=False,
         phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate],
     )
@@ -236,6 +241,19 @@ def _lines_of(item: pytest.Item, paths: set[str]) -> dict[str, list[int]] | None
 
 def _passes(item: pytest.Item) -> bool:
     return not any(r.failed for r in runtestprotocol(item, log=False, nextitem=None))
+
+
+def _quickest(
+    items: Iterable[pytest.Item], seconds: dict[str, float]
+) -> list[pytest.Item]:
+    """Return tests, the quickest first, until they take long enough."""
+    found, total = [], 0.0
+    for item in sorted(items, key=lambda item: seconds.get(item.nodeid, 0.0)):
+        total += seconds.get(item.nodeid, 0.0)
+        if found and total > ENOUGH:
+            break
+        found.append(item)
+    return found
 
 
 def _functions(paths: set[str]) -> dict[tuple[str, int], FunctionType]:
@@ -375,7 +393,7 @@ class _QuickFirst:
         _quick_hypothesis()
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        items.sort(key=lambda item: self._seconds.get(item.nodeid, 0.0))
+        items[:] = _quickest(items, self._seconds)
 
 
 class _Finder(importlib.abc.MetaPathFinder):
