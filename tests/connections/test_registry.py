@@ -113,3 +113,65 @@ def test_a_record_settles_once_with_life_or_with_its_end() -> None:
     registry.release(over)
     registry.remove(over)
     assert told == ["a", "b"]
+
+
+def test_a_new_record_has_no_user_yet() -> None:
+    record = Registry().open(Connection("x"), "10.0.0.1", 7.0)
+    assert (record.active, record.heard) == (7.0, 7.0)
+    assert (record.user, record.client, record.address) == ("", "", "10.0.0.1")
+    assert (record.has_slot, record.over) == (False, False)
+
+
+def test_connections_by_state() -> None:
+    registry = Registry()
+    a, b, _c = taken(registry, "a", "b", "c", user="ann")
+    registry.open(Connection("x"), "", 0.0)
+    assert registry.states() == {"pending": 1, "connected": 3, "closing": 0}
+    registry.release(a)
+    registry.release(b)
+    assert registry.states() == {"pending": 1, "connected": 1, "closing": 2}
+    registry.remove(a)
+    assert registry.states() == {"pending": 1, "connected": 1, "closing": 1}
+
+
+def test_users_that_wait_for_a_slot() -> None:
+    registry = Registry()
+    ann, bob, over = (
+        registry.open(Connection(client, user), "", 0.0)
+        for client, user in (("a", "ann"), ("b", "bob"), ("o", "ann"))
+    )
+    registry.release(over)
+    for record in (ann, bob, over):
+        registry.wait(record)
+    assert registry.waiting(UserId("ann")) == [ann.connection]
+    assert registry.waiting(UserId("bob")) == [bob.connection]
+    registry.take(ann, ann.connection.identity)
+    registry.release(bob)
+    assert registry.waiting(UserId("ann")) == []
+    assert registry.waiting(UserId("bob")) == []
+
+
+def test_when_a_client_was_last_active() -> None:
+    registry = Registry()
+    [ann] = taken(registry, "a", user="ann")
+    ann.hear(5.0)
+    assert registry.active(ClientId("a")) == 5.0
+    assert registry.active(ClientId("b")) is None
+
+
+def test_the_recount_looks_into_each_index() -> None:
+    registry = Registry()
+    ann, _ = taken(registry, "a", user="ann") + taken(registry, "a", user="bob")
+    assert registry.recount() == 1  # the one client id stands for one of them
+    assert registry.of_user(UserId("ann")) == [ann.connection]
+
+
+def test_connections_of_one_client_id_end_all_the_same() -> None:
+    # As a bug might make them: each end must go through.
+    registry = Registry()
+    pairs = taken(registry, "a", "a", user="ann"), taken(registry, "n", "n")
+    for pair in pairs:
+        for record in pair:
+            registry.remove(record)
+    assert (len(registry), registry.connected, registry.users) == (0, 0, 0)
+    assert registry.recount() == 0

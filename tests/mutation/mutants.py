@@ -31,8 +31,6 @@ SPARED_CALLS = m.Call(
     func=m.Attribute(value=m.Name("log"))
     | m.Attribute(attr=m.Name("get_logger"))
     | m.Name("AssertionError")
-    | m.Name("NewType")
-    | m.Name("TypeVar")
     | m.Name("cast")
     | m.Name("isinstance")
 )
@@ -236,6 +234,12 @@ def _is_spared(node: Node) -> bool:
             return True
         case cst.Expr(value=cst.BaseString()):
             return True  # a docstring
+        case cst.ClassDef(bases=[cst.Arg(value=cst.Name(value="Protocol"))]):
+            return True  # it is for the type checker alone
+        case cst.Assign(
+            value=cst.Call(func=cst.Name(value="NewType" | "TypeVar" | "ParamSpec"))
+        ):
+            return True
         case cst.Assign(targets=[cst.AssignTarget(target=cst.Name(value=name))]):
             return name in SPARED_NAMES or _is_type(node.value)
     return False

@@ -102,6 +102,7 @@ MODULES = {
         (
             "connections/test_outbox.py",
             "connections/test_outbox_binary.py",
+            "connections/test_outbox_priorities.py",
             "connections/test_connection_flow.py",
             "connections/test_connection_bounds.py",
         ),

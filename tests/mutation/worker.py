@@ -40,8 +40,8 @@ PATIENCE = 10.0
 seconds more, of CPU; thrice that by the clock, since the machine may be shared."""
 
 ENOUGH = 6.0
-"""Seconds that the tests of one mutant take by themselves, while their lines are traced;
-beyond, the slower ones are left out, and what only they would find survives."""
+"""Seconds that the tests of one mutant take by themselves, their lines traced; beyond,
+the slower ones are left out, and what only they would find survives."""
 
 MEMORY = 6 << 30  # bytes of address space; a mutant that wants more is killed
 
