@@ -195,6 +195,10 @@ def test_listeners_hear_of_an_opening_and_of_the_recovery_alone(around):
     around.breaker.succeeded()
     assert heard == [True, False]
     assert around.breaker.recoveries == 1
+    around.fail(3)
+    around.breaker.succeeded()
+    assert heard == [True, False, True, False]
+    assert around.breaker.recoveries == 2
 
 
 def test_each_change_is_told_with_its_reason(around):

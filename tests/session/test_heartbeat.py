@@ -238,3 +238,93 @@ def test_an_old_connection_is_told_to_come_back() -> None:
             bench.frame("{}")
     assert bench.closes == [3011]
     assert 95.0 <= bench.now - 1000.0 <= 101.0
+
+
+def test_nothing_is_due_before_the_start() -> None:
+    found = Keepalive(ClientSettings(), Heartbeat(60.0), ClientId("me"))
+    assert found.next == float("inf")
+    assert found.tick(1e9, reading=True) is Due.NOTHING
+
+
+def answered(at: float, **settings: float) -> tuple[Keepalive, Heartbeat]:
+    """Return one whose first ping was sent and answered; the next is 25 s later."""
+    found, heartbeat = liveness(**settings)
+    assert found.tick(at, reading=True) is Due.PING
+    found.hear(at)
+    assert found.pong(at)
+    assert found.next == at + 25.0
+    return found, heartbeat
+
+
+def test_a_process_that_stood_still_does_not_hold_it_against_the_peer() -> None:
+    found, _ = answered(25.0)
+    assert found.tick(50.0 + 8.0, reading=True) is Due.PING  # as late as a pong may be
+    assert found.heard == 25.0
+    found, _ = answered(25.0)
+    assert found.tick(50.0 + 8.25, reading=True) is Due.PING
+    assert found.heard == 50.25  # 8 s ago, since a pong may wait in the socket
+    assert found.level is H
+    found, _ = answered(25.0)
+    assert found.tick(500.0, reading=False) is Due.PING
+    assert found.heard == 500.0
+
+
+def test_a_pong_has_its_whole_time_again_after_a_standstill() -> None:
+    found, _ = liveness()
+    assert found.tick(25.0, reading=True) is Due.PING
+    assert found.next == 33.0
+    assert found.tick(100.0, reading=True) is Due.PING  # the one of 50 s
+    assert found.heard == 92.0
+    assert found.next == 108.0
+    assert found.tick(107.999, reading=True) is Due.NOTHING
+    assert found.level is H
+    assert found.tick(108.0, reading=True) is Due.PING
+    assert found.level is D
+
+
+def test_a_probe_is_a_ping_like_any_other() -> None:
+    found, heartbeat = liveness()
+    assert found.tick(25.0, reading=True) is Due.PING
+    assert found.tick(33.0, reading=True) is Due.PING  # it had no pong
+    assert (found.level, heartbeat.sent, found.pending) == (D, 2, 2)
+    assert found.next == 50.0  # the next as planned: no pong is waited for
+
+
+def test_a_further_ping_does_not_give_the_first_pong_more_time() -> None:
+    found, _ = liveness()
+    assert found.tick(25.0, reading=True) is Due.PING
+    found.pinged(30.0)
+    assert found.next == 33.0
+    found.tick(33.0, reading=True)
+    assert found.level is D
+
+
+def test_a_ping_is_given_up_at_twice_the_timeout() -> None:
+    found, heartbeat = liveness()
+    found.pinged(0.0)
+    found.pinged(119.999)
+    assert (found.pending, heartbeat.orphaned) == (2, 0)
+    found.pinged(120.0)
+    assert (found.pending, heartbeat.orphaned) == (2, 1)
+
+
+def test_no_pong_is_waited_for_after_the_end() -> None:
+    found, heartbeat = liveness()
+    for _ in range(66):
+        found.pinged(1.0)
+    found.end()
+    assert (found.pending, heartbeat.orphaned) == (0, 66)
+    assert found.pong(2.0) is False
+
+
+def test_the_round_trips_of_one_connection_are_judged_together() -> None:
+    found, heartbeat = liveness()
+    observed: list[float] = []
+    heartbeat.rtt_listeners.append(observed.append)
+    for took in (0.5, 31.0, 32.0, -1.0, -2.0, 0.25):
+        found.pinged(100.0)
+        assert found.pong(100.0 + took)
+    assert found.rtt is not None
+    assert (found.rtt.accepted, observed) == (2, [0.5, 0.25])
+    assert (heartbeat.rejected_samples, heartbeat.clock_skew_corrections) == (2, 2)
+    assert heartbeat.answered == 6
