@@ -292,6 +292,36 @@ def test_a_round_of_one_user_does_not_hold_up_another() -> None:
     assert world.inside(world.enter("bob")) == [True]
 
 
+def test_users_and_addresses_have_rounds_of_their_own() -> None:
+    # A user may be named as an address is written.
+    world = limited(limits={**REJECT, "user_limit": 1, "address_limit": 1})
+    home, road = "192.0.2.7", "192.0.2.8"
+    settled = [
+        world.enter("ann"),
+        world.enter("bob"),
+        world.enter(home),
+        world.enter("", address=home),
+        world.enter("", address=road),
+    ]
+    newcomers = [
+        world.enter("ann"),
+        world.enter("bob"),
+        world.enter(home),
+        world.enter("", address=home),
+        world.enter("", address=road),
+    ]
+    assert [client.pings for client in settled] == [1] * 5
+    settled[0].pong()
+    settled[3].pong()
+    world.run_due()
+    assert [client.close_code for client in newcomers] == [3504, None, None, 3013, None]
+    world.clock.advance(PROBE)
+    world.settle()
+    assert world.inside(*newcomers) == [False, True, True, False, True]
+    world.check()
+    world.assert_free()
+
+
 # The limit of the process.
 
 
@@ -316,6 +346,23 @@ def test_a_full_process_sends_newcomers_away_for_a_while() -> None:
     world.clock.advance(PROBE)
     world.enter("bob")
     assert sum(client.pings for client in clients) == 16
+    world.check()
+
+
+def test_newcomers_to_a_full_process_share_a_round() -> None:
+    world, clients = full()
+    first = world.enter("ann")
+    world.clock.advance(PROBE / 2)
+    second = world.enter("bob")
+    assert [first.close_code, second.close_code] == [None, None]
+    assert sum(client.pings for client in clients) == 16
+    for client in clients[2:]:
+        if client.pings:
+            client.pong()
+    world.clock.advance(PROBE / 2)
+    world.settle()
+    assert [client.close_code for client in clients[:3]] == [3012, 3012, None]
+    assert world.inside(first, second) == [True, True]
     world.check()
 
 

@@ -192,9 +192,20 @@ def _mutated(node: Node) -> Iterable[Node]:
     if not m.matches(node, SPARED_CALLS):
         for kind, operator in mutation_operators:
             if isinstance(node, kind):
-                yield from list(operator(node))[: _most(node)]
+                for mutated in list(operator(node))[: _most(node)]:
+                    if not _shifts(node, mutated):
+                        yield mutated
     yield from _left_out(node)
     yield from _negated(node)
+
+
+def _shifts(node: Node, mutated: Node) -> bool:
+    """Return whether arguments take each other's places: any call notices that."""
+    match node, mutated:
+        case cst.Call(args=old), cst.Call(args=new) if len(new) < len(old):
+            places = [each for each in old if each.keyword is None and not each.star]
+            return any(each not in new for each in places[:-1])
+    return False
 
 
 def _most(node: Node) -> int | None:

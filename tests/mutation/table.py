@@ -43,6 +43,8 @@ MODULES = {
         ("connections/limits.py",),
         (
             "connections/test_limits.py",
+            "connections/test_limits_directory.py",
+            "connections/test_grace_period.py",
             "connections/test_connections_machine.py",
             "connections/test_connections_race.py",
         ),
@@ -67,11 +69,21 @@ MODULES = {
     ),
     "recovery": Module(
         ("core/position.py", "hub/catchup.py", "hub/position_check.py"),
-        ("core/test_position.py", "hub"),
+        (
+            "core/test_position.py",
+            "hub",
+            "connections/test_connection_flow.py",
+            "connections/test_connection_interleavings.py",
+        ),
     ),
     "hub": Module(
         ("hub/hub.py", "hub/subscription.py"),
-        ("hub",),
+        (
+            "hub",
+            "connections/test_connection_flow.py",
+            "connections/test_connection_interleavings.py",
+            "connections/test_grace_period.py",
+        ),
     ),
     "session": Module(
         (
