@@ -52,7 +52,7 @@ class Proxies:
                 self._unix = True
                 continue
             try:
-                self._networks.append(ipaddress.ip_network(text))
+                self._networks.append(_unmapped(ipaddress.ip_network(text)))
             except ValueError as error:
                 mistakes.append(f"server.trusted_proxies: {error}")
         if mistakes:
@@ -105,6 +105,15 @@ def _parse(text: str) -> _Address | None:
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
         return address.ipv4_mapped
     return address
+
+
+def _unmapped(network: _Network) -> _Network:
+    """Return a network of IPv4 addresses mapped into IPv6 as IPv4, like addresses."""
+    if isinstance(network, ipaddress.IPv6Network) and network.prefixlen >= 96:
+        address = network.network_address.ipv4_mapped
+        if address is not None:
+            return ipaddress.IPv4Network((address, network.prefixlen - 96))
+    return network
 
 
 def _without_port(element: str) -> str:
