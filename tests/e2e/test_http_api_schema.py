@@ -50,7 +50,7 @@ CREDENTIALS = {
 }
 
 
-def answering(mode: str) -> Any:
+def answering(mode: str, **more: str) -> Any:
     """Return a fixture of a server with that error mode, and the keys of `GRANTS`."""
 
     def settings(request: pytest.FixtureRequest) -> dict[str, str]:
@@ -64,6 +64,7 @@ def answering(mode: str) -> Any:
             "STEADWIRE_API_KEYS_FILE": str(keys),
             "STEADWIRE_API_ERROR_MODE": mode,
             "STEADWIRE_CHANNELS_NAMESPACES": NAMESPACES,
+            **more,
         }
 
     return server_with(settings)
@@ -71,6 +72,7 @@ def answering(mode: str) -> Any:
 
 with_objects = answering("object")
 with_statuses = answering("transport")
+guessed_at = answering("transport", STEADWIRE_LIMITS_FAILURES_PER_ADDRESS="2")
 
 
 @pytest.fixture(params=["object", "transport"])
@@ -155,6 +157,17 @@ async def test_server_keeps_to_its_description_whoever_calls(
     await fuzz(with_statuses, tmp_path, 3, credential, without, "fuzzing")
 
 
+async def test_server_keeps_to_its_description_under_guesses(
+    guessed_at: Server, tmp_path: Path
+) -> None:
+    without = ("negative_data_rejection", "ignored_auth")
+    await fuzz(guessed_at, tmp_path, 1, CREDENTIALS["wrong"], without, "fuzzing")
+    async with guessed_at.api() as api:
+        answer = await api.request("POST", "/api/info", b"{}", {"X-API-Key": "wrong"})
+    assert answer.status == 429
+    assert int(answer.headers["retry-after"]) > 0
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 async def test_server_keeps_to_its_description_for_long(
@@ -182,6 +195,7 @@ async def test_document_describes_every_route(server: Server) -> None:
         "revoke_token",
         "invalidate_user_tokens",
         "erase",
+        "drain",
         "presence",
         "presence_stats",
         "history",
@@ -193,6 +207,8 @@ async def test_document_describes_every_route(server: Server) -> None:
     }
     for path, item in document["paths"].items():
         statuses = set(item["post"]["responses"])
-        assert {"200", "400", "401", "403", "413", "500"} <= statuses, path
+        assert {"200", "400", "401", "403", "413", "429", "500"} <= statuses, path
     history = document["paths"]["/api/history"]["post"]["responses"]
-    assert set(history) == {"200", "400", "401", "403", "404", "413", "416", "500"}
+    assert set(history) == {
+        *("200", "400", "401", "403", "404", "413", "416", "429", "500")
+    }

@@ -95,6 +95,17 @@ def _operation(method: Method) -> dict[str, Any]:
         if status == 400:
             text = f"The body is not a JSON object. {text}"
         responses[str(status)] = _answer(text, error)
+    # Bodies of two kinds: it is described without a schema.
+    responses["429"] = {
+        "description": "Too many wrong keys came from this address. "
+        + responses.get("429", {"description": ""})["description"],
+        "headers": {
+            "Retry-After": {
+                "description": "With wrong keys: the seconds until they are looked at.",
+                "schema": {"type": "integer"},
+            }
+        },
+    }
     responses["401"] = {"description": "The key is missing or wrong."}
     responses["413"] = {
         "description": "The body is too large; it is not read to the end."
