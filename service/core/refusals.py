@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 
 import structlog
@@ -20,11 +21,15 @@ class Refusals:
     number of refusals that were not logged before it. So an attack writes six lines a
     minute, and each of its sockets is counted.
 
+    Args:
+        level: Of the lines, as in `logging`.
+
     Attributes:
         counts: Refusals so far by cause.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, level: int = logging.WARNING) -> None:
+        self._level = level
         self.counts: Counter[str] = Counter()
         self._silent: Counter[str] = Counter()
         self._again: dict[str, float] = {}
@@ -46,10 +51,10 @@ class Refusals:
         silent = self._silent.pop(cause, 0)
         more = {"not_logged": silent} if silent else {}
         where = {"address": address} if address else {}
-        log.warning("refused", cause=cause, **where, **details, **more)
+        log.log(self._level, "refused", cause=cause, **where, **details, **more)
 
     def close(self) -> None:
         """Log the number of refusals that were not logged, for each cause."""
         for cause, silent in self._silent.items():
-            log.warning("refused", cause=cause, not_logged=silent)
+            log.log(self._level, "refused", cause=cause, not_logged=silent)
         self._silent.clear()

@@ -13,9 +13,10 @@ A path is served as it is written here, and in no other spelling: ``//api/info``
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 import falcon.asgi
 
@@ -38,6 +39,8 @@ __all__ = ["Routing", "open_routing"]
 
 ADMIN = "steadwire.admin"
 """Key in the scope of a connection that came to ``api.port`` (service.server)."""
+
+_TEXT = 200  # characters of a path in the log
 
 _App = falcon.asgi.App[Any, Any]
 
@@ -74,7 +77,9 @@ async def open_routing(
             handlers = proxy.handlers(handlers)
         runtime = await Runtime.open(settings, handlers, clock, stopping)
         stack.push_async_callback(runtime.aclose)
-        yield Routing(runtime, keys, refusals)
+        unknown_paths = Refusals(logging.INFO)
+        stack.callback(unknown_paths.close)
+        yield Routing(runtime, keys, refusals, unknown_paths)
 
 
 class Routing:
@@ -84,8 +89,15 @@ class Routing:
         runtime: The running service.
     """
 
-    def __init__(self, runtime: Runtime, keys: ApiKeys, refusals: Refusals) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        keys: ApiKeys,
+        refusals: Refusals,
+        unknown_paths: Refusals,
+    ) -> None:
         self.runtime = runtime
+        self._unknown_paths = unknown_paths
         runtime.checks.add("api_keys", keys.fault)
         add_gauges(runtime, keys, refusals)
         public = _new(runtime)
@@ -96,6 +108,8 @@ class Routing:
         admin.add_route("/metrics", MetricsResource(runtime, keys))
         admin.add_route("/stats", StatsResource(runtime, keys))
         self._public, self._admin = public, admin
+        for routes in {public, admin}:
+            routes.add_sink(self._unknown)
 
     async def serve(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         """Serve one HTTP request or WebSocket."""
@@ -105,6 +119,7 @@ class Routing:
         if not _is_plain(scope) or (websocket and admin):
             # Falcon logs a WebSocket without a route as an error, which strangers could
             # fill a log with.
+            self._log(scope["path"], "a path is served in one spelling alone")
             await not_found(scope, receive, send)
         elif websocket:
             await self.runtime.gate.serve(self._public, scope, receive, send)
@@ -113,6 +128,20 @@ class Routing:
                 # The server drops the body, as it does for every HEAD.
                 scope = {**scope, "method": "GET"}
             await (self._admin if admin else self._public)(scope, receive, send)
+
+    async def _unknown(
+        self, req: falcon.asgi.Request, resp: object, **fields: object
+    ) -> NoReturn:
+        api = self.runtime.settings.api
+        remedy = f"clients connect to {PATH}; the server API is at /api/"
+        if api.port is not None:
+            remedy += ", on api.port alone"
+        self._log(req.path, remedy)
+        raise falcon.HTTPRouteNotFound
+
+    def _log(self, path: str, remedy: str) -> None:
+        now = self.runtime.clock.now()
+        self._unknown_paths.add("path", "", now, path=path[:_TEXT], remedy=remedy)
 
 
 def _is_plain(scope: dict[str, Any]) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from tests.harness.api import Api
@@ -65,6 +67,24 @@ async def test_head(server: Server, api: Api, path: str) -> None:
         assert only.headers["content-length"] == str(len(found.body))
     # The connection is in step: nothing is left of a body.
     assert (await api.request("GET", "/health/live")).json == {"status": "live"}
+
+
+@pytest.mark.parametrize("path", ["/nothing?secret=1", "//connection/websocket"])
+async def test_an_unknown_path_says_in_the_log_where_things_are(
+    make_server: Callable[..., Server], path: str
+) -> None:
+    server = await make_server().start()
+    async with server.api() as api:
+        for _ in range(50):
+            assert (await api.request("GET", path)).status == 404
+    await server.logged("refused")
+    await server.terminate()
+    first, last = [line for line in server.log() if line["event"] == "refused"]
+    assert (first["level"], first["cause"]) == ("info", "path")
+    assert first["path"] == path.partition("?")[0]
+    assert "/connection/websocket" in first["remedy"] or "spelling" in first["remedy"]
+    assert last["not_logged"] == 49
+    assert "secret" not in server.output()
 
 
 async def test_head_of_what_has_no_get(server: Server, api: Api) -> None:
