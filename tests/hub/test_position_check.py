@@ -8,7 +8,7 @@ import pytest
 
 from service.core.errors import StoreBusy
 from service.core.model import Channel
-from tests.world.script import NOT_KEPT, A, B
+from tests.world.script import KEPT, NOT_KEPT, A, B
 from tests.world.scripted import ScriptedWorld
 
 PERIOD = 40.0  # s
@@ -124,4 +124,39 @@ def test_after_stop_nothing_is_read() -> None:
     assert len(finish_all(world)) == FEW // 2  # those that were under way
     world.clock.advance(10 * PERIOD)
     assert world.store.reads == []
+    assert world.clock.pending == []
+
+
+def test_what_is_in_memory_is_compared_at_once() -> None:
+    world = ScriptedWorld(in_memory=True)
+    member, seat = world.live()
+    world.store.commit(A, "1", "2")
+    world.store.untold.clear()  # by another process: this hub is told of nothing
+    peeks = []
+    peek = world.store.peek
+
+    def noting(*args: object) -> object:
+        peeks.append(args)
+        return peek(*args)  # type: ignore[arg-type]
+
+    world.store.peek = noting  # type: ignore[method-assign,assignment]
+    world.hub.position_check.begin_round()
+    member.drain()
+    assert seat.offsets == [1, 2]
+    assert peeks[0] == (A, KEPT, 0, 0)  # the top alone
+
+
+def test_a_round_whose_reads_are_all_under_way_goes_on_too() -> None:
+    world = crowded(FEW // 2)
+    world.hub.position_check.begin_round()
+    before = list(world.store.reads)
+    assert len(before) == FEW // 2
+    world.hub.position_check.begin_round()
+    assert world.store.reads == before
+    assert {(read.since, read.limit) for read in before} == {(0, 0)}
+
+
+def test_it_may_be_stopped_before_it_starts() -> None:
+    world = crowded(1)
+    world.hub.position_check.stop()
     assert world.clock.pending == []

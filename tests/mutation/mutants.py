@@ -218,6 +218,15 @@ def _most(node: Node) -> int | None:
             | cst.AnnAssign(value=cst.Name(value="False"))
         ):
             return 0  # None is as false; there is a mutant that has True
+        case cst.Assign(
+            value=cst.Call(func=cst.Attribute(attr=cst.Name(value="auto")))
+        ):
+            return 0  # a member of an enum is itself, whatever its value
+        case cst.Assign(
+            targets=[cst.AssignTarget(target=cst.Subscript())],
+            value=cst.Name(value="None"),
+        ):
+            return 0  # a dict that is an ordered set
     return None
 
 

@@ -328,3 +328,8 @@ def test_the_round_trips_of_one_connection_are_judged_together() -> None:
     assert (found.rtt.accepted, observed) == (2, [0.5, 0.25])
     assert (heartbeat.rejected_samples, heartbeat.clock_skew_corrections) == (2, 2)
     assert heartbeat.answered == 6
+
+
+def test_the_levels_have_the_names_of_the_metrics() -> None:
+    levels = [level.value for level in Level]
+    assert levels == ["healthy", "degraded", "suspect", "dead"]
