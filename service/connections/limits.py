@@ -13,7 +13,10 @@ Where everything is in this process, a decision and what follows from it are one
 synchronous step, so a limit is never exceeded, not for a moment, by however many at
 once. A newcomer is refused only after the others have been seen alive: the longest
 silent of them, `PROBED` at most, are pinged, each that does not answer within
-`probe_timeout` is closed with 3012, and the newcomer is looked at again. One such round
+`probe_timeout` is closed with 3012, and the newcomer is looked at again. So a refusal
+comes when all that were asked have answered, and within `probe_timeout`; at the limit
+of the process it comes at once where every client was heard within that time. One such
+round
 is under way per user (or address) and one for the process, for all newcomers that come
 meanwhile; the process's are `probe_timeout` apart too, so a flood of newcomers does not
 multiply the pings.
@@ -196,7 +199,11 @@ class ConnectionLimits:
             now = self._clock.now()
             if not probed and ("" in self._rounds or now >= self._next_round):
                 self._next_round = now + settings.probe_timeout
-                if self._probe("", registry.slots(), again):
+                # One that was heard a moment ago has answered already. Not so at the
+                # limit of a user: 3504 is for good, and their own dead keep nobody out.
+                latest = now - settings.probe_timeout
+                silent = (each for each in registry.slots() if each.heard < latest)
+                if self._probe("", silent, again):
                     return self._wait(record)
             return self._refused(record, TOO_MANY_REQUESTS_CLOSE)
         for victim in victims:

@@ -71,11 +71,15 @@ def _summary(runtime: Runtime) -> dict[str, object]:
     levels = Counter(
         record.connection.liveness.level.value for record in registry.slots()
     )
+    states = registry.states()
     return {
         "total": len(registry),
         "alive": registry.connected,
-        "pending": registry.states()["pending"],
+        "pending": states["pending"],
+        "closing": states["closing"],
         "levels": levels,
+        "pending_pings": sum(one.liveness.pending for one in registry),
+        "queued_bytes": sum(one.queued_bytes for one in registry),
     }
 
 

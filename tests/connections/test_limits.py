@@ -70,17 +70,24 @@ def test_when_all_have_one_in_flight_the_least_recently_active_goes() -> None:
     assert [client.close_code for client in clients] == [3504, None, None]
 
 
-@pytest.mark.parametrize("limits", [{"limit": 2}, {"user_limit": 2, **REJECT}])
-def test_a_probe_in_the_turn_of_a_connect_closes_nobody(limits: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("limits", "pings"),
+    # At the limit of the process, those who have just come are not asked.
+    [({"limit": 2}, [0, 0, 0, 0]), ({"user_limit": 2, **REJECT}, [1, 1, 0, 0])],
+)
+def test_a_probe_in_the_turn_of_a_connect_closes_nobody(
+    limits: dict[str, Any], pings: list[int]
+) -> None:
     world = limited(limits=limits)
     clients = [world.open() for _ in range(4)]
     users = ["ann"] * 4 if "user_limit" in limits else ["ann", "bob", "cid", "dan"]
     for client, user in zip(clients, users, strict=True):
         client.say({"connect": {"token": user}})
     world.settle()  # `Client` holds every ping to come after the reply
-    assert [client.pings for client in clients] == [1, 1, 0, 0]
-    for client in clients[:2]:
-        client.pong()
+    assert [client.pings for client in clients] == pings
+    for client in clients:
+        if client.pings:
+            client.pong()
     world.clock.advance(0)
     world.settle()
     assert world.inside(*clients) == [True, True, False, False]
@@ -333,6 +340,7 @@ def full() -> tuple[ScriptedWorld, list[Client]]:
 @pytest.mark.requirement("R3")
 def test_a_full_process_sends_newcomers_away_for_a_while() -> None:
     world, clients = full()
+    world.clock.advance(2 * PROBE)  # nobody was heard lately
     newcomer = world.enter("ann")
     assert sum(client.pings for client in clients) == 16
     for client in clients:
@@ -343,7 +351,7 @@ def test_a_full_process_sends_newcomers_away_for_a_while() -> None:
     # Others that come within the same two seconds cost nobody a ping.
     assert world.enter("bob").close_code == 3013
     assert sum(client.pings for client in clients) == 0
-    world.clock.advance(PROBE)
+    world.clock.advance(PROBE + 0.1)
     world.enter("bob")
     assert sum(client.pings for client in clients) == 16
     world.check()
@@ -351,6 +359,7 @@ def test_a_full_process_sends_newcomers_away_for_a_while() -> None:
 
 def test_newcomers_to_a_full_process_share_a_round() -> None:
     world, clients = full()
+    world.clock.advance(2 * PROBE)
     first = world.enter("ann")
     world.clock.advance(PROBE / 2)
     second = world.enter("bob")
@@ -368,6 +377,7 @@ def test_newcomers_to_a_full_process_share_a_round() -> None:
 
 def test_a_full_process_lets_go_of_dead_clients() -> None:
     world, clients = full()
+    world.clock.advance(2 * PROBE)
     newcomer = world.enter("ann")
     for client in clients[1:]:
         if client.pings:
@@ -384,6 +394,7 @@ def test_nobody_is_evicted_for_a_newcomer_that_is_refused() -> None:
     anns = [world.enter("ann") for _ in range(3)]
     fourth = world.enter("ann")  # it has the slot of another of its user
     assert world.inside(*anns, fourth) == [False, True, True, True]
+    world.clock.advance(2 * PROBE)
     bob = world.enter("bob")
     for client in (*anns[1:], fourth):
         client.pong()
@@ -407,5 +418,36 @@ def test_500_at_a_limit_of_100_leave_100() -> None:
     world.run_due()
     assert world.inside(*clients) == [True] * 100 + [False] * 400
     assert [client.close_code for client in clients[100:]] == [3013] * 400
+    world.check()
+    world.assert_free()
+
+
+@pytest.mark.requirement("R3")
+def test_at_the_limit_of_the_process_nobody_waits_for_those_just_heard() -> None:
+    world = limited(limits={"limit": 2})
+    inside = [world.enter("ann"), world.enter("bob")]
+    world.clock.advance(PROBE)
+    for client in inside:
+        client.say({"unsubscribe": {"channel": "x"}})
+    world.settle()
+    late = world.enter("cid")  # no time passes
+    assert late.close_code == 3013
+    assert [client.pings for client in inside] == [0, 0]
+    # Later they are asked, and the refusal comes with the last answer.
+    world.clock.advance(2 * PROBE)
+    late = world.enter("dan")
+    assert late.close_code is None
+    assert [client.pings for client in inside] == [1, 1]
+    for client in inside:
+        client.pong()
+    world.run_due()
+    assert late.close_code == 3013
+    # One that does not answer makes room, within the time of a probe.
+    world.clock.advance(2 * PROBE)
+    late = world.enter("eve")
+    inside[0].pong()
+    world.clock.advance(PROBE)
+    world.settle()
+    assert world.inside(*inside, late) == [True, False, True]
     world.check()
     world.assert_free()

@@ -427,7 +427,10 @@ async def test_levels_of_a_heartbeat(
             "total": 1,
             "alive": 1,
             "pending": 0,
+            "closing": 0,
             "levels": {"healthy": 1},
+            "pending_pings": 0,
+            "queued_bytes": 0,
         }
         await level(seen.api, "degraded", 1)  # it does not read, nor answer
         await client.send({"id": 5, "presence": {"channel": "c"}})

@@ -309,6 +309,15 @@ async def test_the_pings_of_a_connection_are_measured(tmp_path: Any) -> None:
                 "connections"
             ].values()
             assert "rtt" not in before  # no ping yet
+            status = before["status"]
+            assert 0 <= status.pop("idle") <= status.pop("silent")
+            assert status == {
+                "level": "healthy",
+                "pending_pings": 0,
+                "queued_bytes": 0,
+                "messages_sent": 2,
+                "in_flight": False,
+            }
             while (await client.frame()).payload != b"{}":
                 pass
             await client.send_text("{}")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from typing import Any
 
 import pytest
 
 from tests.faultproxy import FaultProxy
 from tests.harness.fixtures import server_with
-from tests.harness.raw import Closed, RawClient
+from tests.harness.metrics import scrape
+from tests.harness.raw import CLOSE, Closed, RawClient
 from tests.harness.server import Server
 from tests.harness.tokens import connection, settings
 
@@ -161,3 +163,29 @@ async def test_a_developer_opens_a_fourth_tab(unlimited: Server) -> None:
     for tab in tabs:
         await tab.request(subscribe={"channel": "ch"})  # it raises if it was closed
         tab.reset()
+
+
+single = server_with(settings(STEADWIRE_CONNECTIONS_LIMIT="1"))
+
+
+@pytest.mark.parametrize("make_client", ["js-5.8.0", "python-0.7.0"], indirect=True)
+@pytest.mark.requirement("R3")
+async def test_an_sdk_that_is_refused_comes_back_until_there_is_room(
+    single: Server, make_client: Any
+) -> None:
+    # The hint that SDKs know is the code: they come back from all below 3500.
+    inside, code = await ask(single.port, "ann")
+    assert code is None
+    client = await make_client(single.url, token=connection("bob"))
+    async with asyncio.timeout(10), single.api() as api:
+        before = (await scrape(api))["admissions_refused_total{process}"]
+        await client.do("connect")
+        # Not every SDK tells its application.
+        while (await scrape(api))["admissions_refused_total{process}"] == before:
+            await asyncio.sleep(0.02)
+    await inside.send_frame(CLOSE, (1000).to_bytes(2, "big"))
+    assert (await inside.closed()).code == 1000
+    inside.tcp.close()
+    await client.seen("connected", 1, within=20.0)
+    assert client.events["disconnected"] == []
+    await client.disconnect()

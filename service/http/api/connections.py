@@ -9,7 +9,7 @@ import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
 from _speedups import RttFilter
-from service.connections.registry import Connection
+from service.connections.registry import Connection, Record
 from service.core.errors import (
     BAD_REQUEST,
     CONNECTION_EXPIRED,
@@ -71,6 +71,29 @@ class RttObject(msgspec.Struct):
     clock_skew_corrections: int
 
 
+class StatusObject(msgspec.Struct):
+    """How one connection is at this moment.
+
+    Attributes:
+        level: Of its liveness: ``healthy``; ``degraded``, a pong is missing;
+            ``suspect``, 80 % of the heartbeat's timeout have passed in silence.
+        pending_pings: Pings that wait for their pong (count).
+        silent: Seconds since it last sent something.
+        idle: Seconds since it last sent something or took what was written to it.
+        queued_bytes: Bytes that wait for its socket.
+        messages_sent: Messages handed to its socket (count).
+        in_flight: Whether one of its commands has no outcome yet.
+    """
+
+    level: str
+    pending_pings: int
+    silent: float
+    idle: float
+    queued_bytes: int
+    messages_sent: int
+    in_flight: bool
+
+
 class ConnectionObject(msgspec.Struct, omit_defaults=True):
     """One connection; *rtt* is present after its first pong."""
 
@@ -78,6 +101,7 @@ class ConnectionObject(msgspec.Struct, omit_defaults=True):
     protocol: str
     user: str
     state: StateObject
+    status: StatusObject
     rtt: RttObject | UnsetType = UNSET
 
 
@@ -146,16 +170,33 @@ def connections_of(context: ApiContext, target: _Target) -> list[Connection]:
 async def connections(context: ApiContext, request: ConnectionsRequest) -> str:
     """Return a user's live connections."""
     found: dict[str, ConnectionObject] = {}
-    for connection in context.runtime.connections.of_user(UserId(request.user)):
+    registry, now = context.runtime.connections, context.runtime.clock.now()
+    for connection in registry.of_user(UserId(request.user)):
+        record = registry.find(connection.identity.client)
+        assert record is not None  # it has a slot
         rtt = connection.liveness.rtt
         found[connection.identity.client] = ConnectionObject(
             transport="websocket",
             protocol=connection.protocol,
             user=request.user,
             state=StateObject({name: Empty() for name in connection.channels}),
+            status=_status_of(record, now),
             rtt=UNSET if rtt is None else rtt_of(rtt),
         )
     return msgspec.json.encode(ConnectionsResult(found)).decode()
+
+
+def _status_of(record: Record, now: float) -> StatusObject:
+    connection = record.connection
+    return StatusObject(
+        level=connection.liveness.level.value,
+        pending_pings=connection.liveness.pending,
+        silent=now - record.heard,
+        idle=now - record.active,
+        queued_bytes=connection.queued_bytes,
+        messages_sent=connection.messages_sent,
+        in_flight=connection.in_flight,
+    )
 
 
 def rtt_of(rtt: RttFilter) -> RttObject:

@@ -61,6 +61,7 @@ class Caller:
             heartbeat=context.heartbeat,
             grace_period=context.grace_period,
             reaper=world.reaper,
+            drain=world.drain,
             gate=HandshakeGate(world.settings, world.clock),
             loop_monitor=LoopMonitor(
                 world.registry, context.metrics, world.clock, context.rng
