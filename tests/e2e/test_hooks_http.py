@@ -390,7 +390,7 @@ MISTAKES: dict[str, tuple[Any, str]] = {
 }
 
 
-@pytest.mark.requirement("B94", "L9")
+@pytest.mark.requirement("B94")
 @pytest.mark.parametrize("failure", FAILURES)
 async def test_nobody_gets_in_without_a_good_answer(
     server: Server, endpoints: Endpoints, failure: str

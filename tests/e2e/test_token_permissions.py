@@ -161,7 +161,7 @@ async def test_a_token_is_good_from_every_address(server: Server) -> None:
     assert await outcome(there, subscribe={"channel": "limited:#ann"}) == IN
 
 
-@pytest.mark.requirement("B20", "B111")
+@pytest.mark.requirement("L9", "B20", "B111")
 @pytest.mark.parametrize("kind", REFRESH)
 async def test_refresh(server: Server, kind: str) -> None:
     client, _ = await enter(server, "ann")

@@ -90,6 +90,7 @@ async def test_a_frame_of_the_other_kind_closes_with_3501(binary: bool) -> None:
     await world.stop()
 
 
+@pytest.mark.requirement("L9")
 async def test_a_close_of_the_server_reaches_the_client_and_frees_the_place() -> None:
     world = LoopWorld(settings(), VirtualClock())
     await world.start()
