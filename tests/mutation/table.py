@@ -107,6 +107,9 @@ MODULES = {
             "session/test_session_machine.py",
             "session/test_session_presence.py",
             "session/test_subscriptions.py",
+            "connections/test_connection_bounds.py",
+            "connections/test_connection_hooks.py",
+            "connections/test_limits.py",
         ),
     ),
     "outbox": Module(

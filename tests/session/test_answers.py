@@ -20,21 +20,27 @@ from service.core.errors import (
 )
 from service.core.hooks import (
     Answer,
+    ConnectEvent,
     ConnectResult,
     Handlers,
     PublishEvent,
     PublishResult,
     Raw,
+    RefreshEvent,
     RefreshResult,
     RpcEvent,
     RpcResult,
     ServerSubscription,
+    SubRefreshEvent,
     SubRefreshResult,
     SubscribeEvent,
     SubscribeResult,
     WrongAnswer,
 )
-from service.core.model import Channel, RawJson
+from service.core.model import Channel, ClientId, RawJson, UserId
+from service.session.answers import ConnectionRefresh, check
+from service.session.expiry import Expiry
+from service.settings import ClientSettings
 from tests.session.bench import INTERNAL, WRONG_ANSWER, Bench, error, hook
 
 ALL = Handlers(subscribe=hook, publish=hook, rpc=hook)
@@ -511,3 +517,84 @@ def test_an_answer_with_a_field_of_the_wrong_type_does_nothing(
     assert bench.one() == {"id": 5, **WRONG_ANSWER}
     assert (bench.joins, bench.published, bench.closes) == ([], [], [])
     assert bench.session.identity.user == ("" if "connect" in command else "ann")
+
+
+CLIENT, ANN, CH = ClientId("me"), UserId("ann"), Channel("ch")
+
+
+@pytest.mark.parametrize(
+    ("event", "answer", "text"),
+    [
+        (RefreshEvent(CLIENT, ANN), RefreshResult(token_id=1), "token_id must be str"),
+        (
+            RefreshEvent(CLIENT, ANN),
+            RefreshResult(issued_at=""),
+            "issued_at must be int or float",
+        ),
+        (
+            RefreshEvent(CLIENT, ANN),
+            RefreshResult(expire_at=""),
+            "expire_at must be int or float",
+        ),
+        (RefreshEvent(CLIENT, ANN), RefreshResult(channels=(1,)), "a channel must be"),
+        (
+            SubscribeEvent(CLIENT, ANN, CH),
+            SubscribeResult(override=1),
+            "override must be Override",
+        ),
+        (
+            SubscribeEvent(CLIENT, ANN, CH),
+            SubscribeResult(client_side_refresh=1),
+            "client_side_refresh must be bool",
+        ),
+        (
+            SubRefreshEvent(CLIENT, ANN, CH),
+            SubRefreshResult(channel=1),
+            "channel must be str",
+        ),
+        (
+            PublishEvent(CLIENT, ANN, CH, RawJson("1")),
+            PublishResult(skip_history=1),
+            "skip_history must be bool",
+        ),
+        (ConnectEvent(CLIENT), ConnectResult(user=1), "user must be str"),
+        (ConnectEvent(CLIENT), ConnectResult(token_id=1), "token_id must be str"),
+        (ConnectEvent(CLIENT), ConnectResult(subs=[1]), "subs must be Mapping"),
+        (
+            ConnectEvent(CLIENT),
+            ConnectResult(channels="ch"),
+            "channels must be a tuple",
+        ),
+        (
+            ConnectEvent(CLIENT),
+            ConnectResult(subs={1: ServerSubscription()}),
+            "a channel must be str",
+        ),
+        (
+            ConnectEvent(CLIENT),
+            ConnectResult(subs={"ch": 1}),
+            "a subscription must be ServerSubscription",
+        ),
+        (
+            ConnectEvent(CLIENT),
+            ConnectResult(client_side_refresh=1),
+            "client_side_refresh must be bool",
+        ),
+        (RpcEvent(CLIENT, ANN, "m"), PublishResult(), "RpcEvent answered with Publish"),
+    ],
+)
+def test_a_wrong_answer_names_what_is_wrong(event: Any, answer: Any, text: str) -> None:
+    with pytest.raises(WrongAnswer) as wrong:
+        check(event, answer, Expiry(ClientSettings(), 0.0), 0.0)
+    assert str(wrong.value).startswith(text)
+
+
+def test_a_refresh_may_list_channels() -> None:
+    expiry = Expiry(ClientSettings(), 0.0)
+    event = RefreshEvent(CLIENT, ANN)
+    found = check(event, RefreshResult(channels=("a", "b")), expiry, 0.0)
+    assert isinstance(found, ConnectionRefresh)
+    assert found.channels == {"a", "b"}
+    found = check(event, RefreshResult(), expiry, 0.0)
+    assert isinstance(found, ConnectionRefresh)
+    assert found.channels is None
