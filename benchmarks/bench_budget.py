@@ -42,6 +42,7 @@ from service.core.model import (
     UserId,
 )
 from service.core.ports import Committed, History
+from service.core.shedding import Shedding
 from service.hub.hub import Hub
 from service.hub.publish_metrics import PublishMetrics
 from service.metrics import Metrics
@@ -113,7 +114,9 @@ def session_stage():
 
 def delivery_stage(store):
     meter = PublishMetrics(Metrics(), SystemClock(), Flusher(lambda run: None))
-    hub = Hub(store, ClientSettings(), lambda work: None, meter)
+    shedding = Shedding(10.0, Random(1))
+    clock = SystemClock()
+    hub = Hub(store, ClientSettings(), clock, lambda work: None, meter, shedding)
     history = History(0, 0.0)
     listener = SubscriberInfo(ClientId("c"), UserId(""), RawJson("{}"))
     hub.join(Channel("own"), Silent(), listener, history, None, lambda outcome: True)

@@ -29,6 +29,7 @@ from service.connections.lifecycle_log import log_level
 from service.connections.limits import ConnectionLimits
 from service.connections.loop_monitor import LoopMonitor
 from service.connections.outbox import Flusher
+from service.connections.overload import Overload
 from service.connections.reaper import Reaper
 from service.connections.registry import Registry
 from service.core.errors import CONNECTION_EXPIRED, StoreError, describe
@@ -38,6 +39,7 @@ from service.core.model import ClientId
 from service.core.ports import Clock, Store
 from service.core.rate_limits import rate_of
 from service.core.refusals import Refusals
+from service.core.shedding import Shedding
 from service.hub.hub import Hub
 from service.hub.publish_metrics import PublishMetrics
 from service.metrics import Metrics
@@ -93,6 +95,7 @@ class Runtime:
         reaper: Closes idle connections, periodically.
         drain: Sends the clients away.
         gate: Refuses WebSockets before they are accepted.
+        shedding: The shed level: what is refused while the process is overloaded.
         loop_monitor: Measures the event loop.
         context: The parts that every connection shares.
         closing: Whether it is being closed, or was closed.
@@ -117,6 +120,7 @@ class Runtime:
     reaper: Reaper
     drain: Drain
     gate: HandshakeGate
+    shedding: Shedding
     loop_monitor: LoopMonitor
     context: ConnectionContext
     closing: bool = False
@@ -173,7 +177,8 @@ class Runtime:
             add_store_metrics(metrics, store)
             flusher = Flusher(asyncio.get_running_loop().call_soon)
             publishes = PublishMetrics(metrics, clock, flusher)
-            hub = Hub(store, settings.client, clock, tasks.spawn, publishes)
+            shedding = Shedding(settings.overload.calm, rng)
+            hub = Hub(store, settings.client, clock, tasks.spawn, publishes, shedding)
             stack.callback(hub.announcements.stop)
             await store.start(hub.committed)
             for words in changes(settings):  # R48
@@ -218,7 +223,7 @@ class Runtime:
             )
             stack.callback(reaper.stop)
             reaper.start()
-            gate = HandshakeGate(settings, clock)
+            gate = HandshakeGate(settings, clock, shedding)
             drain = Drain(
                 connections,
                 clock,
@@ -258,6 +263,7 @@ class Runtime:
                 spawn=tasks.spawn,
                 version=node.version,
                 metrics=metrics,
+                shedding=shedding,
                 registry=connections,
                 limits=limits,
                 heartbeat=heartbeat,
@@ -265,7 +271,13 @@ class Runtime:
                 grace_period=grace_period,
                 drain=drain,
             )
-            loop_monitor = LoopMonitor(connections, metrics, clock, rng)
+            overload = Overload(
+                settings.overload,
+                shedding,
+                queued=lambda: flusher.stuck_bytes,
+                appends=lambda: store.queue_used,
+            )
+            loop_monitor = LoopMonitor(connections, metrics, clock, rng, overload)
             stack.callback(loop_monitor.stop)
             loop_monitor.start()
             runtime = cls(
@@ -288,6 +300,7 @@ class Runtime:
                 reaper=reaper,
                 drain=drain,
                 gate=gate,
+                shedding=shedding,
                 loop_monitor=loop_monitor,
                 context=context,
             )
@@ -296,6 +309,7 @@ class Runtime:
             checks.add("sweep", reaper.fault)
             checks.add("hooks", hook_health.fault)
             checks.add("drain", drain.fault)
+            checks.add("overload", runtime._overload_fault)
             # Last, so that every part is there until the last client is gone.
             stack.push_async_callback(drain.finish)
             runtime._stack = stack.pop_all()
@@ -323,6 +337,14 @@ class Runtime:
     def _revocations_fault(self) -> Fault | None:
         reason = self.revocations.fault
         return None if reason is None else Fault(reason, failing=False)
+
+    def _overload_fault(self) -> Fault | None:
+        shedding = self.shedding
+        if not shedding.level:
+            return None
+        causes = ", ".join(cause for cause, level in shedding.causes.items() if level)
+        # Clients are served; elsewhere they would all have to connect again.
+        return Fault(f"shed level {shedding.level}: {causes}", failing=False)
 
 
 class _Checked(Protocol):

@@ -71,6 +71,7 @@ from service.core.model import (
 )
 from service.core.ports import Clock, Frame, History, Socket
 from service.core.position import size_of_publication, take_piece
+from service.core.shedding import Shedding
 from service.hub.hub import Hub
 from service.hub.subscription import Subscription
 from service.metrics import Metrics
@@ -112,6 +113,7 @@ class ConnectionContext:
         spawn: Runs a coroutine in the background, and logs what it raises.
         version: Shown to clients.
         metrics: Counts.
+        shedding: Tells what is refused while the process is overloaded.
         registry: Holds the connections.
         limits: Gives slots, and takes them back.
         heartbeat: The timeout of heartbeats, and their counts.
@@ -132,6 +134,7 @@ class ConnectionContext:
     spawn: Callable[[Awaitable[None]], object]
     version: str
     metrics: Metrics
+    shedding: Shedding
     registry: Registry
     limits: ConnectionLimits
     heartbeat: Heartbeat
@@ -294,11 +297,6 @@ class ClientConnection:
     def queued_bytes(self) -> int:
         """Bytes that wait for its socket."""
         return self._outbox.size
-
-    @property
-    def stuck_bytes(self) -> int:
-        """Bytes that wait because its socket takes no more."""
-        return self._outbox.stuck
 
     def disconnect(self, close: Close) -> None:
         """Close it; harmless when it is closing already."""
@@ -540,6 +538,10 @@ class ClientConnection:
         page = self._hub.read(channel, history, offset, limit, done, reverse=reverse)
         if page is not None:
             self._history_read(command, since, page)
+
+    def refuses_read(self) -> bool:
+        """Tell whether a read that may be expensive is refused now."""
+        return self._context.shedding.refuses_read()
 
     def present(self, channel: Channel) -> list[SubscriberInfo]:
         """Return the subscribers of a channel that presence shows."""

@@ -1,7 +1,8 @@
-"""Loop monitor: measures once a second the event loop's lag and the sockets' queues.
+"""Loop monitor: measures the event loop's lag, and calls the watchdogs of overload.
 
 A late loop delays every connection. The cause is a blocking call, or more work than one
-core does; the lag shows both first.
+core does; the lag shows both first. A loop that was blocked for some time is seen to be
+late by that time less `PERIOD`, or more.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from random import Random
 
 import structlog
 
+from service.connections.overload import Overload
 from service.connections.registry import Registry
 from service.core.ports import Clock, Timer
 from service.metrics import Metrics
@@ -18,7 +20,8 @@ __all__ = ["LoopMonitor"]
 
 log = structlog.get_logger("steadwire")
 
-PERIOD = 1.0  # s
+PERIOD = 0.25  # s
+SAMPLING = 4  # periods between two looks at the sockets' queues (count)
 LATE = 0.25  # s; a larger lag is logged, once until it was smaller for `CALM`
 CALM = 60.0  # s; also how long the largest lag is shown
 SAMPLE = 100  # connections whose queues are measured, at random (count)
@@ -32,20 +35,28 @@ class LoopMonitor:
         metrics: Counts.
         clock: Times the measurements.
         rng: Picks the sample.
+        overload: Is told of each lag.
 
     Attributes:
         worst: The largest lag of the last one to two minutes, in seconds.
     """
 
     def __init__(
-        self, registry: Registry, metrics: Metrics, clock: Clock, rng: Random
+        self,
+        registry: Registry,
+        metrics: Metrics,
+        clock: Clock,
+        rng: Random,
+        overload: Overload,
     ) -> None:
         self._registry = registry
         self._metrics = metrics
         self._clock = clock
         self._rng = rng
+        self._overload = overload
         self._timer: Timer | None = None
         self._due = 0.0
+        self._until_sample = SAMPLING
         self._current = 0.0  # the largest of this minute
         self._previous = 0.0  # the largest of the minute before
         self._minute_ends = 0.0
@@ -73,8 +84,13 @@ class LoopMonitor:
 
     def _measure(self) -> None:
         now = self._clock.now()
-        self._observe(now, max(0.0, now - self._due))
-        self._sample()
+        lag = max(0.0, now - self._due)
+        self._observe(now, lag)
+        self._overload.measure(now, lag)
+        self._until_sample -= 1
+        if not self._until_sample:
+            self._until_sample = SAMPLING
+            self._sample()
         self._wind()
 
     def _observe(self, now: float, lag: float) -> None:

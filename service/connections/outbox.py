@@ -84,14 +84,21 @@ class Flusher:
 
     Attributes:
         call_soon: Runs a callback in the next turn, as the loop's method does.
+        stuck: The outboxes whose sockets take no more.
     """
 
-    __slots__ = ("_scheduled", "_waiting", "call_soon")
+    __slots__ = ("_scheduled", "_waiting", "call_soon", "stuck")
 
     def __init__(self, call_soon: Callable[[Callable[[], None]], object]) -> None:
         self.call_soon = call_soon
         self._waiting: deque[_Waiting] = deque()
         self._scheduled = False
+        self.stuck: set[Outbox] = set()
+
+    @property
+    def stuck_bytes(self) -> int:
+        """Bytes waiting in all outboxes whose sockets take no more."""
+        return sum(outbox.size for outbox in self.stuck)
 
     def add(self, waiting: _Waiting) -> None:
         """Flush *waiting* soon, after those that wait; once at a time."""
@@ -201,11 +208,6 @@ class Outbox:
         """Bytes waiting."""
         return self._size
 
-    @property
-    def stuck(self) -> int:
-        """Bytes waiting because the socket takes no more; 0 if it does."""
-        return self._size if self._task is not None else 0
-
     def put(self, text: str, *, first: bool = False) -> None:
         """Write a message, now or later; dropped when the connection is ending."""
         if self._closing:
@@ -288,7 +290,7 @@ class Outbox:
             self._timer = None
         if self._task is not None:
             self._task.cancel()
-            self._task = None
+            self._end_task()
 
     # Writing.
 
@@ -314,6 +316,7 @@ class Outbox:
             self._task = asyncio.get_running_loop().create_task(
                 self._write(_Resumed(writing, waits))
             )
+            self._flusher.stuck.add(self)
             return
         if self._task is None:
             self._written()
@@ -326,16 +329,20 @@ class Outbox:
                 self._start_timer()
                 await self._send(self._take())
                 self._stop_timer()
-            self._task = None
+            self._end_task()
             self._written()
         except Exception as error:
             self._stop_timer()
-            self._task = None
+            self._end_task()
             if isinstance(error, OSError):
                 self._fail(WRITE_ERROR)
             else:
                 self._fail(INTERNAL_CLOSE)
                 raise  # to the loop, which logs it
+
+    def _end_task(self) -> None:
+        self._task = None
+        self._flusher.stuck.discard(self)
 
     def _written(self) -> None:
         if self._end is not None:

@@ -81,10 +81,6 @@ class Connection(Protocol):
     def queued_bytes(self) -> int:
         """Bytes that wait for its socket."""
 
-    @property
-    def stuck_bytes(self) -> int:
-        """Bytes that wait because its socket takes no more."""
-
     def disconnect(self, close: Close) -> None:
         """Close it; harmless when it is closing already."""
 

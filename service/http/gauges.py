@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 
+from service.connections.overload import CAUSES
 from service.core.errors import (
     CLOSE_CONNECTION_LIMIT,
     INTERNAL,
@@ -12,6 +13,7 @@ from service.core.errors import (
     TOO_MANY_REQUESTS_CLOSE,
 )
 from service.core.refusals import Refusals
+from service.core.shedding import READS
 from service.http.api.keys import ApiKeys
 from service.http.api.methods import METHODS
 from service.logs import dropped
@@ -25,6 +27,7 @@ __all__ = ["add_gauges"]
 # counter that appears with its first count.
 _REFUSALS = (
     "draining",
+    "overload",
     "blocked",
     "connects",
     "origin",
@@ -61,6 +64,7 @@ def add_gauges(runtime: Runtime, keys: ApiKeys, sockets: Refusals) -> None:
     _add_heartbeat(metrics, runtime)
     _add_reaper(metrics, runtime)
     _add_grace_period(metrics, runtime)
+    _add_shedding(metrics, runtime)
     metrics.gauge(
         "loop_lag_max_seconds",
         "The largest lag of the event loop in the last one to two minutes.",
@@ -298,6 +302,35 @@ def _add_grace_period(metrics: Metrics, runtime: Runtime) -> None:
             "evicted": grace_period.evicted,
         },
         "slot",
+    )
+
+
+def _add_shedding(metrics: Metrics, runtime: Runtime) -> None:
+    shedding = runtime.shedding
+    metrics.gauge(
+        "shed_level",
+        "What is shed for overload: 0, nothing; 1, new connections; 2, pushes without "
+        "an offset too; 3, expensive reads too.",
+        lambda: shedding.level,
+    )
+    metrics.gauge(
+        "shed_cause",
+        "The shed level that each watchdog asks for.",
+        lambda: {**dict.fromkeys(CAUSES, 0), **shedding.causes},
+        "cause",
+    )
+    metrics.total(
+        "shed_level_changes",
+        "Changes of the shed level, by the new level.",
+        lambda: {str(n): shedding.changes[n] for n in range(READS + 1)},
+        "level",
+    )
+    metrics.total(
+        "shed",
+        "What was shed at level 2 and above: publications without an offset that were "
+        "pushed to nobody, and reads that were refused.",
+        lambda: {"publication": shedding.publications, "read": shedding.reads},
+        "what",
     )
 
 

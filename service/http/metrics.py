@@ -43,7 +43,7 @@ class StatsResource:
     async def on_get(
         self, req: falcon.asgi.Request, resp: falcon.asgi.Response
     ) -> None:
-        """Answer with all metrics, the faults, and this node."""
+        """Answer with all metrics, the faults, the shed level, and this node."""
         if not await _may_read(self._keys, req, resp):
             return
         runtime, node = self._runtime, self._runtime.node
@@ -60,6 +60,10 @@ class StatsResource:
                 "faults": {
                     name: {"reason": fault.reason, "failing": fault.failing}
                     for name, fault in runtime.checks.faults().items()
+                },
+                "overload": {
+                    "level": runtime.shedding.level,
+                    "causes": runtime.shedding.causes,
                 },
                 "metrics": figures(runtime.metrics),
             }

@@ -13,6 +13,8 @@ subscriber and step. So they are *changes* of a channel, and go out together:
 * The process writes `FRAMES` of these messages a second, at most `_PORTION` in a turn
   of the event loop, so that they hold nobody else up. While the listeners of one
   channel are being written to, changes of all channels wait, and more cancels out.
+* While the process sheds pushes (`service.core.shedding`), changes of all channels
+  wait for the end of that.
 
 Invariants, of what a member is handed (a full outbox may drop it, see `priority`):
 
@@ -39,6 +41,8 @@ Interleavings that could break them, each a test in tests/hub/test_announcements
 * A join waits for its user's rate while its client leaves, or asks for presence; the
   last listener leaves while changes wait (A4).
 * A member is ended by being told (A5), or while the others are.
+* Pushes are shed for a time, in which clients come, go, or both (A2: when it is over,
+  all are told what has changed since).
 """
 
 from __future__ import annotations
@@ -51,6 +55,7 @@ from service.core.model import ClientId, UserId
 from service.core.ports import Clock, Timer
 from service.core.priority import DroppableText, Priority
 from service.core.rate_limits import Buckets, Rate
+from service.core.shedding import Shedding
 from service.hub.subscription import Change, Subscription, Topic
 from service.protocol import replies
 
@@ -83,14 +88,16 @@ class Announcements:
 
     Args:
         clock: Times windows and rates.
+        shedding: Tells when all have to wait.
 
     Attributes:
         outcomes: Joins and leaves so far: ``announced``; ``cancelled`` by each other;
             and ``delayed`` joins, which had to wait for their user's rate.
     """
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, shedding: Shedding) -> None:
         self._clock = clock
+        self._shedding = shedding
         self._number = 0  # of the last change
         self._waiting: dict[Topic, float] = {}  # until when, the soonest first
         self._timer: Timer | None = None
@@ -180,7 +187,9 @@ class Announcements:
         self._wind()
 
     def _is_free(self, now: float) -> bool:
-        return not self._messages and now >= self._paid_at - _PORTION / FRAMES
+        if self._messages or self._shedding.holds_joins_and_leaves:
+            return False
+        return now >= self._paid_at - _PORTION / FRAMES
 
     def _settled(self, topic: Topic) -> None:
         """Forget what waits in a channel; it has been told, or nobody listens."""
@@ -200,6 +209,8 @@ class Announcements:
             when += _PAUSE
         else:
             when = max(when, next(iter(self._waiting.values())))
+            if self._shedding.holds_joins_and_leaves:
+                when = max(when, self._clock.now() + WINDOW)
         if self._timer is not None:
             if self._due_at <= when:
                 return

@@ -40,6 +40,7 @@ from service.core.model import (
 from service.core.ports import AppendDone, Clock, Committed, History, Store
 from service.core.position import PIECE, is_recovered
 from service.core.priority import DroppableText, Priority
+from service.core.shedding import Shedding
 from service.hub.announcements import Announcements
 from service.hub.catchup import CatchUp, Spawn
 from service.hub.deltas import DeltaPushes
@@ -63,6 +64,7 @@ class Hub:
         clock: Times the position check, and joins and leaves.
         spawn: Runs a coroutine in the background, never inside this call.
         metrics: Counts and times publications.
+        shedding: Tells which pushes are not made while the process is overloaded.
 
     Attributes:
         announcements: Joins and leaves that subscribers are told of; its owner stops
@@ -79,13 +81,15 @@ class Hub:
         clock: Clock,
         spawn: Spawn,
         metrics: PublishMetrics,
+        shedding: Shedding,
     ) -> None:
         self._store = store
+        self._shedding = shedding
         self._settings = settings
         self._metrics = metrics
         self._topics: dict[Channel, Topic] = {}
         self._catchup = CatchUp(store, settings.recovery_size, spawn, self._end)
-        self.announcements = Announcements(clock)
+        self.announcements = Announcements(clock, shedding)
         self.position_check = PositionCheck(
             self._topics, self._catchup, clock, settings.position_check
         )
@@ -113,6 +117,8 @@ class Hub:
         self, topic: Topic, publication: Publication, epoch: str, *, delta: bool
     ) -> None:
         offset = publication.offset
+        if offset == 0 and self._shedding.sheds_publication():
+            return
         text = replies.publication_push(topic.quoted, publication)
         deltas = None
         if topic.deltas:

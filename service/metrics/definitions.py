@@ -151,7 +151,7 @@ class Metrics:
         )
         self.lag = self._histogram(
             "loop_lag_seconds",
-            "Delay with which the event loop calls a timer, once a second.",
+            "Delay with which the event loop calls a timer, four times a second.",
             _SECONDS,
         )
         self.api_calls = self._labelled(

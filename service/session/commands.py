@@ -123,6 +123,8 @@ class Commands:
         )
         if request.reverse and since is not None and since.offset == 0:
             raise ReplyError(BAD_REQUEST)
+        if self._port.refuses_read():
+            raise ReplyError(TOO_MANY_REQUESTS)
         maximum = self._settings.history_limit
         self._queue.under_way += 1
         self._queue.blocked = True
@@ -160,6 +162,8 @@ class Commands:
             identity.user,
             subscribed=self._subscriptions.is_established(channel),
         )
+        if self._port.refuses_read():
+            raise ReplyError(TOO_MANY_REQUESTS)
         present = self._port.present(channel)
         self._queue.charge(len(present))
         return present

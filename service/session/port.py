@@ -116,6 +116,9 @@ class Port(Protocol):
     ) -> None:
         """Read publications; ends in `Session.history_read`."""
 
+    def refuses_read(self) -> bool:
+        """Tell whether a read that may be expensive is refused: overload."""
+
     def present(self, channel: Channel) -> list[SubscriberInfo]:
         """Return the clients in a channel."""
 

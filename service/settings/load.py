@@ -33,6 +33,7 @@ from service.settings.sections import (
     DynamodbSettings,
     LimitSettings,
     LogSettings,
+    OverloadSettings,
     ProxySettings,
     Section,
     ServerSettings,
@@ -73,6 +74,7 @@ class Settings(Section, frozen=True, kw_only=True):
     client: ClientSettings = ClientSettings()
     connections: ConnectionSettings = ConnectionSettings()
     limits: LimitSettings = LimitSettings()
+    overload: OverloadSettings = OverloadSettings()
     store: StoreSettings = StoreSettings()
     dynamodb: DynamodbSettings = DynamodbSettings()
     api: ApiSettings = ApiSettings()
@@ -185,6 +187,7 @@ class Settings(Section, frozen=True, kw_only=True):
             yield "api.host needs api.port"
         yield from self.proxy.mistakes()
         yield from self._in_client()
+        yield from self.overload.mistakes(self.client.queue_size)
 
     @property
     def warnings(self) -> dict[str, str]:

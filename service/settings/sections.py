@@ -24,6 +24,7 @@ __all__ = [
     "DynamodbSettings",
     "LimitSettings",
     "LogSettings",
+    "OverloadSettings",
     "PersonalChannel",
     "Port",
     "ProxySettings",
@@ -41,6 +42,8 @@ __all__ = [
 
 KiB = 1024
 MiB = 1024 * KiB
+
+LEAST_MEMORY = 64 * MiB
 
 _SECONDS = {"unit": "seconds"}
 _LONGEST = 10 * 365 * 86400  # seconds
@@ -343,6 +346,47 @@ _STRICT_LIMITS: dict[str, float | int] = {
     "sockets_per_address": 1000,
     "failures_per_address": 20,
 }
+
+
+class OverloadSettings(Section, frozen=True, kw_only=True):
+    """When the server counts as overloaded, and sheds work (docs/operations.md).
+
+    Attributes:
+        loop_lag: Lag of the event loop from which new connections are refused with
+            status 503; from twice and four times as much, more is shed: pushes without
+            an offset, and expensive reads. 0 never does.
+        memory: Resident memory of the process; at 80, 90 and 95 % of it the same is
+            shed. Not set: the limit of the process's control group (Linux), if it has
+            one. 0 for no limit.
+        queued: Bytes that wait for clients whose sockets take no more; at 80, 90 and
+            95 % of it the same is shed, as at those parts of ``store.queue_size``. 0
+            for no limit.
+        calm: Without a cause for this long, the server sheds less again.
+    """
+
+    # The SDKs give a command up after 5 s: at four times this, all is shed.
+    loop_lag: Delay = 1.0
+    memory: SizeLimit | None = None
+    queued: SizeLimit = 512 * MiB
+    calm: Annotated[float, msgspec.Meta(gt=0, le=3600, extra=_SECONDS)] = 10.0
+
+    def mistakes(self, queue_size: int) -> Iterator[str]:
+        """Yield a line for each limit under which the server would always be over it.
+
+        Args:
+            queue_size: That of one client.
+        """
+        if self.memory is not None and 0 < self.memory < LEAST_MEMORY:
+            yield (
+                f"overload.memory must be {LEAST_MEMORY} bytes or more, which the "
+                f"server takes without clients ({self.memory} bytes); or 0"
+            )
+        if 0 < self.queued < 2 * queue_size:
+            yield (
+                "overload.queued must be at least twice client.queue_size "
+                f"({self.queued} against {queue_size} bytes), or one slow client is an "
+                "overload; or 0"
+            )
 
 
 class StoreSettings(Section, frozen=True, kw_only=True):

@@ -26,6 +26,11 @@ class AppendBudget:
         self._limit = limit
         self._waiting = 0
 
+    @property
+    def used(self) -> float:
+        """The part of the limit that waits; above 1 for one append that is larger."""
+        return self._waiting / self._limit
+
     def accept(self, draft: Draft) -> int | None:
         """Return the bytes to `release` when *draft* was reported; None: full."""
         cost = OVERHEAD + getsizeof(draft.data)

@@ -8,6 +8,7 @@ In this order, the first that applies:
 
     draining            503
     path                404   not that of WebSocket clients
+    overload            503   at each shed level (`service.core.shedding`)
     connects            429   too many attempts a second from this address
     origin              403
     unauthenticated     429   too many sockets from this address that did not connect
@@ -43,6 +44,7 @@ from service.core.errors import TOO_MANY_REQUESTS_CLOSE
 from service.core.ports import Clock
 from service.core.rate_limits import Buckets, Failures, Holders, rate_of
 from service.core.refusals import Refusals
+from service.core.shedding import Shedding
 from service.session.command_queue import CommandLimits
 from service.settings import Settings
 
@@ -73,15 +75,21 @@ class _Refusal(NamedTuple):
 class HandshakeGate:
     """The limits before authentication, for one process.
 
+    Args:
+        settings: The limits.
+        clock: Of their rates.
+        shedding: Tells when the process is overloaded.
+
     Attributes:
         commands: The limits of commands, and their counts.
         refusals: Handshakes that were refused, by cause; some are logged.
     """
 
-    def __init__(self, settings: Settings, clock: Clock) -> None:
+    def __init__(self, settings: Settings, clock: Clock, shedding: Shedding) -> None:
         limits = settings.effective_limits
         self._clock = clock
         self._draining = False
+        self._shedding = shedding
         self._origins = settings.origins
         self._headers = [name.lower() for name in settings.proxy.http_headers]
         self._proxies = Proxies(settings.server.trusted_proxies)
@@ -148,6 +156,8 @@ class HandshakeGate:
             return _Refusal(
                 "path", 404, details={"path": path[:_TEXT], "remedy": remedy}
             )
+        if self._shedding.refuses_connections:
+            return _Refusal("overload", 503, self._shedding.retry_after)
         if self._connects is not None and not self._connects.take(address, now):
             return _Refusal("connects", 429, self._connects.wait(address, now))
         origins = _all(headers, b"origin")

@@ -8,6 +8,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from service.connections.loop_monitor import LoopMonitor
+from service.connections.overload import Overload
 from tests.clock import VirtualClock
 from tests.connections.conftest import MakeWorld
 from tests.world.loop import LoopWorld, settings
@@ -15,7 +16,15 @@ from tests.world.loop import LoopWorld, settings
 
 def monitor(world: LoopWorld) -> LoopMonitor:
     context = world.context
-    return LoopMonitor(world.registry, context.metrics, world.clock, Random(1))
+    overload = Overload(
+        world.context.settings.overload,
+        world.shedding,
+        queued=lambda: context.flusher.stuck_bytes,
+        appends=lambda: 0.0,
+        limit=lambda: None,
+    )
+    metrics, clock = context.metrics, world.clock
+    return LoopMonitor(world.registry, metrics, clock, Random(1), overload)
 
 
 def histogram(world: LoopWorld) -> dict[float, int]:
@@ -30,11 +39,11 @@ async def test_a_loop_that_is_in_time_has_no_lag(
     watch = monitor(world)
     watch.start()
     clock.advance(10.0)
-    assert histogram(world) == {0.001: 10}
+    assert histogram(world) == {0.001: 40}
     assert watch.worst == 0.0
     watch.stop()
     clock.advance(10.0)
-    assert histogram(world) == {0.001: 10}
+    assert histogram(world) == {0.001: 40}
     assert clock.pending == []
 
 
@@ -45,13 +54,13 @@ async def test_a_blocked_loop_is_measured_and_said_once(
     watch = monitor(world)
     watch.start()
     with capture_logs() as logs:
-        clock.stall(1.4)  # due after 1 s
-        clock.stall(1.3)
-        clock.stall(1.2)  # below what is said
+        clock.stall(0.65)  # due after 0.25 s
+        clock.stall(0.55)
+        clock.stall(0.45)  # below what is said
         assert histogram(world) == {0.25: 1, 0.5: 2}
         assert [entry["seconds"] for entry in logs] == [0.4]
         clock.advance(61.0)
-        clock.stall(1.5)
+        clock.stall(0.75)
     assert [entry["seconds"] for entry in logs] == [0.4, 0.5]
     assert [entry["log_level"] for entry in logs] == ["warning", "warning"]
     watch.stop()
@@ -62,7 +71,7 @@ async def test_the_largest_lag_is_shown_for_a_minute_or_two(
 ) -> None:
     watch = monitor(world)
     watch.start()
-    clock.stall(3.0)
+    clock.stall(2.25)
     assert watch.worst == pytest.approx(2.0)
     clock.advance(60.0)
     assert watch.worst == pytest.approx(2.0)

@@ -87,6 +87,44 @@ def test_a_join_and_its_leave_within_a_window_cancel_out() -> None:
     assert world.hub.announcements.outcomes["cancelled"] == 2
 
 
+@pytest.mark.requirement("L20", "L7")
+@pytest.mark.parametrize("level", [2, 3])
+def test_while_pushes_are_shed_all_wait_and_are_told_what_has_changed(
+    level: int,
+) -> None:
+    world = ScriptedWorld()
+    member, ears = listener(world)
+    goes, comes, passes = world.member(), world.member(), world.member()
+    was_there = join(goes, **SENDS)
+    world.clock.advance(WINDOW)
+    member.waiting.clear()
+    ears.heard.clear()
+    world.shedding.observe(0.0, {"memory": level})
+    goes.leave(was_there)
+    join(comes, **SENDS)
+    for _ in range(100):
+        passes.leave(join(passes, **SENDS))
+        world.clock.advance(WINDOW)
+    assert member.waiting == []
+    assert len(world.clock.pending) == 1  # one timer, whatever waits
+    world.shedding.observe(10.0, {"memory": 0})
+    world.clock.advance(WINDOW)
+    assert ears.heard == [("leave", goes.name), ("join", comes.name)]
+    assert len(member.waiting) == 1
+    assert world.hub.announcements.outcomes["cancelled"] == 200
+    assert world.clock.pending == []
+
+
+def test_while_pushes_are_shed_the_last_listener_may_leave() -> None:
+    world = ScriptedWorld()
+    member, ears = listener(world)
+    world.shedding.observe(0.0, {"memory": 2})
+    join(world.member(), **SENDS)
+    assert len(world.clock.pending) == 1
+    member.leave(ears)
+    assert world.clock.pending == []
+
+
 def test_a_leave_and_a_join_within_a_window_are_told_in_this_order() -> None:
     world = ScriptedWorld()
     _, ears = listener(world)

@@ -79,6 +79,7 @@ class Bench:
         decisions: What was logged of who is who.
         at_once: When set, joins, publishes and histories end inside the call.
         top: Of every channel, when `at_once`.
+        overloaded: Whether expensive reads are refused.
         full: When set, whoever asks for a slot waits here.
     """
 
@@ -98,6 +99,7 @@ class Bench:
         self.top = Position(0, "e")
         self.has_room = True
         self.draining = False
+        self.overloaded = False
         self.full: list[Identity] | None = None
         self.here: list[SubscriberInfo] = []
         self.messages: list[dict[str, Any]] = []
@@ -314,6 +316,10 @@ class Bench:
         if self.at_once:
             self.histories.pop()
             self.session.history_read(command, since, HistoryPage([], self.top))
+
+    def refuses_read(self) -> bool:
+        self._open()
+        return self.overloaded
 
     def present(self, channel: Channel) -> list[SubscriberInfo]:
         self._open()

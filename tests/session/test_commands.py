@@ -440,3 +440,16 @@ def test_a_subscriber_to_be_is_no_subscriber_yet() -> None:
 def test_a_private_channel_needs_a_token_even_where_everybody_may() -> None:
     bench = Bench(at_once=True).connect()
     assert bench.request(subscribe={"channel": "$ch"}) == DENIED
+
+
+@pytest.mark.requirement("L20", "B53")
+def test_expensive_reads_are_refused_for_overload_and_nothing_else() -> None:
+    bench = Bench().connect()
+    bench.overloaded = True
+    for read in ("history", "presence", "presence_stats"):
+        assert bench.request(**{read: {"channel": "ch"}}) == BUSY
+        # What is refused for good stays so.
+        assert bench.request(**{read: {"channel": "plain:ch"}}) == OFF
+    assert not bench.histories
+    bench.send({"id": 7, "publish": {"channel": "ch", "data": 1}})
+    assert len(bench.published) == 1

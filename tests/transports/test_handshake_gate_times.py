@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from random import Random
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from service.connections.pending_connection import PendingConnection
 from service.core.errors import Close
 from service.core.model import UserId
+from service.core.shedding import Shedding
 from service.settings import LimitSettings, ServerSettings, Settings
 from service.transports.handshake_gate import PENDING, HandshakeGate
 from tests.clock import VirtualClock
@@ -18,6 +20,7 @@ class GateBench:
     """A gate, and the answers to handshakes.
 
     Attributes:
+        shedding: What is refused for overload.
         pending: The sockets that were let in and stay, by address.
     """
 
@@ -28,7 +31,8 @@ class GateBench:
             limits=LimitSettings(**limits),
             server=ServerSettings(trusted_proxies=("unix",)),
         )
-        self.gate = HandshakeGate(settings, self.clock)
+        self.shedding = Shedding(10.0, Random(1))
+        self.gate = HandshakeGate(settings, self.clock, self.shedding)
         self.pending: dict[str, PendingConnection] = {}
         self.sent: list[dict[str, Any]] = []
         self._inside: list[Any] = []
@@ -217,3 +221,38 @@ def test_an_error_in_the_handshake_gives_the_place_back() -> None:
     with pytest.raises(RuntimeError, match="cannot be closed"):
         bench.open("192.0.2.2")
     assert bench.open("192.0.2.2") == 101
+
+
+# Overload.
+
+
+def retry_after(bench: GateBench) -> int:
+    headers = dict(bench.sent[0]["headers"])
+    return int(headers[b"retry-after"])
+
+
+@pytest.mark.requirement("L20")
+def test_an_overloaded_process_refuses_newcomers_who_come_back_at_different_times() -> (
+    None
+):
+    bench = GateBench()
+    assert bench.open(stays=True) == 101
+    bench.shedding.observe(0.0, {"memory": 1})
+    waits = []
+    for _ in range(500):
+        assert bench.open() == 503
+        waits.append(retry_after(bench))
+    assert set(waits) == set(range(11, 21))  # whole seconds, rounded up
+    assert max(map(waits.count, waits)) < 100
+    assert bench.gate.refusals.counts == {"overload": 500}
+    bench.shedding.observe(10.0, {"memory": 0})
+    assert bench.open() == 101
+
+
+def test_what_is_refused_for_overload_does_not_use_up_the_rate_of_the_address() -> None:
+    bench = GateBench(connects_per_address=1.0, burst=1.0)
+    bench.shedding.observe(0.0, {"memory": 1})
+    assert [bench.open() for _ in range(5)] == [503] * 5
+    assert bench.open(path="/nothing") == 404
+    bench.shedding.observe(10.0, {"memory": 0})
+    assert [bench.open(), bench.open()] == [101, 429]

@@ -25,6 +25,7 @@ from service.core.hooks import Handlers
 from service.core.model import ClientId
 from service.core.ports import Clock, Store
 from service.core.rate_limits import rate_of
+from service.core.shedding import Shedding
 from service.hub.hub import Hub
 from service.hub.publish_metrics import PublishMetrics
 from service.metrics import Metrics
@@ -74,7 +75,10 @@ class World:
         self.settings = settings
         flusher, metrics = Flusher(call_soon), Metrics()
         published = PublishMetrics(metrics, clock, flusher)
-        self.hub = Hub(store, settings.client, clock, self.spawn, published)
+        self.shedding = Shedding(settings.overload.calm, Random(1))
+        self.hub = Hub(
+            store, settings.client, clock, self.spawn, published, self.shedding
+        )
         self.registry = Registry()
         limits, rates = settings.connections, settings.effective_limits
         self.grace_period = GracePeriod(self.hub.end_grace, clock, limits.parked)
@@ -114,6 +118,7 @@ class World:
             spawn=self.spawn,
             version="test",
             metrics=metrics,
+            shedding=self.shedding,
             registry=self.registry,
             limits=self.limits,
             heartbeat=self.heartbeat,

@@ -29,6 +29,7 @@ from service.core.errors import (
     LIMIT_EXCEEDED,
     METHOD_NOT_FOUND,
     PERMISSION_DENIED,
+    TOO_MANY_REQUESTS,
     ErrorReply,
     ReplyError,
     StoreError,
@@ -71,6 +72,7 @@ class Method(NamedTuple):
             documented refusal and `StoreError` when the store fails.
         errors: Its refusals beside 100, 103 and 107.
         wrapped: Whether the result is sent as ``{"result":…}``.
+        expensive: Whether it is refused with 111 at the highest shed level.
     """
 
     name: str
@@ -81,6 +83,7 @@ class Method(NamedTuple):
     run: Callable[[ApiContext, Any], Awaitable[str]]
     errors: tuple[ErrorReply, ...] = ()
     wrapped: bool = True
+    expensive: bool = False
 
 
 async def call(method: Method, context: ApiContext, body: bytes | str) -> str:
@@ -95,6 +98,8 @@ async def call(method: Method, context: ApiContext, body: bytes | str) -> str:
     try:
         if not context.key.allows(method.scope):
             raise ReplyError(PERMISSION_DENIED)
+        if method.expensive and context.runtime.shedding.refuses_read():
+            raise ReplyError(TOO_MANY_REQUESTS)
         request = _decode(method, body)
         result = await _run(method, context, request)
         outcome = "done"

@@ -118,7 +118,8 @@ METHODS = (
     ),
     Method(
         "connections", Scope.READ, "List a user's connections",
-        ConnectionsRequest, ConnectionsResult, connections,
+        ConnectionsRequest, ConnectionsResult, connections, (TOO_MANY_REQUESTS,),
+        expensive=True,
     ),
     Method(
         "disconnect", Scope.ADMINISTER, "Close a user's connections",
@@ -146,15 +147,18 @@ METHODS = (
     ),
     Method(
         "presence", Scope.READ, "List the subscribers of a channel",
-        PresenceRequest, PresenceResult, presence, _FEATURE,
+        PresenceRequest, PresenceResult, presence, (*_FEATURE, TOO_MANY_REQUESTS),
+        expensive=True,
     ),
     Method(
         "presence_stats", Scope.READ, "Count the subscribers of a channel",
-        PresenceRequest, PresenceStatsResult, presence_stats, _FEATURE,
+        PresenceRequest, PresenceStatsResult, presence_stats,
+        (*_FEATURE, TOO_MANY_REQUESTS), expensive=True,
     ),
     Method(
         "history", Scope.READ, "Read a channel's publications",
-        HistoryRequest, HistoryResult, history, (*_FEATURE, UNRECOVERABLE_POSITION),
+        HistoryRequest, HistoryResult, history,
+        (*_FEATURE, TOO_MANY_REQUESTS, UNRECOVERABLE_POSITION), expensive=True,
     ),
     Method(
         "history_remove", Scope.ADMINISTER, "Delete a channel's publications",
@@ -166,7 +170,8 @@ METHODS = (
     ),
     Method(
         "channels", Scope.READ, "List the channels with subscribers",
-        ChannelsRequest, ChannelsResult, channels,
+        ChannelsRequest, ChannelsResult, channels, (TOO_MANY_REQUESTS,),
+        expensive=True,
     ),
     Method(
         "info", Scope.READ, "Read the figures of the nodes",

@@ -94,6 +94,11 @@ class DynamodbStore:
         return self.client.breaker
 
     @property
+    def queue_used(self) -> float:
+        """The part of `store.queue_size` that appends take while they wait."""
+        return self._budget.used
+
+    @property
     def reads(self) -> int:
         """Reads of the table so far, each of one channel."""
         return self._cache.reads

@@ -136,6 +136,11 @@ class SqliteStore:
         return self._space.sizes if self._open else Sizes()
 
     @property
+    def queue_used(self) -> float:
+        """The part of `store.queue_size` that appends take while they wait."""
+        return self._budget.used
+
+    @property
     def reads(self) -> int:
         """Reads of the database so far; each is one snapshot of one channel."""
         return self._shared_reads.count

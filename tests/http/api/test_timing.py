@@ -13,6 +13,7 @@ import pytest
 from service.auth.revocations import Revocations
 from service.auth.tickets import Tickets
 from service.connections.loop_monitor import LoopMonitor
+from service.connections.overload import Overload
 from service.core.errors import ReplyError, StoreUnavailable
 from service.core.health import Checks
 from service.core.hooks import ConnectEvent, ConnectResult, Handlers
@@ -62,9 +63,19 @@ class Caller:
             grace_period=context.grace_period,
             reaper=world.reaper,
             drain=world.drain,
-            gate=HandshakeGate(world.settings, world.clock),
+            gate=HandshakeGate(world.settings, world.clock, world.shedding),
+            shedding=world.shedding,
             loop_monitor=LoopMonitor(
-                world.registry, context.metrics, world.clock, context.rng
+                world.registry,
+                context.metrics,
+                world.clock,
+                context.rng,
+                Overload(
+                    world.settings.overload,
+                    world.shedding,
+                    queued=lambda: 0,
+                    appends=lambda: 0.0,
+                ),
             ),
             context=context,
         )
