@@ -173,6 +173,7 @@ class ClientConnection:
     Attributes:
         behind: Subscriptions that are being caught up; kept by the hub.
         later: Calls `Session.turn` in the event loop's next turn.
+        refuses_read: Tells whether a read that may be expensive is refused now.
     """
 
     def __init__(
@@ -192,6 +193,7 @@ class ClientConnection:
         frames = pending.frames
         call_soon = context.flusher.call_soon if frames is None else frames.call_soon
         self.later = CoalescedCall(call_soon, self._next_turn).ask
+        self.refuses_read = context.shedding.refuses_read
         self._subscriptions: dict[Channel, Subscription] = {}
         self._ending = False
         self._reserved = 0  # bytes of recovered publications that a reply will hold
@@ -538,10 +540,6 @@ class ClientConnection:
         page = self._hub.read(channel, history, offset, limit, done, reverse=reverse)
         if page is not None:
             self._history_read(command, since, page)
-
-    def refuses_read(self) -> bool:
-        """Tell whether a read that may be expensive is refused now."""
-        return self._context.shedding.refuses_read()
 
     def present(self, channel: Channel) -> list[SubscriberInfo]:
         """Return the subscribers of a channel that presence shows."""

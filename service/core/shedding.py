@@ -27,7 +27,7 @@ from collections import Counter
 from collections.abc import Mapping
 from random import Random
 
-__all__ = ["CONNECTIONS", "ESCALATION", "PUSHES", "READS", "Shedding"]
+__all__ = ["READS", "Shedding"]
 
 CONNECTIONS = 1
 """From this level on new connections are refused."""
