@@ -64,7 +64,6 @@ MODULES = {
         (
             "session/test_heartbeat.py",
             "session/test_keepalive.py",
-            "connections/test_connection_timers.py",
         ),
     ),
     "recovery": Module(
