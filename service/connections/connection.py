@@ -3,12 +3,11 @@
 It owns the session, the outbox, the subscriptions and one timer. All of it is freed on
 one path, `gone`, whatever ended the connection.
 
-The end, in order: the session is told (it accepts nothing more), subscriptions are left
-(nothing is written for them), what waits is written, the close frame is written, the
-peer answers or the deadline aborts the transport, the receive loop ends, `gone`.
+The end, in order: the session is told (it accepts nothing more), subscriptions are
+left, what waits is written, then the close frame, the peer answers or the deadline
+aborts the transport, the receive loop ends, `gone`.
 
-An internal error ends its connection with 3004 (`_ends_on_error`), and nothing else: a
-batch of outcomes or a fan-out that it came up in goes on for the others.
+An internal error ends its connection alone, with 3004 (`_ends_on_error`).
 
 Re-entrancy: an outcome that is known at once (a join, a history, a slot) is returned by
 the part that was asked, and given to the session inside the session's own call, which
@@ -174,6 +173,7 @@ class ClientConnection:
         behind: Subscriptions that are being caught up; kept by the hub.
         later: Calls `Session.turn` in the event loop's next turn.
         refuses_read: Tells whether a read that may be expensive is refused now.
+        knows: Tells whether a channel is known to have had a publication.
     """
 
     def __init__(
@@ -194,6 +194,7 @@ class ClientConnection:
         call_soon = context.flusher.call_soon if frames is None else frames.call_soon
         self.later = CoalescedCall(call_soon, self._next_turn).ask
         self.refuses_read = context.shedding.refuses_read
+        self.knows = context.hub.knows
         self._subscriptions: dict[Channel, Subscription] = {}
         self._ending = False
         self._reserved = 0  # bytes of recovered publications that a reply will hold

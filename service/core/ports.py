@@ -198,6 +198,12 @@ class Store(Protocol):
         position is ``Position(0, "")``; the listener gets a publication with offset 0.
         """
 
+    def knows(self, channel: Channel) -> bool:
+        """Tell from memory whether the channel has had a publication that was kept.
+
+        False also where memory does not say.
+        """
+
     def peek(
         self, channel: Channel, history: History, since: int, limit: int
     ) -> HistoryPage | None:

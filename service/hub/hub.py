@@ -98,6 +98,11 @@ class Hub:
 
     # Publishing.
 
+    def knows(self, channel: Channel) -> bool:
+        """Tell whether the channel is known to have had a publication that was kept."""
+        topic = self._topics.get(channel)
+        return (topic is not None and topic.seen > 0) or self._store.knows(channel)
+
     def publish(
         self, channel: Channel, draft: Draft, history: History, done: AppendDone
     ) -> None:

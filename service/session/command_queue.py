@@ -15,6 +15,9 @@ Three limits apply, in this order: the connection's, its user's, and its address
 are asked once for a portion of commands, not for each command. A command counts against
 each limit that it reaches, also when a later one refuses it, and a refused command
 counts too.
+
+A publish whose publication is kept may create a channel: it costs its user, or without
+one its address, a token of another rate, unless the process knows the channel.
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ from service.core.errors import (
     CloseError,
     ReplyError,
 )
-from service.core.model import UserId
+from service.core.model import Channel, UserId
 from service.core.rate_limits import Bucket, Buckets, Rate, rate_of
 from service.protocol.commands import Command
 from service.session.port import Port
@@ -57,7 +60,10 @@ class CommandLimits:
         self.own = own
         self.users = Buckets[UserId](user, _KEYS) if user else None
         self.addresses = Buckets[str](address, _KEYS) if address else None
-        self.refusals = own or user or address
+        channels = rate_of(limits.channels_per_user, limits.burst)
+        # Users, and with a NUL before them the addresses of those without one.
+        self.channels = Buckets[str](channels, _KEYS) if channels else None
+        self.refusals = own or user or address or channels
         self.refused = 0
         self.dropped = 0
 
@@ -99,6 +105,17 @@ class CommandQuota:
             wanted = limits.addresses.take(self._address, now, wanted)
         return wanted
 
+    @property
+    def limits_channels(self) -> bool:
+        """Tell whether channels may be created at a rate only."""
+        return self._limits.channels is not None
+
+    def take_channel(self, now: float) -> bool:
+        """Count a channel that is created; False when it is one too many."""
+        channels = self._limits.channels
+        key = self.user or f"\0{self._address}"
+        return channels is None or channels.take(key, now) == 1
+
     def refuse(self, now: float, *, answered: bool) -> bool:
         """Count a refused command; False when it was one too many."""
         if answered:
@@ -124,6 +141,7 @@ class CommandQueue:
     __slots__ = (
         "_granted",
         "_in_flight",
+        "_now",
         "_quota",
         "_spent",
         "backlog",
@@ -137,6 +155,7 @@ class CommandQueue:
         self.blocked = False
         self._in_flight = in_flight
         self._quota = quota
+        self._now = 0.0  # when the last command was taken
         self._granted = 0  # commands of the backlog that the quota has passed
         self._spent = 0  # units, in this turn of the loop
 
@@ -175,6 +194,7 @@ class CommandQueue:
         quota = self._quota
         if quota is None or not method:
             return True
+        self._now = now
         if not self._granted:
             self._granted = quota.take(min(1 + len(self.backlog), TURN_BUDGET), now)
         if self._granted:
@@ -187,6 +207,21 @@ class CommandQueue:
         if command:
             raise ReplyError(TOO_MANY_REQUESTS)
         return False
+
+    def create_channel(self, port: Port, channel: Channel) -> None:
+        """Count the channel that a publish creates; one that is known costs nothing.
+
+        Raises:
+            ReplyError: 111; the user has created too many.
+        """
+        quota = self._quota
+        if (
+            quota is not None
+            and quota.limits_channels
+            and not port.knows(channel)
+            and not quota.take_channel(self._now)
+        ):
+            raise ReplyError(TOO_MANY_REQUESTS)
 
     def turn(self) -> None:
         """Begin a new portion: the event loop has turned."""

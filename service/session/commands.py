@@ -108,6 +108,8 @@ class Commands:
             return
         subscribed = self._subscriptions.is_established(channel)
         self._permissions.may_publish(rules, identity.user, subscribed=subscribed)
+        if rules.history.size:
+            self._queue.create_channel(self._port, channel)
         self._queue.under_way += 1
         draft = Draft(data, info=identity.info, delta=rules.options.delta_publish)
         self._port.publish(command, channel, draft, rules.history)
@@ -236,7 +238,13 @@ class Commands:
             delta=rules.options.delta_publish,
         )
         self._queue.blocked = False
-        self._port.publish(command, event.channel, draft, history)
+        try:
+            if history.size:
+                self._queue.create_channel(self._port, event.channel)
+        except ReplyError as refused:
+            self.rpc_refused(command, refused.error)
+        else:
+            self._port.publish(command, event.channel, draft, history)
 
     def rpc_returned(self, command: int, result: RpcReturn) -> None:
         """Answer an rpc."""

@@ -79,6 +79,9 @@ class Port(Protocol):
     def ask(self, command: int, event: Event) -> None:
         """Ask a hook; ends in `Session.answered`."""
 
+    def knows(self, channel: Channel) -> bool:
+        """Tell whether the channel is known to have had a publication that was kept."""
+
     def publish(
         self, command: int, channel: Channel, draft: Draft, history: History
     ) -> None:

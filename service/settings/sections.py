@@ -298,6 +298,9 @@ class LimitSettings(Section, frozen=True, kw_only=True):
             many close 3013. Not set: 1,000 (5,000 at once), none in development.
         commands_per_user: The same for all connections of a user.
         commands_per_address: The same for all connections from an address.
+        channels_per_user: Channels a second to which a user, or without one an address,
+            publishes what is kept, and that this process does not know to exist;
+            beyond, error 111. Not set: 20 (100 at once), none in development.
         unauthenticated: Sockets that have not connected yet; beyond, the socket that
             has waited longest is closed with 3013.
         unauthenticated_per_address: The same from one address; beyond, status 429.
@@ -321,6 +324,7 @@ class LimitSettings(Section, frozen=True, kw_only=True):
     commands_per_connection: PerSecond | None = None
     commands_per_user: PerSecond = 0.0
     commands_per_address: PerSecond = 0.0
+    channels_per_user: PerSecond | None = None
     unauthenticated: Count = 2000
     unauthenticated_per_address: Count | None = None
     sockets_per_address: Count | None = None
@@ -342,6 +346,7 @@ _STRICT_LIMITS: dict[str, float | int] = {
     "connects_per_address": 20.0,
     "connects_per_user": 2.0,
     "commands_per_connection": 1000.0,
+    "channels_per_user": 20.0,
     "unauthenticated_per_address": 200,
     "sockets_per_address": 1000,
     "failures_per_address": 20,

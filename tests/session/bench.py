@@ -71,6 +71,7 @@ class Bench:
         messages: Replies and pushes written, in order, decoded.
         joins: Joins under way.
         asked: Questions to hooks under way.
+        known: Channels that have had a publication.
         published: Publishes under way: command, channel, draft, history.
         histories: Reads under way: command, channel, history, since, limit, reverse.
         closes: Codes of close frames.
@@ -105,6 +106,7 @@ class Bench:
         self.messages: list[dict[str, Any]] = []
         self.joins: list[Join] = []
         self.asked: list[tuple[int, Event]] = []
+        self.known: set[Channel] = set()
         self.published: list[tuple[int, Channel, Draft, History]] = []
         self.histories: list[tuple[Any, ...]] = []
         self.closes: list[int] = []
@@ -267,6 +269,9 @@ class Bench:
     def ask(self, command: int, event: Event) -> None:
         self._open()
         self.asked.append((command, event))
+
+    def knows(self, channel: Channel) -> bool:
+        return channel in self.known
 
     def publish(
         self, command: int, channel: Channel, draft: Draft, history: History

@@ -287,6 +287,7 @@ def test_defaults_by_environment() -> None:
     strict = LimitSettings().resolved(strict=True)
     assert (strict.connects_per_address, strict.connects_per_user) == (20.0, 2.0)
     assert strict.commands_per_connection == 1000.0
+    assert strict.channels_per_user == 20.0
     assert strict.unauthenticated_per_address == 200
     assert strict.failures_per_address == 20
     loose = LimitSettings().resolved(strict=False)
@@ -294,7 +295,52 @@ def test_defaults_by_environment() -> None:
         "[0.0, 0]"
     )
     assert loose.commands_per_connection == 0.0
+    assert loose.channels_per_user == 0.0
     # A value that is set stays.
     own = LimitSettings(connects_per_address=5, failures_per_address=0)
     for each in (own.resolved(strict=True), own.resolved(strict=False)):
         assert (each.connects_per_address, each.failures_per_address) == (5, 0)
+
+
+def publish(bench: Bench, *channels: str) -> list[bool]:
+    """Publish to channels; return which took it."""
+    bench.send(
+        *(
+            {"id": n, "publish": {"channel": channel, "data": 1}}
+            for n, channel in enumerate(channels, 10)
+        )
+    )
+    taken = []
+    for message in bench.take():
+        if "publish" not in message:
+            assert {"error": message["error"]} == TOO_MANY
+        taken.append("publish" in message)
+    return taken
+
+
+def creator(shared: CommandLimits, user: str = "", address: str = "a") -> Bench:
+    bench = sender(shared, user, address)
+    bench.at_once = True
+    return bench
+
+
+def test_a_user_creates_channels_at_a_rate_over_all_connections() -> None:
+    shared = CommandLimits(LimitSettings(channels_per_user=2.0, burst=1.0))
+    first, second = creator(shared, "42"), creator(shared, "42", "b")
+    assert publish(first, "a", "b", "c") == [True, True, False]
+    assert publish(second, "d") == [False]
+    assert publish(creator(shared, "43"), "e") == [True]  # another user
+    first.known |= {"c", "d"}
+    assert publish(first, "c", "d", "e") == [True, True, False]
+    first.pass_time(0.5)
+    assert publish(first, "e", "f") == [True, False]
+    assert first.closes == []
+
+
+def test_without_a_user_the_address_creates_channels() -> None:
+    shared = CommandLimits(LimitSettings(channels_per_user=1.0, burst=1.0))
+    assert publish(creator(shared), "a") == [True]
+    assert publish(creator(shared), "b") == [False]
+    assert publish(creator(shared, address="b"), "b") == [True]
+    # No user is taken for an address.
+    assert publish(creator(shared, "a"), "c") == [True]

@@ -43,6 +43,18 @@ async def test_read_and_peek_with_every_combination(bench, limit, reverse):
                     assert peeked.top == page.top
 
 
+async def test_memory_knows_what_has_had_a_publication(bench):
+    assert not bench.store.knows("a")
+    await bench.read("a", None, 10)  # nothing is there
+    assert not bench.store.knows("a")
+    await bench.fill("a", 1)
+    if bench.store.peek("a", CHAT, 0, 0) is not None:  # None without a cache
+        assert bench.store.knows("a")
+    assert not bench.store.knows("b")
+    await bench.append("c", "1", history=History(0, 0.0))  # nothing is kept of it
+    assert not bench.store.knows("c")
+
+
 @pytest.mark.parametrize("since", [None, 0, 5])
 @pytest.mark.parametrize("limit", [-1, 0, 5])
 @pytest.mark.parametrize("reverse", [False, True])

@@ -165,6 +165,9 @@ class GatedStore:
     ) -> None:
         self._store.append(channel, draft, history, done)
 
+    def knows(self, channel: Channel) -> bool:
+        return self._store.knows(channel)
+
     def peek(
         self, channel: Channel, history: History, since: int, limit: int
     ) -> HistoryPage | None:

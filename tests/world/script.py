@@ -213,6 +213,9 @@ class ScriptedStore:
     ) -> None:
         self.appended.append((channel, draft, history, done))
 
+    def knows(self, channel: Channel) -> bool:
+        raise AssertionError("nothing limits the channels of this store")
+
     def peek(
         self, channel: Channel, history: History, since: int, limit: int
     ) -> HistoryPage | None:

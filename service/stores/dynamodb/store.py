@@ -191,6 +191,11 @@ class DynamodbStore:
 
     # Reading
 
+    def knows(self, channel: Channel) -> bool:
+        """Tell from memory whether the channel has had a publication."""
+        head = self._cache.remembered(channel)
+        return head is not None and head.top > 0
+
     def peek(
         self, channel: Channel, history: History, since: int, limit: int
     ) -> HistoryPage | None:

@@ -359,6 +359,11 @@ class SqliteStore:
 
     # Reading
 
+    def knows(self, channel: Channel) -> bool:
+        """Tell from memory whether the channel has had a publication."""
+        position = self._tails.position(channel)
+        return position is not None and position.offset > 0
+
     def peek(
         self, channel: Channel, history: History, since: int, limit: int
     ) -> HistoryPage | None:
