@@ -185,8 +185,9 @@ class TableStore:
             connect=(faults or Faults()).connect,
         )
         self.client = self.store.client
-        self.append, self.peek, self.read = (
+        self.append, self.knows, self.peek, self.read = (
             self.store.append,
+            self.store.knows,
             self.store.peek,
             self.store.read,
         )
