@@ -281,6 +281,12 @@ async def test_a_newcomer_that_leaves_while_others_are_probed(process, dead):
 async def test_the_limit_of_the_process_holds_beside_the_directory_s():
     process = Deployment(limit=1)
     first = await process.entered("a")
+    process.enter("x", "bob")
+    assert process.outcomes["x"] == [3013]  # the other was heard a moment ago
+    process.clock.advance(PROBE)
+    process.enter("y", "bob")
+    assert process.outcomes["y"] == [3013]  # as long ago as an answer may take
+    process.clock.advance(PROBE)
     process.enter("b", "bob")
     assert process.outcomes["b"] == []
     first.hear(process.clock.now())
@@ -289,7 +295,7 @@ async def test_the_limit_of_the_process_holds_beside_the_directory_s():
     await process.settle()
     assert process.directory.calls == []
     # One that is dead makes room, and only then the directory is asked.
-    process.clock.advance(PROBE)
+    process.clock.advance(PROBE + 0.5)
     process.enter("c", "cid")
     process.clock.advance(PROBE)
     assert first.connection.closes == [3012]
