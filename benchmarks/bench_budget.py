@@ -29,7 +29,8 @@ from bench_server import CLIENTS, PAYLOAD, RATE, join, paced
 from load import describe, loop_factory, process, write
 
 from service.auth.permissions import Permissions
-from service.connections.outbox import Flusher, Outbox
+from service.connections.flusher import Flusher
+from service.connections.outbox import Outbox
 from service.core.clock import SystemClock
 from service.core.hooks import Handlers
 from service.core.model import (
@@ -113,10 +114,19 @@ def session_stage():
 
 
 def delivery_stage(store):
-    meter = PublishMetrics(Metrics(), SystemClock(), Flusher(lambda run: None))
-    shedding = Shedding(10.0, Random(1))
     clock = SystemClock()
-    hub = Hub(store, ClientSettings(), clock, lambda work: None, meter, shedding)
+    flusher = Flusher(lambda run: None, clock)
+    meter = PublishMetrics(Metrics(), clock, flusher)
+    shedding = Shedding(10.0, Random(1))
+    hub = Hub(
+        store,
+        ClientSettings(),
+        clock,
+        lambda work: None,
+        meter,
+        shedding,
+        lambda channel: 0.0,
+    )
     history = History(0, 0.0)
     listener = SubscriberInfo(ClientId("c"), UserId(""), RawJson("{}"))
     hub.join(Channel("own"), Silent(), listener, history, None, lambda outcome: True)
@@ -146,7 +156,7 @@ def outbox_stage():
         SystemClock(),
         ClientSettings(),
         Json(),
-        flusher=Flusher(lambda run: None),
+        flusher=Flusher(lambda run: None, SystemClock()),
         drained=lambda: None,
         failed=lambda close: None,
     )

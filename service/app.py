@@ -89,6 +89,7 @@ class Application(OpenedByScope[Routing]):
         version: int = 0,
         version_epoch: str = "",
         delta: bool = False,
+        urgent: bool = False,
     ) -> Position:
         """Publish any Python object that can be JSON, and wait for the commit.
 
@@ -116,6 +117,7 @@ class Application(OpenedByScope[Routing]):
                 version=version,
                 version_epoch=version_epoch,
                 delta=delta,
+                urgent=urgent,
             )
             appended = append(context, channel, draft, skip_history=skip_history)
         return (await appended).position

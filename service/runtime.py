@@ -23,12 +23,12 @@ from service.auth.verifier import RemoteKeys, Verifier
 from service.connections.cluster_sync import ClusterSync
 from service.connections.connection import ConnectionContext
 from service.connections.drain import Drain
+from service.connections.flusher import Flusher
 from service.connections.grace_period import GracePeriod
 from service.connections.hook_health import HookHealth
 from service.connections.lifecycle_log import log_level
 from service.connections.limits import ConnectionLimits
 from service.connections.loop_monitor import LoopMonitor
-from service.connections.outbox import Flusher
 from service.connections.overload import Overload
 from service.connections.reaper import Reaper
 from service.connections.registry import Registry
@@ -175,10 +175,18 @@ class Runtime:
             store = make_store(settings, clock, stopping)
             stack.push_async_callback(store.close)
             add_store_metrics(metrics, store)
-            flusher = Flusher(asyncio.get_running_loop().call_soon)
+            flusher = Flusher(asyncio.get_running_loop().call_soon, clock)
             publishes = PublishMetrics(metrics, clock, flusher)
             shedding = Shedding(settings.overload.calm, rng)
-            hub = Hub(store, settings.client, clock, tasks.spawn, publishes, shedding)
+            hub = Hub(
+                store,
+                settings.client,
+                clock,
+                tasks.spawn,
+                publishes,
+                shedding,
+                permissions.batch_window,
+            )
             stack.callback(hub.announcements.stop)
             await store.start(hub.committed)
             for words in changes(settings):  # R48

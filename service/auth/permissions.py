@@ -135,6 +135,10 @@ class Permissions:
         }
         self._unrecoverable: set[str] = set()  # namespaces that the log has told of
 
+    def batch_window(self, channel: str) -> float:
+        """Return the seconds that publications of a channel with rules may wait."""
+        return self.rules(channel).options.batch_window
+
     def rules(self, channel: str) -> ChannelRules:
         """Return the rules of the namespace that *channel* belongs to.
 

@@ -33,12 +33,13 @@ from service.auth.permissions import ChannelRules, Permissions
 from service.connections.audit_log import log_decision
 from service.connections.deadline_timer import DeadlineTimer
 from service.connections.drain import Drain
+from service.connections.flusher import Flusher
 from service.connections.grace_period import GracePeriod
 from service.connections.hook_calls import Outcome, ask, note_answer
 from service.connections.hook_health import HookHealth
 from service.connections.lifecycle_log import LifecycleLog
 from service.connections.limits import ConnectionLimits, Slot
-from service.connections.outbox import Flusher, Outbox
+from service.connections.outbox import Outbox
 from service.connections.pending_connection import PendingConnection
 from service.connections.registry import Registry
 from service.connections.send_window import SendWindow
@@ -574,6 +575,10 @@ class ClientConnection:
     def put(self, text: str) -> None:
         """Write one push, or several lines of one each."""
         self._outbox.put(text)
+
+    def put_within(self, text: str, window: float) -> None:
+        """Write one push within *window* seconds."""
+        self._outbox.put(text, window=window)
 
     @_ends_on_error
     def lost(self, channel: Channel) -> None:

@@ -6,6 +6,11 @@ all that a commit brought. The flush drives the send coroutine itself, and only 
 suspends (the socket takes no more) does a task take over, with a deadline. So a
 delivery to a client that keeps up costs no task, no event and no timeout object.
 
+A message put with a *window* may wait for others: while nothing else asks for a flush,
+the outbox waits in a `flusher.Window`, and all that comes meanwhile goes out in one
+frame. A message without a window, a full frame, and the end of the connection flush at
+the end of the turn, and everything before it in the queue goes with them.
+
 Invariants:
 
 * One write at a time; messages leave in the order of `put`, pings excepted, which go
@@ -30,6 +35,10 @@ Invariants:
   ``queue_size / LEAST_RATE`` (17 minutes by default).
 * After `close`, nothing is accepted; what waited is written first, then `end` is
   called once. After `drop`, nothing is written at all.
+* A message waits for no longer than its window, and then for the socket alone. There is
+  one queue, so a window changes when frames are cut, never the order; nor does it close
+  anybody: what has waited for a window alone (less than a frame) does not count against
+  `queue_size` in the turn that ends the window.
 * `put` calls nothing but `failed`, and that at most once.
 * A message that has no form in the connection's encoding ends it with 3506, before
   anything that was put after it: no client is left with a hole.
@@ -43,6 +52,10 @@ under way, whose messages are not in it any more; between a `put` and the flush 
 asked for, everything waiting is displaced; a ping overflows it; it overflows before the
 first message is written; the connection ends, from inside `put`, in the middle of a
 fan-out; a pressed queue is emptied by a write, or by `close` and `drop`.
+And of the window, each in tests/connections/test_outbox_window.py: a message without a
+window, a ping, the end (`close`, `drop`, overflow, 3506) or a shorter window while one
+is open; a window that is over in the turn of another put; puts with a window while a
+write is under way; a burst in the turn that ends a window.
 """
 
 from __future__ import annotations
@@ -51,8 +64,9 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
+from service.connections.flusher import Flusher, Window
 from service.core.errors import (
     INAPPROPRIATE_PROTOCOL,
     INTERNAL_CLOSE,
@@ -65,58 +79,10 @@ from service.core.ports import Clock, Encoding, Frame, Send, Timer
 from service.core.priority import Priority, priority_of
 from service.settings import ClientSettings
 
-__all__ = ["Flusher", "Outbox"]
-
-PORTION = 200
-"""Sockets written to in one turn of the loop (count): a publication to 10,000
-subscribers must not keep the others' commands waiting until all are served."""
+__all__ = ["Outbox"]
 
 LEAST_RATE = 1024
 """Bytes per second that a peer takes of a write, or it is closed."""
-
-
-class _Waiting(Protocol):
-    def flush(self) -> None: ...
-
-
-class Flusher:
-    """Flushes every outbox that was put to, at the end of this turn of the loop.
-
-    Attributes:
-        call_soon: Runs a callback in the next turn, as the loop's method does.
-        stuck: The outboxes whose sockets take no more.
-    """
-
-    __slots__ = ("_scheduled", "_waiting", "call_soon", "stuck")
-
-    def __init__(self, call_soon: Callable[[Callable[[], None]], object]) -> None:
-        self.call_soon = call_soon
-        self._waiting: deque[_Waiting] = deque()
-        self._scheduled = False
-        self.stuck: set[Outbox] = set()
-
-    @property
-    def stuck_bytes(self) -> int:
-        """Bytes waiting in all outboxes whose sockets take no more."""
-        return sum(outbox.size for outbox in self.stuck)
-
-    def add(self, waiting: _Waiting) -> None:
-        """Flush *waiting* soon, after those that wait; once at a time."""
-        self._waiting.append(waiting)
-        if not self._scheduled:
-            self._scheduled = True
-            self.call_soon(self._run)
-
-    def _run(self) -> None:
-        waiting = self._waiting
-        try:
-            for _ in range(min(len(waiting), PORTION)):
-                waiting.popleft().flush()
-        finally:
-            # A bug met in one connection must not silence all the others.
-            self._scheduled = bool(waiting)
-            if waiting:
-                self.call_soon(self._run)
 
 
 class Outbox:
@@ -140,6 +106,7 @@ class Outbox:
     """
 
     __slots__ = (
+        "_batched",
         "_clock",
         "_closing",
         "_drained",
@@ -158,6 +125,7 @@ class Outbox:
         "_taken",
         "_task",
         "_timer",
+        "_window",
         "displaced",
         "dropped",
         "sent",
@@ -189,6 +157,8 @@ class Outbox:
         self._limit = settings.queue_size
         self._pressed = 0  # what is not accepted: this priority, and lower ones
         self._held = False
+        self._window: Window | None = None  # in which it waits; then it is not held
+        self._batched = 0  # bytes that had waited for a window alone when that ended
         self._task: asyncio.Task[None] | None = None
         self._timer: Timer | None = None
         self._taken = 0  # bytes that the peer had acknowledged when `_timer` was set
@@ -208,8 +178,14 @@ class Outbox:
         """Bytes waiting."""
         return self._size
 
-    def put(self, text: str, *, first: bool = False) -> None:
-        """Write a message, now or later; dropped when the connection is ending."""
+    def put(self, text: str, *, first: bool = False, window: float = 0.0) -> None:
+        """Write a message, now or later; dropped when the connection is ending.
+
+        Args:
+            text: The message.
+            first: Before what waits.
+            window: Seconds that it may wait for others; 0 for the end of the turn.
+        """
         if self._closing:
             return
         encoding = self._encoding
@@ -233,14 +209,41 @@ class Outbox:
         else:
             queue.append(message)
         if self._task is None and not self._held:
-            self._held = True
-            self._flusher.add(self)
+            if window and self._size < self._settings.frame_size:
+                self._window = self._flusher.wait(self, window, self._window)
+            elif self._window is not None:
+                self._end_window(self._size - size)
+            else:
+                self._held = True
+                self._flusher.add(self)
+
+    def window_over(self) -> None:
+        """Flush at the end of the turn (for the `Flusher`)."""
+        self._window = None
+        self._batched = self._size
+        self._held = True
+        self._flusher.add(self)
+
+    def _end_window(self, batched: int) -> None:
+        """End the open window, with *batched* bytes: flush at the end of the turn."""
+        if self._window is None:
+            raise AssertionError("only an open window is ended")
+        self._window.remove(self)
+        self._window = None
+        self._batched = batched
+        self._held = True
+        self._flusher.add(self)
 
     def _admit(self, message: Frame, size: int) -> bool:
         """Make room for a message in a full or pressed queue, or drop it, or fail."""
         bound = self._settings.queue_size
-        if self._size <= bound // 2:
+        # What has waited for a window alone is not in the way, and not counted.
+        batched = self._batched if self._window is None else self._size
+        if self._size - batched <= bound // 2:
             self._limit, self._pressed = bound, 0
+        if self._size <= batched:
+            return True
+        bound += batched
         own = priority_of(message)
         if own is not None and own <= self._pressed:
             self._displace(1)
@@ -279,6 +282,8 @@ class Outbox:
         self._end = end
         if self.idle:
             self._finish()
+        elif self._window is not None:
+            self._end_window(self._size)
 
     def drop(self) -> None:
         """Forget what waits and stop writing: the socket is gone."""
@@ -297,6 +302,7 @@ class Outbox:
     def flush(self) -> None:
         """Write what waits until the socket takes no more (for the `Flusher`)."""
         self._held = False
+        self._batched = 0
         try:
             self._write_now()
         except OSError:
@@ -403,6 +409,9 @@ class Outbox:
         self.dropped += len(self._queue)
         self._queue.clear()
         self._size = 0
+        if self._window is not None:
+            self._window.remove(self)
+            self._window = None
 
     def _start_timer(self) -> None:
         self._taken = self._progress()[1]

@@ -131,6 +131,7 @@ class Draft:
             skipped; 0 for none.
         version_epoch: Versions compare only within one version epoch.
         delta: Subscriptions that take deltas are sent one, where it is shorter.
+        urgent: It does not wait for the batch window of its channel.
     """
 
     __slots__ = (
@@ -139,6 +140,7 @@ class Draft:
         "idempotency_key",
         "info",
         "tags",
+        "urgent",
         "version",
         "version_epoch",
     )
@@ -153,9 +155,11 @@ class Draft:
         version: int = 0,
         version_epoch: str = "",
         delta: bool = False,
+        urgent: bool = False,
     ) -> None:
         self.data = data
         self.delta = delta
+        self.urgent = urgent
         self.info = info
         self.tags = tags
         self.idempotency_key = idempotency_key

@@ -121,12 +121,14 @@ class Committed(NamedTuple):
 
     Attributes:
         delta: That of its `Draft`; it is not stored.
+        urgent: As `delta`.
     """
 
     channel: Channel
     publication: Publication
     epoch: str
     delta: bool = False
+    urgent: bool = False
 
 
 AppendDone = Callable[[Appended | StoreError], None]

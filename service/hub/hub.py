@@ -65,6 +65,7 @@ class Hub:
         spawn: Runs a coroutine in the background, never inside this call.
         metrics: Counts and times publications.
         shedding: Tells which pushes are not made while the process is overloaded.
+        batch_window: Returns the batch window of a channel, in seconds.
 
     Attributes:
         announcements: Joins and leaves that subscribers are told of; its owner stops
@@ -82,11 +83,13 @@ class Hub:
         spawn: Spawn,
         metrics: PublishMetrics,
         shedding: Shedding,
+        batch_window: Callable[[Channel], float],
     ) -> None:
         self._store = store
         self._shedding = shedding
         self._settings = settings
         self._metrics = metrics
+        self._batch_window = batch_window
         self._topics: dict[Channel, Topic] = {}
         self._catchup = CatchUp(store, settings.recovery_size, spawn, self._end)
         self.announcements = Announcements(clock, shedding)
@@ -113,13 +116,20 @@ class Hub:
         """Deliver what is durable now (this is the store's `CommitListener`)."""
         self._metrics.committed(len(batch))
         topics = self._topics
-        for channel, publication, epoch, delta in batch:
+        for channel, publication, epoch, delta, urgent in batch:
             topic = topics.get(channel)
             if topic is not None:
-                self._deliver(topic, publication, epoch, delta=delta)
+                window = 0.0 if urgent else topic.batch_window
+                self._deliver(topic, publication, epoch, window, delta=delta)
 
     def _deliver(
-        self, topic: Topic, publication: Publication, epoch: str, *, delta: bool
+        self,
+        topic: Topic,
+        publication: Publication,
+        epoch: str,
+        window: float,
+        *,
+        delta: bool,
     ) -> None:
         offset = publication.offset
         if offset == 0 and self._shedding.sheds_publication():
@@ -130,7 +140,7 @@ class Hub:
             deltas = DeltaPushes(topic, publication, delta=delta)
         if offset == 0:
             text = DroppableText(text, Priority.PUBLICATION)
-            self._deliver_without_offset(topic, text, deltas)
+            self._deliver_without_offset(topic, text, deltas, window)
             return
         if epoch != topic.epoch:
             topic.epoch = epoch
@@ -143,24 +153,30 @@ class Hub:
                 continue
             if offset == subscription.next and epoch == subscription.epoch:
                 subscription.next = offset + 1
+                push = text
                 if deltas is not None and subscription.subscriber.delta:
-                    subscription.member.put(deltas.push_for(subscription))
+                    push = deltas.push_for(subscription)
+                if window:
+                    subscription.member.put_within(push, window)
                 else:
-                    subscription.member.put(text)
+                    subscription.member.put(push)
             elif offset > subscription.next or epoch != subscription.epoch:
                 self._catchup.fall_behind(subscription)
 
     @staticmethod
     def _deliver_without_offset(
-        topic: Topic, text: str, deltas: DeltaPushes | None
+        topic: Topic, text: str, deltas: DeltaPushes | None, window: float
     ) -> None:
         for subscription in tuple(topic.subscriptions):
             if not subscription.joined or subscription.left:
                 continue
+            push = text
             if deltas is not None and subscription.subscriber.delta:
-                subscription.member.put(deltas.push_for(subscription))
+                push = deltas.push_for(subscription)
+            if window:
+                subscription.member.put_within(push, window)
             else:
-                subscription.member.put(text)
+                subscription.member.put(push)
 
     # Joining and leaving.
 
@@ -190,7 +206,7 @@ class Hub:
         """
         topic = self._topics.get(channel)
         if topic is None:
-            topic = self._topics[channel] = Topic(channel)
+            topic = self._topics[channel] = Topic(channel, self._batch_window(channel))
         subscription = Subscription(topic, member, subscriber, history)
         topic.subscriptions.add(subscription)
         if subscriber.delta:

@@ -50,6 +50,9 @@ class Member(Protocol):
         It may end this member, which then leaves its channels inside the call.
         """
 
+    def put_within(self, text: str, window: float) -> None:
+        """As `put`, but the message may wait for others for *window* seconds."""
+
     def lost(self, channel: Channel) -> None:
         """End a subscription whose gap could not be filled; the hub has left it."""
 
@@ -62,6 +65,7 @@ class Topic:
         generation: Counts the changes of `epoch`.
         deltas: How many of the subscriptions take deltas.
         newest: The payload that those were handed last; None if none was.
+        batch_window: Seconds that its publications may wait for others; 0 for none.
         in_grace: Subscriptions that lost connections had, still shown in presence;
             the oldest first.
         listeners: Subscriptions that are told of joins and leaves, each with the number
@@ -73,6 +77,7 @@ class Topic:
     """
 
     __slots__ = (
+        "batch_window",
         "changes",
         "channel",
         "deltas",
@@ -88,8 +93,9 @@ class Topic:
         "told_at",
     )
 
-    def __init__(self, channel: Channel) -> None:
+    def __init__(self, channel: Channel, batch_window: float) -> None:
         self.channel = channel
+        self.batch_window = batch_window
         self.quoted = replies.quote(channel)
         self.seen = 0
         self.epoch = ""

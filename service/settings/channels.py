@@ -9,7 +9,14 @@ import msgspec
 
 from service.core.channel_pattern import ChannelPattern
 from service.core.model import Override
-from service.settings.sections import Count, Delay, Seconds, Section, SizeLimit
+from service.settings.sections import (
+    Count,
+    Delay,
+    Seconds,
+    Section,
+    SizeLimit,
+    Window,
+)
 
 __all__ = ["ChannelOptions", "ChannelSettings", "Namespace"]
 
@@ -53,6 +60,10 @@ class ChannelOptions(Section, frozen=True, kw_only=True):
             that asks is sent publications as their difference from the one before.
         delta_publish: Every publication may be sent so, not only those published with
             ``delta``.
+        batch_window: Seconds, up to 0.05, that publications wait for others, so that
+            each connection gets them in one frame. Those published as ``urgent``, and
+            all that is not a publication, go at once, after what waits. For streams of
+            small messages; 0 for no waiting.
         channel_regex: The part of the name after ``namespace:`` must match it as a
             whole; "" allows every name in ASCII. The syntax is RE2's, which matches in
             linear time: without lookaround and references to groups.
@@ -83,6 +94,7 @@ class ChannelOptions(Section, frozen=True, kw_only=True):
     allow_user_limited_channels: bool = False
     allowed_delta_types: tuple[Literal["fossil"], ...] = ()
     delta_publish: bool = False
+    batch_window: Window = 0.0
     channel_regex: str = ""
 
     def mistakes(self, where: str) -> Iterator[str]:

@@ -36,6 +36,7 @@ __all__ = [
     "StoreSettings",
     "TlsSettings",
     "TokenSettings",
+    "Window",
     "is_duration",
     "without_credentials",
 ]
@@ -50,6 +51,7 @@ _LONGEST = 10 * 365 * 86400  # seconds
 
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=_LONGEST, extra=_SECONDS)]
 Delay = Annotated[float, msgspec.Meta(ge=0, le=_LONGEST, extra=_SECONDS)]
+Window = Annotated[float, msgspec.Meta(ge=0, le=0.05, extra=_SECONDS)]
 Bytes = Annotated[int, msgspec.Meta(gt=0, extra={"unit": "bytes"})]
 SizeLimit = Annotated[int, msgspec.Meta(ge=0, extra={"unit": "bytes"})]  # 0: no limit
 Count = Annotated[int, msgspec.Meta(ge=0)]

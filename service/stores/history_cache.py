@@ -320,7 +320,7 @@ class TailCache:
         """
         tails = self._tails
         added = 0
-        for channel, publication, epoch, _ in committed:
+        for channel, publication, epoch, *_ in committed:
             offset = publication.offset
             if not offset:
                 continue

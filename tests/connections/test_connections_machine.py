@@ -13,19 +13,30 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from msgspec import structs
 
 from service.core.errors import FORCE_DISCONNECT
 from service.core.model import Channel
 from service.session.heartbeat import Level
+from service.settings import ChannelSettings
 from tests.world.scripted import Client, limited
+from tests.world.world import CHANNELS as ALL_CHANNELS
 
 USERS = st.sampled_from(["ann", "bob", "eve", ""])
 CHANNELS = st.sampled_from(["a", "b"])
 LOST = 1006
 
 
+def with_window(seconds: float) -> ChannelSettings:
+    options = structs.replace(
+        ALL_CHANNELS.without_namespace, batch_window=seconds, history_size=100_000
+    )
+    return ChannelSettings(without_namespace=options)
+
+
 class Connections(RuleBasedStateMachine):
     policy = "evict_lru"
+    channels = with_window(0.0)
 
     def __init__(self) -> None:
         super().__init__()
@@ -37,6 +48,7 @@ class Connections(RuleBasedStateMachine):
                 "policy": self.policy,
             },
             max_age=2000.0,
+            channels=self.channels,
         )
         self.world.reaper.start()
         self.lost: dict[str, float] = {}
@@ -181,9 +193,36 @@ class Rejecting(Connections):
     policy = "reject"
 
 
+class Batching(Connections):
+    """With a batch window: `Client` sees that no offset is lost or out of order."""
+
+    channels = with_window(0.05)
+
+    @rule(channel=CHANNELS, urgent=st.booleans(), count=st.integers(1, 3))
+    def told(self, channel: str, urgent: bool, count: int) -> None:
+        self.world.publish(channel, count, urgent=urgent)
+        self.world.settle()
+
+    @rule(seconds=st.sampled_from([0.01, 0.02, 0.04]))
+    def moment(self, seconds: float) -> None:
+        self.world.clock.advance(seconds)
+        self.world.settle()
+
+    @rule()
+    def window_over(self) -> None:
+        """Whatever was published has arrived, in full."""
+        self.world.clock.advance(0.05)
+        self.world.settle()
+        for client in self.talking:
+            for channel, expected in client.inside.items():
+                assert expected == self.world.store.stream(channel).top + 1
+
+
 FEW = settings(max_examples=60, stateful_step_count=40)
 
 TestConnections = pytest.mark.requirement("R1", "R11")(Connections.TestCase)
 TestConnections.settings = FEW
+TestBatching = pytest.mark.requirement("R20")(Batching.TestCase)
+TestBatching.settings = FEW
 TestRejecting = Rejecting.TestCase
 TestRejecting.settings = FEW

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.connections.outbox import Flusher, Outbox
+from service.connections.flusher import Flusher
+from service.connections.outbox import Outbox
 from service.core.errors import Close
 from service.core.ports import Encoding
 from service.protocol.json import Json
@@ -52,8 +53,8 @@ class Bench:
 
     def __init__(self, turns: CallSoon | None = None, **bounds: Any) -> None:
         self.turns = turns or CallSoon()
-        self.flusher = Flusher(self.turns.call_soon)
         self.clock = VirtualClock()
+        self.flusher = Flusher(self.turns.call_soon, self.clock)
         self.stuck: asyncio.Future[None] | None = None
         self.error: BaseException | None = None
         self.cancelled = 0
@@ -772,7 +773,7 @@ def test_what_is_put_by_drained_is_written_in_a_turn_of_its_own() -> None:
             left[0] -= 1
             outbox.put(f"piece {left[0]}")
 
-    flusher = Flusher(turns.call_soon)
+    flusher = Flusher(turns.call_soon, VirtualClock())
     outbox = Outbox(
         send,
         VirtualClock(),
@@ -805,7 +806,7 @@ def test_drained_is_not_told_of_a_closing_outbox() -> None:
 
 def test_a_turn_serves_200_sockets_at_the_most() -> None:
     turns = CallSoon()
-    flusher = Flusher(turns.call_soon)
+    flusher = Flusher(turns.call_soon, VirtualClock())
     written: list[int] = []
 
     def sender(number: int) -> Callable[[str], Coroutine[Any, Any, None]]:

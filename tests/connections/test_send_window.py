@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from service.connections.outbox import Flusher, Outbox
+from service.connections.flusher import Flusher
+from service.connections.outbox import Outbox
 from service.connections.send_window import FIRST, LATEST, SOONEST, STEP, SendWindow
 from service.protocol.json import Json
 from service.settings import ClientSettings
@@ -38,7 +39,7 @@ class Link:
             self.clock,
             ClientSettings(),
             Json(),
-            flusher=Flusher(lambda run: None),
+            flusher=Flusher(lambda run: None, self.clock),
             progress=self.progress,
             drained=lambda: None,
             failed=lambda close: None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from service.connections.outbox import Flusher
+from service.connections.flusher import Flusher
 from service.core.errors import StoreUnavailable
 from service.core.model import Appended, Position
 from service.hub.publish_metrics import PublishMetrics
@@ -19,7 +19,7 @@ class Bench:
         self.clock, self.metrics = VirtualClock(), Metrics()
         self.turns: list[Callable[[], None]] = []
         self.outcomes: list[object] = []
-        flusher = Flusher(self.turns.append)
+        flusher = Flusher(self.turns.append, self.clock)
         self.publishes = PublishMetrics(self.metrics, self.clock, flusher)
 
     def publish(self) -> Callable[..., None]:

@@ -162,6 +162,7 @@ class ScriptedStore:
         *datas: str,
         skip_history: bool = False,
         delta: bool = False,
+        urgent: bool = False,
     ) -> None:
         """Store publications, without telling the listener."""
         stream = self.stream(channel)
@@ -174,7 +175,7 @@ class ScriptedStore:
                 publication = Publication(stream.top, RawJson(data))
                 stream.publications.append(publication)
                 epoch = stream.epoch
-            self.untold.append(Committed(channel, publication, epoch, delta))
+            self.untold.append(Committed(channel, publication, epoch, delta, urgent))
 
     def tell(self, count: int | None = None) -> None:
         """Tell the listener of the *count* oldest commits, of all by default."""
@@ -434,6 +435,9 @@ class ScriptedMember:
                 seat.told(push)
         if self.on_put is not None:
             self.on_put(text)
+
+    def put_within(self, text: str, window: float) -> None:
+        self.put(text)
 
     def lost(self, channel: Channel) -> None:
         seat = self.seats[channel][-1]

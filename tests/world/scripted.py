@@ -336,11 +336,14 @@ class ScriptedWorld(World):
         else:
             done(Appended(Position(0, ""), True))
 
-    def publish(self, channel: str, count: int = 1, text: str = "1") -> None:
+    def publish(
+        self, channel: str, count: int = 1, text: str = "1", *, urgent: bool = False
+    ) -> None:
         """Publish from the server's side, all at once."""
         rules = self.context.permissions.rules(channel)
         data = [text] * count
-        self.store.commit(Channel(channel), *data, skip_history=rules.history.size == 0)
+        skip = rules.history.size == 0
+        self.store.commit(Channel(channel), *data, skip_history=skip, urgent=urgent)
         self.store.tell()
 
     def announce(self) -> None:

@@ -15,10 +15,10 @@ from random import Random
 from service.auth.permissions import Permissions
 from service.connections.connection import ConnectionContext
 from service.connections.drain import Drain
+from service.connections.flusher import Flusher
 from service.connections.grace_period import GracePeriod
 from service.connections.hook_health import HookHealth
 from service.connections.limits import ConnectionLimits
-from service.connections.outbox import Flusher
 from service.connections.reaper import Reaper
 from service.connections.registry import Registry
 from service.core.hooks import Handlers
@@ -73,11 +73,22 @@ class World:
         personal: PersonalChannel | None = None,
     ) -> None:
         self.settings = settings
-        flusher, metrics = Flusher(call_soon), Metrics()
+        flusher, metrics = Flusher(call_soon, clock), Metrics()
         published = PublishMetrics(metrics, clock, flusher)
         self.shedding = Shedding(settings.overload.calm, Random(1))
+        permissions = Permissions(
+            settings.channels,
+            insecure=insecure,
+            personal=personal or PersonalChannel(),
+        )
         self.hub = Hub(
-            store, settings.client, clock, self.spawn, published, self.shedding
+            store,
+            settings.client,
+            clock,
+            self.spawn,
+            published,
+            self.shedding,
+            permissions.batch_window,
         )
         self.registry = Registry()
         limits, rates = settings.connections, settings.effective_limits
@@ -105,11 +116,7 @@ class World:
             settings=settings,
             encoder=PayloadEncoder(clock),
             hub=self.hub,
-            permissions=Permissions(
-                settings.channels,
-                insecure=insecure,
-                personal=personal or PersonalChannel(),
-            ),
+            permissions=permissions,
             handlers=handlers or Handlers(),
             clock=clock,
             flusher=flusher,

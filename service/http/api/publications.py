@@ -56,6 +56,7 @@ class _Publication(msgspec.Struct, kw_only=True):
 
     Attributes:
         delta: Subscriptions that take deltas are sent one, where it is shorter.
+        urgent: It does not wait for the batch window of its channel.
     """
 
     data: Payload | UnsetType = UNSET
@@ -64,6 +65,7 @@ class _Publication(msgspec.Struct, kw_only=True):
     tags: dict[str, str] | None = None
     idempotency_key: Key | None = None
     delta: bool | None = None
+    urgent: bool | None = None
     version: Integer | None = None
     version_epoch: Key | None = None
 
@@ -282,6 +284,7 @@ def _draft(context: ApiContext, request: _Publication) -> Draft:
         version=request.version or 0,
         version_epoch=request.version_epoch or "",
         delta=bool(request.delta),
+        urgent=bool(request.urgent),
     )
 
 

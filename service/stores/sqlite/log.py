@@ -150,6 +150,7 @@ class Log:
                         Publication(0, draft.data, draft.info, draft.tags),
                         "",
                         draft.delta,
+                        draft.urgent,
                     )
                 )
                 outcome(_NOT_STORED)
@@ -186,6 +187,7 @@ class Log:
                     Publication(offset, data, info, tags, time),
                     state.epoch,
                     draft.delta,
+                    draft.urgent,
                 )
             )
             outcome(Appended(position, True))

@@ -163,7 +163,7 @@ def plan_batch(
             position = Position(top, head.epoch)
             publication = Publication(top, draft.data, draft.info, draft.tags, time)
         plan.committed.append(
-            Committed(channel, publication, position.epoch, draft.delta)
+            Committed(channel, publication, position.epoch, draft.delta, draft.urgent)
         )
         plan.outcomes.append(Appended(position, True))
         if key:
