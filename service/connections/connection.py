@@ -213,6 +213,7 @@ class ClientConnection:
             drained=self._drained,
             failed=self._failed,
         )
+        self.put = self._outbox.put  # of `hub.Member`; saves a call for each delivery
         self._window = SendWindow(
             context.clock,
             context.settings.client.recovery_size,
@@ -571,14 +572,6 @@ class ClientConnection:
     def give(self, size: int) -> None:
         """Count *size* bytes of recovered publications that are handed over now."""
         self._window.give(size)
-
-    def put(self, text: str) -> None:
-        """Write one push, or several lines of one each."""
-        self._outbox.put(text)
-
-    def put_within(self, text: str, window: float) -> None:
-        """Write one push within *window* seconds."""
-        self._outbox.put(text, window=window)
 
     @_ends_on_error
     def lost(self, channel: Channel) -> None:

@@ -157,7 +157,7 @@ class Hub:
                 if deltas is not None and subscription.subscriber.delta:
                     push = deltas.push_for(subscription)
                 if window:
-                    subscription.member.put_within(push, window)
+                    subscription.member.put(push, window=window)
                 else:
                     subscription.member.put(push)
             elif offset > subscription.next or epoch != subscription.epoch:
@@ -174,7 +174,7 @@ class Hub:
             if deltas is not None and subscription.subscriber.delta:
                 push = deltas.push_for(subscription)
             if window:
-                subscription.member.put_within(push, window)
+                subscription.member.put(push, window=window)
             else:
                 subscription.member.put(push)
 

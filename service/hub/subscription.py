@@ -44,14 +44,12 @@ class Member(Protocol):
     def give(self, size: int) -> None:
         """Count *size* bytes of recovered publications that it is handed now."""
 
-    def put(self, text: str) -> None:
+    def put(self, text: str, *, window: float = 0.0) -> None:
         """Hand over a message, or several lines of one each; never blocks or raises.
 
-        It may end this member, which then leaves its channels inside the call.
+        It may end this member, which then leaves its channels inside the call. With a
+        *window*, the message may wait for others, for so many seconds.
         """
-
-    def put_within(self, text: str, window: float) -> None:
-        """As `put`, but the message may wait for others for *window* seconds."""
 
     def lost(self, channel: Channel) -> None:
         """End a subscription whose gap could not be filled; the hub has left it."""

@@ -424,7 +424,7 @@ class ScriptedMember:
     def space(self) -> int:
         return self._size - sum(len(text.encode()) for text in self.waiting)
 
-    def put(self, text: str) -> None:
+    def put(self, text: str, *, window: float = 0.0) -> None:
         self.waiting.append(text)
         for line in text.split("\n"):
             push = json.loads(line)["push"]
@@ -435,9 +435,6 @@ class ScriptedMember:
                 seat.told(push)
         if self.on_put is not None:
             self.on_put(text)
-
-    def put_within(self, text: str, window: float) -> None:
-        self.put(text)
 
     def lost(self, channel: Channel) -> None:
         seat = self.seats[channel][-1]
