@@ -7,8 +7,9 @@ sent in any number by a peer that never connects. So each socket has a budget fo
 one more is closed with 3013. Fragments of `FRAGMENT` bytes or more are free: the size
 of a message is limited, and so they are few.
 
-The sockets of one address share a part of each turn of the event loop: `SHARE` bytes
-of what they send are handled, the rest in the turns that follow, in the order in which
+The sockets of one address share a part of each turn of the event loop
+(`service.core.address_shares`): `SHARE` bytes of what they send are handled, the rest
+in the turns that follow, in the order in which
 it was read; so are the portions of a frame with many commands. However many sockets of
 an address send without a pause, they delay those of another address by one share. While
 nothing else happens, turns are short, and nobody waits.
@@ -17,10 +18,9 @@ nothing else happens, turns are short, and nobody waits.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Awaitable, Callable
-from functools import partial
 
+from service.core.address_shares import AddressShares
 from service.core.ports import Clock
 from service.core.rate_limits import Bucket, Rate
 
@@ -29,8 +29,6 @@ __all__ = [
     "PORTION",
     "RATE",
     "READ",
-    "SHARE",
-    "AddressShares",
     "FrameQuota",
 ]
 
@@ -43,55 +41,11 @@ RATE = Rate(rate=10.0, burst=100.0)
 FRAGMENT = 512
 """Bytes; a smaller fragment of a message counts as a ping does."""
 
-SHARE = 4 * 1024
-"""Bytes of one address that are handled in a turn of the event loop: some 2 ms."""
-
 READ = 128
 """Bytes that a read counts for, if it brought less: what its own work is worth."""
 
 PORTION = 2 * 1024
 """Bytes that a portion of the commands of a frame counts for, beyond the first."""
-
-
-class AddressShares:
-    """The bytes that each address has had handled in this turn of the event loop."""
-
-    __slots__ = ("_spent", "_waiting")
-
-    def __init__(self) -> None:
-        self._spent: dict[str, int] = {}
-        self._waiting: dict[str, deque[tuple[int, Callable[[], object]]]] = {}
-
-    def take(self, address: str, size: int) -> bool:
-        """Take *size* bytes of the share of *address*; False: `call` instead."""
-        spent = self._spent.get(address, 0)
-        if spent >= SHARE or (self._waiting and address in self._waiting):
-            return False
-        if not self._spent:
-            asyncio.get_running_loop().call_soon(self._turn)
-        self._spent[address] = spent + size
-        return True
-
-    def call(self, address: str, size: int, callback: Callable[[], object]) -> None:
-        """Take *size* bytes in a turn to come, after those who wait, and call."""
-        self._waiting.setdefault(address, deque()).append((size, callback))
-
-    def _turn(self) -> None:
-        self._spent.clear()
-        if not self._waiting:
-            return
-        spent, loop = self._spent, asyncio.get_running_loop()
-        for address in tuple(self._waiting):
-            queue = self._waiting[address]
-            taken = 0
-            while queue and taken < SHARE:
-                size, callback = queue.popleft()
-                taken += size
-                loop.call_soon(callback)
-            spent[address] = taken
-            if not queue:
-                del self._waiting[address]
-        loop.call_soon(self._turn)
 
 
 class FrameQuota:
@@ -183,9 +137,7 @@ class FrameQuota:
         size = max(size, READ)
         if self._shares.take(self._address, size):
             return None
-        turn = asyncio.get_running_loop().create_future()
-        self._shares.call(self._address, size, partial(_wake, turn))
-        return turn
+        return self._shares.turn(self._address, size)
 
     def call_soon(self, callback: Callable[[], object]) -> None:
         """Call *callback*, which handles a portion of commands, in a turn to come."""
@@ -193,8 +145,3 @@ class FrameQuota:
             asyncio.get_running_loop().call_soon(callback)
         else:
             self._shares.call(self._address, PORTION, callback)
-
-
-def _wake(turn: asyncio.Future[None]) -> None:
-    if not turn.done():  # else its socket is gone
-        turn.set_result(None)

@@ -38,6 +38,7 @@ _REFUSALS = (
     "silent",
     "sockets",
     "descriptors",
+    "malformed",
 )
 _EVICTIONS = {CLOSE_CONNECTION_LIMIT.code: "limit", NO_PONG.code: "silent"}
 _ADMISSIONS_REFUSED = {

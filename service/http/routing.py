@@ -147,7 +147,7 @@ class Routing:
 def _is_plain(scope: dict[str, Any]) -> bool:
     """Return whether the path was sent as it reads, with one slash at its start."""
     path = scope["path"]
-    if path.startswith("//"):
+    if not path.startswith("/") or path.startswith("//"):
         return False
     raw = scope.get("raw_path")
     return not raw or raw.partition(b"?")[0].endswith(path.encode())

@@ -37,6 +37,8 @@ _LISTS: Final = frozenset(
 # RFC 6455, 11.3: these must not appear more than once.
 _SINGLE: Final = (b"sec-websocket-key", b"sec-websocket-version")
 
+_VERSIONS: Final = (b"1.0", b"1.1")
+
 _Headers = list[tuple[bytes, bytes]]
 
 
@@ -96,7 +98,7 @@ class Http1Protocol(H11Protocol):
             raise _Refused(503)
         if self._tcp.settings.cleartext_http2 and not self.ssl:
             await super()._check_protocol(event)
-        if not event.http_version.startswith(b"1."):
+        if event.http_version not in _VERSIONS:
             raise _Refused(505)
 
     async def _create_stream(self, request: h11.Request) -> None:
@@ -141,6 +143,8 @@ def _normal(request: h11.Request) -> h11.Request:
         raise _Refused(400)
     if any(names.count(name) > 1 for name in _SINGLE):
         raise _Refused(400)
+    if any(name in _LISTS and not value.isascii() for name, value in headers):
+        raise _Refused(400)  # Hypercorn and wsproto fail at them
     target = request.target
     if not target.startswith(b"/") and not (
         target == b"*" and request.method == b"OPTIONS"

@@ -59,7 +59,15 @@ class HttpStream(HTTPStream):
             self._watcher.request_complete(self)
         elif isinstance(event, StreamClosed):
             self._watcher.request_over(self)
+            self._empty_queue()
         await super().handle(event)
+
+    def _empty_queue(self) -> None:
+        # The application takes no more, and the reader may be waiting for room.
+        if self.app_put is not None:
+            queue = self.app_put.__self__  # type: ignore[attr-defined]  # a bound asyncio.Queue.put
+            while not queue.empty():
+                queue.get_nowait()
 
     def _continuing(self, app: Any) -> Any:
         async def call(scope: Any, receive: Any, send: Any, *others: Any) -> None:

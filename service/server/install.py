@@ -51,7 +51,7 @@ def install(settings: Settings, refusals: Refusals) -> ConnectionTracker:
     # Hypercorn only ever calls these names. Its modules import them without exporting
     # them, hence the ignored errors.
     hypercorn.asyncio.run.TCPServer = partial(TcpConnection, tracker)  # type: ignore[assignment,attr-defined]
-    hypercorn.protocol.H2Protocol = Http2Protocol  # type: ignore[attr-defined]
+    hypercorn.protocol.H2Protocol = Http2Protocol  # type: ignore[assignment,attr-defined]
     hypercorn.protocol.H11Protocol = Http1Protocol  # type: ignore[assignment,attr-defined]
     hypercorn.protocol.h11.HTTPStream = HttpStream  # type: ignore[attr-defined]
     hypercorn.protocol.h2.HTTPStream = HttpStream  # type: ignore[attr-defined]

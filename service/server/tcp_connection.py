@@ -9,11 +9,11 @@ import socket
 import struct
 import sys
 import termios
+from collections.abc import Awaitable
 from contextlib import suppress
 from typing import Any, cast
 
 import h11
-import structlog
 from hypercorn.asyncio.task_group import TaskGroup
 from hypercorn.asyncio.tcp_server import TCPServer
 from hypercorn.events import Closed, Event, RawData
@@ -52,8 +52,6 @@ _BODY_RATE = 1024  # bytes a second, the least
 _REQUEST = 60.0  # s from the head to the end of the body, and as many to the answer
 
 _TIMEOUT = b"HTTP/1.1 408 \r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
-
-_log = structlog.get_logger("steadwire.server")
 
 
 class _State(dict[str, Any]):
@@ -136,8 +134,8 @@ class TcpConnection(TCPServer):
         except OSError:
             pass  # the peer reset the connection before we had asked its address
         except Exception as error:
-            # Hypercorn raises on some malformed requests.
-            _log.warning("connection failed", **describe(error))
+            # Hypercorn raises on some malformed requests. Strangers can send them.
+            self.refuse("malformed", **describe(error))
             self.abort()
         except asyncio.CancelledError:
             # Hypercorn's own command cancels when its time for a shutdown is over.
@@ -188,6 +186,22 @@ class TcpConnection(TCPServer):
     def draining(self) -> bool:
         """Whether the process shuts down."""
         return self._tracker.draining
+
+    def refuse(self, cause: str, **details: str) -> None:
+        """Count this connection as one that was cut off."""
+        self._tracker.refuse(cause, self, **details)
+
+    def turn(self, size: int) -> Awaitable[None] | None:
+        """Take *size* bytes of its address's share of this turn of the event loop.
+
+        A trusted proxy's connections are those of many addresses, and have no limit.
+
+        Returns:
+            What must be awaited before the bytes are handled; None for nothing.
+        """
+        if self.trusted or self._tracker.shares.take(self.peer, size):
+            return None
+        return self._tracker.shares.turn(self.peer, size)
 
     def _set_options(self, raw: socket.socket) -> None:
         if raw.family not in (socket.AF_INET, socket.AF_INET6):

@@ -21,6 +21,7 @@ import sys
 from collections import Counter
 from typing import Any, Final, Protocol
 
+from service.core.address_shares import AddressShares
 from service.core.client_address import Proxies
 from service.core.refusals import Refusals
 from service.settings import Settings
@@ -77,7 +78,8 @@ class ConnectionTracker:
 
     Attributes:
         settings: Those of the listener.
-        proxies: The trusted ones; the limit of an address does not hold for them.
+        proxies: The trusted ones; the limits of an address do not hold for them.
+        shares: Of each turn of the event loop, for HTTP/2.
         connections: The connections that are open.
         draining: True once new connections are turned away.
     """
@@ -92,6 +94,7 @@ class ConnectionTracker:
         "draining",
         "proxies",
         "settings",
+        "shares",
     )
 
     def __init__(self, settings: Settings, refusals: Refusals) -> None:
@@ -99,6 +102,7 @@ class ConnectionTracker:
         self.proxies = Proxies(settings.server.trusted_proxies)
         self._per_address = settings.effective_limits.sockets_per_address or 0
         self._refusals = refusals
+        self.shares = AddressShares()
         self.connections: set[TrackedConnection] = set()
         self.draining = False
         self._addresses: dict[str, _Address] = {}
@@ -132,7 +136,7 @@ class ConnectionTracker:
             self._cut_off(cause, waiting)
             self.waits(connection)
             return
-        self._refuse(cause, connection)
+        self.refuse(cause, connection)
         connection.reserved = True
         self._reserve[connection] = None
         if len(self._reserve) > RESERVE:
@@ -143,7 +147,7 @@ class ConnectionTracker:
         silent = (one for one in waiting if not one.has_unread())
         longest = next(silent, next(iter(waiting)))
         self.works(longest)
-        self._refuse(cause, longest)
+        self.refuse(cause, longest)
         longest.abort()
 
     def _leave_reserve(self) -> None:
@@ -194,8 +198,10 @@ class ConnectionTracker:
         else:
             loop.default_exception_handler(context)
 
-    def _refuse(self, cause: str, connection: TrackedConnection) -> None:
-        self._refusals.add(cause, connection.peer, connection.loop.time())
+    def refuse(self, cause: str, connection: TrackedConnection, **details: str) -> None:
+        """Count a connection that was cut off, and log it at a bounded rate."""
+        now = connection.loop.time()
+        self._refusals.add(cause, connection.peer, now, **details)
 
     def drain(self) -> None:
         """Turn new connections away and end those without a request."""

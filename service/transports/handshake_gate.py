@@ -37,8 +37,9 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from service.connections.frame_quota import AddressShares, FrameQuota
+from service.connections.frame_quota import FrameQuota
 from service.connections.pending_connection import PendingConnection
+from service.core.address_shares import AddressShares
 from service.core.client_address import Proxies
 from service.core.errors import TOO_MANY_REQUESTS_CLOSE
 from service.core.ports import Clock

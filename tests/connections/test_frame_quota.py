@@ -9,10 +9,9 @@ from service.connections.frame_quota import (
     PORTION,
     RATE,
     READ,
-    SHARE,
-    AddressShares,
     FrameQuota,
 )
+from service.core.address_shares import SHARE, AddressShares
 from tests.clock import VirtualClock
 
 

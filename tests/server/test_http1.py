@@ -52,7 +52,12 @@ async def answer(server: Server, request: bytes) -> bytes:
         (GET.replace(b"/health/live", b"http:///health/live"), b"400"),
         (b"CONNECT x:443 HTTP/1.1\r\nHost: x:443\r\n", b"400"),
         (GET.replace(b"HTTP/1.1", b"HTTP/2.0"), b"505"),
+        (GET.replace(b"HTTP/1.1", b"HTTP/1.2"), b"505"),
         (b"PRI * HTTP/2.0\r\n", b"505"),
+        (GET + b"Connection: \xff\r\n", b"400"),
+        (GET + UPGRADE + b"Upgrade: \xff\r\n", b"400"),
+        (GET + UPGRADE + b"Sec-WebSocket-Protocol: \xff\r\n", b"400"),
+        (GET + UPGRADE + b"Sec-WebSocket-Extensions: \xff\r\n", b"400"),
         (GET.replace(b"/health/live", b"/connection/websocket") + UPGRADE
          + b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZR==\r\n", b"400"),
     ],
@@ -67,6 +72,9 @@ async def test_what_has_two_readings_is_refused(
         assert b"connection: close" in found
         with pytest.raises(EOFError):  # and nothing behind it is read as a request
             await tcp.read_exactly(1)
+    # Strangers write no line about a failure of ours.
+    assert "connection failed" not in server.output()
+    assert "Error in ASGI Framework" not in server.output()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,69 @@
+"""The share that each address has of a turn of the event loop.
+
+However many sockets of an address send without a pause, they delay those of another
+address by one share. While nothing else happens, turns are short, and nobody waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+__all__ = ["SHARE", "AddressShares"]
+
+SHARE = 4 * 1024
+"""Bytes of one address that are handled in a turn: of small frames some 2 ms."""
+
+
+class AddressShares:
+    """The bytes that each address has had handled in this turn of the event loop."""
+
+    __slots__ = ("_spent", "_waiting")
+
+    def __init__(self) -> None:
+        self._spent: dict[str, int] = {}
+        self._waiting: dict[str, deque[tuple[int, Callable[[], object]]]] = {}
+
+    def take(self, address: str, size: int) -> bool:
+        """Take *size* bytes of the share of *address*; False: `call` instead."""
+        spent = self._spent.get(address, 0)
+        if spent >= SHARE or (self._waiting and address in self._waiting):
+            return False
+        if not self._spent:
+            asyncio.get_running_loop().call_soon(self._turn)
+        self._spent[address] = spent + size
+        return True
+
+    def call(self, address: str, size: int, callback: Callable[[], object]) -> None:
+        """Take *size* bytes in a turn to come, after those who wait, and call."""
+        self._waiting.setdefault(address, deque()).append((size, callback))
+
+    def turn(self, address: str, size: int) -> Awaitable[None]:
+        """Take *size* bytes in a turn to come; await what is returned."""
+        turn = asyncio.get_running_loop().create_future()
+        self.call(address, size, partial(_wake, turn))
+        return turn
+
+    def _turn(self) -> None:
+        self._spent.clear()
+        if not self._waiting:
+            return
+        spent, loop = self._spent, asyncio.get_running_loop()
+        for address in tuple(self._waiting):
+            queue = self._waiting[address]
+            taken = 0
+            while queue and taken < SHARE:
+                size, callback = queue.popleft()
+                taken += size
+                loop.call_soon(callback)
+            spent[address] = taken
+            if not queue:
+                del self._waiting[address]
+        loop.call_soon(self._turn)
+
+
+def _wake(turn: asyncio.Future[None]) -> None:
+    if not turn.done():  # else its socket is gone
+        turn.set_result(None)
