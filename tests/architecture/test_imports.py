@@ -90,6 +90,7 @@ THIRD_PARTIES: dict[str, set[str]] = {
     "httpx": {"auth", "core", "http"},
     "hypercorn": {"server"},
     "jwt": {"auth"},
+    "priority": {"server"},
     "prometheus_client": {"metrics"},
     "re2": {"core"},  # patterns of channel names
     # It validates what comes from outside; `protocol` reads with it what it wrote, and
