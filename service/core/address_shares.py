@@ -6,10 +6,10 @@ address by one share. While nothing else happens, turns are short, and nobody wa
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
 from functools import partial
+from typing import Any
 
 __all__ = ["SHARE", "AddressShares"]
 
@@ -18,11 +18,16 @@ SHARE = 4 * 1024
 
 
 class AddressShares:
-    """The bytes that each address has had handled in this turn of the event loop."""
+    """The bytes that each address has had handled in this turn of the event loop.
 
-    __slots__ = ("_spent", "_waiting")
+    Args:
+        loop: Returns the running event loop.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_loop", "_spent", "_waiting")
+
+    def __init__(self, loop: Callable[[], Any]) -> None:
+        self._loop = loop
         self._spent: dict[str, int] = {}
         self._waiting: dict[str, deque[tuple[int, Callable[[], object]]]] = {}
 
@@ -32,7 +37,7 @@ class AddressShares:
         if spent >= SHARE or (self._waiting and address in self._waiting):
             return False
         if not self._spent:
-            asyncio.get_running_loop().call_soon(self._turn)
+            self._loop().call_soon(self._turn)
         self._spent[address] = spent + size
         return True
 
@@ -42,7 +47,7 @@ class AddressShares:
 
     def turn(self, address: str, size: int) -> Awaitable[None]:
         """Take *size* bytes in a turn to come; await what is returned."""
-        turn = asyncio.get_running_loop().create_future()
+        turn: Awaitable[None] = self._loop().create_future()
         self.call(address, size, partial(_wake, turn))
         return turn
 
@@ -50,7 +55,7 @@ class AddressShares:
         self._spent.clear()
         if not self._waiting:
             return
-        spent, loop = self._spent, asyncio.get_running_loop()
+        spent, loop = self._spent, self._loop()
         for address in tuple(self._waiting):
             queue = self._waiting[address]
             taken = 0
@@ -64,6 +69,6 @@ class AddressShares:
         loop.call_soon(self._turn)
 
 
-def _wake(turn: asyncio.Future[None]) -> None:
+def _wake(turn: Any) -> None:
     if not turn.done():  # else its socket is gone
         turn.set_result(None)

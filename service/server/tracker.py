@@ -102,7 +102,7 @@ class ConnectionTracker:
         self.proxies = Proxies(settings.server.trusted_proxies)
         self._per_address = settings.effective_limits.sockets_per_address or 0
         self._refusals = refusals
-        self.shares = AddressShares()
+        self.shares = AddressShares(asyncio.get_running_loop)
         self.connections: set[TrackedConnection] = set()
         self.draining = False
         self._addresses: dict[str, _Address] = {}

@@ -31,6 +31,7 @@ happens. Places change on the event loop only, without an await in between.
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Mapping
 from functools import partial
@@ -105,7 +106,7 @@ class HandshakeGate:
         self._places = limits.unauthenticated  # 0 for any number
         self._pending: dict[PendingConnection, None] = {}  # the oldest first
         self._addresses = Holders[str](limits.unauthenticated_per_address or 0)
-        self._shares = AddressShares()
+        self._shares = AddressShares(asyncio.get_running_loop)
         self.commands = CommandLimits(limits)
         self.refusals = Refusals()
 

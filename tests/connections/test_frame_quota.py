@@ -20,7 +20,9 @@ class Socket:
 
     def __init__(self, clock: VirtualClock) -> None:
         self.heard = self.closed = self.refused = 0
-        self.quota = FrameQuota("a", AddressShares(), clock, self._refuse)
+        self.quota = FrameQuota(
+            "a", AddressShares(asyncio.get_running_loop), clock, self._refuse
+        )
         self.quota.listen(self._hear, self._close)
 
     def _hear(self) -> None:
@@ -65,7 +67,7 @@ async def test_a_connected_socket_has_a_rate() -> None:
 
 async def turns_of(addresses: list[str], reads: int, size: int) -> list[list[str]]:
     """Return which addresses were handled in each turn, a socket an address named."""
-    shares = AddressShares()
+    shares = AddressShares(asyncio.get_running_loop)
     loop = asyncio.get_running_loop()
     turns: list[list[str]] = [[]]
 
@@ -103,7 +105,7 @@ async def test_small_reads_count_for_their_own_work() -> None:
 
 
 async def test_portions_of_commands_share_a_turn_in_order() -> None:
-    shares = AddressShares()
+    shares = AddressShares(asyncio.get_running_loop)
     loop = asyncio.get_running_loop()
     turns: list[list[int]] = [[]]
     done = loop.create_future()
@@ -130,7 +132,7 @@ async def test_portions_of_commands_share_a_turn_in_order() -> None:
 
 
 async def test_who_waits_may_be_gone() -> None:
-    shares = AddressShares()
+    shares = AddressShares(asyncio.get_running_loop)
     quota = FrameQuota("a", shares, VirtualClock(), lambda: None)
     assert quota.read(SHARE) is None
     served: list[int] = []
