@@ -33,7 +33,7 @@ from priority.priority import PriorityError
 from service.core.address_shares import SHARE
 from service.core.rate_limits import Bucket, Rate
 
-__all__ = ["PART", "PIECE", "RATE", "STREAMS", "Http2Protocol"]
+__all__ = ["PART", "RATE", "STREAMS", "Http2Protocol"]
 
 RATE = Rate(rate=20.0, burst=200.0)
 """Frames of one connection that are not part of a request."""
