@@ -131,6 +131,7 @@ class Application(OpenedByScope[Routing]):
         skip_history: bool = False,
         idempotency_key: str = "",
         delta: bool = False,
+        urgent: bool = False,
     ) -> SendResult:
         """Publish the same object to several channels, and wait for all outcomes.
 
@@ -146,7 +147,12 @@ class Application(OpenedByScope[Routing]):
         context = ApiContext((await self.start()).runtime)
         text = await context.runtime.encoder.dump(data)
         draft = draft_of(
-            context, text, tags, idempotency_key=idempotency_key, delta=delta
+            context,
+            text,
+            tags,
+            idempotency_key=idempotency_key,
+            delta=delta,
+            urgent=urgent,
         )
         return await send(context, channels, draft, skip_history=skip_history)
 

@@ -231,20 +231,21 @@ async def test_publish_options(application: Application) -> None:
     assert (await application.publish("v", 2)).offset == newest.offset + 1
 
 
-async def test_publish_with_delta(
+async def test_publish_with_delta_and_urgent(
     application: Application, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told: list[bool] = []
+    told: list[tuple[bool, bool]] = []
     deliver = Hub.committed
 
     def committed(hub: Hub, batch: Sequence[Committed]) -> None:
-        told.extend(one.delta for one in batch)
+        told.extend((one.delta, one.urgent) for one in batch)
         deliver(hub, batch)
 
     monkeypatch.setattr(Hub, "committed", committed)
-    for delta in (False, True):
-        await application.publish("c", 1, delta=delta)
-    assert told == [False, True]
+    for delta, urgent in ((False, False), (True, False), (False, True)):
+        await application.publish("c", 1, delta=delta, urgent=urgent)
+        await application.broadcast(["c"], 1, delta=delta, urgent=urgent)
+    assert told == [(False, False)] * 2 + [(True, False)] * 2 + [(False, True)] * 2
 
 
 async def test_publish_refusals(application: Application) -> None:

@@ -18,7 +18,7 @@ CHANNELS = [Channel(f"ch{number}") for number in range(50)]
 
 def topics() -> int:
     gc.collect()
-    return sum(isinstance(each, Topic) for each in gc.get_objects())
+    return sum(type(each) is Topic for each in gc.get_objects())
 
 
 def leave(world: ScriptedWorld, member: ScriptedMember, channel: Channel) -> None:
