@@ -180,7 +180,7 @@ async def test_a_caller_that_raises_does_not_stop_the_others(bench):
 async def test_without_history_nothing_is_stored(bench):
     outcome = await bench.append("a", '"x"', NO_HISTORY)
     assert outcome == Appended(Position(0, ""), True)
-    ((channel, publication, epoch, _),) = bench.told
+    ((channel, publication, epoch, *_),) = bench.told
     assert (channel, publication.offset, publication.time, epoch) == ("a", 0, 0, "")
     assert publication.data == '"x"'
     page = await bench.read("a")
