@@ -94,12 +94,14 @@ def test_the_announcement_is_true(start: Start) -> None:
     process.send_signal(signal.SIGTERM)
     _, stderr = process.communicate(timeout=15)
     assert process.returncode == 0
-    # Of the log: a line for each setting that is changed.  # R48
+    # The log: a line for each setting that is changed, and the end.  # R48
     lines = [json.loads(line)["event"] for line in stderr.splitlines()]
     # Certificates that the machine's environment names are settings too.
     assert [line for line in lines if not line.startswith("tls.")] == [
         "server.port is 0, not 8000",
         "store.path is :memory:, not steadwire.db",
+        "draining",
+        "drained",
     ]
 
 
