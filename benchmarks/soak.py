@@ -41,6 +41,7 @@ SETTINGS = {
     "STEADWIRE_CONNECTIONS_LIMIT": "20000",
     "STEADWIRE_CONNECTIONS_ADDRESS_LIMIT": "20000",
     "STEADWIRE_CLIENT_MAX_AGE": "600",
+    "STEADWIRE_STORE_CACHE_SIZE": "8388608",  # full before the warm-up is over
     "STEADWIRE_CLIENT_POSITION_CHECK": "40",
     "STEADWIRE_CHANNELS_WITHOUT_NAMESPACE": json.dumps(
         {
@@ -99,6 +100,14 @@ class Member:
         _, link = await loop.create_connection(
             lambda: Link("/connection/websocket"), "127.0.0.1", self.soak.port
         )
+        try:
+            await self._enter(link)
+        except BaseException:
+            link.received = lambda content: None  # the next one takes over
+            link.transport.abort()
+            raise
+
+    async def _enter(self, link):
         await link.open
         link.received = self._frame
         self._replies.clear()
