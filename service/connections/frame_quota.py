@@ -134,10 +134,7 @@ class FrameQuota:
 
     def read(self, size: int) -> Awaitable[None] | None:
         """Take *size* bytes of this turn's share; what is returned must be awaited."""
-        size = max(size, READ)
-        if self._shares.take(self._address, size):
-            return None
-        return self._shares.turn(self._address, size)
+        return self._shares.turn(self._address, max(size, READ))
 
     def call_soon(self, callback: Callable[[], object]) -> None:
         """Call *callback*, which handles a portion of commands, in a turn to come."""

@@ -45,8 +45,14 @@ class AddressShares:
         """Take *size* bytes in a turn to come, after those who wait, and call."""
         self._waiting.setdefault(address, deque()).append((size, callback))
 
-    def turn(self, address: str, size: int) -> Awaitable[None]:
-        """Take *size* bytes in a turn to come; await what is returned."""
+    def turn(self, address: str, size: int) -> Awaitable[None] | None:
+        """Take *size* bytes, now or in a turn to come.
+
+        Returns:
+            What must be awaited before the bytes are handled; None for nothing.
+        """
+        if self.take(address, size):
+            return None
         turn: Awaitable[None] = self._loop().create_future()
         self.call(address, size, partial(_wake, turn))
         return turn

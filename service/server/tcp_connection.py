@@ -199,9 +199,7 @@ class TcpConnection(TCPServer):
         Returns:
             What must be awaited before the bytes are handled; None for nothing.
         """
-        if self.trusted or self._tracker.shares.take(self.peer, size):
-            return None
-        return self._tracker.shares.turn(self.peer, size)
+        return None if self.trusted else self._tracker.shares.turn(self.peer, size)
 
     def _set_options(self, raw: socket.socket) -> None:
         if raw.family not in (socket.AF_INET, socket.AF_INET6):
