@@ -105,16 +105,12 @@ class CommandQuota:
             wanted = limits.addresses.take(self._address, now, wanted)
         return wanted
 
-    @property
-    def limits_channels(self) -> bool:
-        """Tell whether channels may be created at a rate only."""
-        return self._limits.channels is not None
-
-    def take_channel(self, now: float) -> bool:
-        """Count a channel that is created; False when it is one too many."""
+    def may_publish(self, port: Port, channel: Channel, now: float) -> bool:
+        """Count a channel unless it is known; False when it is one too many."""
         channels = self._limits.channels
-        key = self.user or f"\0{self._address}"
-        return channels is None or channels.take(key, now) == 1
+        if channels is None or port.knows(channel):
+            return True
+        return channels.take(self.user or f"\0{self._address}", now) == 1
 
     def refuse(self, now: float, *, answered: bool) -> bool:
         """Count a refused command; False when it was one too many."""
@@ -215,12 +211,7 @@ class CommandQueue:
             ReplyError: 111; the user has created too many.
         """
         quota = self._quota
-        if (
-            quota is not None
-            and quota.limits_channels
-            and not port.knows(channel)
-            and not quota.take_channel(self._now)
-        ):
+        if quota is not None and not quota.may_publish(port, channel, self._now):
             raise ReplyError(TOO_MANY_REQUESTS)
 
     def turn(self) -> None:
