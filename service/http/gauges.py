@@ -317,7 +317,7 @@ def _add_shedding(metrics: Metrics, runtime: Runtime) -> None:
     metrics.gauge(
         "shed_cause",
         "The shed level that each watchdog asks for.",
-        lambda: {**dict.fromkeys(CAUSES, 0), **shedding.causes},
+        lambda: _with(CAUSES, shedding.causes),
         "cause",
     )
     metrics.total(

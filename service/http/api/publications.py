@@ -166,7 +166,7 @@ class SendResult:
     @property
     def delivered(self) -> int:
         """Count of the channels whose present subscribers are given it."""
-        return len(self.outcomes) - len(self.failed)
+        return sum(outcome.error is None for outcome in self.outcomes)
 
     @property
     def stored(self) -> int:
