@@ -212,6 +212,7 @@ class Outbox:
             if window and self._size < self._settings.frame_size:
                 self._window = self._flusher.wait(self, window, self._window)
             elif self._window is not None:
+                self._window.remove(self)
                 self._end_window(self._size - size)
             else:
                 self._held = True
@@ -219,16 +220,10 @@ class Outbox:
 
     def window_over(self) -> None:
         """Flush at the end of the turn (for the `Flusher`)."""
-        self._window = None
-        self._batched = self._size
-        self._held = True
-        self._flusher.add(self)
+        self._end_window(self._size)
 
     def _end_window(self, batched: int) -> None:
-        """End the open window, with *batched* bytes: flush at the end of the turn."""
-        if self._window is None:
-            raise AssertionError("only an open window is ended")
-        self._window.remove(self)
+        """Flush *batched* bytes that waited for a window at the end of the turn."""
         self._window = None
         self._batched = batched
         self._held = True
@@ -283,6 +278,7 @@ class Outbox:
         if self.idle:
             self._finish()
         elif self._window is not None:
+            self._window.remove(self)
             self._end_window(self._size)
 
     def drop(self) -> None:
