@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
-from tests.server.running import Process
+from tests.server.running import Process, process_with
 
 
 @pytest.fixture
@@ -26,10 +25,4 @@ def launch() -> Iterator[Callable[..., Process]]:
         process.kill()
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[Process]:
-    """A server with the default settings, ready; the tests of a module share it."""
-    process = Process({}, "")
-    asyncio.run(process.ready())
-    yield process
-    process.kill()
+server = process_with({})

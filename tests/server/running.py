@@ -11,16 +11,17 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 
 from tests.harness.process import ROOT, environment, launched
 from tests.harness.raw import CLOSE, RawClient
 
-__all__ = ["Process", "close_frame", "until"]
+__all__ = ["Process", "close_frame", "process_with", "until"]
 
 
 async def until(
@@ -137,3 +138,16 @@ async def close_frame(client: RawClient) -> tuple[int, str]:
         if frame.opcode == CLOSE:
             (code,) = struct.unpack("!H", frame.payload[:2])
             return code, frame.payload[2:].decode()
+
+
+def process_with(settings: dict[str, Any]) -> Any:
+    """Return a fixture of a ready process that the tests of a module share."""
+
+    @pytest.fixture(scope="module")
+    def server() -> Iterator[Process]:
+        process = Process(settings, "")
+        asyncio.run(process.ready())
+        yield process
+        process.kill()
+
+    return server

@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import json
 import struct
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ import pytest
 from service.server.http2 import PART, RATE, STREAMS
 from tests.harness.server import Server
 from tests.harness.sockets import TcpClient
-from tests.server.running import Process
+from tests.server.running import process_with
 
 DATA, HEADERS, PRIORITY, RESET, SETTINGS, PING, GOAWAY, WINDOW = *range(5), 6, 7, 8
 END_STREAM, ACK, END_HEADERS = 1, 1, 4
@@ -61,13 +60,7 @@ FLOODS = {
 }
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[Process]:
-    """A server that speaks HTTP/2 without TLS; the tests of this module share it."""
-    process = Process({"cleartext_http2": True}, "")
-    asyncio.run(process.ready())
-    yield process
-    process.kill()
+server = process_with({"cleartext_http2": True})
 
 
 async def read(tcp: TcpClient) -> tuple[int, int, int, bytes]:

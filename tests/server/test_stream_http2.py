@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from tests.harness.http2 import Stream
 from tests.harness.sockets import TcpClient
-from tests.server.running import Process, until
+from tests.server.running import process_with, until
 
 MASKED = bytes(4)
 TOO_BIG = b"\x88\x11\x03\xf1message too big"
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[Process]:
-    """A server that speaks HTTP/2 without TLS; the tests of this module share it."""
-    process = Process({"cleartext_http2": True}, "")
-    asyncio.run(process.ready())
-    yield process
-    process.kill()
+server = process_with({"cleartext_http2": True})
 
 
 @pytest.mark.parametrize(
