@@ -10,7 +10,6 @@ import json
 import os
 import random
 import re
-import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,11 +20,11 @@ import pytest
 from tests.chaos.load import Load, compare, has_arrived
 from tests.harness.api import Api
 from tests.harness.fixtures import backends
-from tests.harness.process import ROOT, environment, launched
+from tests.harness.process import ROOT
+from tests.harness.proxies import free_port, start_proxy
 from tests.harness.raw import PATH
 from tests.harness.sdk import SdkClient
 from tests.harness.server import API_KEY, Server
-from tests.harness.tools import proxy
 
 RESTARTS = 4
 SDKS = ("js-5.8.0", "python-0.7.0")
@@ -35,27 +34,6 @@ RATE_EACH = 20  # a second
 CHANNEL = "rolling"
 
 backend = backends("sqlite", "dynamodb")
-
-NGINX = """
-daemon off;
-pid {directory}/nginx.pid;
-error_log {directory}/error.log;
-events {{}}
-http {{
-    access_log off;
-    client_body_temp_path {directory}/body;
-    proxy_temp_path {directory}/proxy;
-    fastcgi_temp_path {directory}/fastcgi;
-    uwsgi_temp_path {directory}/uwsgi;
-    scgi_temp_path {directory}/scgi;
-{block}
-}}
-"""
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as one:
-        return int(one.getsockname()[1])
 
 
 def documented() -> str:
@@ -78,16 +56,7 @@ def nginx(tmp_path: Path) -> Iterator[Callable[[int, int], int]]:
         block = documented().replace("listen 80;", f"listen {own};")
         block = block.replace("127.0.0.1:8000", f"127.0.0.1:{first}")
         block = block.replace("127.0.0.1:8001", f"127.0.0.1:{second}")
-        file = tmp_path / "nginx.conf"
-        file.write_text(NGINX.format(directory=tmp_path, block=block))
-        process = subprocess.Popen(
-            launched(proxy("nginx"), "-p", tmp_path, "-c", file),
-            env=environment({}),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        started.append(process)
+        started.append(start_proxy("nginx", block, tmp_path))
         return own
 
     yield start

@@ -18,36 +18,14 @@ import pytest
 
 from tests.faultproxy import FaultProxy
 from tests.harness.metrics import scrape
-from tests.harness.process import ROOT, environment, launched
+from tests.harness.process import ROOT
+from tests.harness.proxies import free_port, start_proxy
 from tests.harness.raw import RawClient
 from tests.harness.sdk import SdkClient
 from tests.harness.server import Server
 from tests.harness.sockets import TcpClient
-from tests.harness.tools import proxy
 from tests.server.running import until
 
-NGINX = """
-daemon off;
-pid {directory}/nginx.pid;
-error_log {directory}/error.log;
-events {{}}
-http {{
-    access_log off;
-    client_body_temp_path {directory}/body;
-    proxy_temp_path {directory}/proxy;
-    fastcgi_temp_path {directory}/fastcgi;
-    uwsgi_temp_path {directory}/uwsgi;
-    scgi_temp_path {directory}/scgi;
-{block}
-}}
-"""
-CADDY = """
-{{
-    admin off
-    auto_https off
-}}
-{block}
-"""
 USUAL = """
 server {
     listen 80;
@@ -74,38 +52,17 @@ def documented(language: str) -> str:
     return str(block)
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as one:
-        return int(one.getsockname()[1])
-
-
 @pytest.fixture
 def behind(tmp_path: Path) -> Iterator[Callable[[str, str, int], int]]:
     """Start a proxy with a block of configuration, and return its port."""
     started: list[subprocess.Popen[bytes]] = []
 
     def start(name: str, block: str, port: int) -> int:
-        executable, own = proxy(name), free_port()
+        own = free_port()
         block, listens = re.subn(r"(listen |^:)80\b", rf"\g<1>{own}", block, flags=re.M)
         block, targets = re.subn(r"127\.0\.0\.1:8000", f"127.0.0.1:{port}", block)
         assert listens == 1 and targets >= 1
-        frame = NGINX if name == "nginx" else CADDY
-        file = tmp_path / "proxy.conf"
-        file.write_text(frame.format(directory=tmp_path, block=block))
-        command = (
-            [executable, "-p", tmp_path, "-c", file]
-            if name == "nginx"
-            else [executable, "run", "--adapter", "caddyfile", "--config", file]
-        )
-        home = {"HOME": str(tmp_path), "XDG_DATA_HOME": str(tmp_path)}
-        process = subprocess.Popen(
-            launched(*command),
-            env={**environment({}), **home},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        started.append(process)
+        started.append(start_proxy(name, block, tmp_path))
         return own
 
     yield start
