@@ -3,37 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 import pytest
 
-from tests.harness.raw import RawClient
 from tests.harness.server import Server
 
 CLIENTS = 500
-
-
-async def join(
-    server: Server, channel: str, **position: Any
-) -> tuple[RawClient, dict[str, Any]]:
-    """Connect and subscribe with both commands in one frame, as the SDKs do."""
-    client = await server.raw(connected=False, within=60.0)
-    await client.send(
-        {"id": 1001, "connect": {}},
-        {"id": 1002, "subscribe": {"channel": channel, **position}},
-    )
-    connected = await client.message(60.0)
-    subscribed = await client.message(60.0)
-    assert connected["id"] == 1001 and connected["connect"]["client"]
-    assert subscribed["id"] == 1002, subscribed
-    return client, subscribed["subscribe"]
 
 
 @pytest.mark.requirement("B11", "B79", "B80")
 async def test_five_hundred_clients_recover_at_once(
     server: Server, channel: str
 ) -> None:
-    clients = await asyncio.gather(*(join(server, channel) for _ in range(CLIENTS)))
+    clients = await asyncio.gather(*(server.join(channel) for _ in range(CLIENTS)))
     async with server.api() as api:
         for n in range(1, 21):
             assert await api.publish(channel, {"n": n}) == n
@@ -51,7 +33,7 @@ async def test_five_hundred_clients_recover_at_once(
         position = {"recover": True, "offset": 20, "epoch": epoch}
         async with asyncio.timeout(30.0):
             clients = await asyncio.gather(
-                *(join(server, channel, **position) for _ in range(CLIENTS))
+                *(server.join(channel, **position) for _ in range(CLIENTS))
             )
         for n in range(51, 54):
             assert await api.publish(channel, {"n": n}) == n

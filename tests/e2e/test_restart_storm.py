@@ -16,7 +16,7 @@ import pytest
 
 from tests.harness.api import Api
 from tests.harness.metrics import Scrape, scrape
-from tests.harness.raw import CLOSE, RawClient
+from tests.harness.raw import CLOSE
 from tests.harness.sdk import SdkClient
 from tests.harness.server import Server
 
@@ -35,22 +35,6 @@ def descriptors() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-async def join(
-    server: Server, channel: str, **position: Any
-) -> tuple[RawClient, dict[str, Any]]:
-    """Connect and subscribe with both commands in one frame, as the SDKs do."""
-    client = await server.raw(connected=False, within=60.0)
-    await client.send(
-        {"id": 1001, "connect": {}},
-        {"id": 1002, "subscribe": {"channel": channel, **position}},
-    )
-    connected = await client.message(60.0)
-    subscribed = await client.message(60.0)
-    assert connected["id"] == 1001 and connected["connect"]["client"]
-    assert subscribed["id"] == 1002, subscribed
-    return client, subscribed["subscribe"]
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.requirement("R43", "B11", "B79")
@@ -61,7 +45,7 @@ async def test_a_thousand_come_back_to_a_restarted_server(
     server = await make_server().start()
     empty = server.memory()
     channels = [f"storm{n % CHANNELS}" for n in range(CLIENTS)]
-    joined = await asyncio.gather(*(join(server, name) for name in channels))
+    joined = await asyncio.gather(*(server.join(name) for name in channels))
     each = (server.memory() - empty) / CLIENTS
     epochs = {
         name: reply["epoch"] for name, (_, reply) in zip(channels, joined, strict=True)
@@ -78,7 +62,7 @@ async def test_a_thousand_come_back_to_a_restarted_server(
     started = time.monotonic()
     back = await asyncio.gather(
         *(
-            join(server, name, recover=True, offset=0, epoch=epochs[name])
+            server.join(name, recover=True, offset=0, epoch=epochs[name])
             for name in channels
         )
     )

@@ -304,3 +304,18 @@ class Server:
         if connected:
             await client.connect()
         return client
+
+    async def join(
+        self, channel: str, **position: Any
+    ) -> tuple[RawClient, dict[str, Any]]:
+        """Connect and subscribe with both commands in one frame, as the SDKs do."""
+        client = await self.raw(connected=False, within=60.0)
+        await client.send(
+            {"id": 1001, "connect": {}},
+            {"id": 1002, "subscribe": {"channel": channel, **position}},
+        )
+        connected = await client.message(60.0)
+        subscribed = await client.message(60.0)
+        assert connected["id"] == 1001 and connected["connect"]["client"]
+        assert subscribed["id"] == 1002, subscribed
+        return client, subscribed["subscribe"]
