@@ -30,7 +30,7 @@ import time
 import urllib.request
 from pathlib import Path
 
-from load import connect, describe, exchange, frame, loop_factory, percentile, process
+from load import connect, describe, exchange, figures, frame, loop_factory, process
 
 WANTED = 3.0  # times the p99 without the attack
 FLOOR = 0.005  # s; below this a p99 is the machine's, not ours
@@ -163,14 +163,6 @@ async def victim(port, seconds):
         latencies.append(time.perf_counter() - scheduled)
     client.transport.abort()
     return latencies
-
-
-def figures(latencies):
-    return {
-        "p50_ms": 1000 * percentile(latencies, 0.50),
-        "p99_ms": 1000 * percentile(latencies, 0.99),
-        "count": len(latencies),
-    }
 
 
 async def sent(port):

@@ -25,8 +25,8 @@ from random import Random
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from bench_server import CLIENTS, PAYLOAD, RATE, join, paced
-from load import describe, loop_factory, process, write
+from bench_server import CLIENTS, PAYLOAD, RATE, join, ours, paced
+from load import describe, loop_factory, write
 
 from service.auth.permissions import Permissions
 from service.connections.flusher import Flusher
@@ -212,28 +212,21 @@ async def stages():
 
 async def whole(seconds, environment):
     """Return the CPU microseconds of the real server per message."""
-    command = [sys.executable, "-m", "service", "serve", "--port", "0"]
-    with tempfile.TemporaryDirectory() as directory:
-        environment = {
-            "STEADWIRE_STORE_PATH": os.path.join(directory, "bench.db"),
-            "STEADWIRE_CLIENT_PING_INTERVAL": "300",
-            "STEADWIRE_CLIENT_HEARTBEAT_TIMEOUT": "900",
-            "STEADWIRE_CONNECTIONS_LIMIT": "20000",
-            "STEADWIRE_CONNECTIONS_ADDRESS_LIMIT": "20000",
-            **environment,
-        }
-        with process(command, environment) as (pid, port):
-            clients = await join(port, CLIENTS, lambda index: f"own-{index}")
-            texts = [
-                f'{{"publish":{{"channel":"own-{index}","data":{PAYLOAD}}},"id":3}}'
-                for index in range(CLIENTS)
-            ]
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        ours(directory, environment) as (pid, port),
+    ):
+        clients = await join(port, CLIENTS, lambda index: f"own-{index}")
+        texts = [
+            f'{{"publish":{{"channel":"own-{index}","data":{PAYLOAD}}},"id":3}}'
+            for index in range(CLIENTS)
+        ]
 
-            def pushes(data):
-                return data.count(b'{"push":')
+        def pushes(data):
+            return data.count(b'{"push":')
 
-            await paced(pid, clients, texts, pushes, 1, RATE)
-            figures = await paced(pid, clients, texts, pushes, seconds, RATE)
+        await paced(pid, clients, texts, pushes, 1, RATE)
+        figures = await paced(pid, clients, texts, pushes, seconds, RATE)
     return figures["cpu_us"]
 
 

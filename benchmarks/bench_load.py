@@ -43,9 +43,9 @@ from load import (
     connect,
     describe,
     exchange,
+    figures,
     frame,
     loop_factory,
-    percentile,
     process,
     write,
 )
@@ -154,14 +154,6 @@ class Load:
                 raise SystemExit("publications are missing")
             await asyncio.sleep(0.005)
         return {**figures(self.latencies), "max_ms": 1000 * max(self.latencies)}
-
-
-def figures(latencies):
-    return {
-        "p50_ms": 1000 * percentile(latencies, 0.50),
-        "p99_ms": 1000 * percentile(latencies, 0.99),
-        "count": len(latencies),
-    }
 
 
 async def echo(seconds):

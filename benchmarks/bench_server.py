@@ -49,13 +49,14 @@ PAYLOAD = json.dumps({"text": TEXT * 2})
 
 
 @contextmanager
-def ours(directory):
+def ours(directory, environment=None):
     environment = {
         "STEADWIRE_STORE_PATH": os.path.join(directory, "bench.db"),
         "STEADWIRE_CLIENT_PING_INTERVAL": "300",
         "STEADWIRE_CLIENT_HEARTBEAT_TIMEOUT": "900",
         "STEADWIRE_CONNECTIONS_LIMIT": "20000",
         "STEADWIRE_CONNECTIONS_ADDRESS_LIMIT": "20000",
+        **(environment or {}),
     }
     command = [sys.executable, "-m", "service", "serve", "--port", "0"]
     with process(command, environment) as server:

@@ -14,15 +14,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
 import statistics
-import sys
 import tempfile
 import time
 from typing import Any
 
+from bench_server import ours
 from load import connect, cpu, describe, exchange, frame, loop_factory, percentile
-from load import process as server_process
 
 STREAMS = 10
 READERS = 20  # of each stream
@@ -34,11 +32,6 @@ async def measure(window: float, seconds: float) -> dict[str, float]:
     """Return what one server with *window* sends and uses."""
     with tempfile.TemporaryDirectory() as directory:
         environment = {
-            "STEADWIRE_STORE_PATH": os.path.join(directory, "bench.db"),
-            "STEADWIRE_CLIENT_PING_INTERVAL": "300",
-            "STEADWIRE_CLIENT_HEARTBEAT_TIMEOUT": "900",
-            "STEADWIRE_CONNECTIONS_LIMIT": "20000",
-            "STEADWIRE_CONNECTIONS_ADDRESS_LIMIT": "20000",
             "STEADWIRE_CHANNELS_NAMESPACES": json.dumps(
                 [
                     {
@@ -50,8 +43,7 @@ async def measure(window: float, seconds: float) -> dict[str, float]:
                 ]
             ),
         }
-        command = [sys.executable, "-m", "service", "serve", "--port", "0"]
-        with server_process(command, environment) as (pid, port):
+        with ours(directory, environment) as (pid, port):
             return await stream(pid, port, seconds)
 
 

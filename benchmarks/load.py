@@ -198,6 +198,15 @@ def percentile(values, share):
     return ordered[min(len(ordered) - 1, int(len(ordered) * share))]
 
 
+def figures(latencies):
+    """Return the percentiles of latencies in seconds, as reports have them."""
+    return {
+        "p50_ms": 1000 * percentile(latencies, 0.50),
+        "p99_ms": 1000 * percentile(latencies, 0.99),
+        "count": len(latencies),
+    }
+
+
 def write(path, report):
     if path:
         Path(path).write_text(json.dumps(report, indent=2) + "\n")
