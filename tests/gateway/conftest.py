@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import pytest
 
 from tests.gateway.emulator import Answer
+from tests.server.running import until
 
 
 class Application:
@@ -32,9 +32,7 @@ class Application:
 
     async def until(self, kind: str, count: int = 1) -> list[dict[str, Any]]:
         """Wait for events of a type; return them."""
-        async with asyncio.timeout(10.0):
-            while self.kinds().count(kind) < count:
-                await asyncio.sleep(0.005)
+        await until(lambda: self.kinds().count(kind) >= count, 10.0, f"{count} {kind}")
         return [
             each for each in self.events if each["requestContext"]["eventType"] == kind
         ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from typing import Any
 
 import boto3
@@ -22,6 +22,7 @@ from tests.gateway.conftest import Application
 from tests.gateway.emulator import Answer, Gateway, IntegrationError, Quotas
 from tests.gateway.faults import Faults
 from tests.gateway.integrations import HttpProxy, Lambda
+from tests.server.running import until
 
 
 def client(gateway: Gateway) -> Any:
@@ -143,9 +144,7 @@ async def test_messages_of_one_client_are_concurrent(application: Application) -
         await socket.send("1")
         await socket.send("2")
         await application.until("MESSAGE", 2)
-        async with asyncio.timeout(10.0):
-            while both.n_waiting:
-                await asyncio.sleep(0.005)
+        await until(lambda: not both.n_waiting, 10.0, "both were called")
 
 
 async def test_messages_overtake_each_other(application: Application) -> None:
@@ -212,7 +211,7 @@ async def test_sizes(
         Gateway(application, VirtualClock()).run() as gateway,
         opened(gateway, application) as (socket, _),
     ):
-        with pytest.raises(websockets.ConnectionClosed) if code else _nothing():
+        with pytest.raises(websockets.ConnectionClosed) if code else nullcontext():
             await socket.send(frames if len(frames) > 1 else frames[0])
             if code:
                 await socket.recv()
@@ -222,11 +221,6 @@ async def test_sizes(
         else:
             assert socket.close_code == code
             assert "MESSAGE" not in application.kinds()
-
-
-class _nothing:
-    def __enter__(self) -> None: ...
-    def __exit__(self, *_: object) -> None: ...
 
 
 async def test_idle_and_old_connections_are_closed(application: Application) -> None:
@@ -307,9 +301,7 @@ async def test_lost_disconnects(application: Application) -> None:
     async with Gateway(application, VirtualClock(), faults=faults).run() as gateway:
         async with opened(gateway, application):
             pass
-        async with asyncio.timeout(10.0):
-            while gateway.connections:
-                await asyncio.sleep(0.005)
+        await until(lambda: not gateway.connections, 10.0, "the connection is gone")
         assert gateway.disconnects_lost == 1
     assert application.kinds() == ["CONNECT"]
 
@@ -382,12 +374,8 @@ async def test_http_proxy_sends_what_templates_map(application: Application) -> 
         async with connect(address, subprotocols=["json"]) as socket:  # type: ignore[list-item]
             assert socket.subprotocol == "json"
             await socket.send("hello")
-            async with asyncio.timeout(10.0):
-                while len(requests) < 2:
-                    await asyncio.sleep(0.005)
-        async with asyncio.timeout(10.0):
-            while len(requests) < 3:
-                await asyncio.sleep(0.005)
+            await until(lambda: len(requests) == 2, 10.0, "the message came")
+        await until(lambda: len(requests) == 3, 10.0, "the disconnect came")
     await proxy.aclose()
     server.close()
     lines = [line for line, _, _ in requests]
@@ -438,14 +426,13 @@ async def test_lambda(application: Application, tmp_path: Any) -> None:
     function = Lambda(
         "function:handler", {"PYTHONPATH": f".:{tmp_path}", "RECORD": str(record)}
     )
-    lines: list[list[str]] = []
+
+    def lines() -> list[list[str]]:
+        return [line.split() for line in record.read_text().splitlines()]
 
     async def handled(count: int) -> list[str]:
-        async with asyncio.timeout(30.0):
-            while len(lines) < count:
-                await asyncio.sleep(0.005)
-                lines[:] = [line.split() for line in record.read_text().splitlines()]
-        return lines[-1]
+        await until(lambda: len(lines()) == count, 30.0, f"{count} events were handled")
+        return lines()[-1]
 
     async with (
         Gateway(function, SystemClock()).run() as gateway,
@@ -464,9 +451,7 @@ async def test_lambda(application: Application, tmp_path: Any) -> None:
         await socket.send("raise")
         assert json.loads(await socket.recv())["message"] == "Internal server error"
         await socket.send("hang")
-        async with asyncio.timeout(30.0):
-            while not function.kill():
-                await asyncio.sleep(0.005)
+        await until(function.kill, 30.0, "an environment was killed")
         assert json.loads(await socket.recv())["message"] == "Internal server error"
         await socket.send("three")
         fourth = await handled(4)
