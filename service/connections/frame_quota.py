@@ -9,10 +9,8 @@ of a message is limited, and so they are few.
 
 The sockets of one address share a part of each turn of the event loop
 (`service.core.address_shares`): `SHARE` bytes of what they send are handled, the rest
-in the turns that follow, in the order in which
-it was read; so are the portions of a frame with many commands. However many sockets of
-an address send without a pause, they delay those of another address by one share. While
-nothing else happens, turns are short, and nobody waits.
+in the turns that follow, in the order in which it was read; so are the portions of a
+frame with many commands.
 """
 
 from __future__ import annotations

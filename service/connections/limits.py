@@ -16,10 +16,9 @@ silent of them, `PROBED` at most, are pinged, each that does not answer within
 `probe_timeout` is closed with 3012, and the newcomer is looked at again. So a refusal
 comes when all that were asked have answered, and within `probe_timeout`; at the limit
 of the process it comes at once where every client was heard within that time. One such
-round
-is under way per user (or address) and one for the process, for all newcomers that come
-meanwhile; the process's are `probe_timeout` apart too, so a flood of newcomers does not
-multiply the pings.
+round is under way per user (or address) and one for the process, for all newcomers that
+come meanwhile; the process's are `probe_timeout` apart too, so a flood of newcomers
+does not multiply the pings.
 
 Invariants:
 

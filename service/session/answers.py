@@ -3,8 +3,8 @@
 An answer comes from the application or from a token. One whose fields have the wrong
 types is not an answer: the client gets an error, which is not temporary because the
 program of the hook is wrong. Its payloads are JSON text by now (`hook_calls.encoded`).
-`check` looks at every field and does nothing else,
-so that whatever fails later is our own fault and is not taken for the answer's.
+`check` looks at every field and does nothing else, so that whatever fails later is our
+own fault and is not taken for the answer's.
 """
 
 from __future__ import annotations
