@@ -400,6 +400,8 @@ class TcpConnection(TCPServer):
             self._timer = self.loop.call_later(_REQUEST, self._check_answer)
         elif phase is _Phase.IDLE:
             self._timer = self.loop.call_later(self.settings.keep_alive, self.close)
+            if self.draining:  # the head of that answer was there before
+                self.close()
         if phase in (_Phase.HEAD, _Phase.BODY, _Phase.IDLE):
             self._tracker.waits(self)
         else:
@@ -455,7 +457,7 @@ class TcpConnection(TCPServer):
         self._transport.resume_reading()
         if self._phase not in (_Phase.HEAD, _Phase.IDLE):
             return
-        if self.has_unread():
+        if self.has_unread() or self._handling:  # the protocol may hold a request, too
             self._stop_timer()
             self._timer = self.loop.call_later(_HEAD, self.close)
             return

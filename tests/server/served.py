@@ -11,7 +11,7 @@ import json
 import socket
 import sys
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from functools import partial
 from typing import Any
 
@@ -153,6 +153,24 @@ class State:
         }
 
 
+class Parts:
+    """An answer whose second part follows when the process shuts down."""
+
+    async def on_get(
+        self, req: falcon.asgi.Request, resp: falcon.asgi.Response
+    ) -> None:
+        connection = req.scope["state"]["steadwire.abort"].__self__
+
+        async def parts() -> AsyncIterator[bytes]:
+            yield b"one,"
+            while not connection.draining:
+                await asyncio.sleep(0)  # to end before Hypercorn ends connections
+            yield b"two"
+
+        resp.set_header("content-length", "7")
+        resp.stream = parts()
+
+
 class Lifespan:
     """Falcon's middleware for the lifespan, with the fault that was asked for."""
 
@@ -187,6 +205,7 @@ class App:
         self.hurry = asyncio.Event()
         self._falcon = falcon.asgi.App(middleware=[Lifespan(self)])
         self._falcon.add_route("/", State(self.sockets))
+        self._falcon.add_route("/parts", Parts())
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "websocket":

@@ -111,7 +111,28 @@ async def test_a_shutdown_answers_what_was_sent_before_it(
         async with asyncio.timeout(10.0):
             head = await tcp.read_until(b"\r\n\r\n")
         assert head.startswith((b"HTTP/1.1 200", b"HTTP/1.1 503"))
+        await tcp.read_exactly(
+            int(head.split(b"content-length: ")[1].split(b"\r\n")[0])
+        )
         # One that was read in the turn before the signal is not told of the close.
         assert (b"connection: close" in head) != (b"keep-alive: " in head)
+    for tcp in tcps:
+        await until(tcp.ended, 10.0, "closed")
         tcp.close()
     await until(lambda: not server.running, 10.0, "ended")
+
+
+async def test_a_shutdown_closes_after_an_answer_that_had_begun(
+    launch: Callable[..., Process],
+) -> None:
+    """Its head says that the connection stays."""
+    server = launch(keep_alive=60.0, shutdown_timeout=60.0)
+    await server.ready()
+    with contextlib.closing(await TcpClient.connect(server.port)) as tcp:
+        await tcp.send(GET.replace(b"/ ", b"/parts "))
+        assert b"keep-alive: " in await tcp.read_until(b"\r\n\r\n")
+        assert await tcp.read_exactly(4) == b"one,"
+        server.signal(signal.SIGTERM)
+        assert await tcp.read_exactly(3) == b"two"
+        await until(tcp.ended, 10.0, "closed")
+    assert await server.ended(10.0) == 0
