@@ -6,6 +6,7 @@ hold every implementation to them.
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -16,7 +17,9 @@ from service.core.model import (
     ClientId,
     Draft,
     HistoryPage,
+    Position,
     Publication,
+    RawJson,
     UserId,
 )
 
@@ -361,6 +364,129 @@ class Directory(Protocol):
         Each is returned at least once. Called every few seconds; the caller closes
         them.
         """
+
+
+class RowState(enum.Enum):
+    """The state of a subscriber's row (the gateway's delivery protocol).
+
+    Attributes:
+        PENDING: Only the subscribe that wrote it posts to the client.
+        PIECES: As `PENDING`, while what the client missed is posted in pieces.
+        WAITING: A subscribe on a connection that has a row already waits for the holder
+            of the channel's lease.
+        ACTIVE: Only the holder posts.
+        LEFT: Unsubscribed; it keeps the command's id, which lower ones lose against.
+    """
+
+    PENDING = "P"
+    PIECES = "Q"
+    WAITING = "W"
+    ACTIVE = "C"
+    LEFT = "T"
+
+
+class SubscriberRow(NamedTuple):
+    """One subscriber of a channel whose socket ends at the gateway.
+
+    Attributes:
+        client: Its connection's id.
+        user: Its user.
+        info: The subscriber as others in the channel see it, as JSON text.
+        state: See `RowState`.
+        command: The id of the subscribe or unsubscribe that wrote the row; 0 for the
+            server's.
+        position: What the client has, if `ACTIVE`.
+        at: When the row was written, in Unix milliseconds.
+        server: Subscribed on the server's side.
+        present: It appears in presence.
+        hears_joins: It gets the joins and leaves of others.
+    """
+
+    client: ClientId
+    user: UserId
+    info: RawJson
+    state: RowState = RowState.PENDING
+    command: int = 0
+    position: Position = Position(0, "")
+    at: int = 0
+    server: bool = False
+    present: bool = False
+    hears_joins: bool = False
+
+
+class Claim(enum.Enum):
+    """The outcome of a command's write to a row.
+
+    Attributes:
+        MINE: It is written; for a subscribe: the caller may post now.
+        WAITS: A subscribe has to wait for the holder; see `Subscribers.wait`.
+        STALE: A later command was first, or the row is gone: nothing is answered.
+        PIECES: The row is another command's that posts in pieces: kill the connection.
+    """
+
+    MINE = "mine"
+    WAITS = "waits"
+    STALE = "stale"
+    PIECES = "pieces"
+
+
+class Subscribers(Protocol):
+    """The rows of the subscribers whose sockets end at the gateway, on a shared table.
+
+    Every write is conditional on the row's state and command id, so that of commands
+    handled at the same time, in any order and any number of times, the one with the
+    highest id wins. Every method raises `StoreError` when its outcome is unknown.
+    """
+
+    async def claim(self, channel: Channel, row: SubscriberRow, record: str) -> Claim:
+        """Write the row of a subscribe.
+
+        Args:
+            channel: The channel.
+            row: Pending, with the command's id. Where the connection has a row already
+                it becomes `WAITING`.
+            record: The session's record of the channel. It is kept beside the
+                connection's own, written before the row and deleted after it.
+        """
+
+    async def wait(self, channel: Channel, client: ClientId, command: int) -> Claim:
+        """Look once whether a row that waits may be posted to.
+
+        It may once the holder has granted it, or when the channel has no holder.
+        """
+
+    async def begin_pieces(
+        self, channel: Channel, client: ClientId, command: int, due: int
+    ) -> bool:
+        """Mark a pending row before the first piece; False if it is not its own.
+
+        Args:
+            channel: The channel.
+            client: The connection.
+            command: The subscribe's id.
+            due: When the watchdog looks after it, in Unix milliseconds.
+        """
+
+    async def activate(
+        self, channel: Channel, client: ClientId, command: int, position: Position
+    ) -> bool:
+        """Leave the posting to the holder; False if the row is not its own any more.
+
+        Called once the reply and every piece were delivered.
+        """
+
+    async def leave(self, channel: Channel, client: ClientId, command: int) -> Claim:
+        """Write that a client has left, also where it has no row.
+
+        Another command's row is replaced if its id is lower, the command's own
+        unconditionally. The session's record of the channel is deleted.
+        """
+
+    async def rows(self, channel: Channel) -> list[SubscriberRow]:
+        """Return every row of a channel, `LEFT` ones too, from a consistent read."""
+
+    async def remove(self, channel: Channel, client: ClientId) -> None:
+        """Delete a row and its record: the connection is gone for good."""
 
 
 class Revocations(Protocol):
