@@ -153,7 +153,7 @@ class State:
         }
 
 
-class Parts:
+class Pieces:
     """An answer whose second part follows when the process shuts down."""
 
     async def on_get(
@@ -205,7 +205,7 @@ class App:
         self.hurry = asyncio.Event()
         self._falcon = falcon.asgi.App(middleware=[Lifespan(self)])
         self._falcon.add_route("/", State(self.sockets))
-        self._falcon.add_route("/parts", Parts())
+        self._falcon.add_route("/parts", Pieces())
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "websocket":
