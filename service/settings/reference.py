@@ -70,8 +70,12 @@ def reference() -> str:
 
 
 def changes(settings: Settings) -> Iterator[str]:
-    """Yield a sentence for each value that is not the default, without secrets."""
-    return _changes(settings, Settings(), "")
+    """Yield a sentence for each value that is not the default, without secrets.
+
+    The authorities of TLS are left out: as a rule the system's variables name them, and
+    whoever is refused by them is told so.
+    """
+    return _changes(settings, Settings(tls=settings.tls), "")
 
 
 def _changes(section: Section, default: Section, path: str) -> Iterator[str]:

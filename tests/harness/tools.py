@@ -11,7 +11,7 @@ import pytest
 
 from tests.harness.process import TOOLS
 
-__all__ = ["missing", "node", "old_python", "proxy"]
+__all__ = ["chromium", "missing", "node", "old_python", "proxy"]
 
 
 def missing(what: str, command: str) -> NoReturn:
@@ -51,3 +51,11 @@ def proxy(name: str) -> Path:
     if executable is None:
         missing(name, "sudo tests/tools/install")
     return Path(executable)
+
+
+def chromium() -> Path:
+    """Return the path of the system's Chromium."""
+    for name in ("chromium", "chromium-browser", "google-chrome"):
+        if (executable := shutil.which(name)) is not None:
+            return Path(executable)
+    missing("chromium", "sudo apt-get update && sudo apt-get install -y chromium")

@@ -76,6 +76,7 @@ def test_what_is_not_the_default_is_shown_without_secrets() -> None:
             "STEADWIRE_PROXY_RPC": "https://hooks.example/@rpc",
             "STEADWIRE_SERVER_ORIGINS": '["https://a.example"]',
             "STEADWIRE_CLIENT_MAX_AGE": "1h30m",
+            "SSL_CERT_FILE": "/etc/ssl/certs/ca-certificates.crt",
             "STEADWIRE_CLIENT_QUEUE_SIZE": "2097152",
             "STEADWIRE_CONNECTIONS_LIMIT": "7",
             "STEADWIRE_CHANNELS_WITHOUT_NAMESPACE": '{"presence": false}',
