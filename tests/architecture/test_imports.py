@@ -40,6 +40,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "session",
         "settings",
     },
+    "gateway": {"core", "protocol", "session", "_speedups"},
     "transports": {"connections", "core", "protocol", "session", "settings"},
     "http": {
         "auth",
@@ -80,12 +81,12 @@ LOOSE = {"app", "runtime", "__init__", "__main__"}
 # A third party's exceptions stop at the modules that import it, so it has few.
 THIRD_PARTIES: dict[str, set[str]] = {
     "boto3": {"stores"},
-    "botocore": {"stores"},
+    "botocore": {"gateway", "stores"},
     "click": {"cli"},
     "cryptography": {"auth"},
     "falcon": {"app", "transports", "http"},
     "google": {"protocol"},  # protobuf, the other form of the wire
-    "h11": {"server"},
+    "h11": {"gateway", "server"},
     "h2": {"server"},
     "httpx": {"auth", "core", "http"},
     "hypercorn": {"server"},

@@ -1,0 +1,1 @@
+"""The gateway: clients whose sockets end at an API Gateway WebSocket API."""
