@@ -35,6 +35,8 @@ __all__ = [
     "Encoding",
     "Frame",
     "History",
+    "Posted",
+    "Posts",
     "Revocations",
     "Send",
     "Socket",
@@ -487,6 +489,44 @@ class Subscribers(Protocol):
 
     async def remove(self, channel: Channel, client: ClientId) -> None:
         """Delete a row and its record: the connection is gone for good."""
+
+
+class Posted(enum.Enum):
+    """What became of a message that was posted to a connection at the gateway.
+
+    Attributes:
+        DELIVERED: It reaches the client after those that were delivered before.
+        GONE: The gateway says that there is no such connection. It may be wrong.
+        BUSY: It does not reach the client: the gateway takes no more at present.
+        UNKNOWN: It reached the client, will, or never does.
+    """
+
+    DELIVERED = "delivered"
+    GONE = "gone"
+    BUSY = "busy"
+    UNKNOWN = "unknown"
+
+
+class Posts(Protocol):
+    """Messages to the connections whose sockets end at the gateway.
+
+    Promises:
+
+    * A message is never written twice. Two whose posts overlap may arrive in any order;
+      one that was awaited comes before the next.
+    * Every call ends within some seconds, and never raises.
+    """
+
+    async def post(self, client: ClientId, text: str) -> Posted:
+        """Write one message of up to 128 KiB; repeated only where it did not arrive."""
+
+    async def delete(self, client: ClientId) -> bool:
+        """Close a connection.
+
+        Returns:
+            True once nothing reaches the client over it any more, posts that are late
+            included; False when that could not be confirmed: call it again.
+        """
 
 
 class Revocations(Protocol):
