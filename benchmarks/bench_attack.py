@@ -8,6 +8,7 @@ latency is from the *scheduled* send. Around it, from another address:
 (pings) 200 sockets that never connect, each sending empty pings as fast as it can. One
     that is closed comes back 2 to 10 s later.
 (connected) 100 that connect first, and then do the same.
+(requests) 100 that send requests of health, 50 at a time, as fast as they are answered.
 (joins) 3 of one user that subscribe and unsubscribe, 800 times a second together, in a
     channel whose 1,200 subscribers are told of each join and leave.
 
@@ -42,6 +43,7 @@ STEPS = 800  # subscribes and unsubscribes a second
 SECRET = "benchmark-secret-of-32-bytes-or-more"
 KEY = "benchmark-api-key-of-32-characters"
 PINGS = b"\x89\x80\0\0\0\0" * 700  # some 4 KiB of empty pings
+REQUESTS = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n" * 50
 HEAD = (
     b"GET /connection/websocket HTTP/1.1\r\nHost: localhost\r\n"
     b"Upgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -75,9 +77,15 @@ async def attack(port, number, kind):
     while True:
         writer = None
         try:
-            reader, writer, admitted = await open_socket(port)
-            if admitted:
-                await flood(reader, writer, number, kind)
+            if kind == "requests":
+                reader, writer = await asyncio.open_connection(
+                    "127.0.0.1", port, local_addr=(ATTACKER, 0)
+                )
+                await ask(reader, writer)
+            else:
+                reader, writer, admitted = await open_socket(port)
+                if admitted:
+                    await flood(reader, writer, number, kind)
         except (OSError, asyncio.IncompleteReadError):
             pass
         finally:
@@ -145,6 +153,18 @@ async def flood(reader, writer, number, kind):
     while True:
         writer.write(PINGS)
         await writer.drain()
+
+
+async def ask(reader, writer):
+    """Send requests without end, as long as the answers come."""
+    while True:
+        writer.write(REQUESTS)
+        await writer.drain()
+        for _ in range(REQUESTS.count(b"GET")):
+            head = await reader.readuntil(b"\r\n\r\n")
+            await reader.readexactly(
+                int(head.lower().partition(b"content-length: ")[2].split()[0])
+            )
 
 
 async def victim(port, seconds):
@@ -240,7 +260,8 @@ def main():
             "STEADWIRE_API_KEY": KEY,
         }
         command = [sys.executable, "-m", "service", "serve", "--port", "0"]
-        for kind, sockets in (("pings", 200), ("connected", 100), ("joins", 3)):
+        kinds = {"pings": 200, "connected": 100, "requests": 100, "joins": 3}
+        for kind, sockets in kinds.items():
             with (
                 process(command, environment) as (_, port),
                 asyncio.Runner(loop_factory=loop_factory()) as runner,

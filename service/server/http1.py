@@ -4,12 +4,15 @@ A request that a proxy and this server could read differently is refused, for th
 rules of the proxy could be got round. HTTP/2 without TLS is off unless
 ``server.cleartext_http2`` asks for it: ``Upgrade: h2c`` is ignored and the preface of
 HTTP/2 answered with 505.
+
+In a turn of the event loop `REQUESTS` requests of one address are begun, however many
+connections they come on. The others wait for a turn to come, in their order.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import replace
 from typing import Any, Final, Protocol
 
@@ -19,9 +22,13 @@ from hypercorn.protocol.events import Event as StreamEvent
 from hypercorn.protocol.events import Response
 from hypercorn.protocol.h11 import H11Protocol
 
+from service.core.address_shares import SHARE
 from service.settings import ServerSettings
 
-__all__ = ["Http1Protocol", "joined"]
+__all__ = ["REQUESTS", "Http1Protocol", "joined"]
+
+REQUESTS: Final = 4
+"""Requests of one address that are begun in a turn of the event loop."""
 
 _HEALTH = b"/health/"
 """The only paths that are served to a connection in the reserve."""
@@ -56,6 +63,9 @@ class Connection(Protocol):
     @property
     def draining(self) -> bool:
         """Whether the process shuts down."""
+
+    def turn(self, size: int) -> Awaitable[None] | None:
+        """Take *size* bytes of its address's share; what is returned is awaited."""
 
 
 class _Refused(Exception):
@@ -102,7 +112,11 @@ class Http1Protocol(H11Protocol):
             raise _Refused(505)
 
     async def _create_stream(self, request: h11.Request) -> None:
-        await super()._create_stream(_normal(request))
+        normal = _normal(request)
+        later = self._tcp.turn(SHARE // REQUESTS)
+        if later is not None:
+            await later
+        await super()._create_stream(normal)
 
     async def stream_send(self, event: StreamEvent) -> None:
         """Send what the stream answers."""

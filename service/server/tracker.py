@@ -79,7 +79,7 @@ class ConnectionTracker:
     Attributes:
         settings: Those of the listener.
         proxies: The trusted ones; the limits of an address do not hold for them.
-        shares: Of each turn of the event loop, for HTTP/2.
+        shares: Of each turn of the event loop, for requests and for HTTP/2.
         connections: The connections that are open.
         draining: True once new connections are turned away.
     """

@@ -137,13 +137,16 @@ class State:
 
     def __init__(self, sockets: Sockets) -> None:
         self._sockets = sockets
+        self._requests = 0
 
     async def on_get(
         self, req: falcon.asgi.Request, resp: falcon.asgi.Response
     ) -> None:
         connection = req.scope["state"]["steadwire.abort"].__self__
         raw = connection.writer.get_extra_info("socket")
+        self._requests += 1
         resp.media = {
+            "requests": self._requests,
             "open": len(self._sockets.open),
             "codes": self._sockets.codes,
             "tasks": len(asyncio.all_tasks()),
