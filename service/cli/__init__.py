@@ -11,7 +11,17 @@ from typing import Any
 
 import click
 
-from service.cli import backup, doctor, importing, keys, serve, settings, tables, token
+from service.cli import (
+    backup,
+    demo_agent,
+    doctor,
+    importing,
+    keys,
+    serve,
+    settings,
+    tables,
+    token,
+)
 from service.core.errors import SettingsError, SteadwireError
 
 __all__ = ["main"]
@@ -54,5 +64,6 @@ for _command in (
     settings.settings,
     importing.import_,
     doctor.doctor,
+    demo_agent.demo_agent,
 ):
     main.add_command(_command)

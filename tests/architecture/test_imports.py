@@ -70,6 +70,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "transports",
     },
     "server": {"core", "settings"},
+    "demo": {"core"},
 }
 
 # Composition: these may import everything.
@@ -104,6 +105,7 @@ THIRD_PARTIES: dict[str, set[str]] = {
         "cli",
         "connections",
         "core",
+        "demo",
         "http",
         "logs",
         "runtime",

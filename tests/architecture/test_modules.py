@@ -26,6 +26,7 @@ OUTSIDE = {
     "runtime",
     "__main__",
     "connections",
+    "demo",
     "gateway",
     "http",
     "logs",

@@ -1,0 +1,1 @@
+"""The simulated agent and the page of development that shows what it does."""
