@@ -38,11 +38,14 @@ __all__ = [
     "Posted",
     "Posts",
     "Revocations",
+    "RowState",
     "Send",
     "Socket",
     "State",
     "StateEntry",
     "Store",
+    "SubscriberRow",
+    "Subscribers",
     "Timer",
 ]
 
@@ -483,6 +486,17 @@ class Subscribers(Protocol):
         Another command's row is replaced if its id is lower, the command's own
         unconditionally. The session's record of the channel is deleted.
         """
+
+    async def grant(
+        self, channel: Channel, client: ClientId, command: int, token: str
+    ) -> bool:
+        """Make a waiting row pending, if *token* holds the channel's lease.
+
+        False if it does not, or the row has changed.
+        """
+
+    async def reset(self, channel: Channel, client: ClientId, command: int) -> bool:
+        """Note that an active row was told to subscribe again; False if it changed."""
 
     async def rows(self, channel: Channel) -> list[SubscriberRow]:
         """Return every row of a channel, `LEFT` ones too, from a consistent read."""

@@ -34,6 +34,7 @@ __all__ = [
     "connect_reply",
     "delta_body",
     "delta_push",
+    "disconnect_push",
     "empty_reply",
     "error_body",
     "error_reply",
@@ -291,6 +292,13 @@ def unsubscribe_push(channel: str, close: Close) -> str:
     return (
         f'{{"push":{{"channel":{channel},"unsubscribe":{{"code":{close.code},'
         f'"reason":"{close.reason}"}}}}}}'
+    )
+
+
+def disconnect_push(close: Close) -> str:
+    """Return the push that makes a client end its connection, and connect again."""
+    return (
+        f'{{"push":{{"disconnect":{{"code":{close.code},"reason":"{close.reason}"}}}}}}'
     )
 
 

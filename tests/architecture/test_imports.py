@@ -106,6 +106,7 @@ THIRD_PARTIES: dict[str, set[str]] = {
         "connections",
         "core",
         "demo",
+        "gateway",
         "http",
         "logs",
         "runtime",
