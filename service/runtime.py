@@ -3,23 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import platform
-import random
 import uuid
-from collections.abc import Awaitable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from functools import partial
-from importlib.metadata import PackageNotFoundError, version
-from typing import Protocol
 
-import structlog
-
-from service.auth.authenticator import Authenticator
 from service.auth.permissions import Permissions
-from service.auth.revocations import Revocation, Revocations
+from service.auth.revocations import Revocations
 from service.auth.tickets import Tickets
-from service.auth.verifier import RemoteKeys, Verifier
 from service.connections.cluster_sync import ClusterSync
 from service.connections.connection import ConnectionContext
 from service.connections.drain import Drain
@@ -30,45 +20,26 @@ from service.connections.lifecycle_log import log_level
 from service.connections.limits import ConnectionLimits
 from service.connections.loop_monitor import LoopMonitor
 from service.connections.overload import Overload
+from service.connections.people import LocalPeople
 from service.connections.reaper import Reaper
 from service.connections.registry import Registry
-from service.core.errors import CONNECTION_EXPIRED, StoreError, describe
 from service.core.health import Checks, Fault
 from service.core.hooks import Handlers
 from service.core.model import ClientId
-from service.core.ports import Clock, Store
+from service.core.ports import Clock, Delivery, People, Store
 from service.core.rate_limits import rate_of
-from service.core.refusals import Refusals
 from service.core.shedding import Shedding
+from service.foundation import Foundation, NodeInfo
 from service.hub.hub import Hub
 from service.hub.publish_metrics import PublishMetrics
 from service.metrics import Metrics
 from service.payload.encoder import PayloadEncoder
 from service.session.heartbeat import Heartbeat
-from service.settings import Settings, changes
-from service.stores.factory import add_store_metrics, make_store, make_upkeep
+from service.settings import Settings
+from service.stores.factory import make_upkeep
 from service.transports.handshake_gate import HandshakeGate
 
-__all__ = ["NodeInfo", "Runtime"]
-
-log = structlog.get_logger("steadwire")
-
-
-@dataclass(frozen=True, slots=True)
-class NodeInfo:
-    """This process, as the server API describes it.
-
-    Attributes:
-        uid: New with each start.
-        name: The name of the machine.
-        version: The version of this package.
-        started: Time of the start, on the runtime's clock.
-    """
-
-    uid: str
-    name: str
-    version: str
-    started: float
+__all__ = ["Runtime"]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -88,6 +59,8 @@ class Runtime:
         handlers: Every hook: the application's, and those of tokens and tickets.
         tickets: Tickets, with each of which a client connects once.
         revocations: Revoked tokens.
+        delivery: Publishes to channels and reads them.
+        people: Acts on the connections of users.
         connections: The registry of connections.
         limits: Gives slots to connections.
         heartbeat: Counters of pings and pongs.
@@ -113,6 +86,8 @@ class Runtime:
     handlers: Handlers
     tickets: Tickets
     revocations: Revocations
+    delivery: Delivery
+    people: People
     connections: Registry
     limits: ConnectionLimits
     heartbeat: Heartbeat
@@ -147,34 +122,9 @@ class Runtime:
             StartupError: The store cannot be opened.
         """
         async with AsyncExitStack() as stack:
-            tasks = _Tasks()
-            stack.push_async_callback(tasks.close)
-            encoder = PayloadEncoder(clock)
-            stack.callback(encoder.close)
-            metrics, checks, rng = Metrics(), Checks(), random.Random()
-            node = NodeInfo(uuid.uuid4().hex, platform.node(), _version(), clock.now())
-            remote: Mapping[str, RemoteKeys] = {}
-            sections = settings.token, settings.subscription_keys
-            if any(section.jwks_public_endpoint for section in sections):
-                from service.auth.jwks import open_endpoints
-
-                remote = endpoints = open_endpoints(settings, clock)
-                for endpoint in endpoints.values():
-                    stack.push_async_callback(endpoint.close)
-                checks.add("keys", partial(_first_fault, list(endpoints.values())))
-            verifier = Verifier(settings, clock.wall, remote)
-            refusals = Refusals()
-            stack.callback(refusals.close)
-            permissions = Permissions(
-                settings.channels,
-                insecure=settings.insecure,
-                personal=settings.client.user_personal_channel,
-                on_refusal=partial(_log_refusal, refusals, clock),
-            )
-
-            store = make_store(settings, clock, stopping)
-            stack.push_async_callback(store.close)
-            add_store_metrics(metrics, store)
+            base = Foundation(settings, handlers, clock, stack, stopping)
+            metrics, checks, rng = base.metrics, base.checks, base.rng
+            permissions, store = base.permissions, base.store
             flusher = Flusher(asyncio.get_running_loop().call_soon, clock)
             publishes = PublishMetrics(metrics, clock, flusher)
             shedding = Shedding(settings.overload.calm, rng)
@@ -182,22 +132,13 @@ class Runtime:
                 store,
                 settings.client,
                 clock,
-                tasks.spawn,
+                base.spawn,
                 publishes,
                 shedding,
                 permissions.batch_window,
             )
             stack.callback(hub.announcements.stop)
-            await store.start(hub.committed)
-            for words in changes(settings):  # R48
-                log.info(words)
-            for name, weakness in settings.warnings.items():
-                log.warning(
-                    "a setting is weak",
-                    setting=name,
-                    reason=weakness,
-                    remedy="`steadwire keys` makes another",
-                )
+            await base.start(hub.committed)
 
             connections = Registry()
             upkeep = make_upkeep(store, settings, clock, connections.active)
@@ -212,13 +153,13 @@ class Runtime:
                 limit=settings.connection_limit,
                 user_limit=settings.user_limit,
                 clock=clock,
-                spawn=tasks.spawn,
+                spawn=base.spawn,
                 grace_period=grace_period,
                 directory=None if upkeep is None else upkeep.directory,
                 connects=rate_of(rates.connects_per_user, rates.burst),
             )
             if upkeep is not None:
-                sync = ClusterSync(connections, limits, upkeep, clock, tasks.spawn)
+                sync = ClusterSync(connections, limits, upkeep, clock, base.spawn)
                 stack.push_async_callback(sync.close)
                 sync.start()
             stack.callback(grace_period.end_all)
@@ -240,18 +181,10 @@ class Runtime:
                 refuse=gate.drain,
             )
 
-            tickets = Tickets(store.state, clock, random.SystemRandom())
-            revocations = Revocations(
-                store.state,
-                clock,
-                spawn=tasks.spawn,
-                on_revoked=partial(_close_revoked, connections),
-                on_failure=_log_revocations_unknown,
-            )
-            stack.callback(revocations.stop)
-            await revocations.start()
-            authenticator = Authenticator(verifier, revocations, tickets)
-            handlers = authenticator.handlers(handlers, settings)
+            people = LocalPeople(connections, grace_period, clock)
+            base.people = people
+            stack.callback(base.revocations.stop)
+            await base.revocations.start()
             stack.callback(hub.position_check.stop)
             hub.position_check.start()
             heartbeat = Heartbeat(settings.heartbeat_timeout)
@@ -261,15 +194,15 @@ class Runtime:
             context = ConnectionContext(
                 settings=settings,
                 hub=hub,
-                encoder=encoder,
+                encoder=base.encoder,
                 permissions=permissions,
-                handlers=handlers,
+                handlers=base.handlers,
                 clock=clock,
                 flusher=flusher,
                 rng=rng,
                 new_client=_new_client,
-                spawn=tasks.spawn,
-                version=node.version,
+                spawn=base.spawn,
+                version=base.node.version,
                 metrics=metrics,
                 shedding=shedding,
                 registry=connections,
@@ -291,16 +224,18 @@ class Runtime:
             runtime = cls(
                 settings=settings,
                 clock=clock,
-                node=node,
+                node=base.node,
                 metrics=metrics,
                 checks=checks,
                 store=store,
                 hub=hub,
-                encoder=encoder,
+                encoder=base.encoder,
                 permissions=permissions,
-                handlers=handlers,
-                tickets=tickets,
-                revocations=revocations,
+                handlers=base.handlers,
+                tickets=base.tickets,
+                revocations=base.revocations,
+                delivery=hub,
+                people=people,
                 connections=connections,
                 limits=limits,
                 heartbeat=heartbeat,
@@ -355,74 +290,5 @@ class Runtime:
         return Fault(f"shed level {shedding.level}: {causes}", failing=False)
 
 
-class _Checked(Protocol):
-    def fault(self) -> Fault | None: ...
-
-
-def _first_fault(parts: Sequence[_Checked]) -> Fault | None:
-    """Return the fault of the first of several parts that has one."""
-    return next(filter(None, (part.fault() for part in parts)), None)
-
-
-def _log_refusal(
-    refusals: Refusals, clock: Clock, rule: str, channel: str, remedy: str
-) -> None:
-    """Log at a bounded rate what a client may not do, and what would allow it."""
-    where = {"channel": channel} if channel else {}
-    refusals.add(rule, "", clock.now(), **where, remedy=remedy)
-
-
-def _close_revoked(connections: Registry, revoked: Revocation) -> None:
-    """Close the connections whose token was revoked."""
-    if revoked.token_id:
-        found = list(connections)
-    else:
-        # Those that wait for a slot too: their token is not checked again.
-        found = connections.of_user(revoked.user) + connections.waiting(revoked.user)
-    for connection in found:
-        user = connection.identity.user
-        if revoked.covers(user, connection.token_id, connection.issued_at):
-            connection.disconnect(CONNECTION_EXPIRED)
-
-
-def _log_revocations_unknown(error: StoreError) -> None:
-    # The text comes from the store, and names no token.
-    log.error("what is revoked cannot be read", reason=str(error))
-
-
-class _Tasks:
-    """Background tasks; an exception of one is logged."""
-
-    def __init__(self) -> None:
-        self._running: set[asyncio.Task[None]] = set()
-
-    def spawn(self, work: Awaitable[None]) -> asyncio.Task[None]:
-        task = asyncio.ensure_future(_logged(work))
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
-        return task
-
-    async def close(self) -> None:
-        """Cancel the tasks that still run."""
-        running = tuple(self._running)
-        for task in running:
-            task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
-
-
-async def _logged(work: Awaitable[None]) -> None:
-    try:
-        await work
-    except Exception as error:
-        log.error("a background task failed", **describe(error))
-
-
 def _new_client() -> ClientId:
     return ClientId(str(uuid.uuid4()))
-
-
-def _version() -> str:
-    try:
-        return version("steadwire")
-    except PackageNotFoundError:
-        return "0"  # run from a source tree that was never installed

@@ -331,31 +331,36 @@ STEPS = [
     "service.http.hooks_proxy.HooksProxy.handlers",
     "service.auth.jwks.open_endpoints",
     *(
-        f"service.runtime.{part}"
+        f"service.foundation.{part}"
         for part in (
             "Verifier",
             "Permissions",
             "make_store",
             "add_store_metrics",
+            "changes",
+            "Tickets",
+            "Revocations",
+            "Authenticator.handlers",
+        )
+    ),
+    *(
+        f"service.runtime.{part}"
+        for part in (
             "Flusher",
             "Hub",
-            "changes",
             "Registry",
             "make_upkeep",
             "GracePeriod",
             "ConnectionLimits",
             "Reaper",
             "Reaper.start",
-            "Tickets",
-            "Revocations",
-            "Revocations.start",
-            "Authenticator.handlers",
             "Heartbeat",
             "LoopMonitor",
             "LoopMonitor.start",
             "HandshakeGate",
         )
     ),
+    "service.foundation.Revocations.start",
 ]
 
 

@@ -27,9 +27,9 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial, wraps
 from random import Random
-from typing import Concatenate, NoReturn, ParamSpec
+from typing import Any, Concatenate, NoReturn, ParamSpec
 
-from service.auth.permissions import ChannelRules, Permissions
+from service.auth.permissions import Permissions
 from service.connections.audit_log import log_decision
 from service.connections.deadline_timer import DeadlineTimer
 from service.connections.drain import Drain
@@ -318,18 +318,13 @@ class ClientConnection:
         since: Position | None,
         *,
         expire_at: float = 0.0,
-        info: RawJson | None = None,
-        data: RawJson | None = None,
-        rules: ChannelRules | None = None,
-        done: Callable[[ErrorReply | None], None] = lambda error: None,
+        **options: Any,
     ) -> bool:
         """Subscribe the client to *channel* and push that to it."""
         session = self._session
         end = session.expiry.unsubscribe_at(expire_at, self._clock.now())
         try:
-            return session.subscribe(
-                channel, since, end=end, info=info, data=data, rules=rules, done=done
-            )
+            return session.subscribe(channel, since, end=end, **options)
         finally:
             self._schedule()
 
@@ -489,6 +484,7 @@ class ClientConnection:
         since: Position | None,
         *,
         held: bool,
+        command: int,
     ) -> None:
         """Join a channel; the outcome goes to the session."""
 
@@ -516,7 +512,7 @@ class ClientConnection:
         if subscription is not None:
             self._hub.activate(subscription)
 
-    def leave(self, channel: Channel) -> None:
+    def leave(self, channel: Channel, command: int = 0) -> None:
         """Leave a channel."""
         subscription = self._subscriptions.pop(channel, None)
         if subscription is not None:
@@ -544,9 +540,11 @@ class ClientConnection:
         if page is not None:
             self._history_read(command, since, page)
 
-    def present(self, channel: Channel) -> list[SubscriberInfo]:
-        """Return the subscribers of a channel that presence shows."""
-        return self._hub.present(channel, self._subscriptions.get(channel))
+    def present(self, command: int, channel: Channel, *, stats: bool) -> None:
+        """Look who is in a channel; the outcome goes to the session."""
+        looker = self._subscriptions.get(channel)
+        present = self._hub.present(channel, looker)
+        self._session.presence_read(command, present, stats=stats)
 
     def close(self, close: Close) -> None:
         """Write what waits, then the close frame; abort if that takes too long."""

@@ -22,9 +22,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol, TypeVar
 
-from service.auth.permissions import ChannelRules
 from service.core.errors import Close, ErrorReply, Unsubscribe
-from service.core.model import Channel, ClientId, Position, RawJson, UserId
+from service.core.model import (
+    NO_OVERRIDE,
+    Channel,
+    ClientId,
+    Override,
+    Position,
+    RawJson,
+    UserId,
+)
 from service.session.keepalive import Keepalive
 from service.session.port import Identity
 
@@ -95,7 +102,7 @@ class Connection(Protocol):
         expire_at: float = 0.0,
         info: RawJson | None = None,
         data: RawJson | None = None,
-        rules: ChannelRules | None = None,
+        override: Override = NO_OVERRIDE,
         done: Callable[[ErrorReply | None], None] = lambda error: None,
     ) -> bool:
         """Subscribe the client to *channel* and push that to it.
@@ -106,7 +113,7 @@ class Connection(Protocol):
             expire_at: When the subscription ends, in Unix seconds; 0 for never.
             info: Shown to the others in the channel.
             data: Handed to the client.
-            rules: Of the channel, in place of those that the settings give it.
+            override: Options that differ from those of the channel's namespace.
             done: Told of the outcome, possibly before this returns; never if the
                 connection ends first.
 

@@ -7,9 +7,17 @@ as the whole (https://centrifugal.dev/docs/server/history_and_recovery).
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from service.core.model import HistoryPage, Position, Publication, size_of
 
-__all__ = ["PIECE", "is_recovered", "size_of_publication", "take_piece"]
+__all__ = [
+    "PIECE",
+    "is_recovered",
+    "size_of_publication",
+    "start_of",
+    "take_piece",
+]
 
 PIECE = 64
 """Publications read from the store at once while a client catches up (count). With the
@@ -35,6 +43,31 @@ def is_recovered(asked: Position, page: HistoryPage, limit: int) -> bool:
     if not 0 < gap <= limit or not page.publications:
         return False
     return page.publications[0].offset == asked.offset + 1
+
+
+class Start(NamedTuple):
+    """Where a subscription starts.
+
+    Attributes:
+        offset: The last offset that the client has, or counts as having.
+        missed: What follows it, perhaps cut at its end; None if nothing is recovered.
+    """
+
+    offset: int
+    missed: list[Publication] | None
+
+
+def start_of(since: Position | None, page: HistoryPage, limit: int) -> Start:
+    """Return where a subscription starts.
+
+    Args:
+        since: The client's position; None for no recovery.
+        page: Publications after ``since.offset``, in order, and the stream's top.
+        limit: Most publications in a gap that is recovered.
+    """
+    if since is not None and is_recovered(since, page, limit):
+        return Start(since.offset, page.publications)
+    return Start(page.top.offset, None)
 
 
 def take_piece(

@@ -28,15 +28,13 @@ from collections.abc import Awaitable, Callable
 
 from service.core.errors import StoreError, StoreUnavailable
 from service.core.model import Channel, HistoryPage, Position
-from service.core.ports import History, Store
+from service.core.ports import History, ReadDone, Store
 from service.core.position import PIECE
 from service.hub.subscription import Subscription, Topic
 
 __all__ = ["CatchUp", "Spawn"]
 
 Spawn = Callable[[Awaitable[None]], object]
-
-_ReadDone = Callable[[HistoryPage | StoreError], None]
 
 
 class CatchUp:
@@ -188,7 +186,7 @@ class CatchUp:
         history: History,
         since: int | None,
         limit: int,
-        done: _ReadDone,
+        done: ReadDone,
         *,
         reverse: bool = False,
     ) -> HistoryPage | None:
@@ -211,7 +209,7 @@ class CatchUp:
         history: History,
         since: int | None,
         limit: int,
-        done: _ReadDone,
+        done: ReadDone,
         *,
         reverse: bool,
     ) -> None:

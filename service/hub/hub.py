@@ -37,8 +37,15 @@ from service.core.model import (
     Publication,
     SubscriberInfo,
 )
-from service.core.ports import AppendDone, Clock, Committed, History, Store
-from service.core.position import PIECE, is_recovered
+from service.core.ports import (
+    AppendDone,
+    Clock,
+    Committed,
+    History,
+    PresenceDone,
+    Store,
+)
+from service.core.position import PIECE, start_of
 from service.core.priority import DroppableText, Priority
 from service.core.shedding import Shedding
 from service.hub.announcements import Announcements
@@ -236,18 +243,16 @@ class Hub:
     ) -> Joined:
         """Decide whether the client is recovered, and which offset comes next."""
         recovered: list[Publication] | None = None
-        limit = self._settings.recovery_limit
-        if since is not None and is_recovered(since, page, limit):
+        start = start_of(since, page, self._settings.recovery_limit)
+        if start.missed is not None:
             # Publications that do not fit follow as pushes: clients wait 5 s for a
             # reply, and as long as it takes for those.
             space = min(self._settings.recovery_size, subscription.member.space)
-            recovered, size = subscription.piece_of(page.publications, space, least=0)
+            recovered, size = subscription.piece_of(start.missed, space, least=0)
             subscription.member.give(size)
-            subscription.next = since.offset + len(recovered) + 1
             if recovered and subscription.subscriber.delta:
                 subscription.base = recovered[-1].data
-        else:
-            subscription.next = page.top.offset + 1
+        subscription.next = start.offset + len(recovered or ()) + 1
         subscription.epoch = page.top.epoch
         subscription.top = page.top
         return Joined(page.top, recovered)
@@ -360,6 +365,10 @@ class Hub:
             for subscription in (*topic.in_grace, *topic.subscriptions)
             if subscription.joined and subscription.subscriber.present
         ]
+
+    def look(self, channel: Channel, done: PresenceDone) -> list[SubscriberInfo]:
+        """Return the subscribers of *channel* that are shown in presence, at once."""
+        return self.present(channel)
 
     def counts(self) -> dict[Channel, int]:
         """Return how many subscriptions each channel has; none that has none."""

@@ -85,6 +85,7 @@ def connect_reply(
     version: str,
     ping: float,
     *,
+    pong: bool = True,
     data: RawJson | None = None,
     ttl: int | None = None,
     subscriptions: Iterable[tuple[str, str]] = (),
@@ -96,11 +97,14 @@ def connect_reply(
         client: The connection's id.
         version: Ours.
         ping: The ping interval in seconds.
+        pong: The client is to answer each ping.
         data: A payload for the client.
         ttl: Seconds after which the client should refresh; None for never.
         subscriptions: Server-side ones: the channel and its `subscribe_result`.
     """
-    extra = "" if data is None else f',"data":{data}'
+    extra = ',"pong":true' if pong else ""
+    if data is not None:
+        extra += f',"data":{data}'
     if ttl is not None:
         extra += f",{_expires(ttl)}"
     subs = ",".join([f"{quote(name)}:{result}" for name, result in subscriptions])
@@ -108,7 +112,7 @@ def connect_reply(
         extra += f',"subs":{{{subs}}}'
     return (
         f'{{"id":{command},"connect":{{"client":{quote(client)},'
-        f'"version":{quote(version)},"ping":{_seconds(ping)},"pong":true{extra}}}}}'
+        f'"version":{quote(version)},"ping":{_seconds(ping)}{extra}}}}}'
     )
 
 

@@ -143,22 +143,17 @@ class Commands:
         self, identity: Identity, command: int, request: PresenceRequest
     ) -> None:
         """Handle a presence command."""
-        present = self._present(identity, request.channel)
-        if sum(len(one.info) + 48 for one in present) > MAX_PRESENCE:
-            raise ReplyError(LIMIT_EXCEEDED)
-        self._port.reply(
-            replies.presence_reply(command, [(one.client, one.info) for one in present])
-        )
+        self._look(identity, command, request.channel, stats=False)
 
     def presence_stats(
         self, identity: Identity, command: int, request: PresenceStatsRequest
     ) -> None:
         """Handle a presence_stats command."""
-        present = self._present(identity, request.channel)
-        users = len({one.user for one in present})
-        self._port.reply(replies.presence_stats_reply(command, len(present), users))
+        self._look(identity, command, request.channel, stats=True)
 
-    def _present(self, identity: Identity, channel: Channel) -> list[SubscriberInfo]:
+    def _look(
+        self, identity: Identity, command: int, channel: Channel, *, stats: bool
+    ) -> None:
         self._permissions.may_see_presence(
             self._permissions.rules(channel),
             identity.user,
@@ -166,9 +161,8 @@ class Commands:
         )
         if self._port.refuses_read():
             raise ReplyError(TOO_MANY_REQUESTS)
-        present = self._port.present(channel)
-        self._queue.charge(len(present))
-        return present
+        self._queue.under_way += 1
+        self._port.present(command, channel, stats=stats)
 
     def rpc(self, identity: Identity, command: int, request: RpcRequest) -> None:
         """Handle an rpc command."""
@@ -221,6 +215,28 @@ class Commands:
             self._port.reply(
                 replies.history_reply(command, outcome.publications, outcome.top)
             )
+
+    def presence_read(
+        self,
+        command: int,
+        outcome: list[SubscriberInfo] | StoreError,
+        *,
+        stats: bool,
+    ) -> None:
+        """Answer a presence or presence_stats."""
+        self._queue.under_way -= 1
+        if isinstance(outcome, StoreError):
+            self._port.reply_error(command, _error_of(outcome))
+            return
+        self._queue.charge(len(outcome))
+        if stats:
+            users = len({one.user for one in outcome})
+            self._port.reply(replies.presence_stats_reply(command, len(outcome), users))
+        elif sum(len(one.info) + 48 for one in outcome) > MAX_PRESENCE:
+            self._port.reply_error(command, LIMIT_EXCEEDED)
+        else:
+            present = [(one.client, one.info) for one in outcome]
+            self._port.reply(replies.presence_reply(command, present))
 
     def publish_granted(
         self,

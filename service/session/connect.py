@@ -56,6 +56,7 @@ class ConnectCommand:
         client: The connection's id.
         version: The server's.
         ping: The ping interval in seconds.
+        pongs: The client is asked for pongs.
         anonymous: Where no hook decides, a client without a token may connect.
         insecure: Where nothing can verify a token, a client may connect with any.
         identified: Called with a client that may connect, before it is given a slot.
@@ -76,6 +77,7 @@ class ConnectCommand:
         *,
         version: str,
         ping: float,
+        pongs: bool,
         anonymous: bool,
         insecure: bool,
         identified: Callable[[Welcome, float], None],
@@ -90,6 +92,7 @@ class ConnectCommand:
         self._client = client
         self._version = version
         self._ping = ping
+        self._pongs = pongs
         self._anonymous = anonymous
         self._insecure = insecure
         self._identified = identified
@@ -190,7 +193,7 @@ class ConnectCommand:
                     pushed=False,
                     info=grant.info,
                     data=grant.data,
-                    rules=self._permissions.rules(channel).changed(grant.override),
+                    override=grant.override,
                 )
             except ReplyError as refusal:
                 outcome(refusal.error)
@@ -205,6 +208,7 @@ class ConnectCommand:
                 self._client,
                 self._version,
                 self._ping,
+                pong=self._pongs,
                 data=welcome.data,
                 ttl=welcome.ttl,
                 subscriptions=results.items(),

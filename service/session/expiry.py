@@ -48,6 +48,14 @@ class Expiry:
         """Return when a subscription that expires is ended, as `Clock.now`."""
         return self._end(expire_at, now, self._settings.expired_sub_close_delay)
 
+    def unix(self, at: float) -> int:
+        """Return a time of the session's clock in Unix milliseconds; 0 for `NEVER`."""
+        return 0 if at == NEVER else round((at + self._ahead) * 1000.0)
+
+    def time(self, unix: int) -> float:
+        """Return Unix milliseconds as a time of the session's clock; `NEVER` for 0."""
+        return unix / 1000.0 - self._ahead if unix else NEVER
+
     def _end(self, expire_at: float, now: float, delay: float) -> float:
         if not 0 <= expire_at < NEVER:
             raise ValueError("expire_at must be Unix seconds, or 0")

@@ -130,6 +130,22 @@ class Keepalive:
         self._aged_at = now + self._settings.max_age * (1.0 - AGE_SPREAD * rng.random())
         self.heard = now
 
+    def restore(
+        self, connected_at: float, heard: float, now: float, rng: Random
+    ) -> None:
+        """Go on at *now* as a connection that pings since *connected_at*."""
+        self.start(connected_at, rng)
+        self.heard = heard
+        late = now - self._ping_at
+        if late >= 0:
+            interval = self._settings.ping_interval
+            self._ping_at += interval * (late // interval + 1)
+
+    @property
+    def expires_at(self) -> float:
+        """When the connection expires; `NEVER` if it does not."""
+        return self._expires_at
+
     def end(self) -> None:
         """Give up every ping: the connection is over. Safe to call again."""
         self._heartbeat.orphaned += len(self._pings)

@@ -95,17 +95,23 @@ class Port(Protocol):
         since: Position | None,
         *,
         held: bool,
+        command: int,
     ) -> None:
         """Join a channel; ends in `Session.subscribed`.
 
-        Pushes follow the outcome; when *held*, only after `activate`.
+        Pushes follow the outcome; when *held*, only after `activate`. *command* is the
+        id of the client's subscribe, 0 for a subscription on the server's side.
         """
 
     def activate(self, channel: Channel) -> None:
         """Let pushes follow for a channel that was held."""
 
-    def leave(self, channel: Channel) -> None:
-        """Leave a channel: no push for it is written after this."""
+    def leave(self, channel: Channel, command: int = 0) -> None:
+        """Leave a channel: no push for it is written after this.
+
+        *command* is the id of the client's unsubscribe, 0 if the server ends the
+        subscription. The client may not be in the channel.
+        """
 
     def history(
         self,
@@ -122,8 +128,8 @@ class Port(Protocol):
     def refuses_read(self) -> bool:
         """Tell whether a read that may be expensive is refused: overload."""
 
-    def present(self, channel: Channel) -> list[SubscriberInfo]:
-        """Return the clients in a channel."""
+    def present(self, command: int, channel: Channel, *, stats: bool) -> None:
+        """Look who is in a channel; ends in `Session.presence_read`."""
 
     def close(self, close: Close) -> None:
         """Write what waits, then the close frame, then end the connection."""

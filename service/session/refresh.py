@@ -64,6 +64,7 @@ class Refreshes:
     Attributes:
         allowed: The client may refresh the connection, and was told when it expires.
         of_token: The server-side subscriptions that the token of the connect named.
+        last: The id of the last refresh command that was granted, 0 before the first.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class Refreshes:
         # By channel, None for the connection; the first of each is under way.
         self._waiting: dict[Channel | None, deque[tuple[int, _Event]]] = {}
         self.allowed = False
+        self.last = 0
         self.of_token: set[Channel] = set()
 
     # Commands.
@@ -137,6 +139,7 @@ class Refreshes:
 
     def connection_granted(self, command: int, grant: ConnectionRefresh) -> None:
         """Answer a refresh that is granted, and end what its token lists no more."""
+        self.last = command
         self._refreshed(grant)
         if grant.channels is not None:
             for channel in sorted(self.of_token - grant.channels):

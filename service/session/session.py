@@ -4,8 +4,8 @@ It is fed by `receive`, `tick`, `turn` and the outcomes of what it asked for, an
 through a narrow port. It never sees a socket, a store or a task.
 
     NEW ──connect──► CONNECTING ──► CONNECTED       Each state leads to CLOSED, too;
-                          └───────► REFUSED         any other step raises
-                                                    AssertionError.
+     │                    └───────► REFUSED         any other step raises
+     └──────restore────────────────► CONNECTED      AssertionError.
 
 Invariants:
 
@@ -70,6 +70,7 @@ from service.core.model import (
     Joined,
     Position,
     RawJson,
+    SubscriberInfo,
     UserId,
 )
 from service.protocol.commands import (
@@ -102,6 +103,7 @@ from service.session.expiry import NEVER, Expiry
 from service.session.heartbeat import Heartbeat
 from service.session.keepalive import Due, Keepalive
 from service.session.port import Identity, Port
+from service.session.record import ChannelRecord, SessionRecord
 from service.session.refresh import Refreshes
 from service.session.subscriptions import Subscriptions
 from service.settings import ClientSettings
@@ -119,6 +121,7 @@ class _State(enum.Enum):
 
 _STEPS = {
     (_State.NEW, _State.CONNECTING),
+    (_State.NEW, _State.CONNECTED),  # restored
     (_State.CONNECTING, _State.CONNECTED),
     (_State.CONNECTING, _State.REFUSED),
     (_State.NEW, _State.CLOSED),
@@ -130,6 +133,21 @@ _STEPS = {
 
 class Session:
     """The protocol of one connection.
+
+    Args:
+        port: The outside.
+        settings: Limits and times of each client.
+        permissions: Decide about channels.
+        handlers: Decide, where they are.
+        heartbeat: Shared by the connections of a process.
+        client: The connection's id.
+        version: The server's.
+        insecure: Clients may connect with any token, or none.
+        rng: Spreads pings and ages.
+        now: The time.
+        wall: The same in Unix seconds.
+        quota: The commands that the connection may send; None for any number.
+        pongs: Clients are asked for a pong to each ping. If not, one is ignored.
 
     Attributes:
         identity: The client and its user.
@@ -156,6 +174,7 @@ class Session:
         now: float,
         wall: float,
         quota: CommandQuota | None = None,
+        pongs: bool = True,
     ) -> None:
         self.identity = Identity(client, UserId(""))
         self.token_id = ""
@@ -168,6 +187,7 @@ class Session:
         self._state = _State.NEW
         self._connected_at = now
         self._leaving = False
+        self._pongs = pongs
         self._audits_subscribe_tokens = handlers.subscribe_token is not None
         self._queue = queue = CommandQueue(settings.in_flight, quota)
         self.subscriptions = subscriptions = Subscriptions(
@@ -189,6 +209,7 @@ class Session:
             client,
             version=version,
             ping=settings.ping_interval,
+            pongs=pongs,
             anonymous=settings.allow_anonymous_connect_without_token,
             insecure=insecure,
             identified=self._identified,
@@ -289,6 +310,64 @@ class Session:
         self._refreshes.clear()
         self.next_tick = NEVER
 
+    # The record.
+
+    def record(self) -> SessionRecord:
+        """Return what a session with the same client can be restored from.
+
+        Subscribes under way are not in it, and neither are origin and address, which
+        the session does not know.
+
+        Raises:
+            AssertionError: The client is not connected.
+        """
+        if self._state is not _State.CONNECTED:
+            raise AssertionError(f"a record while {self._state.name}")
+        identity, unix = self.identity, self.expiry.unix
+        return SessionRecord(
+            client=identity.client,
+            user=identity.user,
+            conn_info=identity.conn_info,
+            meta=identity.meta,
+            token_id=self.token_id,
+            issued_at=self.issued_at,
+            refreshable=self._refreshes.allowed,
+            end=unix(self.keepalive.expires_at),
+            connected_at=unix(self._connected_at),
+            active_at=unix(self.keepalive.heard),
+            refresh=self._refreshes.last,
+            channels=self.subscriptions.record(self.expiry, self._refreshes.of_token),
+        )
+
+    def channel_record(self, channel: Channel) -> ChannelRecord:
+        """Return the record of one channel, also while its subscribe is under way."""
+        of_token = channel in (self._connect.of_token | self._refreshes.of_token)
+        return self.subscriptions.record_of(channel, self.expiry, of_token=of_token)
+
+    def restore(self, record: SessionRecord, now: float) -> None:
+        """Be the session that made *record*; only before anything was received."""
+        self._go_to(_State.CONNECTED)
+        time = self.expiry.time
+        self.identity = identity = Identity(
+            ClientId(record.client),
+            UserId(record.user),
+            None if record.conn_info is None else RawJson(record.conn_info),
+            None if record.meta is None else RawJson(record.meta),
+        )
+        self.token_id, self.issued_at = record.token_id, record.issued_at
+        refreshes = self._refreshes
+        refreshes.allowed, refreshes.last = record.refreshable, record.refresh
+        self._connected_at = time(record.connected_at)
+        self.keepalive.expire(time(record.end))
+        heard = time(record.active_at)
+        self.keepalive.restore(self._connected_at, heard, now, self._rng)
+        for name, each in record.channels.items():
+            channel = Channel(name)
+            self.subscriptions.restore(identity, channel, each, self.expiry)
+            if each.of_token:
+                refreshes.of_token.add(channel)
+        self._plan()
+
     # The server's side.
 
     def disconnect(self, close: Close) -> None:
@@ -377,6 +456,17 @@ class Session:
         """Answer a history that was asked for from *since*."""
         if self._state is not _State.CLOSED:
             self._commands.history_read(command, since, outcome)
+
+    def presence_read(
+        self,
+        command: int,
+        outcome: list[SubscriberInfo] | StoreError,
+        *,
+        stats: bool,
+    ) -> None:
+        """Answer a presence, or its figures alone."""
+        if self._state is not _State.CLOSED:
+            self._commands.presence_read(command, outcome, stats=stats)
 
     def subscribed(self, channel: Channel, outcome: Joined | StoreError) -> bool:
         """Answer a subscribe; False when it is not wanted after all."""
@@ -509,6 +599,8 @@ class Session:
             raise CloseError(CLOSE_BAD_REQUEST)
 
     def _pong(self, now: float) -> None:
+        if not self._pongs:
+            return  # not asked for, and nothing is measured by it
         if self.keepalive.pong(now):
             self._plan()
         else:

@@ -34,8 +34,10 @@ from service.core.errors import (
 )
 from service.core.hooks import Handlers, SubscribeEvent
 from service.core.model import (
+    NO_OVERRIDE,
     Channel,
     Joined,
+    Override,
     Position,
     Publication,
     RawJson,
@@ -45,8 +47,9 @@ from service.protocol import replies
 from service.protocol.commands import Command, SubscribeRequest, UnsubscribeRequest
 from service.session.answers import SubscribeGrant
 from service.session.command_queue import CommandQueue
-from service.session.expiry import NEVER
+from service.session.expiry import NEVER, Expiry
 from service.session.port import Identity, Port
+from service.session.record import ChannelRecord
 from service.settings import ClientSettings
 
 __all__ = ["Subscriptions"]
@@ -65,10 +68,13 @@ class PendingSubscribe:
         pushed: The client is told by a push, in which SDKs look for no publications.
         removal: The server has unsubscribed the client meanwhile; None if not.
         ttl: Seconds that the reply tells the client to refresh in; None for none.
+        command: The id of the client's command, 0 for the server's.
+        replaces: A subscription that was restored is there until its outcome.
         waiting: Commands for the channel that came meanwhile, in order.
     """
 
     __slots__ = (
+        "command",
         "delta",
         "join_leave",
         "outcome",
@@ -76,6 +82,7 @@ class PendingSubscribe:
         "pushed",
         "reject_unrecovered",
         "removal",
+        "replaces",
         "since",
         "ttl",
         "waiting",
@@ -87,6 +94,8 @@ class PendingSubscribe:
         outcome: Callable[[str | ErrorReply], None],
         *,
         positioned: bool,
+        command: int = 0,
+        replaces: bool = False,
         reject_unrecovered: bool = False,
         join_leave: bool = False,
         delta: str = "",
@@ -95,6 +104,8 @@ class PendingSubscribe:
         self.since = since
         self.outcome = outcome
         self.positioned = positioned
+        self.command = command
+        self.replaces = replaces
         self.reject_unrecovered = reject_unrecovered
         self.join_leave = join_leave
         self.delta = delta
@@ -119,6 +130,7 @@ class ChannelState:
 
     Attributes:
         rules: The channel's, with the overrides of this subscription.
+        override: Those overrides.
         server: Subscribed on the server's side.
         pending: The subscribe under way, None once established.
         recoverable: Recovery was granted.
@@ -127,6 +139,7 @@ class ChannelState:
         info: Shown to others in this channel alone.
         subscriber: The client as the hub knows it, once it has joined.
         end: When the subscription expires, as `Clock.now`.
+        recalled: Restored: the client may have left the channel since.
         refreshable: The client may refresh it, and was told when it expires.
     """
 
@@ -134,8 +147,10 @@ class ChannelState:
         "data",
         "end",
         "info",
+        "override",
         "pending",
         "positioned",
+        "recalled",
         "recoverable",
         "refreshable",
         "rules",
@@ -144,10 +159,11 @@ class ChannelState:
     )
 
     def __init__(
-        self, rules: ChannelRules, pending: PendingSubscribe, *, server: bool
+        self, rules: ChannelRules, pending: PendingSubscribe | None, *, server: bool
     ) -> None:
         self.rules = rules
-        self.pending: PendingSubscribe | None = pending
+        self.override = NO_OVERRIDE
+        self.pending = pending
         self.server = server
         self.recoverable = False
         self.positioned = False
@@ -155,6 +171,7 @@ class ChannelState:
         self.info: RawJson | None = None
         self.subscriber: SubscriberInfo | None = None
         self.end = NEVER
+        self.recalled = False
         self.refreshable = False
 
 
@@ -229,8 +246,12 @@ class Subscriptions:
         channel = request.channel
         if self.waits(channel, (command, "subscribe", request)):
             return
-        if channel in self._channels:
-            raise ReplyError(ALREADY_SUBSCRIBED)
+        known = self._channels.get(channel)
+        if known is not None:
+            if known.server or not known.recalled:
+                raise ReplyError(ALREADY_SUBSCRIBED)
+            # An unsubscribe before it may not have come yet: the port knows better.
+            del self._channels[channel]
         if self._port.draining:
             raise ReplyError(TOO_MANY_REQUESTS, reason="draining")
         rules = self._permissions.rules(channel)
@@ -247,6 +268,8 @@ class Subscriptions:
         pending = PendingSubscribe(
             request.since,
             lambda result: self._reply(command, result),
+            command=command,
+            replaces=known is not None,
             positioned=request.positioned,
             reject_unrecovered=request.reject_unrecovered,
             join_leave=request.join_leave,
@@ -276,9 +299,9 @@ class Subscriptions:
         channel = request.channel
         if self.waits(channel, (command, "unsubscribe", request)):
             return
-        if channel in self._channels:
-            del self._channels[channel]
-            self._port.leave(channel)
+        known = self._channels.pop(channel, None) is not None
+        self._port.leave(channel, command)
+        if known:
             self._ended(channel)
         self._port.reply(replies.empty_reply(command, "unsubscribe"))
 
@@ -305,6 +328,7 @@ class Subscriptions:
         pending.ttl = grant.ttl
         state.refreshable = grant.refreshable
         state.rules = state.rules.changed(grant.override)
+        state.override = grant.override
         state.info, state.data, state.end = grant.info, grant.data, grant.end
         self._join(identity, channel, state, pending)
 
@@ -312,6 +336,8 @@ class Subscriptions:
         """End a subscribe that a token or a hook refuses."""
         pending = self._channels.pop(channel).pending
         assert pending is not None
+        if pending.replaces:
+            self._port.leave(channel, pending.command)
         pending.outcome(error)
         self._take_up(pending)
 
@@ -320,6 +346,76 @@ class Subscriptions:
             self._port.reply_error(command, result)
         else:
             self._port.reply(replies.subscribe_reply(command, result))
+
+    # The record of a session.
+
+    def record(
+        self, expiry: Expiry, of_token: set[Channel]
+    ) -> dict[str, ChannelRecord]:
+        """Return the records of the channels that are established."""
+        return {
+            channel: self._record_of(state, expiry, of_token=channel in of_token)
+            for channel, state in self._channels.items()
+            if state.pending is None
+        }
+
+    def record_of(
+        self, channel: Channel, expiry: Expiry, *, of_token: bool
+    ) -> ChannelRecord:
+        """Return the record of a channel, also of one whose subscribe is under way."""
+        return self._record_of(self._channels[channel], expiry, of_token=of_token)
+
+    @staticmethod
+    def _record_of(
+        state: ChannelState, expiry: Expiry, *, of_token: bool
+    ) -> ChannelRecord:
+        subscriber = state.subscriber
+        assert subscriber is not None
+        return ChannelRecord(
+            server=state.server,
+            of_token=of_token,
+            positioned=state.positioned,
+            recoverable=state.recoverable,
+            hears_joins=subscriber.receives_join_leave,
+            delta=subscriber.delta,
+            info=state.info,
+            refreshable=state.refreshable,
+            end=expiry.unix(state.end),
+            override=state.override.changes(),
+        )
+
+    def restore(
+        self,
+        identity: Identity,
+        channel: Channel,
+        record: ChannelRecord,
+        expiry: Expiry,
+    ) -> None:
+        """Take up a channel from its record; not if it has no namespace any more."""
+        try:
+            rules = self._permissions.rules(channel).changed(record.overridden)
+        except ReplyError:
+            return
+        self._channels[channel] = state = ChannelState(
+            rules, None, server=record.server
+        )
+        state.override = record.overridden
+        state.recalled = True
+        state.positioned = record.positioned
+        state.recoverable = record.recoverable
+        state.info = record.chan_info
+        state.refreshable = record.refreshable
+        state.subscriber = SubscriberInfo(
+            identity.client,
+            identity.user,
+            identity.in_channel(state.info),
+            present=rules.options.presence,
+            sends_join_leave=rules.options.join_leave,
+            receives_join_leave=record.hears_joins,
+            positioned=record.positioned,
+            delta=record.delta,
+        )
+        self.set_end(state, expiry.time(record.end))
 
     # Server-side subscriptions.
 
@@ -331,7 +427,7 @@ class Subscriptions:
         *,
         info: RawJson | None = None,
         data: RawJson | None = None,
-        rules: ChannelRules | None = None,
+        override: Override = NO_OVERRIDE,
         end: float = NEVER,
         done: Callable[[ErrorReply | None], None] = lambda error: None,
     ) -> None:
@@ -357,7 +453,7 @@ class Subscriptions:
             pushed=True,
             info=info,
             data=data,
-            rules=rules,
+            override=override,
             end=end,
         ):
             return
@@ -379,7 +475,7 @@ class Subscriptions:
         pushed: bool,
         info: RawJson | None = None,
         data: RawJson | None = None,
-        rules: ChannelRules | None = None,
+        override: Override = NO_OVERRIDE,
         end: float = NEVER,
     ) -> bool:
         """Subscribe the client on the server's side.
@@ -393,7 +489,7 @@ class Subscriptions:
                 pushes are held back until `Port.activate`.
             info: Shown to others in this channel.
             data: A payload for the client.
-            rules: The channel's if they are different; None for those of its name.
+            override: Options of the channel that are different.
             end: When the subscription expires, as `Clock.now`.
 
         Returns:
@@ -407,11 +503,12 @@ class Subscriptions:
             return False
         if self._port.draining:
             raise ReplyError(TOO_MANY_REQUESTS, reason="draining")
-        rules = rules or self._permissions.rules(channel)
+        rules = self._permissions.rules(channel).changed(override)
         if len(self._channels) >= self._settings.channel_limit:
             raise ReplyError(LIMIT_EXCEEDED)
         pending = PendingSubscribe(since, outcome, positioned=True, pushed=pushed)
         self._channels[channel] = state = ChannelState(rules, pending, server=True)
+        state.override = override
         state.data, state.info, state.end = data, info, end
         self._queue.under_way += 1
         self._join(identity, channel, state, pending, held=not pushed)
@@ -451,7 +548,14 @@ class Subscriptions:
             positioned=state.positioned,
             delta=pending.delta in options.allowed_delta_types,
         )
-        self._port.join(channel, subscriber, rules.history, pending.since, held=held)
+        self._port.join(
+            channel,
+            subscriber,
+            rules.history,
+            pending.since,
+            held=held,
+            command=pending.command,
+        )
 
     def joined(self, channel: Channel, outcome: Joined | StoreError) -> bool:
         """Establish a subscription; False when it is not wanted after all."""

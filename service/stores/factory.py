@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from service.core.model import ClientId
 from service.core.ports import Clock
@@ -21,14 +21,16 @@ if TYPE_CHECKING:
     from service.stores.dynamodb.registry.maintenance import Maintenance
     from service.stores.dynamodb.store import DynamodbStore
 
-__all__ = ["add_store_metrics", "make_store", "make_upkeep"]
+__all__ = ["AnyStore", "add_store_metrics", "make_store", "make_upkeep"]
+
+AnyStore: TypeAlias = "SqliteStore | DynamodbStore"
 
 _BREAKER_STATES = ("closed", "open", "half-open")
 
 
 def make_store(
     settings: Settings, clock: Clock, stopping: asyncio.Event | None = None
-) -> SqliteStore | DynamodbStore:
+) -> AnyStore:
     """Return the store that *settings* name, not started.
 
     Args:
@@ -49,7 +51,7 @@ def make_store(
 
 
 def make_upkeep(
-    store: SqliteStore | DynamodbStore,
+    store: AnyStore,
     settings: Settings,
     clock: Clock,
     active: Callable[[ClientId], float | None],
@@ -82,7 +84,7 @@ def make_upkeep(
     return Maintenance(store.client, directory, clock, settings.dynamodb.node_timeout)
 
 
-def add_store_metrics(metrics: Metrics, store: SqliteStore | DynamodbStore) -> None:
+def add_store_metrics(metrics: Metrics, store: AnyStore) -> None:
     """Show what *store* counts. Every metric is there with either store."""
     client = None if isinstance(store, SqliteStore) else store.client
 

@@ -23,6 +23,7 @@ SERVICE = sources("service")
 OUTSIDE = {
     "app",
     "cli",
+    "foundation",
     "runtime",
     "__main__",
     "connections",

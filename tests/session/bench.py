@@ -93,9 +93,11 @@ class Bench:
         at_once: bool = False,
         quota: CommandQuota | None = None,
         timeout: float = 60.0,
+        now: float = 1000.0,
+        pongs: bool = True,
         **client: Any,
     ) -> None:
-        self.now = 1000.0
+        self.now = now
         self.at_once = at_once
         self.top = Position(0, "e")
         self.has_room = True
@@ -114,6 +116,7 @@ class Bench:
         self.turns = 0
         self.turning = True
         self.heartbeat = Heartbeat(timeout)
+        self.entered: set[Channel] = set()  # joined, or about to be
         self.decisions: list[Decision] = []
         self.session = Session(
             self,
@@ -126,8 +129,9 @@ class Bench:
             insecure=insecure,
             rng=Random(1),
             now=self.now,
-            wall=WALL,
+            wall=WALL + now - 1000.0,
             quota=quota,
+            pongs=pongs,
         )
 
     # For tests.
@@ -238,7 +242,10 @@ class Bench:
     def reply(self, text: str) -> None:
         self._open()
         assert "\n" not in text
-        self.messages.append(json.loads(text))
+        message = json.loads(text)
+        self.messages.append(message)
+        if "unsubscribe" in (push := message.get("push", {})):
+            self.entered.discard(push["channel"])
 
     def reply_error(self, command: int, error: ErrorReply) -> None:
         self.reply(replies.error_reply(command, error))
@@ -290,9 +297,11 @@ class Bench:
         asked: Position | None,
         *,
         held: bool,
+        command: int,
     ) -> None:
         self._open()
         join = Join(channel, listener, history, asked, held)
+        self.entered.add(channel)
         self.joins.append(join)
         if self.at_once:
             self.joins.pop()
@@ -302,9 +311,11 @@ class Bench:
         self._open()
         self.calls.append(("release", channel))
 
-    def leave(self, channel: Channel) -> None:
+    def leave(self, channel: Channel, command: int = 0) -> None:
         self._open()
-        self.calls.append(("unsubscribe", channel))
+        if channel in self.entered:  # else a client's unsubscribe of no subscription
+            self.entered.discard(channel)
+            self.calls.append(("unsubscribe", channel))
 
     def history(
         self,
@@ -326,9 +337,9 @@ class Bench:
         self._open()
         return self.overloaded
 
-    def present(self, channel: Channel) -> list[SubscriberInfo]:
+    def present(self, command: int, channel: Channel, *, stats: bool) -> None:
         self._open()
-        return self.here
+        self.session.presence_read(command, self.here, stats=stats)
 
     def close(self, close: Close) -> None:
         self._open()

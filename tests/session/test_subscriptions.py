@@ -228,9 +228,9 @@ def test_unsubscribe_leaves_before_it_is_answered() -> None:
     seen: list[int] = []
     leave = bench.leave
 
-    def spy(channel: Any) -> None:
+    def spy(channel: Any, command: int = 0) -> None:
         seen.append(len(bench.messages))
-        leave(channel)
+        leave(channel, command)
 
     bench.leave = spy  # type: ignore[method-assign]
     assert bench.request(unsubscribe={"channel": "ch"}) == {"unsubscribe": {}}

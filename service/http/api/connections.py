@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from typing import Protocol
-
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
 from _speedups import RttFilter
-from service.connections.registry import Connection, Record
 from service.core.errors import (
     BAD_REQUEST,
     CONNECTION_EXPIRED,
     FORCE_DISCONNECT,
-    Close,
     ReplyError,
 )
 from service.core.json_fields import optional_payload_of
 from service.core.model import UserId
+from service.core.ports import ConnectionStatus
 from service.http.api.context import ApiContext, Empty, Integer, User
 from service.http.validation import close_of
 
@@ -28,9 +24,7 @@ __all__ = [
     "DisconnectRequest",
     "RefreshRequest",
     "connections",
-    "connections_of",
     "disconnect",
-    "disconnect_all",
     "refresh",
     "rtt_of",
 ]
@@ -154,45 +148,28 @@ class RefreshRequest(msgspec.Struct, kw_only=True):
     info: Raw | UnsetType = UNSET
 
 
-class _Target(Protocol):
-    user: str
-    client: str | None
-    session: str | None
-
-
-def connections_of(context: ApiContext, target: _Target) -> list[Connection]:
-    """Return the live connections that a request names."""
-    if target.session:
-        return []  # no connection has a session id
-    return context.runtime.connections.of_user(UserId(target.user), target.client or "")
-
-
 async def connections(context: ApiContext, request: ConnectionsRequest) -> str:
     """Return a user's live connections."""
-    found: dict[str, ConnectionObject] = {}
-    registry, now = context.runtime.connections, context.runtime.clock.now()
-    for connection in registry.of_user(UserId(request.user)):
-        record = registry.find(connection.identity.client)
-        assert record is not None  # it has a slot
-        rtt = connection.liveness.rtt
-        found[connection.identity.client] = ConnectionObject(
+    found: dict[str, ConnectionObject] = {
+        each.client: ConnectionObject(
             transport="websocket",
-            protocol=connection.protocol,
+            protocol=each.protocol,
             user=request.user,
-            state=StateObject({name: Empty() for name in connection.channels}),
-            status=_status_of(record, now),
-            rtt=UNSET if rtt is None else rtt_of(rtt),
+            state=StateObject({name: Empty() for name in each.channels}),
+            status=_status_of(each),
+            rtt=UNSET if each.rtt is None else rtt_of(each.rtt),
         )
+        for each in await context.runtime.people.connections(UserId(request.user))
+    }
     return msgspec.json.encode(ConnectionsResult(found)).decode()
 
 
-def _status_of(record: Record, now: float) -> StatusObject:
-    connection = record.connection
+def _status_of(connection: ConnectionStatus) -> StatusObject:
     return StatusObject(
-        level=connection.liveness.level.value,
-        pending_pings=connection.liveness.pending,
-        silent=now - record.heard,
-        idle=now - record.active,
+        level=connection.level,
+        pending_pings=connection.pending_pings,
+        silent=connection.silent,
+        idle=connection.idle,
         queued_bytes=connection.queued_bytes,
         messages_sent=connection.messages_sent,
         in_flight=connection.in_flight,
@@ -220,32 +197,15 @@ async def disconnect(context: ApiContext, request: DisconnectRequest) -> str:
         if custom is None:
             raise ReplyError(BAD_REQUEST)
         close = custom
-    stay = frozenset(request.whitelist or ())
-    if not request.client and not request.session:
-        disconnect_all(context, UserId(request.user), close, stay)
-        return "{}"
-    for connection in connections_of(context, request):
-        if connection.identity.client not in stay:
-            connection.disconnect(close)
+    if request.session:
+        return "{}"  # no connection has a session id
+    await context.runtime.people.disconnect(
+        UserId(request.user),
+        close,
+        client=request.client or "",
+        stay=frozenset(request.whitelist or ()),
+    )
     return "{}"
-
-
-def disconnect_all(
-    context: ApiContext, user: UserId, close: Close, stay: Collection[str] = ()
-) -> int:
-    """Close all of a user's connections but those in *stay*; return how many it has.
-
-    Connections that wait for a slot are closed too: they would take one that is freed
-    here. Lost connections leave their channels now.
-    """
-    runtime = context.runtime
-    found = runtime.connections.of_user(user) + runtime.connections.waiting(user)
-    for connection in found:
-        if connection.identity.client not in stay:
-            connection.disconnect(close)
-    if user:
-        runtime.grace_period.end(user)
-    return len(found)
 
 
 async def refresh(context: ApiContext, request: RefreshRequest) -> str:
@@ -253,9 +213,13 @@ async def refresh(context: ApiContext, request: RefreshRequest) -> str:
     expire_at = request.expire_at or 0
     past = 0 < expire_at <= context.runtime.clock.wall()
     info = optional_payload_of(request.info, None, context.settings.publication_size)
-    for connection in connections_of(context, request):
-        if request.expired or past:
-            connection.disconnect(CONNECTION_EXPIRED)
-        else:
-            connection.refresh(expire_at, info)
+    if request.session:
+        return "{}"
+    people, user = context.runtime.people, UserId(request.user)
+    if not request.expired and not past:
+        await people.refresh(user, expire_at, info, client=request.client or "")
+        return "{}"
+    for each in await people.connections(user):
+        if request.client in (None, "", each.client):
+            await people.disconnect(user, CONNECTION_EXPIRED, client=each.client)
     return "{}"

@@ -20,7 +20,14 @@ from service.core.errors import (
     StoreError,
     StoreFull,
 )
-from service.core.model import USER_SIZE, Appended, Channel, Draft, HistoryPage
+from service.core.model import (
+    USER_SIZE,
+    Appended,
+    Channel,
+    Draft,
+    HistoryPage,
+    SubscriberInfo,
+)
 from service.core.ports import History
 from service.runtime import Runtime
 from service.settings import ApiSettings, Namespace
@@ -128,7 +135,7 @@ class ApiContext:
             StoreError: It was not published, or the outcome is unknown.
         """
         waiter: _Waiter[Appended] = _Waiter()
-        self.runtime.hub.publish(channel, draft, history, waiter.done)
+        self.runtime.delivery.publish(channel, draft, history, waiter.done)
         return waiter.future
 
     async def read(
@@ -146,10 +153,20 @@ class ApiContext:
             StoreError: The read failed.
         """
         waiter: _Waiter[HistoryPage] = _Waiter()
-        page = self.runtime.hub.read(
+        page = self.runtime.delivery.read(
             channel, history, since, limit, waiter.done, reverse=reverse
         )
         return await waiter.future if page is None else page
+
+    async def present(self, channel: Channel) -> list[SubscriberInfo]:
+        """Return the subscribers of a channel that are shown in presence.
+
+        Raises:
+            StoreError: They cannot be read.
+        """
+        waiter: _Waiter[list[SubscriberInfo]] = _Waiter()
+        present = self.runtime.delivery.look(channel, waiter.done)
+        return await waiter.future if present is None else present
 
 
 class _Waiter(Generic[T]):

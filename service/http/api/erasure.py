@@ -9,7 +9,6 @@ from msgspec import Meta
 
 from service.core.errors import FORCE_DISCONNECT
 from service.core.model import UserId
-from service.http.api.connections import disconnect_all
 from service.http.api.context import ApiContext, Integer, User
 from service.protocol import replies
 
@@ -43,7 +42,7 @@ async def erase(context: ApiContext, request: EraseRequest) -> str:
     store or never will be, so no publication can follow the search for them.
     """
     user = UserId(request.user)
-    connections = disconnect_all(context, user, FORCE_DISCONNECT)
+    connections = await context.runtime.people.disconnect(user, FORCE_DISCONNECT)
     tickets = await context.runtime.tickets.forget(user)
     publications = 0
     if request.publications:

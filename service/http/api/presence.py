@@ -52,19 +52,21 @@ class PresenceStatsResult(msgspec.Struct):
 
 async def presence(context: ApiContext, request: PresenceRequest) -> str:
     """Return the subscribers."""
-    present = _present(context, request)
+    present = await _present(context, request)
     return replies.presence_result([(one.client, one.info) for one in present])
 
 
 async def presence_stats(context: ApiContext, request: PresenceRequest) -> str:
     """Return the number of subscribers."""
-    present = _present(context, request)
+    present = await _present(context, request)
     return replies.presence_stats_result(
         len(present), len({one.user for one in present})
     )
 
 
-def _present(context: ApiContext, request: PresenceRequest) -> list[SubscriberInfo]:
+async def _present(
+    context: ApiContext, request: PresenceRequest
+) -> list[SubscriberInfo]:
     if not context.rules(request.channel).options.presence:
         raise ReplyError(NOT_AVAILABLE)
-    return context.runtime.hub.present(Channel(request.channel))
+    return await context.present(Channel(request.channel))

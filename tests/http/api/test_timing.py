@@ -12,16 +12,18 @@ import pytest
 
 from service.auth.revocations import Revocations
 from service.auth.tickets import Tickets
+from service.connections import people
 from service.connections.loop_monitor import LoopMonitor
 from service.connections.overload import Overload
+from service.connections.people import LocalPeople
 from service.core.errors import ReplyError, StoreUnavailable
 from service.core.health import Checks
 from service.core.hooks import ConnectEvent, ConnectResult, Handlers
-from service.http.api import subscriptions
+from service.foundation import NodeInfo
 from service.http.api.calls import call
 from service.http.api.context import ApiContext
 from service.http.api.methods import METHODS
-from service.runtime import NodeInfo, Runtime
+from service.runtime import Runtime
 from service.settings import StoreSettings
 from service.stores.sqlite.store import SqliteStore
 from service.transports.handshake_gate import HandshakeGate
@@ -46,6 +48,8 @@ class Caller:
             checks=Checks(),
             store=world.store,
             hub=world.hub,
+            delivery=world.hub,
+            people=LocalPeople(world.registry, context.grace_period, world.clock),
             encoder=context.encoder,
             permissions=context.permissions,
             handlers=context.handlers,
@@ -149,7 +153,7 @@ async def test_subscribe_that_the_store_fails_is_not_called_a_success(
 async def test_subscribe_that_takes_too_long_is_100_unless_the_client_has_gone(
     world: LoopWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(subscriptions, "TIMEOUT", 0.01)
+    monkeypatch.setattr(people, "TIMEOUT", 0.01)
     api = Caller(world)
     connection, _ = await world.connect()
     world.store.gate.clear()
