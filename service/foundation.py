@@ -27,7 +27,8 @@ from service.auth.verifier import RemoteKeys, Verifier
 from service.core.errors import StoreError, describe
 from service.core.health import Checks, Fault
 from service.core.hooks import Handlers
-from service.core.ports import Clock, CommitListener, People
+from service.core.people import People
+from service.core.ports import Clock, CommitListener
 from service.core.refusals import Refusals
 from service.metrics import Metrics
 from service.payload.encoder import PayloadEncoder

@@ -26,7 +26,8 @@ from service.connections.registry import Registry
 from service.core.health import Checks, Fault
 from service.core.hooks import Handlers
 from service.core.model import ClientId
-from service.core.ports import Clock, Delivery, People, Store
+from service.core.people import People
+from service.core.ports import Clock, Delivery, Store
 from service.core.rate_limits import rate_of
 from service.core.shedding import Shedding
 from service.foundation import Foundation, NodeInfo

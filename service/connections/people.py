@@ -1,4 +1,4 @@
-"""`ports.People` on the connections of this process."""
+"""`people.People` on the connections of this process."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ from service.core.model import (
     RawJson,
     UserId,
 )
-from service.core.ports import Clock, ConnectionStatus
+from service.core.people import ConnectionStatus
+from service.core.ports import Clock
 
 __all__ = ["LocalPeople"]
 

@@ -14,7 +14,7 @@ from service.core.errors import (
 )
 from service.core.json_fields import optional_payload_of
 from service.core.model import UserId
-from service.core.ports import ConnectionStatus
+from service.core.people import ConnectionStatus
 from service.http.api.context import ApiContext, Empty, Integer, User
 from service.http.validation import close_of
 
