@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from service.settings.channels import ChannelOptions, ChannelSettings, Namespace
+from service.settings.gateway import GatewaySettings
 from service.settings.load import Settings, load, service_link_collisions
 from service.settings.reference import changes, reference
 from service.settings.sections import (
@@ -29,6 +30,7 @@ __all__ = [
     "ClientSettings",
     "ConnectionSettings",
     "DynamodbSettings",
+    "GatewaySettings",
     "LimitSettings",
     "LogSettings",
     "Namespace",

@@ -23,6 +23,7 @@ from service.core.errors import SettingsError
 from service.core.origins import Origins, is_loopback, is_secure
 from service.settings.channels import ChannelSettings
 from service.settings.convert import Converter
+from service.settings.gateway import GatewaySettings
 from service.settings.known_names import PREFIX, Names
 from service.settings.sections import (
     API_KEY_SIZE,
@@ -77,6 +78,7 @@ class Settings(Section, frozen=True, kw_only=True):
     overload: OverloadSettings = OverloadSettings()
     store: StoreSettings = StoreSettings()
     dynamodb: DynamodbSettings = DynamodbSettings()
+    gateway: GatewaySettings = GatewaySettings()
     api: ApiSettings = ApiSettings()
     channels: ChannelSettings = ChannelSettings()
     proxy: ProxySettings = ProxySettings()
@@ -186,6 +188,7 @@ class Settings(Section, frozen=True, kw_only=True):
         if self.api.host and self.api.port is None:
             yield "api.host needs api.port"
         yield from self.proxy.mistakes()
+        yield from self.gateway.mistakes(self.store.backend)
         yield from self._in_client()
         yield from self.overload.mistakes(self.client.queue_size)
 

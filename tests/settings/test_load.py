@@ -303,7 +303,8 @@ def test_all_mistakes_are_reported_at_once_with_their_places(tmp_path: Path) -> 
             "STEADWIRE_TOKEN_HMAC_SECRET_KEY",
             f"listen {none}",
             f"server.port {file}expected `int`, got `str`",
-            f"server.ping_interval {none}; it is client.ping_interval",
+            f"server.ping_interval {none}; it is client.ping_interval or "
+            "gateway.ping_interval",
             f"server.deflat {none}; did you mean server.deflate?",
             "server.host (command line): expected `str`, got `int`",
             f"store.path {file}expected `str`, got `int`",
