@@ -37,6 +37,7 @@ __all__ = [
     "Encoding",
     "Frame",
     "History",
+    "Invoker",
     "Posted",
     "Posts",
     "PresenceDone",
@@ -574,7 +575,7 @@ class Posts(Protocol):
 
     * A message is never written twice. Two whose posts overlap may arrive in any order;
       one that was awaited comes before the next.
-    * Every call ends within some seconds, and never raises.
+    * Every call ends within 3 s, and never raises.
     """
 
     async def post(self, client: ClientId, text: str) -> Posted:
@@ -586,6 +587,21 @@ class Posts(Protocol):
         Returns:
             True once nothing reaches the client over it any more, posts that are late
             included; False when that could not be confirmed: call it again.
+        """
+
+
+class Invoker(Protocol):
+    """Starts work in another invocation, which nobody waits for."""
+
+    async def deliver(self, hold: Mapping[str, Any]) -> bool:
+        """Let another invocation deliver under a hold (`core.lease`). It never raises.
+
+        Args:
+            hold: The hold's record, as JSON values.
+
+        Returns:
+            False if it certainly will not start. Else it starts 0, 1 or more times, at
+            any later time.
         """
 
 

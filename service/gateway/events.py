@@ -14,15 +14,28 @@ import enum
 import hmac
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 from service.core.errors import CodecError
 from service.core.model import ClientId
 
-__all__ = ["SECRET_HEADER", "Arrival", "Kind", "from_event", "from_request", "trusts"]
+__all__ = [
+    "SECRET_HEADER",
+    "Answer",
+    "Application",
+    "Arrival",
+    "Kind",
+    "deliver_event",
+    "from_event",
+    "from_request",
+    "hold_of",
+    "trusts",
+]
 
 SECRET_HEADER = "x-gw-secret"
 """The header in which HTTP_PROXY integrations send the shared secret."""
+
+_DELIVER = "steadwire.deliver"  # key of the event of a delivery that is handed over
 
 _OWN = ("x-gw-", "x-ws-")  # headers of the template, which no client can set
 
@@ -66,6 +79,43 @@ class Arrival:
         """The subprotocols that the client offers, in its order."""
         offered = self.headers.get("sec-websocket-protocol", "").split(",")
         return [name.strip() for name in offered if name.strip()]
+
+
+class Answer(NamedTuple):
+    """What an arrival is answered with.
+
+    Attributes:
+        status: For a connect, whether the socket is opened: any but 200 refuses it.
+            Else 200: whatever goes wrong is told to the client in its own protocol.
+        subprotocol: The one chosen for the socket, "" for none; a connect's alone.
+    """
+
+    status: int = 200
+    subprotocol: str = ""
+
+
+class Application(Protocol):
+    """The service behind the gateway, whichever integration called it."""
+
+    async def handle(self, arrival: Arrival) -> Answer:
+        """Handle one event of a socket; never raises."""
+
+    async def deliver(self, hold: Mapping[str, Any]) -> None:
+        """Deliver under a hold that another invocation handed over; never raises."""
+
+    async def sweep(self) -> None:
+        """Do the time-driven work once; never raises."""
+
+
+def deliver_event(hold: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the event of an invocation that delivers under *hold*."""
+    return {_DELIVER: dict(hold)}
+
+
+def hold_of(event: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Return the hold of a `deliver_event`; None if *event* is another."""
+    hold = event.get(_DELIVER)
+    return hold if isinstance(hold, Mapping) else None
 
 
 def trusts(secret: str, given: str | None) -> bool:

@@ -20,6 +20,7 @@ from service.gateway.signed_calls import SignedCalls
 __all__ = ["ATTEMPTS", "CallbackPosts"]
 
 TIMEOUT = 2.0  # s for each attempt
+TOTAL = 3.0  # s for a call with all of its attempts
 ATTEMPTS = 3  # of a post that the gateway did not take, and of a DELETE
 BASE, CAP = 0.1, 0.4  # s; of the pauses between them
 
@@ -42,11 +43,12 @@ class CallbackPosts:
         """Write one message to a connection."""
         body = text.encode()
         outcome = Posted.BUSY
+        end = self._clock.now() + TOTAL
         for attempt in range(ATTEMPTS):
             if attempt:
                 await self._pause(attempt - 1)
             try:
-                response = await self._call("POST", client, body)
+                response = await self._call("POST", client, body, end)
             except NotSent:
                 continue
             except NoAnswer:
@@ -58,11 +60,12 @@ class CallbackPosts:
 
     async def delete(self, client: ClientId) -> bool:
         """Close a connection; True once nothing reaches it any more."""
+        end = self._clock.now() + TOTAL
         for attempt in range(ATTEMPTS):
             if attempt:
                 await self._pause(attempt - 1)
             try:
-                response = await self._call("DELETE", client, b"")
+                response = await self._call("DELETE", client, b"", end)
             except (NotSent, NoAnswer):
                 continue
             if response.status in (204, 410):
@@ -73,10 +76,15 @@ class CallbackPosts:
         """Use no connection of before: this process may have been frozen."""
         self._calls.drop_idle()
 
-    async def _call(self, method: str, client: ClientId, body: bytes) -> Response:
+    async def _call(
+        self, method: str, client: ClientId, body: bytes, end: float
+    ) -> Response:
+        left = min(TIMEOUT, end - self._clock.now())
+        if left <= 0.0:
+            raise NotSent("no time is left")
         # The id ends in "=".
         path = f"/@connections/{quote(client, safe='')}"
-        return await self._calls.call(method, path, body, TIMEOUT)
+        return await self._calls.call(method, path, body, left)
 
     async def _pause(self, attempt: int) -> None:
         seconds = backoff_full_jitter(attempt, self._rng.random(), BASE, CAP)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
+import json
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -20,7 +21,8 @@ from websockets.exceptions import ConnectionClosedOK
 from service.core.clock import SystemClock
 from service.core.errors import StartupError
 from service.core.model import ClientId
-from service.core.ports import Posted, Posts
+from service.core.ports import Invoker, Posted, Posts
+from service.gateway.events import hold_of
 from service.gateway.http_pool import (
     IDLE,
     LIMIT,
@@ -29,6 +31,7 @@ from service.gateway.http_pool import (
     NoAnswer,
     NotSent,
 )
+from service.gateway.invoking import LambdaInvoker
 from service.gateway.posting import ATTEMPTS, CallbackPosts
 from service.gateway.signed_calls import SignedCalls
 from tests.clock import VirtualClock
@@ -426,3 +429,49 @@ async def _request(reader: asyncio.StreamReader) -> bytes:
         if line.startswith(b"content-length:"):
             return head + await reader.readexactly(int(line.split(b":")[1]))
     return head
+
+
+@pytest.mark.parametrize(
+    ("status", "started"), [(202, True), (429, False), (404, False), (500, True)]
+)
+async def test_work_is_handed_to_an_invocation_that_nobody_waits_for(
+    status: int, started: bool
+) -> None:
+    came: list[bytes] = []
+
+    async def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            came.append(await _request(reader))
+            writer.write(b"HTTP/1.1 %d -\r\ncontent-length: 0\r\n\r\n" % status)
+
+    hold = {"channel": "a", "token": "t"}
+    arn = "arn:aws:lambda:eu-west-1:1:function:f"
+    async with peer(take) as url:
+        calls = SignedCalls(url, "lambda", "eu-west-1", session(), SystemClock())
+        async with closing(calls):
+            assert await LambdaInvoker(calls, arn).deliver(hold) is started
+    head, _, body = came[0].partition(b"\r\n\r\n")
+    assert head.startswith(
+        b"POST /2015-03-31/functions/arn%3Aaws%3Alambda%3Aeu-west-1%3A1%3Afunction%3Af"
+        b"/invocations HTTP/1.1"
+    )
+    assert b"\r\nx-amz-invocation-type: event" in head.lower()
+    assert hold_of(json.loads(body)) == hold
+    assert hold_of({"requestContext": {}}) is None
+
+
+async def test_what_was_not_sent_starts_nothing_and_what_was_may() -> None:
+    async def silent(
+        reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        await _request(reader)
+
+    for listens in (True, False):
+        async with peer(silent) as url:
+            calls = SignedCalls(url, "lambda", "eu-west-1", session(), SystemClock())
+            invoker: Invoker = LambdaInvoker(calls, "f")
+            if listens:
+                assert await invoker.deliver({})
+        if not listens:
+            assert not await invoker.deliver({})
+        await calls.close()
