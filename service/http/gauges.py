@@ -39,6 +39,9 @@ _REFUSALS = (
     "sockets",
     "descriptors",
     "malformed",
+    "protobuf",
+    "secret",
+    "template",
 )
 _EVICTIONS = {CLOSE_CONNECTION_LIMIT.code: "limit", NO_PONG.code: "silent"}
 _ADMISSIONS_REFUSED = {

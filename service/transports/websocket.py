@@ -16,7 +16,7 @@ from falcon import OperationNotAllowed, PayloadTypeError, WebSocketDisconnected
 from service.connections.connection import ClientConnection, ConnectionContext
 from service.core.errors import Close
 from service.core.ports import Frame
-from service.protocol.codec import Codec
+from service.protocol.codec import negotiate
 from service.protocol.json import Json
 from service.protocol.protobuf import Protobuf
 from service.transports.handshake_gate import PENDING
@@ -38,10 +38,6 @@ class WebSocketResource:
         self._context = context
         self._json = Json()
         self._protobuf = Protobuf()
-        self._subprotocols: dict[str, Codec] = {
-            "centrifuge-json": self._json,
-            "centrifuge-protobuf": self._protobuf,
-        }
 
     async def on_get(
         self, req: falcon.asgi.Request, resp: falcon.asgi.Response
@@ -56,10 +52,9 @@ class WebSocketResource:
         self, req: falcon.asgi.Request, ws: falcon.asgi.WebSocket
     ) -> None:
         """Serve one connection that the handshake gate has let in, until it ends."""
-        # Old SDKs send an empty header; only a known name is answered.
-        known = (name for name in ws.subprotocols if name in self._subprotocols)
-        subprotocol = next(known, None)
-        codec = self._codec(subprotocol, req)
+        asked = (req.get_param("format"), req.get_param("cf_protocol"))
+        subprotocol, protobuf = negotiate(ws.subprotocols, asked)
+        codec = self._protobuf if protobuf else self._json
         await ws.accept(subprotocol)
         state = req.scope.get("state", {})
         socket = _FalconSocket(ws, state.get(ABORT), state.get(PROGRESS))
@@ -81,12 +76,6 @@ class WebSocketResource:
             pass
         finally:
             connection.gone(code)
-
-    def _codec(self, subprotocol: str | None, req: falcon.asgi.Request) -> Codec:
-        if subprotocol is not None:
-            return self._subprotocols[subprotocol]
-        asked = (req.get_param("format"), req.get_param("cf_protocol"))
-        return self._protobuf if "protobuf" in asked else self._json
 
 
 def _unknown() -> tuple[int, int]:

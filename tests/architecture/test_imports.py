@@ -41,7 +41,14 @@ MAY_IMPORT: dict[str, set[str]] = {
         "settings",
     },
     "gateway": {"core", "protocol", "session", "_speedups"},
-    "transports": {"connections", "core", "protocol", "session", "settings"},
+    "transports": {
+        "connections",
+        "core",
+        "gateway",
+        "protocol",
+        "session",
+        "settings",
+    },
     "http": {
         "auth",
         "connections",
