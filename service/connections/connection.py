@@ -290,7 +290,7 @@ class ClientConnection:
 
     @property
     def messages_sent(self) -> int:
-        """Messages handed to its socket (count)."""
+        """Messages whose write to its socket has ended (count)."""
         return self._outbox.sent
 
     @property

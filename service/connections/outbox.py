@@ -42,10 +42,10 @@ Invariants:
 * `put` calls nothing but `failed`, and that at most once.
 * A message that has no form in the connection's encoding ends it with 3506, before
   anything that was put after it: no client is left with a hole.
-* Every message that was put before the end is counted once: `sent` when it is handed to
-  the socket, else `dropped`, and `displaced` too if the connection went on. It leaves
-  the queue before its write has ended: what a write that fails had taken counts as
-  sent. The failure ends the connection, and the client recovers what had an offset.
+* Every message that was put before the end is counted once: `sent` when its write has
+  ended, else `dropped`, and `displaced` too if the connection went on. It leaves the
+  queue when its write begins: what a write that fails had taken counts as dropped. The
+  failure ends the connection, and the client recovers what had an offset.
 
 Interleavings that could break these, each a test: the queue overflows while a write is
 under way, whose messages are not in it any more; between a `put` and the flush that it
@@ -100,7 +100,7 @@ class Outbox:
             calls `close` or `drop`.
 
     Attributes:
-        sent: Messages handed to the socket.
+        sent: Messages whose write has ended.
         dropped: Messages that were not.
         displaced: Those of them that made room, or found none, in a full queue.
     """
@@ -126,6 +126,7 @@ class Outbox:
         "_task",
         "_timer",
         "_window",
+        "_writing",
         "displaced",
         "dropped",
         "sent",
@@ -160,6 +161,7 @@ class Outbox:
         self._window: Window | None = None  # in which it waits; then it is not held
         self._batched = 0  # bytes that had waited for a window alone when that ended
         self._task: asyncio.Task[None] | None = None
+        self._writing = 0  # messages of the write under way
         self._timer: Timer | None = None
         self._taken = 0  # bytes that the peer had acknowledged when `_timer` was set
         self._closing = False
@@ -205,7 +207,7 @@ class Outbox:
         if first:
             # The first message ever is the reply to the connect. SDKs do not answer a
             # ping that comes before it.
-            queue.insert(0 if self.sent else 1, message)
+            queue.insert(0 if self.sent or self._writing else 1, message)
         else:
             queue.append(message)
         if self._task is None and not self._held:
@@ -292,6 +294,7 @@ class Outbox:
         if self._task is not None:
             self._task.cancel()
             self._end_task()
+        self._write_failed()
 
     # Writing.
 
@@ -302,8 +305,10 @@ class Outbox:
         try:
             self._write_now()
         except OSError:
+            self._write_failed()
             self._fail(WRITE_ERROR)
         except Exception:
+            self._write_failed()
             self._fail(INTERNAL_CLOSE)
             raise  # to the loop, which logs it
 
@@ -313,6 +318,7 @@ class Outbox:
             try:
                 waits = writing.send(None)
             except StopIteration:
+                self._write_ended()
                 continue
             self._start_timer()
             self._task = asyncio.get_running_loop().create_task(
@@ -326,21 +332,32 @@ class Outbox:
     async def _write(self, writing: _Resumed) -> None:
         try:
             await writing
+            self._write_ended()
             self._stop_timer()
             while self._queue:
                 self._start_timer()
                 await self._send(self._take())
+                self._write_ended()
                 self._stop_timer()
             self._end_task()
             self._written()
         except Exception as error:
             self._stop_timer()
             self._end_task()
+            self._write_failed()
             if isinstance(error, OSError):
                 self._fail(WRITE_ERROR)
             else:
                 self._fail(INTERNAL_CLOSE)
                 raise  # to the loop, which logs it
+
+    def _write_ended(self) -> None:
+        self.sent += self._writing
+        self._writing = 0
+
+    def _write_failed(self) -> None:
+        self.dropped += self._writing
+        self._writing = 0
 
     def _end_task(self) -> None:
         self._task = None
@@ -358,7 +375,7 @@ class Outbox:
         message = queue.popleft()
         if not queue:
             self._size = 0
-            self.sent += 1
+            self._writing = 1
             return message
         encoding = self._encoding
         gap, size_of = encoding.gap, encoding.size
@@ -372,7 +389,7 @@ class Outbox:
             size += gap + more
             taken.append(queue.popleft())
         self._size -= size - gap * (len(taken) - 1)
-        self.sent += len(taken)
+        self._writing = len(taken)
         return encoding.join(taken)
 
     # Ending.

@@ -78,7 +78,7 @@ class Connection(Protocol):
 
     @property
     def messages_sent(self) -> int:
-        """Messages handed to its socket (count)."""
+        """Messages whose write to its socket has ended (count)."""
 
     @property
     def messages_displaced(self) -> int:

@@ -142,7 +142,7 @@ def _add_connections(metrics: Metrics, runtime: Runtime) -> None:
     )
     metrics.total(
         "messages_sent",
-        "Messages handed to clients' sockets: replies, pushes and pings. Joins and "
+        "Messages written to clients' sockets: replies, pushes and pings. Joins and "
         "leaves that go out together are one.",
         lambda: metrics.sent.value + sum(one.messages_sent for one in registry),
     )
