@@ -86,6 +86,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "transports",
     },
     "server": {"core", "settings"},
+    "dev_gateway": {"core"},
     "demo": {"core"},
 }
 
@@ -103,9 +104,9 @@ THIRD_PARTIES: dict[str, set[str]] = {
     "cryptography": {"auth"},
     "falcon": {"app", "transports", "http"},
     "google": {"protocol"},  # protobuf, the other form of the wire
-    "h11": {"gateway", "server"},
+    "h11": {"dev_gateway", "gateway", "server"},
     "h2": {"server"},
-    "httpx": {"auth", "core", "http"},
+    "httpx": {"auth", "core", "dev_gateway", "http"},
     "hypercorn": {"server"},
     "jwt": {"auth"},
     "priority": {"server"},
@@ -132,7 +133,7 @@ THIRD_PARTIES: dict[str, set[str]] = {
     },
     "ujson": {"payload", "http"},
     "uvloop": {"server"},
-    "wsproto": {"server"},
+    "wsproto": {"dev_gateway", "server"},
 }
 
 

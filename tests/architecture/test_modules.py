@@ -28,6 +28,7 @@ OUTSIDE = {
     "__main__",
     "connections",
     "demo",
+    "dev_gateway",
     "gateway",
     "http",
     "logs",
@@ -73,6 +74,7 @@ SPARE = {
     "service.hub.hub": {"JoinDone"},  # a parameter's type
     "service.payload": {"dump"},  # for applications that encode in a thread of theirs
     "service.connections.pending_connection": {"Gate"},  # a parameter's type
+    "service.dev_gateway.emulator": {"Integration"},  # a parameter's type
     "service.server": {"Application"},
     "service.settings": {"Namespace", "ProxySettings"},  # for those who mount us
     "service.stores.sqlite.schema": {"MEMORY"},

@@ -12,6 +12,9 @@ from websockets.asyncio.client import connect
 from websockets.typing import Subprotocol
 
 from service.core.errors import CodecError
+from service.dev_gateway.emulator import Answer, Gateway
+from service.dev_gateway.events import Connected, connect_event, message_event
+from service.dev_gateway.integrations import HttpProxy
 from service.gateway.events import (
     SECRET_HEADER,
     Arrival,
@@ -21,10 +24,7 @@ from service.gateway.events import (
     trusts,
 )
 from tests.clock import VirtualClock
-from tests.gateway.conftest import Application
-from tests.gateway.emulator import Answer, Gateway
-from tests.gateway.events import Connected, connect_event, message_event
-from tests.gateway.integrations import HttpProxy
+from tests.gateway.application import Application
 from tests.server.running import until
 
 SOCKET = Connected(

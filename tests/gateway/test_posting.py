@@ -22,6 +22,8 @@ from service.core.clock import SystemClock
 from service.core.errors import StartupError
 from service.core.model import ClientId
 from service.core.ports import Invoker, Posted, Posts
+from service.dev_gateway.emulator import Gateway
+from service.dev_gateway.faults import Faults, Post
 from service.gateway.events import hold_of
 from service.gateway.http_pool import (
     IDLE,
@@ -35,9 +37,7 @@ from service.gateway.invoking import LambdaInvoker
 from service.gateway.posting import ATTEMPTS, CallbackPosts
 from service.gateway.signed_calls import SignedCalls
 from tests.clock import VirtualClock
-from tests.gateway.conftest import Application
-from tests.gateway.emulator import Gateway
-from tests.gateway.faults import Faults, Post
+from tests.gateway.application import Application
 from tests.server.running import until
 
 Peer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]

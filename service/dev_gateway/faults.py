@@ -44,6 +44,7 @@ class Faults:
         lost: A POST is `Post.LOST`.
         late: A POST is `Post.LATE`.
         late_by: Longest lateness of such a POST, in seconds.
+        duplicated: An asynchronous invocation starts twice.
     """
 
     seed: int = 0
@@ -55,6 +56,7 @@ class Faults:
     lost: float = 0.0
     late: float = 0.0
     late_by: float = 1.0
+    duplicated: float = 0.0
 
     def __post_init__(self) -> None:
         self._random = random.Random(self.seed)
@@ -62,6 +64,10 @@ class Faults:
     def loses_disconnect(self) -> bool:
         """Whether this `$disconnect` is lost."""
         return self._random.random() < self.disconnect_lost
+
+    def invocations(self) -> int:
+        """Return how often an asynchronous invocation starts."""
+        return 1 + (self._random.random() < self.duplicated)
 
     def delays(self) -> float:
         """Return the delay of an invocation or a POST, in seconds."""

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import random
 import signal
 import socket
@@ -23,8 +22,8 @@ from contextlib import suppress
 
 import httpx
 
-from tests.gateway.emulator import Answer, IntegrationError
-from tests.gateway.events import Event
+from service.dev_gateway.emulator import Answer, IntegrationError
+from service.dev_gateway.events import Event
 
 __all__ = ["HttpProxy", "Lambda"]
 
@@ -52,8 +51,14 @@ class HttpProxy:
         await self._client.aclose()
 
     async def __call__(self, event: Event) -> Answer:
-        """Send an event; what the templates do not map is not sent."""
-        context = event["requestContext"]
+        """Send an event; what the templates do not map is not sent.
+
+        Raises:
+            IntegrationError: There was no answer, or it is not an event of a socket.
+        """
+        context = event.get("requestContext")
+        if context is None:
+            raise IntegrationError("it has no URL")
         headers = {
             "x-gw-secret": self._secret,
             "x-ws-connection-id": context["connectionId"],
@@ -86,7 +91,7 @@ class Lambda:
 
     Args:
         handler: Called with the event and None; returns a dict with ``statusCode``.
-        environment: Variables of its processes, beside those of this one.
+        environment: All variables of its processes.
         concurrency: Most environments; events beyond wait for a free one.
         seed: Of which free environment takes an event.
 
@@ -97,13 +102,18 @@ class Lambda:
     def __init__(
         self,
         handler: str,
-        environment: Mapping[str, str] | None = None,
+        environment: Mapping[str, str],
         concurrency: int = 50,
         seed: int = 0,
     ) -> None:
         self.started = 0
-        self._command = [sys.executable, "-m", "tests.gateway.environment", handler]
-        self._environment = {**os.environ, **(environment or {})}
+        self._command = [
+            sys.executable,
+            "-m",
+            "service.dev_gateway.environment",
+            handler,
+        ]
+        self._environment = environment
         self._slots = asyncio.Semaphore(concurrency)
         self._random = random.Random(seed)
         self._free: list[_Environment] = []

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl
 
-__all__ = ["Connected", "connect_event", "disconnect_event", "message_event"]
+__all__ = ["Connected", "Event", "connect_event", "disconnect_event", "message_event"]
 
 Event = dict[str, Any]
 

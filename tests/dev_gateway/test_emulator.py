@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
 from typing import Any
@@ -17,11 +18,11 @@ from websockets.exceptions import InvalidStatus
 
 from service.core.clock import SystemClock
 from service.core.rate_limits import Rate
+from service.dev_gateway.emulator import Answer, Gateway, IntegrationError, Quotas
+from service.dev_gateway.faults import Faults
+from service.dev_gateway.integrations import HttpProxy, Lambda
 from tests.clock import VirtualClock
-from tests.gateway.conftest import Application
-from tests.gateway.emulator import Answer, Gateway, IntegrationError, Quotas
-from tests.gateway.faults import Faults
-from tests.gateway.integrations import HttpProxy, Lambda
+from tests.gateway.application import Application
 from tests.server.running import until
 
 
@@ -424,7 +425,8 @@ async def test_lambda(application: Application, tmp_path: Any) -> None:
     record = tmp_path / "record"
     record.touch()
     function = Lambda(
-        "function:handler", {"PYTHONPATH": f".:{tmp_path}", "RECORD": str(record)}
+        "function:handler",
+        {**os.environ, "PYTHONPATH": f".:{tmp_path}", "RECORD": str(record)},
     )
 
     def lines() -> list[list[str]]:
@@ -458,3 +460,58 @@ async def test_lambda(application: Application, tmp_path: Any) -> None:
         assert fourth[0] != first[0]  # the first was killed
         assert fourth[1] == "1"
     await function.aclose()
+
+
+async def test_an_asynchronous_invocation_is_accepted_and_tried_three_times() -> None:
+    clock = VirtualClock()
+    came: list[dict[str, Any]] = []
+
+    async def fails(event: dict[str, Any]) -> Answer:
+        came.append(event)
+        if event["times"] > sum(each == event for each in came):
+            raise IntegrationError
+        return Answer(200)
+
+    async with Gateway(fails, clock).run() as gateway:
+        function = boto3.client(
+            "lambda",
+            endpoint_url=gateway.endpoint.removesuffix("/test"),
+            region_name="us-east-1",
+            aws_access_key_id="key",
+            aws_secret_access_key="secret",
+        )
+        for times in (1, 2, 9):
+            answer = await call(
+                function.invoke,
+                FunctionName="own",
+                InvocationType="Event",
+                Payload=json.dumps({"times": times}),
+            )
+            assert answer["StatusCode"] == 202
+        await until(lambda: len(came) == 3, 10.0, "the first tries")
+        clock.advance(1.0)
+        await until(lambda: len(came) == 5, 10.0, "the second tries")
+        clock.advance(2.0)
+        await until(lambda: len(came) == 6, 10.0, "the third")
+        clock.advance(1000.0)
+        function.close()
+    assert [each["times"] for each in came] == [1, 2, 9, 2, 9, 9]
+
+
+async def test_an_asynchronous_invocation_may_start_twice(
+    application: Application,
+) -> None:
+    faults = Faults(duplicated=1.0)
+    async with Gateway(application, SystemClock(), faults=faults).run() as gateway:
+        function = boto3.client(
+            "lambda",
+            endpoint_url=gateway.endpoint.removesuffix("/test"),
+            region_name="us-east-1",
+            aws_access_key_id="key",
+            aws_secret_access_key="secret",
+        )
+        await call(
+            function.invoke, FunctionName="own", InvocationType="Event", Payload="{}"
+        )
+        await until(lambda: application.events == [{}, {}], 10.0, "both")
+        function.close()

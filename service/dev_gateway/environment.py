@@ -1,6 +1,6 @@
-"""Environment: the process in which `tests.gateway.integrations` runs a function.
+"""Environment: the process in which `service.dev_gateway.integrations` runs a function.
 
-    python -m tests.gateway.environment MODULE:HANDLER DESCRIPTOR
+    python -m service.dev_gateway.environment MODULE:HANDLER DESCRIPTOR
 
 It reads an event a line from the socket with that descriptor, and writes the answer of
 ``HANDLER(event, None)`` as a line. An exception is answered by its type alone.
@@ -13,7 +13,7 @@ import json
 import socket
 import sys
 
-__all__ = ["main"]
+__all__ = []
 
 
 def main(handler: str, descriptor: str) -> None:

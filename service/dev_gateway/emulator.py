@@ -3,6 +3,8 @@
     ws://127.0.0.1:PORT/STAGE                      clients
     http://127.0.0.1:PORT/STAGE/@connections/ID    POST, GET and DELETE, as boto3's
                                                    apigatewaymanagementapi sends them
+    http://127.0.0.1:PORT/2015-03-31/functions/…   asynchronous invocations of the
+                                                   function, as boto3's lambda does
 
 What it keeps of the service (each has a test):
 
@@ -17,6 +19,8 @@ What it keeps of the service (each has a test):
 * A POST is text: bytes that are not UTF-8 become U+FFFD. It answers 200 once the bytes
   are written, 410 for no such connection, 413 over 128 KiB, 429 over the rate or when
   the client does not read, 403 without a signature.
+* An asynchronous invocation is accepted with 202 and starts later. One that fails is
+  tried again, at most twice more.
 * `Faults` adds what happens at random. After an answered DELETE nothing reaches the
   client any more, late POSTs included.
 
@@ -46,16 +50,20 @@ from wsproto.utilities import RemoteProtocolError
 
 from service.core.ports import Clock, Timer
 from service.core.rate_limits import Bucket, Rate
-from tests.gateway.events import (
+from service.dev_gateway.events import (
     Connected,
     Event,
     connect_event,
     disconnect_event,
     message_event,
 )
-from tests.gateway.faults import Faults, Post
+from service.dev_gateway.faults import Faults, Post
 
 __all__ = ["Answer", "Gateway", "Integration", "IntegrationError", "Quotas"]
+
+RETRIES = (1.0, 2.0)  # s until a failed invocation is tried again; AWS: 60 and 120
+
+_FUNCTIONS = "/2015-03-31/functions/"
 
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, 1.3
 
@@ -81,7 +89,7 @@ class Integration(Protocol):
     """The application behind the gateway."""
 
     async def __call__(self, event: Event) -> Answer:
-        """Handle an event of the Lambda proxy integration.
+        """Handle an event of the Lambda proxy integration, or one invoked by itself.
 
         Raises:
             IntegrationError: There is no answer.
@@ -328,10 +336,18 @@ class Gateway:
         method = request.method.decode()
         prefix = f"/{self.stage}/@connections/"
         target = request.target.decode().partition("?")[0]
-        if not target.startswith(prefix):
+        invokes = target.startswith(_FUNCTIONS) and method == "POST"
+        if not target.startswith(prefix) and not invokes:
             return _error(404, "NotFoundException")
         if not _header(request, b"authorization").startswith(b"AWS4-HMAC-SHA256 "):
             return _error(403, "ForbiddenException")
+        if invokes:
+            if _header(request, b"x-amz-invocation-type") != b"Event":
+                return _error(400, "InvalidParameterValueException")
+            event = json.loads(body)
+            for _ in range(self.faults.invocations()):
+                self.spawn(self._invoke_later(event))
+            return 202, {}, b""
         if self._posts.take(self.quotas.posts, self.clock.now()) != 1:
             return _error(429, "LimitExceededException")
         name = unquote(target.removeprefix(prefix))
@@ -346,6 +362,15 @@ class Gateway:
         if method == "GET":
             return 200, {"content-type": "application/json"}, socket.describe()
         return _error(403, "ForbiddenException")
+
+    async def _invoke_later(self, event: Event) -> None:
+        for pause in (0.0, *RETRIES):
+            await self.sleep(pause + self.faults.delays())
+            try:
+                await self.integration(event)
+            except IntegrationError:
+                continue
+            return
 
     async def _post(
         self, name: str, body: bytes
