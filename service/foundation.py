@@ -113,6 +113,7 @@ class Foundation:
             insecure=settings.insecure,
             personal=settings.client.user_personal_channel,
             on_refusal=partial(_log_refusal, refusals, clock),
+            threads=settings.runs.namespace,
         )
         self.store: AnyStore = make_store(settings, clock, stopping)
         stack.push_async_callback(self.store.close)

@@ -7,6 +7,7 @@ import uuid
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 
+from service.agents.threads import Threads
 from service.auth.permissions import Permissions
 from service.auth.revocations import Revocations
 from service.auth.tickets import Tickets
@@ -72,6 +73,7 @@ class Runtime:
         shedding: The shed level: what is refused while the process is overloaded.
         loop_monitor: Measures the event loop.
         context: The parts that every connection shares.
+        threads: Threads and runs of agents.
         closing: Whether it is being closed, or was closed.
     """
 
@@ -99,6 +101,7 @@ class Runtime:
     shedding: Shedding
     loop_monitor: LoopMonitor
     context: ConnectionContext
+    threads: Threads
     closing: bool = False
     _stack: AsyncExitStack = field(default_factory=AsyncExitStack)
 
@@ -141,6 +144,19 @@ class Runtime:
             stack.callback(hub.announcements.stop)
             await base.start(hub.committed)
 
+            threads = Threads(
+                store,
+                hub,
+                clock,
+                base.spawn,
+                node=base.node.uid,
+                namespace=settings.runs.namespace,
+                options=settings.channels.of_threads(settings.runs.namespace),
+                lease=settings.runs.lease,
+                shared=settings.store.backend != "sqlite",
+            )
+            stack.push_async_callback(threads.close)
+            threads.start_rounds()
             connections = Registry()
             upkeep = make_upkeep(store, settings, clock, connections.active)
             if upkeep is not None:
@@ -247,6 +263,7 @@ class Runtime:
                 shedding=shedding,
                 loop_monitor=loop_monitor,
                 context=context,
+                threads=threads,
             )
             checks.add("store", runtime._store_fault)
             checks.add("revocations", runtime._revocations_fault)

@@ -74,13 +74,17 @@ class ChannelRules:
         options: The options.
         name: The namespace's name; "" for channels without.
         history: What the store keeps of each channel.
+        runs_only: The channels are threads: only runs publish there.
     """
 
-    __slots__ = ("_pattern", "history", "name", "options")
+    __slots__ = ("_pattern", "history", "name", "options", "runs_only")
 
-    def __init__(self, options: ChannelOptions, name: str = "") -> None:
+    def __init__(
+        self, options: ChannelOptions, name: str = "", *, runs_only: bool = False
+    ) -> None:
         self.options = options
         self.name = name
+        self.runs_only = runs_only
         self.history = History(
             options.history_size, options.history_ttl, options.history_meta_ttl
         )
@@ -102,7 +106,9 @@ class ChannelRules:
         """Return the rules of a subscription with *override*."""
         if override == NO_OVERRIDE:
             return self
-        return ChannelRules(self.options.changed(override), self.name)
+        return ChannelRules(
+            self.options.changed(override), self.name, runs_only=self.runs_only
+        )
 
 
 class Permissions:
@@ -113,6 +119,7 @@ class Permissions:
         insecure: Everybody may subscribe and publish.
         personal: Users' own channels.
         on_refusal: Is told each refusal, with the setting to change.
+        threads: The namespace of threads; "" for none.
     """
 
     def __init__(
@@ -122,6 +129,7 @@ class Permissions:
         insecure: bool,
         personal: PersonalChannel = NO_PERSONAL,
         on_refusal: OnRefusal = _unheard,
+        threads: str = "",
     ) -> None:
         self._insecure = insecure
         self._on_refusal = on_refusal
@@ -133,6 +141,9 @@ class Permissions:
             namespace.name: ChannelRules(namespace, namespace.name)
             for namespace in settings.namespaces
         }
+        if threads:
+            options = settings.of_threads(threads)
+            self._namespaces[threads] = ChannelRules(options, threads, runs_only=True)
         self._unrecoverable: set[str] = set()  # namespaces that the log has told of
 
     def batch_window(self, channel: str) -> float:

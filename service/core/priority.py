@@ -16,10 +16,13 @@ __all__ = ["DroppableBytes", "DroppableText", "Priority", "priority_of"]
 class Priority(enum.IntEnum):
     """What may be dropped, the lowest first."""
 
-    JOIN_LEAVE = 1
+    TYPING = 1
+    """Somebody types; it stops by itself."""
+
+    JOIN_LEAVE = 2
     """Somebody joined or left; presence tells the same."""
 
-    PUBLICATION = 2
+    PUBLICATION = 3
     """A publication without an offset: nothing else tells it."""
 
 

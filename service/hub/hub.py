@@ -30,11 +30,13 @@ from collections.abc import Callable, Sequence
 from service.core.errors import StoreError
 from service.core.model import (
     Channel,
+    ClientId,
     Draft,
     HistoryPage,
     Joined,
     Position,
     Publication,
+    RawJson,
     SubscriberInfo,
 )
 from service.core.ports import (
@@ -184,6 +186,40 @@ class Hub:
                 subscription.member.put(push, window=window)
             else:
                 subscription.member.put(push)
+
+    def notify(
+        self,
+        channel: Channel,
+        data: RawJson,
+        *,
+        priority: Priority,
+        info: RawJson | None = None,
+        but: ClientId | None = None,
+    ) -> None:
+        """Push to the subscribers of this process what is not stored anywhere.
+
+        Args:
+            channel: The channel.
+            data: The payload.
+            priority: How soon it is dropped where a queue is full.
+            info: Who it comes from, as in a publication.
+            but: A client that is not told.
+        """
+        topic = self._topics.get(channel)
+        if topic is None:
+            return
+        publication = Publication(0, data, info)
+        text = DroppableText(
+            replies.publication_push(topic.quoted, publication), priority
+        )
+        for subscription in tuple(topic.subscriptions):
+            if not subscription.joined or subscription.left:
+                continue
+            if subscription.subscriber.client == but:
+                continue
+            # It may be dropped, so nobody knows what the next delta would be against.
+            subscription.base = None
+            subscription.member.put(text)
 
     # Joining and leaving.
 

@@ -96,6 +96,8 @@ class Commands:
         """Handle a publish command."""
         channel, data = request.channel, request.data
         rules = self._permissions.rules(channel)
+        if rules.runs_only:
+            raise ReplyError(NOT_AVAILABLE)
         if self._handlers.publish is not None:
             self._queue.under_way += 1
             self._queue.blocked = True  # hooks may answer out of order

@@ -18,7 +18,7 @@ from service.settings.sections import (
     Window,
 )
 
-__all__ = ["ChannelOptions", "ChannelSettings", "Namespace"]
+__all__ = ["ChannelOptions", "ChannelSettings", "Namespace", "RunSettings"]
 
 
 class ChannelOptions(Section, frozen=True, kw_only=True):
@@ -159,6 +159,37 @@ _CHAT = ChannelOptions(
 )
 
 
+# A thread's viewers come late and come back: they may recover, and read what was. The
+# whole thread is known beside the history (service.agents.thread).
+_THREAD = ChannelOptions(
+    history_size=1000,
+    history_ttl=24 * 3600.0,
+    force_recovery=True,
+    presence=True,
+    allow_history_for_subscriber=True,
+    allow_presence_for_subscriber=True,
+    allow_user_limited_channels=True,
+    batch_window=0.02,
+)
+
+
+class RunSettings(Section, frozen=True, kw_only=True):
+    """Runs of agents that speak AG-UI.
+
+    Attributes:
+        namespace: The namespace whose channels are threads: only runs publish there.
+            Where ``channels.namespaces`` has none of this name, it has options for
+            threads: a history of 1,000 events or 24 hours, recovery, presence, a batch
+            window of 0.02 s, and channels for the users that they name. "" switches
+            runs off.
+        lease: Seconds that an agent which pushes its events may be silent; then its
+            run ends with ``agent_lost``.
+    """
+
+    namespace: str = "thread"
+    lease: Seconds = 30.0
+
+
 class ChannelSettings(Section, frozen=True, kw_only=True):
     """Channels by namespace.
 
@@ -171,3 +202,8 @@ class ChannelSettings(Section, frozen=True, kw_only=True):
 
     without_namespace: ChannelOptions = _CHAT
     namespaces: tuple[Namespace, ...] = ()
+
+    def of_threads(self, name: str) -> ChannelOptions:
+        """Return the options of the namespace of threads, which is called *name*."""
+        found = [each for each in self.namespaces if each.name == name]
+        return found[0] if found else _THREAD

@@ -21,7 +21,7 @@ from typing import Any
 from service.core.client_address import Proxies
 from service.core.errors import SettingsError
 from service.core.origins import Origins, is_loopback, is_secure
-from service.settings.channels import ChannelSettings
+from service.settings.channels import ChannelSettings, RunSettings
 from service.settings.convert import Converter
 from service.settings.gateway import GatewaySettings
 from service.settings.known_names import PREFIX, Names
@@ -56,6 +56,7 @@ __all__ = ["Settings", "load", "service_link_collisions"]
 
 NO_LIMIT = 2**31  # more than any machine has connections
 HEARTBEATS = {"development": 60.0, "production": 75.0, "staging": 90.0}  # s
+_WINDOW = 64  # least events in the history of a thread
 _TABLE = re.compile(r"[-a-zA-Z0-9_.]{3,255}")
 _NAMESPACE = re.compile(r"[-a-zA-Z0-9_]{2,}")
 
@@ -81,6 +82,7 @@ class Settings(Section, frozen=True, kw_only=True):
     gateway: GatewaySettings = GatewaySettings()
     api: ApiSettings = ApiSettings()
     channels: ChannelSettings = ChannelSettings()
+    runs: RunSettings = RunSettings()
     proxy: ProxySettings = ProxySettings()
     token: TokenSettings = TokenSettings()
     subscription_token: TokenSettings = TokenSettings()
@@ -263,6 +265,14 @@ class Settings(Section, frozen=True, kw_only=True):
                 )
             if times > 1:
                 yield f"channels.namespaces: {name!r} is defined twice"
+        threads = self.runs.namespace
+        if threads and not _NAMESPACE.fullmatch(threads):
+            yield f"runs.namespace: {threads!r} cannot be a namespace's name"
+        elif threads and channels.of_threads(threads).history_size < _WINDOW:
+            yield (
+                f"channels.namespaces {threads!r}: threads of runs need a history_size "
+                f'of {_WINDOW} or more (or switch runs off: runs.namespace = "")'
+            )
         personal = self.client.user_personal_channel
         if personal.enabled and personal.namespace not in ("", *names):
             yield (

@@ -40,6 +40,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "session",
         "settings",
     },
+    "agents": {"core", "hub", "settings", "_speedups"},
     "gateway": {"core", "protocol", "session", "_speedups"},
     "transports": {
         "connections",
@@ -50,6 +51,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "settings",
     },
     "http": {
+        "agents",
         "auth",
         "connections",
         "core",
@@ -73,6 +75,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "stores",
     },
     "runtime": {
+        "agents",
         "auth",
         "connections",
         "core",
@@ -98,6 +101,7 @@ LOOSE = {"app", "foundation", "runtime", "__init__", "__main__"}
 
 # A third party's exceptions stop at the modules that import it, so it has few.
 THIRD_PARTIES: dict[str, set[str]] = {
+    "ag_ui": {"agents"},
     "boto3": {"stores"},
     "botocore": {"gateway", "stores"},
     "click": {"cli"},
@@ -114,9 +118,20 @@ THIRD_PARTIES: dict[str, set[str]] = {
     "re2": {"core"},  # patterns of channel names
     # It validates what comes from outside; `protocol` reads with it what it wrote, and
     # DynamoDB's store packs.
-    "msgspec": {"auth", "core", "protocol", "session", "settings", "stores", "http"},
+    "msgspec": {
+        "agents",
+        "auth",
+        "core",
+        "http",
+        "protocol",
+        "session",
+        "settings",
+        "stores",
+    },
+    "pydantic": {"agents"},  # with ag_ui
     "sqlite3": {"stores"},
     "structlog": {
+        "agents",
         "app",
         "auth",
         "cli",

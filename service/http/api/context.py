@@ -13,6 +13,7 @@ from service.auth.api_keys import FULL_ACCESS, ApiKey
 from service.auth.permissions import ChannelRules
 from service.core.errors import (
     INTERNAL,
+    NOT_AVAILABLE,
     PERMISSION_DENIED,
     TOO_MANY_REQUESTS,
     ErrorReply,
@@ -117,13 +118,16 @@ class ApiContext:
         """Return the rules of a channel, if the caller may publish to it.
 
         Raises:
-            ReplyError: 102 or 107, from the name; 103 if the key does not allow it.
+            ReplyError: 102 or 107, from the name; 103 if the key does not allow it; 108
+                for a thread, where only runs publish.
         """
         rules = self.rules(channel)
         options = rules.options
         namespace = options.name if isinstance(options, Namespace) else ""
         if not self.key.may_publish(namespace):
             raise ReplyError(PERMISSION_DENIED)
+        if rules.runs_only:
+            raise ReplyError(NOT_AVAILABLE)
         return rules
 
     def publish(

@@ -1,0 +1,1 @@
+"""Agent runs: AG-UI events, threads, runs and those who follow them."""
