@@ -76,5 +76,5 @@ def _run(
             return await call(client, settings)
 
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
-    settings = load(os.environ, {}).dynamodb
+    settings = load(os.environ, {}).table
     return settings.table, asyncio.run(run(settings))

@@ -25,6 +25,7 @@ __all__ = [
     "POST_SECONDS",
     "ChannelState",
     "Hold",
+    "HoldTaker",
     "Leases",
     "Stored",
 ]
@@ -51,6 +52,7 @@ class ChannelState(NamedTuple):
         until: When the lease may be taken over, Unix milliseconds.
         duty: What every active row had when the lease was taken, as long as nobody has
             claimed the hold; None otherwise.
+        shards: Partitions of its log.
     """
 
     top: Position
@@ -59,6 +61,7 @@ class ChannelState(NamedTuple):
     owner: str = ""
     until: int = 0
     duty: Position | None = None
+    shards: int = 1
 
 
 class Hold(NamedTuple):
@@ -174,9 +177,9 @@ class Stored(Protocol):
     """Publications as stored, whatever the channel keeps at present."""
 
     async def between(
-        self, channel: Channel, top: Position, since: int, through: int
+        self, channel: Channel, state: ChannelState, since: int, through: int
     ) -> list[Publication]:
-        """Read the offsets above *since* up to *through* of the epoch of *top*.
+        """Read the offsets above *since* up to *through* of the epoch in *state*.
 
         Nothing is answered from memory. Where one is missing, removed or expired, only
         those above it are returned: what is returned has no hole, and ends at

@@ -29,6 +29,7 @@ __all__ = [
     "STATE_KEY_SIZE",
     "STATE_VALUE_SIZE",
     "AppendDone",
+    "Claim",
     "Clock",
     "CommitListener",
     "Committed",

@@ -80,7 +80,7 @@ __all__ = ["FRAME", "Rounds"]
 
 FRAME = 32 * 1024  # bytes of several publications in one POST; a larger one goes alone
 
-WINDOW = 256  # publications read from the log in one round
+WINDOW = 64  # publications read from the log in one round
 
 PARALLEL = 64  # connections that are posted to at once, for one channel
 
@@ -412,7 +412,7 @@ class _Delivery:
         if behind:
             low = min(behind.values())
             through = min(through, low + WINDOW)
-            log = await rounds.stored.between(channel, top, low, through)
+            log = await rounds.stored.between(channel, state, low, through)
         now = self._owned(await rounds.leases.read(channel))
         floor = now.floor if now.top.epoch == top.epoch else 0
         span = _Span(top.epoch, through, floor, log)

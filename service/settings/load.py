@@ -18,6 +18,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from service.core.client_address import Proxies
 from service.core.errors import SettingsError
 from service.core.origins import Origins, is_loopback, is_secure
@@ -55,6 +57,8 @@ from service.settings.sources import (
 __all__ = ["Settings", "load", "service_link_collisions"]
 
 NO_LIMIT = 2**31  # more than any machine has connections
+GATEWAY_AGE = 7200.0  # s; an API Gateway ends a WebSocket connection then
+
 HEARTBEATS = {"development": 60.0, "production": 75.0, "staging": 90.0}  # s
 _WINDOW = 64  # least events in the history of a thread
 _TABLE = re.compile(r"[-a-zA-Z0-9_.]{3,255}")
@@ -148,6 +152,13 @@ class Settings(Section, frozen=True, kw_only=True):
         """The address that development listens on, if others can reach it; or ""."""
         host = self.server.host
         return "" if self.strict or is_loopback(host) else host
+
+    @property
+    def table(self) -> DynamodbSettings:
+        """The section of the table; a gateway before the service needs leases."""
+        if not self.gateway.endpoint:
+            return self.dynamodb
+        return msgspec.structs.replace(self.dynamodb, leases=True)
 
     @property
     def heartbeat_timeout(self) -> float:
@@ -287,6 +298,21 @@ class Settings(Section, frozen=True, kw_only=True):
                 f"dynamodb.table: {table!r} must be 3 to 255 of letters, digits, '_', "
                 "'-' and '.', or an ARN"
             )
+        if self.table.leases:
+            yield from self._below_leases()
+
+    def _below_leases(self) -> Iterator[str]:
+        """Yield where offsets could restart while a connection of the gateway lives."""
+        channels = self.channels
+        served = {"channels.without_namespace": channels.without_namespace} | {
+            f"channels.namespaces {each.name!r}": each for each in channels.namespaces
+        }
+        for where, options in served.items():
+            if options.history_size and options.history_meta_ttl <= GATEWAY_AGE:
+                yield (
+                    f"{where}: with dynamodb.leases, history_meta_ttl must be over "
+                    f"{GATEWAY_AGE:.0f} s, for which the gateway keeps a connection"
+                )
 
     def _in_urls(self) -> Iterator[str]:
         urls = {f"proxy.{hook}": url for hook, url in self.proxy.endpoints.items()}

@@ -456,8 +456,8 @@ class DynamodbSettings(Section, frozen=True, kw_only=True):
         client_limit: Clients connected to all processes of the table; beyond, a connect
             is closed with 3013 and comes back later.
         node_timeout: A process that is silent for this long counts as dead: its
-            connections lose their slots. Clocks should differ by less than a tenth of
-            it.
+            connections lose their slots. Clocks differ by less than a tenth of it.
+        leases: As if ``gateway.endpoint`` were set: for processes that only publish.
     """
 
     table: str = "steadwire"
@@ -471,6 +471,7 @@ class DynamodbSettings(Section, frozen=True, kw_only=True):
     shards: Annotated[int, msgspec.Meta(gt=0, le=16)] = 1
     client_limit: Positive = 100_000
     node_timeout: Seconds = 40.0
+    leases: bool = False
 
 
 class ApiSettings(Section, frozen=True, kw_only=True):

@@ -47,7 +47,7 @@ def make_store(
         return SqliteStore(settings.store, clock, namespaces=limits, stopping=stopping)
     from service.stores.dynamodb.store import DynamodbStore
 
-    return DynamodbStore(settings.dynamodb, settings.store, clock)
+    return DynamodbStore(settings.table, settings.store, clock)
 
 
 def make_upkeep(
@@ -71,6 +71,7 @@ def make_upkeep(
     from service.stores.dynamodb.registry.connections import AdmissionLimits
     from service.stores.dynamodb.registry.directory import DynamodbDirectory
     from service.stores.dynamodb.registry.maintenance import Maintenance
+    from service.stores.dynamodb.registry.records import GATEWAY_NODES
 
     limits = AdmissionLimits(
         settings.user_limit,
@@ -79,9 +80,15 @@ def make_upkeep(
         settings.client.max_age,
     )
     directory = DynamodbDirectory(
-        store.client, settings.dynamodb, limits, clock, active=active
+        store.client, settings.table, limits, clock, active=active
     )
-    return Maintenance(store.client, directory, clock, settings.dynamodb.node_timeout)
+    return Maintenance(
+        store.client,
+        directory,
+        clock,
+        settings.table.node_timeout,
+        pseudo_nodes=GATEWAY_NODES if settings.table.leases else (),
+    )
 
 
 def add_store_metrics(metrics: Metrics, store: AnyStore) -> None:

@@ -117,7 +117,7 @@ class Bench:
         self.owner = token
         return state
 
-    async def between(self, channel, top, since, through):
+    async def between(self, channel, state, since, through):
         kept = [p for p in self.log if max(since, self.floor) < p.offset <= through]
         return kept
 

@@ -28,7 +28,7 @@ def examine_store(settings: Settings, *, running: bool = False) -> Finding:
         running: A server is running with these settings, so it holds the file.
     """
     if settings.store.backend == "dynamodb":
-        return _dynamodb(settings.dynamodb)
+        return _dynamodb(settings.table)
     return _sqlite(settings.store, running=running)
 
 

@@ -19,24 +19,28 @@ from __future__ import annotations
 
 import asyncio
 import random
+import uuid
 from functools import partial
 
 import structlog
 
 from service.core.circuit_breaker import Breaker
 from service.core.errors import StoreError, StoreUnavailable, describe
+from service.core.lease import HoldTaker
 from service.core.model import Appended, Channel, Draft, HistoryPage
 from service.core.ports import AppendDone, Clock, CommitListener, History
 from service.settings import DynamodbSettings, StoreSettings
 from service.stores.append_budget import AppendBudget
 from service.stores.dynamodb import table
 from service.stores.dynamodb.client import Client, Connect, connect
+from service.stores.dynamodb.lease import DynamodbLeases
 from service.stores.dynamodb.log.appender import ChannelAppender, Job
 from service.stores.dynamodb.log.cache import ChannelCache
-from service.stores.dynamodb.log.planner import BatchPlan, PendingAppend
+from service.stores.dynamodb.log.planner import BatchPlan, PendingAppend, Taking
 from service.stores.dynamodb.log.reader import Reader
 from service.stores.dynamodb.log.remover import Remover
 from service.stores.dynamodb.state import DynamodbState
+from service.stores.dynamodb.subscribers import DynamodbSubscribers
 from service.stores.history_cache import ReadRequest
 
 __all__ = ["DynamodbStore"]
@@ -57,6 +61,11 @@ class DynamodbStore:
     Attributes:
         client: Calls DynamoDB; lives as long as the store.
         state: The State port on the same table.
+        leases: The owners of channels.
+        subscribers: The rows of those whose sockets end at the gateway.
+        holder: Delivers under the leases that appends take, if `dynamodb.leases` is on.
+            Without one, HEAD remembers the duty, and whoever watches over expired
+            leases delivers.
     """
 
     def __init__(
@@ -76,6 +85,11 @@ class DynamodbStore:
         self._budget = AppendBudget(bounds.queue_size)
         self._reader = Reader(self.client, settings.shards)
         self._remover = Remover(self.client)
+        self.leases = DynamodbLeases(
+            self.client, self._reader, clock, settings.timeout, settings.shards
+        )
+        self.subscribers = DynamodbSubscribers(self.client, self.leases, clock)
+        self.holder: HoldTaker | None = None
         self._cache = ChannelCache(
             self._reader,
             clock,
@@ -111,7 +125,7 @@ class DynamodbStore:
         """
         self._listener = listener
         await self.client.start()
-        self._reader.origin = await table.verify(self.client)
+        self._reader.origin = await table.verify(self.client, self._settings)
         self._open = True
         self._refusal = "the store is closed"
 
@@ -157,8 +171,12 @@ class DynamodbStore:
                 self._cache,
                 self,
                 self._idle,
+                self._taking if self._settings.leases else None,
             )
         return appender
+
+    def _taking(self) -> Taking:
+        return Taking(uuid.uuid4().hex, self.holder is None or self.holder.hands_over)
 
     def _idle(self, channel: Channel) -> None:
         del self._appenders[channel]
@@ -173,6 +191,11 @@ class DynamodbStore:
                 self._listener(plan.committed)
         except Exception as error:
             _log.error("the listener of the store failed", **describe(error))
+        if plan.hold is not None and self.holder is not None:
+            try:
+                self.holder.took(plan.hold)
+            except Exception as error:
+                _log.error("the holder of a lease failed", **describe(error))
         for pending, outcome in zip(batch, plan.outcomes, strict=True):
             self._end(pending, outcome)
 
@@ -223,6 +246,22 @@ class DynamodbStore:
             raise StoreUnavailable(self._refusal)
         request = ReadRequest(history.size, history.ttl, since, limit, reverse)
         return await self._cache.read(channel, request)
+
+    async def read_fresh(
+        self, channel: Channel, history: History, since: int | None, limit: int
+    ) -> HistoryPage:
+        """Answer `read` from the table alone, and from a read that begins now.
+
+        For a subscribe at the gateway, whose row was stored before: what the read does
+        not find is delivered by the holder of the channel's lease, who saw the row.
+
+        Raises:
+            StoreUnavailable: The table cannot be read, or the store is closed.
+        """
+        if not self._open:
+            raise StoreUnavailable(self._refusal)
+        request = ReadRequest(history.size, history.ttl, since, limit, False)
+        return await self._cache.read_fresh(channel, request)
 
     # Removing and erasing
 

@@ -1,9 +1,9 @@
 """The DynamoDB table: its definition, and its creation, check and deletion.
 
 One table holds everything. Its keys are two strings, ``pk`` and ``sk``; the items are
-described in `log.items`, `registry.records` and `state`. DynamoDB deletes an item some
-time after the Unix second in its attribute ``ttl``, in any order, so every reader
-compares the item's end with the clock.
+described in `log.items`, `registry.records`, `subscribers` and `state`. DynamoDB
+deletes an item some time after the Unix second in its attribute ``ttl``, in any order,
+so every reader compares the item's end with the clock.
 
 ``infra/dynamodb/table.json`` is a CloudFormation template of the same definition; a
 test compares the two.
@@ -17,9 +17,17 @@ from typing import Any
 from service.core.errors import StartupError, StoreError, StoreUnavailable
 from service.settings import DynamodbSettings
 from service.stores.dynamodb.client import Client
-from service.stores.dynamodb.errors import NoTable
+from service.stores.dynamodb.errors import Item, NoTable
 
-__all__ = ["check", "create", "definition", "delete", "template", "verify"]
+__all__ = [
+    "LEASES",
+    "check",
+    "create",
+    "definition",
+    "delete",
+    "template",
+    "verify",
+]
 
 KEYS: list[dict[str, str]] = [
     {"AttributeName": "pk", "KeyType": "HASH"},
@@ -30,6 +38,9 @@ ATTRIBUTES: list[dict[str, str]] = [
     {"AttributeName": "sk", "AttributeType": "S"},
 ]
 TTL = "ttl"
+
+LEASES: Item = {"pk": {"S": "DEPLOYMENT"}, "sk": {"S": "LEASES"}}
+"""Its presence says that all processes of the table append with leases."""
 
 ACTIVE_WITHIN = 60.0  # s; a new table needs some ten
 _POLL = 0.25  # s
@@ -99,6 +110,8 @@ async def create(client: Client, settings: DynamodbSettings) -> bool:
         await asyncio.sleep(_POLL)
     else:
         raise StoreUnavailable(f"table {client.table} does not become active")
+    if not _keys(table):
+        await _write_leases(client, on=settings.leases)
     if await _ttl(client) is None:
         await client.call(
             "update_time_to_live",
@@ -133,6 +146,8 @@ async def check(client: Client, settings: DynamodbSettings) -> list[str]:
         found = table.get("ProvisionedThroughput", {}).get(name)
         if found != units:
             problems.append(f"its {name} is {found}, not {units}")
+    if not problems:
+        problems += await _compare_leases(client, settings)
     attribute = await _ttl(client)
     if attribute != TTL:
         shown = "off" if attribute is None else f"on {attribute}"
@@ -156,7 +171,7 @@ async def delete(client: Client) -> bool:
     raise StoreUnavailable(f"table {client.table} is not gone yet")
 
 
-async def verify(client: Client) -> str:
+async def verify(client: Client, settings: DynamodbSettings) -> str:
     """Verify at the start of a process that the table can be used; return its id.
 
     A table restored from a backup has another id than the original.
@@ -175,10 +190,35 @@ async def verify(client: Client) -> str:
     problems = _keys(table)
     if table["TableStatus"] not in ("ACTIVE", "UPDATING"):
         problems.append(f"it is {table['TableStatus']}, not ACTIVE")
+    if not problems:
+        try:
+            problems = await _compare_leases(client, settings)
+        except StoreError as error:
+            raise StartupError(f"table {client.table}: {error}") from error
     if problems:
         raise StartupError(f"table {client.table}: {'; '.join(problems)}")
     identity: str = table.get("TableId", client.table)
     return identity
+
+
+async def _compare_leases(client: Client, settings: DynamodbSettings) -> list[str]:
+    request = {"TableName": client.table, "Key": LEASES, "ConsistentRead": True}
+    on = bool((await client.call("get_item", request)).get("Item"))
+    if on == settings.leases:
+        return []
+    return [
+        f"dynamodb.leases (or gateway.endpoint) says {str(settings.leases).lower()}, "
+        f"and the table {str(on).lower()}: all its processes have to agree. Stop them, "
+        "then `steadwire tables create` writes what the settings say"
+    ]
+
+
+async def _write_leases(client: Client, *, on: bool) -> None:
+    if on:
+        request = {"TableName": client.table, "Item": LEASES}
+        await client.call("put_item", request)
+    else:
+        await client.call("delete_item", {"TableName": client.table, "Key": LEASES})
 
 
 def _keys(table: dict[str, Any]) -> list[str]:

@@ -204,6 +204,11 @@ class TableStore:
         async with made(self.settings, self.clock) as client:
             if await table.check(client, self.settings) == ["it does not exist"]:
                 await client.call("create_table", table.definition(self.settings))
+                if self.settings.leases:
+                    await client.call(
+                        "put_item",
+                        {"TableName": client.table, "Item": table.LEASES},
+                    )
         await self.store.start(listener)
 
 
@@ -215,6 +220,7 @@ def on_emulator(
     connections: int = 16,
     shards: int = 1,
     timeout: float = 60.0,  # machines are shared
+    leases: bool = False,
     **bounds: object,
 ) -> TableStore:
     """Return a store on an emulator; the same *path* names the same table."""
@@ -223,5 +229,6 @@ def on_emulator(
         connections=connections,
         shards=shards,
         timeout=timeout,
+        leases=leases,
     )
     return TableStore(settings, StoreClock(clock), faults, **bounds)

@@ -25,11 +25,11 @@ async def test_a_table_is_made_checked_and_deleted(emulator, make_client):
     client = await make_client(settings)
     assert await table.check(client, settings) == ["it does not exist"]
     with pytest.raises(StartupError, match="steadwire tables create"):
-        await table.verify(client)
+        await table.verify(client, settings)
     assert await table.create(client, settings) is True
     assert await table.create(client, settings) is False
     assert await table.check(client, settings) == []
-    await table.verify(client)
+    await table.verify(client, settings)
     assert await table.delete(client) is True
     assert await table.delete(client) is False
     assert await table.check(client, settings) == ["it does not exist"]
@@ -61,7 +61,7 @@ async def test_another_programs_table_is_refused(emulator, make_client, faults):
         BillingMode="PAY_PER_REQUEST",
     )
     with pytest.raises(StartupError, match="its keys are not the strings pk and sk"):
-        await table.verify(client)
+        await table.verify(client, settings)
     with pytest.raises(StoreError, match="its keys are not the strings pk and sk"):
         await table.create(client, settings)
 
@@ -70,7 +70,26 @@ async def test_nobody_there_is_said_at_the_start(make_client, emulator):
     settings = emulator.settings(endpoint="http://127.0.0.1:9", timeout=0.2)
     client = await make_client(settings)
     with pytest.raises(StartupError, match="EndpointConnectionError"):
-        await table.verify(client)
+        await table.verify(client, settings)
+
+
+async def test_a_process_that_differs_about_leases_does_not_start(
+    make_client, emulator
+):
+    settings = emulator.settings()
+    client = await make_client(settings)
+    await table.create(client, settings)
+    others = emulator.settings(table=settings.table, leases=True)
+    with pytest.raises(StartupError, match="says true, and the table false"):
+        await table.verify(client, others)
+    (problem,) = await table.check(client, others)
+    assert "says true, and the table false" in problem
+    await table.create(client, others)
+    await table.verify(client, others)
+    with pytest.raises(StartupError, match="says false, and the table true"):
+        await table.verify(client, settings)
+    await table.create(client, settings)
+    await table.verify(client, settings)
 
 
 def test_the_template_is_the_definition():

@@ -13,6 +13,13 @@ condition names, and gets the present top with the same call. The other writers 
 fail until they have learnt that number, and a writer that fails for it alone waits for
 about as long as a transaction takes. If several request precedence, the last one wins.
 
+Where the deployment has leases (`core.lease`), the conditions name the owner too. One
+that fails for the owner alone was a wrong guess of free, held or dead: it is neither a
+loss nor a request for precedence, and the batch is planned again at once, with a new
+token. Since a wrong guess costs a whole transaction, and HEAD changes with every
+release, it is read before each batch. When a batch that would take the lease has no
+answer until the deadline, HEAD is read once more: with its token there, it is stored.
+
 Invariants, all on the event loop:
 
 * One batch at a time, in the order of the calls; the next one is not planned before
@@ -40,6 +47,7 @@ import structlog
 
 from _speedups import backoff_full_jitter
 from service.core.errors import StoreBusy, StoreError, StoreUnavailable, describe
+from service.core.lease import LEASE_SECONDS, POST_SECONDS
 from service.core.model import Channel, Position
 from service.core.ports import Clock
 from service.stores.dynamodb.client import Client, sleep
@@ -61,6 +69,7 @@ from service.stores.dynamodb.log.items import (
 from service.stores.dynamodb.log.planner import (
     BatchPlan,
     PendingAppend,
+    Taking,
     apply_failure,
     plan_batch,
 )
@@ -72,6 +81,8 @@ BATCH_BYTES = 256 * 1024  # of rows; a single larger one is a batch by itself
 # Pauses after another process won. Short at first: the loser knows the new top already.
 LOST_BASE, LOST_CAP = 0.005, 0.3  # s
 PATIENCE = 2  # losses in a row before a request for precedence
+
+LAST_LOOK = 0.8  # s for the read of HEAD after an outcome that is unknown
 
 NO_HEAD = Head("")  # for a batch that needs no offsets
 
@@ -130,6 +141,7 @@ class ChannelAppender:
         cache: Remembers the channel's state.
         sink: Receives the outcomes.
         idle: Called when nothing waits any more.
+        taking: Returns how the next transaction takes the lease; None without leases.
 
     Attributes:
         task: Commits; ends when nothing waits.
@@ -145,7 +157,9 @@ class ChannelAppender:
         cache: ChannelCache,
         sink: CommitSink,
         idle: Callable[[Channel], None],
+        taking: Callable[[], Taking] | None = None,
     ) -> None:
+        self._taking = taking
         self._channel = channel
         self._client = client
         self._clock = clock
@@ -256,15 +270,13 @@ class ChannelAppender:
         head: Head | None = NO_HEAD
         fresh = not any(pending.history.size for pending in batch)
         if not fresh:
-            head = self._cache.remembered(self._channel)
+            head = self._remembered()
         losses = 0
         while True:
             if head is None:
                 head = await self._cache.head(self._channel, deadline)
                 fresh = True
-            now = self._cache.now()
-            table = self._client.table
-            plan = plan_batch(table, self._channel, batch, head, known, now)
+            plan = self._plan(batch, head, known)
             if plan.lookups:
                 for key in plan.lookups:
                     known[key] = await self._look_up(key, deadline)
@@ -274,27 +286,68 @@ class ChannelAppender:
                 continue
             if not plan.actions:
                 return plan
-            plan.begun = self._clock.now()
-            try:
-                request = {"TransactItems": plan.actions}
-                await self._client.call(
-                    "transact_write_items", request, deadline=deadline
-                )
-            except TransactionCancelled as cancelled:
-                expected = head
-                head = apply_failure(cancelled, plan, self._channel, head, known, now)
-            else:
+            cancelled = await self._send(plan, deadline)
+            if cancelled is None:
                 return plan
+            expected, now = head, self._cache.now()
+            head = apply_failure(cancelled, plan, self._channel, head, known, now)
             fresh = False
             if head is expected:
                 continue  # a key was taken, and no other writer won
-            if head is not None and head.stored == expected.stored:
-                # Another writer requests precedence: give it as long as this took.
-                taken = self._clock.now() - plan.begun
-                await self._sleep(taken * (1.0 + self._rng.random()), deadline)
-            else:
+            if head is None or head.stored != expected.stored:
                 losses += 1
                 head = await self._after_loss(head, losses, deadline)
+            else:
+                await self._give_way(plan, expected, head, deadline)
+
+    def _remembered(self) -> Head | None:
+        if self._taking is not None:
+            return None
+        return self._cache.remembered(self._channel)
+
+    def _plan(
+        self,
+        batch: list[PendingAppend],
+        head: Head,
+        known: dict[str, Position | None],
+    ) -> BatchPlan:
+        table, now = self._client.table, self._cache.now()
+        taking = None if self._taking is None else self._taking()
+        plan = plan_batch(table, self._channel, batch, head, known, now, taking)
+        plan.begun = self._clock.now()
+        if plan.hold is not None:
+            ends = plan.begun + LEASE_SECONDS - POST_SECONDS
+            plan.hold = plan.hold._replace(deadline=ends)
+        return plan
+
+    async def _send(
+        self, plan: BatchPlan, deadline: float
+    ) -> TransactionCancelled | None:
+        """Commit a plan; return why that was cancelled, if it was.
+
+        Raises:
+            StoreError: It is not stored, or the outcome is unknown.
+        """
+        try:
+            request = {"TransactItems": plan.actions}
+            await self._client.call("transact_write_items", request, deadline=deadline)
+        except TransactionCancelled as cancelled:
+            return cancelled
+        except OutcomeUnknown:
+            if not await self._took(plan):
+                raise
+        return None
+
+    async def _took(self, plan: BatchPlan) -> bool:
+        """Return whether HEAD names the hold of a batch that had no answer."""
+        if plan.hold is None:
+            return False
+        deadline = self._clock.now() + LAST_LOOK
+        try:
+            head = await self._cache.head(self._channel, deadline)
+        except StoreError:
+            return False
+        return head.owner == plan.hold.token
 
     async def _look_up(self, key: str, deadline: float) -> Position | None:
         request = {
@@ -315,6 +368,18 @@ class ChannelAppender:
         if head is None or losses < PATIENCE:
             return head
         return await self._request_precedence(head, deadline)
+
+    async def _give_way(
+        self, plan: BatchPlan, expected: Head, head: Head, deadline: float
+    ) -> None:
+        """Wait as a condition demands that failed although no other writer won."""
+        if head.asks != expected.asks:
+            # Another writer requests precedence: give it as long as this took.
+            taken = self._clock.now() - plan.begun
+            await self._sleep(taken * (1.0 + self._rng.random()), deadline)
+        elif self._clock.now() >= deadline:
+            # The owner alone was another one than was read, or is dead by now.
+            raise StoreBusy("the channel had another owner each time")
 
     async def _request_precedence(self, head: Head, deadline: float) -> Head | None:
         """Return the state to plan with, None if there is no HEAD."""

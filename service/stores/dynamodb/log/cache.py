@@ -190,6 +190,19 @@ class ChannelCache:
         """
         return await self._shared_reads.read(channel, request)
 
+    async def read_fresh(self, channel: Channel, request: ReadRequest) -> HistoryPage:
+        """Read without the cache, and without a read that others began.
+
+        Raises:
+            StoreError: The table cannot be read.
+        """
+        deadline = self._clock.now() + self._timeout
+        head = await self._reader.head(channel, self.now(), deadline)
+        found, pages = await self._reader.load(
+            channel, head, {request}, self.now(), deadline
+        )
+        return found.answer_rest({request}, pages, self.now())[request]
+
     async def _load(
         self, channel: Channel, read: InFlightRead
     ) -> dict[ReadRequest, HistoryPage]:

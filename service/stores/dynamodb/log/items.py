@@ -2,7 +2,8 @@
 
     pk                      sk              attributes
     H#<channel>             HEAD            epoch, top, n, at, ends, floor, rev, vn, vs,
-                                            asks, shards, origin, ttl [, owner, until]
+                                            asks, shards, origin, ttl
+                                            [, owner, until, duty]
     L#<channel>#<epoch>     <first>         n, b or z, at, ttl [, parts]
     I#<channel>             <key>           epoch, off, ends, ttl
 
@@ -11,9 +12,9 @@ publications came with it, ``at`` their time, ``ends`` the time at which the off
 restart. ``floor`` is the offset up to which everything was removed; ``rev`` is
 incremented whenever something that was stored changes. ``vn`` and ``vs`` are the newest
 version and its epoch. ``asks`` is incremented by a writer that requests precedence
-after several losses: an append that names an older value fails (`appender`). ``owner``
-and ``until`` are reserved for programs that deliver from this table without a server
-process: nothing here writes or removes them.
+after several losses: an append that names an older value fails (`appender`). ``owner``,
+``until`` and ``duty`` are the channel's lease (`core.lease`), where the deployment has
+leases: without an owner, the channel is free. ``duty`` is ``<offset>.<epoch>``.
 
 A batch is one item: ``n`` publications with one time, from the offset ``first`` on, in
 MessagePack, deflated if that saves a unit. A batch that is too large for an item is in
@@ -56,6 +57,7 @@ __all__ = [
     "decode_head",
     "decode_key",
     "encode_batch",
+    "encode_duty",
     "encode_draft",
     "encode_head",
     "encode_rows",
@@ -107,6 +109,9 @@ class Head(NamedTuple):
         origin: The id of the table that it was written to.
         stored: The epoch and top in the item; None without an item. They differ from
             `epoch` and `top` if the channel has restarted.
+        owner: The token of the hold, "" if the channel is free.
+        until: When its lease may be taken over, Unix milliseconds.
+        duty: What active rows had when the lease was taken, until the hold is claimed.
     """
 
     epoch: str
@@ -122,6 +127,9 @@ class Head(NamedTuple):
     shards: int = 1
     origin: str = ""
     stored: tuple[str, int] | None = None
+    owner: str = ""
+    until: int = 0
+    duty: Position | None = None
 
     @property
     def position(self) -> Position:
@@ -182,6 +190,9 @@ def decode_head(
         return Head(epoch, shards=shards, origin=origin)
     epoch, top = item["epoch"]["S"], int(item["top"]["N"])
     ends, found = int(item["ends"]["N"]), item["origin"]["S"]
+    owner = item["owner"]["S"] if "owner" in item else ""
+    until = int(item["until"]["N"]) if "until" in item else 0
+    duty = _decode_duty(item["duty"]["S"]) if "duty" in item else None
     revision, asks = int(item["rev"]["N"]), int(item["asks"]["N"])
     if ends <= now or found != origin:
         epoch_after = next_epoch(origin, channel, epoch)
@@ -192,6 +203,9 @@ def decode_head(
             shards=shards,
             origin=origin,
             stored=(epoch, top),
+            owner=owner,
+            until=until,
+            duty=duty,
         )
     return Head(
         epoch,
@@ -207,7 +221,20 @@ def decode_head(
         int(item["shards"]["N"]),
         found,
         (epoch, top),
+        owner,
+        until,
+        duty,
     )
+
+
+def encode_duty(duty: Position) -> dict[str, Any]:
+    """Return what the rows had, as an attribute."""
+    return {"S": f"{duty.offset}.{duty.epoch}"}
+
+
+def _decode_duty(text: str) -> Position:
+    offset, _, epoch = text.partition(".")
+    return Position(int(offset), epoch)
 
 
 def time_to_live(ends: int) -> Item:

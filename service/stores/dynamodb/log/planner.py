@@ -9,14 +9,19 @@ The conditions of a transaction say together: no writer appended since *head* wa
 none of the keys is taken, and the batch's item does not exist. The last one fails alone
 only if a HEAD was lost or set back by hand: the channel then goes on in its next epoch,
 since no offset is ever given twice.
+
+Where the deployment has leases, one more condition names the owner that was read, and
+the same transaction takes the lease of a channel that is free, or whose holder is dead.
+So there is no moment at which a stored publication has nobody in charge of it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from service.core.errors import StoreError
+from service.core.lease import LEASE_SECONDS, ChannelState, Hold
 from service.core.model import Appended, Channel, Draft, Position, Publication
 from service.core.ports import AppendDone, Committed, History
 from service.stores.dynamodb.errors import Item, TransactionCancelled
@@ -26,6 +31,7 @@ from service.stores.dynamodb.log.items import (
     decode_head,
     decode_key,
     encode_batch,
+    encode_duty,
     encode_head,
     head_key,
     key_item,
@@ -34,11 +40,30 @@ from service.stores.dynamodb.log.items import (
 )
 from service.stores.history_cache import FOREVER, milliseconds
 
-__all__ = ["BatchPlan", "PendingAppend", "apply_failure", "plan_batch"]
+__all__ = [
+    "BatchPlan",
+    "PendingAppend",
+    "Taking",
+    "apply_failure",
+    "channel_state",
+    "plan_batch",
+]
 
 KEY_TTL = 300_000  # ms; what the server API documents
 
 _NOWHERE = Position(0, "")
+
+
+class Taking(NamedTuple):
+    """How an append takes the lease of a channel.
+
+    Attributes:
+        token: Names the hold; never used before.
+        hands_over: Another process is to deliver: HEAD remembers the duty.
+    """
+
+    token: str
+    hands_over: bool
 
 
 class PendingAppend:
@@ -85,6 +110,7 @@ class BatchPlan:
             condition would find them.
         skips: A draft was skipped because *head* has its version or a newer one.
         begun: When the transaction was sent, by the clock.
+        hold: The lease that it takes; None if it takes none.
     """
 
     __slots__ = (
@@ -92,6 +118,7 @@ class BatchPlan:
         "begun",
         "committed",
         "head",
+        "hold",
         "lookups",
         "outcomes",
         "size",
@@ -109,6 +136,7 @@ class BatchPlan:
         self.lookups: list[str] = []
         self.skips = False
         self.begun = 0.0
+        self.hold: Hold | None = None
 
 
 def plan_batch(
@@ -118,6 +146,7 @@ def plan_batch(
     head: Head,
     known: dict[str, Position | None],
     now: int,
+    taking: Taking | None = None,
 ) -> BatchPlan:
     """Plan a batch.
 
@@ -128,6 +157,7 @@ def plan_batch(
         head: The channel's state, as far as is known.
         known: Keys whose use is known; None for one known not to be used.
         now: Unix milliseconds.
+        taking: How to take the lease; None where there are no leases.
     """
     plan = BatchPlan(head)
     time = max(now, head.time)
@@ -178,7 +208,8 @@ def plan_batch(
             version_epoch=version_epoch,
             stored=(head.epoch, top),
         )
-        _write_head(plan, table, channel, head)
+        lease = _take_lease(plan, channel, head, taking, now)
+        _write_head(plan, table, channel, head, lease)
         if kept:
             ends = min(time + kept, FOREVER)
             first = head.top + 1
@@ -231,14 +262,98 @@ def apply_failure(
                 shards=head.shards,
                 origin=head.origin,
                 stored=head.stored,
+                owner=head.owner,
+                until=head.until,
+                duty=head.duty,
             )
     if not learnt:
         raise StoreError("DynamoDB refuses a batch without a reason")
     return found
 
 
-def _write_head(plan: BatchPlan, table: str, channel: Channel, head: Head) -> None:
-    values = encode_head(plan.head)
+class _Lease(NamedTuple):
+    """The part of a write of HEAD that is about the lease.
+
+    Attributes:
+        sets: Attributes to set.
+        removes: Names of attributes to remove.
+        condition: On the owner that was read; "" for none.
+        given: Values in the condition.
+    """
+
+    sets: Item
+    removes: tuple[str, ...]
+    condition: str
+    given: Item
+
+
+_NO_LEASE = _Lease({}, (), "", {})
+
+
+def channel_state(head: Head) -> ChannelState:
+    """Return what HEAD says of a channel, for those who deliver."""
+    stored = None if head.stored is None else Position(head.stored[1], head.stored[0])
+    return ChannelState(
+        head.position,
+        stored,
+        head.floor,
+        head.owner,
+        head.until,
+        head.duty,
+        head.shards,
+    )
+
+
+def _take_lease(
+    plan: BatchPlan, channel: Channel, head: Head, taking: Taking | None, now: int
+) -> _Lease:
+    """Plan what the write of HEAD does about the lease; set the plan's hold."""
+    if taking is None:
+        return _NO_LEASE
+    moment = {"N": str(now)}
+    if head.owner and head.until >= now:
+        held = "attribute_exists(#owner) AND #until >= :now"
+        return _Lease({}, (), held, {":now": moment})
+    until = max(now + round(LEASE_SECONDS * 1000), head.until)
+    sets: Item = {"owner": {"S": taking.token}, "until": {"N": str(until)}}
+    removes: tuple[str, ...] = ()
+    given: Item = {}
+    duty: Position | None = None
+    if not head.owner:
+        condition = "attribute_not_exists(#owner)"
+        delivered, takeover = head.position, False
+        if taking.hands_over:
+            duty = head.position
+            sets["duty"] = encode_duty(duty)
+    else:
+        condition = "#owner = :old AND #until < :now"
+        given = {":old": {"S": head.owner}, ":now": moment}
+        takeover = head.duty is None
+        delivered = head.duty or plan.head.position
+        if delivered.epoch != head.epoch:
+            delivered = Position(0, head.epoch)
+        if taking.hands_over:
+            duty = head.duty
+        elif head.duty is not None:
+            removes = ("duty",)
+    plan.head = plan.head._replace(owner=taking.token, until=until, duty=duty)
+    plan.hold = Hold(
+        channel,
+        taking.token,
+        delivered,
+        takeover=takeover,
+        claimed=not taking.hands_over,
+        state=channel_state(plan.head),
+    )
+    if head.stored is None:
+        condition = ""  # that there is no HEAD says all
+    return _Lease(sets, removes, condition, given)
+
+
+def _write_head(
+    plan: BatchPlan, table: str, channel: Channel, head: Head, lease: _Lease
+) -> None:
+    values = encode_head(plan.head) | lease.sets
     if head.stored is None or head.stored[0] != head.epoch:  # new, or restarted
         values["floor"] = {"N": "0"}
         values["rev"] = {"N": str(head.revision)}
@@ -250,10 +365,10 @@ def _write_head(plan: BatchPlan, table: str, channel: Channel, head: Head) -> No
     ttl = time_to_live(ends)
     values.update(ttl)
     update = "SET " + ", ".join(f"#{name} = :{name}" for name in values)
-    names = {f"#{name}": name for name in values}
-    if not ttl:
-        update += " REMOVE #ttl"
-        names["#ttl"] = "ttl"
+    removed = lease.removes if ttl else ("ttl", *lease.removes)
+    names = {f"#{name}": name for name in (*values, *removed)}
+    if removed:
+        update += " REMOVE " + ", ".join(f"#{name}" for name in removed)
     condition, given = "attribute_not_exists(pk)", {}
     if head.stored is not None:
         condition = "#epoch = :was AND #top = :at_top AND #asks = :asks"
@@ -264,6 +379,12 @@ def _write_head(plan: BatchPlan, table: str, channel: Channel, head: Head) -> No
             ":asks": {"N": str(head.asks)},
         }
         names["#asks"] = "asks"
+    if lease.condition:
+        condition += f" AND {lease.condition}"
+        given |= lease.given
+        for name in ("owner", "until"):
+            if f"#{name}" in lease.condition:
+                names[f"#{name}"] = name
     plan.actions.append(
         {
             "Update": {

@@ -124,6 +124,30 @@ class Reader:
             pages[request] = HistoryPage(page, head.position)
         return tail, pages
 
+    async def between(
+        self, channel: Channel, head: Head, since: int, deadline: float
+    ) -> list[Publication]:
+        """Read what is stored above *since* up to the top of *head*, however old.
+
+        Of several parts only the one that ends at the top is returned.
+
+        Raises:
+            StoreError: It could not be read.
+        """
+        found: list[Publication] = []
+        top = head.top
+        span = _Span(since, top, top - since, True, deadline)
+        async with aclosing(self._batches(channel, head, span)) as batches:
+            async for stored in batches:
+                for publication in reversed(stored.publications):
+                    offset = publication.offset
+                    if offset > top:
+                        continue
+                    if offset <= since or offset != top - len(found):
+                        return found[::-1]
+                    found.append(publication)
+        return found[::-1]
+
     async def _newest(
         self, channel: Channel, head: Head, low: int, deadline: float
     ) -> tuple[list[Publication], int]:

@@ -26,7 +26,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
 
@@ -64,6 +64,7 @@ class Maintenance:
         clock: Tells what is late.
         node_timeout: Of the settings, seconds.
         rng: Spreads the reaps of many processes.
+        pseudo_nodes: Nodes that no process is, but that have connections.
 
     Attributes:
         directory: The same.
@@ -76,7 +77,9 @@ class Maintenance:
         clock: Clock,
         node_timeout: float,
         rng: random.Random | None = None,
+        pseudo_nodes: Sequence[str] = (),
     ) -> None:
+        self._pseudo_nodes = pseudo_nodes
         self.directory = directory
         self._client = client
         self._clock = clock
@@ -180,8 +183,9 @@ class Maintenance:
         counter, nodes = self.directory.counter, self.directory.nodes
         before = await counter.read()
         found: Counter[int] = Counter()
-        for node in await nodes.read():
-            found.update(record.shard for record in await self._records(node.name))
+        names = [node.name for node in await nodes.read()]
+        for name in (*names, *self._pseudo_nodes):
+            found.update(record.shard for record in await self._records(name))
         after = await counter.read()
         wrong = [
             count.number - found[shard]

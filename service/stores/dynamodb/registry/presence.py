@@ -24,7 +24,12 @@ from service.core.ports import Clock
 from service.stores.dynamodb.client import Client, gather_limited, query_all
 from service.stores.dynamodb.errors import ConditionFailed, Item
 from service.stores.dynamodb.registry.nodes import Nodes
-from service.stores.dynamodb.registry.records import ConnectionRecord, key, number
+from service.stores.dynamodb.registry.records import (
+    ConnectionRecord,
+    is_present,
+    key,
+    number,
+)
 
 __all__ = ["Presence", "Present"]
 
@@ -135,7 +140,8 @@ class Presence:
                 RawJson(item["info"]["S"]),
             )
             async for item in query_all(self._client, f"S#{channel}")
-            if int(item["expires"]["N"]) > now
+            if is_present(item)
+            and int(item["expires"]["N"]) > now
             and not self._nodes.is_dead(item["node"]["S"])
         ]
 

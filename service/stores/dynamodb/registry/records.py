@@ -13,7 +13,12 @@
     G#<0…63>      COUNT       a shard of the connection counter: n, ver
     RECOUNT       RECOUNT     at: when the counter was last checked
     C#<client>    S#<channel> a subscription, by connection: node, ttl
-    S#<channel>   <client>    the same, by channel: node, user, info, expires, ttl
+    S#<channel>   <client>    the same, by channel: node, user, info, expires, ttl;
+                              those of the gateway have more (`subscribers`)
+
+A connection whose socket ends at an API Gateway has no process. Its node is one of 64
+pseudo-nodes (`gateway_node`), so that no partition takes the writes of all connects.
+They have no row in NODES, and never die.
 
 ``active``, ``expires``, ``until``, ``dead`` and ``at`` are Unix milliseconds; ``ttl``
 is in seconds. Only subscriptions have one. DynamoDB must not delete a connection: the
@@ -23,6 +28,7 @@ counter would keep counting it. Nor a node: nobody would find its connections.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from hashlib import blake2b
 from typing import Any, NamedTuple
 
 from service.core.model import ClientId, UserId
@@ -30,6 +36,7 @@ from service.stores.dynamodb.errors import Item
 
 __all__ = [
     "CLIENT",
+    "GATEWAY_NODES",
     "NOTICE",
     "ConnectionRecord",
     "OwnerItem",
@@ -39,6 +46,8 @@ __all__ = [
     "encode_connection",
     "encode_notice",
     "encode_owner",
+    "gateway_node",
+    "is_present",
     "key",
     "number",
     "owner_key",
@@ -47,6 +56,16 @@ __all__ = [
 
 CLIENT = "C#"  # prefix of the sort keys of a node's connections
 NOTICE = "E#"  # and of its notices
+
+
+GATEWAY_NODES = tuple(f"gateway-{number:02}" for number in range(64))
+"""The pseudo-nodes of connections at the gateway; a part of the format."""
+
+
+def gateway_node(client: ClientId) -> str:
+    """Return the pseudo-node of a connection at the gateway."""
+    digest = blake2b(client.encode(), digest_size=1).digest()
+    return GATEWAY_NODES[digest[0] % len(GATEWAY_NODES)]
 
 
 class ConnectionRecord(NamedTuple):
@@ -174,3 +193,11 @@ def encode_connection(record: ConnectionRecord) -> Item:
 def encode_notice(record: ConnectionRecord, now: int) -> Item:
     """Return the item that tells a node to close an evicted connection."""
     return {**key(f"N#{record.node}", NOTICE + record.client), "at": number(now)}
+
+
+def is_present(item: Item) -> bool:
+    """Return whether a subscription, by channel, appears in presence.
+
+    Those of the gateway have a state, and say so themselves.
+    """
+    return "st" not in item or ("pres" in item and item["st"]["S"] in "CQP")
