@@ -435,12 +435,12 @@ class StoreSettings(Section, frozen=True, kw_only=True):
 class DynamodbSettings(Section, frozen=True, kw_only=True):
     """The DynamoDB table, when ``store.backend`` is ``dynamodb``.
 
-    Credentials are found as boto3 finds them: environment variables, shared files, the
-    role of the container or machine. They are never settings of Steadwire.
+    Credentials are found as every AWS SDK finds them: environment variables, shared
+    files, the role of the container or machine. They are never settings of Steadwire.
 
     Attributes:
         table: The table's name. `steadwire tables create` makes the table.
-        region: AWS region; "" takes boto3's (``AWS_REGION``, shared files).
+        region: AWS region; "" takes that of ``AWS_DEFAULT_REGION`` or shared files.
         endpoint: URL of another endpoint than AWS's own: an emulator, a VPC endpoint.
         capacity: ``on_demand``, or ``provisioned`` with the two fields below. Only
             `steadwire tables create` and ``check`` use these three.
@@ -668,7 +668,7 @@ class TlsSettings(Section, frozen=True, kw_only=True):
 
     Where neither setting is given, the variables ``SSL_CERT_FILE`` and ``SSL_CERT_DIR``
     of OpenSSL are; without them, the authorities of this machine and of certifi are
-    trusted. The calls of boto3 have ``AWS_CA_BUNDLE`` instead.
+    trusted. The calls of AWS have ``AWS_CA_BUNDLE`` instead.
 
     Attributes:
         ca_file: A file of certificates in PEM, of the authorities that are trusted

@@ -1,7 +1,7 @@
 """The store that the settings name, its shared connection registry, and its metrics.
 
-The modules for DynamoDB are imported only when the settings name it: boto3 takes longer
-to import than the rest of the service.
+The modules for DynamoDB are imported only when the settings name it: botocore takes
+longer to import than the rest of the service.
 """
 
 from __future__ import annotations

@@ -102,7 +102,6 @@ LOOSE = {"app", "foundation", "runtime", "__init__", "__main__"}
 # A third party's exceptions stop at the modules that import it, so it has few.
 THIRD_PARTIES: dict[str, set[str]] = {
     "ag_ui": {"agents"},
-    "boto3": {"stores"},
     "botocore": {"gateway", "stores"},
     "click": {"cli"},
     "cryptography": {"auth"},
