@@ -33,7 +33,7 @@ from service.gateway.http_pool import (
     NoAnswer,
     NotSent,
 )
-from service.gateway.invoking import LambdaInvoker
+from service.gateway.invoking import LambdaInvoker, invoke_endpoint
 from service.gateway.posting import ATTEMPTS, CallbackPosts
 from service.gateway.signed_calls import SignedCalls
 from tests.clock import VirtualClock
@@ -475,3 +475,14 @@ async def test_what_was_not_sent_starts_nothing_and_what_was_may() -> None:
         if not listens:
             assert not await invoker.deliver({})
         await calls.close()
+
+
+def test_lambda_s_own_endpoint_or_that_of_the_region(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("AWS_ENDPOINT_URL_LAMBDA", raising=False)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-1")
+    assert invoke_endpoint(session(), "") == "https://lambda.eu-west-1.amazonaws.com"
+    assert "us-east-1" in invoke_endpoint(session(), "us-east-1")
+    monkeypatch.setenv("AWS_ENDPOINT_URL_LAMBDA", "http://127.0.0.1:8010")
+    assert invoke_endpoint(session(), "us-east-1") == "http://127.0.0.1:8010"
