@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from service.settings.agents import AgentSettings
 from service.settings.channels import ChannelOptions, ChannelSettings, Namespace
 from service.settings.gateway import GatewaySettings
 from service.settings.load import Settings, load, service_link_collisions
@@ -24,6 +25,7 @@ from service.settings.sections import (
 )
 
 __all__ = [
+    "AgentSettings",
     "ApiSettings",
     "ChannelOptions",
     "ChannelSettings",

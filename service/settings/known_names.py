@@ -38,7 +38,7 @@ class Names:
             self._paths[path] = None
             self._by_last[path.rpartition(".")[2]].append(path)
             # A deeper one is written as JSON, in the variable of its table.
-            if path.count(".") == 1 or path == "environment":
+            if path.count(".") == 1 or path in ("environment", "agents"):
                 self.variables[_variable(path)] = path, kind
 
     def place(self, path: str) -> str | None:

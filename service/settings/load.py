@@ -23,6 +23,7 @@ import msgspec
 from service.core.client_address import Proxies
 from service.core.errors import SettingsError
 from service.core.origins import Origins, is_loopback, is_secure
+from service.settings.agents import AgentSettings, mistakes_of
 from service.settings.channels import ChannelSettings, RunSettings
 from service.settings.convert import Converter
 from service.settings.gateway import GatewaySettings
@@ -73,6 +74,7 @@ class Settings(Section, frozen=True, kw_only=True):
             has production's security.
         subscription_token: Keys of subscription tokens; when the section is empty, the
             keys of ``token`` verify them.
+        agents: The agents that clients may run through the relay.
     """
 
     environment: str = "development"
@@ -92,6 +94,7 @@ class Settings(Section, frozen=True, kw_only=True):
     subscription_token: TokenSettings = TokenSettings()
     tls: TlsSettings = TlsSettings()
     log: LogSettings = LogSettings()
+    agents: tuple[AgentSettings, ...] = ()
 
     @property
     def insecure(self) -> bool:
@@ -202,6 +205,7 @@ class Settings(Section, frozen=True, kw_only=True):
             yield "api.host needs api.port"
         yield from self.proxy.mistakes()
         yield from self.gateway.mistakes(self.store.backend)
+        yield from mistakes_of(self.agents)
         yield from self._in_client()
         yield from self.overload.mistakes(self.client.queue_size)
 

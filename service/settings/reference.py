@@ -13,6 +13,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 
+from service.settings.agents import AgentSettings
 from service.settings.channels import ChannelOptions, Namespace
 from service.settings.known_names import PREFIX
 from service.settings.load import Settings
@@ -66,6 +67,11 @@ def reference() -> str:
             prefix = f"{PREFIX}{field.name.upper()}_"
             parts.append(_table(_rows(field.type, prefix)))
             parts += _options() if field.name == "channels" else _tables(field.type)
+    parts += [
+        f"## `[[agents]]`\n\n{_summary(AgentSettings)}",
+        f"In the environment, `{PREFIX}AGENTS` holds them all, as JSON.",
+        _table(_rows(AgentSettings, None)),
+    ]
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
@@ -91,6 +97,11 @@ def _changes(section: Section, default: Section, path: str) -> Iterator[str]:
         elif isinstance(value, tuple) and all(isinstance(v, Namespace) for v in value):
             for namespace in value:
                 yield _of_namespace(namespace)
+        elif isinstance(value, tuple) and all(
+            isinstance(v, AgentSettings) for v in value
+        ):
+            for agent in value:
+                yield f"agent {agent.name} is at {without_credentials(agent.url)}"
         else:
             yield f"{name} is {_spoken(value, field.type)}" + _instead(
                 usual, field.type
@@ -156,7 +167,10 @@ def _row(
 ) -> tuple[str, ...]:
     hints = get_type_hints(section, include_extras=True)
     (field,) = [one for one in msgspec.structs.fields(section) if one.name == name]
-    default = "required" if field.required else _value(field.default, hints[name])
+    default = field.default
+    if default is msgspec.NODEFAULT and not field.required:
+        default = ()  # made anew for each: an empty table
+    default = "required" if field.required else _value(default, hints[name])
     setting = f"`{name}`"
     if prefix is not None:
         setting += f"<br>`{prefix}{name.upper()}`"
@@ -182,6 +196,8 @@ def _type(hint: Any) -> str:
         return f"{_type(inner)}, or not set"
     if origin is Literal:
         return " or ".join(f"`{each}`" for each in arguments)
+    if origin is dict:
+        return "table: secret"
     if origin is tuple:
         return f"list: {_type(arguments[0])}"
     if is_duration(hint):

@@ -14,6 +14,8 @@ import msgspec
 
 __all__ = [
     "API_KEY_SIZE",
+    "HEADER",
+    "OF_THE_CONNECTION",
     "SECRET_SIZE",
     "ApiSettings",
     "Bytes",
@@ -522,12 +524,15 @@ class ApiSettings(Section, frozen=True, kw_only=True):
         return bool(self.key or self.keys_file)
 
 
-_HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2
-_OF_THE_CONNECTION = re.compile(
+HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2
+"""The name of a header."""
+
+OF_THE_CONNECTION = re.compile(
     r"host|connection|keep-alive|te|trailer|transfer-encoding|upgrade|expect"
     r"|content-.*|accept-encoding|sec-websocket-.*|proxy-.*",
     re.IGNORECASE,
 )
+"""Names of headers that describe one connection or one request."""
 
 
 class ProxySettings(Section, frozen=True, kw_only=True):
@@ -563,9 +568,9 @@ class ProxySettings(Section, frozen=True, kw_only=True):
     def mistakes(self) -> Iterator[str]:
         """Yield a line for each header that cannot be passed on."""
         for name in self.http_headers:
-            if not _HEADER.fullmatch(name):
+            if not HEADER.fullmatch(name):
                 yield f"proxy.http_headers: {name!r} is not a name"
-            if _OF_THE_CONNECTION.fullmatch(name):
+            if OF_THE_CONNECTION.fullmatch(name):
                 yield (
                     f"proxy.http_headers: {name!r} describes one connection or request "
                     "and cannot be passed on"

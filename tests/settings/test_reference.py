@@ -31,7 +31,7 @@ def rows() -> dict[str, list[str]]:
 def variables() -> list[str]:
     names = ["STEADWIRE_ENVIRONMENT"]
     for section in msgspec.structs.fields(Settings):
-        if section.name != "environment":
+        if section.name not in ("environment", "agents"):
             names += [
                 f"STEADWIRE_{section.name}_{field.name}".upper()
                 for field in msgspec.structs.fields(section.type)
@@ -80,6 +80,15 @@ def test_what_is_not_the_default_is_shown_without_secrets() -> None:
             "STEADWIRE_CLIENT_QUEUE_SIZE": "2097152",
             "STEADWIRE_CONNECTIONS_LIMIT": "7",
             "STEADWIRE_CHANNELS_WITHOUT_NAMESPACE": '{"presence": false}',
+            "STEADWIRE_AGENTS": json.dumps(
+                [
+                    {
+                        "name": "helper",
+                        "url": f"https://me:{secret}@agents.example/run",
+                        "headers": {"Authorization": f"Bearer {secret}"},
+                    }
+                ]
+            ),
             "STEADWIRE_CHANNELS_NAMESPACES": json.dumps(
                 [
                     {
@@ -107,6 +116,7 @@ def test_what_is_not_the_default_is_shown_without_secrets() -> None:
         "proxy.connect is https://[secret]@hooks.example/a?[secret]",
         "proxy.rpc is https://hooks.example/@rpc",
         "subscription_token.hmac_secret_key is set",
+        "agent helper is at https://[secret]@agents.example/run",
     ]
     assert secret not in repr(settings) and secret not in str(settings)
     assert list(changes(Settings())) == []
