@@ -7,9 +7,8 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
+from service.settings.headers import HEADER, OF_THE_CONNECTION
 from service.settings.sections import (
-    HEADER,
-    OF_THE_CONNECTION,
     Seconds,
     Secret,
     Section,

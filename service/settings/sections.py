@@ -12,10 +12,10 @@ from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 
+from service.settings.headers import HEADER, OF_THE_CONNECTION
+
 __all__ = [
     "API_KEY_SIZE",
-    "HEADER",
-    "OF_THE_CONNECTION",
     "SECRET_SIZE",
     "ApiSettings",
     "Bytes",
@@ -522,17 +522,6 @@ class ApiSettings(Section, frozen=True, kw_only=True):
     def has_keys(self) -> bool:
         """True when a caller can be admitted."""
         return bool(self.key or self.keys_file)
-
-
-HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2
-"""The name of a header."""
-
-OF_THE_CONNECTION = re.compile(
-    r"host|connection|keep-alive|te|trailer|transfer-encoding|upgrade|expect"
-    r"|content-.*|accept-encoding|sec-websocket-.*|proxy-.*",
-    re.IGNORECASE,
-)
-"""Names of headers that describe one connection or one request."""
 
 
 class ProxySettings(Section, frozen=True, kw_only=True):
