@@ -24,6 +24,7 @@ from service.connections.overload import Overload
 from service.connections.people import LocalPeople
 from service.connections.reaper import Reaper
 from service.connections.registry import Registry
+from service.connections.streams import USER_SHARE, Streams
 from service.core.health import Checks, Fault
 from service.core.hooks import Handlers
 from service.core.model import ClientId
@@ -69,6 +70,7 @@ class Runtime:
         grace_period: Keeps the places of lost connections.
         reaper: Closes idle connections, periodically.
         drain: Sends the clients away.
+        streams: The streamed answers that are open.
         gate: Refuses WebSockets before they are accepted.
         shedding: The shed level: what is refused while the process is overloaded.
         loop_monitor: Measures the event loop.
@@ -97,6 +99,7 @@ class Runtime:
     grace_period: GracePeriod
     reaper: Reaper
     drain: Drain
+    streams: Streams
     gate: HandshakeGate
     shedding: Shedding
     loop_monitor: LoopMonitor
@@ -190,15 +193,22 @@ class Runtime:
             stack.callback(reaper.stop)
             reaper.start()
             gate = HandshakeGate(settings, clock, shedding)
+            streams = Streams(
+                clock,
+                limit=settings.connection_limit,
+                user_limit=USER_SHARE * settings.user_limit,
+                address_limit=limited.address_limit,
+            )
             drain = Drain(
                 connections,
                 clock,
                 rng,
                 time=settings.drain_time,
                 refuse=gate.drain,
+                streams=streams,
             )
 
-            people = LocalPeople(connections, grace_period, clock)
+            people = LocalPeople(connections, grace_period, clock, streams)
             base.people = people
             stack.callback(base.revocations.stop)
             await base.revocations.start()
@@ -259,6 +269,7 @@ class Runtime:
                 grace_period=grace_period,
                 reaper=reaper,
                 drain=drain,
+                streams=streams,
                 gate=gate,
                 shedding=shedding,
                 loop_monitor=loop_monitor,

@@ -17,6 +17,8 @@ Invariants:
   closed. Those whose answer is late are closed `ANSWERS` after the last was told.
 * `finish` returns when no connection is left, or `CLOSING` after the last close: a peer
   that does not take its close frame keeps nothing open here.
+* Streamed answers are told in the same order; theirs ends at once, and the client
+  resumes it elsewhere.
 * Nobody gets a slot after `begin`: those without one are closed at once, and one that
   the gate let in just before is refused when it asks (`ClientConnection`).
 
@@ -36,6 +38,7 @@ from random import Random
 import structlog
 
 from service.connections.registry import Connection, Registry
+from service.connections.streams import Stream, Streams
 from service.core.errors import SHUTDOWN
 from service.core.health import Fault
 from service.core.ports import Clock
@@ -66,6 +69,7 @@ class Drain:
         rng: Gives their order.
         time: Seconds over which clients are sent away; 0 for all at once.
         refuse: Called when it begins: no handshake is to be accepted any more.
+        streams: The streamed answers; None for none.
 
     Attributes:
         begun: Whether it has begun.
@@ -79,6 +83,7 @@ class Drain:
         *,
         time: float,
         refuse: Callable[[], None] = lambda: None,
+        streams: Streams | None = None,
     ) -> None:
         self.begun = False
         self._registry = registry
@@ -86,7 +91,8 @@ class Drain:
         self._rng = rng
         self._time = time
         self._refuse = refuse
-        self._left: list[Connection] = []  # to be told, the next one last
+        self._streams = streams
+        self._left: list[Connection | Stream] = []  # to be told, the next one last
         self._count = 0  # of clients when it began
         self._begun_at = 0.0
         self._told_at: float | None = None  # when the last was told
@@ -98,7 +104,12 @@ class Drain:
         """``serving``, ``draining`` or ``drained``: the last connection is over."""
         if not self.begun:
             return "serving"
-        return "draining" if len(self._registry) else "drained"
+        return "draining" if self._open else "drained"
+
+    @property
+    def _open(self) -> int:
+        streams = 0 if self._streams is None else len(self._streams)
+        return len(self._registry) + streams
 
     def fault(self) -> Fault | None:
         """Return that no traffic should be sent here, once it has begun."""
@@ -111,6 +122,7 @@ class Drain:
         self.begun = True
         self._refuse()
         self._left = [record.connection for record in self._registry.slots()]
+        self._left += self._streams or ()
         self._rng.shuffle(self._left)
         self._count = len(self._left)
         self._begun_at = self._clock.now()
@@ -132,15 +144,13 @@ class Drain:
 
     def _step(self) -> None:
         now = self._clock.now()
-        if len(self._registry):
+        if self._open:
             self._tell(now)
             if not self._left:
                 self._close(now)
         closed_at = self._closed_at
-        if not len(self._registry) or (
-            closed_at is not None and now >= closed_at + CLOSING
-        ):
-            log.info("drained", connections=len(self._registry))
+        if not self._open or (closed_at is not None and now >= closed_at + CLOSING):
+            log.info("drained", connections=self._open)
             self._over.set()
         else:
             self._clock.call_at(now + STEP, self._step)
@@ -162,3 +172,5 @@ class Drain:
             self._closed_at = now
             for connection in self._registry:
                 connection.disconnect(SHUTDOWN)
+            for stream in self._streams or ():
+                stream.send_away()  # one that was opened meanwhile

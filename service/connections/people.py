@@ -8,6 +8,7 @@ from collections.abc import Collection
 from service.auth.revocations import Revocation
 from service.connections.grace_period import GracePeriod
 from service.connections.registry import Connection, Record, Registry
+from service.connections.streams import Streams
 from service.core.errors import (
     CONNECTION_EXPIRED,
     INTERNAL,
@@ -39,11 +40,17 @@ class LocalPeople:
         registry: Holds them.
         grace_period: Keeps the places of lost ones.
         clock: Tells how long they are silent.
+        streams: Streamed answers, which end as connections do.
     """
 
     def __init__(
-        self, registry: Registry, grace_period: GracePeriod, clock: Clock
+        self,
+        registry: Registry,
+        grace_period: GracePeriod,
+        clock: Clock,
+        streams: Streams,
     ) -> None:
+        self._streams = streams
         self._registry = registry
         self._grace_period = grace_period
         self._clock = clock
@@ -77,9 +84,13 @@ class LocalPeople:
         for connection in found:
             if connection.identity.client not in stay:
                 connection.disconnect(close)
-        if user and not client:
-            self._grace_period.end(user)
-        return len(found)
+        ended = 0
+        if not client:
+            if user:
+                self._grace_period.end(user)
+            ended = len(self._streams.of_user(user))
+            self._streams.end(user)
+        return len(found) + ended
 
     async def refresh(
         self, user: UserId, expire_at: float, info: RawJson | None, *, client: str = ""
@@ -87,6 +98,10 @@ class LocalPeople:
         """Set when they expire, and their information for others."""
         for connection in self._registry.of_user(user, client):
             connection.refresh(expire_at, info)
+        if not client:
+            wall, now = self._clock.wall(), self._clock.now()
+            end = now + max(0.0, expire_at - wall) if expire_at else float("inf")
+            self._streams.refresh(user, end)
 
     async def subscribe(
         self,
@@ -135,6 +150,8 @@ class LocalPeople:
         """Take them out of *channel*."""
         for connection in self._registry.of_user(user, client):
             connection.unsubscribe(channel, code)
+        if not client:
+            self._streams.end(user, channel)
 
     async def revoke(self, user: UserId, token_id: str, before: float) -> None:
         """Close the connections whose token was revoked."""
@@ -148,6 +165,7 @@ class LocalPeople:
             of = connection.identity.user
             if revoked.covers(of, connection.token_id, connection.issued_at):
                 connection.disconnect(CONNECTION_EXPIRED)
+        self._streams.revoke(revoked)
 
 
 def _status_of(record: Record, now: float) -> ConnectionStatus:

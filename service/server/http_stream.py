@@ -28,6 +28,9 @@ class RequestWatcher(Protocol):
     def request_complete(self, stream: object) -> None:
         """Note that the body is there too, or that there is none."""
 
+    def request_streams(self, stream: object) -> None:
+        """Note that a request, or its answer, is a stream: its time has no end."""
+
     def request_over(self, stream: object) -> None:
         """Note that the request is answered, or given up; harmless when it was."""
 
@@ -38,6 +41,9 @@ class HttpStream(HTTPStream):
     Falcon takes the first event of a request before it looks at the request. The first
     event here is an empty piece of the body, so that a refusal does not wait for the
     body; ``100 Continue`` is sent when the application takes the second.
+
+    The scope's state has a callable ``steadwire.stream`` for the application: it says
+    that this request and its answer are a stream, and not bounded in time.
     """
 
     _watcher: RequestWatcher
@@ -52,6 +58,8 @@ class HttpStream(HTTPStream):
             if expects and event.http_version != "1.0":
                 self.app = self._continuing(self.app)
             await super().handle(event)
+            # A copy of the connection's; the application has not run yet.
+            self.scope["state"]["steadwire.stream"] = self._is_stream
             if any(name in headers for name in _BODY):
                 await super().handle(Body(stream_id=self.stream_id, data=b""))
             return
@@ -61,6 +69,9 @@ class HttpStream(HTTPStream):
             self._watcher.request_over(self)
             self._empty_queue()
         await super().handle(event)
+
+    def _is_stream(self) -> None:
+        self._watcher.request_streams(self)
 
     def _empty_queue(self) -> None:
         # The application takes no more, and the reader may be waiting for room.

@@ -51,6 +51,8 @@ _BODY = 5.0  # s between two looks at how fast a body arrives
 _BODY_RATE = 1024  # bytes a second, the least
 _REQUEST = 60.0  # s from the head to the end of the body, and as many to the answer
 
+_SILENCE = 60.0  # s in which a stream must pass a byte in one of the directions
+
 _TIMEOUT = b"HTTP/1.1 408 \r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 
 
@@ -67,6 +69,7 @@ class _Phase(enum.Enum):
     BODY = "waits for the rest of a body"
     ANSWER = "a whole request is under way"
     IDLE = "waits for the next request"
+    STREAM = "a request, or the answer to one, is a stream"
     WEBSOCKET = "a WebSocket has taken it over"
 
 
@@ -77,7 +80,8 @@ class TcpConnection(TCPServer):
     the socket at once, and drops what the peer has not read; ``steadwire.progress``
     returns the bytes written so far, and those that the peer's kernel acknowledged.
 
-    Over HTTP/2 a connection with several requests is in the phase of the furthest.
+    Over HTTP/2 a connection with several requests is in the phase of the furthest; with
+    a stream among them, it is bounded as the stream is: by `_SILENCE`.
 
     Attributes:
         stream: The WebSocket that took the connection over, if one did.
@@ -110,6 +114,8 @@ class TcpConnection(TCPServer):
         self.stream: WebSocketStream | None = None
         self._phase = _Phase.HEAD
         self._requests: dict[object, bool] = {}  # by stream: is the body there?
+        self._streams: set[object] = set()  # of those requests
+        self._passed = (0, 0)  # bytes received and written at the last look at a stream
         self._handling = False
         self._received = 0  # bytes of requests
         self._counted = 0  # those of them at the last look at a body
@@ -147,6 +153,7 @@ class TcpConnection(TCPServer):
             self.stream = None
             self.state.clear()
             self._requests.clear()
+            self._streams.clear()
             vars(self).pop("protocol", None)
 
     async def _serve(self) -> None:
@@ -376,10 +383,21 @@ class TcpConnection(TCPServer):
         self._requests[stream] = True
         self._enter(_Phase.ANSWER)
 
+    def request_streams(self, stream: object) -> None:
+        """Note that a request, or its answer, is a stream: its time has no end."""
+        if stream in self._requests:
+            self._streams.add(stream)
+            self._enter(_Phase.STREAM)
+
     def request_over(self, stream: object) -> None:
         """Note that the request is answered, or given up; harmless when it was."""
         if self._requests.pop(stream, None) is None:
             return
+        if stream in self._streams:
+            self._streams.discard(stream)
+            if self._requests and not self._streams:
+                self._enter(_Phase.ANSWER)
+                return
         if not self._requests:
             self._enter(_Phase.IDLE)
         elif self._phase is _Phase.ANSWER and not any(self._requests.values()):
@@ -389,6 +407,8 @@ class TcpConnection(TCPServer):
     def _enter(self, phase: _Phase) -> None:
         if self._finishing or self._phase is _Phase.WEBSOCKET:
             return
+        if self._streams:
+            phase = _Phase.STREAM
         self._phase = phase
         self._stop_timer()
         if phase is _Phase.HEAD:
@@ -398,6 +418,9 @@ class TcpConnection(TCPServer):
             self._timer = self.loop.call_later(_BODY, self._check_body)
         elif phase is _Phase.ANSWER:
             self._timer = self.loop.call_later(_REQUEST, self._check_answer)
+        elif phase is _Phase.STREAM:
+            self._passed = self._received, self._written
+            self._timer = self.loop.call_later(_SILENCE, self._check_stream)
         elif phase is _Phase.IDLE:
             self._timer = self.loop.call_later(self.settings.keep_alive, self.close)
             if self.draining:  # the head of that answer was there before
@@ -427,6 +450,12 @@ class TcpConnection(TCPServer):
             self._timer = self.loop.call_later(_REQUEST, self._check_answer)
         else:
             self.finish()
+
+    def _check_stream(self) -> None:
+        if (self._received, self._written) == self._passed:
+            self.finish()
+        else:
+            self._enter(_Phase.STREAM)
 
     def _time_out(self) -> None:
         """Give a request up that did not arrive in time."""

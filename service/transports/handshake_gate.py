@@ -50,7 +50,7 @@ from service.core.shedding import Shedding
 from service.session.command_queue import CommandLimits
 from service.settings import Settings
 
-__all__ = ["PATH", "PENDING", "HandshakeGate"]
+__all__ = ["PATH", "PENDING", "HandshakeGate", "Refusal"]
 
 PATH = "/connection/websocket"
 """Where clients connect."""
@@ -67,7 +67,16 @@ _KEYS = 65536  # addresses whose attempts are kept; some 200 bytes each
 _TEXT = 200  # characters of what a client sent, in the log
 
 
-class _Refusal(NamedTuple):
+class Refusal(NamedTuple):
+    """Why a client is refused before it is known who it is.
+
+    Attributes:
+        cause: A word, for metrics and the log.
+        status: Of the answer.
+        retry_after: Seconds after which it may come again; 0 where that does not help.
+        details: For the log.
+    """
+
     cause: str
     status: int
     retry_after: float = 0.0
@@ -113,13 +122,8 @@ class HandshakeGate:
     async def serve(self, app: Any, scope: Any, receive: Any, send: Any) -> None:
         """Let one WebSocket in to *app*, or refuse it."""
         headers = scope["headers"]
-        client = scope.get("client")
-        address = self._proxies.client(client[0] if client else None, headers)
-        origin = "".join(_all(headers, b"origin")[:1])
-        passed_on = {
-            name: text for name in self._headers if (text := _joined(headers, name))
-        }
-        pending = PendingConnection(address, origin, passed_on, self)
+        pending = self.pending(scope)
+        address = pending.address
         try:
             refusal = self._take_place(pending, scope["path"], headers)
             if refusal is None:
@@ -143,35 +147,67 @@ class HandshakeGate:
             if pending.frames is not None:
                 pending.frames.forget()
 
+    def pending(self, scope: Any) -> PendingConnection:
+        """Return what is known of a client before it is looked at."""
+        headers = scope["headers"]
+        client = scope.get("client")
+        address = self._proxies.client(client[0] if client else None, headers)
+        origin = "".join(_all(headers, b"origin")[:1])
+        passed_on = {
+            name: text for name in self._headers if (text := _joined(headers, name))
+        }
+        return PendingConnection(address, origin, passed_on, self)
+
+    def refuses_request(
+        self, pending: PendingConnection, headers: list[tuple[bytes, bytes]]
+    ) -> Refusal | None:
+        """Return why a request with credentials is not looked at; None if it is.
+
+        The same limits as for WebSockets: those that no place is needed for.
+        """
+        now = self._clock.now()
+        refusal = self._refusal(pending.address, headers, now)
+        if refusal is not None:
+            self._count(refusal.cause, pending.address, **refusal.details)
+        return refusal
+
     def _take_place(
         self,
         pending: PendingConnection,
         path: str,
         headers: list[tuple[bytes, bytes]],
-    ) -> _Refusal | None:
+    ) -> Refusal | None:
         """Give *pending* a place, and return None; or return why it gets none."""
         address, now = pending.address, self._clock.now()
-        if self._draining:
-            return _Refusal("draining", 503, 1.0)
-        if path != PATH:
+        if path != PATH and not self._draining:
             remedy = f"clients connect to {PATH}"
-            return _Refusal(
+            return Refusal(
                 "path", 404, details={"path": path[:_TEXT], "remedy": remedy}
             )
+        refusal = self._refusal(address, headers, now)
+        if refusal is not None:
+            return refusal
+        if not self._addresses.hold(address):
+            return Refusal("unauthenticated", 429, 1.0)
+        self._pending[pending] = None
+        if 0 < self._places < len(self._pending):
+            self._push_out(next(iter(self._pending)))
+        return None
+
+    def _refusal(
+        self, address: str, headers: list[tuple[bytes, bytes]], now: float
+    ) -> Refusal | None:
+        if self._draining:
+            return Refusal("draining", 503, 1.0)
         if self._shedding.refuses_connections:
-            return _Refusal("overload", 503, self._shedding.retry_after)
+            return Refusal("overload", 503, self._shedding.retry_after)
         if self._connects is not None and not self._connects.take(address, now):
-            return _Refusal("connects", 429, self._connects.wait(address, now))
+            return Refusal("connects", 429, self._connects.wait(address, now))
         origins = _all(headers, b"origin")
         if not self._origins.allow(origins, _all(headers, b"host")):
             remedy = self._origins.remedy(origins)
             origin = " ".join(origins)[:_TEXT]
-            return _Refusal("origin", 403, details={"origin": origin, "remedy": remedy})
-        if not self._addresses.hold(address):
-            return _Refusal("unauthenticated", 429, 1.0)
-        self._pending[pending] = None
-        if 0 < self._places < len(self._pending):
-            self._push_out(next(iter(self._pending)))
+            return Refusal("origin", 403, details={"origin": origin, "remedy": remedy})
         return None
 
     def _push_out(self, oldest: PendingConnection) -> None:
@@ -233,7 +269,7 @@ def _joined(headers: list[tuple[bytes, bytes]], name: str) -> str:
     return between.join(_all(headers, name.encode()))
 
 
-async def _refuse(refusal: _Refusal, scope: Any, receive: Any, send: Any) -> None:
+async def _refuse(refusal: Refusal, scope: Any, receive: Any, send: Any) -> None:
     await receive()  # websocket.connect
     if "websocket.http.response" not in scope.get("extensions", {}):
         await send({"type": "websocket.close", "code": 1013})  # which is status 403

@@ -16,6 +16,7 @@ from service.connections import people
 from service.connections.loop_monitor import LoopMonitor
 from service.connections.overload import Overload
 from service.connections.people import LocalPeople
+from service.connections.streams import Streams
 from service.core.errors import ReplyError, StoreUnavailable
 from service.core.health import Checks
 from service.core.hooks import ConnectEvent, ConnectResult, Handlers
@@ -39,6 +40,7 @@ class Caller:
 
     def __init__(self, world: LoopWorld) -> None:
         context = world.context
+        streams = Streams(world.clock, limit=9, user_limit=9, address_limit=9)
         state = SqliteStore(StoreSettings(path=":memory:"), world.clock).state
         runtime = Runtime(
             settings=world.settings,
@@ -49,7 +51,9 @@ class Caller:
             store=world.store,
             hub=world.hub,
             delivery=world.hub,
-            people=LocalPeople(world.registry, context.grace_period, world.clock),
+            people=LocalPeople(
+                world.registry, context.grace_period, world.clock, streams
+            ),
             encoder=context.encoder,
             permissions=context.permissions,
             handlers=context.handlers,
@@ -67,6 +71,7 @@ class Caller:
             grace_period=context.grace_period,
             reaper=world.reaper,
             drain=world.drain,
+            streams=streams,
             gate=HandshakeGate(world.settings, world.clock, world.shedding),
             shedding=world.shedding,
             loop_monitor=LoopMonitor(
