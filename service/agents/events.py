@@ -18,7 +18,7 @@ from _speedups import check
 from service.agents.errors import AgentsMissing, Refused
 from service.core.model import RawJson
 
-__all__ = ["AgentEvent", "dump", "parse_event", "read_event"]
+__all__ = ["EVENT_SIZE", "AgentEvent", "dump", "parse_event", "read_event"]
 
 EVENT_SIZE = 256 * 1024
 """Bytes of one event; a larger one is refused as ``too_large``."""

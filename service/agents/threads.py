@@ -50,7 +50,7 @@ from service.core.priority import Priority
 from service.hub.hub import Hub
 from service.settings import ChannelOptions
 
-__all__ = ["Threads"]
+__all__ = ["KEEP_ALIVE", "Threads"]
 
 log = structlog.get_logger("steadwire")
 

@@ -79,7 +79,7 @@ from service.core.ports import Clock, Encoding, Frame, Send, Timer
 from service.core.priority import Priority, priority_of
 from service.settings import ClientSettings
 
-__all__ = ["Outbox"]
+__all__ = ["LEAST_RATE", "Outbox"]
 
 LEAST_RATE = 1024
 """Bytes per second that a peer takes of a write, or it is closed."""

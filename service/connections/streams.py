@@ -9,7 +9,7 @@ Invariants, all on the event loop:
 
 * At most `limit` streams are open, `user_limit` of one user, and `address_limit` of one
   address without a user. One more is refused, and none that is open ends for it.
-* Each stream that was opened is closed once, whatever ended it, and then counts nowhere.
+* Each stream that was opened is closed once, whatever ended it; then it counts nowhere.
 * `end` of a stream is called at most once, inside none of its own calls.
 
 Interleavings that could break them, each a test in tests/connections/test_streams.py:
@@ -115,7 +115,7 @@ class Streams:
         self._clock = clock
         self._limit = limit
         self._users = Holders[tuple[str, str]](user_limit)
-        self._strangers = Holders[tuple[str, str]](address_limit)
+        self._anonymous = Holders[tuple[str, str]](address_limit)
         self._open: dict[Stream, None] = {}
 
     def __len__(self) -> int:
@@ -166,4 +166,4 @@ class Streams:
             stream.expire_at(self._clock, when)
 
     def _holders(self, stream: Stream) -> Holders[tuple[str, str]]:
-        return self._users if stream.user else self._strangers
+        return self._users if stream.user else self._anonymous

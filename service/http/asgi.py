@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -11,7 +11,14 @@ import structlog
 
 from service.core.errors import StartupError, describe
 
-__all__ = ["Deferred", "OpenedByScope", "below", "not_found"]
+__all__ = [
+    "RECEIVER",
+    "Deferred",
+    "OpenedByScope",
+    "Receiver",
+    "below",
+    "not_found",
+]
 
 log = structlog.get_logger("steadwire")
 
@@ -20,6 +27,50 @@ _UNAVAILABLE = {
     "status": 503,
     "headers": [(b"content-length", b"0")],
 }
+
+
+RECEIVER = "steadwire.receiver"
+"""Key in the scope of a request: its `Receiver`."""
+
+
+class Receiver:
+    """What a request receives, and whether its peer is there.
+
+    Args:
+        receive: The server's.
+
+    Attributes:
+        gone: Whether the peer was seen to be gone.
+    """
+
+    __slots__ = ("_receive", "_watch", "gone")
+
+    def __init__(self, receive: Callable[[], Awaitable[Any]]) -> None:
+        self.gone = False
+        self._receive = receive
+        self._watch: asyncio.Task[None] | None = None
+
+    async def __call__(self) -> Any:
+        """Return the next event."""
+        event = await self._receive()
+        if event["type"] == "http.disconnect":
+            self.gone = True
+        return event
+
+    def watch(self, gone: Callable[[], object]) -> None:
+        """Call *gone* when the peer is gone; its body is not read any more."""
+        self._watch = asyncio.ensure_future(self._wait(gone))
+
+    def stop_watching(self) -> None:
+        """Do not call that any more."""
+        watch, self._watch = self._watch, None
+        if watch is not None:
+            watch.cancel()
+
+    async def _wait(self, gone: Callable[[], object]) -> None:
+        while not self.gone:
+            await self()
+        gone()
 
 
 def below(scope: dict[str, Any]) -> dict[str, Any]:

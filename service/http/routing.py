@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, NoReturn
@@ -24,9 +25,11 @@ from service.core.errors import INTERNAL_CLOSE
 from service.core.hooks import Handlers
 from service.core.ports import Clock
 from service.core.refusals import Refusals
+from service.http.agui.relay import Relay
+from service.http.agui.routes import add_agui_routes
 from service.http.api.keys import ApiKeys
 from service.http.api.methods import add_routes
-from service.http.asgi import below, not_found
+from service.http.asgi import RECEIVER, Receiver, below, not_found
 from service.http.gauges import add_gauges
 from service.http.health import Live, Ready
 from service.http.metrics import MetricsResource, StatsResource
@@ -39,6 +42,12 @@ __all__ = ["Routing", "open_routing"]
 
 ADMIN = "steadwire.admin"
 """Key in the scope of a connection that came to ``api.port`` (service.server)."""
+
+_STREAMS = ("/agui/", "/api/runs/")
+"""Beginnings of paths that have names of threads and runs in them, and streams."""
+
+_ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})")
+_UNRESERVED = re.compile(rb"[-._~0-9A-Za-z/]")  # RFC 3986, 2.3; and what parts a path
 
 _TEXT = 200  # characters of a path in the log
 
@@ -77,9 +86,11 @@ async def open_routing(
             handlers = proxy.handlers(handlers)
         runtime = await Runtime.open(settings, handlers, clock, stopping)
         stack.push_async_callback(runtime.aclose)
+        relay = Relay(runtime)
+        stack.push_async_callback(relay.close)
         unknown_paths = Refusals(logging.INFO)
         stack.callback(unknown_paths.close)
-        yield Routing(runtime, keys, refusals, unknown_paths)
+        yield Routing(runtime, keys, refusals, unknown_paths, relay)
 
 
 class Routing:
@@ -95,6 +106,7 @@ class Routing:
         keys: ApiKeys,
         refusals: Refusals,
         unknown_paths: Refusals,
+        relay: Relay,
     ) -> None:
         self.runtime = runtime
         self._unknown_paths = unknown_paths
@@ -105,6 +117,7 @@ class Routing:
         separate = runtime.settings.api.port is not None
         admin = _new(runtime) if separate else public
         add_routes(admin, runtime, keys)
+        add_agui_routes(public, admin, runtime, keys, relay)
         admin.add_route("/metrics", MetricsResource(runtime, keys))
         admin.add_route("/stats", StatsResource(runtime, keys))
         self._public, self._admin = public, admin
@@ -124,10 +137,12 @@ class Routing:
         elif websocket:
             await self.runtime.gate.serve(self._public, scope, receive, send)
         else:
-            if scope["method"] == "HEAD":
+            receiver = Receiver(receive)
+            scope = {**scope, RECEIVER: receiver}
+            if scope["method"] == "HEAD" and not scope["path"].startswith(_STREAMS):
                 # The server drops the body, as it does for every HEAD.
-                scope = {**scope, "method": "GET"}
-            await (self._admin if admin else self._public)(scope, receive, send)
+                scope["method"] = "GET"
+            await (self._admin if admin else self._public)(scope, receiver, send)
 
     async def _unknown(
         self, req: falcon.asgi.Request, resp: object, **fields: object
@@ -150,7 +165,14 @@ def _is_plain(scope: dict[str, Any]) -> bool:
     if not path.startswith("/") or path.startswith("//"):
         return False
     raw = scope.get("raw_path")
-    return not raw or raw.partition(b"?")[0].endswith(path.encode())
+    if not raw:
+        return True
+    raw = raw.partition(b"?")[0]
+    if not path.startswith(_STREAMS):
+        return bool(raw.endswith(path.encode()))
+    # A thread's name may need escapes; what needs none has none.
+    escaped = map(bytes.fromhex, (each.decode() for each in _ESCAPE.findall(raw)))
+    return not any(map(_UNRESERVED.fullmatch, escaped)) and b"%" not in path.encode()
 
 
 def _new(runtime: Runtime) -> _App:

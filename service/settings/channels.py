@@ -166,6 +166,7 @@ _THREAD = ChannelOptions(
     history_ttl=24 * 3600.0,
     force_recovery=True,
     presence=True,
+    allow_publish_for_subscriber=True,
     allow_history_for_subscriber=True,
     allow_presence_for_subscriber=True,
     allow_user_limited_channels=True,

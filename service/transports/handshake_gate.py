@@ -50,7 +50,7 @@ from service.core.shedding import Shedding
 from service.session.command_queue import CommandLimits
 from service.settings import Settings
 
-__all__ = ["PATH", "PENDING", "HandshakeGate", "Refusal"]
+__all__ = ["PATH", "PENDING", "HandshakeGate"]
 
 PATH = "/connection/websocket"
 """Where clients connect."""

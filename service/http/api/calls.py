@@ -48,6 +48,7 @@ __all__ = [
     "BatchResult",
     "Method",
     "call",
+    "read_body",
     "status_of",
 ]
 
@@ -211,7 +212,7 @@ class ApiResource:
         if key is None:
             resp.status = falcon.HTTP_401
             return
-        body = await _read(req, self._settings.request_size)
+        body = await read_body(req, self._settings.request_size)
         if body is None:
             resp.status = falcon.HTTP_413
             # The rest of the body is not read, so no request can follow it.
@@ -261,7 +262,7 @@ def status_of(error: ErrorReply) -> int:
     return _STATUSES.get(error.code, 500 if error.temporary else 400)
 
 
-async def _read(req: falcon.asgi.Request, limit: int) -> bytes | None:
+async def read_body(req: falcon.asgi.Request, limit: int) -> bytes | None:
     """Return the body, or None when it is longer than *limit* bytes."""
     if (req.content_length or 0) > limit:
         return None

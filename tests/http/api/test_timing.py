@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from service.agents.threads import Threads
 from service.auth.revocations import Revocations
 from service.auth.tickets import Tickets
 from service.connections import people
@@ -25,7 +26,7 @@ from service.http.api.calls import call
 from service.http.api.context import ApiContext
 from service.http.api.methods import METHODS
 from service.runtime import Runtime
-from service.settings import StoreSettings
+from service.settings import ChannelOptions, StoreSettings
 from service.stores.sqlite.store import SqliteStore
 from service.transports.handshake_gate import HandshakeGate
 from tests.clock import VirtualClock
@@ -42,6 +43,17 @@ class Caller:
         context = world.context
         streams = Streams(world.clock, limit=9, user_limit=9, address_limit=9)
         state = SqliteStore(StoreSettings(path=":memory:"), world.clock).state
+        threads = Threads(
+            SqliteStore(StoreSettings(path=":memory:"), world.clock),
+            world.hub,
+            world.clock,
+            world.spawn,
+            node="uid",
+            namespace="",
+            options=ChannelOptions(),
+            lease=30.0,
+            shared=False,
+        )
         runtime = Runtime(
             settings=world.settings,
             clock=world.clock,
@@ -87,6 +99,7 @@ class Caller:
                 ),
             ),
             context=context,
+            threads=threads,
         )
         self._context = ApiContext(runtime)
 

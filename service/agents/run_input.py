@@ -1,0 +1,80 @@
+"""RunAgentInput: what a client of AG-UI sends to run an agent."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import msgspec
+
+from _speedups import check
+from service.agents.errors import AgentsMissing, Refused
+from service.core.model import RawJson
+
+__all__ = ["RunInput", "parse_input"]
+
+ID_SIZE = 200  # characters of a run's id
+
+
+class RunInput(NamedTuple):
+    """An input.
+
+    Attributes:
+        thread: The thread's id.
+        run: The run's id.
+        messages: The conversation as the client has it.
+        text: The whole input, as JSON.
+    """
+
+    thread: str
+    run: str
+    messages: list[dict[str, Any]]
+    text: RawJson
+
+
+def parse_input(data: bytes | str) -> RunInput:
+    """Validate an input with the protocol's own model.
+
+    Raises:
+        Refused: ``invalid_event``.
+        AgentsMissing: The protocol's package is not installed.
+    """
+    try:
+        text = check(data)
+    except ValueError:
+        raise Refused("invalid_event", "the input is not JSON") from None
+    _validator()(text)
+    fields = msgspec.json.decode(text)
+    for key in ("threadId", "runId"):
+        if not fields.get(key):
+            raise Refused("invalid_event", f"the input: {key} is empty or missing")
+    if len(fields["runId"]) > ID_SIZE:
+        raise Refused("invalid_event", f"runId has more than {ID_SIZE} characters")
+    return RunInput(
+        fields["threadId"], fields["runId"], fields.get("messages") or [], RawJson(text)
+    )
+
+
+@functools.cache
+def _validator() -> Callable[[str], None]:
+    try:
+        from ag_ui.core import RunAgentInput
+        from pydantic import ValidationError
+    except ImportError:
+        raise AgentsMissing(
+            "agent runs need the package ag-ui-protocol: pip install steadwire[agents]"
+        ) from None
+
+    def validate(text: str) -> None:
+        try:
+            RunAgentInput.model_validate_json(text)
+        except ValidationError as error:
+            first = error.errors(
+                include_url=False, include_context=False, include_input=False
+            )[0]
+            where = ".".join(map(str, first["loc"]))[:200]
+            words = f"the input: {where}: {first['msg'][:200]}"
+            raise Refused("invalid_event", words) from None
+
+    return validate
