@@ -6,6 +6,7 @@ import asyncio
 import uuid
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from service.agents.threads import Threads
 from service.auth.permissions import Permissions
@@ -29,7 +30,7 @@ from service.core.health import Checks, Fault
 from service.core.hooks import Handlers
 from service.core.model import ClientId
 from service.core.people import People
-from service.core.ports import Clock, Delivery, Store
+from service.core.ports import Clock, CommitListener, Delivery, Store
 from service.core.rate_limits import rate_of
 from service.core.shedding import Shedding
 from service.foundation import Foundation, NodeInfo
@@ -41,6 +42,9 @@ from service.session.heartbeat import Heartbeat
 from service.settings import Settings
 from service.stores.factory import make_upkeep
 from service.transports.handshake_gate import HandshakeGate
+
+if TYPE_CHECKING:
+    from service.gateway_runtime import GatewayRuntime
 
 __all__ = ["Runtime"]
 
@@ -64,6 +68,7 @@ class Runtime:
         revocations: Revoked tokens.
         delivery: Publishes to channels and reads them.
         people: Acts on the connections of users.
+        gateway: Serves clients whose sockets end at an API Gateway; None without one.
         connections: The registry of connections.
         limits: Gives slots to connections.
         heartbeat: Counters of pings and pongs.
@@ -105,6 +110,7 @@ class Runtime:
     loop_monitor: LoopMonitor
     context: ConnectionContext
     threads: Threads
+    gateway: GatewayRuntime | None = None
     closing: bool = False
     _stack: AsyncExitStack = field(default_factory=AsyncExitStack)
 
@@ -145,7 +151,16 @@ class Runtime:
                 permissions.batch_window,
             )
             stack.callback(hub.announcements.stop)
-            await base.start(hub.committed)
+            gateway = None
+            listener: CommitListener = hub.committed
+            if settings.gateway.endpoint:
+                from service.gateway_runtime import GatewayRuntime
+
+                gateway = GatewayRuntime(base, hub)
+                await gateway.start()
+                stack.push_async_callback(gateway.close)
+                listener = gateway.delivery.committed
+            await base.start(listener)
 
             threads = Threads(
                 store,
@@ -208,7 +223,12 @@ class Runtime:
                 streams=streams,
             )
 
-            people = LocalPeople(connections, grace_period, clock, streams)
+            people: People = LocalPeople(connections, grace_period, clock, streams)
+            if gateway is not None:
+                gateway.serve_also(people)
+                people = gateway.people
+                sweeping = base.spawn(gateway.keep_sweeping())
+                stack.callback(sweeping.cancel)
             base.people = people
             stack.callback(base.revocations.stop)
             await base.revocations.start()
@@ -261,7 +281,8 @@ class Runtime:
                 handlers=base.handlers,
                 tickets=base.tickets,
                 revocations=base.revocations,
-                delivery=hub,
+                delivery=hub if gateway is None else gateway.delivery,
+                gateway=gateway,
                 people=people,
                 connections=connections,
                 limits=limits,

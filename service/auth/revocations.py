@@ -103,6 +103,7 @@ class Revocations:
         self._tokens: dict[str, float] = {}  # by jti: their ends
         self._users: dict[UserId, tuple[float, float]] = {}  # `before` and the end
         self._known = False
+        self._read_at = float("-inf")  # Unix seconds
         self._timer: Timer | None = None
         self._stopped = False
 
@@ -116,6 +117,14 @@ class Revocations:
         self._stopped = True
         if self._timer is not None:
             self._timer.cancel()
+
+    async def refresh(self) -> None:
+        """Read the list, unless it was read in the last `POLL_INTERVAL`.
+
+        For a process that may stand still between two calls, and runs no timer.
+        """
+        if self._clock.wall() - self._read_at >= POLL_INTERVAL:
+            await self._poll()
 
     def is_revoked(self, user: UserId, token_id: str, issued_at: float) -> bool:
         """Return whether a token is revoked; see the port.
@@ -206,6 +215,7 @@ class Revocations:
             self._schedule_poll()
 
     async def _poll(self) -> None:
+        began = self._clock.wall()
         try:
             tokens = await self._state.entries(_TOKEN)
             users = await self._state.entries(_USER)
@@ -216,6 +226,7 @@ class Revocations:
             return
         self.fault = None
         self._known = True
+        self._read_at = began
         self._drop_expired()
         for entry in tokens:
             self._apply(Revocation(entry.value), entry.expires)

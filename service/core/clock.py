@@ -21,6 +21,10 @@ class SystemClock:
         """Return monotonic seconds."""
         return time.monotonic()
 
+    def anchor(self) -> None:
+        """Read the time of day anew: a machine that was frozen has missed some."""
+        self._offset = time.time() - time.monotonic()
+
     def wall(self) -> float:
         """Return Unix seconds: the time of the start plus what has passed since."""
         return time.monotonic() + self._offset

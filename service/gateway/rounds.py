@@ -233,11 +233,19 @@ class Rounds:
         await self.rows.remove(channel, client)
         return True
 
-    async def spread(self, channel: Channel, push: str, *, joins: bool = False) -> None:
+    async def spread(
+        self,
+        channel: Channel,
+        push: str,
+        *,
+        joins: bool = False,
+        but: ClientId | None = None,
+    ) -> None:
         """Send a push that is not in the log to all active rows, at most once.
 
         For channels without history, and for joins and leaves, which go only to those
-        rows that hear them. A client that cannot be reached misses it.
+        rows that hear them, and not to *but*. A client that cannot be reached misses
+        it.
 
         Raises:
             StoreError: The rows could not be read.
@@ -254,7 +262,9 @@ class Rounds:
             *(
                 one(row.client)
                 for row in await self.rows.rows(channel)
-                if row.state is RowState.ACTIVE and (row.hears_joins or not joins)
+                if row.state is RowState.ACTIVE
+                and (row.hears_joins or not joins)
+                and row.client != but
             ),
             return_exceptions=True,
         )

@@ -24,6 +24,7 @@ import falcon.asgi
 from service.core.errors import INTERNAL_CLOSE
 from service.core.hooks import Handlers
 from service.core.ports import Clock
+from service.core.rate_limits import rate_of
 from service.core.refusals import Refusals
 from service.http.agui.relay import Relay
 from service.http.agui.routes import add_agui_routes
@@ -114,6 +115,8 @@ class Routing:
         add_gauges(runtime, keys, refusals)
         public = _new(runtime)
         public.add_route(PATH, WebSocketResource(runtime.context))
+        if runtime.gateway is not None:
+            self._add_gateway(public, runtime, refusals)
         separate = runtime.settings.api.port is not None
         admin = _new(runtime) if separate else public
         add_routes(admin, runtime, keys)
@@ -123,6 +126,31 @@ class Routing:
         self._public, self._admin = public, admin
         for routes in {public, admin}:
             routes.add_sink(self._unknown)
+
+    @staticmethod
+    def _add_gateway(routes: _App, runtime: Runtime, refusals: Refusals) -> None:
+        """Serve the HTTP_PROXY integrations of an API Gateway, if it has a secret."""
+        from service.gateway.handshake import Handshake
+        from service.transports.apigateway import GATEWAY_PATH, GatewayResource
+
+        settings, gateway = runtime.settings, runtime.gateway
+        if gateway is None or not settings.gateway.secret:
+            return
+        rates = settings.effective_limits
+        resource = GatewayResource(
+            gateway.application,
+            Handshake(
+                settings.origins,
+                rate_of(rates.connects_per_address, rates.burst),
+                runtime.clock,
+                refusals,
+            ),
+            settings.gateway.secret,
+            refusals,
+            runtime.clock,
+        )
+        for kind in ("connect", "message", "disconnect"):
+            routes.add_route(f"{GATEWAY_PATH}/{kind}", resource, suffix=kind)
 
     async def serve(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         """Serve one HTTP request or WebSocket."""

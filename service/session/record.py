@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import msgspec
 
-from service.core.model import Override, RawJson
+from service.core.model import ClientId, Override, RawJson, UserId
+from service.session.port import Identity
 
-__all__ = ["ChannelRecord", "SessionRecord"]
+__all__ = ["ChannelRecord", "SessionRecord", "identity_of"]
 
 
 class ChannelRecord(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -90,3 +91,13 @@ class SessionRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     address: str = ""
     refresh: int = 0
     channels: dict[str, ChannelRecord] = msgspec.field(default_factory=dict)
+
+
+def identity_of(record: SessionRecord) -> Identity:
+    """Return the identity of a session's client."""
+    return Identity(
+        ClientId(record.client),
+        UserId(record.user),
+        None if record.conn_info is None else RawJson(record.conn_info),
+        None if record.meta is None else RawJson(record.meta),
+    )

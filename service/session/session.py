@@ -103,7 +103,7 @@ from service.session.expiry import NEVER, Expiry
 from service.session.heartbeat import Heartbeat
 from service.session.keepalive import Due, Keepalive
 from service.session.port import Identity, Port
-from service.session.record import ChannelRecord, SessionRecord
+from service.session.record import ChannelRecord, SessionRecord, identity_of
 from service.session.refresh import Refreshes
 from service.session.subscriptions import Subscriptions
 from service.settings import ClientSettings
@@ -348,12 +348,7 @@ class Session:
         """Be the session that made *record*; only before anything was received."""
         self._go_to(_State.CONNECTED)
         time = self.expiry.time
-        self.identity = identity = Identity(
-            ClientId(record.client),
-            UserId(record.user),
-            None if record.conn_info is None else RawJson(record.conn_info),
-            None if record.meta is None else RawJson(record.meta),
-        )
+        self.identity = identity = identity_of(record)
         self.token_id, self.issued_at = record.token_id, record.issued_at
         refreshes = self._refreshes
         refreshes.allowed, refreshes.last = record.refreshable, record.refresh
@@ -476,6 +471,11 @@ class Session:
         if self.subscriptions.next_end < self.next_tick:
             self._plan()
         return wanted
+
+    def superseded(self, channel: Channel) -> None:
+        """End a subscribe that a later command of the client has overtaken."""
+        if self._state is not _State.CLOSED:
+            self.subscriptions.superseded(channel)
 
     def answered(
         self,

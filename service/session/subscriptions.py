@@ -341,6 +341,12 @@ class Subscriptions:
         pending.outcome(error)
         self._take_up(pending)
 
+    def superseded(self, channel: Channel) -> None:
+        """Forget a subscribe that a later command has overtaken: nobody is answered."""
+        pending = self._channels.pop(channel).pending
+        assert pending is not None
+        self._take_up(pending)
+
     def _reply(self, command: int, result: str | ErrorReply) -> None:
         if isinstance(result, ErrorReply):
             self._port.reply_error(command, result)

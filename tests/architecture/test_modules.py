@@ -25,6 +25,7 @@ OUTSIDE = {
     "app",
     "cli",
     "foundation",
+    "gateway_runtime",
     "runtime",
     "__main__",
     "connections",

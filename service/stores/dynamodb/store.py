@@ -263,6 +263,10 @@ class DynamodbStore:
         request = ReadRequest(history.size, history.ttl, since, limit, False)
         return await self._cache.read_fresh(channel, request)
 
+    def distrust(self) -> None:
+        """Answer nothing from memory that was valid before now."""
+        self._cache.distrust()
+
     # Removing and erasing
 
     async def remove(self, channel: Channel) -> None:

@@ -29,7 +29,7 @@ from service.stores.dynamodb.lease import DynamodbLeases
 from service.stores.dynamodb.log.items import head_key
 from service.stores.dynamodb.registry.records import gateway_node, key, number
 
-__all__ = ["DynamodbSubscribers"]
+__all__ = ["KEPT", "DynamodbSubscribers"]
 
 KEPT = 2 * 3600 + 600  # s from a command; the gateway ends a connection after 2 h
 

@@ -265,6 +265,14 @@ class ChannelCache:
                     self._tails.forget(channel)
         self._tails.fill(channel, found, read)
 
+    def distrust(self) -> None:
+        """Answer nothing from memory that was valid before: the clock may have stood.
+
+        What is remembered is valid again when HEAD was read and has not changed.
+        """
+        for known in self._known.values():
+            known.read = known.topped = float("-inf")
+
     def forget(self, channel: Channel) -> None:
         """Forget the cached tail of a channel, and do not cache a read under way."""
         self._tails.blank(channel)

@@ -1,0 +1,134 @@
+"""Port of the sessions whose sockets end at the gateway, on a shared table.
+
+A socket *arrives* when the gateway opens it, and is *admitted* when its client has
+shown who it is. Until it has ended it is listed in one of the parts over which the ids
+of connections are spread: one alone would take 500 connects a second.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+from service.core.errors import Close
+from service.core.model import Channel, ClientId, UserId
+
+__all__ = ["Listed", "Listing", "Sessions", "StoredChannel", "StoredSession"]
+
+
+class StoredChannel(NamedTuple):
+    """A channel of a session.
+
+    Attributes:
+        command: The id of the subscribe that wrote it, 0 for the server's.
+        record: The session's record of the channel.
+    """
+
+    command: int
+    record: str
+
+
+class StoredSession(NamedTuple):
+    """A session as stored.
+
+    Attributes:
+        record: The session's record, without its channels.
+        channels: Those.
+    """
+
+    record: str
+    channels: dict[Channel, StoredChannel]
+
+
+class Listed(NamedTuple):
+    """A connection that was admitted, or has arrived.
+
+    Attributes:
+        client: Its id.
+        at: When, in Unix milliseconds.
+        end: When it, or the first of its subscriptions, expires; 0 for never.
+    """
+
+    client: ClientId
+    at: int
+    end: int = 0
+
+
+class Listing(NamedTuple):
+    """The connections of one part.
+
+    Attributes:
+        admitted: Connections of clients.
+        arrived: Sockets whose clients have not connected yet, or never will.
+        evicted: Connections that lost their places to others and have to be closed.
+    """
+
+    admitted: list[Listed]
+    arrived: list[Listed]
+    evicted: list[ClientId]
+
+
+class Sessions(Protocol):
+    """The sessions of a deployment whose sockets end at the gateway.
+
+    Every method raises `StoreError` when its outcome is unknown; each may be repeated.
+    """
+
+    async def arrive(self, client: ClientId, record: str) -> None:
+        """Note a socket that is about to be opened, and what its handshake said."""
+
+    async def arrived(self, client: ClientId) -> str | None:
+        """Return what `arrive` was given; None if the client has connected or ended."""
+
+    async def admit(
+        self, user: UserId, client: ClientId, address: str
+    ) -> list[ClientId] | Close:
+        """Give a client its slot, as `ports.Directory.admit`.
+
+        Returns:
+            The connections *at the gateway* that lost their slots to it, or the close.
+        """
+
+    async def open(self, client: ClientId, record: str, end: int) -> bool:
+        """Store the session of a client that was admitted; it has arrived no more.
+
+        Returns:
+            False if its session is stored already, or its socket never arrived.
+        """
+
+    async def load(self, client: ClientId) -> StoredSession | None:
+        """Return a session; None if its client is not connected."""
+
+    async def save(self, client: ClientId, record: str, refresh: int) -> bool:
+        """Replace the record of a session.
+
+        Args:
+            client: The connection.
+            record: The session's record, without its channels.
+            refresh: The id of its last refresh command.
+
+        Returns:
+            False if a record of a later refresh is stored, or none: nothing is changed.
+        """
+
+    async def save_channel(
+        self, client: ClientId, channel: Channel, command: int, record: str
+    ) -> None:
+        """Replace the session's record of a channel, if it is still that command's."""
+
+    async def set_end(self, client: ClientId, end: int) -> None:
+        """Set the time at which the connection is looked at, Unix milliseconds."""
+
+    async def end(self, client: ClientId) -> bool:
+        """Delete everything of a connection that is closed; False if there was nothing.
+
+        Its rows are deleted too: `Subscribers.remove` for each of its channels.
+        """
+
+    async def of_user(self, user: UserId) -> list[ClientId]:
+        """Return the connections of a user at the gateway."""
+
+    async def listing(self, part: int) -> Listing:
+        """Return the connections of one part, counted from 0."""
+
+    async def settle(self, client: ClientId) -> None:
+        """Delete the notice of an evicted connection: it is closed."""

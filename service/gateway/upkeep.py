@@ -1,0 +1,78 @@
+"""What the sweeper has done to connections and channels at the gateway."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable
+
+from service.core.errors import Close, StoreUnavailable
+from service.core.model import Channel, ClientId
+from service.gateway.context import GatewayContext
+from service.gateway.people import GatewayPeople
+from service.gateway.rounds import Rounds
+
+__all__ = ["GatewayUpkeep"]
+
+
+class GatewayUpkeep:
+    """`sweeper.Upkeep` on sessions and rows.
+
+    Args:
+        context: What all invocations share.
+        people: Looks after connections.
+        rounds: Looks after channels.
+        recount: Compares the count of connections with their records, if that is due.
+    """
+
+    def __init__(
+        self,
+        context: GatewayContext,
+        people: GatewayPeople,
+        rounds: Rounds,
+        recount: Callable[[], Awaitable[object]],
+    ) -> None:
+        self._context = context
+        self._people = people
+        self._rounds = rounds
+        self._recount = recount
+
+    async def hang_up(self, client: ClientId, close: Close | None) -> None:
+        """End a connection, and delete all that is stored of it.
+
+        Raises:
+            StoreError: It may still be open, or something is left.
+        """
+        if not await self._context.hang_up(client, close):
+            raise StoreUnavailable("a connection cannot be closed")
+        await self._context.sessions.settle(client)
+
+    async def expire(self, client: ClientId) -> None:
+        """End what has expired: the connection, or some of its subscriptions.
+
+        Raises:
+            StoreError: It could not be read.
+        """
+        await self._people.look_after(client)
+
+    async def look_after(self, clients: Iterable[ClientId]) -> None:
+        """Look after the channels of some connections: a holder may have died.
+
+        Raises:
+            StoreError: Some were not looked after.
+        """
+        channels: set[Channel] = set()
+        for client in clients:
+            stored = await self._context.sessions.load(client)
+            if stored is not None:
+                channels.update(stored.channels)
+        for channel in sorted(channels):
+            hold = await self._rounds.watch(channel)
+            if hold is not None:
+                self._context.delivery.took(hold)
+
+    async def recount(self) -> None:
+        """Compare the count of connections with their records, at most once a day.
+
+        Raises:
+            StoreError: They could not be read.
+        """
+        await self._recount()

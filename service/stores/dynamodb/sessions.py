@@ -1,0 +1,345 @@
+"""The `Sessions` port on a table: the connections whose sockets end at the gateway.
+
+    N#<node>     V#<client>   a socket that has arrived: rec, at, ttl
+    N#<node>     C#<client>   a connection that was admitted (`registry.records`): also
+                              end, when it expires
+    N#<node>     E#<client>   a notice of its eviction
+    C#<client>   SESSION      its session: rec, refresh, ttl
+    C#<client>   S#<channel>  the session's record of a channel (`subscribers`)
+
+The node is one of 64 that no process is (`registry.records.gateway_node`).
+
+Whatever ends is deleted in an order in which a process may die between any two steps:
+first the rows, then the session, last the record by which the sweeper finds it again.
+A connect writes in the opposite order: slot, session, and only then its arrival is
+deleted.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+from service.core.errors import (
+    CLOSE_CONNECTION_LIMIT,
+    TOO_MANY_REQUESTS_CLOSE,
+    Close,
+    StoreError,
+)
+from service.core.model import Channel, ClientId, UserId
+from service.core.ports import Clock
+from service.core.sessions import Listed, Listing, StoredChannel, StoredSession
+from service.stores.dynamodb.client import Client, gather_limited, query_all
+from service.stores.dynamodb.errors import ConditionFailed, Item
+from service.stores.dynamodb.registry.connections import (
+    AdmissionLimits,
+    Connections,
+    OverLimit,
+)
+from service.stores.dynamodb.registry.counter import ConnectionCounter, CounterFull
+from service.stores.dynamodb.registry.records import (
+    CLIENT,
+    GATEWAY_NODES,
+    NOTICE,
+    decode_connection,
+    decode_owner,
+    gateway_node,
+    key,
+    number,
+    owner_key,
+    owner_of,
+)
+from service.stores.dynamodb.subscribers import KEPT, DynamodbSubscribers
+
+__all__ = ["DynamodbSessions"]
+
+_ARRIVED = "V#"  # prefix of the sort keys of sockets that have arrived
+_SESSION = "SESSION"
+_CHANNEL = "S#"
+
+
+class DynamodbSessions:
+    """The sessions of a table.
+
+    Args:
+        client: Calls the table.
+        subscribers: Their rows.
+        limits: Of one user or address.
+        client_limit: Connections of the deployment.
+        timeout: Seconds that an admission takes at most.
+        clock: Dates the items.
+        rng: Chooses shards, and spreads repeats.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        subscribers: DynamodbSubscribers,
+        limits: AdmissionLimits,
+        clock: Clock,
+        *,
+        client_limit: int,
+        timeout: float,
+        rng: random.Random | None = None,
+    ) -> None:
+        self._client = client
+        self._subscribers = subscribers
+        self._clock = clock
+        rng = rng or random.SystemRandom()
+        self._connections = Connections(
+            client,
+            ConnectionCounter(client, client_limit, clock, rng),
+            limits,
+            clock,
+            rng,
+            timeout=timeout,
+            active=lambda client: None,
+            is_dead=lambda node: False,
+        )
+
+    async def arrive(self, client: ClientId, record: str) -> None:
+        """Note a socket that is about to be opened; see the port.
+
+        Raises:
+            StoreError: It may be noted.
+        """
+        now = self._now()
+        await self._put(
+            {
+                **key(f"N#{gateway_node(client)}", _ARRIVED + client),
+                "rec": {"S": record},
+                "at": number(now),
+                "ttl": number(now // 1000 + KEPT),
+            }
+        )
+
+    async def arrived(self, client: ClientId) -> str | None:
+        """Return what `arrive` was given; see the port.
+
+        Raises:
+            StoreError: It could not be read.
+        """
+        item = await self._get(key(f"N#{gateway_node(client)}", _ARRIVED + client))
+        record: str | None = item["rec"]["S"] if item else None
+        return record
+
+    async def admit(
+        self, user: UserId, client: ClientId, address: str
+    ) -> list[ClientId] | Close:
+        """Give a client its slot; see the port.
+
+        Raises:
+            StoreError: It may have its slot; it has none any more, if that could be
+                done.
+        """
+        owner, node = owner_of(user, address), gateway_node(client)
+        try:
+            admitted = await self._connections.admit(owner, client, node)
+        except CounterFull:
+            return TOO_MANY_REQUESTS_CLOSE
+        except OverLimit:
+            return CLOSE_CONNECTION_LIMIT
+        except StoreError:
+            await self._connections.withdraw(owner, client, node)
+            raise
+        return [each.client for each in admitted.evicted if each.node in GATEWAY_NODES]
+
+    async def open(self, client: ClientId, record: str, end: int) -> bool:
+        """Store the session of a client that was admitted; see the port.
+
+        Raises:
+            StoreError: It may be stored.
+        """
+        if end:
+            await self.set_end(client, end)
+        item = self._session(client, record, 0)
+        try:
+            await self._put(item, "attribute_not_exists(pk)")
+        except ConditionFailed as failed:
+            if not failed.repeated or failed.item != item:
+                return False
+        await self._delete(key(f"N#{gateway_node(client)}", _ARRIVED + client))
+        return True
+
+    async def load(self, client: ClientId) -> StoredSession | None:
+        """Return a session; see the port.
+
+        Raises:
+            StoreError: It could not be read.
+        """
+        record = None
+        channels = {}
+        async for item in query_all(self._client, f"C#{client}"):
+            name = item["sk"]["S"]
+            if name == _SESSION:
+                record = item["rec"]["S"]
+            elif "rec" in item:
+                channel = Channel(name.removeprefix(_CHANNEL))
+                command = int(item["cmd"]["N"])
+                channels[channel] = StoredChannel(command, item["rec"]["S"])
+        return None if record is None else StoredSession(record, channels)
+
+    async def save(self, client: ClientId, record: str, refresh: int) -> bool:
+        """Replace the record of a session; see the port.
+
+        Raises:
+            StoreError: It may be replaced.
+        """
+        try:
+            await self._put(
+                self._session(client, record, refresh), "refresh <= :refresh", refresh
+            )
+        except ConditionFailed:
+            return False
+        return True
+
+    async def save_channel(
+        self, client: ClientId, channel: Channel, command: int, record: str
+    ) -> None:
+        """Replace the session's record of a channel; see the port.
+
+        Raises:
+            StoreError: It may be replaced.
+        """
+        request = {
+            "TableName": self._client.table,
+            "Key": key(f"C#{client}", _CHANNEL + channel),
+            "UpdateExpression": "SET rec = :rec",
+            "ConditionExpression": "cmd = :cmd",
+            "ExpressionAttributeValues": {
+                ":rec": {"S": record},
+                ":cmd": number(command),
+            },
+        }
+        try:
+            await self._client.call("update_item", request)
+        except ConditionFailed:
+            return  # it is of a later command
+
+    async def set_end(self, client: ClientId, end: int) -> None:
+        """Set when the connection is looked at; see the port.
+
+        Raises:
+            StoreError: It may be set.
+        """
+        request = {
+            "TableName": self._client.table,
+            "Key": key(f"N#{gateway_node(client)}", CLIENT + client),
+            "UpdateExpression": "SET #end = :end",
+            "ConditionExpression": "attribute_exists(pk)",
+            "ExpressionAttributeNames": {"#end": "end"},
+            "ExpressionAttributeValues": {":end": number(end)},
+        }
+        try:
+            await self._client.call("update_item", request)
+        except ConditionFailed:
+            return  # it has ended
+
+    async def end(self, client: ClientId) -> bool:
+        """Delete everything of a connection that is closed; see the port.
+
+        Raises:
+            StoreError: Some of it may be left.
+        """
+        partition = f"N#{gateway_node(client)}"
+        found = False
+        channels = []
+        async for item in query_all(self._client, f"C#{client}"):
+            found = True
+            if item["sk"]["S"].startswith(_CHANNEL):
+                channels.append(Channel(item["sk"]["S"].removeprefix(_CHANNEL)))
+        await gather_limited(
+            self._subscribers.remove(channel, client) for channel in channels
+        )
+        if found:
+            await self._delete(key(f"C#{client}", _SESSION))
+        record = await self._get(key(partition, CLIENT + client))
+        if record is not None:
+            found = True
+            await self._connections.leave(decode_connection(record))
+        else:
+            arrival = key(partition, _ARRIVED + client)
+            if await self._get(arrival) is not None:
+                found = True
+                await self._delete(arrival)
+        return found
+
+    async def of_user(self, user: UserId) -> list[ClientId]:
+        """Return the connections of a user at the gateway; see the port.
+
+        Raises:
+            StoreError: They could not be read.
+        """
+        if not user:
+            return []  # they are strangers, and counted by address
+        owner = owner_of(user, "")
+        item = await self._get(owner_key(owner))
+        now = self._now()
+        return [
+            each.client
+            for each in decode_owner(owner, item).records.values()
+            if each.node in GATEWAY_NODES and each.expires > now
+        ]
+
+    async def listing(self, part: int) -> Listing:
+        """Return the connections of one part; see the port.
+
+        Raises:
+            StoreError: They could not be read.
+        """
+        found = Listing([], [], [])
+        async for item in query_all(self._client, f"N#{GATEWAY_NODES[part]}"):
+            name = item["sk"]["S"]
+            at = int(item["at"]["N"])
+            if name.startswith(CLIENT):
+                end = int(item["end"]["N"]) if "end" in item else 0
+                client = ClientId(name.removeprefix(CLIENT))
+                found.admitted.append(Listed(client, at, end))
+            elif name.startswith(_ARRIVED):
+                client = ClientId(name.removeprefix(_ARRIVED))
+                found.arrived.append(Listed(client, at))
+            elif name.startswith(NOTICE):
+                found.evicted.append(ClientId(name.removeprefix(NOTICE)))
+        return found
+
+    async def settle(self, client: ClientId) -> None:
+        """Delete the notice of an evicted connection; see the port.
+
+        Raises:
+            StoreError: It may still be there.
+        """
+        await self._delete(key(f"N#{gateway_node(client)}", NOTICE + client))
+
+    def _session(self, client: ClientId, record: str, refresh: int) -> Item:
+        return {
+            **key(f"C#{client}", _SESSION),
+            "rec": {"S": record},
+            "refresh": number(refresh),
+            "ttl": number(self._now() // 1000 + KEPT),
+        }
+
+    async def _get(self, item_key: Item) -> Item | None:
+        request = {
+            "TableName": self._client.table,
+            "Key": item_key,
+            "ConsistentRead": True,
+        }
+        item: Item | None = (await self._client.call("get_item", request)).get("Item")
+        return item
+
+    async def _put(self, item: Item, condition: str = "", refresh: int = 0) -> None:
+        request: dict[str, Any] = {"TableName": self._client.table, "Item": item}
+        if condition:
+            request["ConditionExpression"] = condition
+            request["ReturnValuesOnConditionCheckFailure"] = "ALL_OLD"
+        if ":refresh" in condition:
+            request["ExpressionAttributeValues"] = {":refresh": number(refresh)}
+        await self._client.call("put_item", request)
+
+    async def _delete(self, item_key: Item) -> None:
+        await self._client.call(
+            "delete_item", {"TableName": self._client.table, "Key": item_key}
+        )
+
+    def _now(self) -> int:
+        return int(self._clock.wall() * 1000)
