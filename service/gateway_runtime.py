@@ -8,19 +8,17 @@ from random import Random
 from uuid import uuid4
 
 import msgspec
-from botocore.configprovider import ConfiguredEndpointProvider
 from botocore.session import Session
 
 from service.connections.hook_health import HookHealth
 from service.core.clock import SystemClock
 from service.core.model import ClientId
 from service.core.people import People
-from service.core.ports import Posts
 from service.foundation import Foundation
 from service.gateway.application import GatewayApplication
 from service.gateway.context import GatewayContext
 from service.gateway.delivery import GatewayDelivery, LocalSubscribers
-from service.gateway.invoking import LambdaInvoker
+from service.gateway.invoking import LambdaInvoker, invoke_endpoint
 from service.gateway.people import GatewayPeople
 from service.gateway.posting import CallbackPosts
 from service.gateway.rounds import Rounds
@@ -50,7 +48,6 @@ class GatewayRuntime:
         base: The parts that every way to serve clients needs, not started: its store's
             listener is `delivery.committed`.
         local: The subscribers of this process; None where it has none.
-        posts: Writes to connections; through the gateway by default.
 
     Attributes:
         application: Handles the events of sockets.
@@ -62,12 +59,7 @@ class GatewayRuntime:
         AssertionError: The store is not DynamoDB; the settings were not checked.
     """
 
-    def __init__(
-        self,
-        base: Foundation,
-        local: LocalSubscribers | None = None,
-        posts: Posts | None = None,
-    ) -> None:
+    def __init__(self, base: Foundation, local: LocalSubscribers | None = None) -> None:
         settings, clock, store = base.settings, base.clock, base.store
         if not isinstance(store, DynamodbStore):
             raise AssertionError("the gateway needs DynamoDB")
@@ -79,10 +71,10 @@ class GatewayRuntime:
                 own.endpoint, "execute-api", settings.dynamodb.region, session, clock
             )
         ]
-        self.posts = posts or CallbackPosts(self._calls[0], clock, base.rng)
+        self.posts = CallbackPosts(self._calls[0], clock, base.rng)
         invoker = None
         if own.function:
-            url = _lambda_url(session, settings.dynamodb.region)
+            url = invoke_endpoint(session, settings.dynamodb.region)
             calls = SignedCalls(url, "lambda", settings.dynamodb.region, session, clock)
             self._calls.append(calls)
             invoker = LambdaInvoker(calls, own.function)
@@ -185,15 +177,6 @@ class GatewayRuntime:
 
     async def _forget(self, client: ClientId) -> None:
         await self._context.forget(client)
-
-
-def _lambda_url(session: Session, region: str) -> str:
-    """Return where functions are invoked; AWS_ENDPOINT_URL_LAMBDA may say it."""
-    given = ConfiguredEndpointProvider(
-        session.full_config, session.get_scoped_config(), "lambda"
-    ).provide()
-    region = region or session.get_config_variable("region") or ""
-    return given or f"https://lambda.{region}.amazonaws.com"
 
 
 def _client_settings(settings: Settings) -> ClientSettings:

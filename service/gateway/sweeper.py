@@ -36,7 +36,7 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Protocol, TypeVar
 
 import structlog
@@ -51,8 +51,12 @@ from service.core.errors import (
 )
 from service.core.model import ClientId
 from service.core.ports import Clock, Posted, Posts, State
+from service.core.sessions import Listed, Listing, Sessions
 
 __all__ = ["AGE", "AGE_MARGIN", "AGE_SPREAD", "PARTS", "PING", "Sweeper"]
+
+PARTS = 64
+"""Parts over which connections are spread by their ids, as the store has them."""
 
 AGE = 7200.0  # s; the gateway's own limit
 AGE_MARGIN = 180.0  # s before it at which the last ones are sent away
@@ -68,52 +72,6 @@ _PINGED = "ping"  # kind of the stored values
 _T = TypeVar("_T")
 
 _log = structlog.get_logger("steadwire")
-
-
-PARTS = 64
-"""Parts over which connections are spread by their ids."""
-
-
-class Listed(Protocol):
-    """A connection that was admitted, or has arrived."""
-
-    @property
-    def client(self) -> ClientId:
-        """Its id."""
-
-    @property
-    def at(self) -> int:
-        """When, in Unix milliseconds."""
-
-    @property
-    def end(self) -> int:
-        """When something of it expires; 0 for never."""
-
-
-class Listing(Protocol):
-    """The connections of one part."""
-
-    @property
-    def admitted(self) -> Sequence[Listed]:
-        """Connections of clients."""
-
-    @property
-    def arrived(self) -> Sequence[Listed]:
-        """Sockets whose clients have not connected yet, or never will."""
-
-    @property
-    def evicted(self) -> Sequence[ClientId]:
-        """Connections that lost their slots to others and have to be closed."""
-
-
-class Sessions(Protocol):
-    """The connections of a deployment at the gateway."""
-
-    async def listing(self, part: int) -> Listing:
-        """Return the connections of one part, below `PARTS`."""
-
-    async def settle(self, client: ClientId) -> None:
-        """Delete the notice of an evicted connection: it is closed."""
 
 
 class Upkeep(Protocol):

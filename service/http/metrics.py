@@ -10,7 +10,7 @@ import ujson
 
 from service.auth.api_keys import Scope
 from service.http.api.keys import ApiKeys
-from service.metrics import CONTENT_TYPE, figures, text
+from service.metrics.exposition import CONTENT_TYPE, figures, text
 from service.runtime import Runtime
 
 __all__ = ["MetricsResource", "StatsResource"]

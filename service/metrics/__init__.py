@@ -1,14 +1,10 @@
-"""Metrics of a service: `Metrics` counts, `text` and `figures` show the counts."""
+"""Metrics of a service: `Metrics` counts, the module `exposition` shows the counts.
+
+That one is imported only where something is shown: it takes a library, at each start.
+"""
 
 from __future__ import annotations
 
 from service.metrics.definitions import PROTOCOL_CLOSES, Metrics
-from service.metrics.exposition import CONTENT_TYPE, figures, text
 
-__all__ = [
-    "CONTENT_TYPE",
-    "PROTOCOL_CLOSES",
-    "Metrics",
-    "figures",
-    "text",
-]
+__all__ = ["PROTOCOL_CLOSES", "Metrics"]

@@ -1,7 +1,7 @@
 """The store that the settings name, its shared connection registry, and its metrics.
 
-The modules for DynamoDB are imported only when the settings name it: botocore takes
-longer to import than the rest of the service.
+The modules of a store are imported only when the settings name it: botocore takes
+longer to import than the rest of the service, and a Lambda function needs no SQLite.
 """
 
 from __future__ import annotations
@@ -14,12 +14,11 @@ from service.core.model import ClientId
 from service.core.ports import Clock
 from service.metrics import Metrics
 from service.settings import Settings
-from service.stores.sqlite.space import Sizes
-from service.stores.sqlite.store import SqliteStore
 
 if TYPE_CHECKING:
     from service.stores.dynamodb.registry.maintenance import Maintenance
     from service.stores.dynamodb.store import DynamodbStore
+    from service.stores.sqlite.store import SqliteStore
 
 __all__ = ["AnyStore", "add_store_metrics", "make_store", "make_upkeep"]
 
@@ -39,6 +38,8 @@ def make_store(
         stopping: Set to give up a start that waits for the SQLite file.
     """
     if settings.store.backend == "sqlite":
+        from service.stores.sqlite.store import SqliteStore
+
         channels = settings.channels
         limits = {"": channels.without_namespace.max_size} | {
             namespace.name: namespace.max_size for namespace in channels.namespaces
@@ -66,7 +67,7 @@ def make_upkeep(
         clock: Of this process.
         active: Returns when a client of this process was last active, on the clock.
     """
-    if isinstance(store, SqliteStore):
+    if store.backend == "sqlite":
         return None
     from service.stores.dynamodb.registry.connections import AdmissionLimits
     from service.stores.dynamodb.registry.directory import DynamodbDirectory
@@ -93,10 +94,15 @@ def make_upkeep(
 
 def add_store_metrics(metrics: Metrics, store: AnyStore) -> None:
     """Show what *store* counts. Every metric is there with either store."""
-    client = None if isinstance(store, SqliteStore) else store.client
+    client = None if store.backend == "sqlite" else store.client
 
     def states() -> dict[str, float]:
         return {state: float(state == store.breaker.state) for state in _BREAKER_STATES}
+
+    def sizes() -> dict[str, float]:
+        if store.backend == "dynamodb":
+            return dict.fromkeys(("used", "file", "log"), 0.0)
+        return store.sizes._asdict()
 
     metrics.total(
         "store_reads",
@@ -108,7 +114,7 @@ def add_store_metrics(metrics: Metrics, store: AnyStore) -> None:
         "store_bytes",
         "Bytes of the SQLite store: used by what is kept; file, with its free pages; "
         "log, the write-ahead log beside it. 0 with DynamoDB.",
-        lambda: (store.sizes if isinstance(store, SqliteStore) else Sizes())._asdict(),
+        sizes,
         "part",
     )
     metrics.gauge(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
@@ -18,6 +18,7 @@ from service.core.errors import (
 )
 from service.core.model import ClientId
 from service.core.ports import Posted, StateEntry
+from service.core.sessions import Listed, Listing
 from service.gateway.sweeper import (
     AGE,
     AGE_MARGIN,
@@ -26,21 +27,10 @@ from service.gateway.sweeper import (
     PING,
     Sweeper,
 )
+from service.stores.dynamodb.registry.records import GATEWAY_NODES
 from tests.clock import VirtualClock
 
 EVERY = 180.0
-
-
-class Listed(NamedTuple):
-    client: ClientId
-    at: int
-    end: int = 0
-
-
-class Listing(NamedTuple):
-    admitted: list[Listed]
-    arrived: list[Listed]
-    evicted: list[ClientId]
 
 
 def part_of(client: ClientId) -> int:
@@ -289,3 +279,7 @@ async def test_a_sweep_that_is_cut_off_is_finished_by_the_next(
     assert not world.arrived and not world.evicted
     pings = {each[1] for each in world.told if each[0] == "post"}
     assert pings >= set(clients[8:])
+
+
+def test_every_part_of_the_store_is_swept() -> None:
+    assert len(GATEWAY_NODES) == PARTS

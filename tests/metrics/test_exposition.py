@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from service.metrics import Metrics, figures, text
+from service.metrics import Metrics
+from service.metrics.exposition import figures, text
 
 
 def metrics() -> Metrics:

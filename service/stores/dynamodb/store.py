@@ -21,6 +21,7 @@ import asyncio
 import random
 import uuid
 from functools import partial
+from typing import Literal
 
 import structlog
 
@@ -59,6 +60,7 @@ class DynamodbStore:
         connect: Makes the boto client.
 
     Attributes:
+        backend: As in the settings.
         client: Calls DynamoDB; lives as long as the store.
         state: The State port on the same table.
         leases: The owners of channels.
@@ -67,6 +69,8 @@ class DynamodbStore:
             Without one, HEAD remembers the duty, and whoever watches over expired
             leases delivers.
     """
+
+    backend: Literal["dynamodb"] = "dynamodb"
 
     def __init__(
         self,

@@ -28,7 +28,7 @@ import sqlite3
 from collections.abc import Callable, Mapping
 from functools import partial
 from types import MappingProxyType
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import structlog
 
@@ -90,8 +90,11 @@ class SqliteStore:
         stopping: Set to give up a start that waits for the file; None for never.
 
     Attributes:
+        backend: As in the settings.
         state: The State port on the same file.
     """
+
+    backend: Literal["sqlite"] = "sqlite"
 
     def __init__(
         self,

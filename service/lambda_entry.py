@@ -1,0 +1,164 @@
+"""Lambda entry point: events of the gateway, handed-over deliveries, the schedule.
+
+The handler of the function is ``service.lambda_entry.handler``, or with hooks in Python
+what `make_handler` returns for them. It takes
+
+* events of the proxy integration of a WebSocket API, for all three routes;
+* asynchronous invocations of the function by itself, which deliver under a hold;
+* events of a schedule (EventBridge), which run the sweeper.
+
+Settings come from STEADWIRE_… variables and a steadwire.toml beside the code, as
+everywhere. The service is opened in Lambda's init phase, when the module is imported.
+
+An environment handles one event at a time and is frozen between two. So nothing of an
+event goes on after its answer: deliveries are awaited, or handed over `DELIVERING`
+seconds after the event began. And each event begins with what a freeze may have made
+wrong: the clock, pooled connections, what is believed of channels and of revocations.
+
+This module is imported in each cold start, and with it only what the settings need:
+tests/test_lambda_entry.py has the list.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
+from typing import Any
+
+import structlog
+
+from service import logs
+from service.core.clock import SystemClock
+from service.core.errors import CodecError, SettingsError
+from service.core.hooks import Handlers
+from service.core.rate_limits import rate_of
+from service.core.refusals import Refusals
+from service.foundation import Foundation
+from service.gateway.events import Kind, from_event, hold_of
+from service.gateway.handshake import Handshake, answer
+from service.gateway_runtime import GatewayRuntime
+from service.settings import load
+
+__all__ = ["handler", "make_handler"]
+
+DELIVERING = 20.0  # s; the gateway gives an integration up after 29
+
+Handler = Callable[[Mapping[str, Any], object], dict[str, Any]]
+
+log = structlog.get_logger("steadwire")
+
+
+class _Function:
+    """The service in one environment.
+
+    Args:
+        environ: Variables with the settings.
+        handlers: Hooks in Python.
+
+    Raises:
+        SteadwireError: It cannot be opened; the text says why.
+    """
+
+    def __init__(self, environ: Mapping[str, str], handlers: Handlers) -> None:
+        self._settings = settings = load(environ, {})
+        if not settings.gateway.endpoint:
+            raise SettingsError("the function needs gateway.endpoint")
+        hook = handlers.connect is not None or bool(settings.proxy.connect)
+        settings.check_admission(hook=hook)
+        logs.configure(settings.log)
+        self._handlers = handlers
+        self._clock = clock = SystemClock()
+        self._stack = AsyncExitStack()
+        self._refusals = Refusals()
+        rates = settings.effective_limits
+        self._handshake = Handshake(
+            settings.origins,
+            rate_of(rates.connects_per_address, rates.burst),
+            clock,
+            self._refusals,
+        )
+        self._loop = asyncio.new_event_loop()
+        self._gateway = self._loop.run_until_complete(self._open())
+
+    async def _open(self) -> GatewayRuntime:
+        settings, handlers, stack = self._settings, self._handlers, self._stack
+        if settings.proxy.endpoints:
+            from service.http.hooks_proxy import HooksProxy
+
+            proxy = HooksProxy(settings.proxy, settings.tls)
+            stack.push_async_callback(proxy.close)
+            handlers = proxy.handlers(handlers)
+        base = Foundation(settings, handlers, self._clock, stack)
+        gateway = GatewayRuntime(base)
+        await gateway.start()
+        await base.start(gateway.delivery.committed)
+        base.people = gateway.people
+        return gateway
+
+    def __call__(self, event: Mapping[str, Any]) -> dict[str, Any]:
+        return self._loop.run_until_complete(self._handle(event))
+
+    async def _handle(self, event: Mapping[str, Any]) -> dict[str, Any]:
+        gateway = self._gateway
+        application, delivery = gateway.application, gateway.delivery
+        gateway.thawed()
+        delivery.until = self._clock.now() + DELIVERING
+        try:
+            hold = hold_of(event)
+            if hold is not None:
+                await application.deliver(hold)
+            elif event.get("detail-type") == "Scheduled Event":
+                await application.sweep()
+            else:
+                return await self._answer(event)
+            return {"statusCode": 200}
+        finally:
+            await delivery.drain()
+
+    async def _answer(self, event: Mapping[str, Any]) -> dict[str, Any]:
+        try:
+            arrival = from_event(event)
+        except CodecError as error:
+            log.error("an event of an unknown kind", reason=str(error))
+            return {"statusCode": 200}
+        answered = await answer(arrival, self._gateway.application, self._handshake)
+        headers = {}
+        if arrival.kind is Kind.CONNECT and answered.subprotocol:
+            headers["Sec-WebSocket-Protocol"] = answered.subprotocol
+        return {"statusCode": answered.status, "headers": headers}
+
+
+def make_handler(handlers: Handlers, environ: Mapping[str, str]) -> Handler:
+    """Return a function's handler, with hooks in Python.
+
+    Args:
+        handlers: The hooks; one that is None is asked over HTTP if the settings name an
+            endpoint for it.
+        environ: Variables with the settings: ``os.environ``.
+
+    Raises:
+        SteadwireError: The service cannot be opened.
+    """
+    function = _Function(environ, handlers)
+
+    def handle(event: Mapping[str, Any], context: object) -> dict[str, Any]:
+        """Handle one event."""
+        return function(event)
+
+    return handle
+
+
+_made: list[Handler] = []
+
+
+def handler(event: Mapping[str, Any], context: object) -> dict[str, Any]:
+    """Handle one event, without hooks in Python."""
+    if not _made:
+        _made.append(make_handler(Handlers(), os.environ))
+    return _made[0](event, context)
+
+
+if os.environ.get("AWS_LAMBDA_INITIALIZATION_TYPE"):
+    _made.append(make_handler(Handlers(), os.environ))
