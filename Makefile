@@ -1,4 +1,5 @@
 # make run      serve on 127.0.0.1:8000
+# make run-gateway   the serverless mode on this machine
 # make test     all tests but the slow ones, which take minutes; installs what it needs
 # PYTHON=…      the interpreter to make .venv with (3.11 or newer)
 
@@ -13,13 +14,20 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install
 WORKERS := 3
 PYTEST := $(BIN)/python -m pytest $(ARGS)
 
-.PHONY: audit install lock proof run soak test test-slow test-tools lint format clean bench
+.PHONY: audit install lock proof run run-gateway soak test test-slow test-tools lint format clean bench
 .PHONY: coverage-of-requirements mutation prove-requirements
 
 install: $(VENV)/.installed
 
 run: install
 	@exec $(BIN)/steadwire serve $(ARGS)
+
+# The serverless mode: an emulated API Gateway and table, the service in frozen processes.
+# The emulated table pins libraries of its own, so it has its own environment.
+run-gateway: install
+	@[ -x .tools/ministack/bin/ministack ] || { $(BIN)/python -m venv .tools/ministack && \
+	  .tools/ministack/bin/python -m pip install --quiet ministack==1.5.33; }
+	@PATH="$(CURDIR)/.tools/ministack/bin:$$PATH" exec $(BIN)/steadwire dev-gateway $(ARGS)
 
 test: $(VENV)/.installed-dev test-tools
 	$(PYTEST) -m "not slow" -n $(WORKERS) --dist loadfile
@@ -104,7 +112,7 @@ $(VENV)/.made:
 # them when a compiler is there (setup.py).
 $(VENV)/.installed: $(VENV)/.made pyproject.toml setup.py $(EXTENSIONS)
 	@echo "installing steadwire into $(VENV)"
-	@$(PIP) -e '.[agents]'
+	@$(PIP) -e .
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.made pyproject.toml setup.py $(EXTENSIONS)

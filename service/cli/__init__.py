@@ -14,6 +14,7 @@ import click
 from service.cli import (
     backup,
     demo_agent,
+    dev_gateway,
     doctor,
     importing,
     keys,
@@ -65,5 +66,6 @@ for _command in (
     importing.import_,
     doctor.doctor,
     demo_agent.demo_agent,
+    dev_gateway.dev_gateway,
 ):
     main.add_command(_command)
