@@ -5,12 +5,10 @@ from __future__ import annotations
 import asyncio
 import uuid
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from service.agents.calls import AgentCalls
 from service.agents.threads import Threads
-from service.agents.typing_notices import Typing
 from service.auth.permissions import Permissions
 from service.auth.revocations import Revocations
 from service.auth.tickets import Tickets
@@ -236,9 +234,6 @@ class Runtime:
             await base.revocations.start()
             stack.callback(hub.position_check.stop)
             hub.position_check.start()
-            typing = Typing(hub, clock)
-            stack.callback(typing.stop)
-            calls = AgentCalls(threads, typing, hub, base.handlers.rpc)
             heartbeat = Heartbeat(settings.heartbeat_timeout)
             heartbeat.rtt_listeners.append(metrics.rtt.observe)
             heartbeat.listeners.append(log_level)
@@ -248,7 +243,7 @@ class Runtime:
                 hub=hub,
                 encoder=base.encoder,
                 permissions=permissions,
-                handlers=replace(base.handlers, rpc=calls.rpc),
+                handlers=base.handlers,
                 clock=clock,
                 flusher=flusher,
                 rng=rng,

@@ -6,10 +6,14 @@ from collections.abc import Callable
 
 import boto3
 
-from service.stores.dynamodb.table import definition
+from service.stores.dynamodb.table import LEASES, definition
 from tests.harness.emulators import running
 
-__all__ = ["BACKENDS", "Backend"]
+INTEGRATION = "INTEGRATION_OF_TESTS"
+"""Key among a server's variables: ``http`` or ``lambda``; without it clients connect to
+the server itself."""
+
+__all__ = ["BACKENDS", "GATEWAYS", "INTEGRATION", "Backend"]
 
 Backend = Callable[[], dict[str, str]]
 """Returns the STEADWIRE_* variables, and others, of a server with a fresh store."""
@@ -19,7 +23,7 @@ def _sqlite() -> dict[str, str]:
     return {}
 
 
-def _dynamodb() -> dict[str, str]:
+def _dynamodb(*, leases: bool = False) -> dict[str, str]:
     emulator = running("ministack")
     settings = emulator.settings()
     boto = boto3.session.Session().client(
@@ -30,6 +34,8 @@ def _dynamodb() -> dict[str, str]:
         aws_secret_access_key="test",
     )
     boto.create_table(**definition(settings))
+    if leases:
+        boto.put_item(TableName=settings.table, Item=LEASES)
     boto.close()
     return {
         **emulator.credentials,
@@ -40,4 +46,14 @@ def _dynamodb() -> dict[str, str]:
     }
 
 
+def _behind(integration: str) -> Backend:
+    return lambda: {**_dynamodb(leases=True), INTEGRATION: integration}
+
+
 BACKENDS: dict[str, Backend] = {"sqlite": _sqlite, "dynamodb": _dynamodb}
+
+GATEWAYS: dict[str, Backend] = {
+    "http_proxy": _behind("http"),
+    "lambda": _behind("lambda"),
+}
+"""Servers behind an API Gateway, by its integration."""

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.harness.backends import BACKENDS, Backend
+from tests.harness.backends import BACKENDS, GATEWAYS, Backend
+from tests.harness.gateway import server_of
 from tests.harness.server import Server
 
 __all__ = ["backends", "server_with"]
@@ -34,9 +35,8 @@ def server_with(settings: Settings | None = None, *, app: str = "") -> Any:
         backend: Backend,
     ) -> Iterator[Server]:
         own = settings(request) if callable(settings) else settings or {}
-        server = Server(
-            tmp_path_factory.mktemp("server"), {**backend(), **own}, app=app
-        )
+        directory = tmp_path_factory.mktemp("server")
+        server = server_of(directory, {**backend(), **own}, app=app)
         try:
             yield server.start_blocking()
         finally:
@@ -56,6 +56,6 @@ def backends(*names: str, slow: tuple[str, ...] = ()) -> Any:
 
     @pytest.fixture(scope="module", params=[*names, *marked])
     def backend(request: pytest.FixtureRequest) -> Backend:
-        return BACKENDS[request.param]
+        return {**BACKENDS, **GATEWAYS}[request.param]
 
     return backend

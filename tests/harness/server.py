@@ -46,10 +46,13 @@ class Server:
 
     Attributes:
         port: Where it listens; 0 before the first start.
+        message_size: Bytes that clients may send in one message.
         key: Its API key.
         settings: STEADWIRE_* variables, beside those of `__init__`.
         starts: How often it has become ready.
     """
+
+    message_size = 64 * 1024
 
     def __init__(
         self,

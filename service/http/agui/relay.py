@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterable
 from contextlib import aclosing
 from typing import NamedTuple
 
@@ -34,7 +33,6 @@ from service.core.errors import describe
 from service.core.model import RawJson
 from service.http.agui.agent_client import RUNS, AgentClient, AgentLost
 from service.runtime import Runtime
-from service.settings import AgentSettings
 
 __all__ = ["Relay"]
 
@@ -62,7 +60,6 @@ class Relay:
 
     Args:
         runtime: The running service.
-        agents: The agents: those of the settings, and the page's.
 
     Attributes:
         outcomes: Runs that have ended, by what became of them: ``finished`` by the
@@ -73,11 +70,13 @@ class Relay:
         SettingsError: The authorities of TLS cannot be read.
     """
 
-    def __init__(self, runtime: Runtime, agents: Iterable[AgentSettings]) -> None:
+    def __init__(self, runtime: Runtime) -> None:
         self.outcomes: Counter[str] = Counter()
         self._threads = runtime.threads
-        tls = runtime.settings.tls
-        self._agents = {agent.name: AgentClient(agent, tls) for agent in agents}
+        settings = runtime.settings
+        self._agents = {
+            agent.name: AgentClient(agent, settings.tls) for agent in settings.agents
+        }
         self._running: dict[RunWriter, tuple[str, asyncio.Task[None]]] = {}
         self._counts: Counter[str] = Counter()
 

@@ -94,9 +94,7 @@ async def history(context: ApiContext, request: HistoryRequest) -> str:
 async def history_remove(context: ApiContext, request: HistoryRemoveRequest) -> str:
     """Delete a channel's publications."""
     _kept(context, request.channel)
-    channel = Channel(request.channel)
-    await context.runtime.store.remove(channel)
-    await context.runtime.threads.remove(channel)
+    await context.runtime.store.remove(Channel(request.channel))
     return "{}"
 
 

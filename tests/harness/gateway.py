@@ -1,0 +1,132 @@
+"""The real server behind an emulated API Gateway, for the tests of the local mode."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import threading
+from collections.abc import Coroutine, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from service.core.clock import SystemClock
+from service.dev_gateway.emulator import Answer, Gateway
+from service.dev_gateway.faults import Faults
+from service.dev_gateway.integrations import HttpProxy, Lambda
+from tests.harness.backends import INTEGRATION
+from tests.harness.process import environment
+from tests.harness.raw import RawClient
+from tests.harness.server import Server
+
+__all__ = ["GatewayServer", "server_of"]
+
+T = TypeVar("T")
+
+
+class GatewayServer(Server):
+    """A server whose clients connect to a gateway before it.
+
+    The gateway runs in a thread, so that servers that tests share outlive the event
+    loop of each test. It stays as it is when the server is restarted.
+
+    Args:
+        directory: As of `Server`.
+        settings: As of `Server`; with `INTEGRATION`.
+        faults: Of the gateway.
+
+    Attributes:
+        gateway: The emulator; to be touched in its own thread only, by `call`.
+        function: The Lambda function; None with HTTP_PROXY integrations.
+    """
+
+    message_size = 32 * 1024
+
+    def __init__(
+        self,
+        directory: Path,
+        settings: Mapping[str, str],
+        *,
+        faults: Faults | None = None,
+        **options: Any,
+    ) -> None:
+        own = dict(settings)
+        kind = own.pop(INTEGRATION)
+        secret = secrets.token_urlsafe(32)
+        super().__init__(
+            directory, {**own, "STEADWIRE_GATEWAY_SECRET": secret}, **options
+        )
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        self._closed = False
+        self.function: Lambda | None = None
+        self._proxy: HttpProxy | None = None
+        self._secret = secret
+        self.gateway = Gateway(_unavailable, SystemClock(), faults=faults)
+        self._running = self.gateway.run()
+        self.call(self._running.__aenter__())
+        self.settings["STEADWIRE_GATEWAY_ENDPOINT"] = self.gateway.endpoint
+        if kind == "lambda":
+            self.settings["STEADWIRE_GATEWAY_FUNCTION"] = "tests"
+            self.settings["AWS_ENDPOINT_URL_LAMBDA"] = (
+                f"http://127.0.0.1:{self.gateway.port}"
+            )
+            self.function = Lambda(
+                "service.lambda_entry:handler",
+                environment(self.settings),
+                concurrency=8,
+            )
+            self.gateway.integration = self.function
+
+    def call(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run *work* in the gateway's thread and wait for it."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(60.0)
+
+    def wait_ready(self) -> None:
+        """Block until it serves, then let the gateway call it."""
+        super().wait_ready()
+        if self.function is None and self._proxy is None:
+            self.call(self._open_proxy())
+
+    async def _open_proxy(self) -> None:
+        url = f"http://127.0.0.1:{self.port}/connection/gateway"
+        self._proxy = self.gateway.integration = HttpProxy(url, self._secret)
+
+    def close(self) -> None:
+        """Make sure that nothing of it is left."""
+        if not self._closed:
+            self._closed = True
+            self.call(self._close_gateway())
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.close()
+        super().close()
+
+    async def _close_gateway(self) -> None:
+        await self._running.__aexit__(None, None, None)
+        for part in (self._proxy, self.function):
+            if part is not None:
+                await part.aclose()
+
+    @property
+    def url(self) -> str:
+        """The address for SDKs."""
+        return self.gateway.url
+
+    async def raw(self, *, connected: bool = True, **options: object) -> RawClient:
+        """Open a raw WebSocket, with the connect command done unless told not to."""
+        where: dict[str, Any] = {"path": f"/{self.gateway.stage}", **options}
+        client = await RawClient.open(self.gateway.port, **where)
+        if connected:
+            await client.connect()
+        return client
+
+
+async def _unavailable(event: object) -> Answer:
+    return Answer(503)
+
+
+def server_of(directory: Path, settings: Mapping[str, str], **options: Any) -> Server:
+    """Return a server, behind a gateway if its variables say so; not started yet."""
+    kind = GatewayServer if INTEGRATION in settings else Server
+    return kind(directory, settings, **options)
