@@ -13,8 +13,10 @@ libasan preloaded and PYTHONMALLOC=malloc, or it sees no blocks.
 import glob
 import os
 import platform
+import shutil
 
 from setuptools import Extension, setup
+from setuptools.command.build_py import build_py
 
 wanted = os.environ.get("SERVICE_BUILD_SPEEDUPS", "")
 checked = bool(os.environ.get("SERVICE_DEBUG_SPEEDUPS"))
@@ -68,7 +70,22 @@ if wanted != "no" and platform.python_implementation() == "CPython":
     for extension in extensions:
         extension.optional = wanted != "yes"  # cythonize would lose it
 
+
+class BuildPy(build_py):
+    """Puts the page into the package; sources that are used in place have it beside."""
+
+    def run(self):
+        """Copy the package, and the page into it."""
+        super().run()
+        if not self.editable_mode:
+            page = os.path.join(self.build_lib, "service", "demo", "page")
+            os.makedirs(page, exist_ok=True)
+            for path in (*glob.glob("demo/*"), "clients/agui/threads.js"):
+                shutil.copy(path, page)
+
+
 setup(
+    cmdclass={"build_py": BuildPy},
     ext_modules=extensions,
     # The sources are for whoever builds from an sdist; generated C is for nobody.
     package_data={"_speedups": ["*.pyx", "*.pxd"]},

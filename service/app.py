@@ -15,6 +15,7 @@ from functools import partial
 import structlog
 
 from service import logs
+from service.agents.threads import Threads
 from service.auth.keys import read_settings
 from service.core.clock import SystemClock
 from service.core.errors import SettingsError
@@ -155,6 +156,16 @@ class Application(OpenedByScope[Routing]):
             urgent=urgent,
         )
         return await send(context, channels, draft, skip_history=skip_history)
+
+    async def threads(self) -> Threads:
+        """Return the threads of agent runs, for `service.agents.Run`.
+
+        Starts the service if it was not started.
+
+        Raises:
+            StartupError: The service cannot start.
+        """
+        return (await self.start()).runtime.threads
 
     async def send_away(self) -> None:
         """Take no more clients, and send those here away over the drain time.

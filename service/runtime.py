@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import uuid
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from service.agents.calls import AgentCalls
 from service.agents.threads import Threads
+from service.agents.typing_notices import Typing
 from service.auth.permissions import Permissions
 from service.auth.revocations import Revocations
 from service.auth.tickets import Tickets
@@ -234,6 +236,9 @@ class Runtime:
             await base.revocations.start()
             stack.callback(hub.position_check.stop)
             hub.position_check.start()
+            typing = Typing(hub, clock)
+            stack.callback(typing.stop)
+            calls = AgentCalls(threads, typing, hub, base.handlers.rpc)
             heartbeat = Heartbeat(settings.heartbeat_timeout)
             heartbeat.rtt_listeners.append(metrics.rtt.observe)
             heartbeat.listeners.append(log_level)
@@ -243,7 +248,7 @@ class Runtime:
                 hub=hub,
                 encoder=base.encoder,
                 permissions=permissions,
-                handlers=base.handlers,
+                handlers=replace(base.handlers, rpc=calls.rpc),
                 clock=clock,
                 flusher=flusher,
                 rng=rng,

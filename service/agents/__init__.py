@@ -1,1 +1,7 @@
 """Agent runs: AG-UI events, threads, runs and those who follow them."""
+
+from __future__ import annotations
+
+from service.agents.run import Run
+
+__all__ = ["Run"]

@@ -218,11 +218,11 @@ class Fold:
         started, ended, subagents = self._landmarks()
         if not self.order.run:
             return self._snapshot_of([])
-        if started is None:
-            fields = {"type": "RUN_STARTED", "threadId": self.thread}
-            events = [dump({**fields, "runId": self.order.run}).text]
-        else:
-            events = started.events()
+        fields = {"threadId": self.thread, "runId": self.order.run}
+        known = {} if started is None else started.fields
+        # Without the input, whose messages would come before those of earlier runs.
+        fields.update({key: known[key] for key in known if key != "input"})
+        events = [dump({"type": "RUN_STARTED", **fields}).text]
         streams = self.transcript.open_streams()
         talk = Conversation(self.transcript.entries, {id(stream) for stream in streams})
         events.append(

@@ -38,7 +38,7 @@ from service.core.errors import StoreError
 from service.core.model import Appended, Channel, Draft, HistoryPage, RawJson
 from service.core.ports import Clock, History, Store
 
-__all__ = ["Thread", "sleep"]
+__all__ = ["Thread", "segments_of", "sleep"]
 
 SEGMENT_SIZE = 64 * 1024  # bytes in memory at which a segment is due
 SEGMENTS = 10_000  # of a thread (count)

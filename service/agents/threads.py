@@ -35,7 +35,7 @@ import structlog
 from service.agents.errors import Refused, RunExists
 from service.agents.events import AgentEvent, dump, parse_event
 from service.agents.feed import Feed, Follower
-from service.agents.thread import Thread
+from service.agents.thread import Thread, segments_of
 from service.agents.writer import AGENT_LOST, LAST, RunWriter, version_of
 from service.core.errors import (
     BAD_REQUEST,
@@ -200,6 +200,18 @@ class Threads:
     def writer(self, thread: str) -> RunWriter | None:
         """Return the writer of a thread's live run, if this process has it."""
         return self._writers.get(self.channel_of(thread))
+
+    async def remove(self, channel: Channel) -> None:
+        """Remove what is kept of a thread beside its history; other channels have none.
+
+        Raises:
+            StoreError: Some may be left; the fault is transient: repeat the call.
+        """
+        if self.thread_of(channel) is None:
+            return
+        await self._store.remove(segments_of(channel))
+        if channel in self._threads:
+            self._threads[channel].forget()
 
     def forget(self) -> None:
         """Read threads anew: publications were erased or removed."""

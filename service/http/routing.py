@@ -31,6 +31,7 @@ from service.http.agui.routes import add_agui_routes
 from service.http.api.keys import ApiKeys
 from service.http.api.methods import add_routes
 from service.http.asgi import RECEIVER, Receiver, below, not_found
+from service.http.demo import Demo
 from service.http.gauges import add_gauges
 from service.http.health import Live, Ready
 from service.http.metrics import MetricsResource, StatsResource
@@ -85,13 +86,18 @@ async def open_routing(
             proxy = HooksProxy(settings.proxy, settings.tls)
             stack.push_async_callback(proxy.close)
             handlers = proxy.handlers(handlers)
+        demo, agents = None, settings.agents
+        if settings.has_page:
+            demo = await Demo.open(clock)
+            stack.push_async_callback(demo.close)
+            agents = demo.agents(agents)
         runtime = await Runtime.open(settings, handlers, clock, stopping)
         stack.push_async_callback(runtime.aclose)
-        relay = Relay(runtime)
+        relay = Relay(runtime, agents)
         stack.push_async_callback(relay.close)
         unknown_paths = Refusals(logging.INFO)
         stack.callback(unknown_paths.close)
-        yield Routing(runtime, keys, refusals, unknown_paths, relay)
+        yield Routing(runtime, keys, refusals, unknown_paths, relay, demo)
 
 
 class Routing:
@@ -108,6 +114,7 @@ class Routing:
         refusals: Refusals,
         unknown_paths: Refusals,
         relay: Relay,
+        demo: Demo | None = None,
     ) -> None:
         self.runtime = runtime
         self._unknown_paths = unknown_paths
@@ -117,6 +124,8 @@ class Routing:
         public.add_route(PATH, WebSocketResource(runtime.context))
         if runtime.gateway is not None:
             self._add_gateway(public, runtime, refusals)
+        if demo is not None:
+            demo.page(runtime).add_routes(public)
         separate = runtime.settings.api.port is not None
         admin = _new(runtime) if separate else public
         add_routes(admin, runtime, keys)

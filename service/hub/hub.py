@@ -194,7 +194,7 @@ class Hub:
         *,
         priority: Priority,
         info: RawJson | None = None,
-        but: ClientId | None = None,
+        but: SubscriberInfo | None = None,
     ) -> None:
         """Push to the subscribers of this process what is not stored anywhere.
 
@@ -203,7 +203,7 @@ class Hub:
             data: The payload.
             priority: How soon it is dropped where a queue is full.
             info: Who it comes from, as in a publication.
-            but: A client that is not told.
+            but: A subscriber that is not told, nor others of its user.
         """
         topic = self._topics.get(channel)
         if topic is None:
@@ -215,11 +215,34 @@ class Hub:
         for subscription in tuple(topic.subscriptions):
             if not subscription.joined or subscription.left:
                 continue
-            if subscription.subscriber.client == but:
+            if but is not None and _is_same(subscription.subscriber, but):
                 continue
             # It may be dropped, so nobody knows what the next delta would be against.
             subscription.base = None
             subscription.member.put(text)
+
+    # Members.
+
+    def subscription_of(
+        self, channel: Channel, client: ClientId
+    ) -> Subscription | None:
+        """Return a client's subscription to a channel, if it has joined."""
+        topic = self._topics.get(channel)
+        for subscription in topic.subscriptions if topic is not None else ():
+            if subscription.subscriber.client == client and subscription.joined:
+                return subscription
+        return None
+
+    def watch(
+        self, subscription: Subscription, left: Callable[[Subscription], None]
+    ) -> None:
+        """Call *left* when a subscription leaves; one watches it."""
+        subscription.topic.watched[subscription] = left
+
+    @staticmethod
+    def unwatch(subscription: Subscription) -> None:
+        """Watch a subscription no more; harmless when nobody does."""
+        subscription.topic.watched.pop(subscription, None)
 
     # Joining and leaving.
 
@@ -360,6 +383,8 @@ class Hub:
         subscription.member.behind.pop(subscription, None)
         topic = subscription.topic
         topic.subscriptions.discard(subscription)
+        if subscription in topic.watched:
+            topic.watched.pop(subscription)(subscription)
         self.announcements.forget(subscription)
         if subscription.subscriber.delta:
             topic.deltas -= 1
@@ -413,3 +438,8 @@ class Hub:
             for channel, topic in self._topics.items()
             if topic.subscriptions
         }
+
+
+def _is_same(one: SubscriberInfo, other: SubscriberInfo) -> bool:
+    """Return whether two subscribers are one client, or of one user."""
+    return one.client == other.client or (one.user != "" and one.user == other.user)

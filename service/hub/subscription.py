@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from service.core.model import (
@@ -72,6 +73,7 @@ class Topic:
         lookers: Listeners that were shown who is present while something was in
             `changes`, each with the number of the last change then; in its order.
         told_at: When they were told last.
+        watched: Subscriptions whose leave somebody waits for, and whom to call.
     """
 
     __slots__ = (
@@ -89,6 +91,7 @@ class Topic:
         "seen",
         "subscriptions",
         "told_at",
+        "watched",
     )
 
     def __init__(self, channel: Channel, batch_window: float) -> None:
@@ -106,6 +109,7 @@ class Topic:
         self.changes: dict[ClientId, Change] = {}
         self.lookers: dict[Subscription, int] = {}
         self.told_at = float("-inf")
+        self.watched: dict[Subscription, Callable[[Subscription], None]] = {}
 
 
 class Change:

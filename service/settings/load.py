@@ -131,6 +131,11 @@ class Settings(Section, frozen=True, kw_only=True):
         return self.environment != "development"
 
     @property
+    def has_page(self) -> bool:
+        """True where the page of development is served: it makes anybody any user."""
+        return not self.strict and self.insecure
+
+    @property
     def effective_limits(self) -> LimitSettings:
         """The limits, with a number for each that depends on the environment."""
         return self.limits.resolved(strict=self.strict)

@@ -14,10 +14,26 @@ from aiohttp import web
 from service.core.event_stream import EventStreamReader
 from tests.harness.server import Server
 
-__all__ = ["Agent", "Event", "Viewing", "run_input", "said", "text_of", "viewing"]
+__all__ = [
+    "Agent",
+    "Answer",
+    "Event",
+    "Viewing",
+    "agent_settings",
+    "run_input",
+    "said",
+    "text_of",
+    "viewing",
+]
 
 Fields = dict[str, Any]
 Script = Callable[["Answer"], Awaitable[None]]
+
+
+def agent_settings(port: int, **fields: Any) -> dict[str, str]:
+    """Return the settings of a server that has an agent ``helper`` at a port."""
+    agent = {"name": "helper", "url": f"http://127.0.0.1:{port}/run", **fields}
+    return {"STEADWIRE_AGENTS": json.dumps([agent])}
 
 
 def run_input(thread: str, run: str, **fields: Any) -> Fields:
@@ -88,13 +104,13 @@ class Agent:
     """An HTTP server that answers each run with a script.
 
     Attributes:
-        url: Where it is.
+        port: Where it is.
         script: What it does; set it before a run.
         answers: All requests so far.
     """
 
-    def __init__(self) -> None:
-        self.url = ""
+    def __init__(self, port: int) -> None:
+        self.port = port
         self.script: Script | None = None
         self.status = 200
         self.content_type = "text/event-stream"
@@ -102,27 +118,18 @@ class Agent:
 
     @classmethod
     @asynccontextmanager
-    async def start(cls) -> AsyncIterator[Agent]:
-        """Start it on a free port."""
-        agent = cls()
+    async def start(cls, port: int) -> AsyncIterator[Agent]:
+        """Start it."""
+        agent = cls(port)
         app = web.Application(client_max_size=2**26)
         app.router.add_route("*", "/run", agent._answer)
         runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
         await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        port = runner.addresses[0][1]
-        agent.url = f"http://127.0.0.1:{port}/run"
+        await web.TCPSite(runner, "127.0.0.1", port, reuse_address=True).start()
         try:
             yield agent
         finally:
             await runner.cleanup()
-
-    def settings(self, name: str = "helper", **fields: Any) -> dict[str, str]:
-        """Return the settings of a server that has this agent."""
-        return {
-            "STEADWIRE_AGENTS": json.dumps([{"name": name, "url": self.url, **fields}])
-        }
 
     def says(self, *words: str) -> None:
         """Let it answer each run with one message."""

@@ -48,11 +48,15 @@ class TestInstruments:
         assert ended.returncode == status
 
 
+DEMO = tuple((ROOT / "demo").iterdir())
+
+
 def wheel(tmp_path, state):
     """Build a wheel from a copy of what is committed, and return its names."""
     source = tmp_path / "source"
     source.mkdir()
-    for name in ("service", "_speedups", "setup.py", "pyproject.toml"):
+    parts = ("service", "_speedups", "demo", "clients", "setup.py", "pyproject.toml")
+    for name in parts:
         path = ROOT / name
         ignored = shutil.ignore_patterns("*.so", "*.c", "__pycache__")
         if path.is_dir():
@@ -98,6 +102,9 @@ class TestWheels:
             assert [f for f in files if re.match(rf"_speedups/{piece}\.\S+\.so$", f)]
         assert not [f for f in files if f.endswith((".c", ".h", ".cpp"))]
         assert "none-any" not in name
+        page = {f for f in files if f.startswith("service/demo/page/")}
+        assert {f"service/demo/page/{each.name}" for each in DEMO} < page
+        assert "service/demo/page/threads.js" in page
         assert loaded(tmp_path) == "True [(0, '', {})]\n"
 
     def test_a_wheel_without_a_compiler_is_pure_and_works(self, tmp_path):

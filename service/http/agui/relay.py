@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Iterable
 from contextlib import aclosing
 from typing import NamedTuple
 
@@ -33,6 +34,7 @@ from service.core.errors import describe
 from service.core.model import RawJson
 from service.http.agui.agent_client import RUNS, AgentClient, AgentLost
 from service.runtime import Runtime
+from service.settings import AgentSettings
 
 __all__ = ["Relay"]
 
@@ -60,6 +62,7 @@ class Relay:
 
     Args:
         runtime: The running service.
+        agents: The agents: those of the settings, and the page's.
 
     Attributes:
         outcomes: Runs that have ended, by what became of them: ``finished`` by the
@@ -70,13 +73,11 @@ class Relay:
         SettingsError: The authorities of TLS cannot be read.
     """
 
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(self, runtime: Runtime, agents: Iterable[AgentSettings]) -> None:
         self.outcomes: Counter[str] = Counter()
         self._threads = runtime.threads
-        settings = runtime.settings
-        self._agents = {
-            agent.name: AgentClient(agent, settings.tls) for agent in settings.agents
-        }
+        tls = runtime.settings.tls
+        self._agents = {agent.name: AgentClient(agent, tls) for agent in agents}
         self._running: dict[RunWriter, tuple[str, asyncio.Task[None]]] = {}
         self._counts: Counter[str] = Counter()
 

@@ -9,7 +9,7 @@ import falcon.asgi
 from service.http.agui.access import Access
 from service.http.agui.ingest import Control, Ingest
 from service.http.agui.relay import Relay
-from service.http.agui.runs import Cancel, RunAgent
+from service.http.agui.runs import Cancel, CancelInThread, RunAgent
 from service.http.agui.threads import Events, SnapshotResource, Viewers
 from service.http.api.keys import ApiKeys
 from service.runtime import Runtime
@@ -38,6 +38,10 @@ def add_agui_routes(
     )
     public.add_route("/agui/{agent}", RunAgent(runtime, access, relay, viewers))
     public.add_route("/agui/{agent}/runs/{run}/cancel", Cancel(runtime, access, relay))
+    public.add_route(
+        "/agui/threads/{thread}/runs/{run}/cancel",
+        CancelInThread(runtime, access, relay),
+    )
     admin.add_route("/api/runs/{thread}/{run}/events", Ingest(runtime, keys))
     admin.add_route("/api/runs/{thread}/{run}/control", Control(runtime, keys))
     metrics = runtime.metrics

@@ -1,4 +1,4 @@
-"""``/agui/{agent}`` and ``/agui/{agent}/runs/{run}/cancel``: run an agent, and stop it.
+"""``/agui/{agent}`` runs an agent; ``…/runs/{run}/cancel`` below it stops a run.
 
 A run is asked for with a RunAgentInput, as every client of AG-UI sends it, and the
 answer is the run's stream of events, each with its offset as its id. The end of that
@@ -23,7 +23,7 @@ from service.http.agui.threads import Viewers
 from service.http.api.calls import read_body
 from service.runtime import Runtime
 
-__all__ = ["Cancel", "RunAgent"]
+__all__ = ["Cancel", "CancelInThread", "RunAgent"]
 
 
 class _Resource:
@@ -40,6 +40,15 @@ class _Resource:
     ) -> None:
         """Answer a browser that asks what a page may send."""
         self._access.preflight(req, resp, "POST")
+
+    async def _may_cancel(self, visitor: Visitor, thread: str) -> None:
+        channel = self._runtime.threads.channel_of(thread)
+        await self._access.may_run(visitor, channel, RawJson("null"))
+
+    async def _cancel(self, resp: falcon.asgi.Response, thread: str, run: str) -> None:
+        done = await self._runtime.threads.cancel(thread, run)
+        resp.content_type = falcon.MEDIA_JSON
+        resp.text = '{"cancelled":true}' if done else '{"cancelled":false}'
 
     def _check_agent(self, agent: str) -> None:
         if not self._relay.knows(agent):
@@ -101,23 +110,34 @@ class Cancel(_Resource):
         self._check_agent(agent)
         thread = req.get_param("thread")
         if thread is not None:
-            await self._may_cancel(visitor, thread, run)
+            await self._may_cancel(visitor, thread)
         else:
             thread = await self._thread_of(visitor, agent, run)
-        done = await self._runtime.threads.cancel(thread, run)
-        resp.content_type = falcon.MEDIA_JSON
-        resp.text = '{"cancelled":true}' if done else '{"cancelled":false}'
+        await self._cancel(resp, thread, run)
 
     async def _thread_of(self, visitor: Visitor, agent: str, run: str) -> str:
         """Return the thread of a run of this process that the visitor may cancel."""
         for thread in self._relay.thread_of(agent, run):
             try:
-                await self._may_cancel(visitor, thread, run)
+                await self._may_cancel(visitor, thread)
             except ReplyError:
                 continue  # another user's run of the same id
             return thread
         raise Refused("run_unknown", "no such run lives here; name its ?thread=")
 
-    async def _may_cancel(self, visitor: Visitor, thread: str, run: str) -> None:
-        channel = self._runtime.threads.channel_of(thread)
-        await self._access.may_run(visitor, channel, RawJson("null"))
+
+class CancelInThread(_Resource):
+    """``/agui/threads/{thread}/runs/{run}/cancel``: of any run, pushed ones too."""
+
+    @answers_errors
+    async def on_post(
+        self,
+        req: falcon.asgi.Request,
+        resp: falcon.asgi.Response,
+        thread: str,
+        run: str,
+    ) -> None:
+        """End a run as cancelled; ``{"cancelled": false}`` if none of the id lives."""
+        visitor = await self._access.enter(req, resp)
+        await self._may_cancel(visitor, thread)
+        await self._cancel(resp, thread, run)

@@ -47,5 +47,6 @@ async def erase(context: ApiContext, request: EraseRequest) -> str:
     publications = 0
     if request.publications:
         publications = await context.runtime.store.erase(replies.info_of_user(user))
+        context.runtime.threads.forget()
     result = EraseResult(connections, tickets, publications)
     return msgspec.json.encode(result).decode()

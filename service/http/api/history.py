@@ -94,7 +94,9 @@ async def history(context: ApiContext, request: HistoryRequest) -> str:
 async def history_remove(context: ApiContext, request: HistoryRemoveRequest) -> str:
     """Delete a channel's publications."""
     _kept(context, request.channel)
-    await context.runtime.store.remove(Channel(request.channel))
+    channel = Channel(request.channel)
+    await context.runtime.store.remove(channel)
+    await context.runtime.threads.remove(channel)
     return "{}"
 
 
