@@ -404,6 +404,7 @@ class _Delivery:
         if self._delivered.epoch != top.epoch:
             self._delivered = Position(0, top.epoch)
             self._have.clear()
+        busy = frozenset(self._busy)  # what is read of them may be old when they end
         rows = await rounds.rows.rows(channel)
         waiting = frozenset(
             row.client
@@ -411,25 +412,23 @@ class _Delivery:
             if row.state is RowState.WAITING
             or (row.state in _PENDING and not rounds.is_overdue(row))
         )
-        behind = {
-            row.client: begin
+        begins = [
+            self._begin(row)
             for row in rows
-            if row.state is RowState.ACTIVE
-            and row.position.epoch == top.epoch
-            and (begin := self._begin(row)) < top.offset
-        }
+            if row.state is RowState.ACTIVE and row.position.epoch == top.epoch
+        ]
         through, log = top.offset, []
-        if behind:
-            low = min(behind.values())
+        if begins and (low := min(begins)) < through:
             through = min(through, low + WINDOW)
             log = await rounds.stored.between(channel, state, low, through)
         now = self._owned(await rounds.leases.read(channel))
         floor = now.floor if now.top.epoch == top.epoch else 0
         span = _Span(top.epoch, through, floor, log)
-        passed_over = self._start(rows, behind, span)
+        idle = [row for row in rows if row.client not in busy]
+        self._start(idle, span)
         slow = await self._ended(SLOW)
         self._seen = waiting
-        if passed_over or slow:
+        if slow or len(idle) < len(rows):
             return None  # the others go on meanwhile
         self._delivered = Position(through, top.epoch)
         self._have.clear()
@@ -456,25 +455,12 @@ class _Delivery:
             begin = max(begin, self._delivered.offset)
         return max(begin, self._have.get((row.client, row.command), 0))
 
-    def _start(
-        self,
-        rows: Iterable[SubscriberRow],
-        behind: dict[ClientId, int],
-        span: _Span,
-    ) -> bool:
-        """Begin what this round does for each row that nothing is under way for.
-
-        Returns:
-            Whether there are rows that something is under way for.
-        """
-        passed_over = False
+    def _start(self, rows: Iterable[SubscriberRow], span: _Span) -> None:
+        """Begin what this round does for each row; nothing is under way for them."""
         first = span.log[0].offset if span.log else math.inf
         frames: dict[int, list[tuple[str, int]]] = {}
         for row in rows:
-            begin = behind.get(row.client)
-            if row.client in self._busy:
-                passed_over = True
-            elif row.state is RowState.WAITING:
+            if row.state is RowState.WAITING:
                 self._begin_job(row, self._grant(row))
             elif row.state in _PENDING:
                 if self._rounds.is_overdue(row):
@@ -483,7 +469,7 @@ class _Delivery:
                 continue
             elif row.position.epoch != span.epoch:
                 self._begin_job(row, self._tell_behind(row))
-            elif begin is None or begin >= span.through:
+            elif (begin := self._begin(row)) >= span.through:
                 continue
             elif begin + 1 < first or begin < span.floor:
                 self._begin_job(row, self._tell_behind(row))
@@ -492,7 +478,6 @@ class _Delivery:
                     lacking = [p for p in span.log if p.offset > begin]
                     frames[begin] = list(_joined(self._quoted, lacking))
                 self._begin_job(row, self._serve(row, frames[begin]))
-        return passed_over
 
     def _begin_job(self, row: SubscriberRow, job: Awaitable[None]) -> None:
         client = row.client

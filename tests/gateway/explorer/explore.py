@@ -1,0 +1,130 @@
+"""Explores a `World`: every order of its steps and faults, as far as its bounds allow.
+
+Coroutines cannot be copied, so each path is run again from the beginning, up to where
+it differs from one that was run before. A path ends where a state was seen before, and
+where nothing more happens: then everybody must have everything.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import random
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import structlog
+
+from tests.gateway.explorer.loop import StepLoop
+from tests.gateway.explorer.world import Bounds, Choice, Violation, World
+
+__all__ = ["Found", "explore", "walk"]
+
+LONGEST = 400  # steps of a path; more is a livelock
+
+
+class Found(NamedTuple):
+    """The result of an exploration.
+
+    Attributes:
+        states: Different states that were seen.
+        violation: The guarantee that does not hold; "" if all do.
+        trace: The steps to there.
+        is_whole: Every state within the bounds was seen.
+    """
+
+    states: int
+    violation: str = ""
+    trace: tuple[str, ...] = ()
+    is_whole: bool = True
+
+    def __str__(self) -> str:
+        return "\n".join((*self.trace, self.violation or f"{self.states} states"))
+
+
+@contextlib.contextmanager
+def _running() -> Iterator[StepLoop]:
+    """Run a loop of steps, and log nothing: actors die in thousands."""
+    before = structlog.get_config()
+    nothing = structlog.make_filtering_bound_logger(logging.CRITICAL)
+    structlog.configure(wrapper_class=nothing, cache_logger_on_first_use=False)
+    loop = StepLoop()
+    try:
+        with loop.running():
+            yield loop
+    finally:
+        structlog.configure(**before)
+
+
+def explore(bounds: Bounds, limit: int = 1_000_000) -> Found:
+    """Take every path, the shortest last; stop at *limit* states."""
+    with _running() as loop:
+        return _explore(bounds, limit, loop)
+
+
+def _explore(bounds: Bounds, limit: int, loop: StepLoop) -> Found:
+    seen: set[int] = set()
+    left: list[tuple[int, ...]] = [()]
+    while left:
+        if len(seen) >= limit:
+            return Found(len(seen), is_whole=False)
+        path = left.pop()
+        world = World(bounds, loop)
+        trace: list[str] = []
+        try:
+            for index in path:
+                _take(world, world.choices()[index], trace)
+            while True:
+                key = world.key()
+                if key in seen:
+                    break
+                seen.add(key)
+                choices = world.choices()
+                if all(choice.is_fault for choice in choices):
+                    world.check_end()
+                if not choices:
+                    break
+                if len(path) > LONGEST:
+                    raise Violation("LIVELOCK: it goes on for ever")
+                left += [(*path, index) for index in range(1, len(choices))]
+                path = (*path, 0)
+                _take(world, choices[0], trace)
+        except Violation as violation:
+            return Found(len(seen), str(violation), tuple(trace))
+        finally:
+            world.finish()
+    return Found(len(seen))
+
+
+def walk(bounds: Bounds, seed: int, walks: int) -> Found:
+    """Take random paths; faults are as likely as other steps."""
+    with _running() as loop:
+        return _walk(bounds, random.Random(seed), walks, loop)
+
+
+def _walk(bounds: Bounds, rng: random.Random, walks: int, loop: StepLoop) -> Found:
+    steps = 0
+    for _ in range(walks):
+        world = World(bounds, loop)
+        trace: list[str] = []
+        try:
+            while True:
+                choices = world.choices()
+                if all(choice.is_fault for choice in choices):
+                    world.check_end()
+                if not choices:
+                    break
+                if len(trace) > LONGEST:
+                    raise Violation("LIVELOCK: it goes on for ever")
+                _take(world, rng.choice(choices), trace)
+                steps += 1
+        except Violation as violation:
+            return Found(steps, str(violation), tuple(trace), is_whole=False)
+        finally:
+            world.finish()
+    return Found(steps, is_whole=False)
+
+
+def _take(world: World, choice: Choice, trace: list[str]) -> None:
+    trace.append(choice.label)
+    world.take(choice)
