@@ -31,7 +31,7 @@ from service.gateway.context import GatewayContext
 from service.protocol import replies
 from service.session.record import ChannelRecord
 
-__all__ = ["Place", "claim", "finish", "frames_of", "start"]
+__all__ = ["RECOVERED", "Place", "claim", "finish", "frames_of", "start"]
 
 FRAME = 32 * 1024  # bytes of several messages in one POST; a larger one goes alone
 RECOVERED = 24 * 1024  # bytes of publications in a reply, and in each piece

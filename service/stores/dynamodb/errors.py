@@ -39,6 +39,7 @@ __all__ = [
     "Item",
     "NoTable",
     "OutcomeUnknown",
+    "Reason",
     "Throttled",
     "TransactionCancelled",
     "classify",

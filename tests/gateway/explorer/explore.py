@@ -12,9 +12,11 @@ import logging
 import random
 from collections.abc import Iterator
 from typing import NamedTuple
+from unittest.mock import patch
 
 import structlog
 
+from service.gateway import subscribing
 from tests.gateway.explorer.loop import StepLoop
 from tests.gateway.explorer.world import Bounds, Choice, Violation, World
 
@@ -43,14 +45,15 @@ class Found(NamedTuple):
 
 
 @contextlib.contextmanager
-def _running() -> Iterator[StepLoop]:
+def _running(bounds: Bounds) -> Iterator[StepLoop]:
     """Run a loop of steps, and log nothing: actors die in thousands."""
     before = structlog.get_config()
     nothing = structlog.make_filtering_bound_logger(logging.CRITICAL)
     structlog.configure(wrapper_class=nothing, cache_logger_on_first_use=False)
     loop = StepLoop()
+    recovered = 1 if bounds.piece else subscribing.RECOVERED
     try:
-        with loop.running():
+        with patch.object(subscribing, "RECOVERED", recovered), loop.running():
             yield loop
     finally:
         structlog.configure(**before)
@@ -58,7 +61,7 @@ def _running() -> Iterator[StepLoop]:
 
 def explore(bounds: Bounds, limit: int = 1_000_000) -> Found:
     """Take every path, the shortest last; stop at *limit* states."""
-    with _running() as loop:
+    with _running(bounds) as loop:
         return _explore(bounds, limit, loop)
 
 
@@ -98,7 +101,7 @@ def _explore(bounds: Bounds, limit: int, loop: StepLoop) -> Found:
 
 def walk(bounds: Bounds, seed: int, walks: int) -> Found:
     """Take random paths; faults are as likely as other steps."""
-    with _running() as loop:
+    with _running(bounds) as loop:
         return _walk(bounds, random.Random(seed), walks, loop)
 
 

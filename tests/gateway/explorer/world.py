@@ -21,26 +21,28 @@ import json
 import random
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
-from functools import partial
 from dataclasses import dataclass, field
+from functools import partial
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 from service.core.errors import StoreError
-from service.core.lease import LEASE_SECONDS, PENDING_SECONDS, Hold
+from service.core.lease import LEASE_SECONDS, Hold
 from service.core.model import (
     Channel,
     ClientId,
     Draft,
     HistoryPage,
-    Joined,
     Position,
     RawJson,
+    SubscriberInfo,
     UserId,
 )
-from service.core.ports import Claim, History, Posted, SubscriberRow
-from service.core.position import is_recovered
+from service.core.ports import Claim, History, Posted
 from service.gateway.rounds import Rounds
+from service.gateway.subscribing import Place, claim, finish, start
 from service.protocol import replies
+from service.session.record import ChannelRecord
 from service.stores.dynamodb.errors import OutcomeUnknown
 from service.stores.dynamodb.lease import DynamodbLeases
 from service.stores.dynamodb.log.appender import ChannelAppender
@@ -167,12 +169,12 @@ class Actor:
     cycle: int = 0
     before: tuple[int, int] = (0, 0)
 
-    def learn(self, what: object) -> None:
+    def note(self, what: object) -> None:
         self.chain = hash((self.chain, what))
         self.cycle = hash((self.cycle, what))
 
     def begin_cycle(self, version: int) -> None:
-        """Begin to look again: a look that found what the last one found is forgotten."""
+        """Begin to look again; a look that found what the last one did is forgotten."""
         self.polled = version
         if self.before[0] == self.cycle:
             self.chain = self.before[1]
@@ -335,7 +337,7 @@ class World:
             try:
                 await work
             except StoreError as error:
-                actor.learn(str(error))
+                actor.note(str(error))
             except Crash:
                 pass
             actor.has_ended = True
@@ -396,10 +398,11 @@ class World:
 
     async def _deliver(self, tools: Tools, hold: Hold) -> None:
         until = float("inf")
-        if self.budget["handover"]:
-            # Handing over in the middle is a fault of its own: it may happen or not.
-            if await self.step("decides", lambda: None, kind="decide"):
-                until = tools.clock.now()
+        # Handing over in the middle is a fault of its own: it may happen or not.
+        if self.budget["handover"] and await self.step(
+            "decides", lambda: None, kind="decide"
+        ):
+            until = tools.clock.now()
         handed = await tools.rounds.deliver(hold, until=until)
         if handed is not None:
             await self.step("hands over", lambda: self.invoke(handed))
@@ -423,64 +426,42 @@ class World:
         self, connection: ClientId, command: int, offset: int, epoch: str
     ) -> None:
         tools = Tools(self, _actor.get())
+        since = Position(offset, epoch)
         try:
-            ended = await self._joined(
-                tools, connection, command, Position(offset, epoch)
-            )
+            is_open = await self._joined(tools, connection, command, since)
         except StoreError:
-            ended = False
-        if not ended:
+            is_open = False
+        if not is_open:
             await tools.rounds.kill(NEWS, connection, Posted.UNKNOWN)
 
     async def _joined(
         self, tools: Tools, connection: ClientId, command: int, since: Position
     ) -> bool:
-        rows = tools.subscribers
-        row = SubscriberRow(
-            connection,
-            UserId(""),
-            RawJson("{}"),
-            command=command,
-            server=self.bounds.behind == "kill",
+        """Handle a subscribe as an invocation does; False to close the connection."""
+        context: Any = SimpleNamespace(
+            subscribers=tools.subscribers,
+            clock=tools.clock,
+            delivery=tools,
+            client=SimpleNamespace(recovery_limit=100),
         )
-        claimed = await rows.claim(NEWS, row, "")
-        while claimed is Claim.WAITS:
-            await tools.rounds.wait(0.1)
-            claimed = await rows.wait(NEWS, connection, command)
+        subscriber = SubscriberInfo(connection, UserId(""), RawJson("{}"))
+        place = Place(NEWS, subscriber, command, KEPT, tools.clock.now())
+        record = ChannelRecord(server=self.bounds.behind == "kill")
+        claimed = await claim(context, place, record)
         if claimed is not Claim.MINE:
             return claimed is Claim.STALE
-        page = await tools.read_fresh(since.offset)
-        recovered = None
-        sent = page.top.offset
-        if is_recovered(since, page, 100):
-            recovered = page.publications
-            if self.bounds.piece and len(recovered) > 1:
-                recovered = recovered[:1]
-                sent = since.offset + 1
-                due = int((NOW + PENDING_SECONDS) * 1000)
-                if not await rows.begin_pieces(NEWS, connection, command, due):
-                    return True
+        joined = await start(context, place, since, 1 << 20)
         result = replies.subscribe_result(
-            Joined(page.top, recovered), asked=since, recoverable=True, positioned=True
+            joined, asked=since, recoverable=True, positioned=True
         )
-        outcome = await tools.post(connection, replies.subscribe_reply(command, result))
-        while outcome is Posted.DELIVERED and sent < page.top.offset:
-            piece = await tools.read_fresh(sent)
-            following = piece.publications[:1]
-            if (
-                not following
-                or following[0].offset != sent + 1
-                or piece.top.epoch != page.top.epoch
-            ):
-                return False
-            sent += 1
-            outcome = await tools.post(
-                connection, replies.publication_push('"n"', following[0])
-            )
-        if outcome is not Posted.DELIVERED:
+        reply = replies.subscribe_reply(command, result)
+        if await tools.post(connection, reply) is not Posted.DELIVERED:
             return False
-        await rows.activate(NEWS, connection, command, page.top)
-        return True
+
+        async def post(pushes: list[str]) -> Posted:
+            return await tools.post(connection, "\n".join(pushes))
+
+        return await finish(context, place, post)
 
     async def _unsubscribe(self, connection: ClientId, command: int) -> None:
         tools = Tools(self, _actor.get())
@@ -533,7 +514,7 @@ class World:
         """Return a step that commutes with every other, and with every fault."""
         budget, message = self.budget, pending.message
         if pending.kind == "call" and pending.label.startswith("query L#"):
-            # It reads below a top that was read before, and only a removal changes that.
+            # It reads below a top that was read before: only a removal changes that.
             if not self.bounds.removal:
                 return Choice(pending.label, partial(self._do, pending))
         elif message is not None and not (budget["unknown"] or budget["gone"]):
@@ -547,7 +528,7 @@ class World:
         return None
 
     def _is_turn(self, actor: Actor) -> bool:
-        """Return whether a publisher may begin: those of a kind differ by name alone."""
+        """Return whether a publisher may begin: those of a kind differ by name."""
         kinds = self.bounds.publishers
         number = int(actor.name[1:])
         return all(
@@ -650,7 +631,8 @@ class World:
                 late = "" if message.is_awaited else " (late)"
                 normal.append(
                     Choice(
-                        f"{message.connection} receives {message.frame} of {message.by}{late}",
+                        f"{message.connection} receives {message.frame} of "
+                        f"{message.by}{late}",
                         lambda message=message: self._arrive(message),
                     )
                 )
@@ -710,6 +692,27 @@ class World:
                         True,
                     )
                 )
+        self._of_rows(normal, faults)
+        if self.budget["restart"] and int(head["ends"]["N"]) > OLD:
+            faults.append(
+                Choice(
+                    "the epoch ends", self._spending("restart", self._end_epoch), True
+                )
+            )
+        if self.budget["removal"]:
+            faults.append(
+                Choice(
+                    "the history is removed",
+                    self._spending(
+                        "removal",
+                        lambda: self.spawn(f"x{len(self.actors)}", self._remove()),
+                    ),
+                    True,
+                )
+            )
+
+    def _of_rows(self, normal: list[Choice], faults: list[Choice]) -> None:
+        head = self.table.items[_HEAD]
         is_watched = any(
             a.name[0] == "w" and not a.is_dead and not a.has_ended for a in self.actors
         )
@@ -732,23 +735,6 @@ class World:
                             True,
                         )
                     )
-        if self.budget["restart"] and int(head["ends"]["N"]) > OLD:
-            faults.append(
-                Choice(
-                    "the epoch ends", self._spending("restart", self._end_epoch), True
-                )
-            )
-        if self.budget["removal"]:
-            faults.append(
-                Choice(
-                    "the history is removed",
-                    self._spending(
-                        "removal",
-                        lambda: self.spawn(f"x{len(self.actors)}", self._remove()),
-                    ),
-                    True,
-                )
-            )
 
     def _of_peers(self, normal: list[Choice], faults: list[Choice]) -> None:
         for peer in self.peers:
@@ -824,13 +810,13 @@ class World:
 
     def _answer(self, pending: Pending, result: object) -> None:
         pending.actor.pending.remove(pending)
-        pending.actor.learn((pending.label, repr(result)))
+        pending.actor.note((pending.label, repr(result)))
         if not pending.future.done():
             pending.future.set_result(result)
 
     def _raise(self, pending: Pending, error: BaseException) -> None:
         pending.actor.pending.remove(pending)
-        pending.actor.learn(
+        pending.actor.note(
             (
                 pending.label,
                 type(error).__name__,
@@ -983,9 +969,12 @@ class World:
         elif "pub" in push:
             if peer.state == "A":
                 self._see(peer, push["pub"])
-        elif "subscribe" in message and message["id"] == peer.command:
-            if peer.state == "S":
-                self._subscribed(peer, message["subscribe"])
+        elif (
+            "subscribe" in message
+            and message["id"] == peer.command
+            and peer.state == "S"
+        ):
+            self._subscribed(peer, message["subscribe"])
 
     def _subscribed(self, peer: Peer, result: dict[str, Any]) -> None:
         peer.state = "A"
@@ -1083,7 +1072,7 @@ class World:
         )
 
     def finish(self) -> None:
-        """Let everything that is left end, so that nothing is destroyed while it waits."""
+        """Let everything that is left end: nothing is destroyed while it waits."""
         for actor in self.actors:
             if not actor.is_dead:
                 self._crash(actor)
@@ -1173,9 +1162,11 @@ class Tools:
 
     # The log
 
-    async def read_fresh(self, since: int) -> HistoryPage:
-        request = ReadRequest(KEPT.size, KEPT.ttl, since, -1, False)
-        return await self.cache.read_fresh(NEWS, request)
+    async def read_fresh(
+        self, channel: Channel, history: History, since: int | None, limit: int
+    ) -> HistoryPage:
+        request = ReadRequest(history.size, history.ttl, since, limit, False)
+        return await self.cache.read_fresh(channel, request)
 
     async def append(self, name: str) -> Hold | None:
         """Append a publication; return the hold that it took.
