@@ -73,6 +73,7 @@ IO: dict[str, set[str]] = {
 
 # Names that are offered though nobody here imports them.
 SPARE = {
+    "service.agents": {"Run"},  # for applications that have an agent in Python
     "service.app": {"Application", "app"},  # a result's type; stock servers import app
     "service.hub.hub": {"JoinDone"},  # a parameter's type
     "service.payload": {"dump"},  # for applications that encode in a thread of theirs
