@@ -14,6 +14,7 @@ from service.connections.hook_health import HookHealth
 from service.core.clock import SystemClock
 from service.core.model import ClientId
 from service.core.people import People
+from service.core.ports import Posts
 from service.foundation import Foundation
 from service.gateway.application import GatewayApplication
 from service.gateway.context import GatewayContext
@@ -48,6 +49,7 @@ class GatewayRuntime:
         base: The parts that every way to serve clients needs, not started: its store's
             listener is `delivery.committed`.
         local: The subscribers of this process; None where it has none.
+        posts: Writes to connections; through the gateway by default.
 
     Attributes:
         application: Handles the events of sockets.
@@ -59,7 +61,12 @@ class GatewayRuntime:
         AssertionError: The store is not DynamoDB; the settings were not checked.
     """
 
-    def __init__(self, base: Foundation, local: LocalSubscribers | None = None) -> None:
+    def __init__(
+        self,
+        base: Foundation,
+        local: LocalSubscribers | None = None,
+        posts: Posts | None = None,
+    ) -> None:
         settings, clock, store = base.settings, base.clock, base.store
         if not isinstance(store, DynamodbStore):
             raise AssertionError("the gateway needs DynamoDB")
@@ -71,7 +78,7 @@ class GatewayRuntime:
                 own.endpoint, "execute-api", settings.dynamodb.region, session, clock
             )
         ]
-        self.posts = CallbackPosts(self._calls[0], clock, base.rng)
+        self.posts = posts or CallbackPosts(self._calls[0], clock, base.rng)
         invoker = None
         if own.function:
             url = invoke_endpoint(session, settings.dynamodb.region)

@@ -78,7 +78,6 @@ class GatewayApplication:
     async def handle(self, arrival: Arrival) -> Answer:
         """Handle one event of a socket."""
         try:
-            await self.context.revocations.refresh()
             if arrival.kind is Kind.CONNECT:
                 await self._arrive(arrival)
             elif arrival.kind is Kind.DISCONNECT:

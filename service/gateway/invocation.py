@@ -39,6 +39,7 @@ from typing import Any
 import msgspec
 import structlog
 
+from service.auth.errors import KeysUnavailable
 from service.connections.audit_log import log_decision
 from service.connections.hook_calls import Outcome, ask, note_answer
 from service.connections.pending_connection import PendingConnection
@@ -156,6 +157,7 @@ class Invocation:
     async def run(self, act: Callable[[Session], object]) -> None:
         """Let the session do something, and everything that follows from it."""
         session = self.session
+        await self._context.revocations.refresh()
         if self._stored is not None:
             session.tick(self._begun)  # it may have expired
             self._end_if_revoked()
@@ -182,7 +184,11 @@ class Invocation:
     def _end_if_revoked(self) -> None:
         session = self.session
         of = session.identity.user, session.token_id, session.issued_at
-        if self._context.revocations.is_revoked(*of):
+        try:
+            revoked = self._context.revocations.is_revoked(*of)
+        except KeysUnavailable:
+            return  # it was let in when they were known
+        if revoked:
             session.disconnect(CONNECTION_EXPIRED)
 
     # Tasks: everything that has an outcome for the session.

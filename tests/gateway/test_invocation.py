@@ -1,0 +1,275 @@
+"""Invocations of sessions, in environments on a real store: the hazards of the door."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from service.core.clock import SystemClock
+from service.core.errors import FORCE_DISCONNECT, UNSUBSCRIBE_SERVER
+from service.core.model import Channel, UserId
+from service.core.ports import Posted
+from service.gateway.events import Kind
+from tests.gateway.environments import Environment, Environments
+from tests.harness.emulators import Emulator
+
+CH = Channel("chat:x")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _credentials(ministack: Emulator) -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in ministack.credentials.items():
+            patch.setenv(name, value)
+        yield
+
+
+@pytest.fixture
+async def environments(ministack: Emulator) -> AsyncIterator[Environments]:
+    environments = await Environments(ministack).create(SystemClock())
+    yield environments
+    await environments.close()
+
+
+@pytest.fixture
+async def one(environments: Environments) -> Environment:
+    return await environments.open(SystemClock())
+
+
+@pytest.fixture
+async def other(environments: Environments) -> Environment:
+    return await environments.open(SystemClock())
+
+
+def subscribe(command: int, channel: str = CH, **options: Any) -> dict[str, Any]:
+    return {"id": command, "subscribe": {"channel": channel, **options}}
+
+
+def unsubscribe(command: int, channel: str = CH) -> dict[str, Any]:
+    return {"id": command, "unsubscribe": {"channel": channel}}
+
+
+async def test_nothing_is_posted_from_connect(one: Environment) -> None:
+    await one.handle(Kind.CONNECT, "a")
+    assert one.sockets.posts == 0
+
+
+async def test_a_session_goes_on_in_another_environment(
+    one: Environment, other: Environment
+) -> None:
+    reply = await one.connect("a")
+    assert reply["connect"]["client"] == "a"
+    assert reply["connect"]["ping"] == 300
+    assert "pong" not in reply["connect"]
+    await other.say("a", subscribe(2))
+    assert other.sockets.take("a")[0]["id"] == 2
+    await one.say("a", {"id": 3, "publish": {"channel": CH, "data": {"n": 1}}})
+    found = one.sockets.take("a")
+    assert {"id": 3, "publish": {}} in found
+    assert [m["push"]["pub"]["offset"] for m in found if "push" in m] == [1]
+
+
+async def test_frames_that_overtake_each_other(
+    one: Environment, environments: Environments
+) -> None:
+    """Unsubscribe and subscribe again, handled the other way round."""
+    await one.connect("a")
+    await one.say("a", subscribe(2))
+    await one.say("a", subscribe(4))
+    await one.say("a", unsubscribe(3))
+    assert [m.get("id") for m in one.sockets.take("a")] == [2, 4, 3]
+    await one.publish(CH, 1)
+    assert one.sockets.offsets("a", CH) == [1]
+
+
+async def test_an_unsubscribe_that_overtakes_its_subscribe_leaves_a_tombstone(
+    one: Environment,
+) -> None:
+    await one.connect("a")
+    await one.say("a", unsubscribe(3))
+    await one.say("a", subscribe(2))  # the client has given it up
+    assert [m.get("id") for m in one.sockets.take("a")] == [3]
+    await one.publish(CH, 1)
+    assert one.sockets.take("a") == []
+    await one.say("a", subscribe(4))
+    await one.publish(CH, 2)
+    assert one.sockets.offsets("a", CH) == [2]
+
+
+async def test_frames_of_one_client_at_once(
+    one: Environment, other: Environment
+) -> None:
+    await one.connect("a")
+    channels = [f"chat:{number}" for number in range(8)]
+    await asyncio.gather(
+        *(
+            (one, other)[number % 2].say("a", subscribe(number + 2, channel))
+            for number, channel in enumerate(channels)
+        )
+    )
+    assert {m["id"] for m in one.sockets.take("a")} == set(range(2, 10))
+    await asyncio.gather(*(other.publish(channel, 1) for channel in channels))
+    for channel in channels:
+        assert one.sockets.offsets("a", channel) == [1]
+
+
+async def test_a_pong_is_not_looked_at(one: Environment) -> None:
+    await one.connect("a")
+    posts = one.sockets.posts
+    await one.handle(Kind.MESSAGE, "a", "{}")
+    await one.say("a", {}, {"id": 2, "history": {"channel": CH}})
+    assert one.sockets.posts == posts + 1
+    assert one.sockets.closed == []
+
+
+async def test_a_recovery_in_pieces(one: Environment, other: Environment) -> None:
+    await one.publish(CH, *({"n": n, "text": "x" * 1500} for n in range(1, 101)))
+    await other.connect("a")
+    sizes: list[int] = []
+
+    async def measure(client: str, text: str) -> None:
+        sizes.append(len(text))
+
+    other.sockets.on_post = measure
+    await other.say("a", subscribe(2, recover=True, offset=0, epoch=""))
+    first = other.sockets.messages["a"][0]["subscribe"]
+    assert first["recovered"] and first["offset"] == 0
+    assert other.sockets.offsets("a", CH) == list(range(1, 101))
+    assert max(sizes) < 32 * 1024
+    assert len(sizes) >= 7
+    await one.publish(CH, {"n": 101})
+    assert other.sockets.offsets("a", CH) == list(range(1, 102))
+
+
+async def test_a_piece_that_is_not_delivered_closes_the_connection(
+    one: Environment, environments: Environments
+) -> None:
+    await one.publish(CH, *("x" * 20_000 for _ in range(4)))
+    await one.connect("a")
+
+    async def fail(client: str, text: str) -> Posted | None:
+        return Posted.UNKNOWN if '"offset":3' in text else None
+
+    one.sockets.on_post = fail
+    await one.say("a", subscribe(2, recover=True, offset=0, epoch=""))
+    assert one.sockets.closed == ["a"]
+    last = one.sockets.messages["a"][-1]
+    assert last["push"]["disconnect"]["code"] == 3010
+    left = [item["pk"]["S"] for item in await environments.items()]
+    assert not [key for key in left if key.endswith("#a") or key == f"S#{CH}"]
+
+
+async def test_a_reply_of_unknown_outcome_closes_the_connection(
+    one: Environment,
+) -> None:
+    await one.connect("a")
+
+    async def fail(client: str, text: str) -> Posted | None:
+        return Posted.UNKNOWN if '"subscribe"' in text else None
+
+    one.sockets.on_post = fail
+    await one.say("a", subscribe(2))
+    assert one.sockets.closed == ["a"]
+
+
+async def test_the_acknowledgement_of_a_publish_may_be_lost(one: Environment) -> None:
+    await one.connect("a")
+    await one.connect("b")
+    await one.say("b", subscribe(2))
+
+    async def fail(client: str, text: str) -> Posted | None:
+        return Posted.UNKNOWN if '"publish"' in text else None
+
+    one.sockets.on_post = fail
+    await one.say("a", {"id": 2, "publish": {"channel": CH, "data": 1}})
+    assert one.sockets.closed == []
+    assert one.sockets.offsets("b", CH) == [1]
+
+
+async def test_a_message_of_nobody_closes_the_connection(one: Environment) -> None:
+    one.sockets.messages["a"] = []
+    await one.say("a", {"id": 1, "connect": {}})
+    assert one.sockets.closed == ["a"]
+
+
+async def test_a_disconnect_before_the_connect_command(
+    one: Environment, environments: Environments
+) -> None:
+    await one.handle(Kind.CONNECT, "a")
+    one.sockets.messages["a"] = []
+    await one.handle(Kind.DISCONNECT, "a")
+    await one.say("a", {"id": 1, "connect": {}})
+    assert one.sockets.closed == ["a"]
+    assert await _kept(environments) == set()
+
+
+async def _kept(environments: Environments) -> set[str]:
+    """Return the partitions of the table that say anything of connections."""
+    keys = {item["pk"]["S"] for item in await environments.items()}
+    return {key for key in keys if not key.startswith(("G#", "DEPLOYMENT", "H#", "L#"))}
+
+
+async def test_a_disconnect_leaves_nothing(
+    one: Environment, environments: Environments
+) -> None:
+    await one.connect("a")
+    await one.say("a", subscribe(2), subscribe(3, "plain:y"))
+    await one.handle(Kind.DISCONNECT, "a")
+    await one.handle(Kind.DISCONNECT, "a")
+    assert await _kept(environments) == set()
+
+
+async def test_a_frame_that_is_not_json_closes(one: Environment) -> None:
+    await one.connect("a")
+    await one.handle(Kind.MESSAGE, "a", "hello")
+    assert one.sockets.messages["a"][-1]["push"]["disconnect"]["code"] == 3501
+    assert one.sockets.closed == ["a"]
+
+
+async def test_joins_and_leaves(one: Environment) -> None:
+    channel = "plain:x"
+    for client in ("a", "b"):
+        await one.connect(client)
+    await one.say("a", subscribe(2, channel, join_leave=True))
+    one.sockets.take("a")
+    await one.say("b", subscribe(2, channel))
+    [joined] = one.sockets.take("a")
+    assert joined["push"]["join"]["info"]["client"] == "b"
+    await one.say("a", {"id": 3, "presence": {"channel": channel}})
+    [present] = one.sockets.take("a")
+    assert sorted(present["presence"]["presence"]) == ["a", "b"]
+    await one.publish(channel, {"n": 1})
+    [pushed] = one.sockets.take("a")
+    assert pushed["push"]["pub"]["data"] == {"n": 1}
+    await one.handle(Kind.DISCONNECT, "b")
+    [left] = one.sockets.take("a")
+    assert left["push"]["leave"]["info"]["client"] == "b"
+    await one.say("a", {"id": 4, "presence_stats": {"channel": channel}})
+    [stats] = one.sockets.take("a")
+    assert stats["presence_stats"]["num_clients"] == 1
+
+
+async def test_what_the_server_does_to_a_user(
+    one: Environment, other: Environment
+) -> None:
+    people, user = one.runtime.people, UserId("")
+    await other.connect("a")
+    await people.subscribe(user, CH, None, client="a")
+    [pushed] = one.sockets.take("a")
+    assert pushed["push"]["channel"] == CH and "subscribe" in pushed["push"]
+    await other.publish(CH, 1)
+    assert one.sockets.offsets("a", CH) == [1]
+    one.sockets.take("a")
+    await people.unsubscribe(user, CH, UNSUBSCRIBE_SERVER, client="a")
+    [ended] = one.sockets.take("a")
+    assert ended["push"]["unsubscribe"]["code"] == 2000
+    await other.publish(CH, 2)
+    assert one.sockets.take("a") == []
+    await people.subscribe(user, CH, None, client="a")
+    assert "subscribe" in one.sockets.take("a")[0]["push"]
+    assert await people.disconnect(user, FORCE_DISCONNECT, client="a") == 1
+    assert one.sockets.take("a")[0]["push"]["disconnect"]["code"] == 3503
+    assert one.sockets.closed == ["a"]
