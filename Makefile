@@ -112,7 +112,7 @@ $(VENV)/.made:
 # them when a compiler is there (setup.py).
 $(VENV)/.installed: $(VENV)/.made pyproject.toml setup.py $(EXTENSIONS)
 	@echo "installing steadwire into $(VENV)"
-	@$(PIP) -e .
+	@$(PIP) -e '.[agents]'
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.made pyproject.toml setup.py $(EXTENSIONS)

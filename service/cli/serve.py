@@ -135,8 +135,10 @@ def _announcement(settings: Settings, api_key: str) -> Callable[[list[str]], Non
                 "one) or api.keys_file\n"
             )
         # Flushed, for a pipe too would keep it until the process ends.
+        page = f"  page       {clients}/\n" if settings.has_page else ""
         print(
             f"Steadwire, {settings.environment}\n"
+            f"{page}"
             f"  WebSocket  {clients.replace('http', 'ws', 1)}/connection/websocket\n"
             f"  API        {api}/api\n"
             f"  health     {clients}/health/ready\n"

@@ -65,6 +65,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "auth",
         "connections",
         "core",
+        "demo",
         "gateway",
         "hub",
         "logs",
@@ -134,7 +135,7 @@ THIRD_PARTIES: dict[str, set[str]] = {
     "botocore": {"gateway", "gateway_runtime", "stores"},
     "click": {"cli"},
     "cryptography": {"auth"},
-    "falcon": {"app", "transports", "http"},
+    "falcon": {"app", "demo", "transports", "http"},
     "google": {"protocol"},  # protobuf, the other form of the wire
     "h11": {"dev_gateway", "gateway", "server"},
     "h2": {"server"},
