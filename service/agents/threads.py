@@ -1,18 +1,12 @@
 """Threads of this process: runs that are started, found, cancelled and ended.
 
-A run that lives has an entry in the store's state: its thread, its id and the process
-that writes it. The entry is put before the RUN_STARTED is stored, and taken after the
-terminal event and the last segment are; so there is no run without an entry, and what
-is found in an entry may be over already.
-
-Each process looks at the entries every `ROUND` seconds where several share a store, and
-once at its start in any case. An entry is *orphaned* when its process does not live any
-more: when it is another than this one on a store of one process, when its own entry
-(``run-node``, put every `ROUND` seconds while it has runs) is older than `NODE_TTL`, or
-when it is this process and has no writer for it. An orphaned run gets its RUN_ERROR
-``agent_lost``: at once, or where the agent pushes its events and may come back to any
-process, when it has not come within the lease. Versions (`service.agents.writer`) see
-to it that there is one terminal event, whoever else does the same.
+Each process looks at the entries of live runs (`service.agents.live_runs`) every
+`ROUND` seconds where several share a store, and once at its start in any case. A run is
+*orphaned* when no process that lives writes it, this one included. It then gets its
+RUN_ERROR ``agent_lost``: at once, or where the agent pushes its events and may come
+back to any process, when it has not come within the lease. Versions
+(`service.agents.writer`) see to it that there is one terminal event, whoever else does
+the same. A writer whose run has gone to another process, with its agent, steps aside.
 
 Bounds: `RUNS` live runs, `MEMORY` bytes of threads; a start beyond is refused with
 ``too_many_runs``. Threads that nobody uses stay in memory up to `IDLE_MEMORY` bytes.
@@ -27,14 +21,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
-import msgspec
 import structlog
 
 from service.agents.errors import Refused, RunExists
 from service.agents.events import AgentEvent, dump, parse_event
 from service.agents.feed import Feed, Follower
+from service.agents.live_runs import LiveRun, LiveRuns, Writes
 from service.agents.thread import Thread, segments_of
 from service.agents.writer import AGENT_LOST, LAST, RunWriter, version_of
 from service.core.errors import (
@@ -54,29 +48,19 @@ __all__ = ["KEEP_ALIVE", "Threads"]
 
 log = structlog.get_logger("steadwire")
 
-Writes = Literal["relay", "push", "python"]
-"""Who writes a run: this process (a relay, Python), or an agent that pushes events."""
 
 RUNS = 2000  # live runs of this process (count)
 MEMORY = 512 * 1024 * 1024  # bytes of threads in memory
 IDLE_MEMORY = 64 * 1024 * 1024  # bytes of those that nobody uses
 ROUND = 5.0  # s between looks at the entries
-NODE_TTL = 15.0  # s without a sign of a process until its runs are orphaned
 KEEP_ALIVE = 4.0
 """Seconds without an event of a live run after which its viewers get a keep-alive. They
 are looked at every second, so no gap is longer than 5."""
 
-_DAY = 24 * 3600.0
-_RUN, _NODE, _CANCEL = "run", "run-node", "run-cancel"
+_RUN_ID = 500  # bytes of a run's id
 _KEEP_ALIVE = dump(
     {"type": "CUSTOM", "name": "steadwire.keepalive", "value": None}
 ).text
-
-
-class _Entry(msgspec.Struct):
-    run: str
-    node: str
-    writes: Writes
 
 
 class SharedStore(Store, Protocol):
@@ -117,11 +101,10 @@ class Threads:
     ) -> None:
         self.lease = lease
         self._store = store
-        self._state = store.state
+        self._live = LiveRuns(store.state, clock, node, shared=shared)
         self._hub = hub
         self._clock = clock
         self._spawn = spawn
-        self._node = node
         self._namespace = namespace
         self._history = History(
             options.history_size, options.history_ttl, options.history_meta_ttl
@@ -130,9 +113,9 @@ class Threads:
         self._threads: dict[Channel, Thread] = {}  # the least recently used first
         self._feeds: dict[Channel, Feed] = {}
         self._writers: dict[Channel, RunWriter] = {}
-        self._ending: set[Channel] = set()
+        self._busy: set[Channel] = set()
         self._waiting: dict[Channel, float] = {}  # agents that may come back, until
-        self._signed_at = float("-inf")
+        self._broken: dict[Channel, str] = {}  # runs that a fault has ended, by thread
         self._timer: Timer | None = None
         self._looked_at = float("-inf")
         self._looking = False
@@ -157,6 +140,11 @@ class Threads:
             await writer.ended.wait()
 
     # Threads.
+
+    @property
+    def memory(self) -> int:
+        """Bytes of the threads in memory."""
+        return sum(thread.size for thread in self._threads.values())
 
     def channel_of(self, thread: str) -> Channel:
         """Return the channel of a thread.
@@ -314,11 +302,11 @@ class Threads:
             raise Refused("wrong_order", "threadId is another thread's")
         if self._closing:
             raise Refused("too_many_runs", "the server is shutting down")
-        entry = msgspec.json.encode(_Entry(run, self._node, writes)).decode()
-        self._ending.add(thread.channel)  # no round takes the entry meanwhile
+        if len(run.encode("utf-8", "surrogatepass")) > _RUN_ID or not run:
+            raise Refused("invalid_event", f"a runId has 1 to {_RUN_ID} bytes")
+        self._busy.add(thread.channel)  # no round ends it meanwhile
         try:
-            await self._sign_of_life()
-            await self._state.put(_RUN, thread.channel, entry, _DAY)
+            await self._live.put(thread.channel, run, writes)
             for _ in range(3):
                 offset = thread.fold.offset + 1
                 outcome = await self._append(
@@ -336,8 +324,14 @@ class Threads:
                 self._check(thread, run)
             else:
                 raise Refused("thread_busy", "other runs start in this thread")
+        except Refused:
+            await self._live.drop(thread.channel, run)
+            raise
+        except StoreError:
+            self._look_again()  # what was stored all the same is ended
+            raise
         finally:
-            self._ending.discard(thread.channel)
+            self._busy.discard(thread.channel)
         thread.committed(outcome.position.offset, event)
         if thread.fold.offset != outcome.position.offset:
             await thread.refresh()
@@ -354,7 +348,7 @@ class Threads:
     def _check_space(self) -> None:
         if len(self._writers) >= RUNS:
             raise Refused("too_many_runs", f"{RUNS} runs are live here")
-        if sum(thread.size for thread in self._threads.values()) > MEMORY:
+        if self.memory > MEMORY:
             raise Refused("too_many_runs", "threads take all of their memory")
 
     async def resume(
@@ -383,11 +377,13 @@ class Threads:
 
     async def _resume(self, thread: Thread, run: str, lease: float | None) -> RunWriter:
         await thread.refresh()
+        if self._broken.get(thread.channel) == run:
+            raise Refused("run_lost", "the run was ended by a fault")
         if thread.fold.live != run:
             raise Refused("run_unknown", f"no run {run[:64]!r} lives in the thread")
-        entry = msgspec.json.encode(_Entry(run, self._node, "push")).decode()
-        await self._sign_of_life()
-        await self._state.put(_RUN, thread.channel, entry, _DAY)
+        await self._live.put(thread.channel, run, "push")
+        if self._shared:
+            await self._live.drop_others(thread.channel, run)
         self._waiting.pop(thread.channel, None)
         return self._write(thread, run, self.lease if lease is None else lease)
 
@@ -422,7 +418,7 @@ class Threads:
         found = await self.open(thread)
         if found.fold.live != run:
             return False
-        await self._state.put(_CANCEL, channel, run, 60.0)
+        await self._live.ask_to_cancel(channel, run)
         return True
 
     # Ends.
@@ -432,27 +428,31 @@ class Threads:
         if self._writers.get(channel) is writer:
             del self._writers[channel]
         if ended:
-            self._ending.add(channel)
-            self._spawn(self._forget_run(writer.thread))
+            self._busy.add(channel)
+            self._spawn(self._forget_run(writer))
+        elif writer.stepped_aside:
+            self._release(writer.thread)
         else:
-            self._release(writer.thread)  # the next round ends it, if nobody has
-            self._looked_at = float("-inf")
+            self._broken[channel] = writer.run
+            self._release(writer.thread)
+            self._looked_at = float("-inf")  # the next round ends it, if nobody has
 
-    async def _forget_run(self, thread: Thread) -> None:
+    async def _forget_run(self, writer: RunWriter) -> None:
+        thread = writer.thread
         try:
             await thread.kept()
-            await self._state.take(_RUN, thread.channel)
+            await self._live.drop(thread.channel, writer.run)
         except StoreError:
-            pass  # the next round finds a run that is over, and takes it
+            self._look_again()  # the next round finds that it is over
         finally:
-            self._ending.discard(thread.channel)
+            self._busy.discard(thread.channel)
             self._release(thread)
 
     async def _end_lost(self, channel: Channel, run: str) -> None:
         """Give an orphaned run its terminal event, unless it has one."""
         name = self.thread_of(channel)
         if name is None:
-            await self._state.take(_RUN, channel)
+            await self._live.drop_all(channel, run)
             return
         thread = self._thread(channel, name)
         thread.users += 1
@@ -468,7 +468,7 @@ class Threads:
                 await thread.refresh()
             thread.keep(now=True)
             await thread.kept()
-            await self._state.take(_RUN, channel)
+            await self._live.drop_all(channel, run)
         finally:
             self._release(thread)
 
@@ -520,60 +520,42 @@ class Threads:
             self._looking = False
 
     async def _round(self) -> None:
-        if self._shared and self._writers:
-            await self._sign_of_life()
-        entries = await self._state.entries(_RUN)
-        if not entries:
-            return
-        nodes = await self._values(_NODE)
-        cancels = await self._values(_CANCEL)
-        for entry in entries:
-            channel = Channel(entry.key)
-            try:
-                found = msgspec.json.decode(entry.value, type=_Entry)
-            except msgspec.DecodeError:
-                continue  # of a newer version of this program
-            writer = self._writers.get(channel)
-            if writer is not None:
-                if cancels.get(channel) == writer.run:
-                    await self._state.take(_CANCEL, channel)
-                    writer.cancel()
+        if self._writers:
+            await self._live.sign()
+        for live in await self._live.read():
+            writer = self._writers.get(live.channel)
+            if writer is not None and writer.run == live.run:
+                await self._check_own(writer, live)
+            elif live.channel in self._busy:
                 continue
-            if channel in self._ending:
-                continue
-            if self._lives(found.node, nodes):
-                self._keep_alive(channel)
+            elif live.elsewhere:
+                self._keep_alive(live.channel)
             else:
-                await self._orphan(channel, found)
+                await self._orphan(live)
 
-    async def _values(self, kind: str) -> dict[str, str]:
-        if not self._shared:
-            return {}
-        return {entry.key: entry.value for entry in await self._state.entries(kind)}
+    async def _check_own(self, writer: RunWriter, live: LiveRun) -> None:
+        if live.elsewhere and not live.here:
+            writer.step_aside()
+        elif live.cancelled:
+            await self._live.cancel_is_done(live.channel)
+            writer.cancel()
 
-    def _lives(self, node: str, nodes: dict[str, str]) -> bool:
-        return self._shared and node != self._node and node in nodes
-
-    async def _orphan(self, channel: Channel, entry: _Entry) -> None:
-        if entry.writes == "push":
+    async def _orphan(self, live: LiveRun) -> None:
+        channel = live.channel
+        broken = self._broken.get(channel) == live.run
+        if live.pushed and not broken:
             until = self._waiting.setdefault(channel, self._clock.now() + self.lease)
-            left = until - self._clock.now()
-            if left > 0:
+            if self._clock.now() < until:
                 if not self._shared:
                     self._clock.call_at(until, self._look_again)
                 return
             self._waiting.pop(channel, None)
-        await self._end_lost(channel, entry.run)
+        await self._end_lost(channel, live.run)
+        if broken:
+            del self._broken[channel]
 
     def _look_again(self) -> None:
         self._looked_at = float("-inf")
-
-    async def _sign_of_life(self) -> None:
-        if self._shared:
-            now = self._clock.now()
-            if now - self._signed_at >= ROUND / 2:
-                await self._state.put(_NODE, self._node, "", NODE_TTL)
-                self._signed_at = now
 
 
 def _run_started(

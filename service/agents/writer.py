@@ -94,6 +94,7 @@ class RunWriter:
         start: The offset of the RUN_STARTED.
         heard_at: When the agent was heard of, on the clock.
         told_at: When the viewers were told something last.
+        stepped_aside: Whether another process goes on with the run.
     """
 
     def __init__(
@@ -112,6 +113,7 @@ class RunWriter:
         self.start = thread.fold.runs[run].start
         self.offset = thread.fold.offset
         self.cancelled = asyncio.Event()
+        self.stepped_aside = False
         self.ended = asyncio.Event()
         self.heard_at = self.told_at = clock.now()
         self._order = thread.fold.order.copy()
@@ -152,9 +154,14 @@ class RunWriter:
         """
         event = parse_event(text)
         self.touch()
-        while not self.over and not self._has_room():
-            self._moved.clear()
-            await self._moved.wait()
+        while not self.over:
+            if not self.thread.has_room(self._in_flight + 8):
+                await self.thread.kept()
+            elif self._troubled or self._in_flight >= self._window:
+                self._moved.clear()
+                await self._moved.wait()
+            else:
+                break
         return self._admit(event)
 
     async def append(self, text: str | bytes) -> int:
@@ -221,18 +228,17 @@ class RunWriter:
         self._end({"type": "RUN_ERROR", "message": message, "code": code})
         return True
 
+    def step_aside(self) -> None:
+        """Write no more: the agent has come to another process, which goes on."""
+        if not self.over:
+            self.stepped_aside = True
+            self._lose()
+
     def lose(self) -> bool:
         """End the run because its agent is gone: a RUN_ERROR ``agent_lost``."""
         return self.fail(*AGENT_LOST)
 
     # Admission.
-
-    def _has_room(self) -> bool:
-        return (
-            not self._troubled
-            and self._in_flight < self._window
-            and self.thread.has_room(self._in_flight + 8)
-        )
 
     @property
     def _window(self) -> int:
