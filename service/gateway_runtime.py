@@ -56,6 +56,7 @@ class GatewayRuntime:
         delivery: Delivers what is published; an environment drains it.
         people: The connections of users.
         posts: Writes to connections.
+        upkeep: What the sweeper has done.
 
     Raises:
         AssertionError: The store is not DynamoDB; the settings were not checked.
@@ -97,6 +98,7 @@ class GatewayRuntime:
             clock,
             client_limit=settings.dynamodb.client_limit,
             timeout=settings.dynamodb.timeout,
+            origin=lambda: store.origin,
         )
         rounds = Rounds(
             store.leases,
@@ -134,10 +136,13 @@ class GatewayRuntime:
         self.people = GatewayPeople(context)
         registry = make_upkeep(store, settings, clock, lambda client: None)
         assert registry is not None  # the store is DynamoDB
+        self.upkeep = GatewayUpkeep(
+            context, self.people, rounds, registry.recount_if_due
+        )
         sweeper = Sweeper(
             sessions,
             self.posts,
-            GatewayUpkeep(context, self.people, rounds, registry.recount_if_due),
+            self.upkeep,
             store.state,
             clock,
             ping_every=own.ping_interval - 2 * own.sweep_interval,

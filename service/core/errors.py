@@ -73,6 +73,7 @@ __all__ = [
     "StoreError",
     "StoreFull",
     "StoreInUse",
+    "StoreTooLarge",
     "StoreUnavailable",
     "StoreVersion",
     "Unsubscribe",
@@ -129,6 +130,10 @@ class StoreBusy(StoreError):
 
 class StoreFull(StoreError):
     """A transient fault: what is kept has reached its limit; nothing was stored."""
+
+
+class StoreTooLarge(StoreError):
+    """The publication is larger than what some of its subscribers can be sent."""
 
 
 class CodecError(SteadwireError, ValueError):

@@ -135,7 +135,9 @@ class GatewayApplication:
             return resumed(self.context, client, stored)[0]
         arrived = await sessions.arrived(client)
         if arrived is None:
-            return None
+            # It may have connected between the two reads.
+            stored = await sessions.load(client)
+            return stored and resumed(self.context, client, stored)[0]
         said = msgspec.json.decode(arrived, type=_Handshake)
         pending = PendingConnection(said.address, said.origin, said.headers)
         return Invocation(self.context, client, pending)

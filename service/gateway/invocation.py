@@ -420,6 +420,8 @@ class Invocation:
             outcome = error
             await self._give_up(place)
         wanted = False
+        if held:  # the session may go on to activate it at once
+            self._placed[channel] = place
 
         def joined() -> None:
             nonlocal wanted
@@ -429,10 +431,10 @@ class Invocation:
         if wanted:
             self._channels[channel] = record
             self._commands[channel] = place.command
-            if held:
-                self._placed[channel] = place
-            else:
+            if not held:
                 self._ready.append(place)
+        elif self._placed.pop(channel, None) is None and held:
+            pass  # it was left, and its row with it
         elif not isinstance(outcome, StoreError):
             await self._give_up(place)
         self._guard(self.session.resume, self._clock.now())

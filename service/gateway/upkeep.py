@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
 
-from service.core.errors import Close, StoreUnavailable
+from service.core.errors import INSUFFICIENT_STATE, Close, StoreUnavailable
 from service.core.model import Channel, ClientId
 from service.gateway.context import GatewayContext
 from service.gateway.people import GatewayPeople
@@ -56,14 +56,21 @@ class GatewayUpkeep:
     async def look_after(self, clients: Iterable[ClientId]) -> None:
         """Look after the channels of some connections: a holder may have died.
 
+        A connection that has its slot and no session is closed: its table was restored
+        from a backup. (One that is about to have its session has arrived.)
+
         Raises:
             StoreError: Some were not looked after.
         """
         channels: set[Channel] = set()
         for client in clients:
-            stored = await self._context.sessions.load(client)
+            sessions = self._context.sessions
+            arrived = await sessions.arrived(client)
+            stored = await sessions.load(client)
             if stored is not None:
                 channels.update(stored.channels)
+            elif arrived is None:
+                await self.hang_up(client, INSUFFICIENT_STATE)
         for channel in sorted(channels):
             hold = await self._rounds.watch(channel)
             if hold is not None:

@@ -20,6 +20,7 @@ from service.core.errors import (
     StoreBusy,
     StoreError,
     StoreFull,
+    StoreTooLarge,
 )
 from service.core.hooks import Handlers, PublishEvent, RpcEvent
 from service.core.model import (
@@ -281,5 +282,7 @@ class Commands:
 
 
 def _error_of(error: StoreError) -> ErrorReply:
+    if isinstance(error, StoreTooLarge):
+        return BAD_REQUEST
     busy = isinstance(error, StoreBusy | StoreFull)
     return TOO_MANY_REQUESTS if busy else INTERNAL

@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
+import jwt
 import pytest
 
 from service.core.clock import SystemClock
 from service.core.errors import FORCE_DISCONNECT, UNSUBSCRIBE_SERVER
-from service.core.model import Channel, UserId
+from service.core.hooks import (
+    ConnectEvent,
+    ConnectResult,
+    Handlers,
+    PublishResult,
+    RpcEvent,
+    RpcResult,
+)
+from service.core.model import Channel, ClientId, UserId
 from service.core.ports import Posted
 from service.gateway.events import Kind
 from tests.gateway.environments import Environment, Environments
 from tests.harness.emulators import Emulator
+from tests.server.running import until
 
 CH = Channel("chat:x")
 
@@ -273,3 +284,300 @@ async def test_what_the_server_does_to_a_user(
     assert await people.disconnect(user, FORCE_DISCONNECT, client="a") == 1
     assert one.sockets.take("a")[0]["push"]["disconnect"]["code"] == 3503
     assert one.sockets.closed == ["a"]
+
+
+# Who may connect, and for how long.
+
+SECRET = "a secret of thirty-two bytes or more"
+
+
+def token(**claims: Any) -> str:
+    return jwt.encode({"sub": "ann", "iat": int(time.time()) - 10, **claims}, SECRET)
+
+
+@pytest.fixture
+async def strict(environments: Environments) -> list[Environment]:
+    """Environments that verify tokens."""
+    settings = {"STEADWIRE_TOKEN_HMAC_SECRET_KEY": SECRET}
+    return [await environments.open(SystemClock(), **settings) for _ in range(2)]
+
+
+@pytest.mark.requirement("R12")
+async def test_a_fourth_connection_closes_the_oldest(
+    strict: list[Environment], environments: Environments
+) -> None:
+    sockets = environments.sockets
+    for number in range(4):
+        reply = await strict[number % 2].connect(f"c{number}", token=token())
+        assert "connect" in reply
+    assert sockets.closed == ["c0"]
+    assert sockets.take("c0")[-1]["push"]["disconnect"]["code"] == 3504
+    assert len(await strict[0].runtime.people.connections(UserId("ann"))) == 3
+
+
+@pytest.mark.requirement("R12")
+async def test_connects_of_one_user_at_once(
+    strict: list[Environment], environments: Environments
+) -> None:
+    sockets = environments.sockets
+    every = [(f"c{n}", each) for n, each in enumerate(strict * 6)]
+    for client, each in every:
+        await each.handle(Kind.CONNECT, client)
+        sockets.messages[client] = []
+    connect = {"id": 1, "connect": {"token": token()}}
+    await asyncio.gather(*(each.say(client, connect) for client, each in every))
+    left = await strict[0].runtime.people.connections(UserId("ann"))
+    assert len(left) == 3
+    assert len(sockets.closed) == 9
+    assert {each.client for each in left}.isdisjoint(sockets.closed)
+
+
+async def test_the_limit_of_the_deployment(environments: Environments) -> None:
+    settings = {
+        "STEADWIRE_TOKEN_HMAC_SECRET_KEY": SECRET,
+        "STEADWIRE_DYNAMODB_CLIENT_LIMIT": "2",
+    }
+    one, other = [await environments.open(SystemClock(), **settings) for _ in "ab"]
+    await one.connect("a", token=token(sub="ann"))
+    await other.connect("b", token=token(sub="bob"))
+    refused = await one.connect("c", token=token(sub="eve"))
+    assert refused["push"]["disconnect"]["code"] == 3013
+    await one.handle(Kind.DISCONNECT, "a")
+    assert "connect" in await other.connect("d", token=token(sub="eve"))
+
+
+async def test_a_revoked_token_ends_at_the_next_frame_or_sweep(
+    strict: list[Environment], environments: Environments
+) -> None:
+    one, other = strict[:2]
+    sockets = environments.sockets
+    for client in ("a", "b", "c"):
+        await one.connect(client, token=token(sub=client, jti=client))
+    end = time.time() + 600
+    await other.base.revocations.revoke_token("a", end)
+    await other.base.revocations.revoke_token("b", end)
+    fresh = await environments.open(
+        SystemClock(), STEADWIRE_TOKEN_HMAC_SECRET_KEY=SECRET
+    )
+    await fresh.say("a", subscribe(2))
+    assert sockets.take("a")[-1]["push"]["disconnect"]["code"] == 3005
+    await fresh.runtime.people.look_after(ClientId("b"))
+    assert sockets.take("b")[-1]["push"]["disconnect"]["code"] == 3005
+    assert sockets.closed == ["a", "b"]
+    refused = await fresh.connect("d", token=token(sub="a", jti="a"))
+    assert refused["error"]["code"] == 109
+
+
+async def test_a_revoked_user_ends_at_once(
+    strict: list[Environment], environments: Environments
+) -> None:
+    one, other = strict[:2]
+    await one.connect("a", token=token())
+    now = time.time()
+    await other.base.revocations.revoke_user(UserId("ann"), now + 1, now + 600)
+    await until(lambda: environments.sockets.closed == ["a"], 10.0, "a is closed")
+
+
+async def test_an_expired_connection_ends(
+    environments: Environments,
+) -> None:
+    clock = AheadClock()
+    settings = {"STEADWIRE_TOKEN_HMAC_SECRET_KEY": SECRET}
+    one = await environments.open(clock, **settings)
+    await one.connect("a", token=token(exp=int(time.time()) + 60))
+    await one.connect("b", token=token(exp=int(time.time()) + 60))
+    refreshed = token(exp=int(time.time()) + 600, jti="two")
+    await one.say("b", {"id": 2, "refresh": {"token": refreshed}})
+    reply = one.sockets.take("b")[-1]
+    assert reply["refresh"]["expires"]
+    clock.ahead = 60 + 26
+    await one.say("a", subscribe(2))
+    assert one.sockets.take("a")[-1]["push"]["disconnect"]["code"] == 3005
+    await one.say("b", subscribe(3))
+    assert one.sockets.take("b")[-1]["id"] == 3
+    listed = [
+        each
+        for part in range(64)
+        for each in (await _sessions(one).listing(part)).admitted
+    ]
+    assert [each.client for each in listed] == ["b"]
+    clock.ahead = 600 + 26
+    assert 0 < listed[0].end <= clock.wall() * 1000
+    await one.runtime.people.look_after(ClientId("b"))
+    assert environments.sockets.closed == ["a", "b"]
+
+
+def _sessions(environment: Environment) -> Any:
+    return environment.runtime.application.context.sessions
+
+
+class AheadClock(SystemClock):
+    """The system's clock, `ahead` of it by some seconds."""
+
+    ahead = 0.0
+
+    def now(self) -> float:
+        return super().now() + self.ahead
+
+    def wall(self) -> float:
+        return super().wall() + self.ahead
+
+
+async def test_server_side_subscriptions_of_a_token(
+    strict: list[Environment], environments: Environments
+) -> None:
+    one, other = strict[:2]
+    await other.publish(CH, *range(3))
+    reply = await one.connect("a", token=token(channels=[CH, "plain:x"]))
+    subs = reply["connect"]["subs"]
+    assert subs[CH]["offset"] == 3 and subs[CH]["recoverable"]
+    assert "plain:x" in subs
+    epoch = subs[CH]["epoch"]
+    await other.publish(CH, 3)
+    assert one.sockets.offsets("a", CH) == [4]
+    await one.say("a", subscribe(2))
+    assert one.sockets.take("a")[-1]["error"]["code"] == 105
+    await other.publish(CH, 4, 5)
+    one.sockets.closed.append("a")
+    reply = await one.connect(
+        "b",
+        token=token(channels=[CH]),
+        subs={CH: {"recover": True, "offset": 4, "epoch": epoch}},
+    )
+    found = reply["connect"]["subs"][CH]
+    assert found["recovered"]
+    assert [each["offset"] for each in found["publications"]] == [5, 6]
+
+
+async def test_a_thawed_environment_reads_the_time_anew(
+    one: Environment, other: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await one.publish(CH, 1)
+    await one.connect("a")
+    await one.say("a", subscribe(2))
+    history = one.base.permissions.rules(CH).history
+    assert (await one.base.store.read(CH, history, None, 0)).top.offset == 1
+    # Two hours in which its monotonic clock stood still.
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + 7200)
+    assert one.base.clock.wall() < real() + 60
+    one.runtime.thawed()
+    assert one.base.clock.wall() > real() + 7000
+    monkeypatch.undo()
+    one.runtime.thawed()
+    await other.publish(CH, 2)
+    one.runtime.thawed()
+    await one.say("a", {"id": 3, "history": {"channel": CH, "limit": 0}})
+    assert one.sockets.take("a")[-1]["history"]["offset"] == 2
+
+
+async def test_a_subscribe_on_a_connection_that_has_a_row_waits_for_the_holder(
+    one: Environment, other: Environment
+) -> None:
+    """Old SDKs subscribe again on the same connection when a reply is late."""
+    await one.connect("a")
+    await one.say("a", subscribe(2))
+    epoch = one.sockets.take("a")[0]["subscribe"]["epoch"]
+    reached, go = asyncio.Event(), asyncio.Event()
+
+    async def slow(client: str, text: str) -> None:
+        if '"pub"' in text:
+            reached.set()
+            await go.wait()
+
+    one.sockets.on_post = slow
+    publishing = asyncio.create_task(other.publish(CH, 1))
+    await reached.wait()
+    again = asyncio.create_task(
+        one.say("a", subscribe(3, recover=True, offset=0, epoch=epoch))
+    )
+    while await _states(one) != ["W"]:
+        assert not again.done()
+    go.set()
+    await asyncio.gather(publishing, again)
+    found = one.sockets.take("a")
+    # The push was on its way before the reply, which the client's new state covers.
+    assert [m.get("id") or m["push"]["pub"]["offset"] for m in found] == [1, 3]
+    await other.publish(CH, 2)
+    assert one.sockets.offsets("a", CH) == [2]
+
+
+async def _states(environment: Environment) -> list[str]:
+    rows = await environment.runtime.application.context.subscribers.rows(CH)
+    return [row.state.value for row in rows]
+
+
+async def test_connections_of_a_restored_table_are_closed(
+    one: Environment, environments: Environments
+) -> None:
+    await one.connect("a")
+    await one.connect("b")
+    for client in ("a", "b"):
+        await environments.client.call(
+            "update_item",
+            {
+                "TableName": environments.table.table,
+                "Key": {"pk": {"S": f"C#{client}"}, "sk": {"S": "SESSION"}},
+                "UpdateExpression": "SET #table = :other",
+                "ExpressionAttributeNames": {"#table": "table"},
+                "ExpressionAttributeValues": {":other": {"S": "the original"}},
+            },
+        )
+    await one.say("a", subscribe(2))
+    await one.runtime.upkeep.look_after([ClientId("b")])
+    for client in ("a", "b"):
+        assert one.sockets.take(client)[-1]["push"]["disconnect"]["code"] == 3010
+    assert await _kept(environments) == set()
+
+
+async def test_hooks(environments: Environments) -> None:
+    asked: list[Any] = []
+
+    async def connect(event: ConnectEvent) -> ConnectResult:
+        asked.append(event)
+        return ConnectResult(user="ann", data={"hello": 1})
+
+    async def rpc(event: RpcEvent) -> RpcResult:
+        return RpcResult(data=[event.method, event.user])
+
+    async def publish(event: Any) -> PublishResult:
+        return PublishResult(data={"changed": True})
+
+    handlers = Handlers(connect=connect, rpc=rpc, publish=publish)
+    one = await environments.open(SystemClock(), handlers)
+    reply = await one.connect("a", data={"in": 1})
+    assert reply["connect"]["data"] == {"hello": 1}
+    assert asked[0].origin == "https://page"
+    await one.say("a", {"id": 2, "rpc": {"method": "m", "data": {}}})
+    assert one.sockets.take("a")[-1]["rpc"]["data"] == ["m", "ann"]
+    await one.say("a", subscribe(3))
+    await one.say("a", {"id": 4, "publish": {"channel": CH, "data": {}}})
+    pushed = [m["push"]["pub"] for m in one.sockets.take("a") if "push" in m]
+    assert pushed[0]["data"] == {"changed": True}
+
+
+async def test_a_refused_connect_leaves_nothing(
+    strict: list[Environment], environments: Environments
+) -> None:
+    expired = token(exp=int(time.time()) - 10)
+    refused = await strict[0].connect("a", token=expired)
+    assert refused["error"]["code"] == 109
+    assert await _kept(environments) == set()
+    refused = await strict[0].connect("b", token="not a token")
+    assert refused["push"]["disconnect"]["code"] == 3500
+    assert await _kept(environments) == set()
+
+
+async def test_what_is_too_large_for_the_gateway_is_refused(one: Environment) -> None:
+    with pytest.raises(AssertionError, match="no more than 122880 bytes"):
+        await one.publish(CH, "x" * 123_000)
+    await one.connect("a")
+    await one.say("a", {"id": 5, "publish": {"channel": CH, "data": "x" * 123_000}})
+    assert one.sockets.take("a")[-1]["error"]["code"] == 107
+    await one.say("a", subscribe(6))
+    await one.publish(CH, *("x" * 110_000 for _ in range(3)))
+    assert one.sockets.offsets("a", CH) == [1, 2, 3]
+    one.sockets.take("a")
+    await one.say("a", {"id": 7, "history": {"channel": CH, "limit": 3}})
+    [reply] = one.sockets.take("a")
+    assert len(reply["history"]["publications"]) == 1

@@ -12,6 +12,7 @@ from msgspec import UNSET, Meta, Raw, UnsetType
 from service.auth.api_keys import FULL_ACCESS, ApiKey
 from service.auth.permissions import ChannelRules
 from service.core.errors import (
+    BAD_REQUEST,
     INTERNAL,
     NOT_AVAILABLE,
     PERMISSION_DENIED,
@@ -20,6 +21,7 @@ from service.core.errors import (
     ReplyError,
     StoreError,
     StoreFull,
+    StoreTooLarge,
 )
 from service.core.model import (
     USER_SIZE,
@@ -86,6 +88,8 @@ class Since(msgspec.Struct):
 
 def store_error(error: StoreError) -> ErrorReply:
     """Return the row for a store that failed."""
+    if isinstance(error, StoreTooLarge):
+        return BAD_REQUEST
     return TOO_MANY_REQUESTS if isinstance(error, StoreFull) else INTERNAL
 
 

@@ -13,11 +13,16 @@ Whatever ends is deleted in an order in which a process may die between any two 
 first the rows, then the session, last the record by which the sweeper finds it again.
 A connect writes in the opposite order: slot, session, and only then its arrival is
 deleted.
+
+Sessions carry the table's id as ``table``. In a table that was restored from a backup
+they are those of connections whose deliveries may have been lost with the newest HEADs:
+they count as not there, and whoever looks for one closes its connection.
 """
 
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from typing import Any
 
 from service.core.errors import (
@@ -68,6 +73,7 @@ class DynamodbSessions:
         client_limit: Connections of the deployment.
         timeout: Seconds that an admission takes at most.
         clock: Dates the items.
+        origin: Returns the table's id.
         rng: Chooses shards, and spreads repeats.
     """
 
@@ -80,8 +86,10 @@ class DynamodbSessions:
         *,
         client_limit: int,
         timeout: float,
+        origin: Callable[[], str],
         rng: random.Random | None = None,
     ) -> None:
+        self._origin = origin
         self._client = client
         self._subscribers = subscribers
         self._clock = clock
@@ -172,7 +180,8 @@ class DynamodbSessions:
         async for item in query_all(self._client, f"C#{client}"):
             name = item["sk"]["S"]
             if name == _SESSION:
-                record = item["rec"]["S"]
+                if item["table"]["S"] == self._origin():
+                    record = item["rec"]["S"]
             elif "rec" in item:
                 channel = Channel(name.removeprefix(_CHANNEL))
                 command = int(item["cmd"]["N"])
@@ -314,6 +323,7 @@ class DynamodbSessions:
         return {
             **key(f"C#{client}", _SESSION),
             "rec": {"S": record},
+            "table": {"S": self._origin()},
             "refresh": number(refresh),
             "ttl": number(self._now() // 1000 + KEPT),
         }

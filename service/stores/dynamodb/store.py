@@ -26,9 +26,14 @@ from typing import Literal
 import structlog
 
 from service.core.circuit_breaker import Breaker
-from service.core.errors import StoreError, StoreUnavailable, describe
+from service.core.errors import (
+    StoreError,
+    StoreTooLarge,
+    StoreUnavailable,
+    describe,
+)
 from service.core.lease import HoldTaker
-from service.core.model import Appended, Channel, Draft, HistoryPage
+from service.core.model import Appended, Channel, Draft, HistoryPage, size_of
 from service.core.ports import AppendDone, Clock, CommitListener, History
 from service.settings import DynamodbSettings, StoreSettings
 from service.stores.append_budget import AppendBudget
@@ -46,7 +51,16 @@ from service.stores.history_cache import ReadRequest
 
 __all__ = ["DynamodbStore"]
 
+LARGEST = 120 * 1024
+"""Bytes of a publication that the gateway can post, with `dynamodb.leases`: 128 KiB,
+less the channel's name and what else is in its frame."""
+
 _log = structlog.get_logger(__name__)
+
+
+def _is_too_large(draft: Draft) -> bool:
+    texts = draft.data, draft.info or "", draft.tags or ""
+    return sum(map(size_of, texts)) > LARGEST
 
 
 class DynamodbStore:
@@ -117,6 +131,11 @@ class DynamodbStore:
         return self._budget.used
 
     @property
+    def origin(self) -> str:
+        """The table's id; a table that was restored from a backup has another."""
+        return self._reader.origin
+
+    @property
     def reads(self) -> int:
         """Reads of the table so far, each of one channel."""
         return self._cache.reads
@@ -154,6 +173,8 @@ class DynamodbStore:
         error: StoreError
         if not self._open:
             error = StoreUnavailable(self._refusal)
+        elif self._settings.leases and _is_too_large(draft):
+            error = StoreTooLarge(f"the gateway posts no more than {LARGEST} bytes")
         elif (cost := self._budget.accept(draft)) is None:
             error = self._budget.full()
         else:
