@@ -322,3 +322,16 @@ async def test_after_a_crash_of_the_server_the_agent_goes_on(
     answer = await pusher.push(lines(events[8:]), "?from=9")
     assert answer.json() == {**OVER, "next": 25}
     assert [e.fields for e in await log_of(own, thread)] == events
+
+
+async def test_of_two_that_start_a_run_at_once_one_starts_it(
+    server: Server, thread: str
+) -> None:
+    events = said("r1", WORDS, thread)
+    pusher = Pusher(server, thread)
+    answers = await asyncio.gather(*[pusher.push(lines(events)) for _ in range(4)])
+    found = [answer.json() for answer in answers]
+    assert {answer.status_code for answer in answers} == {200}
+    # One that a newer one took over from says what was there when it ended.
+    assert {**OVER, "next": 25} in found
+    assert [e.fields for e in await log_of(server, thread)] == events

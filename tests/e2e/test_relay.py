@@ -348,3 +348,24 @@ async def test_a_burst_keeps_its_order(
         assert len(found) <= 5
         assert text_of(found) == {"m-r1": "".join(words)}
         assert found[-1].id == 2004
+
+
+async def test_a_cancel_while_the_agent_streams_leaves_one_terminal_event(
+    agent: Agent, server: Server, thread: str
+) -> None:
+    """Cancels at many moments: before, among and behind the agent's last events."""
+    for number, position in enumerate((1, 2, 5, 20, 42, 43, 44)):
+        name = f"r{number}"
+
+        async def script(answer: Answer, name: str = name) -> None:
+            await answer.send(*said(name, WORDS, thread))
+
+        agent.script = script
+        async with run(server, run_input(thread, name)) as view:
+            events = [await view.next() for _ in range(position)]
+            path = f"/agui/helper/runs/{name}/cancel?thread={thread}"
+            assert (await post(server, path)).status_code == 200
+            events += await view.all()
+        kinds = types([event for event in events if event])
+        assert kinds.count("RUN_FINISHED") == 1 and kinds[-1] == "RUN_FINISHED"
+        assert "RUN_ERROR" not in kinds

@@ -16,9 +16,9 @@ P1 One request at a time writes a run; a newer one ends an older one, and waits 
 P2 ``next`` is 1 more than the events of the run that are committed.
 P3 The end of a request ends no run, however it came.
 
-Interleavings that could break them, each a test in tests/http/agui/test_ingest.py: a
-second request while the first is silent, while it waits for the store, and while it
-starts the run; a cancel while the agent is silent; a cut within a line.
+Interleavings that could break them, each a test in tests/e2e/test_ingest.py: a
+second request while the first is silent, and while it starts the run; a cancel while
+the agent is silent; a cut within a line.
 """
 
 from __future__ import annotations

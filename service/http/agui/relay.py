@@ -12,9 +12,10 @@ Y2 The request to the agent is closed when the run has ended, whoever ended it.
 Y3 Events are appended in the order in which they came; while the store takes no more,
    the agent is not read.
 
-Interleavings that could break them, each a test in tests/http/agui/test_relay.py: a
-cancel while the agent is silent, while it streams, and together with its own end; the
-agent's end in the turn of the shutdown; a run that another process has ended.
+Interleavings that could break them, each a test in tests/e2e/test_relay.py: a
+cancel while the agent is silent and while it streams; an agent that goes on after its
+terminal event, or after its event was refused; a shutdown while it streams
+(tests/e2e/test_thread_events.py).
 """
 
 from __future__ import annotations
