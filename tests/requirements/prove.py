@@ -24,7 +24,7 @@ from pathlib import Path
 from tests.requirements.coverage import collected
 from tests.requirements.rows import FOLDER, rows
 
-__all__ = ["ROOT", "patches", "wanted"]
+__all__ = ["ROOT", "Copy", "patches", "wanted"]
 
 ROOT = FOLDER.parents[1]
 

@@ -26,8 +26,8 @@ SMALL = {
     "an append without an answer": Bounds("d", is_warm=True, lost=1),
 }
 
-STATES = 6_000  # of each large exploration
-WALKS = 250
+STATES = 2_500  # of each large exploration
+WALKS = 60
 SEED = 20261128
 
 LARGE = {

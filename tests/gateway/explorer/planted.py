@@ -1,0 +1,36 @@
+"""Planted bugs, each a rule of the delivery protocol that is left out.
+
+`bugs/NAME.patch` takes the rule out of the code, and the exploration of its bounds must
+find that out. `python -m tests.gateway.explorer.planted NAME` explores the tree that it
+is started in, and prints what it finds.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from tests.gateway.explorer.explore import explore
+from tests.gateway.explorer.world import Bounds
+
+__all__ = ["BUGS"]
+
+BUGS = {
+    "released-while-a-row-is-pending": Bounds("d"),
+    "an-unknown-post-is-taken-for-done": Bounds("d", is_warm=True, unknown=1),
+    "a-kill-ends-with-its-push": Bounds("d", is_warm=True, unknown=2, is_late=True),
+    "a-takeover-closes-nothing": Bounds("d", is_warm=True, crash=1, is_late=True),
+    "rows-of-another-epoch-are-served": Bounds("dd", is_warm=True, restart=1),
+    "a-hole-is-skipped": Bounds("dd", is_warm=True, removal=1),
+    "a-busy-row-is-served-too": Bounds("dd", clients=2, is_warm=True, slow=1),
+    "a-subscribe-reads-before-its-row": Bounds("dd"),
+    "a-lower-command-wins": Bounds("d", is_warm=True, toggle=1),
+    "a-resubscribe-does-not-wait": Bounds("dd", is_warm=True, toggle=1),
+    "pieces-are-not-marked": Bounds("dd", piece=True, crash=1),
+    "a-claim-is-not-made": Bounds("h", is_warm=True, twice=1),
+    "a-claim-leaves-the-duty": Bounds("h", is_warm=True, crash=1),
+    "an-append-takes-no-lease": Bounds("d", is_warm=True),
+    "an-unanswered-append-is-planned-again": Bounds("d", is_warm=True, lost=1),
+}
+
+if __name__ == "__main__":
+    print(explore(BUGS[sys.argv[1]], 10_000).violation)
