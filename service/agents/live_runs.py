@@ -27,7 +27,7 @@ Writes = Literal["relay", "push", "python"]
 
 SIGN = 2.5  # s
 NODE_TTL = 15.0  # s without a sign of a process until its runs are orphaned
-_DAY = 24 * 3600.0  # s; a run that is longer is not ended if its process dies
+_TTL = 30 * 24 * 3600.0  # s; a run that is longer is not ended if its process dies
 _RUN, _NODE, _CANCEL = "run", "run-node", "run-cancel"
 _CANCEL_TTL = 60.0  # s
 
@@ -83,7 +83,7 @@ class LiveRuns:
         await self.sign()
         entry = _Entry(channel, run, self._node, writes)
         value = msgspec.json.encode(entry).decode()
-        await self._state.put(_RUN, self._key(channel, run), value, _DAY)
+        await self._state.put(_RUN, self._key(channel, run), value, _TTL)
 
     async def drop(self, channel: Channel, run: str) -> None:
         """Take this process's entry for a run."""

@@ -8,6 +8,9 @@ back to any process, when it has not come within the lease. Versions
 (`service.agents.writer`) see to it that there is one terminal event, whoever else does
 the same. A writer whose run has gone to another process, with its agent, steps aside.
 
+Subscribers of a thread whose run another process writes are brought up to date every
+second: their channels' positions are checked then, and not at the hub's own pace.
+
 Bounds: `RUNS` live runs, `MEMORY` bytes of threads; a start beyond is refused with
 ``too_many_runs``. Threads that nobody uses stay in memory up to `IDLE_MEMORY` bytes.
 
@@ -115,6 +118,9 @@ class Threads:
         self._writers: dict[Channel, RunWriter] = {}
         self._busy: set[Channel] = set()
         self._waiting: dict[Channel, float] = {}  # agents that may come back, until
+        # Channels of the runs that other processes write, as of the last two rounds.
+        self._elsewhere: set[Channel] = set()
+        self._elsewhere_before: set[Channel] = set()
         self._broken: dict[Channel, str] = {}  # runs that a fault has ended, by thread
         self._timer: Timer | None = None
         self._looked_at = float("-inf")
@@ -497,6 +503,8 @@ class Threads:
             if now - writer.told_at >= KEEP_ALIVE:
                 writer.told_at = now
                 self._keep_alive(channel)
+        for channel in self._elsewhere | self._elsewhere_before:
+            self._hub.position_check.check(channel)
         first = self._looked_at == float("-inf")
         due = first or (self._shared and now - self._looked_at >= ROUND)
         if due and not self._looking:
@@ -522,7 +530,10 @@ class Threads:
     async def _round(self) -> None:
         if self._writers:
             await self._live.sign()
-        for live in await self._live.read():
+        lives = await self._live.read()
+        self._elsewhere_before = self._elsewhere
+        self._elsewhere = {live.channel for live in lives if live.elsewhere}
+        for live in lives:
             writer = self._writers.get(live.channel)
             if writer is not None and writer.run == live.run:
                 await self._check_own(writer, live)

@@ -77,6 +77,12 @@ class PositionCheck:
             self._left.extend(self._topics.values())
         self._go_on()
 
+    def check(self, channel: Channel) -> None:
+        """Check one channel now, unless `IN_FLIGHT` reads are under way."""
+        topic = self._topics.get(channel)
+        if topic is not None and self._in_flight < IN_FLIGHT:
+            self._check(topic)
+
     def _tick(self) -> None:
         self.start()
         self.begin_round()

@@ -175,6 +175,11 @@ class Machine:
         self._world = world
         self.alive = True
         self.notices: list[str] = []
+        self.position_check = self
+        self.checked: list[str] = []
+
+    def check(self, channel: Channel) -> None:
+        self.checked.append(channel)
 
     def now(self) -> float:
         return self._world.clock.now()

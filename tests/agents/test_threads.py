@@ -273,6 +273,24 @@ async def test_no_gap_is_longer_than_5_seconds_while_a_run_lives() -> None:
 
 
 @pytest.mark.requirement("R44")
+async def test_positions_are_checked_every_second_while_another_server_writes() -> None:
+    world = World(shared=True)
+    one, two = world.process("one"), world.process("two")
+    writer = await one.start("t", "r", writes="relay")
+    await world.pass_time(6)
+    checked = world.machines[two].checked
+    checked.clear()
+    await world.pass_time(10)
+    assert 9 <= len(checked) <= 11 and set(checked) == {THREAD}
+    assert world.machines[one].checked == []
+    await writer.append(text_of(finished()))
+    await world.pass_time(11)
+    checked.clear()
+    await world.pass_time(10)
+    assert checked == []
+
+
+@pytest.mark.requirement("R44")
 async def test_a_run_that_says_something_gets_no_keep_alive() -> None:
     world = World()
     threads = world.process()
