@@ -136,6 +136,7 @@ class Runtime:
             SettingsError: A key or an endpoint of keys is not valid.
             StartupError: The store cannot be opened.
         """
+        settings = settings.at_gateway
         async with AsyncExitStack() as stack:
             base = Foundation(settings, handlers, clock, stack, stopping)
             metrics, checks, rng = base.metrics, base.checks, base.rng

@@ -57,6 +57,10 @@ from service.settings.sources import (
 
 __all__ = ["Settings", "load", "service_link_collisions"]
 
+GATEWAY_PUBLICATION = 120 * 1024
+"""Most bytes of a publication where clients may be at a gateway, which writes messages
+of 128 KiB: the rest is for the channel's name and the client's info."""
+
 NO_LIMIT = 2**31  # more than any machine has connections
 GATEWAY_AGE = 7200.0  # s; an API Gateway ends a WebSocket connection then
 
@@ -160,6 +164,15 @@ class Settings(Section, frozen=True, kw_only=True):
         """The address that development listens on, if others can reach it; or ""."""
         host = self.server.host
         return "" if self.strict or is_loopback(host) else host
+
+    @property
+    def at_gateway(self) -> Settings:
+        """These settings, without what a gateway before the service cannot write."""
+        size = min(self.api.publication_size, GATEWAY_PUBLICATION)
+        if not self.table.leases or size == self.api.publication_size:
+            return self
+        api = msgspec.structs.replace(self.api, publication_size=size)
+        return msgspec.structs.replace(self, api=api)
 
     @property
     def table(self) -> DynamodbSettings:

@@ -493,7 +493,7 @@ class ApiSettings(Section, frozen=True, kw_only=True):
         host: Address of that listener; "" for that of the server.
         request_size: Largest request body; beyond, status 413.
         publication_size: Largest payload, tags included; beyond, error 107. Old SDKs
-            close on a message over 1 MiB.
+            close on a message over 1 MiB. At most 120 KiB with ``gateway.endpoint``.
         history_size: Payloads in one history answer; the answer is shorter when they
             are larger, and callers page.
         batch_size: Most channels in a broadcast, and commands in a batch; beyond,

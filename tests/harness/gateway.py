@@ -117,6 +117,7 @@ class GatewayServer(Server):
         """Open a raw WebSocket, with the connect command done unless told not to."""
         where: dict[str, Any] = {"path": f"/{self.gateway.stage}", **options}
         client = await RawClient.open(self.gateway.port, **where)
+        client.at_gateway = True
         if connected:
             await client.connect()
         return client

@@ -75,12 +75,17 @@ class RawClient:
         tcp: The connection below.
         headers: Of the handshake response, names in lower case.
         pushes: Messages that came while a reply was awaited, in order.
+        at_gateway: The socket ends at a gateway. It splits messages over several
+            frames, and a close is a push before the close frame; `Closed` then has what
+            the push said.
     """
 
     def __init__(self, tcp: TcpClient, headers: dict[str, str]) -> None:
         self.tcp = tcp
         self.headers = headers
         self.pushes: deque[dict[str, Any]] = deque()
+        self.at_gateway = False
+        self._told: Closed | None = None
         self._lines: deque[str] = deque()
         self._ids = itertools.count(1)
 
@@ -216,20 +221,29 @@ class RawClient:
                 while not self._lines:
                     await self._read_lines(within)
                 message: dict[str, Any] = json.loads(self._lines.popleft())
-                if message:
+                if self.at_gateway and "disconnect" in message.get("push", ()):
+                    told = message["push"]["disconnect"]
+                    self._told = Closed(told["code"], told["reason"])
+                elif message:
                     return message
-                await self.send_text("{}")
+                elif not self.at_gateway:
+                    await self.send_text("{}")
 
     async def _read_lines(self, within: float) -> None:
         frame = await self.frame(within)
         if frame.opcode == PING:
             await self.send_frame(PONG, frame.payload)
         elif frame.opcode == CLOSE:
-            raise _closed(frame.payload)
+            raise self._told or _closed(frame.payload)
         else:
             assert frame.opcode == TEXT, f"JSON in a frame with opcode {frame.opcode}"
+            payload = frame.payload
+            while self.at_gateway and not frame.fin:
+                frame = await self.frame(within)
+                assert frame.opcode == CONTINUATION
+                payload += frame.payload
             assert frame.fin and not frame.rsv, f"fin {frame.fin}, rsv {frame.rsv}"
-            lines = frame.payload.decode().removesuffix("\n").split("\n")
+            lines = payload.decode().removesuffix("\n").split("\n")
             assert all(lines), f"blank line in {frame.payload[:200]!r}"
             self._lines.extend(lines)
 
