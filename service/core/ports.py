@@ -546,6 +546,11 @@ class Subscribers(Protocol):
     async def reset(self, channel: Channel, client: ClientId, command: int) -> bool:
         """Note that an active row was told to subscribe again; False if it changed."""
 
+    async def describe(
+        self, channel: Channel, client: ClientId, command: int, info: RawJson
+    ) -> None:
+        """Show *info* to others from now on, if the row is still that command's."""
+
     async def rows(self, channel: Channel) -> list[SubscriberRow]:
         """Return every row of a channel, `LEFT` ones too, from a consistent read."""
 

@@ -540,24 +540,35 @@ class Invocation:
             return opened
         assert self._stored is not None
         bare = msgspec.structs.replace(bare, active_at=self._stored.active_at)
+        shown = bare.conn_info != self._stored.conn_info
         if bare != self._stored:
             text = msgspec.json.encode(bare).decode()
             if await sessions.save(self._client, text, bare.refresh):
                 self._stored = bare
         for name, each in record.channels.items():
-            channel = Channel(name)
-            if self._channels.get(channel, each) != each:
-                self._channels[channel] = each
-                await sessions.save_channel(
-                    self._client,
-                    channel,
-                    self._commands.get(channel, 0),
-                    msgspec.json.encode(each).decode(),
-                )
+            await self._store_channel(Channel(name), each, shown=shown)
         if end != self._end_at:
             await sessions.set_end(self._client, end)
             self._end_at = end
         return True
+
+    async def _store_channel(
+        self, channel: Channel, record: ChannelRecord, *, shown: bool
+    ) -> None:
+        """Store what has changed of a channel: its end, and what others are *shown*.
+
+        Raises:
+            StoreError: It may be stored.
+        """
+        context, command = self._context, self._commands.get(channel, 0)
+        before = self._channels.get(channel, record)
+        if before != record:
+            self._channels[channel] = record
+            text = msgspec.json.encode(record).decode()
+            await context.sessions.save_channel(self._client, channel, command, text)
+        if shown or before.info != record.info:
+            info = self.session.identity.in_channel(record.chan_info)
+            await context.subscribers.describe(channel, self._client, command, info)
 
     async def _post(self, messages: list[str]) -> Posted:
         for frame in frames_of(messages):

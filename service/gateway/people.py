@@ -150,8 +150,6 @@ class GatewayPeople:
     ) -> None:
         """Set when they expire, and their information for others.
 
-        Presence shows the new information once they subscribe again.
-
         Raises:
             StoreError: Some may not be refreshed.
         """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -421,6 +422,55 @@ class AheadClock(SystemClock):
 
     def wall(self) -> float:
         return super().wall() + self.ahead
+
+
+async def test_a_refresh_shows_what_the_token_says(
+    strict: list[Environment], environments: Environments
+) -> None:
+    one, other = strict[:2]
+    end = int(time.time()) + 600
+    claims = {"exp": end, "channels": ["plain:x"]}
+    await one.connect("a", token=token(info={"n": 1}, **claims))
+    refreshed = token(info={"n": 2}, **claims)
+    await other.say("a", {"id": 3, "refresh": {"token": refreshed}})
+    context = one.runtime.application.context
+    [row] = await context.subscribers.rows(Channel("plain:x"))
+    assert json.loads(row.info)["conn_info"] == {"n": 2}
+
+
+@pytest.mark.slow
+@pytest.mark.requirement("R38")
+async def test_fifty_users_with_three_sockets_each_hear_their_own_alone(
+    strict: list[Environment], environments: Environments
+) -> None:
+    sockets = environments.sockets
+    clients = [(f"user{n}", f"user{n}-{m}") for n in range(50) for m in range(3)]
+
+    async def enter(number: int, user: str, client: str) -> None:
+        one = strict[number % 2]
+        await one.connect(client, token=token(sub=user, channels=[f"chat:{user}"]))
+
+    for start in range(0, len(clients), 10):
+        await asyncio.gather(
+            *(
+                enter(start + n, user, client)
+                for n, (user, client) in enumerate(clients[start : start + 10])
+            )
+        )
+    assert sockets.closed == []
+    for number in range(4):
+        await asyncio.gather(
+            *(
+                strict[(n + number) % 2].publish(f"chat:user{n}", [f"user{n}", number])
+                for n in range(50)
+            )
+        )
+    for user, client in clients:
+        found = [message["push"] for message in sockets.messages[client]]
+        assert {push["channel"] for push in found} == {f"chat:{user}"}
+        assert [push["pub"]["data"] for push in found] == [
+            [user, number] for number in range(4)
+        ]
 
 
 async def test_server_side_subscriptions_of_a_token(

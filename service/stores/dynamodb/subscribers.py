@@ -176,6 +176,31 @@ class DynamodbSubscribers:
         await self._delete_record(channel, client, command, "cmd <= :cmd")
         return Claim.MINE
 
+    async def describe(
+        self, channel: Channel, client: ClientId, command: int, info: RawJson
+    ) -> None:
+        """Show other information of a subscriber; see the port.
+
+        Raises:
+            StoreError: It may be shown.
+        """
+        request = {
+            "TableName": self._client.table,
+            "Key": key(f"S#{channel}", client),
+            "UpdateExpression": "SET info = :info",
+            "ConditionExpression": "cmd = :cmd AND #st <> :left",
+            "ExpressionAttributeNames": {"#st": "st"},
+            "ExpressionAttributeValues": {
+                ":info": {"S": info},
+                ":cmd": number(command),
+                ":left": {"S": RowState.LEFT.value},
+            },
+        }
+        try:
+            await self._client.call("update_item", request)
+        except ConditionFailed:
+            return  # it is of a later command, or the client has left
+
     # For the holder
 
     async def grant(
