@@ -10,6 +10,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from .json_py import COMMANDS
+
 NO_SPEEDUPS = bool(os.environ.get("SERVICE_NO_SPEEDUPS"))
 
 if TYPE_CHECKING or NO_SPEEDUPS:
@@ -45,6 +47,7 @@ scan_commands = _json.scan_commands
 scan_object = _json.scan_object
 
 __all__ = [
+    "COMMANDS",
     "COMPILED",
     "NO_SPEEDUPS",
     "RttFilter",

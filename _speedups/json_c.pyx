@@ -35,6 +35,8 @@ __all__ = json_py.__all__
 cdef enum:
     SLOTS = 256
     EXACT_DIGITS = 18  # digits that always fit 64 bits
+    MAX_COMMANDS = 4096  # json_py.COMMANDS
+    COMMAND_SIZE = 16  # json_py.COMMAND
 
 cdef long long MAX_ID = 2**32 - 1
 cdef object parse = json_py.parse
@@ -350,12 +352,15 @@ cdef tuple _command(const Char* text, Place* place, str whole):
 cdef list _commands(const Char* text, Place* place, str whole):
     """Return the commands of a frame."""
     cdef list commands = None
+    cdef Py_ssize_t most = max(MAX_COMMANDS, place.size // COMMAND_SIZE)
     while True:
         place.at = blank(text, place.size, place.at)
         if commands is None:
             commands = [_command(text, place, whole)]
         else:
             commands.append(_command(text, place, whole))
+            if len(commands) > most:
+                raise ValueError(f"more than {most} commands")
         place.at = blank(text, place.size, place.at)
         if place.at == place.size:
             return commands

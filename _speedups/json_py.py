@@ -11,8 +11,10 @@ The rules of both twins, beside the RFC:
 * Keys are compared as they are written. One with an escape is unknown: its value
   is validated and dropped. One without may not be repeated.
 * *Raw* values come back as their text without surrounding whitespace and without
-  newlines, which are only whitespace in JSON but end a message on the wire. Numbers
-  of any length and lone surrogate escapes are legal there.
+  newlines, which are only whitespace in JSON but end a message on the wire. Lone
+  surrogate escapes are legal there.
+* A number has at most `NUMBER` characters: Python reads no longer integer, and one
+  publication must not end every subscriber that is written in it.
 * Other values come back as Python objects. There an integer has at most
   `INTEGER` characters with its sign, a number is finite, and a lone surrogate
   escape is malformed: `str` could hold it, but nothing could encode it.
@@ -30,8 +32,11 @@ from json.encoder import JSONEncoder, encode_basestring, encode_basestring_ascii
 from typing import Any, Final, NoReturn, TypeAlias
 
 __all__ = [
+    "COMMAND",
+    "COMMANDS",
     "DEPTH",
     "INTEGER",
+    "NUMBER",
     "check",
     "encode_publication",
     "encode_publication_push",
@@ -45,6 +50,15 @@ __all__ = [
 
 DEPTH: Final = 100  # containers inside each other, the outermost counted as 1
 INTEGER: Final = 20  # characters; 2**64 - 1 has 20 and so has -2**63
+NUMBER: Final = 4300  # characters; the default of sys.set_int_max_str_digits
+
+COMMANDS: Final = 4096
+"""Most commands in a frame, unless it has `COMMAND` bytes for each of them. The
+shortest has two bytes, a pong, and costs as much as any: without the bound a frame of
+64 KiB takes 20 ms to read."""
+
+COMMAND: Final = 16  # characters; 64 KiB have 4096 commands of them
+
 _MAX_ID: Final = 2**32 - 1
 _DATA: Final = frozenset(("data",))
 _INFINITY: Final = float("inf")
@@ -57,6 +71,12 @@ def _constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
+def _number(digits: str) -> str:
+    if len(digits) > NUMBER:
+        raise ValueError(f"number of more than {NUMBER} characters")
+    return digits
+
+
 def _integer(digits: str) -> int:
     if len(digits) > INTEGER:
         raise ValueError(
@@ -66,7 +86,7 @@ def _integer(digits: str) -> int:
 
 
 def _real(digits: str) -> float:
-    value = float(digits)
+    value = float(_number(digits))
     if value in (_INFINITY, -_INFINITY):
         raise ValueError("number out of range")
     return value
@@ -78,7 +98,7 @@ def _scanner(decoder: Any) -> _Scanner:
 
 
 _validating: Final = _scanner(
-    JSONDecoder(parse_int=str, parse_float=str, parse_constant=_constant)
+    JSONDecoder(parse_int=_number, parse_float=_number, parse_constant=_constant)
 )
 _parsing: Final = _scanner(
     JSONDecoder(parse_int=_integer, parse_float=_real, parse_constant=_constant)
@@ -118,16 +138,20 @@ def scan_commands(frame: str | bytes) -> list[tuple[int, str, dict[str, Any]]]:
         command, in order. The parameter ``data`` is raw text.
 
     Raises:
-        ValueError: If a line is blank or not a JSON object, a command has more than
-            one method, repeated keys, parameters that are not an object, or an id
-            that is not an integer of 32 bits; or the text is malformed.
+        ValueError: If a line is blank or not a JSON object, there are more than
+            `COMMANDS`, a command has more than one method, repeated keys, parameters
+            that are not an object, or an id that is not an integer of 32 bits; or the
+            text is malformed.
     """
     text = _text(frame)
     commands = []
+    most = max(COMMANDS, len(text) // COMMAND)
     at = 0
     while True:
         command, at = _command(text, _end(_blank, text, at))
         commands.append(command)
+        if len(commands) > most:
+            raise ValueError(f"more than {most} commands")
         at = _end(_line_end, text, at)
         if at == len(text):
             return commands

@@ -74,6 +74,7 @@ ctypedef fused Char:
 
 cdef enum:
     MAX_DEPTH = 100  # json_py.DEPTH
+    MAX_NUMBER = 4300  # json_py.NUMBER
 
 
 cdef inline unsigned int read(
@@ -172,6 +173,7 @@ cdef inline Py_ssize_t number(
     const Char* text, Py_ssize_t size, Py_ssize_t at
 ) noexcept nogil:
     """Scan a number."""
+    cdef Py_ssize_t start = at
     cdef unsigned int c
     if read(text, size, at) == c"-":
         at += 1
@@ -189,7 +191,7 @@ cdef inline Py_ssize_t number(
     if c == c"e" or c == c"E":
         c = read(text, size, at + 1)
         at = digits(text, size, at + 2 if c == c"+" or c == c"-" else at + 1)
-    return at
+    return ~at if at - start > MAX_NUMBER else at
 
 
 cdef inline Py_ssize_t literal(

@@ -2,6 +2,9 @@
 
 However many sockets of an address send without a pause, they delay those of another
 address by one share. While nothing else happens, turns are short, and nobody waits.
+
+What is taken is handled at once, also where it is more than is left of the share; the
+address then owes the rest, and takes nothing until the turns to come have paid for it.
 """
 
 from __future__ import annotations
@@ -58,13 +61,17 @@ class AddressShares:
         return turn
 
     def _turn(self) -> None:
-        self._spent.clear()
-        if not self._waiting:
+        self._spent = spent = {
+            address: taken - SHARE
+            for address, taken in self._spent.items()
+            if taken > SHARE
+        }
+        if not spent and not self._waiting:
             return
-        spent, loop = self._spent, self._loop()
+        loop = self._loop()
         for address in tuple(self._waiting):
             queue = self._waiting[address]
-            taken = 0
+            taken = spent.get(address, 0)
             while queue and taken < SHARE:
                 size, callback = queue.popleft()
                 taken += size

@@ -201,16 +201,21 @@ Command = tuple[int, str, Request]
 def read_commands(scanned: list[tuple[int, str, dict[str, Any]]]) -> list[Command]:
     """Return the commands whose ids, methods and fields are *scanned*."""
     commands: list[Command] = []
+    last: Malformed | None = None  # it ends the connection: the rest is not read
     for number, method, fields in scanned:
         request: Request
         reader = _READERS.get(method)
-        if reader is not None:
+        if last is not None:
+            request = last
+        elif reader is not None:
             try:
                 request = reader(fields)
-            except (CodecError, ReplyError) as error:
+            except ReplyError as error:
                 request = Malformed(error)
+            except CodecError as error:
+                request = last = Malformed(error)
         elif method or number:
-            request = Malformed(CodecError("there is no such method"))
+            request = last = Malformed(CodecError("there is no such method"))
         else:
             request = _PONG
         commands.append((number, method, request))

@@ -28,7 +28,7 @@ from google.protobuf.descriptor_pb2 import FieldDescriptorProto as _Type
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from google.protobuf.message import DecodeError, Message
 
-from _speedups import check
+from _speedups import COMMANDS, check
 from service.core.errors import CodecError
 from service.core.priority import DroppableBytes, DroppableText
 from service.protocol import client_pb2
@@ -39,11 +39,6 @@ __all__ = ["Protobuf"]
 
 _Convert = Callable[[Any], Any]
 _Converters = dict[str, dict[str, _Convert]]
-
-COMMANDS: Final = 4096
-"""Most commands in a frame; more are malformed. The smallest in JSON has 17 bytes, so
-that a frame of 64 KiB could not have more. Without the bound a frame could cause far
-more work than in JSON: here a pong is one byte."""
 
 MEMO: Final = 2 * 1024 * 1024
 """Bytes of publications, in both forms, that are kept for the next reader: some

@@ -101,7 +101,10 @@ class FrameQuota(Protocol):
         """
 
     def read(self, size: int) -> Awaitable[None] | None:
-        """Count *size* bytes before they are handled; what is returned is awaited."""
+        """Count *size* bytes before they are handled; what is returned is awaited.
+
+        A message that came in several reads is counted again as a whole.
+        """
 
 
 class WebSocketStream(WSStream):
@@ -220,7 +223,16 @@ class WebSocketStream(WSStream):
             if not event.message_finished:
                 return
             message = self.buffer.to_message()
+            size = self.buffer.length
             self.buffer.clear()
+            if self._frames is not None:
+                # It came in several reads, and its work begins with the last of them,
+                # however small that is.
+                later = self._frames.read(size)
+                if later is not None:
+                    await later
+                if self.closed:
+                    return
         assert self._queue is not None
         await self._queue.put(message)
 

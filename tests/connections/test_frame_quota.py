@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import pairwise
 
 from service.connections.frame_quota import (
     BEFORE_CONNECT,
@@ -96,6 +97,15 @@ async def test_an_address_gets_its_share_of_a_turn_and_no_more() -> None:
     # A turn of ours may begin in the middle of one of the loop's, hence two shares.
     assert max(turn.count("bad") for turn in turns) <= 2 * 2
     assert sum(turn.count("good") for turn in turns[:8]) == 4
+
+
+async def test_what_is_more_than_a_share_is_owed() -> None:
+    turns = await turns_of(["bad"] * 5 + ["good"], reads=1, size=4 * SHARE)
+    found = [number for number, turn in enumerate(turns) if "bad" in turn]
+    assert len(found) == 5
+    # The first takes its own at once; who waits is woken, and runs a turn later.
+    assert {later - sooner for sooner, later in pairwise(found[1:])} == {4}
+    assert "good" in turns[found[0]]
 
 
 async def test_small_reads_count_for_their_own_work() -> None:

@@ -299,8 +299,24 @@ def test_an_unknown_method_is_malformed(frame: str) -> None:
     assert isinstance(found, Malformed) and isinstance(found.error, CodecError)
 
 
-def test_a_malformed_command_does_not_spoil_the_others() -> None:
-    frame = '{"id":1,"presence":{"channel":1}}\n{"id":2,"presence":{"channel":"ch"}}'
-    (_, _, bad), (_, _, good) = Json.decode(frame)
-    assert isinstance(bad, Malformed)
-    assert good == PresenceRequest(CH)
+def test_a_malformed_command_does_not_spoil_those_before_it() -> None:
+    good, bad = '{"id":1,"presence":{"channel":"ch"}}', '{"id":2,"presence":{}}'
+    (_, _, first), (_, _, second) = Json.decode(f"{good}\n{bad}")
+    assert first == PresenceRequest(CH)
+    assert isinstance(second, Malformed)
+
+
+def test_what_follows_a_command_that_ends_the_connection_is_not_read() -> None:
+    good, bad = '{"id":1,"presence":{"channel":"ch"}}', '{"id":2,"presence":{}}'
+    (_, _, first), second, third = Json.decode(f"{bad}\n{good}\n{bad}")
+    assert isinstance(first, Malformed)
+    assert second == (1, "presence", first)
+    assert third[2] is first
+
+
+def test_a_command_that_is_refused_does_not_spoil_those_after_it() -> None:
+    good = '{"id":1,"presence":{"channel":"ch"}}'
+    bad = '{"id":2,"subscribe":{"channel":"ch","tf":{}}}'
+    (_, _, first), (_, _, second) = Json.decode(f"{bad}\n{good}")
+    assert isinstance(first, Malformed)
+    assert second == PresenceRequest(CH)

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from _speedups import COMMANDS
 from tests.speedups.twins import JSON
 
 pytestmark = pytest.mark.parametrize("twin", JSON)
@@ -283,3 +284,22 @@ def test_a_push_wraps_a_publication(twin):
     assert twin.encode_push('"é"', '{"data":"😀"}') == (
         '{"push":{"channel":"é","pub":{"data":"😀"}}}'
     )
+
+
+def test_a_frame_has_4096_commands_at_most(twin):
+    assert twin.scan_commands("\n".join(["{}"] * COMMANDS)) == [(0, "", {})] * COMMANDS
+    for frame in ("\n".join(["{}"] * (COMMANDS + 1)), "{}\n" * (COMMANDS + 1)):
+        with pytest.raises(ValueError, match="more than 4096 commands"):
+            twin.scan_commands(frame)
+
+
+@pytest.mark.parametrize("number", ["9" * 4301, "-" + "9" * 4300, "0." + "0" * 4299])
+def test_a_number_has_4300_characters_at_most(twin, number):
+    for text in (number, f'{{"a":[{number}]}}'):
+        with pytest.raises(ValueError):
+            twin.check(text)
+    assert twin.check(number[:-1]) == number[:-1]
+    with pytest.raises(ValueError):
+        twin.scan_commands(f'{{"rpc":{{"data":{number}}}}}')
+    with pytest.raises(ValueError):
+        twin.scan_commands(f'{{"rpc":{{"other":{number}}}}}')
