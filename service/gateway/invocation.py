@@ -124,6 +124,7 @@ class Invocation:
             wall=context.clock.wall(),
             quota=quota,
             pongs=False,
+            deltas=False,  # a holder does not know what its clients were sent last
         )
         self._stored: SessionRecord | None = None
         self._channels: dict[Channel, ChannelRecord] = {}

@@ -148,6 +148,7 @@ class Session:
         wall: The same in Unix seconds.
         quota: The commands that the connection may send; None for any number.
         pongs: Clients are asked for a pong to each ping. If not, one is ignored.
+        deltas: Clients may take deltas where the channel allows it.
 
     Attributes:
         identity: The client and its user.
@@ -175,6 +176,7 @@ class Session:
         wall: float,
         quota: CommandQuota | None = None,
         pongs: bool = True,
+        deltas: bool = True,
     ) -> None:
         self.identity = Identity(client, UserId(""))
         self.token_id = ""
@@ -197,6 +199,7 @@ class Session:
             permissions,
             handlers,
             lambda channel: self._refreshes.subscription_ended(channel),
+            deltas=deltas,
         )
         self._refreshes = refreshes = Refreshes(
             port, queue, handlers, subscriptions, self._refreshed

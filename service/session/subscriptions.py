@@ -186,6 +186,7 @@ class Subscriptions:
         handlers: Decide about subscribes, where they are.
         ended: Called with each channel whose subscription ends before the connection
             does, after the client was told.
+        deltas: Whoever delivers can make deltas.
 
     Attributes:
         next_end: When the first subscription may expire, as `Clock.now`.
@@ -199,7 +200,10 @@ class Subscriptions:
         permissions: Permissions,
         handlers: Handlers,
         ended: Callable[[Channel], None],
+        *,
+        deltas: bool = True,
     ) -> None:
+        self._deltas = deltas
         self._port = port
         self._queue = queue
         self._settings = settings
@@ -552,7 +556,7 @@ class Subscriptions:
                 rules, user, asked=pending.join_leave
             ),
             positioned=state.positioned,
-            delta=pending.delta in options.allowed_delta_types,
+            delta=self._deltas and pending.delta in options.allowed_delta_types,
         )
         self._port.join(
             channel,

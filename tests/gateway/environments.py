@@ -34,6 +34,7 @@ NAMESPACES = [
         "history_ttl": 300,
         "force_recovery": True,
         "presence": True,
+        "allowed_delta_types": ["fossil"],
     },
 ]
 

@@ -111,6 +111,14 @@ async def test_an_unsubscribe_that_overtakes_its_subscribe_leaves_a_tombstone(
     assert one.sockets.offsets("a", CH) == [2]
 
 
+async def test_deltas_are_not_promised(one: Environment) -> None:
+    await one.connect("a")
+    await one.say("a", subscribe(2, delta="fossil"))
+    assert "delta" not in one.sockets.take("a")[0]["subscribe"]
+    await one.publish(CH, {"n": 1})
+    assert one.sockets.take("a")[0]["push"]["pub"]["data"] == {"n": 1}
+
+
 async def test_frames_of_one_client_at_once(
     one: Environment, other: Environment
 ) -> None:

@@ -79,6 +79,7 @@ async def stage(make_server: Callable[..., Server]) -> AsyncIterator[Stage]:
         await proxy.aclose()
 
 
+@pytest.mark.requirement("R43")
 async def test_an_sdk_subscribes_publishes_and_recovers(
     stage: Stage, make_client: MakeClient, channel: str
 ) -> None:
@@ -94,3 +95,16 @@ async def test_an_sdk_subscribes_publishes_and_recovers(
     for client in (one, two):
         await client.seen("publication", 10)
         assert client.offsets(channel) == list(range(1, 11))
+    # More than a reply may hold, while one of them is away.
+    await one.cut()
+    async with stage.server.api() as api:
+        for number in range(10, 70):
+            await api.publish(channel, {"n": number, "text": "x" * 1000})
+    await one.seen("publication", 70)
+    assert one.offsets(channel) == list(range(1, 71))
+    await two.publish(channel, {"n": 71})
+    for client in (one, two):
+        await client.seen("publication", 71)
+        assert client.offsets(channel) == list(range(1, 72))
+    assert len(one.events["connected"]) == 2
+    assert len(two.events["connected"]) == 1
