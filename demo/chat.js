@@ -284,9 +284,10 @@ async function showPresent() {
 
 // What can go wrong, on purpose.
 
+const standing = client ? '' : 'The Centrifuge SDK could not be loaded: events come over server-sent events, without typing and presence.'
 function notice(text, action = '', act = undefined) {
-    page.notice.hidden = !text
-    page.noticeText.textContent = text
+    page.notice.hidden = !(text || standing)
+    page.noticeText.textContent = text || standing
     page.noticeAction.hidden = !action
     page.noticeAction.textContent = action
     page.noticeAction.onclick = act ? () => { notice(''); act() } : null
@@ -298,7 +299,7 @@ page.expire.addEventListener('click', () => post('/demo/expire', { id: credentia
 page.kill.addEventListener('click', () => post('/demo/kill').catch(() => notice('The server could not be reached.')))
 if (!client) {
     for (const button of [page.drop, page.expire]) button.disabled = true
-    notice('The Centrifuge SDK could not be loaded: events come over server-sent events, without typing and presence.')
+    notice('')
 } else {
     setInterval(showPresent, PRESENT)
     client.on('connected', () => setTimeout(showPresent, 300))

@@ -300,6 +300,7 @@ async def test_without_the_sdk_events_come_over_sse(
     await ada.sees("10 11 12")
     await look(ada, "without-sdk", forms=("phone-light",))
     await ada.ended()
+    await expect(ada.page.locator("#notice-text")).to_contain_text("SDK could not")
     assert await ada.answer() == " ".join(map(str, range(1, 41)))
 
 
