@@ -150,6 +150,7 @@ class Gateway:
         self.faults = faults or Faults()
         self.stage = stage
         self.api = secrets.token_hex(5)
+        self._closing = False
         self._sockets: dict[str, _Socket] = {}
         self._posts = Bucket(clock.now())
         self._tasks: set[asyncio.Task[None]] = set()
@@ -178,6 +179,7 @@ class Gateway:
         try:
             yield self
         finally:
+            self._closing = True
             server.close()
             links = dict(self._links)
             for writer in links:
@@ -234,7 +236,7 @@ class Gateway:
 
     def closed(self, socket: _Socket, code: int, reason: str) -> None:
         """Forget *socket*, and tell the application unless that is lost."""
-        if self._sockets.pop(socket.about.id, None) is None:
+        if self._sockets.pop(socket.about.id, None) is None or self._closing:
             return
         if self.faults.loses_disconnect():
             self.disconnects_lost += 1
