@@ -60,6 +60,7 @@ WRITTEN: dict[str, dict[str, Any]] = {
         "client": "c-1",
         "version": "1.0",
         "ping": 25.0,
+        "pong": True,
         "ttl": 2**31 - 1,
         "data": RawJson('{"hello":[1,2.50]}'),
         "subscriptions": [('room "1"', RESULT), ("other", "{}")],
@@ -77,6 +78,7 @@ WRITTEN: dict[str, dict[str, Any]] = {
     "publication_push": {"channel": CHANNEL, "publication": PUBLICATION},
     "delta_push": {"channel": CHANNEL, "publication": PUBLICATION, "base": None},
     "unsubscribe_push": {"channel": CHANNEL, "close": errors.UNSUBSCRIBE_EXPIRED},
+    "disconnect_push": {"close": errors.STALE},
     "subscribe_push": {
         "channel": CHANNEL,
         "result": '{"recoverable":true,"positioned":true,"epoch":"e","offset":9,'
