@@ -17,25 +17,31 @@ NO_SPEEDUPS = bool(os.environ.get("SERVICE_NO_SPEEDUPS"))
 if TYPE_CHECKING or NO_SPEEDUPS:
     from . import backoff_py as _backoff
     from . import delta_py as _delta
+    from . import frames_py as _frames
     from . import json_py as _json
     from . import rtt_py as _rtt
 else:
     try:
         from . import backoff_c as _backoff
         from . import delta_c as _delta
+        from . import frames_c as _frames
         from . import json_c as _json
         from . import rtt_c as _rtt
     except ImportError:
         from . import backoff_py as _backoff
         from . import delta_py as _delta
+        from . import frames_py as _frames
         from . import json_py as _json
         from . import rtt_py as _rtt
 
 COMPILED = _json.__name__.endswith("_c")
 
+FrameParser = _frames.FrameParser
 RttFilter = _rtt.RttFilter
 backoff = _backoff.backoff
 backoff_full_jitter = _backoff.backoff_full_jitter
+build_close = _frames.build_close
+build_frame = _frames.build_frame
 check = _json.check
 encode_publication = _json.encode_publication
 encode_publication_push = _json.encode_publication_push
@@ -50,9 +56,12 @@ __all__ = [
     "COMMANDS",
     "COMPILED",
     "NO_SPEEDUPS",
+    "FrameParser",
     "RttFilter",
     "backoff",
     "backoff_full_jitter",
+    "build_close",
+    "build_frame",
     "check",
     "encode_publication",
     "encode_publication_push",

@@ -98,7 +98,7 @@ class TestWheels:
 
     def test_a_wheel_has_the_extensions_and_no_generated_c(self, tmp_path):
         name, files = wheel(tmp_path, "yes")
-        for piece in ("json_c", "rtt_c", "backoff_c", "delta_c"):
+        for piece in ("json_c", "frames_c", "rtt_c", "backoff_c", "delta_c"):
             assert [f for f in files if re.match(rf"_speedups/{piece}\.\S+\.so$", f)]
         assert not [f for f in files if f.endswith((".c", ".h", ".cpp"))]
         assert "none-any" not in name
