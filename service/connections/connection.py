@@ -380,6 +380,10 @@ class ClientConnection:
         while self._session.busy:
             await self._gate.wait()
 
+    def on_ready(self, callback: Callable[[], object]) -> None:
+        """Call *callback* once, when the session may take more."""
+        self._gate.call(callback)
+
     def gone(self, code: int | None = None) -> None:
         """Free everything: the transport has ended. Safe to call twice.
 

@@ -134,6 +134,14 @@ class FrameQuota:
         """Take *size* bytes of this turn's share; what is returned must be awaited."""
         return self._shares.turn(self._address, max(size, READ))
 
+    def may_read(self, size: int, later: Callable[[], object]) -> bool:
+        """Take *size* bytes of this turn's share; if False, *later* is called once."""
+        size = max(size, READ)
+        if self._shares.take(self._address, size):
+            return True
+        self._shares.call(self._address, size, later)
+        return False
+
     def call_soon(self, callback: Callable[[], object]) -> None:
         """Call *callback*, which handles a portion of commands, in a turn to come."""
         if self._shares.take(self._address, PORTION):

@@ -315,6 +315,9 @@ class Outbox:
     def _write_now(self) -> None:
         while self._queue and self._task is None:
             writing = self._send(self._take())
+            if writing is None:
+                self._write_ended()
+                continue
             try:
                 waits = writing.send(None)
             except StopIteration:
@@ -329,14 +332,16 @@ class Outbox:
         if self._task is None:
             self._written()
 
-    async def _write(self, writing: _Resumed) -> None:
+    async def _write(self, resumed: _Resumed) -> None:
         try:
-            await writing
+            await resumed
             self._write_ended()
             self._stop_timer()
             while self._queue:
                 self._start_timer()
-                await self._send(self._take())
+                writing = self._send(self._take())
+                if writing is not None:
+                    await writing
                 self._write_ended()
                 self._stop_timer()
             self._end_task()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 
 __all__ = ["CoalescedCall", "ReadGate"]
 
@@ -44,15 +45,25 @@ class ReadGate:
     __slots__ = ("_waiting",)
 
     def __init__(self) -> None:
-        self._waiting: asyncio.Future[None] | None = None
+        self._waiting: Callable[[], object] | None = None
 
     async def wait(self) -> None:
         """Wait until `open` is called."""
-        self._waiting = asyncio.get_running_loop().create_future()
-        await self._waiting
+        waiting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting = partial(_wake, waiting)
+        await waiting
+
+    def call(self, callback: Callable[[], object]) -> None:
+        """Call *callback* when `open` is called, inside that call."""
+        self._waiting = callback
 
     def open(self) -> None:
         """Let the reader look again, if it waits."""
         waiting, self._waiting = self._waiting, None
-        if waiting is not None and not waiting.done():
-            waiting.set_result(None)
+        if waiting is not None:
+            waiting()
+
+
+def _wake(waiting: asyncio.Future[None]) -> None:
+    if not waiting.done():
+        waiting.set_result(None)

@@ -83,9 +83,10 @@ class Clock(Protocol):
 Frame = str | bytes
 """The content of one WebSocket message: text, or binary."""
 
-Send = Callable[[Frame], Coroutine[Any, Any, None]]
-"""Write one frame. It suspends while the socket takes no more, and raises OSError when
-the connection is gone."""
+Send = Callable[[Frame], Coroutine[Any, Any, None] | None]
+"""Write one frame. What is returned is stepped to its end before the next is written:
+it suspends while the socket takes no more, and raises OSError when the connection is
+gone. None says that the socket took it."""
 
 
 class Encoding(Protocol):
@@ -152,8 +153,8 @@ CommitListener = Callable[[Sequence[Committed]], None]
 class Socket(Protocol):
     """The transport of one connection."""
 
-    def send(self, frame: Frame) -> Coroutine[Any, Any, None]:
-        """Write one frame; raises OSError when the connection is gone."""
+    def send(self, frame: Frame, /) -> Coroutine[Any, Any, None] | None:
+        """Write one frame (`Send`)."""
 
     def close(self, close: Close) -> Coroutine[Any, Any, None]:
         """Write the close frame; raises OSError when the connection is gone."""

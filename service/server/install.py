@@ -5,6 +5,7 @@ It holds under ``steadwire serve`` and under the ``hypercorn`` command alike.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from importlib.metadata import version
 from typing import Final
@@ -16,6 +17,7 @@ import hypercorn.protocol.h11
 
 from service.core.errors import StartupError
 from service.core.refusals import Refusals
+from service.server.frame_stream import FrameStream, SharedFrame
 from service.server.http1 import Http1Protocol
 from service.server.http2 import Http2Protocol
 from service.server.http_stream import HttpStream
@@ -48,6 +50,9 @@ def install(settings: Settings, refusals: Refusals) -> ConnectionTracker:
         )
     tracker = ConnectionTracker(settings, refusals)
     stream = partial(WebSocketStream, settings.server)
+    own: Callable[..., WebSocketStream] = stream
+    if not (settings.server.wsproto or settings.server.deflate):
+        own = partial(FrameStream, SharedFrame(), settings.server)
     # Hypercorn only ever calls these names. Its modules import them without exporting
     # them, hence the ignored errors.
     hypercorn.asyncio.run.TCPServer = partial(TcpConnection, tracker)  # type: ignore[assignment,attr-defined]
@@ -55,6 +60,6 @@ def install(settings: Settings, refusals: Refusals) -> ConnectionTracker:
     hypercorn.protocol.H11Protocol = Http1Protocol  # type: ignore[assignment,attr-defined]
     hypercorn.protocol.h11.HTTPStream = HttpStream  # type: ignore[attr-defined]
     hypercorn.protocol.h2.HTTPStream = HttpStream  # type: ignore[attr-defined]
-    hypercorn.protocol.h11.WSStream = stream  # type: ignore[assignment,attr-defined]
+    hypercorn.protocol.h11.WSStream = own  # type: ignore[assignment,attr-defined]
     hypercorn.protocol.h2.WSStream = stream  # type: ignore[assignment,attr-defined]
     return tracker

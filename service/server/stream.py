@@ -1,4 +1,4 @@
-"""One WebSocket: Hypercorn's stream, with defined close codes and a direct write.
+"""One WebSocket on wsproto: Hypercorn's stream, with close codes and a direct write.
 
 Over HTTP/1.1 the stream has the TCP connection for itself: it writes frames to the
 connection's transport and gets the bytes that the connection reads. Over HTTP/2 both
@@ -7,9 +7,8 @@ go through Hypercorn's stream multiplexing.
 
 from __future__ import annotations
 
-import struct
 from asyncio import Queue, QueueEmpty
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from time import time
 from typing import Any, Final, Protocol
@@ -32,38 +31,41 @@ from wsproto.extensions import Extension
 from wsproto.handshake import server_extensions_handshake
 from wsproto.utilities import LocalProtocolError
 
+from _speedups import build_frame
 from service.core.errors import SHUTDOWN
 from service.server.http1 import joined
 from service.server.http_stream import RequestWatcher
 from service.server.message_size import BoundedDeflate, SizeLimit
 from service.settings import ServerSettings
 
-__all__ = ["WebSocketStream", "server_frame"]
+__all__ = [
+    "BINARY",
+    "HIGH_WATER",
+    "REASONS",
+    "TEXT",
+    "DirectReader",
+    "WebSocketStream",
+]
 
-_TEXT = 0x81  # FIN and opcode 1
-_BINARY = 0x82  # FIN and opcode 2
-_HIGH_WATER = 64 * 1024  # bytes; asyncio and uvloop pause a writer above it
-
-_short = struct.Struct("!BB").pack
-_medium = struct.Struct("!BBH").pack
-_large = struct.Struct("!BBQ").pack
+TEXT, BINARY = 0x1, 0x2  # opcodes (RFC 6455, 5.2)
+HIGH_WATER = 64 * 1024  # bytes; asyncio and uvloop pause a writer above it
 
 # wsproto's own texts quote the data received; the code is enough for the peer.
-_REASONS: Final = {
+REASONS: Final = {
     1002: "protocol error",
     1007: "invalid payload data",
     1009: "message too big",
 }
 
 
-def server_frame(opcode: int, payload: bytes) -> bytes:
-    """Return an unmasked frame (RFC 6455, 5.2) of *opcode*, FIN bit included."""
-    size = len(payload)
-    if size < 126:
-        return _short(opcode, size) + payload
-    if size < 65536:
-        return _medium(opcode, 126, size) + payload
-    return _large(opcode, 127, size) + payload
+class DirectReader(Protocol):
+    """A stream that the transport calls, without a task in between."""
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes from the peer."""
+
+    def eof_received(self) -> bool:
+        """Take the end of the peer's data; return whether it is passed on now."""
 
 
 class Transport(RequestWatcher, Protocol):
@@ -71,6 +73,21 @@ class Transport(RequestWatcher, Protocol):
 
     def take_over(self, stream: WebSocketStream) -> None:
         """Give *stream* the bytes that are read from here on."""
+
+    def divert(self, target: DirectReader) -> None:
+        """Let the transport itself call *target*, until the connection ends."""
+
+    def pause_reading(self) -> None:
+        """Read nothing; harmless when it is so."""
+
+    def resume_reading(self) -> None:
+        """Read again; harmless when it is so."""
+
+    def pass_eof(self) -> None:
+        """Handle the end of the peer's data, which the target kept back."""
+
+    def abort(self) -> None:
+        """Free the socket at once, and drop what was not sent."""
 
     def write(self, data: bytes) -> int:
         """Write *data*, or nothing once the connection is ending.
@@ -106,6 +123,13 @@ class FrameQuota(Protocol):
         A message that came in several reads is counted again as a whole.
         """
 
+    def may_read(self, size: int, later: Callable[[], object]) -> bool:
+        """Count *size* bytes before they are handled.
+
+        Returns:
+            False if they are to wait until *later* is called, once.
+        """
+
 
 class WebSocketStream(WSStream):
     """One WebSocket, from its handshake to its close.
@@ -127,6 +151,7 @@ class WebSocketStream(WSStream):
         self._watcher: Transport | None = None
         self._tcp: Transport | None = None  # it has this one for itself
         self._queue: Queue[Any] | None = None
+        self._plain = True  # frames need no compression
         self._direct = False
         self._frames: FrameQuota | None = None
         self._flooded = False  # the peer sent too many frames: nothing more is handled
@@ -237,15 +262,16 @@ class WebSocketStream(WSStream):
         await self._queue.put(message)
 
     async def _receive_close(self, event: CloseConnection) -> None:
-        if self.connection.state is ConnectionState.REMOTE_CLOSING:
-            answer, reason = event.response(), event.reason or ""
-        else:
+        reason = event.reason or ""
+        if self.connection.state is not ConnectionState.REMOTE_CLOSING:
             # The peer sent no close frame: wsproto reports an error in this form.
-            reason = _REASONS.get(event.code, "protocol error")
-            answer = CloseConnection(code=event.code, reason=reason)
-        self._direct = False
-        await self._send_frame(answer, drain=False)
+            reason = REASONS.get(event.code, "protocol error")
+        await self._send_close(int(event.code), reason)
         await self._end(int(event.code), reason)
+
+    async def _send_close(self, code: int, reason: str) -> None:
+        self._direct = False
+        await self._send_frame(CloseConnection(code, reason), drain=False)
 
     async def app_send(self, message: ASGISendEvent | None) -> None:
         """Send a message of the application; None says that the application ended.
@@ -261,18 +287,17 @@ class WebSocketStream(WSStream):
         if self._direct and message is not None and message["type"] == "websocket.send":
             text = message.get("text")
             if text is not None:
-                frame = server_frame(_TEXT, text.encode())
+                frame = build_frame(TEXT, text)
             else:
-                frame = server_frame(_BINARY, bytes(message["bytes"]))  # type: ignore[arg-type]  # text is None
+                frame = build_frame(BINARY, bytes(message["bytes"]))  # type: ignore[arg-type]  # text is None
             tcp = self._tcp
-            if tcp is not None and tcp.write(frame) > _HIGH_WATER:
+            if tcp is not None and tcp.write(frame) > HIGH_WATER:
                 await tcp.drain()
         elif message is None:
             await self._app_ended()
         elif message["type"] == "websocket.close" and self.is_connected:
             code, reason = int(message.get("code", 1000)), message.get("reason") or ""
-            self._direct = False
-            await self._send_frame(CloseConnection(code, reason), drain=False)
+            await self._send_close(code, reason)
             self._empty_queue()
             await self._end(code, reason, patience=self._settings.abort_timeout)
         else:
@@ -290,8 +315,7 @@ class WebSocketStream(WSStream):
         if self.state is ASGIWebsocketState.HANDSHAKE:
             await self._send_error_response(500)
         elif self.is_connected:
-            self._direct = False
-            await self._send_frame(CloseConnection(code, reason), drain=False)
+            await self._send_close(code, reason)
         self._empty_queue()
         await self._end(code, reason, patience=self._settings.abort_timeout)
 
@@ -332,7 +356,7 @@ class WebSocketStream(WSStream):
             return  # a pong after our close frame
         if self._tcp is None:
             await self.send(Data(stream_id=self.stream_id, data=bytes(data)))
-        elif self._tcp.write(bytes(data)) > _HIGH_WATER and drain:
+        elif self._tcp.write(bytes(data)) > HIGH_WATER and drain:
             await self._tcp.drain()
 
     async def _send_wsproto_event(self, event: FrameEvent) -> None:
@@ -344,14 +368,7 @@ class WebSocketStream(WSStream):
         status_code, headers, _ = self.handshake.accept(
             message.get("subprotocol"), message.get("headers", [])
         )
-        extension: Extension = SizeLimit(self._settings.message_size)
-        if self._settings.deflate and offers:
-            deflate = BoundedDeflate(self._settings.message_size)
-            accepted = _negotiate(offers, deflate)
-            if accepted is not None:
-                extension = deflate
-                headers.append((b"sec-websocket-extensions", accepted))
-        self.connection = Connection(ConnectionType.SERVER, [extension])
+        headers.extend(self._negotiate(offers))
         self.state = ASGIWebsocketState.CONNECTED
         await self.send(
             Response(stream_id=self.stream_id, status_code=status_code, headers=headers)
@@ -361,12 +378,30 @@ class WebSocketStream(WSStream):
         )
         if self._tcp is not None and not self.closed:
             self._tcp.take_over(self)
-            self._direct = isinstance(extension, SizeLimit)
+            self._opened()
         if self.config.websocket_ping_interval is not None:
             self.task_group.spawn(self._send_pings)
 
+    def _negotiate(self, offers: list[str] | None) -> list[tuple[bytes, bytes]]:
+        """Make the parser; return the headers that accept the peer's extensions."""
+        headers = []
+        extension: Extension = SizeLimit(self._settings.message_size)
+        if self._settings.deflate and offers:
+            deflate = BoundedDeflate(self._settings.message_size)
+            accepted = _handshake(offers, deflate)
+            if accepted is not None:
+                extension = deflate
+                headers.append((b"sec-websocket-extensions", accepted))
+        self.connection = Connection(ConnectionType.SERVER, [extension])
+        self._plain = isinstance(extension, SizeLimit)
+        return headers
 
-def _negotiate(offers: list[str], deflate: BoundedDeflate) -> bytes | None:
+    def _opened(self) -> None:
+        """Begin: the handshake is written, and the connection is this stream's."""
+        self._direct = self._plain
+
+
+def _handshake(offers: list[str], deflate: BoundedDeflate) -> bytes | None:
     try:
         return server_extensions_handshake(offers, [deflate])
     except (ValueError, IndexError):

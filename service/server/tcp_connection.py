@@ -25,7 +25,7 @@ from hypercorn.utils import parse_socket_addr
 
 from service.core.client_address import key_of
 from service.core.errors import describe
-from service.server.stream import WebSocketStream
+from service.server.stream import DirectReader, WebSocketStream
 from service.server.tracker import ConnectionTracker
 from service.settings import ServerSettings
 
@@ -60,6 +60,38 @@ class _State(dict[str, Any]):
     """The scope's state; as an attribute, the connection, for our own streams."""
 
     connection: TcpConnection
+
+
+class _Diversion(asyncio.Protocol):
+    """The transport's protocol while it calls a stream; the rest is Hypercorn's."""
+
+    __slots__ = ("_kept_eof", "_target", "reader")
+
+    def __init__(self, target: DirectReader, reader: asyncio.Protocol) -> None:
+        self._target = target
+        self._kept_eof = False
+        self.reader = reader
+
+    def data_received(self, data: bytes) -> None:
+        self._target.data_received(data)
+
+    def eof_received(self) -> bool | None:
+        self._kept_eof = not self._target.eof_received()
+        return True if self._kept_eof else self.reader.eof_received()
+
+    def pass_eof(self) -> None:
+        if self._kept_eof:
+            self._kept_eof = False
+            self.reader.eof_received()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.reader.connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        self.reader.pause_writing()
+
+    def resume_writing(self) -> None:
+        self.reader.resume_writing()
 
 
 class _Phase(enum.Enum):
@@ -122,6 +154,7 @@ class TcpConnection(TCPServer):
         self._body_until = 0.0
         self._tracker = tracker
         self._transport = cast(asyncio.Transport, writer.transport)
+        self._diversion: _Diversion | None = None
         self._written = 0  # bytes
         self._finishing = False
         self._flushed = False
@@ -322,6 +355,7 @@ class TcpConnection(TCPServer):
         self._stop_timer()
         if self._transport.is_closing():
             return
+        self._end_diversion()
         if self._phase is not _Phase.WEBSOCKET:
             self._tracker.waits(self)
         if self._transport.can_write_eof():
@@ -509,6 +543,35 @@ class TcpConnection(TCPServer):
         """Give *stream* the bytes that are read from here on."""
         self.stream = stream
         self._enter(_Phase.WEBSOCKET)
+
+    def divert(self, target: DirectReader) -> None:
+        """Let the transport itself call *target*, until the connection ends."""
+        reader = cast(asyncio.Protocol, self._transport.get_protocol())
+        self._diversion = _Diversion(target, reader)
+        self._transport.set_protocol(self._diversion)
+
+    def _end_diversion(self) -> None:
+        """Let the reader have what comes: it throws it away."""
+        if self._diversion is not None:
+            self._transport.set_protocol(self._diversion.reader)
+            self._diversion.pass_eof()
+            self._diversion = None
+            self._transport.resume_reading()
+
+    def pause_reading(self) -> None:
+        """Read nothing; harmless when it is so."""
+        if not self._transport.is_closing():
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Read again; harmless when it is so."""
+        if not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    def pass_eof(self) -> None:
+        """Handle the end of the peer's data, which the target kept back."""
+        if self._diversion is not None:
+            self._diversion.pass_eof()
 
     def _stop_timer(self) -> None:
         if self._timer is not None:

@@ -123,6 +123,9 @@ class ServerSettings(Section, frozen=True, kw_only=True):
             that.
         deflate: Accept permessage-deflate. Off by default: it costs some 100 KB for
             each connection, and an unauthenticated peer could make the server inflate.
+        wsproto: Parse and build the frames of WebSockets over HTTP/1.1 with the library
+            wsproto, as over HTTP/2 and with ``deflate``, instead of our own code, which
+            takes a part of its time.
         message_size: Largest WebSocket message accepted; a larger one is closed with
             1009.
         send_buffer: SO_SNDBUF of each connection. A small buffer shows that a client
@@ -153,6 +156,7 @@ class ServerSettings(Section, frozen=True, kw_only=True):
     shutdown_timeout: Seconds = 10.0
     drain_time: Delay | None = None
     deflate: bool = False
+    wsproto: bool = False
     message_size: Bytes = 64 * KiB
     send_buffer: Bytes = 256 * KiB
     abort_timeout: Seconds = 30.0

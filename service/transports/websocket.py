@@ -7,7 +7,8 @@ in the URL, as ``?format=protobuf`` or ``?cf_protocol=protobuf``.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol
 
 import falcon
 import falcon.asgi
@@ -15,7 +16,7 @@ from falcon import OperationNotAllowed, PayloadTypeError, WebSocketDisconnected
 
 from service.connections.connection import ClientConnection, ConnectionContext
 from service.core.errors import Close
-from service.core.ports import Frame
+from service.core.ports import Frame, Send
 from service.protocol.codec import negotiate
 from service.protocol.json import Json
 from service.protocol.protobuf import Protobuf
@@ -29,6 +30,21 @@ ABORT = "steadwire.abort"
 
 PROGRESS = "steadwire.progress"
 """Key in ``scope["state"]``: `ports.Socket.progress` (service.server)."""
+
+
+FRAMES = "steadwire.frames"
+"""Key in ``scope["state"]``: a WebSocket whose messages may be had and written without
+ASGI (service.server). Others have none."""
+
+
+class Frames(Protocol):
+    """What is there under `FRAMES`."""
+
+    def hand_over(self, receiver: _Receiver) -> None:
+        """Give *receiver* the messages from here on, instead of ASGI."""
+
+    def write_message(self, message: str | bytes) -> Coroutine[Any, Any, None] | None:
+        """Write a message, as `ports.Send`."""
 
 
 class WebSocketResource:
@@ -57,11 +73,14 @@ class WebSocketResource:
         codec = self._protobuf if protobuf else self._json
         await ws.accept(subprotocol)
         state = req.scope.get("state", {})
-        socket = _FalconSocket(ws, state.get(ABORT), state.get(PROGRESS))
+        frames: Frames | None = state.get(FRAMES)
+        socket = _FalconSocket(ws, state.get(ABORT), state.get(PROGRESS), frames)
         connection = ClientConnection(self._context, socket, codec, req.scope[PENDING])
         receive = ws.receive_data if codec.binary else ws.receive_text
         code: int | None = None
         try:
+            if frames is not None:
+                frames.hand_over(_Receiver(connection, binary=codec.binary))
             while True:
                 try:
                     frame = await receive()
@@ -82,23 +101,46 @@ def _unknown() -> tuple[int, int]:
     return 0, 0  # under another ASGI server
 
 
+class _Receiver:
+    """A connection as the receiver of what is handed over."""
+
+    __slots__ = ("_binary", "_connection", "on_ready")
+
+    def __init__(self, connection: ClientConnection, *, binary: bool) -> None:
+        self._connection = connection
+        self._binary = binary
+        self.on_ready = connection.on_ready
+
+    def receive(self, message: str | bytes) -> None:
+        if isinstance(message, bytes) is self._binary:
+            self._connection.receive(message)
+        else:
+            self._connection.malformed()
+
+    @property
+    def busy(self) -> bool:
+        return self._connection.busy
+
+
 class _FalconSocket:
     """`ports.Socket` on a Falcon WebSocket."""
 
-    __slots__ = ("_abort", "_task", "_ws", "progress")
+    __slots__ = ("_abort", "_task", "_ws", "progress", "send")
 
     def __init__(
         self,
         ws: falcon.asgi.WebSocket,
         abort: Callable[[], None] | None,
         progress: Callable[[], tuple[int, int]] | None,
+        frames: Frames | None,
     ) -> None:
         self._ws = ws
         self._abort = abort
         self.progress = progress or _unknown
+        self.send: Send = self._send if frames is None else frames.write_message
         self._task = asyncio.current_task()
 
-    async def send(self, frame: Frame) -> None:
+    async def _send(self, frame: Frame) -> None:
         try:
             if isinstance(frame, str):
                 await self._ws.send_text(frame)

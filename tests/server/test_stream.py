@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from service.server.stream import server_frame
 from tests.harness.raw import CLOSE, CONTINUATION, PING, PONG, TEXT, Closed, RawClient
 from tests.server.running import close_frame
 
@@ -19,19 +18,6 @@ LIMIT = 65536
 async def assert_ended(client: RawClient) -> None:
     with pytest.raises(Closed):
         await client.frame()
-
-
-@pytest.mark.parametrize("size", [0, 1, 125, 126, 65535, 65536])
-def test_frame_header(size: int) -> None:
-    frame = server_frame(0x81, b"a" * size)
-    if size < 126:
-        assert frame[:2] == bytes([0x81, size]) and len(frame) == size + 2
-    elif size < 65536:
-        assert frame[:4] == b"\x81\x7e" + size.to_bytes(2, "big")
-        assert len(frame) == size + 4
-    else:
-        assert frame[:10] == b"\x81\x7f" + size.to_bytes(8, "big")
-        assert len(frame) == size + 10
 
 
 @pytest.mark.parametrize("text", ["", "a", "ü" * 62, "😀" * 16000, "x" * LIMIT])
