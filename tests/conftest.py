@@ -113,19 +113,28 @@ def backend(request: pytest.FixtureRequest) -> Backend:
     return {**BACKENDS, **GATEWAYS}[getattr(request, "param", "sqlite")]
 
 
+@pytest.fixture(scope="module")
+def framing() -> dict[str, str]:
+    """Return settings of how WebSockets are framed; see `framings` for both."""
+    return {}
+
+
 # Of a server with default settings; a module may have another in its place.
 server = server_with()
 
 
 @pytest.fixture
-def make_server(tmp_path: Path, backend: Backend) -> Iterator[Callable[..., Server]]:
+def make_server(
+    tmp_path: Path, backend: Backend, framing: dict[str, str]
+) -> Iterator[Callable[..., Server]]:
     """Make servers of the test's own; arguments as for `Server`, without directory."""
     made: list[Server] = []
 
     def make(settings: Mapping[str, str] | None = None, **options: Any) -> Server:
         directory = tmp_path / f"server{len(made)}"
         directory.mkdir()
-        server = server_of(directory, {**backend(), **(settings or {})}, **options)
+        variables = {**backend(), **framing, **(settings or {})}
+        server = server_of(directory, variables, **options)
         made.append(server)
         return server
 

@@ -262,11 +262,14 @@ class WebSocketStream(WSStream):
         await self._queue.put(message)
 
     async def _receive_close(self, event: CloseConnection) -> None:
-        reason = event.reason or ""
-        if self.connection.state is not ConnectionState.REMOTE_CLOSING:
+        if self.connection.state is ConnectionState.REMOTE_CLOSING:
+            answer, reason = event.response(), event.reason or ""
+        else:
             # The peer sent no close frame: wsproto reports an error in this form.
             reason = REASONS.get(event.code, "protocol error")
-        await self._send_close(int(event.code), reason)
+            answer = CloseConnection(code=event.code, reason=reason)
+        self._direct = False
+        await self._send_frame(answer, drain=False)
         await self._end(int(event.code), reason)
 
     async def _send_close(self, code: int, reason: str) -> None:

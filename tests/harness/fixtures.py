@@ -11,7 +11,7 @@ from tests.harness.backends import BACKENDS, GATEWAYS, Backend
 from tests.harness.gateway import server_of
 from tests.harness.server import Server
 
-__all__ = ["backends", "server_with"]
+__all__ = ["backends", "framings", "server_with"]
 
 Settings = Mapping[str, str] | Callable[[pytest.FixtureRequest], Mapping[str, str]]
 
@@ -33,10 +33,12 @@ def server_with(settings: Settings | None = None, *, app: str = "") -> Any:
         request: pytest.FixtureRequest,
         tmp_path_factory: pytest.TempPathFactory,
         backend: Backend,
+        framing: dict[str, str],
     ) -> Iterator[Server]:
         own = settings(request) if callable(settings) else settings or {}
         directory = tmp_path_factory.mktemp("server")
-        server = server_of(directory, {**backend(), **own}, app=app)
+        variables = {**backend(), **framing, **own}
+        server = server_of(directory, variables, app=app)
         try:
             yield server.start_blocking()
         finally:
@@ -59,3 +61,15 @@ def backends(*names: str, slow: tuple[str, ...] = ()) -> Any:
         return {**BACKENDS, **GATEWAYS}[request.param]
 
     return backend
+
+
+def framings() -> Any:
+    """Return a fixture ``framing``: a module runs with our frames, and with wsproto."""
+
+    @pytest.fixture(scope="module", params=["frames", "wsproto"])
+    def framing(request: pytest.FixtureRequest) -> dict[str, str]:
+        if request.param == "frames":
+            return {}
+        return {"STEADWIRE_SERVER_WSPROTO": "true"}
+
+    return framing

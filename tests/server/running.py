@@ -21,7 +21,7 @@ import pytest
 from tests.harness.process import ROOT, environment, launched
 from tests.harness.raw import CLOSE, RawClient
 
-__all__ = ["Process", "close_frame", "process_with", "until"]
+__all__ = ["PATHS", "Process", "close_frame", "process_with", "until"]
 
 
 async def until(
@@ -41,7 +41,13 @@ async def until(
 
 
 class Process:
-    """`tests.server.served` as a process that dies with the test."""
+    """`tests.server.served` as a process that dies with the test.
+
+    Attributes:
+        echo: The path of a WebSocket that sends back what it is sent.
+    """
+
+    echo = "/echo"
 
     def __init__(self, settings: dict[str, Any], fault: str) -> None:
         server = {"port": 0, **settings}
@@ -140,12 +146,27 @@ async def close_frame(client: RawClient) -> tuple[int, str]:
             return code, frame.payload[2:].decode()
 
 
-def process_with(settings: dict[str, Any]) -> Any:
-    """Return a fixture of a ready process that the tests of a module share."""
+PATHS: dict[str, tuple[dict[str, Any], str]] = {
+    "frames": ({}, "/echo"),
+    "frames, handed over": ({}, "/handed"),
+    "wsproto": ({"wsproto": True}, "/echo"),
+}
+"""How a WebSocket over HTTP/1.1 may be served: settings, and the path of an echo."""
 
-    @pytest.fixture(scope="module")
-    def server() -> Iterator[Process]:
-        process = Process(settings, "")
+
+def process_with(settings: dict[str, Any], *, paths: tuple[str, ...] = ()) -> Any:
+    """Return a fixture of a ready process that the tests of a module share.
+
+    Args:
+        settings: Of the server.
+        paths: Of `PATHS`; the tests run once for each.
+    """
+
+    @pytest.fixture(scope="module", params=paths or ["frames"])
+    def server(request: pytest.FixtureRequest) -> Iterator[Process]:
+        more, echo = PATHS[request.param]
+        process = Process({**settings, **more}, "")
+        process.echo = echo
         asyncio.run(process.ready())
         yield process
         process.kill()

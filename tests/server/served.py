@@ -62,6 +62,33 @@ async def wait_for_disconnect(receive: Any) -> None:
         pass
 
 
+class Echo:
+    """What a WebSocket is handed over to: it is busy while the peer does not read."""
+
+    def __init__(
+        self, write: Callable[[Any], Coroutine[Any, Any, None] | None]
+    ) -> None:
+        self._write = write
+        self._writing: asyncio.Task[None] | None = None
+
+    @property
+    def busy(self) -> bool:
+        return self._writing is not None
+
+    def receive(self, message: str | bytes) -> None:
+        waits = self._write(message)
+        if waits is not None:
+            self._writing = asyncio.get_running_loop().create_task(waits)
+
+    def on_ready(self, callback: Callable[[], object]) -> None:
+        def written(_: object) -> None:
+            self._writing = None
+            callback()
+
+        assert self._writing is not None
+        self._writing.add_done_callback(written)
+
+
 class Sockets:
     """WebSockets that do what the path says, on the bare ASGI interface."""
 
@@ -87,6 +114,14 @@ class Sockets:
     async def on_echo(self, scope: Any, receive: Any, send: Any) -> None:
         while (message := await receive())["type"] != "websocket.disconnect":
             await send({**message, "type": "websocket.send"})
+        self.codes.append(message["code"])
+
+    async def on_handed(self, scope: Any, receive: Any, send: Any) -> None:
+        """Echo without ASGI."""
+        echo = Echo(scope["state"]["steadwire.frames"].write_message)
+        scope["state"]["steadwire.frames"].hand_over(echo)
+        message = await receive()
+        assert message["type"] == "websocket.disconnect"
         self.codes.append(message["code"])
 
     async def on_close(self, scope: Any, receive: Any, send: Any) -> None:

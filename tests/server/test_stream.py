@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from tests.harness.raw import CLOSE, CONTINUATION, PING, PONG, TEXT, Closed, RawClient
-from tests.server.running import close_frame
+from tests.server.running import PATHS, close_frame, process_with
 
 LIMIT = 65536
+server = process_with({}, paths=tuple(PATHS))
 
 
 async def assert_ended(client: RawClient) -> None:
@@ -22,20 +23,20 @@ async def assert_ended(client: RawClient) -> None:
 
 @pytest.mark.parametrize("text", ["", "a", "ü" * 62, "😀" * 16000, "x" * LIMIT])
 async def test_echo(server: Any, text: str) -> None:
-    async with await server.open("/echo") as client:
+    async with await server.open(server.echo) as client:
         await client.send_text(text)
         frame = await client.frame()
         assert frame == (True, 0, TEXT, text.encode())
 
 
 async def test_binary_echo(server: Any) -> None:
-    async with await server.open("/echo") as client:
+    async with await server.open(server.echo) as client:
         await client.send_frame(0x2, b"\x00\xff")
         assert await client.frame() == (True, 0, 0x2, b"\x00\xff")
 
 
 async def test_fragments_with_a_ping_between_are_one_message(server: Any) -> None:
-    async with await server.open("/echo") as client:
+    async with await server.open(server.echo) as client:
         await client.send_frame(TEXT, "ä".encode()[:1], fin=False)
         await client.send_frame(PING, b"p")
         await client.send_frame(CONTINUATION, "ä".encode()[1:], fin=False)
@@ -45,7 +46,7 @@ async def test_fragments_with_a_ping_between_are_one_message(server: Any) -> Non
 
 
 async def test_a_frame_byte_by_byte(server: Any) -> None:
-    async with await server.open("/echo") as client:
+    async with await server.open(server.echo) as client:
         masked = bytes([0x81, 0x82, 0, 0, 0, 0]) + b"hi"
         for byte in masked:
             await client.tcp.send(bytes([byte]))
@@ -54,7 +55,7 @@ async def test_a_frame_byte_by_byte(server: Any) -> None:
 
 async def test_offered_deflate_is_declined(server: Any) -> None:
     offer = {"Sec-WebSocket-Extensions": "permessage-deflate; client_max_window_bits"}
-    async with await server.open("/echo", headers=offer) as client:
+    async with await server.open(server.echo, headers=offer) as client:
         assert "sec-websocket-extensions" not in client.headers
         await client.send_text("a" * 1000)
         assert await client.frame() == (True, 0, TEXT, b"a" * 1000)
@@ -161,7 +162,7 @@ async def test_a_wrong_frame(server: Any, case: str) -> None:
         1007: "invalid payload data",
         1009: "message too big",
     }
-    async with await server.open("/echo") as client:
+    async with await server.open(server.echo) as client:
         await client.send_text("before")
         assert (await client.frame()).payload == b"before"
         await client.send_frame(**frame)
@@ -173,7 +174,7 @@ async def test_a_wrong_frame(server: Any, case: str) -> None:
 
 async def test_a_wrong_peer_that_does_nothing_more(server: Any) -> None:
     """It does not answer and does not close; its descriptor is freed all the same."""
-    clients = [await server.open("/echo") for _ in WRONG]
+    clients = [await server.open(server.echo) for _ in WRONG]
     for client, (frame, _) in zip(clients, WRONG.values(), strict=True):
         await client.send_frame(**frame)
     await server.freed(2.0)
@@ -183,14 +184,14 @@ async def test_a_wrong_peer_that_does_nothing_more(server: Any) -> None:
 
 
 async def test_a_declared_length_is_enough(server: Any) -> None:
-    async with await server.open("/echo") as client:
+    async with await server.open(server.echo) as client:
         await client.tcp.send(b"\x81\xff" + (1 << 40).to_bytes(8, "big") + bytes(4))
         assert await close_frame(client) == (1009, "message too big")
         await server.freed(2.0)
 
 
 async def test_fragments_add_up(server: Any) -> None:
-    async with await server.open("/echo") as client:
+    async with await server.open(server.echo) as client:
         await client.send_frame(TEXT, b"a" * LIMIT, fin=False)
         await client.send_frame(PING, b"still here")
         assert await client.frame() == (True, 0, PONG, b"still here")
@@ -202,7 +203,7 @@ async def test_fragments_add_up(server: Any) -> None:
 async def test_a_fragment_whose_header_comes_in_two_reads_counts_once(
     server: Any,
 ) -> None:
-    async with await server.open("/echo") as client:
+    async with await server.open(server.echo) as client:
         await client.send_frame(TEXT, b"a" * 40_000, fin=False)
         header = bytes([0x80, 0xFE]) + (20_000).to_bytes(2, "big")
         ping = bytes([0x89, 0x80, 0, 0, 0, 0])
@@ -214,7 +215,7 @@ async def test_a_fragment_whose_header_comes_in_two_reads_counts_once(
 
 
 async def test_empty_fragments_cost_nothing(server: Any) -> None:
-    async with await server.open("/echo") as client:
+    async with await server.open(server.echo) as client:
         await client.send_frame(TEXT, b"", fin=False)
         empty = bytes([0x00, 0x80, 0, 0, 0, 0])
         await client.tcp.send(empty * 20_000)
@@ -229,7 +230,7 @@ async def test_empty_fragments_cost_nothing(server: Any) -> None:
 
 async def test_an_oversize_sender_that_does_not_stop(server: Any) -> None:
     """It keeps sending and never reads; the descriptor goes, the memory stays."""
-    async with await server.open("/echo") as client:
+    async with await server.open(server.echo) as client:
         before = server.memory()
         await client.tcp.send(b"\x81\xff" + (1 << 40).to_bytes(8, "big") + bytes(4))
 
@@ -250,7 +251,7 @@ async def test_an_oversize_sender_that_does_not_stop(server: Any) -> None:
 
 @pytest.mark.parametrize("code", [1000, 1001, 3000, 4999])
 async def test_the_application_learns_the_peer_s_code(server: Any, code: int) -> None:
-    async with await server.open("/echo") as client:
+    async with await server.open(server.echo) as client:
         await client.send_frame(CLOSE, code.to_bytes(2, "big") + b"bye")
         assert await close_frame(client) == (code, "bye")
         await server.freed(2.0)
@@ -258,7 +259,7 @@ async def test_the_application_learns_the_peer_s_code(server: Any, code: int) ->
 
 
 async def test_a_close_without_code(server: Any) -> None:
-    async with await server.open("/echo") as client:
+    async with await server.open(server.echo) as client:
         await client.send_frame(CLOSE, b"")
         assert await client.frame() == (True, 0, CLOSE, b"")
         await server.freed(2.0)
@@ -266,7 +267,7 @@ async def test_a_close_without_code(server: Any) -> None:
 
 
 async def test_a_lost_connection(server: Any) -> None:
-    client = await server.open("/echo")
+    client = await server.open(server.echo)
     client.reset()
     await server.freed(2.0)
     assert (await server.state())["codes"][-1] == 1006
