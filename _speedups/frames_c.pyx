@@ -83,7 +83,7 @@ def build_frame(int opcode, payload):
             )
         octets = (<str>payload).encode()
     elif isinstance(payload, bytes):
-        octets = payload
+        octets = <bytes>payload  # perhaps of a subclass
     else:
         raise TypeError("a payload is str or bytes")
     if opcode >= _CLOSE and PyBytes_GET_SIZE(octets) > 125:

@@ -13,9 +13,11 @@ from typing import Any
 
 import pytest
 
-from tests.harness.fixtures import server_with
+from tests.harness.fixtures import framings, server_with
 from tests.harness.raw import BINARY, CONTINUATION, TEXT, Closed, RawClient
 from tests.harness.server import Server
+
+framing = framings()
 
 KiB = 1024
 

@@ -10,8 +10,11 @@ from collections.abc import Callable
 import pytest
 
 from tests.harness.api import Api
+from tests.harness.fixtures import framings
 from tests.harness.raw import HandshakeRefused, RawClient
 from tests.harness.server import Server
+
+framing = framings(slow=True)
 
 MakeServer = Callable[..., Server]
 WAITING = "waiting for the store: another process has it open"

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from service.connections.frame_quota import BEFORE_CONNECT
-from tests.harness.fixtures import server_with
+from tests.harness.fixtures import framings, server_with
 from tests.harness.metrics import scrape
 from tests.harness.raw import (
     CLOSE,
@@ -20,6 +20,8 @@ from tests.harness.raw import (
     RawClient,
 )
 from tests.harness.server import Server
+
+framing = framings()
 
 TIMEOUT = 1.0  # s
 

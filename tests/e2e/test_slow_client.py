@@ -10,8 +10,11 @@ from typing import Any
 import pytest
 
 from tests.harness.api import Api
+from tests.harness.fixtures import framings
 from tests.harness.raw import Closed, RawClient
 from tests.harness.server import Server
+
+framing = framings(slow=True)
 
 MakeServer = Callable[..., Server]
 

@@ -14,10 +14,13 @@ from typing import Any
 import pytest
 
 from tests.harness.api import Api
+from tests.harness.fixtures import framings
 from tests.harness.metrics import scrape
 from tests.harness.raw import CLOSE, Closed, RawClient
 from tests.harness.sdk import SdkClient
 from tests.harness.server import Server
+
+framing = framings(slow=True)
 
 MIB = 1024 * 1024
 SLOW = 100

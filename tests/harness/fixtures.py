@@ -63,13 +63,24 @@ def backends(*names: str, slow: tuple[str, ...] = ()) -> Any:
     return backend
 
 
-def framings() -> Any:
-    """Return a fixture ``framing``: a module runs with our frames, and with wsproto."""
+def framings(*, slow: bool = False) -> Any:
+    """Return a fixture ``framing``: a module runs with our frames, and with wsproto.
 
-    @pytest.fixture(scope="module", params=["frames", "wsproto"])
+    Args:
+        slow: With wsproto in ``make test-slow`` only.
+    """
+    wsproto = {"STEADWIRE_SERVER_WSPROTO": "true"}
+    marks = [pytest.mark.slow] if slow else []
+
+    @pytest.fixture(
+        scope="module",
+        params=[
+            pytest.param({}, id="frames"),
+            pytest.param(wsproto, id="wsproto", marks=marks),
+        ],
+    )
     def framing(request: pytest.FixtureRequest) -> dict[str, str]:
-        if request.param == "frames":
-            return {}
-        return {"STEADWIRE_SERVER_WSPROTO": "true"}
+        found: dict[str, str] = request.param
+        return found
 
     return framing

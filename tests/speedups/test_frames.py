@@ -33,6 +33,12 @@ STREAMS = int(os.environ.get("FUZZ_STREAMS", 200_000))
 SECONDS = int(os.environ.get("FUZZ_SECONDS", 60))
 
 
+class Octets(bytes): ...
+
+
+class Text(str): ...
+
+
 @pytest.fixture(params=FRAMES)
 def side(request):
     return request.param
@@ -97,6 +103,9 @@ def test_a_frame_that_is_built(side, size, opcode, letter):
 def test_frames_that_are_built(side):
     assert side.build_frame(TEXT, "grün") == b"\x81\x05gr\xc3\xbcn"
     assert side.build_frame(PONG, b"p") == b"\x8a\x01p"
+    assert side.build_frame(BINARY, Octets(b"p")) == b"\x82\x01p"
+    assert side.build_frame(TEXT, Text("p")) == b"\x81\x01p"
+    assert side.build_frame(TEXT, Text("ü")) == b"\x81\x02\xc3\xbc"
     assert side.build_close(1000, "") == b"\x88\x02\x03\xe8"
     assert side.build_close(3501, "bad request") == b"\x88\x0d\x0d\xadbad request"
     assert side.build_close(1005, "") == b"\x88\x00"
