@@ -47,7 +47,8 @@ __all__ = [
     "WebSocketStream",
 ]
 
-TEXT, BINARY = 0x1, 0x2  # opcodes (RFC 6455, 5.2)
+TEXT = 0x1  # opcodes (RFC 6455, 5.2)
+BINARY = 0x2
 HIGH_WATER = 64 * 1024  # bytes; asyncio and uvloop pause a writer above it
 
 # wsproto's own texts quote the data received; the code is enough for the peer.

@@ -110,7 +110,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "stores",
         "transports",
     },
-    "server": {"core", "settings"},
+    "server": {"core", "settings", "_speedups"},
     "dev_gateway": {"core"},
     "demo": {"core"},
 }
