@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 
 import _speedups
+from service.cli.doctor.agents import examine_agents
 from service.cli.doctor.finding import NOTE, OK, PROBLEM, Finding
 from service.cli.doctor.hooks import examine_hooks
 from service.cli.doctor.keys import examine_keys
@@ -59,6 +60,7 @@ def examine(environ: Mapping[str, str], port: int | None = None) -> Iterator[Fin
             )
         yield from examine_keys(settings)
         yield from examine_hooks(settings)
+        yield from examine_agents(settings)
         running = _answers(settings.server.host, settings.server.port)
         yield examine_store(settings, running=running)
         yield from examine_permissions(environ, settings)

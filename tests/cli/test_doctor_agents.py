@@ -1,0 +1,55 @@
+"""`steadwire doctor` on the agents of the settings: none is run."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from service.cli.doctor.agents import examine_agents
+from service.settings import load
+from tests.harness.proxies import free_port
+
+
+@pytest.fixture
+def listening() -> Iterator[tuple[int, list[str]]]:
+    asked: list[str] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_OPTIONS(self) -> None:
+            asked.append(str(self.headers["Authorization"]))
+            self.send_response(405)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield server.server_address[1], asked
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_each_agent_is_asked_for_its_options(listening: tuple[int, list[str]]) -> None:
+    port, asked = listening
+    agents = [
+        {
+            "name": "there",
+            "url": f"http://127.0.0.1:{port}/run",
+            "headers": {"Authorization": "Bearer x"},
+        },
+        {"name": "gone", "url": f"http://127.0.0.1:{free_port()}/run"},
+    ]
+    settings = load({"STEADWIRE_AGENTS": json.dumps(agents)}, {})
+    there, gone = examine_agents(settings)
+    assert (there.level, there.text) == ("ok", "there can be reached")
+    assert gone.level == "problem" and gone.remedy
+    assert gone.text == "gone cannot be reached: Connection refused"
+    assert asked == ["Bearer x"]
+    assert list(examine_agents(load({}, {}))) == []
