@@ -639,3 +639,18 @@ async def test_what_is_too_large_for_the_gateway_is_refused(one: Environment) ->
     await one.say("a", {"id": 7, "history": {"channel": CH, "limit": 3}})
     [reply] = one.sockets.take("a")
     assert len(reply["history"]["publications"]) == 1
+
+
+async def test_nothing_goes_on_after_an_invocation(
+    one: Environment, other: Environment
+) -> None:
+    """An environment is frozen then."""
+    await one.connect("a")
+    await one.say("a", subscribe(2), subscribe(3, "plain:x"))
+    await other.connect("b")
+    await other.say("b", subscribe(2))
+    await one.say("a", {"id": 4, "publish": {"channel": CH, "data": 1}})
+    assert one.sockets.offsets("b", CH) == [1]
+    await one.say("a", {"id": 5, "history": {"channel": CH, "limit": 1}})
+    await one.handle(Kind.DISCONNECT, "b")
+    assert asyncio.all_tasks() == {asyncio.current_task()}
