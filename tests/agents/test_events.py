@@ -9,7 +9,7 @@ from service.agents.events import parse_event
 from tests.agents.runs import made_run, text_of
 
 
-@pytest.mark.requirement("R41", "L19")
+@pytest.mark.requirement("R41", "L19", "B119")
 def test_every_kind_of_event_is_taken_verbatim() -> None:
     kinds = set()
     for each in made_run(1, 400):
@@ -20,7 +20,7 @@ def test_every_kind_of_event_is_taken_verbatim() -> None:
     assert len(kinds) >= 22
 
 
-@pytest.mark.requirement("R41", "L19")
+@pytest.mark.requirement("R41", "L19", "B119")
 @pytest.mark.parametrize(
     ("text", "reason"),
     [

@@ -54,7 +54,7 @@ def check_at_all_positions(run: Events, judge: Judge) -> None:
     assert last == whole
 
 
-@pytest.mark.requirement("R44", "B119")
+@pytest.mark.requirement("R44", "B1", "B126")
 @pytest.mark.parametrize("seed", [11, 12])
 def test_a_viewer_that_joins_anywhere_has_the_same_in_the_end(
     seed: int, judge: Judge
@@ -63,7 +63,7 @@ def test_a_viewer_that_joins_anywhere_has_the_same_in_the_end(
 
 
 @pytest.mark.slow
-@pytest.mark.requirement("R44", "B119")
+@pytest.mark.requirement("R44", "B1", "B126")
 @pytest.mark.parametrize("seed", [21, 22, 23])
 def test_a_viewer_that_joins_a_long_run_anywhere_has_the_same_in_the_end(
     seed: int, judge: Judge
@@ -71,7 +71,7 @@ def test_a_viewer_that_joins_a_long_run_anywhere_has_the_same_in_the_end(
     check_at_all_positions(made_run(seed, 300), judge)
 
 
-@pytest.mark.requirement("B119")
+@pytest.mark.requirement("B67")
 def test_a_second_run_is_joined_with_the_messages_of_the_first(judge: Judge) -> None:
     first, second = made_run(31, 60, "r1"), made_run(32, 60, "r2")
     (whole,) = judge.reduce([[*first, *second]])
@@ -131,7 +131,7 @@ def test_what_was_erased_leaves_a_gap() -> None:
     assert len(fold.snapshot().events) == 4
 
 
-@pytest.mark.requirement("R44", "B119")
+@pytest.mark.requirement("R44", "B1", "B126")
 def test_2000_deltas_are_5_events_for_who_comes_late(judge: Judge) -> None:
     deltas = [f"word{number} " for number in range(2000)]
     run = [started(), *words(*deltas), finished()]
@@ -144,7 +144,7 @@ def test_2000_deltas_are_5_events_for_who_comes_late(judge: Judge) -> None:
         assert texts(seen["messages"]) == {"m": "".join(deltas)}
 
 
-@pytest.mark.requirement("B119")
+@pytest.mark.requirement("B131")
 def test_it_is_compacted_as_the_protocols_own_client_does(judge: Judge) -> None:
     call = {"toolCallId": "c", "toolCallName": "f", "parentMessageId": "m"}
     run = [

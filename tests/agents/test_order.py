@@ -89,7 +89,7 @@ def any_event(rng: Random) -> dict[str, Any]:
     return made
 
 
-@pytest.mark.requirement("R44", "L19")
+@pytest.mark.requirement("R44", "L19", "B125")
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_the_door_decides_as_the_protocols_own_client_does(
     seed: int, judge: Judge
@@ -169,7 +169,7 @@ def test_an_event_out_of_order_is_refused_with_its_reason(
     assert admits(order, wrong) == "wrong_order"
 
 
-@pytest.mark.requirement("R44")
+@pytest.mark.requirement("R44", "B130")
 def test_nothing_follows_the_terminal_event() -> None:
     for terminal in (finished(), event("RUN_ERROR", message="x")):
         order = Order()

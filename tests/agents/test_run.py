@@ -55,7 +55,7 @@ async def test_events_are_json_mappings_or_models(world: World) -> None:
     assert world.store.events()[2] == words("x")[1]
 
 
-@pytest.mark.requirement("R44")
+@pytest.mark.requirement("R44", "B128")
 async def test_an_exception_fails_the_run_without_its_text(world: World) -> None:
     with pytest.raises(ZeroDivisionError):
         async with Run(world.process(), "t", "r") as run:

@@ -33,7 +33,7 @@ async def test_commits_while_a_page_is_read_are_taken_in_once() -> None:
     assert snapshot == await (await world.process("two").open("t")).snapshot()
 
 
-@pytest.mark.requirement("B119")
+@pytest.mark.requirement("B67")
 async def test_the_whole_thread_is_known_beside_a_short_history() -> None:
     world = World(window=64)
     threads = world.process()
@@ -54,7 +54,7 @@ async def test_the_whole_thread_is_known_beside_a_short_history() -> None:
         assert segment["upto"] == following["from"]
 
 
-@pytest.mark.requirement("B119")
+@pytest.mark.requirement("B67")
 async def test_a_process_that_dies_in_mid_run_leaves_the_whole_text() -> None:
     world = World(window=64)
     threads = world.process()
@@ -71,7 +71,7 @@ async def test_a_process_that_dies_in_mid_run_leaves_the_whole_text() -> None:
     assert snapshot.complete and content in snapshot.events[2]
 
 
-@pytest.mark.requirement("B119", "B67")
+@pytest.mark.requirement("B67")
 async def test_a_run_waits_while_its_segments_cannot_be_stored() -> None:
     world = World(window=64)
     threads = world.process()
@@ -94,7 +94,7 @@ async def test_a_run_waits_while_its_segments_cannot_be_stored() -> None:
     assert again.complete and again.offset == 202
 
 
-@pytest.mark.requirement("B119")
+@pytest.mark.requirement("B67")
 async def test_two_processes_that_store_one_part_store_it_once() -> None:
     world = World(shared=True)
     one = world.process("one")
@@ -107,7 +107,7 @@ async def test_two_processes_that_store_one_part_store_it_once() -> None:
     assert [(each["from"], each["upto"]) for each in world.store.segments()] == [(0, 5)]
 
 
-@pytest.mark.requirement("B119")
+@pytest.mark.requirement("B67")
 async def test_a_history_that_was_trimmed_is_said_and_passed_over() -> None:
     world = World(window=64)
     threads = world.process()
@@ -171,7 +171,7 @@ async def follower(
     )
 
 
-@pytest.mark.requirement("R44", "B119")
+@pytest.mark.requirement("R44", "B67")
 async def test_a_viewer_gets_each_event_once_wherever_it_begins() -> None:
     world = World()
     threads = world.process()
@@ -187,7 +187,6 @@ async def test_a_viewer_gets_each_event_once_wherever_it_begins() -> None:
         assert got == list(range(after + 1, top + 1))
 
 
-@pytest.mark.requirement("B67")
 async def test_a_viewer_that_waits_is_woken_and_can_give_up() -> None:
     world = World()
     threads = world.process()
@@ -213,7 +212,6 @@ async def test_a_viewer_that_waits_is_woken_and_can_give_up() -> None:
     assert [each.offset for each in await viewer.next()] == [3]
 
 
-@pytest.mark.requirement("B67")
 async def test_a_viewer_that_is_too_slow_is_told_that_its_place_is_gone() -> None:
     world = World(window=64)
     threads = world.process()

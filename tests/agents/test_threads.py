@@ -143,7 +143,7 @@ async def test_events_on_their_way_do_not_follow_another_servers_end() -> None:
     assert all(isinstance(each.exception(), Refused) for each in late)
 
 
-@pytest.mark.requirement("R44", "L18")
+@pytest.mark.requirement("R44", "L18", "B127")
 async def test_two_servers_that_end_one_run_end_it_once() -> None:
     world = World(shared=True)
     one = world.process("one")
@@ -249,7 +249,7 @@ async def test_a_run_is_cancelled_from_any_server() -> None:
     assert not await one.cancel("t", "r")
 
 
-@pytest.mark.requirement("R44")
+@pytest.mark.requirement("R44", "B124")
 async def test_no_gap_is_longer_than_5_seconds_while_a_run_lives() -> None:
     world = World(shared=True)
     one, two = world.process("one"), world.process("two")

@@ -165,7 +165,7 @@ async def test_one_end_while_another_is_on_its_way_changes_nothing(end: str) -> 
     assert writer.ended.is_set() and world.store.state.values == {}
 
 
-@pytest.mark.requirement("R44")
+@pytest.mark.requirement("R44", "B129")
 async def test_a_cancelled_run_is_closed_in_order_and_takes_nothing_more() -> None:
     world = World()
     writer = await begun(world)
