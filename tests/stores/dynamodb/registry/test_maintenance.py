@@ -7,6 +7,8 @@ import threading
 
 from structlog.testing import capture_logs
 
+from service.stores.dynamodb.registry.maintenance import Maintenance
+from service.stores.dynamodb.registry.records import GATEWAY_NODES, gateway_node
 from tests.stores.dynamodb.registry.fleet import (
     Process,
     admit,
@@ -90,6 +92,25 @@ async def test_a_recount_reports_what_another_program_wrote(make_fleet):
     surplus = sum(before.counts.values()) - len(before.records)
     assert (line["log_level"], line["shards"], line["surplus"]) == ("error", 2, surplus)
     assert fleet.contents() == before  # nothing was repaired
+
+
+async def test_a_recount_includes_the_connections_of_the_gateway(make_fleet):
+    fleet = await make_fleet()
+    one = await fleet.process()
+    await admit(one, "u", "a")
+    nodes = set()
+    for number in range(8):
+        client = f"c{number}="
+        nodes.add(gateway_node(client))
+        await one.connections.admit(f"U#v{number}", client, gateway_node(client))
+    assert len(nodes) > 1
+    with capture_logs():
+        assert await one.maintenance.recount() > 0  # as if there were no gateway
+    client = client_for(fleet.settings, fleet.clock)
+    await client.start()
+    knowing = Maintenance(client, one, fleet.clock, 40.0, pseudo_nodes=GATEWAY_NODES)
+    assert await knowing.recount() == 0
+    await client.close()
 
 
 async def test_a_recount_leaves_out_what_changes_meanwhile(make_fleet):
