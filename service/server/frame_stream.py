@@ -105,6 +105,7 @@ class FrameStream(WebSocketStream):
         self._at = 0
         self._events: list[tuple[int, Any]] = []  # parsed, and not handled
         self._granted = 0  # bytes of the share that were waited for
+        self._read = 0  # bytes that brought the events
         self._waiting = False
         self._full = False  # it is the queue that is waited for
         self._paused = False
@@ -239,6 +240,7 @@ class FrameStream(WebSocketStream):
             piece = self._data
             if size != len(piece):
                 piece = piece[start : self._at]
+            self._read = size
             self._events = self._parser.feed(piece)
             pieces += 1
 
@@ -246,6 +248,9 @@ class FrameStream(WebSocketStream):
         events, self._events = self._events, []
         for place, (kind, value) in enumerate(events, 1):
             if _FRAGMENT < kind < _CLOSE:
+                if len(value) > self._read and not self._may_handle(len(value)):
+                    self._events = events[place - 1 :]
+                    return
                 self._deliver(value)
             elif kind == _FRAGMENT:
                 self._may_send(value)
@@ -261,6 +266,17 @@ class FrameStream(WebSocketStream):
             if self._waiting or self.closed or self._flooded:
                 self._events = events[place:]
                 return
+
+    def _may_handle(self, size: int) -> bool:
+        """Count a message that came in several reads, as a whole.
+
+        Its work begins with the last of them, however small that is.
+        """
+        self._read = size  # it is counted once
+        if self._frames is None or self._frames.may_read(size, self._go_on):
+            return True
+        self._waiting = True
+        return False
 
     def _deliver(self, message: str | bytes) -> None:
         receiver = self._receiver

@@ -14,6 +14,7 @@ from service.core.clock import SystemClock
 from service.dev_gateway.emulator import Gateway
 from service.dev_gateway.integrations import HttpProxy
 from service.stores.dynamodb.table import LEASES
+from tests.conftest import SDKS
 from tests.harness.backends import BACKENDS
 from tests.harness.server import Server
 
@@ -79,6 +80,7 @@ async def stage(make_server: Callable[..., Server]) -> AsyncIterator[Stage]:
         await proxy.aclose()
 
 
+@pytest.mark.parametrize("make_client", SDKS, indirect=True)  # protobuf is refused
 @pytest.mark.requirement("R43")
 async def test_an_sdk_subscribes_publishes_and_recovers(
     stage: Stage, make_client: MakeClient, channel: str

@@ -14,6 +14,7 @@ from tests.harness.http2 import Stream
 from tests.harness.raw import HandshakeRefused, RawClient
 from tests.harness.server import Server
 from tests.harness.sockets import TcpClient
+from tests.server.running import until
 
 BEHIND_A_PROXY = {"STEADWIRE_SERVER_TRUSTED_PROXIES": '["127.0.0.1/32"]'}
 
@@ -85,6 +86,7 @@ async def test_a_claimed_address_changes_nothing(
             pass
     for name in ("X-Forwarded-For", "X-Real-IP", "Forwarded", "CF-Connecting-IP"):
         assert (await refused(server, **{name: "192.0.2.77"})).status == 429
+    await until(lambda: '"cause": "connects"' in server.output(), 10.0, "logged")
     assert server.output().count('"cause": "connects"') == 1
     assert "192.0.2" not in server.output()
 
