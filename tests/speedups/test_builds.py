@@ -48,9 +48,6 @@ class TestInstruments:
         assert ended.returncode == status
 
 
-DEMO = tuple((ROOT / "demo").iterdir())
-
-
 def wheel(tmp_path, state):
     """Build a wheel from a copy of what is committed, and return its names."""
     source = tmp_path / "source"
@@ -103,7 +100,9 @@ class TestWheels:
         assert not [f for f in files if f.endswith((".c", ".h", ".cpp"))]
         assert "none-any" not in name
         page = {f for f in files if f.startswith("service/demo/page/")}
-        assert {f"service/demo/page/{each.name}" for each in DEMO} < page
+        assert {
+            f"service/demo/page/{each.name}" for each in (ROOT / "demo").iterdir()
+        } < page
         assert "service/demo/page/threads.js" in page
         assert loaded(tmp_path) == "True [(0, '', {})]\n"
 

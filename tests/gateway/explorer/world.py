@@ -842,6 +842,8 @@ class World:
                 pending.act()
             except Exception:  # then it is not done
                 outcome = "not done"
+            else:
+                self._check_log()
         elif outcome == "done later":
             self.late.append((pending.actor.name, pending.act))  # type: ignore[arg-type]
         self._raise(pending, OutcomeUnknown(outcome))
