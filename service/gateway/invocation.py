@@ -34,7 +34,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import structlog
@@ -57,7 +57,6 @@ from service.core.errors import (
 )
 from service.core.hooks import ConnectEvent, Event, RefreshEvent
 from service.core.model import (
-    Appended,
     Channel,
     ClientId,
     Draft,
@@ -67,7 +66,7 @@ from service.core.model import (
     SubscriberInfo,
     size_of,
 )
-from service.core.ports import Claim, Clock, History, Posted
+from service.core.ports import AppendDone, Claim, Clock, History, Posted
 from service.core.position import size_of_publication, take_piece
 from service.core.sessions import StoredSession
 from service.gateway.context import GatewayContext
@@ -84,6 +83,8 @@ REPLIES = 64 * 1024  # bytes of publications in all replies of a frame
 HISTORY = 96 * 1024  # bytes of publications in a history reply
 
 TOGETHER = 0.2  # s that a reply may wait for others of the same frame
+
+_T = TypeVar("_T")
 
 _COMMAND = re.compile(r'\{"id":(\d+),')
 
@@ -211,6 +212,18 @@ class Invocation:
         self._context.spawn(run())
         return done
 
+    def _awaited(self, then: Callable[[_T], object]) -> Callable[[_T], None]:
+        """Return *then* as a callback, to be called once, that is waited for."""
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waits.add(done)
+
+        def call(outcome: _T) -> None:
+            self._waits.discard(done)
+            done.set_result(None)
+            then(outcome)
+
+        return call
+
     def _outcome(self, step: Callable[..., object], *args: object) -> None:
         """Tell the session of an outcome; it then goes on."""
         self._guard(step, *args)
@@ -298,18 +311,10 @@ class Invocation:
             event = replace(event, origin=pending.origin, http_headers=pending.headers)
         elif isinstance(event, RefreshEvent):
             event = replace(event, origin=pending.origin)
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waits.add(done)
-
-        def answered(outcome: Outcome) -> None:
-            self._waits.discard(done)
-            done.set_result(None)
-            self._outcome(self._answered, command, event, outcome)
-
         ask(
             context.handlers,
             event,
-            answered,
+            self._awaited(partial(self._outcome, self._answered, command, event)),
             dump=context.encoder.dump,
             clock=self._clock,
             timeout=context.client.hook_timeout,
@@ -325,15 +330,9 @@ class Invocation:
         self, command: int, channel: Channel, draft: Draft, history: History
     ) -> None:
         """Publish; it is acknowledged first, and then delivered."""
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waits.add(done)
-
-        def published(outcome: Appended | StoreError) -> None:
-            self._waits.discard(done)
-            done.set_result(None)
-            self._outcome(self.session.published, command, outcome)
-
-        self._context.delivery.publish(channel, draft, history, published)
+        told = partial(self._outcome, self.session.published, command)
+        done: AppendDone = self._awaited(told)
+        self._context.delivery.publish(channel, draft, history, done)
 
     def history(
         self,
@@ -346,12 +345,8 @@ class Invocation:
         reverse: bool,
     ) -> None:
         """Read publications; the outcome goes to the session."""
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waits.add(done)
 
         def read(outcome: HistoryPage | StoreError) -> None:
-            self._waits.discard(done)
-            done.set_result(None)
             if not isinstance(outcome, StoreError):
                 piece = take_piece(outcome.publications, HISTORY)
                 outcome = HistoryPage(piece, outcome.top)
@@ -359,21 +354,14 @@ class Invocation:
 
         offset = None if since is None else since.offset
         self._context.delivery.read(
-            channel, history, offset, limit, read, reverse=reverse
+            channel, history, offset, limit, self._awaited(read), reverse=reverse
         )
 
     def present(self, command: int, channel: Channel, *, stats: bool) -> None:
         """Look who is in a channel; the outcome goes to the session."""
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waits.add(done)
-
-        def looked(outcome: list[SubscriberInfo] | StoreError) -> None:
-            self._waits.discard(done)
-            done.set_result(None)
-            tell = partial(self.session.presence_read, stats=stats)
-            self._outcome(tell, command, outcome)
-
-        self._context.delivery.look(channel, looked)
+        tell = partial(self.session.presence_read, stats=stats)
+        looked = partial(self._outcome, tell, command)
+        self._context.delivery.look(channel, self._awaited(looked))
 
     def close(self, close: Close) -> None:
         """Post what waits, then close the connection."""
