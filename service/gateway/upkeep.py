@@ -43,7 +43,6 @@ class GatewayUpkeep:
         """
         if not await self._context.hang_up(client, close):
             raise StoreUnavailable("a connection cannot be closed")
-        await self._context.sessions.settle(client)
 
     async def expire(self, client: ClientId) -> None:
         """End what has expired: the connection, or some of its subscriptions.
