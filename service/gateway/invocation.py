@@ -141,9 +141,8 @@ class Invocation:
         self._close: Close | None = None
         self._is_over = False
 
-    def restore(self, stored: StoredSession) -> None:
-        """Take up the client's session."""
-        record = msgspec.json.decode(stored.record, type=SessionRecord)
+    def restore(self, stored: StoredSession, record: SessionRecord) -> None:
+        """Take up the client's session, whose own record is decoded."""
         for channel, each in stored.channels.items():
             self._commands[channel] = each.command
             self._channels[channel] = msgspec.json.decode(

@@ -36,7 +36,7 @@ def resumed(
     record = msgspec.json.decode(stored.record, type=SessionRecord)
     pending = PendingConnection(record.address, record.origin)
     invocation = Invocation(context, client, pending)
-    invocation.restore(stored)
+    invocation.restore(stored, record)
     return invocation, record
 
 
@@ -63,14 +63,17 @@ class GatewayPeople:
         return [each for each in found if each == client]
 
     async def _act(
-        self, client: ClientId, user: UserId, act: Callable[[Session], object]
+        self, client: ClientId, user: UserId | None, act: Callable[[Session], object]
     ) -> bool:
-        """Let a session do something; False if it is not that user's any more."""
+        """Let a session do something; False if it is not that user's any more.
+
+        With None as *user* it may be anybody's.
+        """
         stored = await self._context.sessions.load(client)
         if stored is None:
             return False
         invocation, record = resumed(self._context, client, stored)
-        if record.user != user:
+        if user is not None and record.user != user:
             return False
         await invocation.run(act)
         return True
@@ -84,12 +87,7 @@ class GatewayPeople:
         Raises:
             StoreError: It could not be read.
         """
-        stored = await self._context.sessions.load(client)
-        if stored is None:
-            return False
-        invocation, _ = resumed(self._context, client, stored)
-        await invocation.run(lambda session: None)
-        return True
+        return await self._act(client, None, lambda session: None)
 
     async def connections(self, user: UserId) -> list[ConnectionStatus]:
         """Return a user's connections.
