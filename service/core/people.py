@@ -34,7 +34,7 @@ class ConnectionStatus:
         silent: Seconds since it last sent something.
         idle: Seconds since it last sent something or took what was written to it.
         queued_bytes: Bytes that wait for its socket.
-        messages_sent: Messages handed to its socket (count).
+        messages_sent: Messages whose write to its socket has ended (count).
         in_flight: One of its commands has no outcome yet.
         rtt: The round-trip times of its pings; None before the first pong.
     """
