@@ -22,8 +22,8 @@ taking of the entry; a process that was thought to be dead and goes on.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import structlog
@@ -32,7 +32,7 @@ from service.agents.errors import Refused, RunExists
 from service.agents.events import AgentEvent, dump, parse_event
 from service.agents.feed import Feed, Follower
 from service.agents.live_runs import LiveRun, LiveRuns, Writes
-from service.agents.thread import Thread, segments_of
+from service.agents.thread import Thread, appended, segments_of
 from service.agents.writer import AGENT_LOST, LAST, RunWriter, version_of
 from service.core.errors import (
     BAD_REQUEST,
@@ -479,18 +479,8 @@ class Threads:
             self._release(thread)
 
     async def _append(self, thread: Thread, draft: Draft) -> Appended:
-        waiter: asyncio.Future[Appended] = asyncio.get_running_loop().create_future()
-
-        def done(outcome: Appended | StoreError) -> None:
-            if waiter.done():
-                return
-            if isinstance(outcome, StoreError):
-                waiter.set_exception(outcome)
-            else:
-                waiter.set_result(outcome)
-
-        self._hub.publish(thread.channel, draft, thread.history, done)
-        return await waiter
+        publish = self._hub.publish
+        return await appended(partial(publish, thread.channel, draft, thread.history))
 
     # Rounds.
 
