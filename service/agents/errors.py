@@ -61,3 +61,8 @@ class Gone(SteadwireError):
 
 class AgentsMissing(SteadwireError):
     """``ag-ui-protocol`` is not installed; ``steadwire[agents]`` has it."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "agent runs need the package ag-ui-protocol: pip install steadwire[agents]"
+        )

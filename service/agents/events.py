@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
@@ -18,7 +18,17 @@ from _speedups import check
 from service.agents.errors import AgentsMissing, Refused
 from service.core.model import RawJson
 
-__all__ = ["EVENT_SIZE", "AgentEvent", "dump", "parse_event", "read_event"]
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
+__all__ = [
+    "EVENT_SIZE",
+    "AgentEvent",
+    "dump",
+    "first_error",
+    "parse_event",
+    "read_event",
+]
 
 EVENT_SIZE = 256 * 1024
 """Bytes of one event; a larger one is refused as ``too_large``."""
@@ -111,30 +121,29 @@ def parse_event(text: str | bytes) -> AgentEvent:
     return AgentEvent(kind, fields, RawJson(line))
 
 
+def first_error(error: ValidationError) -> tuple[str, str]:
+    """Return the type of the first error, and words that quote no value."""
+    first = error.errors(include_url=False, include_context=False, include_input=False)
+    where, words = ".".join(map(str, first[0]["loc"])), first[0]["msg"][:200]
+    return first[0]["type"], f"{where[:200]}: {words}" if where else words
+
+
 @functools.cache
 def _validator() -> Callable[[str], None]:
     try:
         from ag_ui.core import Event
         from pydantic import TypeAdapter, ValidationError
     except ImportError:
-        raise AgentsMissing(
-            "agent runs need the package ag-ui-protocol: pip install steadwire[agents]"
-        ) from None
+        raise AgentsMissing from None
     adapter: TypeAdapter[Any] = TypeAdapter(Event)
 
     def validate(line: str) -> None:
         try:
             adapter.validate_json(line, strict=True)
         except ValidationError as error:
-            first = error.errors(
-                include_url=False, include_context=False, include_input=False
-            )[0]
-            where = ".".join(map(str, first["loc"]))[:200]
-            words = "the type is none of the protocol's"
-            if not first["type"].startswith("union_tag"):
-                words = (
-                    f"{where}: {first['msg'][:200]}" if where else first["msg"][:200]
-                )
+            kind, words = first_error(error)
+            if kind.startswith("union_tag"):
+                words = "the type is none of the protocol's"
             raise Refused("invalid_event", words) from None
 
     return validate

@@ -10,6 +10,7 @@ import msgspec
 
 from _speedups import check
 from service.agents.errors import AgentsMissing, Refused
+from service.agents.events import first_error
 from service.core.model import RawJson
 
 __all__ = ["RunInput", "parse_input"]
@@ -62,19 +63,13 @@ def _validator() -> Callable[[str], None]:
         from ag_ui.core import RunAgentInput
         from pydantic import ValidationError
     except ImportError:
-        raise AgentsMissing(
-            "agent runs need the package ag-ui-protocol: pip install steadwire[agents]"
-        ) from None
+        raise AgentsMissing from None
 
     def validate(text: str) -> None:
         try:
             RunAgentInput.model_validate_json(text)
         except ValidationError as error:
-            first = error.errors(
-                include_url=False, include_context=False, include_input=False
-            )[0]
-            where = ".".join(map(str, first["loc"]))[:200]
-            words = f"the input: {where}: {first['msg'][:200]}"
-            raise Refused("invalid_event", words) from None
+            _, words = first_error(error)
+            raise Refused("invalid_event", f"the input: {words}") from None
 
     return validate
