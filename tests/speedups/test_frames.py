@@ -2,13 +2,11 @@
 
 import os
 import random
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 from tests.speedups.cases import CASES, LIMIT
+from tests.speedups.fuzzing import fuzz
 from tests.speedups.streams import (
     BINARY,
     CLOSE,
@@ -30,7 +28,6 @@ from tests.speedups.streams import (
 from tests.speedups.twins import FRAMES, frames_c, frames_py, needs_compiled
 
 STREAMS = int(os.environ.get("FUZZ_STREAMS", 200_000))
-SECONDS = int(os.environ.get("FUZZ_SECONDS", 60))
 
 
 class Octets(bytes): ...
@@ -179,22 +176,9 @@ def test_streams_show_no_disagreement(capsys):
 @pytest.mark.timeout(0)
 def test_coverage_guided_fuzzing_of_frames_finds_no_disagreement(capsys, tmp_path):
     pytest.importorskip("atheris")
-    ended = subprocess.run(
-        [
-            sys.executable,
-            str(Path(__file__).with_name("fuzz_frames.py")),
-            f"-max_total_time={SECONDS}",
-            "-max_len=600",
-            f"-artifact_prefix={tmp_path}/",
-        ],
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-        timeout=SECONDS + 120,
-    )
-    assert ended.returncode == 0, ended.stdout[-2000:] + ended.stderr[-4000:]
+    last = fuzz("fuzz_frames.py", 600, tmp_path)
     with capsys.disabled():
-        print("\n" + ended.stderr.splitlines()[-1])
+        print("\n" + last)
 
 
 @needs_compiled

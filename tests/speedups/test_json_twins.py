@@ -3,19 +3,16 @@
 import json
 import os
 import random
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from tests.speedups.fuzzing import fuzz
 from tests.speedups.mutants import NOISE, compare, mutants, oracle, outcome
 from tests.speedups.twins import JSON, json_c, json_py, needs_compiled
 
 DOCUMENTS = int(os.environ.get("FUZZ_DOCUMENTS", "200000"))
-SECONDS = int(os.environ.get("FUZZ_SECONDS", "60"))
 
 text = st.text(st.characters(exclude_categories=[]))  # surrogates too
 values = st.recursive(
@@ -135,22 +132,9 @@ def test_mutants_show_no_disagreement(capsys):
 @pytest.mark.timeout(0)
 def test_coverage_guided_fuzzing_finds_no_disagreement(capsys, tmp_path):
     pytest.importorskip("atheris")
-    ended = subprocess.run(
-        [
-            sys.executable,
-            str(Path(__file__).with_name("fuzz_json.py")),
-            f"-max_total_time={SECONDS}",
-            "-max_len=400",
-            f"-artifact_prefix={tmp_path}/",
-        ],
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-        timeout=SECONDS + 120,
-    )
-    assert ended.returncode == 0, ended.stdout[-2000:] + ended.stderr[-4000:]
+    last = fuzz("fuzz_json.py", 400, tmp_path)
     with capsys.disabled():
-        print("\n" + ended.stderr.splitlines()[-1])
+        print("\n" + last)
 
 
 @needs_compiled
