@@ -101,6 +101,12 @@ class TcpClient:
             await self._fill()
         return await self.read_exactly(found + len(separator))
 
+    async def read_answer(self) -> tuple[bytes, bytes]:
+        """Return an HTTP/1.1 answer with a length: its head, and its body."""
+        head = await self.read_until(b"\r\n\r\n")
+        length = int(head.split(b"content-length: ")[1].split(b"\r\n")[0])
+        return head, await self.read_exactly(length)
+
     async def _fill(self) -> None:
         data = await asyncio.get_running_loop().sock_recv(self.sock, _CHUNK)
         if not data:

@@ -18,10 +18,9 @@ ALL = 5 * REQUESTS
 
 async def number(tcp: TcpClient) -> int:
     """Return which request of all the next answer is of."""
-    head = await tcp.read_until(b"\r\n\r\n")
+    head, body = await tcp.read_answer()
     assert head.startswith(b"HTTP/1.1 200")
-    length = int(head.split(b"content-length: ")[1].split(b"\r\n")[0])
-    found: int = json.loads(await tcp.read_exactly(length))["requests"]
+    found: int = json.loads(body)["requests"]
     return found
 
 
