@@ -195,5 +195,15 @@ async def make_client(
 @pytest.fixture
 def channel(request: pytest.FixtureRequest) -> str:
     """Return a channel name that no other test uses."""
-    name = "".join(c if c.isalnum() else "-" for c in request.node.name)
-    return f"e2e-{name}"
+    return f"e2e-{name_of(request)}"
+
+
+@pytest.fixture
+def thread(request: pytest.FixtureRequest) -> str:
+    """Return the name of a thread that no other test uses."""
+    return name_of(request)[:100]
+
+
+def name_of(request: pytest.FixtureRequest) -> str:
+    """Return the test's name in letters, digits and hyphens."""
+    return "".join(c if c.isalnum() else "-" for c in request.node.name)

@@ -25,12 +25,6 @@ NDJSON = "application/x-ndjson"
 WORDS = [f"word{n} " for n in range(20)]
 
 
-@pytest.fixture
-def thread(request: pytest.FixtureRequest) -> str:
-    name = "".join(c if c.isalnum() else "-" for c in request.node.name)
-    return name[:100]
-
-
 class Pusher:
     """An agent that pushes to one run."""
 

@@ -78,12 +78,6 @@ def judge() -> Iterator[Judge]:
         yield judge
 
 
-@pytest.fixture
-def thread(request: pytest.FixtureRequest) -> str:
-    name = "".join(c if c.isalnum() else "-" for c in request.node.name)
-    return name[:100]
-
-
 def asked(thread: str, run: str) -> dict[str, Any]:
     message = {"id": f"u-{run}", "role": "user", "content": "find it"}
     return run_input(thread, run, messages=[message])

@@ -40,12 +40,6 @@ async def agent() -> AsyncIterator[Agent]:
         yield agent
 
 
-@pytest.fixture
-def thread(request: pytest.FixtureRequest) -> str:
-    name = "".join(c if c.isalnum() else "-" for c in request.node.name)
-    return name[:100]
-
-
 def run(server: Server, asked: dict[str, Any], **options: Any) -> Any:
     return viewing(server, "/agui/helper", method="POST", json=asked, **options)
 

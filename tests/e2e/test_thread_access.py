@@ -44,10 +44,9 @@ async def agent() -> AsyncIterator[Agent]:
 
 
 @pytest.fixture
-def thread(request: pytest.FixtureRequest) -> str:
+def thread(thread: str) -> str:
     """Return a thread of the user ann, and of nobody else."""
-    name = "".join(c if c.isalnum() else "-" for c in request.node.name)
-    return f"{name[:80]}#ann"
+    return f"{thread[:80]}#ann"
 
 
 def path_of(thread: str, what: str = "events") -> str:

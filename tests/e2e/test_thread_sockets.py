@@ -30,9 +30,8 @@ StartHost = Callable[..., Any]
 
 
 @pytest.fixture
-def thread(request: pytest.FixtureRequest) -> str:
-    name = "".join(c if c.isalnum() else "-" for c in request.node.name)
-    return f"{name[:80]}#ann,bob"
+def thread(thread: str) -> str:
+    return f"{thread[:80]}#ann,bob"
 
 
 async def push(
