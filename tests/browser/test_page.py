@@ -88,7 +88,7 @@ async def test_a_conversation_that_two_people_watch(
     await expect(ada.page.locator("#typing")).to_have_text("", timeout=10e3)
     assert await shifted(ben) < 0.01, await ben.page.evaluate("shifts")
 
-    # Who comes later sees the same, compacted.
+    # A later viewer sees the same, compacted.
     late = await open_page(browser, server, "Chloé", "two")
     await late.ended()
     assert await late.all_text() == await ada.all_text()
@@ -250,7 +250,7 @@ async def test_the_server_is_killed_in_mid_stream(
     await ada.badge("reconnecting")
     await look(ada, "server-gone")
     await server.start()
-    # What it relayed is over, and has its end; nothing that was seen is lost.
+    # The run that it relayed has ended; nothing that was seen is lost.
     await ada.ended("failed")
     await ada.sees("The agent was lost")
     numbers = (await ada.answer()).split()

@@ -69,7 +69,7 @@ async def test_nothing_is_left_after_close() -> None:
     child = psutil.Process(agent.pid)
     await agent.close()
     assert not child.is_running()
-    # Where it listened nobody does.
+    # Nobody listens there any more.
     with pytest.raises(ConnectionResetError):
         await reader.read()
     writer.close()

@@ -16,7 +16,7 @@ AT_GATEWAYS: dict[str, tuple[str, ...]] = {
     # The list of channels and its counts are those of a process.
     "test_cent_users": ("test_channels_and_info",),
     "test_hooks_python": (
-        # What is not kept overtakes what is: it waits for no lease.
+        # A publication without history waits for no lease, and overtakes others.
         "test_publish",
     ),
     "test_http_api_users": (

@@ -124,7 +124,7 @@ async def test_http_agent_runs_a_pydantic_agent_through_the_relay(
     assert answers == ["nothing here", "nothing there"]
     kinds = {event["type"] for event in found["events"]}
     assert {"REASONING_MESSAGE_CONTENT", "TOOL_CALL_ARGS"} <= kinds
-    # What is handed out later: the thread from its begin, compacted, and joined.
+    # Later viewers get the whole thread, compacted, or join it where it is.
     path = f"/agui/threads/{thread}/events"
     streams = []
     for query in ("", "?from=now"):

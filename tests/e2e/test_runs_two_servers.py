@@ -61,7 +61,7 @@ async def test_a_server_ends_the_runs_of_one_that_was_killed(
         async with viewing(two, "/agui/helper", method="POST", json=asked) as again:
             assert await again.all() == [*begin, *rest]
         assert len(agent.answers) == 1
-    # What another server wrote reaches sockets, too; keep-alives have no offset.
+    # Sockets get the events of another server, too; keep-alives have no offset.
     found = []
     while len(found) < 5:
         pub = (await socket.message(30.0)).get("push", {}).get("pub", {})

@@ -151,7 +151,7 @@ PATHS: dict[str, tuple[dict[str, Any], str]] = {
     "frames, handed over": ({}, "/handed"),
     "wsproto": ({"wsproto": True}, "/echo"),
 }
-"""How a WebSocket over HTTP/1.1 may be served: settings, and the path of an echo."""
+"""Ways to serve a WebSocket over HTTP/1.1: settings, and the path of an echo."""
 
 
 def process_with(settings: dict[str, Any], *, paths: tuple[str, ...] = ()) -> Any:

@@ -63,7 +63,7 @@ async def wait_for_disconnect(receive: Any) -> None:
 
 
 class Echo:
-    """What a WebSocket is handed over to: it is busy while the peer does not read."""
+    """A receiver of messages that is busy while the peer does not read."""
 
     def __init__(
         self, write: Callable[[Any], Coroutine[Any, Any, None] | None]
