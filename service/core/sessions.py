@@ -12,7 +12,17 @@ from typing import NamedTuple, Protocol
 from service.core.errors import Close
 from service.core.model import Channel, ClientId, UserId
 
-__all__ = ["Listed", "Listing", "Sessions", "StoredChannel", "StoredSession"]
+__all__ = [
+    "PARTS",
+    "Listed",
+    "Listing",
+    "Sessions",
+    "StoredChannel",
+    "StoredSession",
+]
+
+PARTS = 64
+"""Parts over which connections are spread by their ids, in the format of a table."""
 
 
 class StoredChannel(NamedTuple):

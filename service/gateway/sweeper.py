@@ -51,12 +51,9 @@ from service.core.errors import (
 )
 from service.core.model import ClientId
 from service.core.ports import Clock, Posted, Posts, State
-from service.core.sessions import Listed, Listing, Sessions
+from service.core.sessions import PARTS, Listed, Listing, Sessions
 
-__all__ = ["AGE", "AGE_MARGIN", "AGE_SPREAD", "PARTS", "PING", "Sweeper"]
-
-PARTS = 64
-"""Parts over which connections are spread by their ids, as the store has them."""
+__all__ = ["AGE", "AGE_MARGIN", "AGE_SPREAD", "PING", "Sweeper"]
 
 AGE = 7200.0  # s; the gateway's own limit
 AGE_MARGIN = 180.0  # s before it at which the last ones are sent away

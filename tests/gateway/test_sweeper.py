@@ -18,12 +18,11 @@ from service.core.errors import (
 )
 from service.core.model import ClientId
 from service.core.ports import Posted, StateEntry
-from service.core.sessions import Listed, Listing
+from service.core.sessions import PARTS, Listed, Listing
 from service.gateway.sweeper import (
     AGE,
     AGE_MARGIN,
     AGE_SPREAD,
-    PARTS,
     PING,
     Sweeper,
 )

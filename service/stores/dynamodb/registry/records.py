@@ -32,6 +32,7 @@ from hashlib import blake2b
 from typing import Any, NamedTuple
 
 from service.core.model import ClientId, UserId
+from service.core.sessions import PARTS
 from service.stores.dynamodb.errors import Item
 
 __all__ = [
@@ -58,7 +59,7 @@ CLIENT = "C#"  # prefix of the sort keys of a node's connections
 NOTICE = "E#"  # and of its notices
 
 
-GATEWAY_NODES = tuple(f"gateway-{number:02}" for number in range(64))
+GATEWAY_NODES = tuple(f"gateway-{number:02}" for number in range(PARTS))
 """The pseudo-nodes of connections at the gateway; a part of the format."""
 
 
