@@ -4,6 +4,7 @@ The handler of the function is ``service.lambda_entry.handler``, or with hooks i
 what `make_handler` returns for them. It takes
 
 * events of the proxy integration of a WebSocket API, for all three routes;
+* requests of an HTTP API or of the function's URL (payload 2.0): the server API;
 * asynchronous invocations of the function by itself, which deliver under a hold;
 * events of a schedule (EventBridge), which run the sweeper.
 
@@ -16,7 +17,8 @@ seconds after the event began. And each event begins with what a freeze may have
 wrong: the clock, pooled connections, what is believed of channels and of revocations.
 
 This module is imported in each cold start, and with it only what the settings need:
-tests/test_lambda_entry.py has the list.
+tests/test_lambda_entry.py has the list. The server API is imported with its first
+request.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ import structlog
 from service import logs
 from service.core.clock import SystemClock
 from service.core.errors import CodecError, SettingsError
+from service.core.health import Fault
 from service.core.hooks import Handlers
 from service.core.rate_limits import rate_of
 from service.core.refusals import Refusals
@@ -39,6 +42,7 @@ from service.foundation import Foundation
 from service.gateway.events import Kind, from_event, hold_of
 from service.gateway.handshake import Handshake, answer
 from service.gateway_runtime import GatewayRuntime
+from service.http.http_events import is_request, respond
 from service.settings import load
 
 __all__ = ["handler", "make_handler"]
@@ -79,10 +83,11 @@ class _Function:
             clock,
             self._refusals,
         )
+        self._routes: Any = None
         self._loop = asyncio.new_event_loop()
-        self._gateway = self._loop.run_until_complete(self._open())
+        self._base, self._gateway = self._loop.run_until_complete(self._open())
 
-    async def _open(self) -> GatewayRuntime:
+    async def _open(self) -> tuple[Foundation, GatewayRuntime]:
         settings, handlers, stack = self._settings, self._handlers, self._stack
         if settings.proxy.endpoints:
             from service.http.hooks_proxy import HooksProxy
@@ -95,7 +100,7 @@ class _Function:
         await gateway.start()
         await base.start(gateway.delivery.committed)
         base.people = gateway.people
-        return gateway
+        return base, gateway
 
     def __call__(self, event: Mapping[str, Any]) -> dict[str, Any]:
         return self._loop.run_until_complete(self._handle(event))
@@ -105,7 +110,12 @@ class _Function:
         application, delivery = gateway.application, gateway.delivery
         gateway.thawed()
         delivery.until = self._clock.now() + DELIVERING
+        request = is_request(event)
+        # A caller of the server API does not wait until everybody has it.
+        delivery.hands_over = request and bool(self._settings.gateway.function)
         try:
+            if request:
+                return await self._respond(event)
             hold = hold_of(event)
             if hold is not None:
                 await application.deliver(hold)
@@ -116,6 +126,50 @@ class _Function:
             return {"statusCode": 200}
         finally:
             await delivery.drain()
+
+    async def _respond(self, event: Mapping[str, Any]) -> dict[str, Any]:
+        try:
+            if self._routes is None:
+                self._routes = self._open_routes()
+            return await respond(self._routes, event)
+        except CodecError as error:
+            log.error("an event of an unknown kind", reason=str(error))
+            return {"statusCode": 400}
+
+    def _open_routes(self) -> Any:
+        """Return the server API, opened with the first request.
+
+        Raises:
+            SettingsError: The file of API keys is wrong.
+        """
+        from service.core.shedding import Shedding
+        from service.http.api.keys import open_keys
+        from service.http.function_routes import FunctionRuntime, open_function_routes
+
+        base, gateway = self._base, self._gateway
+        settings = self._settings.at_gateway
+        keys = open_keys(settings, self._clock)
+        base.checks.add("store", self._store_fault)
+        base.checks.add("api_keys", keys.fault)
+        runtime = FunctionRuntime(
+            settings=settings,
+            clock=self._clock,
+            metrics=base.metrics,
+            store=base.store,
+            encoder=base.encoder,
+            permissions=base.permissions,
+            handlers=base.handlers,
+            tickets=base.tickets,
+            revocations=base.revocations,
+            delivery=gateway.delivery,
+            people=gateway.people,
+            shedding=Shedding(settings.overload.calm, base.rng),
+        )
+        return open_function_routes(runtime, keys, base.checks)
+
+    def _store_fault(self) -> Fault | None:
+        reason = self._base.store.fault()
+        return None if reason is None else Fault(reason, failing=False)
 
     async def _answer(self, event: Mapping[str, Any]) -> dict[str, Any]:
         try:

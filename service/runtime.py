@@ -314,6 +314,11 @@ class Runtime:
             runtime._stack = stack.pop_all()
             return runtime
 
+    @property
+    def resident(self) -> Runtime:
+        """This: its process holds the connections of clients."""
+        return self
+
     async def aclose(self) -> None:
         """Drain, then close every part in reverse order.
 

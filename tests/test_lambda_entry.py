@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
@@ -19,6 +22,7 @@ ABSENT = (
     "ag_ui",
     "boto3",
     "click",
+    "falcon",
     "google.protobuf",
     "httpx",
     "hypercorn",
@@ -166,3 +170,151 @@ def test_hooks_in_python_decide(variables: dict[str, str], tmp_path: Any) -> Non
     path = os.pathsep.join([str(tmp_path), str(ROOT)])
     done = _python("import own", **{**own, "PYTHONPATH": path})
     assert done.stdout == "{'statusCode': 200}\n", done.stderr
+
+
+def request(
+    method: str, path: str, body: str = "", key: str = "", **more: Any
+) -> dict[str, Any]:
+    """An event of an HTTP API, payload 2.0."""
+    return {
+        "version": "2.0",
+        "routeKey": "$default",
+        "rawPath": path,
+        "rawQueryString": "",
+        "headers": {"host": "api.example.org", **({"x-api-key": key} if key else {})},
+        "requestContext": {
+            "domainName": "api.example.org",
+            "http": {
+                "method": method,
+                "path": path,
+                "protocol": "HTTP/1.1",
+                "sourceIp": "192.0.2.1",
+                "userAgent": "tests",
+            },
+            "stage": "$default",
+        },
+        "body": body,
+        "isBase64Encoded": False,
+        **more,
+    }
+
+
+KEY = "a-key-of-tests-that-is-long-enough"
+KEPT = json.dumps(
+    {
+        "allow_subscribe_for_client": True,
+        "allow_subscribe_for_anonymous": True,
+        "history_size": 9,
+        "history_ttl": "60s",
+    }
+)
+
+
+def test_requests_of_an_http_api_are_answered_by_the_server_api(
+    variables: dict[str, str],
+) -> None:
+    """Its answers are those of a server, but for what needs a resident process."""
+    publish = json.dumps({"channel": "room", "data": {"n": 1}})
+    history = json.dumps({"channel": "room", "limit": 10})
+    binary = base64.b64encode(publish.encode()).decode()
+    staged = request("POST", "/prod/api/history", history, KEY)
+    staged["requestContext"]["stage"] = "prod"
+    answers = _handled(
+        {
+            **variables,
+            "STEADWIRE_API_KEY": KEY,
+            "STEADWIRE_CHANNELS_WITHOUT_NAMESPACE": KEPT,
+            "AWS_ENDPOINT_URL_LAMBDA": "http://127.0.0.1:1",
+        },
+        request("GET", "/health/ready"),
+        request("POST", "/api/publish", publish),
+        request("POST", "/api/publish", publish, KEY),
+        request("POST", "/api/publish", binary, KEY, isBase64Encoded=True),
+        staged,
+        request("POST", "/api/info", "{}", KEY),
+        request("POST", "/api/drain", "{}", KEY),
+        request("POST", "/api/channels", "{}", KEY),
+        request("POST", "/api/publish", "%", KEY, isBase64Encoded=True),
+        request("GET", "/metrics", "", KEY),
+        request("GET", "/api/openapi.json"),
+    )
+    statuses = [each["statusCode"] for each in answers]
+    assert statuses == [200, 401, 200, 200, 200, 200, 200, 200, 400, 404, 200]
+    assert json.loads(answers[0]["body"]) == {"status": "ready"}
+    first, second = (json.loads(each["body"])["result"] for each in answers[2:4])
+    assert (first["offset"], second["offset"]) == (1, 2)
+    assert answers[2]["headers"]["content-type"] == "application/json"
+    kept = json.loads(answers[4]["body"])["result"]
+    assert [each["data"] for each in kept["publications"]] == [{"n": 1}] * 2
+    for each in answers[5:8]:
+        assert json.loads(each["body"])["error"]["code"] == 108
+    assert "/api/publish" in json.loads(answers[10]["body"])["paths"]
+
+
+class _Aws(ThreadingHTTPServer):
+    """Lambda's API and `@connections`: everything is taken, and noted."""
+
+    def __init__(self) -> None:
+        noted = self.noted = list[tuple[str, str]]()
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                size = int(self.headers["content-length"])
+                noted.append((self.path, self.rfile.read(size).decode()))
+                self.send_response(202 if "functions" in self.path else 200)
+                self.send_header("content-length", "0")
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server_port}"
+
+
+@pytest.fixture
+def aws() -> Iterator[_Aws]:
+    with _Aws() as server:
+        serving = threading.Thread(target=server.serve_forever)
+        serving.start()
+        yield server
+        server.shutdown()
+        serving.join()
+
+
+def test_a_publish_over_http_is_delivered_by_another_invocation(
+    variables: dict[str, str], aws: _Aws
+) -> None:
+    """Its caller has the position before anything is posted to a subscriber."""
+    own = {
+        **variables,
+        "STEADWIRE_API_KEY": KEY,
+        "STEADWIRE_GATEWAY_ENDPOINT": f"{aws.url}/test",
+        "AWS_ENDPOINT_URL_LAMBDA": aws.url,
+        "STEADWIRE_CHANNELS_WITHOUT_NAMESPACE": KEPT,
+    }
+    socket = {"connectionId": "b=", "identity": {"sourceIp": "192.0.2.1"}}
+
+    def message(body: str) -> dict[str, Any]:
+        return {"requestContext": {**socket, "eventType": "MESSAGE"}, "body": body}
+
+    connect = {"requestContext": {**socket, "eventType": "CONNECT"}, "headers": {}}
+    publish = json.dumps({"channel": "news", "data": 7})
+    answers = _handled(
+        own,
+        connect,
+        message('{"id":1,"connect":{}}'),
+        message('{"id":2,"subscribe":{"channel":"news"}}'),
+        request("POST", "/api/publish", publish, KEY),
+    )
+    assert json.loads(answers[3]["body"])["result"]["offset"] == 1
+    paths = [path for path, _ in aws.noted]
+    posted = "/test/@connections/b%3D"
+    invoked = "/2015-03-31/functions/own/invocations"
+    assert paths == [posted, posted, invoked]
+    assert '"subscribe"' in aws.noted[1][1]
+    _handled(own, json.loads(aws.noted[2][1]))
+    assert [path for path, _ in aws.noted[3:]] == [posted]
+    assert json.loads(aws.noted[3][1])["push"]["pub"] == {"data": 7, "offset": 1}

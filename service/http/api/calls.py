@@ -36,10 +36,9 @@ from service.core.errors import (
     describe,
 )
 from service.core.model import is_user
-from service.http.api.context import ApiContext, store_error
+from service.http.api.context import ApiContext, ApiRuntime, store_error
 from service.http.api.keys import ApiKeys
 from service.protocol.replies import error_body
-from service.runtime import Runtime
 
 __all__ = [
     "ApiResource",
@@ -198,7 +197,7 @@ class Batch:
 class ApiResource:
     """The Falcon resource of one method."""
 
-    def __init__(self, method: Method, runtime: Runtime, keys: ApiKeys) -> None:
+    def __init__(self, method: Method, runtime: ApiRuntime, keys: ApiKeys) -> None:
         self._method = method
         self._runtime = runtime
         self._settings = runtime.settings.api

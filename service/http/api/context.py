@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import Annotated, Generic, TypeVar
+from typing import TYPE_CHECKING, Annotated, Generic, Protocol, TypeVar
 
 import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType
 
 from service.auth.api_keys import FULL_ACCESS, ApiKey
-from service.auth.permissions import ChannelRules
+from service.auth.permissions import ChannelRules, Permissions
+from service.auth.revocations import Revocations
+from service.auth.tickets import Tickets
 from service.core.errors import (
     BAD_REQUEST,
     INTERNAL,
@@ -23,6 +25,7 @@ from service.core.errors import (
     StoreFull,
     StoreTooLarge,
 )
+from service.core.hooks import Handlers
 from service.core.model import (
     USER_SIZE,
     Appended,
@@ -31,12 +34,19 @@ from service.core.model import (
     HistoryPage,
     SubscriberInfo,
 )
-from service.core.ports import History
-from service.runtime import Runtime
-from service.settings import ApiSettings, Namespace
+from service.core.people import People
+from service.core.ports import Clock, Delivery, History, Store
+from service.core.shedding import Shedding
+from service.metrics import Metrics
+from service.payload.encoder import PayloadEncoder
+from service.settings import ApiSettings, Namespace, Settings
+
+if TYPE_CHECKING:
+    from service.runtime import Runtime
 
 __all__ = [
     "ApiContext",
+    "ApiRuntime",
     "ChannelName",
     "Empty",
     "ErrorObject",
@@ -93,6 +103,57 @@ def store_error(error: StoreError) -> ErrorReply:
     return TOO_MANY_REQUESTS if isinstance(error, StoreFull) else INTERNAL
 
 
+class _Threads(Protocol):
+    """What is kept of the threads of agents, beside their histories."""
+
+    async def remove(self, channel: Channel) -> None:
+        """Remove it; other channels have none.
+
+        Raises:
+            StoreError: Some may be left; repeat the call.
+        """
+
+    def forget(self) -> None:
+        """Read threads anew: publications were erased or removed."""
+
+
+class ApiRuntime(Protocol):
+    """What the methods act on: a resident `Runtime`, or that of a Lambda function.
+
+    The attributes are those of `Runtime`. Functions do not import it: it takes long.
+    """
+
+    @property
+    def settings(self) -> Settings: ...  # noqa: D102
+    @property
+    def clock(self) -> Clock: ...  # noqa: D102
+    @property
+    def metrics(self) -> Metrics: ...  # noqa: D102
+    @property
+    def store(self) -> Store: ...  # noqa: D102
+    @property
+    def encoder(self) -> PayloadEncoder: ...  # noqa: D102
+    @property
+    def permissions(self) -> Permissions: ...  # noqa: D102
+    @property
+    def handlers(self) -> Handlers: ...  # noqa: D102
+    @property
+    def tickets(self) -> Tickets: ...  # noqa: D102
+    @property
+    def revocations(self) -> Revocations: ...  # noqa: D102
+    @property
+    def delivery(self) -> Delivery: ...  # noqa: D102
+    @property
+    def people(self) -> People: ...  # noqa: D102
+    @property
+    def shedding(self) -> Shedding: ...  # noqa: D102
+    @property
+    def threads(self) -> _Threads: ...  # noqa: D102
+    @property
+    def resident(self) -> Runtime | None:
+        """This, in a process that holds connections; None in a function."""
+
+
 @dataclass(frozen=True, slots=True)
 class ApiContext:
     """The running service, and the key of the caller.
@@ -102,8 +163,20 @@ class ApiContext:
         key: The caller's key; by default that of a call from the same process.
     """
 
-    runtime: Runtime
+    runtime: ApiRuntime
     key: ApiKey = FULL_ACCESS
+
+    @property
+    def resident(self) -> Runtime:
+        """The runtime of a process that holds connections.
+
+        Raises:
+            ReplyError: 108 in a Lambda function, which holds none.
+        """
+        found = self.runtime.resident
+        if found is None:
+            raise ReplyError(NOT_AVAILABLE)
+        return found
 
     @property
     def settings(self) -> ApiSettings:

@@ -29,7 +29,7 @@ class DrainResult(msgspec.Struct):
 
 async def drain(context: ApiContext, request: DrainRequest) -> str:
     """Begin to drain, and answer at once; a repeated call only answers."""
-    runtime = context.runtime
+    runtime = context.resident
     runtime.drain.begin()
     left = len(runtime.connections)
     return f'{{"state":"{runtime.drain.state}","connections":{left}}}'

@@ -72,7 +72,8 @@ class ChannelsResult(msgspec.Struct):
 
 async def info(context: ApiContext, request: InfoRequest) -> str:
     """Return the figures of this node."""
-    runtime, node = context.runtime, context.runtime.node
+    runtime = context.resident
+    node = runtime.node
     counts = runtime.hub.counts()
     totals = _rtt_totals(one.liveness.rtt for one in runtime.connections)
     metrics = msgspec.json.encode(MetricsObject(0.0, totals)).decode()
@@ -108,7 +109,7 @@ async def channels(context: ApiContext, request: ChannelsRequest) -> str:
     matches = compile_pattern(request.pattern) if request.pattern else None
     found = [
         f'{quote(name)}:{{"num_clients":{count}}}'
-        for name, count in context.runtime.hub.counts().items()
+        for name, count in context.resident.hub.counts().items()
         if matches is None or matches(name)
     ]
     return f'{{"channels":{{{",".join(found)}}}}}'

@@ -32,7 +32,7 @@ from service.http.api.connections import (
     disconnect,
     refresh,
 )
-from service.http.api.context import Empty
+from service.http.api.context import ApiRuntime, Empty
 from service.http.api.drain import DrainRequest, DrainResult, drain
 from service.http.api.erasure import EraseRequest, EraseResult, erase
 from service.http.api.history import (
@@ -83,7 +83,6 @@ from service.http.api.tokens import (
     revoke_token,
     ticket,
 )
-from service.runtime import Runtime
 
 __all__ = ["METHODS", "add_routes"]
 
@@ -166,16 +165,16 @@ METHODS = (
     ),
     Method(
         "drain", Scope.ADMINISTER, "Take no more clients, and send all away",
-        DrainRequest, DrainResult, drain,
+        DrainRequest, DrainResult, drain, (NOT_AVAILABLE,),
     ),
     Method(
         "channels", Scope.READ, "List the channels with subscribers",
-        ChannelsRequest, ChannelsResult, channels, (TOO_MANY_REQUESTS,),
+        ChannelsRequest, ChannelsResult, channels, (NOT_AVAILABLE, TOO_MANY_REQUESTS),
         expensive=True,
     ),
     Method(
         "info", Scope.READ, "Read the figures of the nodes",
-        InfoRequest, InfoResult, info,
+        InfoRequest, InfoResult, info, (NOT_AVAILABLE,),
     ),
     Method(
         "rpc", Scope.ADMINISTER, "Call the application's own method",
@@ -191,7 +190,7 @@ BATCH = Method(
 
 
 def add_routes(
-    routes: falcon.asgi.App[Any, Any], runtime: Runtime, keys: ApiKeys
+    routes: falcon.asgi.App[Any, Any], runtime: ApiRuntime, keys: ApiKeys
 ) -> None:
     """Serve the API and its description."""
     methods = (*METHODS, BATCH)
