@@ -68,10 +68,16 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# Versions and hashes of what the service needs; run it after a change of pyproject.toml.
+# Versions and hashes of what images, continuous integration and its tools install; run it
+# after a change of pyproject.toml or of tests/tools/checks.txt. The extras that images have
+# are named here and in the Dockerfile.
+EXTRAS := agents
+COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
+  --generate-hashes --no-header --no-annotate
 lock: $(VENV)/.installed-dev
-	$(BIN)/uv pip compile --quiet pyproject.toml --universal --python-version 3.11 \
-	  --generate-hashes --no-header --no-annotate -o requirements.lock
+	$(COMPILE) pyproject.toml $(EXTRAS:%=--extra %) -o requirements.lock
+	$(COMPILE) pyproject.toml --extra dev -c requirements.lock -o requirements-dev.lock
+	$(COMPILE) tests/tools/checks.txt -o tests/tools/checks.lock
 
 # Known vulnerabilities of what the lock names, where their database can be reached.
 audit: $(VENV)/.installed-dev
@@ -115,9 +121,10 @@ $(VENV)/.installed: $(VENV)/.made pyproject.toml setup.py $(EXTENSIONS)
 	@$(PIP) -e '.[agents]'
 	@touch $@
 
-$(VENV)/.installed-dev: $(VENV)/.made pyproject.toml setup.py $(EXTENSIONS)
+$(VENV)/.installed-dev: $(VENV)/.made pyproject.toml requirements-dev.lock setup.py $(EXTENSIONS)
 	@echo "installing steadwire and its tests' packages into $(VENV)"
-	@$(PIP) -e '.[dev]'
+	@$(PIP) --require-hashes -r requirements-dev.lock
+	@$(PIP) --no-deps --no-build-isolation -e .
 	@touch $(VENV)/.installed $@
 
 # Runs every benchmark and writes docs/benchmarks.md; needs an idle machine, 10 minutes.

@@ -11,7 +11,7 @@ import pytest
 
 from tests.harness.process import TOOLS
 
-__all__ = ["chromium", "missing", "node", "old_python", "proxy"]
+__all__ = ["check", "chromium", "missing", "node", "old_python", "proxy"]
 
 
 def missing(what: str, command: str) -> NoReturn:
@@ -42,6 +42,14 @@ def old_python() -> Path:
     executable = TOOLS / "old-sdk" / "bin" / "python"
     if not executable.is_file() or not (TOOLS / "old-sdk.stamp").is_file():
         missing("centrifuge-python 0.4.4", "tests/tools/install")
+    return executable
+
+
+def check(name: str) -> Path:
+    """Return the path of a tool of ``tests/tools/checks.txt``, by its command's name."""
+    executable = TOOLS / "checks" / "bin" / name
+    if not executable.is_file() or not (TOOLS / "checks.stamp").is_file():
+        missing(name, "tests/tools/install")
     return executable
 
 
