@@ -10,7 +10,6 @@ from packaging.requirements import Requirement
 
 from tests.architecture.sources import ROOT
 
-
 LOCKS = {
     "requirements.lock": ("agents",),  # EXTRAS of the Makefile
     "requirements-dev.lock": ("dev",),

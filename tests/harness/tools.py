@@ -46,7 +46,7 @@ def old_python() -> Path:
 
 
 def check(name: str) -> Path:
-    """Return the path of a tool of ``tests/tools/checks.txt``, by its command's name."""
+    """Return the path of a tool of tests/tools/checks.txt by its command's name."""
     executable = TOOLS / "checks" / "bin" / name
     if not executable.is_file() or not (TOOLS / "checks.stamp").is_file():
         missing(name, "tests/tools/install")

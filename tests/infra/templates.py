@@ -1,4 +1,4 @@
-"""CloudFormation templates as Python objects, and the values that a stack would have."""
+"""CloudFormation templates as objects, and the values that a stack would have."""
 
 from __future__ import annotations
 
