@@ -14,7 +14,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install
 WORKERS := 3
 PYTEST := $(BIN)/python -m pytest $(ARGS)
 
-.PHONY: audit install lock proof run run-gateway soak test test-slow test-tools lint format clean bench
+.PHONY: audit bench-peers install lock proof run run-gateway soak test test-slow test-tools lint format clean bench
 .PHONY: coverage-of-requirements mutation prove-requirements
 
 install: $(VENV)/.installed
@@ -130,3 +130,8 @@ $(VENV)/.installed-dev: $(VENV)/.made pyproject.toml requirements-dev.lock setup
 # Runs every benchmark and writes docs/benchmarks.md; needs an idle machine, 10 minutes.
 bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/report.py
+
+# The server beside others, installed into .tools/peers: 4 minutes on an idle machine.
+bench-peers: $(VENV)/.installed-dev
+	benchmarks/peers/install
+	$(BIN)/python benchmarks/report.py --only peers $(ARGS)

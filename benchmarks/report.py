@@ -1,6 +1,6 @@
 """Report of all benchmarks: runs each and writes its figures into docs/benchmarks.md.
 
-    python benchmarks/report.py [--from DIRECTORY]
+    python benchmarks/report.py [--from DIRECTORY] [--only NAME ...]
 
 Each script writes its figures to a JSON file (in DIRECTORY, where they are read again
 with ``--from``). The tables between the marks in docs/benchmarks.md are replaced; the
@@ -32,11 +32,12 @@ SCRIPTS = (
     "load",
     "refresh",
 )
+PEERS = "peers"  # needs other servers: `make bench-peers` alone runs it
 
 
-def collect(directory):
-    """Run the scripts; return their reports by name."""
-    for name in SCRIPTS:
+def collect(directory, names):
+    """Run the scripts of these names."""
+    for name in names:
         print(f"== {name}", flush=True)
         subprocess.run(
             [
@@ -236,6 +237,64 @@ def delta(report):
     return lines
 
 
+def peers(report):
+    rows, works = report["rows"], ("echo", "paced", "fan-out", "backlog")
+    lines = [
+        f"{report['machine']}, load {report['load']:.1f} at the end; Python "
+        f"{report['python']}; {report['date']}; "
+        f"`{report['command'].split(' --json')[0]}`.",
+        "",
+        "| CPU µs a message | version | echo | paced | p50 ms | fan-out | backlog |",
+        "|---|---|---:|---:|---:|---:|---:|",
+    ]
+    for name, row in rows.items():
+        times = [f"{row[work]['cpu_us']:.1f}" for work in works]
+        times.insert(2, f"{row['paced']['p50_ms']:.1f}")
+        lines.append(
+            f"| {name} | {report['versions_of'][name]} | {' | '.join(times)} |"
+        )
+    for name, reason in report["left_out"].items():
+        lines.append(f"| {name} | left out: {reason} | | | | | |")
+    lines += [
+        "",
+        "What was reached, messages a second, and beside it the ceiling of the load "
+        "generator, from its own CPU for each of these messages:",
+        "",
+        "| | echo | | fan-out | | backlog | |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for name, row in rows.items():
+        rates = (
+            f"{row[work]['per_second']:,.0f} | {1e6 / row[work]['generator_us']:,.0f}"
+            for work in ("echo", "fan-out", "backlog")
+        )
+        lines.append(f"| {name} | {' | '.join(rates)} |")
+    lines.append("")
+    for name, target in report["targets"].items():
+        met = "met" if target["met"] else "**missed**"
+        lines.append(
+            f"* {name}: {target['value']:,.2f}, target {target['wanted']:,}, {met}."
+        )
+    return lines
+
+
+def plot_peers(report):
+    """Write a bar chart of each kind of work, the least first."""
+    for work in ("echo", "fan-out", "backlog"):
+        rows = sorted(
+            (row[work]["cpu_us"], name) for name, row in report["rows"].items()
+        )
+        title = f"{work}: CPU µs of the server a message (shorter is better)"
+        bars(
+            title,
+            [
+                (name, value, f"{value:.1f}", name.startswith("ours"))
+                for value, name in rows
+            ],
+            DOCS / "benchmarks" / f"peers-{work}.svg",
+        )
+
+
 def budget(report):
     lines = [
         "| stage | compiled µs | pure µs |",
@@ -254,30 +313,38 @@ def budget(report):
     return lines
 
 
-def plot(report, payload, path):
-    """Write a bar chart of the minimum times on one payload."""
-    rows = list(report["payloads"][payload].items())
-    widest = max(row["min_ns"] for _, row in rows)
+def bars(title, rows, path):
+    """Write a bar chart; a row: name, value, the value as text, whether it is ours."""
+    widest = max(value for _, value, _, _ in rows)
     height = 28 * len(rows) + 40
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="640" height="{height}" '
         'font-family="sans-serif" font-size="13">',
-        f'<text x="8" y="20">{report["name"]}, {payload}: nanoseconds, least of '
-        f"many (shorter is better)</text>",
+        f'<text x="8" y="20">{title}</text>',
     ]
-    for number, (name, row) in enumerate(rows):
+    for number, (name, value, text, mine) in enumerate(rows):
         y = 34 + 28 * number
-        width = max(1, 380 * row["min_ns"] / widest)
-        colour = "#2a7f62" if number == 0 else "#9aa5b1"
+        width = max(1, 380 * value / widest)
+        colour = "#2a7f62" if mine else "#9aa5b1"
         parts.append(f'<text x="8" y="{y + 15}">{name}</text>')
         parts.append(
             f'<rect x="170" y="{y}" width="{width:.0f}" height="20" fill="{colour}"/>'
         )
-        parts.append(
-            f'<text x="{178 + width:.0f}" y="{y + 15}">{row["min_ns"]:,.0f}</text>'
-        )
+        parts.append(f'<text x="{178 + width:.0f}" y="{y + 15}">{text}</text>')
     parts.append("</svg>")
     path.write_text("\n".join(parts) + "\n")
+
+
+def plot(report, payload, path):
+    """Write a bar chart of the minimum times on one payload."""
+    bars(
+        f"{report['name']}, {payload}: nanoseconds, least of many (shorter is better)",
+        [
+            (name, row["min_ns"], f"{row['min_ns']:,.0f}", number == 0)
+            for number, (name, row) in enumerate(report["payloads"][payload].items())
+        ],
+        path,
+    )
 
 
 TABLES = {
@@ -292,29 +359,26 @@ TABLES = {
     "server": server,
     "load": load,
     "refresh": refresh,
+    PEERS: peers,
 }
 
 
 def main(arguments):
+    names = arguments.only or SCRIPTS
     with tempfile.TemporaryDirectory() as temporary:
         directory = Path(arguments.source or temporary)
         if not arguments.source:
-            collect(directory)
+            collect(directory, names)
         reports = {
-            name: json.loads((directory / f"{name}.json").read_text())
-            for name in SCRIPTS
+            name: json.loads((directory / f"{name}.json").read_text()) for name in names
         }
     page = DOCS / "benchmarks.md"
     text = page.read_text()
-    here = describe()
-    versions = ", ".join(f"{name} {found}" for name, found in here["versions"].items())
-    reports["machine"] = {}
-    tables = {name: TABLES[name](reports[name]) for name in SCRIPTS}
-    tables["publishers"] = publishers(reports["store"])
-    tables["machine"] = [
-        f"{here['machine']}; Python {here['python']}; {versions}; {here['date']}; "
-        "`make bench`."
-    ]
+    tables = {name: TABLES[name](reports[name]) for name in names}
+    if "store" in names:
+        tables["publishers"] = publishers(reports["store"])
+    if not arguments.only:
+        tables["machine"] = machine()
     for name, lines in tables.items():
         begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
         before, _, rest = text.partition(begin)
@@ -322,13 +386,25 @@ def main(arguments):
         text = f"{before}{begin}\n\n" + "\n".join(lines) + f"\n\n{end}{after}"
     page.write_text(text)
     (DOCS / "benchmarks").mkdir(exist_ok=True)
-    for name in ("codec", "serialize", "ping", "backoff"):
+    for name in {"codec", "serialize", "ping", "backoff"}.intersection(names):
         for payload in reports[name]["payloads"]:
             slug = payload.replace(" ", "-").lower()
             plot(reports[name], payload, DOCS / "benchmarks" / f"{name}-{slug}.svg")
+    if PEERS in names:
+        plot_peers(reports[PEERS])
+
+
+def machine():
+    here = describe()
+    versions = ", ".join(f"{name} {found}" for name, found in here["versions"].items())
+    return [
+        f"{here['machine']}; Python {here['python']}; {versions}; {here['date']}; "
+        "`make bench`."
+    ]
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--from", dest="source", metavar="DIRECTORY")
+    parser.add_argument("--only", nargs="+", choices=list(TABLES), metavar="NAME")
     main(parser.parse_args())
