@@ -12,7 +12,7 @@ one that cannot be started is left out, by name.
 * paced: the same clients send 2,000 messages a second, however late the answers are;
   with the latency from the *scheduled* send.
 * fan-out: one client sends to 1,000, and again when all have had that.
-* backlog: one client sends 500 messages at once to 100, which have to get them in order.
+* backlog: one client sends 500 messages at once to 100, which must get them in order.
 
 An echo of ours is a publication: it is stored durably, comes back as a push, and its
 command is answered. nchan keeps its messages in memory, the others keep nothing.
