@@ -290,7 +290,7 @@ async def opened(wire, port, count, *, fan):
     return clients
 
 
-class Meter:
+class Spent:
     """CPU of server and generator, and the time, from its making on."""
 
     def __init__(self, pid):
@@ -335,7 +335,7 @@ async def echo(pid, clients, frames, seconds):
 
     for index, client in enumerate(clients):
         client.delivered = delivered(index)
-    meter = Meter(pid)
+    meter = Spent(pid)
     until = time.perf_counter() + seconds
     for client, data in zip(clients, frames, strict=True):
         client.transport.write(data)
@@ -362,7 +362,7 @@ async def paced(pid, clients, frames, seconds):
     for index, client in enumerate(clients):
         client.delivered = delivered(index)
     total, sent = int(seconds * RATE), 0
-    meter = Meter(pid)
+    meter = Spent(pid)
     start = time.perf_counter()
     while sent < total:
         due = min(total, int((time.perf_counter() - start) * RATE))
@@ -395,7 +395,7 @@ async def told(pid, clients, data, each, seconds):
 
     for client in clients:
         client.delivered = delivered
-    meter = Meter(pid)
+    meter = Spent(pid)
     until = time.perf_counter() + seconds
     while time.perf_counter() < until:
         over.clear()
