@@ -28,7 +28,7 @@ from service.core.errors import StoreError, describe
 from service.core.health import Checks, Fault
 from service.core.hooks import Handlers
 from service.core.people import People
-from service.core.ports import Clock, CommitListener
+from service.core.ports import Clock, CommitListener, Hearer
 from service.core.refusals import Refusals
 from service.metrics import Metrics
 from service.payload.encoder import PayloadEncoder
@@ -130,13 +130,15 @@ class Foundation:
         self.handlers = authenticator.handlers(handlers, settings)
         self.people: People | None = None
 
-    async def start(self, listener: CommitListener) -> None:
-        """Start the store; *listener* is told of its commits.
+    async def start(
+        self, listener: CommitListener, hearer: Hearer | None = None
+    ) -> None:
+        """Start the store; *listener* is told of its commits, *hearer* of others'.
 
         Raises:
             StartupError: The store cannot be opened.
         """
-        await self.store.start(listener)
+        await self.store.start(listener, hearer)
         for words in changes(self.settings):  # R48
             log.info(words)
         for name, weakness in self.settings.warnings.items():

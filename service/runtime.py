@@ -163,7 +163,7 @@ class Runtime:
                 await gateway.start()
                 stack.push_async_callback(gateway.close)
                 listener = gateway.delivery.committed
-            await base.start(listener)
+            await base.start(listener, hub)
 
             threads = Threads(
                 store,

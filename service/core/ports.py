@@ -37,6 +37,7 @@ __all__ = [
     "Directory",
     "Encoding",
     "Frame",
+    "Hearer",
     "History",
     "Invoker",
     "Posted",
@@ -150,6 +151,19 @@ AppendDone = Callable[[Appended | StoreError], None]
 CommitListener = Callable[[Sequence[Committed]], None]
 
 
+class Hearer(Protocol):
+    """The subscribers of this process, told of what other processes committed.
+
+    All of it may come late, doubled or reordered.
+    """
+
+    def told(self, batch: Sequence[Committed]) -> None:
+        """Deliver publications; a `read` that begins now sees them."""
+
+    def moved(self, channel: Channel, top: Position) -> None:
+        """Read what is missing up to *top*, which may be false."""
+
+
 class Socket(Protocol):
     """The transport of one connection."""
 
@@ -191,8 +205,14 @@ class Store(Protocol):
       `erase` raise it; `peek` returns None; `fault` says why.
     """
 
-    async def start(self, listener: CommitListener) -> None:
+    async def start(
+        self, listener: CommitListener, hearer: Hearer | None = None
+    ) -> None:
         """Open the store and begin to serve.
+
+        Args:
+            listener: Told of the commits of this process.
+            hearer: Told of those of other processes; None where nobody subscribes.
 
         Raises:
             StartupError: The store cannot be opened; nothing was changed.
@@ -274,6 +294,30 @@ class Store(Protocol):
 
         Raises:
             StoreError: Some may be left; the fault is transient: repeat the call.
+        """
+
+    def follow(self, channel: Channel, history: History) -> None:
+        """Hear what other processes publish to a channel that has subscribers now.
+
+        The hearer is told soon, of what is committed between this call and a `read`
+        that begins after it too. Between two calls comes an `unfollow`.
+        """
+
+    def unfollow(self, channel: Channel) -> None:
+        """Hear it no more: nobody is subscribed."""
+
+    def told(self, batch: Sequence[Committed]) -> None:
+        """Take note of what other processes committed, then tell the hearer.
+
+        A later `read` sees each publication, or what has become of it. Those of
+        another epoch than the one that is known are read, not believed.
+        """
+
+    def moved(self, channel: Channel, top: Position) -> None:
+        """Take note that other processes have moved a top, then tell the hearer.
+
+        No later `read` is answered from what was known before this call. A *top* that
+        is false costs one read.
         """
 
     def fault(self) -> str | None:

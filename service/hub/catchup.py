@@ -10,7 +10,8 @@ Invariants, all on the event loop (numbered with those of `hub`):
 
 I3 A live subscription has been handed everything that the hub was told of: it becomes
    live only in the same step in which a page up to the topic's newest committed offset
-   (`Topic.seen`) was written, without an await in between.
+   (`Topic.seen`) was written, without an await in between; and only if no other process
+   was said to have moved the top since that page's read began (`Topic.moves`).
 I4 After `Hub.leave` returns, nothing is written for that subscription: every
    continuation looks at ``left`` first.
 I5 At most one read is under way per subscription.
@@ -69,6 +70,12 @@ class CatchUp:
         newest = top.offset
         if topic.epoch == top.epoch and topic.seen > newest:
             newest = topic.seen
+        if subscription.moves != topic.moves:
+            # Others were said to have moved the top since its last read began, which
+            # may not have seen that. The next read has, so this happens once for each.
+            moved = topic.moved
+            if moved.epoch != top.epoch or moved.offset > newest:
+                newest = max(newest, subscription.next)
         behind = subscription.member.behind
         behind.pop(subscription, None)
         if subscription.next > newest:
@@ -104,6 +111,7 @@ class CatchUp:
         topic = subscription.topic
         subscription.reading = True
         subscription.generation = topic.generation
+        subscription.moves = topic.moves
         told = topic.seen if topic.epoch == subscription.epoch else 0
 
         def done(page: HistoryPage | StoreError) -> None:
@@ -171,6 +179,8 @@ class CatchUp:
         subscription.generation = topic.generation
         subscription.base = None
         self.settle(subscription, top)
+        if not subscription.live:
+            self.advance(subscription)  # a hint came during the read
 
     def compare(self, topic: Topic, top: Position) -> None:
         """Catch up the live subscriptions of *topic* that have not reached *top*."""

@@ -14,13 +14,17 @@ I1 Nothing is written for a channel before `activate`, which the member calls wh
 I2 ``next`` only grows, by one per publication written, while the epoch stays.
 I6 A call that has its outcome at once returns it. One that returns none calls *done*
    once, later, never inside the call.
+I10 What other processes committed never changes ``Topic.seen`` or ``epoch``, by which a
+   page of the store is judged: it may be late, doubled or of a stream that is over. It
+   is written where it is next; elsewhere it makes the subscription read once.
 I7 `Member.put` may end any member, which then calls `leave`. So every loop goes over a
    copy, and looks at each subscription before it writes.
 
 Interleavings that could break them, each a test in tests/hub: a commit, a restart of
 the stream or a leave between the outcome of a join and `activate` (I1); leave before
 the outcome (I6: *done* is not called then); a member that is ended by the push of a
-publication, of a join or of another's leave (I7).
+publication, of a join or of another's leave (I7); a hint between the read of a join and
+its `activate`, one of an older epoch, and one for an offset that does not exist (I10).
 """
 
 from __future__ import annotations
@@ -131,6 +135,23 @@ class Hub:
                 window = 0.0 if urgent else topic.batch_window
                 self._deliver(topic, publication, epoch, window, delta=delta)
 
+    def told(self, batch: Sequence[Committed]) -> None:
+        """Deliver what other processes committed (`ports.Hearer`)."""
+        for channel, publication, epoch, delta, urgent in batch:
+            topic = self._topics.get(channel)
+            if topic is not None:
+                window = 0.0 if urgent else topic.batch_window
+                self._deliver(
+                    topic, publication, epoch, window, delta=delta, ours=False
+                )
+
+    def moved(self, channel: Channel, top: Position) -> None:
+        """Read what is missing up to *top* (`ports.Hearer`)."""
+        topic = self._topics.get(channel)
+        if topic is not None:
+            topic.note_move(top)
+            self._catchup.compare(topic, top)
+
     def _deliver(
         self,
         topic: Topic,
@@ -139,19 +160,19 @@ class Hub:
         window: float,
         *,
         delta: bool,
+        ours: bool = True,
     ) -> None:
         offset = publication.offset
-        if offset == 0 and self._shedding.sheds_publication():
+        if offset == 0:
+            self._deliver_without_offset(topic, publication, window, delta=delta)
             return
         text = replies.publication_push(topic.quoted, publication)
         deltas = None
         if topic.deltas:
             deltas = DeltaPushes(topic, publication, delta=delta)
-        if offset == 0:
-            text = DroppableText(text, Priority.PUBLICATION)
-            self._deliver_without_offset(topic, text, deltas, window)
-            return
-        if epoch != topic.epoch:
+        if not ours:
+            topic.note_move(Position(offset, epoch))
+        elif epoch != topic.epoch:
             topic.epoch = epoch
             topic.generation += 1
             topic.seen = offset
@@ -172,10 +193,16 @@ class Hub:
             elif offset > subscription.next or epoch != subscription.epoch:
                 self._catchup.fall_behind(subscription)
 
-    @staticmethod
     def _deliver_without_offset(
-        topic: Topic, text: str, deltas: DeltaPushes | None, window: float
+        self, topic: Topic, publication: Publication, window: float, *, delta: bool
     ) -> None:
+        if self._shedding.sheds_publication():
+            return
+        push: str = replies.publication_push(topic.quoted, publication)
+        text = DroppableText(push, Priority.PUBLICATION)
+        deltas = None
+        if topic.deltas:
+            deltas = DeltaPushes(topic, publication, delta=delta)
         for subscription in tuple(topic.subscriptions):
             if not subscription.joined or subscription.left:
                 continue
@@ -273,6 +300,7 @@ class Hub:
         topic = self._topics.get(channel)
         if topic is None:
             topic = self._topics[channel] = Topic(channel, self._batch_window(channel))
+            self._store.follow(channel, history)
         subscription = Subscription(topic, member, subscriber, history)
         topic.subscriptions.add(subscription)
         if subscriber.delta:
@@ -334,6 +362,8 @@ class Hub:
             subscription.live = True
         else:
             self._catchup.settle(subscription, subscription.top)
+            if subscription.moves != topic.moves and not subscription.live:
+                self.advance(subscription)  # its page may be older than a hint
 
     def leave(self, subscription: Subscription) -> None:
         """Take a subscription out; nothing is written for it any more."""
@@ -396,6 +426,7 @@ class Hub:
         empty = not topic.subscriptions and not topic.in_grace
         if empty and self._topics.get(topic.channel) is topic:
             del self._topics[topic.channel]
+            self._store.unfollow(topic.channel)
 
     def _announce_leave(self, subscription: Subscription) -> None:
         self.announcements.note_leave(subscription)

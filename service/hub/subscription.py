@@ -62,6 +62,8 @@ class Topic:
     Attributes:
         seen: The newest offset that the hub was told of, in `epoch`.
         generation: Counts the changes of `epoch`.
+        moves: Counts what other processes were said to have committed.
+        moved: The newest position that they were said to have reached. It may be false.
         deltas: How many of the subscriptions take deltas.
         newest: The payload that those were handed last; None if none was.
         batch_window: Seconds that its publications may wait for others; 0 for none.
@@ -86,6 +88,8 @@ class Topic:
         "in_grace",
         "listeners",
         "lookers",
+        "moved",
+        "moves",
         "newest",
         "quoted",
         "seen",
@@ -101,6 +105,8 @@ class Topic:
         self.seen = 0
         self.epoch = ""
         self.generation = 0
+        self.moves = 0
+        self.moved = Position(0, "")
         self.deltas = 0
         self.newest: RawJson | None = None
         self.subscriptions: set[Subscription] = set()
@@ -110,6 +116,12 @@ class Topic:
         self.lookers: dict[Subscription, int] = {}
         self.told_at = float("-inf")
         self.watched: dict[Subscription, Callable[[Subscription], None]] = {}
+
+    def note_move(self, top: Position) -> None:
+        """Note that other processes are said to have reached *top*."""
+        self.moves += 1
+        if top.epoch != self.moved.epoch or top.offset > self.moved.offset:
+            self.moved = top
 
 
 class Change:
@@ -149,6 +161,7 @@ class Subscription:
         reading: A read for it is under way.
         portion: Publications that its next read asks for.
         generation: The topic's generation when its last read began.
+        moves: The topic's moves then.
         left: It is over; nothing is written for it any more.
         base: The payload that the client was handed last, if it takes deltas; None
             if none may follow.
@@ -163,6 +176,7 @@ class Subscription:
         "left",
         "live",
         "member",
+        "moves",
         "next",
         "portion",
         "reading",
@@ -183,6 +197,7 @@ class Subscription:
         self.subscriber = subscriber
         self.history = history
         self.generation = topic.generation
+        self.moves = topic.moves
         self.top = Position(0, "")
         self.next = 0
         self.epoch = ""

@@ -121,6 +121,12 @@ class FakeStore:
         log.append(Publication(len(log) + 1, draft.data, draft.info))
         return Appended(Position(len(log), "e"), fresh=True)
 
+    def follow(self, channel: Channel, history: History) -> None:
+        pass
+
+    def unfollow(self, channel: Channel) -> None:
+        pass
+
     def peek(
         self, channel: Channel, history: History, since: int, limit: int
     ) -> HistoryPage | None:

@@ -6,7 +6,7 @@ import asyncio
 import gc
 import json
 import weakref
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from service.connections.connection import ClientConnection
@@ -14,8 +14,16 @@ from service.connections.pending_connection import PendingConnection
 from service.connections.send_window import SOONEST
 from service.core.errors import Close
 from service.core.hooks import Handlers
-from service.core.model import Channel, Draft, HistoryPage, RawJson
-from service.core.ports import AppendDone, Clock, CommitListener, History, Store
+from service.core.model import Channel, Draft, HistoryPage, Position, RawJson
+from service.core.ports import (
+    AppendDone,
+    Clock,
+    CommitListener,
+    Committed,
+    Hearer,
+    History,
+    Store,
+)
 from service.protocol.codec import Codec
 from service.protocol.json import Json
 from service.settings import (
@@ -154,8 +162,10 @@ class GatedStore:
         self.gate.set()
         self.waiting = 0
 
-    async def start(self, listener: CommitListener) -> None:
-        await self._store.start(listener)
+    async def start(
+        self, listener: CommitListener, hearer: Hearer | None = None
+    ) -> None:
+        await self._store.start(listener, hearer)
 
     async def close(self) -> None:
         await self._store.close()
@@ -192,6 +202,18 @@ class GatedStore:
             self.waiting -= 1
         return page
 
+    def follow(self, channel: Channel, history: History) -> None:
+        self._store.follow(channel, history)
+
+    def unfollow(self, channel: Channel) -> None:
+        self._store.unfollow(channel)
+
+    def told(self, batch: Sequence[Committed]) -> None:
+        self._store.told(batch)
+
+    def moved(self, channel: Channel, top: Position) -> None:
+        self._store.moved(channel, top)
+
     async def remove(self, channel: Channel) -> None:
         await self._store.remove(channel)
 
@@ -224,7 +246,7 @@ class LoopWorld(World):
         )
 
     async def start(self) -> None:
-        await self.store.start(self.hub.committed)
+        await self.store.start(self.hub.committed, self.hub)
 
     async def stop(self) -> None:
         self.store.gate.set()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator, Sequence
 from typing import Any
 
 from service.core.errors import StoreError
@@ -19,7 +19,13 @@ from service.core.model import (
     SubscriberInfo,
     UserId,
 )
-from service.core.ports import AppendDone, CommitListener, Committed, History
+from service.core.ports import (
+    AppendDone,
+    CommitListener,
+    Committed,
+    Hearer,
+    History,
+)
 from service.hub.hub import Hub
 from service.hub.subscription import Subscription
 from service.protocol import replies
@@ -132,6 +138,7 @@ class ScriptedStore:
         reads: Those under way, oldest first.
         untold: Commits that the listener was not told of yet.
         listener: Told by `tell`.
+        followed: The channels that have subscribers.
     """
 
     def __init__(self, *, in_memory: bool = False) -> None:
@@ -141,6 +148,7 @@ class ScriptedStore:
         self.told: list[Committed] = []
         self.appended: list[tuple[Channel, Draft, History, AppendDone]] = []
         self.listener: CommitListener = lambda batch: None
+        self.followed: set[Channel] = set()
         self._streams: dict[Channel, Stream] = {}
         self._epochs = 0
 
@@ -203,7 +211,9 @@ class ScriptedStore:
 
     # The port.
 
-    async def start(self, listener: CommitListener) -> None:
+    async def start(
+        self, listener: CommitListener, hearer: Hearer | None = None
+    ) -> None:
         self.listener = listener
 
     async def close(self) -> None:
@@ -235,6 +245,19 @@ class ScriptedStore:
     ) -> HistoryPage:
         page: HistoryPage = await Read(self, channel, since, limit, reverse=reverse)
         return page
+
+    def follow(self, channel: Channel, history: History) -> None:
+        assert channel not in self.followed
+        self.followed.add(channel)
+
+    def unfollow(self, channel: Channel) -> None:
+        self.followed.remove(channel)
+
+    def told(self, batch: Sequence[Committed]) -> None:
+        raise AssertionError("tests tell the hub")
+
+    def moved(self, channel: Channel, top: Position) -> None:
+        raise AssertionError("tests tell the hub")
 
     async def remove(self, channel: Channel) -> None:
         raise AssertionError("the hub does not remove publications")

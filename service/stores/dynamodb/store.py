@@ -9,6 +9,7 @@ Invariants:
 
 * A batch is announced in one step of the loop, in the order of the channel's commits.
   So all code that runs after it, the listener first, finds the cache up to date.
+* A hint is in the cache before the hearer is told of it, in one step of the loop.
 * Each `done` is called exactly once: with its batch, or one step of the loop after
   `append` refused it.
 * Reads use at most half of the client's threads, so that appends do not wait for them,
@@ -20,11 +21,13 @@ from __future__ import annotations
 import asyncio
 import random
 import uuid
+from collections.abc import Sequence
 from functools import partial
 from typing import Literal
 
 import structlog
 
+from service.core.broker import Broker
 from service.core.circuit_breaker import Breaker
 from service.core.errors import (
     StoreError,
@@ -33,8 +36,22 @@ from service.core.errors import (
     describe,
 )
 from service.core.lease import HoldTaker
-from service.core.model import Appended, Channel, Draft, HistoryPage, size_of
-from service.core.ports import AppendDone, Clock, CommitListener, History
+from service.core.model import (
+    Appended,
+    Channel,
+    Draft,
+    HistoryPage,
+    Position,
+    size_of,
+)
+from service.core.ports import (
+    AppendDone,
+    Clock,
+    CommitListener,
+    Committed,
+    Hearer,
+    History,
+)
 from service.settings import DynamodbSettings, StoreSettings
 from service.stores.append_budget import AppendBudget
 from service.stores.dynamodb import table
@@ -42,6 +59,7 @@ from service.stores.dynamodb.client import Client, Connect, connect
 from service.stores.dynamodb.lease import DynamodbLeases
 from service.stores.dynamodb.log.appender import ChannelAppender, Job
 from service.stores.dynamodb.log.cache import ChannelCache
+from service.stores.dynamodb.log.head_watch import HeadWatch
 from service.stores.dynamodb.log.planner import BatchPlan, PendingAppend, Taking
 from service.stores.dynamodb.log.reader import Reader
 from service.stores.dynamodb.log.remover import Remover
@@ -72,9 +90,11 @@ class DynamodbStore:
         clock: Tells when publications expire, and when to give up.
         rng: Spreads repeats; the system's by default.
         connect: Makes the boto client.
+        broker: Carries hints; None for polls alone.
 
     Attributes:
         backend: As in the settings.
+        broker: The same.
         client: Calls DynamoDB; lives as long as the store.
         state: The State port on the same table.
         leases: The owners of channels.
@@ -94,7 +114,9 @@ class DynamodbStore:
         *,
         rng: random.Random | None = None,
         connect: Connect = connect,
+        broker: Broker | None = None,
     ) -> None:
+        self.broker = broker
         self.client = Client(settings, clock, rng=rng, connect=connect)
         self.state = DynamodbState(self.client, clock)
         self._settings = settings
@@ -115,6 +137,8 @@ class DynamodbStore:
             cache_size=bounds.cache_size,
             at_once=max(1, settings.connections // 2),
         )
+        self._heads = HeadWatch(self.client, self._reader, clock, self.moved)
+        self._hearer: Hearer | None = None
         self._appenders: dict[Channel, ChannelAppender] = {}
         self._slots = asyncio.Semaphore(settings.connections)
         self._open = False
@@ -140,23 +164,30 @@ class DynamodbStore:
         """Reads of the table so far, each of one channel."""
         return self._cache.reads
 
-    async def start(self, listener: CommitListener) -> None:
+    async def start(
+        self, listener: CommitListener, hearer: Hearer | None = None
+    ) -> None:
         """Verify that the table can be used, and begin to serve.
 
         Raises:
             StartupError: It cannot be used.
         """
-        self._listener = listener
+        self._listener, self._hearer = listener, hearer
         await self.client.start()
         self._reader.origin = await table.verify(self.client, self._settings)
         self._open = True
         self._refusal = "the store is closed"
+        if self.broker is not None:
+            await self.broker.start(self)
 
     async def close(self) -> None:
         """Commit what was accepted, then release everything. Safe to call twice."""
         self._open = False
         while waiting := [each.task for each in self._appenders.values()]:
             await asyncio.wait(waiting)
+        if self.broker is not None:  # what was committed last is told, too
+            await self.broker.close()
+        await self._heads.close()
         await self._cache.close(self._refusal)
         await self.client.close()
 
@@ -213,6 +244,8 @@ class DynamodbStore:
         try:
             if plan.committed:
                 self._cache.commit(plan)
+                if plan.size:
+                    self._heads.known(plan.committed[0].channel, plan.head.position)
                 self._listener(plan.committed)
         except Exception as error:
             _log.error("the listener of the store failed", **describe(error))
@@ -221,6 +254,8 @@ class DynamodbStore:
                 self.holder.took(plan.hold)
             except Exception as error:
                 _log.error("the holder of a lease failed", **describe(error))
+        if plan.committed and self.broker is not None:
+            self.broker.publish(plan.committed)
         for pending, outcome in zip(batch, plan.outcomes, strict=True):
             self._end(pending, outcome)
 
@@ -236,6 +271,61 @@ class DynamodbStore:
             pending.done(outcome)
         except Exception as error:
             _log.error("the caller of an append failed", **describe(error))
+
+    # Hearing of what others commit (also `core.broker.BrokerListener`)
+
+    def follow(self, channel: Channel, history: History) -> None:
+        """Hear what other processes publish to a channel."""
+        if self._hearer is None or not self._open:
+            return
+        self._heads.follow(channel, history)
+        if self.broker is not None:
+            self.broker.follow(channel)
+
+    def unfollow(self, channel: Channel) -> None:
+        """Hear it no more."""
+        if self._heads.history(channel) is not None:
+            self._heads.unfollow(channel)
+            if self.broker is not None:
+                self.broker.unfollow(channel)
+
+    def told(self, batch: Sequence[Committed]) -> None:
+        """Take note of what other processes committed, then tell the hearer."""
+        if self._hearer is None or not self._open:
+            return
+        heard: list[Committed] = []
+        for told in batch:
+            channel, publication, epoch = told[:3]
+            history = self._heads.history(channel)
+            if history is None:
+                continue
+            if publication.offset:
+                top = Position(publication.offset, epoch)
+                if not history.size or not self._cache.told(told, history.size):
+                    self._hearer.moved(channel, top)
+                    continue
+                self._heads.known(channel, top)
+            heard.append(told)
+        if heard:
+            self._hearer.told(heard)
+
+    def moved(self, channel: Channel, top: Position) -> None:
+        """Take note that other processes have moved a top, then tell the hearer."""
+        if self._hearer is not None and self._heads.history(channel) is not None:
+            self._cache.moved(channel)
+            self._hearer.moved(channel, top)
+
+    def look(self, channel: Channel) -> None:
+        """Read a channel's top soon."""
+        self._heads.look(channel)
+
+    def confirmed(self, channel: Channel) -> None:
+        """Read a channel's top once more, then rely on the broker's hints."""
+        self._heads.cover(channel)
+
+    def lost(self) -> None:
+        """Poll: no hints arrive."""
+        self._heads.uncover()
 
     # Reading
 

@@ -25,7 +25,7 @@ import asyncio
 import contextlib
 import random
 import sqlite3
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
 from typing import Literal, TypeVar
@@ -35,7 +35,14 @@ import structlog
 from service.core.circuit_breaker import Breaker
 from service.core.errors import StoreError, StoreInUse, StoreUnavailable, describe
 from service.core.model import Channel, Draft, HistoryPage, Position
-from service.core.ports import AppendDone, Clock, CommitListener, History
+from service.core.ports import (
+    AppendDone,
+    Clock,
+    CommitListener,
+    Committed,
+    Hearer,
+    History,
+)
 from service.settings import StoreSettings
 from service.stores.append_budget import AppendBudget
 from service.stores.history_cache import (
@@ -148,7 +155,9 @@ class SqliteStore:
         """Reads of the database so far; each is one snapshot of one channel."""
         return self._shared_reads.count
 
-    async def start(self, listener: CommitListener) -> None:
+    async def start(
+        self, listener: CommitListener, hearer: Hearer | None = None
+    ) -> None:
         """Open the store and begin to serve.
 
         A process that has the file open is waited for, for `open_timeout` seconds: the
@@ -407,6 +416,22 @@ class SqliteStore:
         answers = tail.answer_rest(read.requests, pages, self._now())
         self._tails.fill(channel, tail, read)
         return answers
+
+    # Hearing of what others commit: one process has the file, so nobody else does
+
+    def follow(self, channel: Channel, history: History) -> None:
+        """Hear what other processes publish to a channel."""
+
+    def unfollow(self, channel: Channel) -> None:
+        """Hear it no more."""
+
+    def told(self, batch: Sequence[Committed]) -> None:
+        """Take note of what other processes committed, then tell the hearer."""
+        raise AssertionError("no other process has this file open")
+
+    def moved(self, channel: Channel, top: Position) -> None:
+        """Take note that other processes have moved a top, then tell the hearer."""
+        raise AssertionError("no other process has this file open")
 
     # Removing and erasing
 

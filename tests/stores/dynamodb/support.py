@@ -18,7 +18,7 @@ from botocore.awsrequest import AWSResponse
 from botocore.config import Config
 from botocore.exceptions import ConnectionClosedError, ReadTimeoutError
 
-from service.core.ports import CommitListener, Timer
+from service.core.ports import CommitListener, Hearer, Timer
 from service.settings import DynamodbSettings, StoreSettings
 from service.stores.dynamodb import table
 from service.stores.dynamodb.client import Client
@@ -191,6 +191,12 @@ class TableStore:
             self.store.peek,
             self.store.read,
         )
+        self.follow, self.unfollow, self.told, self.moved = (
+            self.store.follow,
+            self.store.unfollow,
+            self.store.told,
+            self.store.moved,
+        )
         self.remove, self.erase, self.fault, self.close = (
             self.store.remove,
             self.store.erase,
@@ -198,7 +204,9 @@ class TableStore:
             self.store.close,
         )
 
-    async def start(self, listener: CommitListener) -> None:
+    async def start(
+        self, listener: CommitListener, hearer: Hearer | None = None
+    ) -> None:
         # Without time to live: ministack deletes by the real time, every minute, what
         # has expired three years ago by the virtual one.
         async with made(self.settings, self.clock) as client:
@@ -209,7 +217,7 @@ class TableStore:
                         "put_item",
                         {"TableName": client.table, "Item": table.LEASES},
                     )
-        await self.store.start(listener)
+        await self.store.start(listener, hearer)
 
 
 def on_emulator(

@@ -2,7 +2,8 @@
 
 The listener is told of commits of *this* process. Publications of other processes are
 found by reads: the hub compares its subscriptions with HEAD every
-``client.position_check`` seconds, and whenever a publication of its own leaves a gap.
+``client.position_check`` seconds, and whenever a publication of its own leaves a gap;
+hints of other processes (`hearing`) make it read sooner.
 So the cache is valid for a limited time: a tail answers for `FRESH` seconds after HEAD
 was seen to have its top (by reading HEAD, or by a commit, whose condition proves it),
 and for `UNCHANGED` seconds after HEAD's revision was read. Then one read of HEAD, the
@@ -17,6 +18,14 @@ Invariants, on the event loop:
   the read to end and asks again.
 * A valid tail was whole when it became valid: it was cached under the revision that was
   read, and a removal by this process forgets it.
+* A hint makes nothing valid, and no hint is overtaken by what was known before it: a
+  tail is extended by a publication that is next in it; any other hint, and the news
+  that a top has moved, makes what was read before it invalid.
+
+The interleavings of a hint, each a test in tests/stores/dynamodb/log: it arrives during
+a read that did not see what it tells of (the result is not valid); it tells of what a
+read has found already (it changes nothing); one before it was lost (the tail is not
+extended over the gap); it belongs to an epoch that is over, or to one that begins.
 """
 
 from __future__ import annotations
@@ -56,13 +65,15 @@ class _Known:
         topped: When the tail was last seen to end at HEAD's top, by the clock.
         read: When HEAD's revision was last read, by the clock.
         revision: That revision.
+        moved: When others were last said to have moved the top, by the clock: a read
+            that was launched before or then is not valid.
     """
 
-    __slots__ = ("head", "read", "revision", "topped")
+    __slots__ = ("head", "moved", "read", "revision", "topped")
 
     def __init__(self) -> None:
         self.head: Head | None = None
-        self.topped = self.read = float("-inf")
+        self.topped = self.read = self.moved = float("-inf")
         self.revision = -1
 
 
@@ -157,6 +168,40 @@ class ChannelCache:
         self._tails.extend(plan.committed, {channel: plan.size})
         known.topped = max(known.topped, plan.begun)
 
+    def told(self, told: Committed, size: int) -> bool:
+        """Add what another process is said to have committed, if it is next.
+
+        Args:
+            told: With an offset.
+            size: The present history size of its channel.
+
+        Returns:
+            Whether its epoch is the one that is known here, if one is. If not, nobody
+            may be handed it: a read tells which of the two is over.
+        """
+        channel, publication, epoch = told[:3]
+        offset = publication.offset
+        position = self._tails.position(channel)
+        known = self._use(channel)
+        head = known.head
+        if head is not None and (head.epoch != epoch or head.top < offset):
+            known.head = None  # a batch that is planned with it would be cancelled
+        if position is not None and position.epoch != epoch:
+            self.moved(channel)
+            return False
+        if position is not None and offset <= position.offset:
+            return True
+        if position is None or offset != position.offset + 1:
+            # A tail begins here; it is valid when a read has filled what is below.
+            self.moved(channel)
+        self._tails.extend([told], {channel: size})
+        return True
+
+    def moved(self, channel: Channel) -> None:
+        """Answer nothing from memory that was read before now."""
+        known = self._use(channel)
+        known.moved = self._clock.now()
+
     def _use(self, channel: Channel) -> _Known:
         known = self._known.get(channel)
         if known is None:
@@ -177,6 +222,8 @@ class ChannelCache:
             return None
         now = self._clock.now()
         if now - known.topped >= FRESH or now - known.read >= UNCHANGED:
+            return None
+        if known.topped <= known.moved:
             return None
         if known.head is not None and self._ended(known.head):
             return None

@@ -90,7 +90,10 @@ class Reader:
             },
             deadline=deadline,
         )
-        item = answer.get("Item")
+        return self.decode(answer.get("Item"), channel, now)
+
+    def decode(self, item: Item | None, channel: Channel, now: int) -> Head:
+        """Return a channel's state at *now* (Unix ms) from its HEAD, if it has one."""
         return decode_head(item, self.origin, channel, self._shards, now)
 
     async def load(
