@@ -30,16 +30,16 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
-from functools import partial
 from typing import NamedTuple
 
 from service.agents.events import AgentEvent, read_event
 from service.agents.fold import THREAD_SIZE, Fold, Snapshot
 from service.core.errors import StoreError
 from service.core.model import Appended, Channel, Draft, HistoryPage, RawJson
-from service.core.ports import AppendDone, Clock, History, Store
+from service.core.ports import Clock, History, Store
+from service.core.waiter import Waiter
 
-__all__ = ["Thread", "appended", "segments_of", "sleep"]
+__all__ = ["Thread", "segments_of", "sleep"]
 
 SEGMENT_SIZE = 64 * 1024  # bytes in memory at which a segment is due
 SEGMENTS = 10_000  # of a thread (count)
@@ -268,27 +268,9 @@ class Thread:
 
     async def _append(self, segment: _Segment) -> None:
         draft = Draft(segment.text, info=segment.info, version=segment.upto)
-        await appended(partial(self._store.append, self._segments, draft, self._kept))
-
-
-async def appended(append: Callable[[AppendDone], None]) -> Appended:
-    """Let *append* accept a draft, and wait for the outcome.
-
-    Raises:
-        StoreError: It may be stored.
-    """
-    waiter: asyncio.Future[Appended] = asyncio.get_running_loop().create_future()
-
-    def done(outcome: Appended | StoreError) -> None:
-        if waiter.done():
-            return
-        if isinstance(outcome, StoreError):
-            waiter.set_exception(outcome)
-        else:
-            waiter.set_result(outcome)
-
-    append(done)
-    return await waiter
+        waiter: Waiter[Appended] = Waiter()
+        self._store.append(self._segments, draft, self._kept, waiter.done)
+        await waiter.future
 
 
 async def sleep(clock: Clock, seconds: float) -> None:

@@ -23,7 +23,6 @@ taking of the entry; a process that was thought to be dead and goes on.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from functools import partial
 from typing import Any, Protocol
 
 import structlog
@@ -32,7 +31,7 @@ from service.agents.errors import Refused, RunExists
 from service.agents.events import AgentEvent, dump, parse_event
 from service.agents.feed import Feed, Follower
 from service.agents.live_runs import LiveRun, LiveRuns, Writes
-from service.agents.thread import Thread, appended, segments_of
+from service.agents.thread import Thread, segments_of
 from service.agents.writer import AGENT_LOST, LAST, RunWriter, version_of
 from service.core.errors import (
     BAD_REQUEST,
@@ -44,6 +43,7 @@ from service.core.errors import (
 from service.core.model import Appended, Channel, Draft, Position, RawJson
 from service.core.ports import Clock, History, State, Store, Timer
 from service.core.priority import Priority
+from service.core.waiter import Waiter
 from service.hub.hub import Hub
 from service.settings import ChannelOptions
 
@@ -479,8 +479,9 @@ class Threads:
             self._release(thread)
 
     async def _append(self, thread: Thread, draft: Draft) -> Appended:
-        publish = self._hub.publish
-        return await appended(partial(publish, thread.channel, draft, thread.history))
+        waiter: Waiter[Appended] = Waiter()
+        self._hub.publish(thread.channel, draft, thread.history, waiter.done)
+        return await waiter.future
 
     # Rounds.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Annotated, Protocol
 
 import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType
@@ -37,6 +37,7 @@ from service.core.model import (
 from service.core.people import People
 from service.core.ports import Clock, Delivery, History, Store
 from service.core.shedding import Shedding
+from service.core.waiter import Waiter
 from service.metrics import Metrics
 from service.payload.encoder import PayloadEncoder
 from service.settings import ApiSettings, Namespace, Settings
@@ -56,8 +57,6 @@ __all__ = [
     "User",
     "store_error",
 ]
-
-T = TypeVar("T")
 
 ChannelName = Annotated[
     str,
@@ -215,7 +214,7 @@ class ApiContext:
         That raises:
             StoreError: It was not published, or the outcome is unknown.
         """
-        waiter: _Waiter[Appended] = _Waiter()
+        waiter: Waiter[Appended] = Waiter()
         self.runtime.delivery.publish(channel, draft, history, waiter.done)
         return waiter.future
 
@@ -233,7 +232,7 @@ class ApiContext:
         Raises:
             StoreError: The read failed.
         """
-        waiter: _Waiter[HistoryPage] = _Waiter()
+        waiter: Waiter[HistoryPage] = Waiter()
         page = self.runtime.delivery.read(
             channel, history, since, limit, waiter.done, reverse=reverse
         )
@@ -245,21 +244,6 @@ class ApiContext:
         Raises:
             StoreError: They cannot be read.
         """
-        waiter: _Waiter[list[SubscriberInfo]] = _Waiter()
+        waiter: Waiter[list[SubscriberInfo]] = Waiter()
         present = self.runtime.delivery.look(channel, waiter.done)
         return await waiter.future if present is None else present
-
-
-class _Waiter(Generic[T]):
-    """A future for an outcome that the hub reports with a callback."""
-
-    def __init__(self) -> None:
-        self.future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-
-    def done(self, outcome: T | StoreError) -> None:
-        if self.future.done():
-            return  # the caller has disconnected
-        if isinstance(outcome, StoreError):
-            self.future.set_exception(outcome)
-        else:
-            self.future.set_result(outcome)
