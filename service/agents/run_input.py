@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import msgspec
 
 from _speedups import check
-from service.agents.errors import AgentsMissing, Refused
+from service.agents.errors import Refused
 from service.agents.events import first_error
+from service.agents.models import models
 from service.core.model import RawJson
 
 __all__ = ["RunInput", "parse_input"]
@@ -45,7 +44,7 @@ def parse_input(data: bytes | str) -> RunInput:
         text = check(data)
     except ValueError:
         raise Refused("invalid_event", "the input is not JSON") from None
-    _validator()(text)
+    _validate(text)
     fields = msgspec.json.decode(text)
     for key in ("threadId", "runId"):
         if not fields.get(key):
@@ -57,19 +56,10 @@ def parse_input(data: bytes | str) -> RunInput:
     )
 
 
-@functools.cache
-def _validator() -> Callable[[str], None]:
+def _validate(text: str) -> None:
+    found = models()
     try:
-        from ag_ui.core import RunAgentInput
-        from pydantic import ValidationError
-    except ImportError:
-        raise AgentsMissing from None
-
-    def validate(text: str) -> None:
-        try:
-            RunAgentInput.model_validate_json(text)
-        except ValidationError as error:
-            _, words = first_error(error)
-            raise Refused("invalid_event", f"the input: {words}") from None
-
-    return validate
+        found.run_input.model_validate_json(text)
+    except found.error as error:
+        _, words = first_error(error)
+        raise Refused("invalid_event", f"the input: {words}") from None

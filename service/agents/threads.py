@@ -31,6 +31,7 @@ from service.agents.errors import Refused, RunExists
 from service.agents.events import AgentEvent, dump, parse_event
 from service.agents.feed import Feed, Follower
 from service.agents.live_runs import LiveRun, LiveRuns, Writes
+from service.agents.models import load_models
 from service.agents.thread import Thread, segments_of
 from service.agents.writer import AGENT_LOST, LAST, RunWriter, version_of
 from service.core.errors import (
@@ -271,6 +272,7 @@ class Threads:
             AgentsMissing: The protocol's package is not installed.
         """
         channel = self.channel_of(thread)
+        await load_models()
         if lease is None:
             lease = self.lease if writes == "push" else 0.0
         found = self._thread(channel, thread)
@@ -366,8 +368,10 @@ class Threads:
             Refused: ``run_unknown``: no such run lives.
             ReplyError: As `channel_of`.
             StoreError: The store has a fault.
+            AgentsMissing: The protocol's package is not installed.
         """
         channel = self.channel_of(thread)
+        await load_models()
         found = self._thread(channel, thread)
         found.users += 1
         try:

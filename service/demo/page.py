@@ -86,6 +86,7 @@ class Page:
         wall: Returns Unix seconds.
         revoke: Revokes a token by its id, up to a time in Unix seconds.
         kill: Kills the simulated agent.
+        opened: Called when somebody loads the page.
     """
 
     def __init__(
@@ -97,6 +98,7 @@ class Page:
         wall: Callable[[], float],
         revoke: Callable[[str, float], Awaitable[None]],
         kill: Callable[[], object],
+        opened: Callable[[], object],
     ) -> None:
         self._files = files
         self._origins = origins
@@ -104,6 +106,7 @@ class Page:
         self._wall = wall
         self._revoke = revoke
         self._kill = kill
+        self._opened = opened
         local = "centrifuge.js" in files
         self._policy = _POLICY.format(cdn="" if local else f" {SDK}")
         source = 'src="/demo/centrifuge.js"'
@@ -125,6 +128,7 @@ class Page:
         self, req: falcon.asgi.Request, resp: falcon.asgi.Response
     ) -> None:
         """Answer with the page."""
+        self._opened()
         self._answer(resp, "index.html", self._html)
 
     async def on_get_file(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
@@ -50,8 +51,8 @@ class Demo:
             return known
         return (*known, AgentSettings(name=NAME, url=self._agent.url))
 
-    def page(self, runtime: Runtime) -> Page:
-        """Return the page of a running service."""
+    def page(self, runtime: Runtime, opened: Callable[[], object]) -> Page:
+        """Return the page of a running service, which calls *opened* for each load."""
         return Page(
             self._files,
             origins=runtime.settings.origins,
@@ -59,4 +60,5 @@ class Demo:
             wall=runtime.clock.wall,
             revoke=runtime.revocations.revoke_token,
             kill=self._agent.kill,
+            opened=opened,
         )

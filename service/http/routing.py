@@ -95,6 +95,8 @@ async def open_routing(
         stack.push_async_callback(runtime.aclose)
         relay = Relay(runtime, agents)
         stack.push_async_callback(relay.close)
+        if settings.agents:
+            await relay.prepare()
         unknown_paths = Refusals(logging.INFO)
         stack.callback(unknown_paths.close)
         yield Routing(runtime, keys, refusals, unknown_paths, relay, demo)
@@ -125,7 +127,9 @@ class Routing:
         if runtime.gateway is not None:
             self._add_gateway(public, runtime, refusals)
         if demo is not None:
-            demo.page(runtime).add_routes(public)
+            # With the page, not at the start: most servers of development run no agent.
+            spawn = runtime.context.spawn
+            demo.page(runtime, lambda: spawn(relay.prepare())).add_routes(public)
         separate = runtime.settings.api.port is not None
         admin = _new(runtime) if separate else public
         add_routes(admin, runtime, keys)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 
 import httpx
 import pytest
@@ -121,3 +123,14 @@ async def test_it_is_not_there_where_tokens_have_keys(
         answer = await http.post("/demo/ticket", json={"user": "Ada"})
         assert answer.status_code == 404
     assert "page" not in server.output().split("WebSocket")[0].splitlines()[-1]
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="no /proc")
+async def test_who_loads_it_does_not_wait_for_imports_at_the_first_run(
+    http: httpx.AsyncClient, server: Server
+) -> None:
+    maps = Path(f"/proc/{server.process.pid}/maps")
+    await http.get("/")
+    async with asyncio.timeout(30.0):
+        while "pydantic_core" not in maps.read_text():
+            await asyncio.sleep(0.02)

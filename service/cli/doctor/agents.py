@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from importlib.util import find_spec
 
 from service.cli.doctor.finding import NOTE, OK, PROBLEM, Finding
 from service.core.errors import SettingsError
@@ -15,9 +16,12 @@ _AGENTS = "agents"
 
 
 def examine_agents(settings: Settings) -> Iterator[Finding]:
-    """Examine whether each agent can be reached; none is run."""
+    """Examine whether agents can be run, and each be reached; none is run."""
     if not settings.agents:
         return
+    if find_spec("ag_ui") is None:
+        words = "ag-ui-protocol is not installed: no agent can be run"
+        yield Finding(PROBLEM, _AGENTS, words, "pip install 'steadwire[agents]'")
     try:
         unreachable = asyncio.run(_unreachable(settings))
     except SettingsError as error:

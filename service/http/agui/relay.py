@@ -28,7 +28,8 @@ from typing import NamedTuple
 
 import structlog
 
-from service.agents.errors import Refused, RunExists
+from service.agents.errors import AgentsMissing, Refused, RunExists
+from service.agents.models import load_models
 from service.agents.run_input import RunInput
 from service.agents.writer import RunWriter
 from service.core.errors import describe
@@ -96,6 +97,13 @@ class Relay:
             for writer, (name, _) in self._running.items()
             if name == agent and writer.run == run
         ]
+
+    async def prepare(self) -> None:
+        """Import what the first run needs, so that it does not wait for that."""
+        try:
+            await load_models()
+        except AgentsMissing as missing:
+            log.error("no agent can be run", reason=str(missing))
 
     async def start(self, agent: str, asked: RunInput, info: RawJson) -> Started:
         """Start a run, unless it was started before.

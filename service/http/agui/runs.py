@@ -13,6 +13,7 @@ import falcon
 import falcon.asgi
 
 from service.agents.errors import Refused
+from service.agents.models import load_models
 from service.agents.run_input import parse_input
 from service.core.errors import BAD_REQUEST, ReplyError
 from service.core.model import Position, RawJson
@@ -76,6 +77,7 @@ class RunAgent(_Resource):
         if body is None:
             resp.set_header("Connection", "close")
             raise Refused("too_large", "the input is larger than api.request_size")
+        await load_models()
         asked = parse_input(body)
         channel = self._runtime.threads.channel_of(asked.thread)
         text, end = await self._access.may_run(visitor, channel, asked.text)
