@@ -37,6 +37,7 @@ class _Entry(msgspec.Struct):
     run: str
     node: str
     writes: Writes
+    agent: str = ""
 
 
 class LiveRun(NamedTuple):
@@ -78,10 +79,12 @@ class LiveRuns:
         self._shared = shared
         self._signed_at = float("-inf")
 
-    async def put(self, channel: Channel, run: str, writes: Writes) -> None:
-        """Say that this process writes a run."""
+    async def put(
+        self, channel: Channel, run: str, writes: Writes, agent: str = ""
+    ) -> None:
+        """Say that this process writes a run, of *agent* of the settings or of none."""
         await self.sign()
-        entry = _Entry(channel, run, self._node, writes)
+        entry = _Entry(channel, run, self._node, writes, agent)
         value = msgspec.json.encode(entry).decode()
         await self._state.put(_RUN, self._key(channel, run), value, _TTL)
 
@@ -101,6 +104,14 @@ class LiveRuns:
         for key, entry in await self._entries():
             if (entry.channel, entry.run) == (channel, run):
                 await self._state.take(_RUN, key)
+
+    async def channels(self, agent: str, run: str) -> list[Channel]:
+        """Return the channels in which any process has an agent's run of this id."""
+        return [
+            Channel(entry.channel)
+            for _, entry in await self._entries()
+            if (entry.agent, entry.run) == (agent, run)
+        ]
 
     async def ask_to_cancel(self, channel: Channel, run: str) -> None:
         """Ask the process that writes a run to cancel it."""

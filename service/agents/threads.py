@@ -245,6 +245,7 @@ class Threads:
         run: str,
         *,
         writes: Writes,
+        agent: str = "",
         messages: Sequence[Mapping[str, Any]] = (),
         started: str | bytes | None = None,
         info: RawJson | None = None,
@@ -256,6 +257,7 @@ class Threads:
             thread: The thread's id.
             run: The run's id.
             writes: Who writes it.
+            agent: The agent's name in the settings, "" for none.
             messages: Those of the input. Those that are new in the thread are stored
                 with the RUN_STARTED, and so reach everybody who views it.
             started: The agent's own RUN_STARTED, in place of one that is made here.
@@ -280,7 +282,7 @@ class Threads:
         try:
             async with found.starting:
                 return await self._start(
-                    found, run, writes, messages, started, info, lease
+                    found, run, writes, agent, messages, started, info, lease
                 )
         except BaseException:
             self._release(found)
@@ -291,6 +293,7 @@ class Threads:
         thread: Thread,
         run: str,
         writes: Writes,
+        agent: str,
         messages: Sequence[Mapping[str, Any]],
         started: str | bytes | None,
         info: RawJson | None,
@@ -314,7 +317,7 @@ class Threads:
             raise Refused("invalid_event", f"a runId has 1 to {_RUN_ID} bytes")
         self._busy.add(thread.channel)  # no round ends it meanwhile
         try:
-            await self._live.put(thread.channel, run, writes)
+            await self._live.put(thread.channel, run, writes, agent)
             for _ in range(3):
                 offset = thread.fold.offset + 1
                 outcome = await self._append(
@@ -410,6 +413,16 @@ class Threads:
             finished=self._finished,
         )
         return writer
+
+    async def of_run(self, agent: str, run: str) -> list[str]:
+        """Return the threads in which an agent's run of this id may live, anywhere.
+
+        Raises:
+            StoreError: The store has a fault.
+        """
+        channels = await self._live.channels(agent, run)
+        names = [self.thread_of(channel) for channel in channels]
+        return [name for name in names if name is not None]
 
     async def cancel(self, thread: str, run: str) -> bool:
         """Cancel a run, wherever it is written; one of another server within 5 s.

@@ -249,6 +249,22 @@ async def test_a_run_is_cancelled_from_any_server() -> None:
     assert not await one.cancel("t", "r")
 
 
+async def test_the_threads_of_a_run_are_found_from_any_server() -> None:
+    world = World(shared=True)
+    one, two = world.process("one"), world.process("two")
+    for thread, agent in (("t", "helper"), ("t2", "helper"), ("t3", "other")):
+        await one.start(thread, "r", writes="relay", agent=agent)
+    writer = await two.start("t4", "r", writes="relay", agent="helper")
+    await two.start("t5", "r2", writes="relay", agent="helper")
+    await two.start("t6", "r", writes="push")
+    for server in (one, two):
+        assert sorted(await server.of_run("helper", "r")) == ["t", "t2", "t4"]
+        assert await server.of_run("other", "r") == ["t3"]
+    await writer.append(text_of(finished(thread="t4")))
+    await world.settle()
+    assert sorted(await one.of_run("helper", "r")) == ["t", "t2"]
+
+
 @pytest.mark.requirement("R44", "B124")
 async def test_no_gap_is_longer_than_5_seconds_while_a_run_lives() -> None:
     world = World(shared=True)

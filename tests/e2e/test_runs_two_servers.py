@@ -96,3 +96,34 @@ async def test_an_agent_that_pushes_goes_on_at_another_server(
     async with Api(one.port, one.key) as api:
         history = await api.call("history", {"channel": "thread:pushed", "limit": 50})
     assert [each["data"] for each in history["publications"]] == run
+
+
+@pytest.mark.slow
+@pytest.mark.requirement("R44", "B127")
+async def test_a_run_of_another_server_is_cancelled_without_its_thread(
+    make_node: Callable[[], Server],
+) -> None:
+    one, two = await make_node().start(), await make_node().start()
+
+    async def script(answer: Answer) -> None:
+        await answer.send(started(), words("a")[0])
+        await answer.silence()
+
+    async def cancel(server: Server, agent: str) -> httpx.Response:
+        url = f"http://127.0.0.1:{server.port}/agui/{agent}/runs/r/cancel"
+        async with httpx.AsyncClient(trust_env=False) as client:
+            return await client.post(url)
+
+    async with Agent.start(PORT) as agent:
+        agent.script = script
+        asked = run_input("t", "r")
+        async with viewing(one, "/agui/helper", method="POST", json=asked) as own:
+            await own.until("TEXT_MESSAGE_START")
+            answer = await cancel(two, "helper")
+            assert (answer.status_code, answer.json()) == (200, {"cancelled": True})
+            [*_, end] = await own.all()
+            await agent.answers[0].closed.wait()
+        assert end.fields["outcome"] == {"type": "cancelled"}
+        for server in (one, two):
+            answer = await cancel(server, "helper")
+            assert answer.json()["error"]["code"] == "run_unknown"

@@ -90,14 +90,6 @@ class Relay:
         """Tell whether the settings have an agent of this name."""
         return agent in self._agents
 
-    def thread_of(self, agent: str, run: str) -> list[str]:
-        """Return the threads in which an agent has a live run of this id here."""
-        return [
-            writer.thread.name
-            for writer, (name, _) in self._running.items()
-            if name == agent and writer.run == run
-        ]
-
     async def prepare(self) -> None:
         """Import what the first run needs, so that it does not wait for that."""
         try:
@@ -127,6 +119,7 @@ class Relay:
                 asked.thread,
                 asked.run,
                 writes="relay",
+                agent=agent,
                 messages=asked.messages,
                 info=info,
             )

@@ -9,6 +9,8 @@ again, and the answer is its stream from its begin.
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import falcon
 import falcon.asgi
 
@@ -46,10 +48,14 @@ class _Resource:
         channel = self._runtime.threads.channel_of(thread)
         await self._access.may_run(visitor, channel, RawJson("null"))
 
-    async def _cancel(self, resp: falcon.asgi.Response, thread: str, run: str) -> None:
-        done = await self._runtime.threads.cancel(thread, run)
+    async def _cancel(self, visitor: Visitor, thread: str, run: str) -> bool:
+        await self._may_cancel(visitor, thread)
+        return await self._runtime.threads.cancel(thread, run)
+
+    @staticmethod
+    def _answer(resp: falcon.asgi.Response, cancelled: bool) -> None:
         resp.content_type = falcon.MEDIA_JSON
-        resp.text = '{"cancelled":true}' if done else '{"cancelled":false}'
+        resp.text = '{"cancelled":true}' if cancelled else '{"cancelled":false}'
 
     def _check_agent(self, agent: str) -> None:
         if not self._relay.knows(agent):
@@ -112,20 +118,15 @@ class Cancel(_Resource):
         self._check_agent(agent)
         thread = req.get_param("thread")
         if thread is not None:
-            await self._may_cancel(visitor, thread)
-        else:
-            thread = await self._thread_of(visitor, agent, run)
-        await self._cancel(resp, thread, run)
-
-    async def _thread_of(self, visitor: Visitor, agent: str, run: str) -> str:
-        """Return the thread of a run of this process that the visitor may cancel."""
-        for thread in self._relay.thread_of(agent, run):
-            try:
-                await self._may_cancel(visitor, thread)
-            except ReplyError:
-                continue  # another user's run of the same id
-            return thread
-        raise Refused("run_unknown", "no such run lives here; name its ?thread=")
+            self._answer(resp, await self._cancel(visitor, thread, run))
+            return
+        for found in await self._runtime.threads.of_run(agent, run):
+            # It may be another user's of the same id, or have ended in this moment.
+            with suppress(ReplyError):
+                if await self._cancel(visitor, found, run):
+                    self._answer(resp, True)
+                    return
+        raise Refused("run_unknown", "no such run lives; name its ?thread= if it did")
 
 
 class CancelInThread(_Resource):
@@ -141,5 +142,4 @@ class CancelInThread(_Resource):
     ) -> None:
         """End a run as cancelled; ``{"cancelled": false}`` if none of the id lives."""
         visitor = await self._access.enter(req, resp)
-        await self._may_cancel(visitor, thread)
-        await self._cancel(resp, thread, run)
+        self._answer(resp, await self._cancel(visitor, thread, run))
