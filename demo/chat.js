@@ -137,7 +137,18 @@ page.conversation.addEventListener('scroll', () => {
     else if (scrollTop < scrolled) following = false
     scrolled = scrollTop
 })
+// A phone's keyboard, a turned phone or a notice leave less of it, and lines break anew.
+new ResizeObserver(toTheEnd).observe(page.conversation)
+
 let drawn = 0
+function toTheEnd() {
+    if (drawn || !following) return
+    drawn = requestAnimationFrame(() => {
+        drawn = 0
+        page.conversation.scrollTop = page.conversation.scrollHeight
+    })
+}
+
 function draw() {
     page.welcome.hidden = !conversation.empty
     const { live } = conversation
@@ -146,12 +157,7 @@ function draw() {
     page.send.hidden = live
     if (!live) page.stop.disabled = false
     if (stopHadFocus && !live) page.question.focus()
-    if (!drawn && following) {
-        drawn = requestAnimationFrame(() => {
-            drawn = 0
-            page.conversation.scrollTop = page.conversation.scrollHeight
-        })
-    }
+    toTheEnd()
 }
 
 async function watch() {

@@ -63,6 +63,14 @@ _CUT_OFF = """
 })
 """
 
+_TO_THE_END = """
+() => {
+    const { scrollHeight, scrollTop, clientHeight } =
+        document.querySelector('#conversation')
+    return scrollHeight - scrollTop - clientHeight
+}
+"""
+
 
 class Visitor:
     """One tab.
@@ -148,10 +156,13 @@ async def look(
     """Take pictures of a state, and check what holds in every one."""
     page = visitor.page
     SHOTS.mkdir(exist_ok=True)
+    follows = await page.evaluate(_TO_THE_END) < 2
     for form in forms:
         size = FORMS[form]
         await page.emulate_media(color_scheme=size["scheme"])
         await page.set_viewport_size({"width": size["width"], "height": size["height"]})
+        if follows:  # however little room there is, the newest words are in sight
+            await page.wait_for_function(f"() => ({_TO_THE_END})() < 2")
         await page.screenshot(path=SHOTS / f"{name}-{form}.png")
         _lie_apart(await page.evaluate(_BOXES), size["width"], size["height"])
         overflow = "document.documentElement.scrollWidth - innerWidth"
