@@ -144,6 +144,7 @@ class GatewayRuntime:
             self.posts,
             self.upkeep,
             store.state,
+            base.revocations,
             clock,
             ping_every=own.ping_interval - 2 * own.sweep_interval,
             stale_timeout=settings.client.stale_timeout,

@@ -19,6 +19,7 @@ __all__ = [
     "Sessions",
     "StoredChannel",
     "StoredSession",
+    "Terms",
 ]
 
 PARTS = 64
@@ -49,18 +50,35 @@ class StoredSession(NamedTuple):
     channels: dict[Channel, StoredChannel]
 
 
+class Terms(NamedTuple):
+    """For how long a client may stay, as far as the sweeper has to know.
+
+    Attributes:
+        user: Its user, "" without one.
+        token_id: The ``jti`` of its token, "" for none.
+        issued_at: When that was issued, in Unix seconds; 0 for unknown.
+        end: When it, or the first of its subscriptions, expires, in Unix milliseconds;
+            0 for never.
+    """
+
+    user: UserId = UserId("")
+    token_id: str = ""
+    issued_at: float = 0.0
+    end: int = 0
+
+
 class Listed(NamedTuple):
     """A connection that was admitted, or has arrived.
 
     Attributes:
         client: Its id.
         at: When, in Unix milliseconds.
-        end: When it, or the first of its subscriptions, expires; 0 for never.
+        terms: Those of one that was admitted.
     """
 
     client: ClientId
     at: int
-    end: int = 0
+    terms: Terms = Terms()
 
 
 class Listing(NamedTuple):
@@ -87,23 +105,19 @@ class Sessions(Protocol):
         """Note a socket that is about to be opened, and what its handshake said."""
 
     async def arrived(self, client: ClientId) -> str | None:
-        """Return what `arrive` was given; None if the client has connected or ended."""
+        """Return what `arrive` was given; None once it was admitted, or has ended."""
 
     async def admit(
-        self, user: UserId, client: ClientId, address: str
+        self, client: ClientId, address: str, terms: Terms
     ) -> list[ClientId] | Close:
-        """Give a client its slot, as `ports.Directory.admit`.
+        """Give a client its slot, as `ports.Directory.admit`; it has arrived no more.
 
         Returns:
             The connections *at the gateway* that lost their slots to it, or the close.
         """
 
-    async def open(self, client: ClientId, record: str, end: int) -> bool:
-        """Store the session of a client that was admitted; it has arrived no more.
-
-        Returns:
-            False if its session is stored already, or its socket never arrived.
-        """
+    async def open(self, client: ClientId, record: str) -> bool:
+        """Store the session of a client that was admitted; False if it has one."""
 
     async def load(self, client: ClientId) -> StoredSession | None:
         """Return a session; None if its client is not connected."""
@@ -125,8 +139,8 @@ class Sessions(Protocol):
     ) -> None:
         """Replace the session's record of a channel, if it is still that command's."""
 
-    async def set_end(self, client: ClientId, end: int) -> None:
-        """Set the time at which the connection is looked at, Unix milliseconds."""
+    async def set_terms(self, client: ClientId, terms: Terms) -> None:
+        """Set the terms of a client that was admitted, all but its user."""
 
     async def end(self, client: ClientId) -> bool:
         """Delete everything of a connection that is closed; False if there was nothing.

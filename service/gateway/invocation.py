@@ -64,11 +64,12 @@ from service.core.model import (
     Joined,
     Position,
     SubscriberInfo,
+    UserId,
     size_of,
 )
 from service.core.ports import AppendDone, Claim, Clock, History, Posted
 from service.core.position import size_of_publication, take_piece
-from service.core.sessions import StoredSession
+from service.core.sessions import StoredSession, Terms
 from service.gateway.context import GatewayContext
 from service.gateway.subscribing import Place, claim, finish, frames_of, start
 from service.protocol import replies
@@ -137,7 +138,8 @@ class Invocation:
         self._placed: dict[Channel, Place] = {}
         self._space = REPLIES
         self._opening = False
-        self._end_at = 0  # as stored
+        self._terms = Terms()  # as stored
+        self._has_acted = False  # since the session's record was stored
         self._close: Close | None = None
         self._is_over = False
 
@@ -149,7 +151,7 @@ class Invocation:
                 each.record, type=ChannelRecord
             )
         self._stored = record
-        self._end_at = _first_end(record, self._channels)
+        self._terms = _terms_of(record, self._channels)
         whole = msgspec.structs.replace(record, channels=dict(self._channels))
         self.session.restore(whole, self._begun)
         if self._pending.quota is not None:
@@ -173,6 +175,7 @@ class Invocation:
 
     def _guard(self, step: Callable[..., object], *args: object) -> None:
         """Take a step of the session; an error of ours ends its connection alone."""
+        self._has_acted = True
         try:
             step(*args)
         except ReplyError:
@@ -266,12 +269,16 @@ class Invocation:
         self._spawn(self._admit(identity))
 
     async def _admit(self, identity: Identity) -> None:
-        sessions = self._context.sessions
+        session, sessions = self.session, self._context.sessions
+        self._terms = terms = Terms(
+            identity.user,
+            session.token_id,
+            session.issued_at,
+            session.expiry.unix(session.keepalive.expires_at),
+        )
         refusal: Close | ErrorReply | None = None
         try:
-            admitted = await sessions.admit(
-                identity.user, self._client, self._pending.address
-            )
+            admitted = await sessions.admit(self._client, self._pending.address, terms)
         except StoreError:
             refusal = INTERNAL
         else:
@@ -477,7 +484,9 @@ class Invocation:
         out, self._out = self._out, []
         ready, self._ready = self._ready, []
         opening, self._opening = self._opening, False
-        if not (writes or out or ready or opening or self._close):
+        # Some steps answer nothing, and still change what is stored.
+        acted, self._has_acted = self._has_acted, False
+        if not (writes or out or ready or opening or acted or self._close):
             return False
         if writes:
             await asyncio.wait(writes)
@@ -517,14 +526,15 @@ class Invocation:
             record = self.session.record()
         except AssertionError:
             return self._close is not None  # it was closed meanwhile
-        end = _first_end(record, record.channels)
+        terms = _terms_of(record, record.channels)
         bare = msgspec.structs.replace(
             record, channels={}, origin=pending.origin, address=pending.address
         )
         if opening:
+            await self._store_terms(terms)
             text = msgspec.json.encode(bare).decode()
-            opened = await sessions.open(self._client, text, end)
-            self._stored, self._end_at = bare, end
+            opened = await sessions.open(self._client, text)
+            self._stored = bare
             return opened
         assert self._stored is not None
         bare = msgspec.structs.replace(bare, active_at=self._stored.active_at)
@@ -535,10 +545,13 @@ class Invocation:
                 self._stored = bare
         for name, each in record.channels.items():
             await self._store_channel(Channel(name), each, shown=shown)
-        if end != self._end_at:
-            await sessions.set_end(self._client, end)
-            self._end_at = end
+        await self._store_terms(terms)
         return True
+
+    async def _store_terms(self, terms: Terms) -> None:
+        if terms != self._terms:
+            await self._context.sessions.set_terms(self._client, terms)
+            self._terms = terms
 
     async def _store_channel(
         self, channel: Channel, record: ChannelRecord, *, shown: bool
@@ -605,9 +618,10 @@ def _raise(error: BaseException) -> None:
     raise error
 
 
-def _first_end(record: SessionRecord, channels: Mapping[Any, ChannelRecord]) -> int:
+def _terms_of(record: SessionRecord, channels: Mapping[Any, ChannelRecord]) -> Terms:
     ends = [record.end, *(each.end for each in channels.values())]
-    return min(filter(None, ends), default=0)
+    end = min(filter(None, ends), default=0)
+    return Terms(UserId(record.user), record.token_id, record.issued_at, end)
 
 
 async def _some(

@@ -8,7 +8,8 @@ task. For each of the `PARTS` parts over which connections are spread, in this o
     unfinished  sockets whose clients did not connect in time are closed with 3502
     aged        connections that the gateway is about to cut are sent away with 3011,
                 each at another moment of `AGE_SPREAD`
-    expired     what has expired of a connection is ended: itself, or subscriptions
+    over        connections whose tokens were revoked, and what has expired of a
+                connection: itself, or subscriptions
     pinged      once in a period: each connection is pinged, and ended if the gateway
                 does not know it; then its channels are looked after, in case that the
                 holder of one has died
@@ -41,6 +42,7 @@ from typing import Protocol, TypeVar
 
 import structlog
 
+from service.auth.errors import KeysUnavailable
 from service.core.errors import (
     CLOSE_CONNECTION_LIMIT,
     FORCE_RECONNECT,
@@ -49,9 +51,9 @@ from service.core.errors import (
     StoreError,
     describe,
 )
-from service.core.model import ClientId
+from service.core.model import ClientId, UserId
 from service.core.ports import Clock, Posted, Posts, State
-from service.core.sessions import PARTS, Listed, Listing, Sessions
+from service.core.sessions import PARTS, Listed, Listing, Sessions, Terms
 
 __all__ = ["AGE", "AGE_MARGIN", "AGE_SPREAD", "PING", "Sweeper"]
 
@@ -86,13 +88,27 @@ class Upkeep(Protocol):
         """
 
     async def expire(self, client: ClientId) -> None:
-        """End what has expired: the connection, or some of its subscriptions."""
+        """End what is over: the connection, or some of its subscriptions."""
 
-    async def look_after(self, clients: Iterable[ClientId]) -> None:
+    async def look_after(self, connections: Iterable[Listed]) -> None:
         """Look after the channels of some connections: a holder may have died."""
 
     async def recount(self) -> None:
         """Compare the count of connections with their records, at most once a day."""
+
+
+class Revocations(Protocol):
+    """The revoked tokens, in a process that may have stood still."""
+
+    async def refresh(self) -> None:
+        """Read the list, unless it is new."""
+
+    def is_revoked(self, user: UserId, token_id: str, issued_at: float) -> bool:
+        """Return whether a token is revoked.
+
+        Raises:
+            KeysUnavailable: It is not known yet.
+        """
 
 
 class Sweeper:
@@ -103,6 +119,7 @@ class Sweeper:
         posts: Pings them.
         upkeep: Ends them, and looks after their channels.
         state: Keeps which parts were pinged.
+        revocations: The revoked tokens.
         clock: Tells what is due.
         ping_every: Seconds between two pings of a connection.
         stale_timeout: Seconds in which a client has to connect.
@@ -114,6 +131,7 @@ class Sweeper:
         posts: Posts,
         upkeep: Upkeep,
         state: State,
+        revocations: Revocations,
         clock: Clock,
         *,
         ping_every: float,
@@ -123,6 +141,7 @@ class Sweeper:
         self._posts = posts
         self._upkeep = upkeep
         self._state = state
+        self._revocations = revocations
         self._clock = clock
         self._ping_every = ping_every
         self._stale_timeout = stale_timeout
@@ -133,6 +152,7 @@ class Sweeper:
         pinged: set[str] | None = None
         with _Failures() as failures:
             entries = await failures.attempt(self._state.entries(_PINGED))
+            await failures.attempt(self._revocations.refresh())
             if entries is not None:
                 pinged = {entry.key for entry in entries}
 
@@ -159,14 +179,12 @@ class Sweeper:
             closing,
             failures,
         )
-        now = self._now()
         left = [each for each in listing.admitted if each.client not in closing]
-        expired = [each.client for each in left if 0 < each.end <= now]
-        await _each(self._upkeep.expire, expired, failures)
+        over = [each.client for each in left if self._is_over(each.terms)]
+        await _each(self._upkeep.expire, over, failures)
         if ping:
-            clients = [each.client for each in left]
-            await _each(self._ping, clients, failures)
-            await self._upkeep.look_after(clients)
+            await _each(self._ping, [each.client for each in left], failures)
+            await self._upkeep.look_after(left)
             await self._state.put(_PINGED, str(part), "", self._ping_every)
 
     def _closes(self, listing: Listing) -> Iterable[tuple[ClientId, Close]]:
@@ -178,6 +196,16 @@ class Sweeper:
         for each in listing.admitted:
             if now - each.at > 1000.0 * _age_of(each):
                 yield each.client, FORCE_RECONNECT
+
+    def _is_over(self, terms: Terms) -> bool:
+        if 0 < terms.end <= self._now():
+            return True
+        try:
+            return self._revocations.is_revoked(
+                terms.user, terms.token_id, terms.issued_at
+            )
+        except KeysUnavailable:
+            return False  # it was let in when they were known
 
     async def _ping(self, client: ClientId) -> None:
         if await self._posts.post(client, PING) is Posted.GONE:

@@ -6,11 +6,14 @@ from collections.abc import Awaitable, Callable, Iterable
 
 from service.core.errors import INSUFFICIENT_STATE, Close, StoreUnavailable
 from service.core.model import Channel, ClientId
+from service.core.sessions import Listed
 from service.gateway.context import GatewayContext
 from service.gateway.people import GatewayPeople
 from service.gateway.rounds import Rounds
 
 __all__ = ["GatewayUpkeep"]
+
+OPENING = 60.0  # s after its admission in which a connection may have no session yet
 
 
 class GatewayUpkeep:
@@ -45,31 +48,30 @@ class GatewayUpkeep:
             raise StoreUnavailable("a connection cannot be closed")
 
     async def expire(self, client: ClientId) -> None:
-        """End what has expired: the connection, or some of its subscriptions.
+        """End what is over: the connection, or some of its subscriptions.
 
         Raises:
             StoreError: It could not be read.
         """
         await self._people.look_after(client)
 
-    async def look_after(self, clients: Iterable[ClientId]) -> None:
+    async def look_after(self, connections: Iterable[Listed]) -> None:
         """Look after the channels of some connections: a holder may have died.
 
         A connection that has its slot and no session is closed: its table was restored
-        from a backup. (One that is about to have its session has arrived.)
+        from a backup, or who admitted it has died. (Others are about to have one.)
 
         Raises:
             StoreError: Some were not looked after.
         """
         channels: set[Channel] = set()
-        for client in clients:
-            sessions = self._context.sessions
-            arrived = await sessions.arrived(client)
-            stored = await sessions.load(client)
+        opening = (self._context.clock.wall() - OPENING) * 1000.0
+        for each in connections:
+            stored = await self._context.sessions.load(each.client)
             if stored is not None:
                 channels.update(stored.channels)
-            elif arrived is None:
-                await self.hang_up(client, INSUFFICIENT_STATE)
+            elif each.at < opening:
+                await self.hang_up(each.client, INSUFFICIENT_STATE)
         for channel in sorted(channels):
             hold = await self._rounds.watch(channel)
             if hold is not None:

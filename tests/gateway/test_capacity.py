@@ -14,6 +14,7 @@ import pytest
 
 from service.core.model import Channel, ClientId, Draft, RawJson, UserId
 from service.core.ports import Claim, History, Posted, SubscriberRow
+from service.core.sessions import Terms
 from service.gateway.rounds import Rounds
 from service.settings import StoreSettings
 from service.stores.dynamodb.registry.connections import AdmissionLimits
@@ -187,8 +188,9 @@ async def test_a_connection(bench):
     client = ClientId("a")
     await sessions.arrive(client, "{}")
     await sessions.arrived(client)
-    assert await sessions.admit(UserId("u"), client, "192.0.2.1") == []
-    assert await sessions.open(client, "{}", 0)
+    terms = Terms(UserId("u"), "the id of a token", 1_700_000_000.0, 1_700_000_600_000)
+    assert await sessions.admit(client, "192.0.2.1", terms) == []
+    assert await sessions.open(client, "{}")
     bench.within("connect")
     assert await sessions.load(client)
     bench.within("a frame of a client, before what it asks for")

@@ -21,8 +21,9 @@ from service.core.hooks import (
     RpcEvent,
     RpcResult,
 )
-from service.core.model import Channel, ClientId, UserId
+from service.core.model import Channel, ClientId, RawJson, UserId
 from service.core.ports import Posted
+from service.core.sessions import Listed
 from service.gateway.events import Kind
 from tests.gateway.environments import Environment, Environments
 from tests.harness.emulators import Emulator
@@ -370,7 +371,7 @@ async def test_a_revoked_token_ends_at_the_next_frame_or_sweep(
     )
     await fresh.say("a", subscribe(2))
     assert sockets.take("a")[-1]["push"]["disconnect"]["code"] == 3005
-    await fresh.runtime.people.look_after(ClientId("b"))
+    await fresh.runtime.application.sweep()
     assert sockets.take("b")[-1]["push"]["disconnect"]["code"] == 3005
     assert sockets.closed == ["a", "b"]
     refused = await fresh.connect("d", token=token(sub="a", jti="a"))
@@ -411,7 +412,7 @@ async def test_an_expired_connection_ends(
     ]
     assert [each.client for each in listed] == ["b"]
     clock.ahead = 600 + 26
-    assert 0 < listed[0].end <= clock.wall() * 1000
+    assert 0 < listed[0].terms.end <= clock.wall() * 1000
     await one.runtime.people.look_after(ClientId("b"))
     assert environments.sockets.closed == ["a", "b"]
 
@@ -444,6 +445,27 @@ async def test_a_refresh_shows_what_the_token_says(
     context = one.runtime.application.context
     [row] = await context.subscribers.rows(Channel("plain:x"))
     assert json.loads(row.info)["conn_info"] == {"n": 2}
+
+
+async def test_a_refresh_by_the_server_api_is_stored(
+    strict: list[Environment],
+) -> None:
+    """Its client is sent nothing that would have to be posted."""
+    one, other = strict[:2]
+    await one.connect("a", token=token(channels=["plain:x"]))
+    end = round(time.time()) + 600
+    user, sessions = UserId("ann"), _sessions(one)
+    await other.runtime.people.refresh(user, float(end), RawJson('{"n":2}'))
+    assert one.sockets.take("a") == []
+    stored = await sessions.load(ClientId("a"))
+    record = json.loads(stored.record)
+    assert record["conn_info"] == '{"n":2}' and record["end"] >= end * 1000
+    [row] = await one.runtime.application.context.subscribers.rows(Channel("plain:x"))
+    assert json.loads(row.info)["conn_info"] == {"n": 2}
+    listed = [
+        each for part in range(64) for each in (await sessions.listing(part)).admitted
+    ]
+    assert [each.terms.end for each in listed] == [record["end"]]
 
 
 @pytest.mark.slow
@@ -582,7 +604,7 @@ async def test_connections_of_a_restored_table_are_closed(
             },
         )
     await one.say("a", subscribe(2))
-    await one.runtime.upkeep.look_after([ClientId("b")])
+    await one.runtime.upkeep.look_after([Listed(ClientId("b"), 0)])
     for client in ("a", "b"):
         assert one.sockets.take(client)[-1]["push"]["disconnect"]["code"] == 3010
     assert await _kept(environments) == set()

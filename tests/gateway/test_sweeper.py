@@ -16,9 +16,9 @@ from service.core.errors import (
     Close,
     StoreUnavailable,
 )
-from service.core.model import ClientId
+from service.core.model import ClientId, UserId
 from service.core.ports import Posted, StateEntry
-from service.core.sessions import PARTS, Listed, Listing
+from service.core.sessions import PARTS, Listed, Listing, Terms
 from service.gateway.sweeper import (
     AGE,
     AGE_MARGIN,
@@ -53,6 +53,8 @@ class World:
         self.pinged: dict[str, float] = {}
         self.told: list[tuple[Any, ...]] = []
         self.fails: set[tuple[Any, ...]] = set()
+        self.revoked: set[str] = set()
+        self.known: set[str] = set()
         self.sweeper = self.another()
 
     def another(self) -> Sweeper:
@@ -62,6 +64,7 @@ class World:
             self,
             self,
             self,  # type: ignore[arg-type]
+            self,
             self.clock,
             ping_every=EVERY,
             stale_timeout=10.0,
@@ -71,13 +74,18 @@ class World:
         client = ClientId(name)
         at = int(self.clock.wall() * 1000)
         ends = int((self.clock.wall() + end) * 1000) if end else 0
-        self.admitted[client] = Listed(client, at, ends)
+        terms = Terms(UserId("ann"), f"token of {name}", 1.0, ends)
+        self.admitted[client] = Listed(client, at, terms)
         return client
 
     def since(self, count: int = 0) -> list[tuple[Any, ...]]:
         """Return what was done since, but pings and looks."""
         return sorted(
-            (each for each in self.told[count:] if each[0] not in ("post", "look")),
+            (
+                each
+                for each in self.told[count:]
+                if each[0] not in ("post", "look", "refresh")
+            ),
             key=str,
         )
 
@@ -123,11 +131,21 @@ class World:
     async def expire(self, client: ClientId) -> None:
         self._call("expire", client)
 
-    async def look_after(self, clients: Iterable[ClientId]) -> None:
-        self._call("look", *clients)
+    async def look_after(self, connections: Iterable[Listed]) -> None:
+        self._call("look", *(each.client for each in connections))
 
     async def recount(self) -> None:
         self._call("recount")
+
+    # Revocations
+
+    async def refresh(self) -> None:
+        self._call("refresh")
+        self.known = self.revoked
+
+    def is_revoked(self, user: UserId, token_id: str, issued_at: float) -> bool:
+        assert (user, issued_at) == ("ann", 1.0)
+        return token_id in self.known
 
     # State
 
@@ -215,6 +233,16 @@ async def test_connections_are_sent_away_before_the_gateway_cuts_them(
     ends = {each for each in world.told if each[0] == "hang up"}
     assert len(ends) == count
     assert {end[2] for end in ends} == {FORCE_RECONNECT.code}
+
+
+async def test_connections_with_revoked_tokens_are_ended(world: World) -> None:
+    """Those of which nobody else knows: one token is in no list of connections."""
+    there, revoked = world.connect("a"), world.connect("b")
+    await world.sweeper.sweep()
+    world.revoked.add("token of b")
+    await world.another().sweep()
+    assert world.since() == [("expire", revoked), ("recount",), ("recount",)]
+    assert [*world.admitted] == [there, revoked]  # until it was done
 
 
 async def test_what_has_expired_is_ended(world: World) -> None:

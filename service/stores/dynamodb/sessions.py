@@ -1,8 +1,8 @@
 """The `Sessions` port on a table: the connections whose sockets end at the gateway.
 
-    N#<node>     V#<client>   a socket that has arrived: rec, at, ttl
-    N#<node>     C#<client>   a connection that was admitted (`registry.records`): also
-                              end, when it expires
+    N#<node>     C#<client>   a socket that has arrived: rec, at, ttl. Once its client
+                              was admitted, its connection (`registry.records`), with
+                              its terms: end, jti, iat
     N#<node>     E#<client>   a notice of its eviction
     C#<client>   SESSION      its session: rec, refresh, ttl
     C#<client>   S#<channel>  the session's record of a channel (`subscribers`)
@@ -11,8 +11,7 @@ The node is one of 64 that no process is (`registry.records.gateway_node`).
 
 Whatever ends is deleted in an order in which a process may die between any two steps:
 first the rows, then the session, last the record by which the sweeper finds it again.
-A connect writes in the opposite order: slot, session, and only then its arrival is
-deleted.
+A connect writes in the opposite order: arrival, slot, session.
 
 Sessions carry the table's id as ``table``. In a table that was restored from a backup
 they are those of connections whose deliveries may have been lost with the newest HEADs:
@@ -33,7 +32,13 @@ from service.core.errors import (
 )
 from service.core.model import Channel, ClientId, UserId
 from service.core.ports import Clock
-from service.core.sessions import Listed, Listing, StoredChannel, StoredSession
+from service.core.sessions import (
+    Listed,
+    Listing,
+    StoredChannel,
+    StoredSession,
+    Terms,
+)
 from service.stores.dynamodb.client import Client, gather_limited, query_all
 from service.stores.dynamodb.errors import ConditionFailed, Item
 from service.stores.dynamodb.registry.connections import (
@@ -49,6 +54,7 @@ from service.stores.dynamodb.registry.records import (
     decode_connection,
     decode_owner,
     gateway_node,
+    is_admitted,
     key,
     number,
     owner_key,
@@ -58,8 +64,8 @@ from service.stores.dynamodb.subscribers import KEPT, DynamodbSubscribers
 
 __all__ = ["DynamodbSessions"]
 
-_ARRIVED = "V#"  # prefix of the sort keys of sockets that have arrived
 _SESSION = "SESSION"
+_TERMS = ("end", "jti", "iat")
 _CHANNEL = "S#"
 
 
@@ -114,7 +120,7 @@ class DynamodbSessions:
         now = self._now()
         await self._put(
             {
-                **key(f"N#{gateway_node(client)}", _ARRIVED + client),
+                **_connection(client),
                 "rec": {"S": record},
                 "at": number(now),
                 "ttl": number(now // 1000 + KEPT),
@@ -127,12 +133,12 @@ class DynamodbSessions:
         Raises:
             StoreError: It could not be read.
         """
-        item = await self._get(key(f"N#{gateway_node(client)}", _ARRIVED + client))
-        record: str | None = item["rec"]["S"] if item else None
+        item = await self._get(_connection(client))
+        record: str | None = item["rec"]["S"] if item and "rec" in item else None
         return record
 
     async def admit(
-        self, user: UserId, client: ClientId, address: str
+        self, client: ClientId, address: str, terms: Terms
     ) -> list[ClientId] | Close:
         """Give a client its slot; see the port.
 
@@ -140,9 +146,9 @@ class DynamodbSessions:
             StoreError: It may have its slot; it has none any more, if that could be
                 done.
         """
-        owner, node = owner_of(user, address), gateway_node(client)
+        owner, node = owner_of(terms.user, address), gateway_node(client)
         try:
-            admitted = await self._connections.admit(owner, client, node)
+            admitted = await self._connections.admit(owner, client, node, _own(terms))
         except CounterFull:
             return TOO_MANY_REQUESTS_CLOSE
         except OverLimit:
@@ -152,21 +158,18 @@ class DynamodbSessions:
             raise
         return [each.client for each in admitted.evicted if each.node in GATEWAY_NODES]
 
-    async def open(self, client: ClientId, record: str, end: int) -> bool:
+    async def open(self, client: ClientId, record: str) -> bool:
         """Store the session of a client that was admitted; see the port.
 
         Raises:
             StoreError: It may be stored.
         """
-        if end:
-            await self.set_end(client, end)
         item = self._session(client, record, 0)
         try:
             await self._put(item, "attribute_not_exists(pk)")
         except ConditionFailed as failed:
             if not failed.repeated or failed.item != item:
                 return False
-        await self._delete(key(f"N#{gateway_node(client)}", _ARRIVED + client))
         return True
 
     async def load(self, client: ClientId) -> StoredSession | None:
@@ -225,20 +228,29 @@ class DynamodbSessions:
         except ConditionFailed:
             return  # it is of a later command
 
-    async def set_end(self, client: ClientId, end: int) -> None:
-        """Set when the connection is looked at; see the port.
+    async def set_terms(self, client: ClientId, terms: Terms) -> None:
+        """Set the terms of a client that was admitted; see the port.
 
         Raises:
-            StoreError: It may be set.
+            StoreError: They may be set.
         """
-        request = {
+        own = _own(terms)
+        gone = [name for name in _TERMS if name not in own]
+        expression = []
+        if own:
+            expression.append("SET " + ", ".join(f"#{n} = :{n}" for n in own))
+        if gone:
+            expression.append("REMOVE " + ", ".join(f"#{n}" for n in gone))
+        request: dict[str, Any] = {
             "TableName": self._client.table,
-            "Key": key(f"N#{gateway_node(client)}", CLIENT + client),
-            "UpdateExpression": "SET #end = :end",
-            "ConditionExpression": "attribute_exists(pk)",
-            "ExpressionAttributeNames": {"#end": "end"},
-            "ExpressionAttributeValues": {":end": number(end)},
+            "Key": _connection(client),
+            "UpdateExpression": " ".join(expression),
+            "ConditionExpression": "attribute_exists(book)",
+            "ExpressionAttributeNames": {f"#{n}": n for n in _TERMS},
         }
+        if own:
+            values = {f":{n}": value for n, value in own.items()}
+            request["ExpressionAttributeValues"] = values
         try:
             await self._client.call("update_item", request)
         except ConditionFailed:
@@ -250,7 +262,6 @@ class DynamodbSessions:
         Raises:
             StoreError: Some of it may be left.
         """
-        partition = f"N#{gateway_node(client)}"
         found = False
         channels = []
         async for item in query_all(self._client, f"C#{client}"):
@@ -262,15 +273,13 @@ class DynamodbSessions:
         )
         if found:
             await self._delete(key(f"C#{client}", _SESSION))
-        record = await self._get(key(partition, CLIENT + client))
+        record = await self._get(_connection(client))
         if record is not None:
             found = True
-            await self._connections.leave(decode_connection(record))
-        else:
-            arrival = key(partition, _ARRIVED + client)
-            if await self._get(arrival) is not None:
-                found = True
-                await self._delete(arrival)
+            if is_admitted(record):
+                await self._connections.leave(decode_connection(record))
+            else:
+                await self._delete(_connection(client))
         return found
 
     async def of_user(self, user: UserId) -> list[ClientId]:
@@ -301,12 +310,11 @@ class DynamodbSessions:
             name = item["sk"]["S"]
             at = int(item["at"]["N"])
             if name.startswith(CLIENT):
-                end = int(item["end"]["N"]) if "end" in item else 0
                 client = ClientId(name.removeprefix(CLIENT))
-                found.admitted.append(Listed(client, at, end))
-            elif name.startswith(_ARRIVED):
-                client = ClientId(name.removeprefix(_ARRIVED))
-                found.arrived.append(Listed(client, at))
+                if is_admitted(item):
+                    found.admitted.append(Listed(client, at, _terms(item)))
+                else:
+                    found.arrived.append(Listed(client, at))
             elif name.startswith(NOTICE):
                 found.evicted.append(ClientId(name.removeprefix(NOTICE)))
         return found
@@ -353,3 +361,29 @@ class DynamodbSessions:
 
     def _now(self) -> int:
         return int(self._clock.wall() * 1000)
+
+
+def _connection(client: ClientId) -> Item:
+    return key(f"N#{gateway_node(client)}", CLIENT + client)
+
+
+def _own(terms: Terms) -> Item:
+    """Return the attributes of a connection's terms; the user is in its book."""
+    found: Item = {}
+    if terms.end:
+        found["end"] = number(terms.end)
+    if terms.token_id:
+        found["jti"] = {"S": terms.token_id}
+    if terms.issued_at:
+        found["iat"] = {"N": repr(terms.issued_at)}
+    return found
+
+
+def _terms(item: Item) -> Terms:
+    book = item["book"]["S"]
+    return Terms(
+        UserId(book[2:] if book.startswith("U#") else ""),
+        item["jti"]["S"] if "jti" in item else "",
+        float(item["iat"]["N"]) if "iat" in item else 0.0,
+        int(item["end"]["N"]) if "end" in item else 0,
+    )

@@ -67,6 +67,7 @@ from service.stores.dynamodb.registry.records import (
     encode_connection,
     encode_notice,
     encode_owner,
+    is_admitted,
     key,
     number,
     owner_key,
@@ -189,8 +190,16 @@ class Connections:
         self._is_dead = is_dead
         self._locks = KeyedLock()
 
-    async def admit(self, owner: str, client: ClientId, node: str) -> Admitted:
+    async def admit(
+        self, owner: str, client: ClientId, node: str, more: Item | None = None
+    ) -> Admitted:
         """Admit a connection, evicting others of its owner if need be. Safe to repeat.
+
+        Args:
+            owner: Partition key of its owner's item.
+            client: Its id.
+            node: The node that has it.
+            more: Attributes of its item besides its record's.
 
         Raises:
             CounterFull: The deployment has as many connections as it may have.
@@ -199,7 +208,7 @@ class Connections:
         """
         deadline = self._clock.now() + self._timeout
         async with self._locks.hold(owner):
-            return await self._admit(owner, client, node, deadline)
+            return await self._admit(owner, client, node, more or {}, deadline)
 
     async def leave(self, record: ConnectionRecord) -> bool:
         """Remove a connection; False if it was not there. Safe to repeat.
@@ -220,7 +229,7 @@ class Connections:
         deadline = self._clock.now() + self._timeout
         async with self._locks.hold(owner):
             item = await self._get(key(f"N#{node}", CLIENT + client), deadline)
-            if item is None:
+            if item is None or not is_admitted(item):
                 return False
             return await self._leave(decode_connection(item), deadline)
 
@@ -265,7 +274,7 @@ class Connections:
     # Admission
 
     async def _admit(
-        self, name: str, client: ClientId, node: str, deadline: float
+        self, name: str, client: ClientId, node: str, more: Item, deadline: float
     ) -> Admitted:
         while True:
             item = await self._get(owner_key(name), deadline)
@@ -276,7 +285,7 @@ class Connections:
             if present is not None:  # admitted by another node, or by this one before
                 await self._leave(present, deadline)
                 continue
-            admission = self._prepare(owner, client, node)
+            admission = self._prepare(owner, client, node, more)
             try:
                 await self._transact(admission.actions, deadline)
             except TransactionCancelled as cancelled:
@@ -286,7 +295,7 @@ class Connections:
             await self._pause(deadline)
 
     def _prepare(
-        self, owner: OwnerItem, client: ClientId, node: str
+        self, owner: OwnerItem, client: ClientId, node: str, more: Item
     ) -> _AdmitTransaction:
         table = self._client.table
         now = int(self._clock.wall() * 1000)
@@ -312,7 +321,8 @@ class Connections:
         expires = now + round(self._limits.age * 1000)
         record = ConnectionRecord(owner.name, client, node, shard, now, expires)
         entry = len(actions)
-        actions.append(_put_new(table, encode_connection(record)))
+        item = encode_connection(record, more)
+        actions.append(_put_new(table, item, "attribute_not_exists(book)"))
         records = [one for one in kept if one not in evicted]
         item = encode_owner(_new_version(), [*records, record])
         actions.append(_put_owner(table, item, owner.version))
@@ -359,7 +369,7 @@ class Connections:
         if cancelled.failed(entry) and not cancelled.failed(entry + 1):
             # The record exists, and its owner does not list it: it has expired there.
             item = await self._get(connection_key(admission.record), deadline)
-            if item is not None:
+            if item is not None and is_admitted(item):
                 await self._leave(decode_connection(item), deadline)
 
     # Leaving
@@ -435,15 +445,11 @@ def _new_version() -> str:
     return uuid.uuid4().hex
 
 
-def _put_new(table: str, item: Item) -> Action:
+def _put_new(
+    table: str, item: Item, condition: str = "attribute_not_exists(pk)"
+) -> Action:
     """Return the action that writes an item where none exists."""
-    return {
-        "Put": {
-            "TableName": table,
-            "Item": item,
-            "ConditionExpression": "attribute_not_exists(pk)",
-        }
-    }
+    return {"Put": {"TableName": table, "Item": item, "ConditionExpression": condition}}
 
 
 def _put_owner(table: str, item: Item, version: str | None) -> Action:

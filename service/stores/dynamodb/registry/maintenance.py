@@ -40,6 +40,7 @@ from service.stores.dynamodb.registry.records import (
     CLIENT,
     ConnectionRecord,
     decode_connection,
+    is_admitted,
     key,
     number,
 )
@@ -231,6 +232,7 @@ class Maintenance:
         return [
             decode_connection(item)
             async for item in query_all(self._client, f"N#{node}", prefix=CLIENT)
+            if is_admitted(item)
         ]
 
     async def _remove(self, records: list[ConnectionRecord]) -> int:

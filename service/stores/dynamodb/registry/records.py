@@ -6,7 +6,9 @@
                               their limit is a condition of one write
     A#<address>   CONNS       the same for the connections of an address without a user
     N#<node>      C#<client>  a connection: book (its owner's pk), shard, at, expires.
-                              It counts one in its shard as long as it exists
+                              It counts one in its shard as long as it exists. Without
+                              a book it is a socket of the gateway whose client has not
+                              connected, and counts nowhere (`sessions`)
     N#<node>      E#<client>  a notice: at. The connection was evicted; its node has to
                               close it
     NODES         <node>      a node (a server process): until, dead
@@ -21,8 +23,9 @@ pseudo-nodes (`gateway_node`), so that no partition takes the writes of all conn
 They have no row in NODES, and never die.
 
 ``active``, ``expires``, ``until``, ``dead`` and ``at`` are Unix milliseconds; ``ttl``
-is in seconds. Only subscriptions have one. DynamoDB must not delete a connection: the
-counter would keep counting it. Nor a node: nobody would find its connections.
+is in seconds. Only subscriptions have one, and sockets whose clients have not
+connected. DynamoDB must not delete a connection: the counter would keep counting it.
+Nor a node: nobody would find its connections.
 """
 
 from __future__ import annotations
@@ -48,6 +51,7 @@ __all__ = [
     "encode_notice",
     "encode_owner",
     "gateway_node",
+    "is_admitted",
     "is_present",
     "key",
     "number",
@@ -180,10 +184,16 @@ def decode_connection(item: Item) -> ConnectionRecord:
     )
 
 
-def encode_connection(record: ConnectionRecord) -> Item:
-    """Return a connection's item."""
+def is_admitted(item: Item | None) -> bool:
+    """Return whether the item of a connection is one that was admitted."""
+    return item is not None and "book" in item
+
+
+def encode_connection(record: ConnectionRecord, more: Item) -> Item:
+    """Return a connection's item, with *more* attributes."""
     return {
         **connection_key(record),
+        **more,
         "book": {"S": record.owner},
         "shard": number(record.shard),
         "at": number(record.active),
