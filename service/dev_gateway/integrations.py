@@ -17,7 +17,7 @@ import random
 import signal
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 
 import httpx
@@ -27,6 +27,7 @@ from service.dev_gateway.events import Event
 
 __all__ = ["HttpProxy", "Lambda"]
 
+_MAPPED = ("authorization", "origin", "sec-websocket-protocol")
 _ROUTES = {"CONNECT": "connect", "MESSAGE": "message", "DISCONNECT": "disconnect"}
 _LINE = 16 * 1024 * 1024  # bytes of an event or an answer
 
@@ -37,11 +38,13 @@ class HttpProxy:
     Args:
         url: Of the application.
         secret: Sent as ``x-gw-secret``, so that the application knows the gateway.
+        headers: More of a handshake that the template of ``$connect`` maps.
     """
 
-    def __init__(self, url: str, secret: str) -> None:
+    def __init__(self, url: str, secret: str, headers: Iterable[str] = ()) -> None:
         self._url = url.rstrip("/")
         self._secret = secret
+        self._mapped = {*_MAPPED, *(name.lower() for name in headers)}
         self._client = httpx.AsyncClient(
             limits=httpx.Limits(max_connections=None), timeout=None, trust_env=False
         )
@@ -71,9 +74,8 @@ class HttpProxy:
         query: Mapping[str, str] = {}
         if context["eventType"] == "CONNECT":
             found = {name.lower(): value for name, value in event["headers"].items()}
-            for name in ("authorization", "origin", "sec-websocket-protocol"):
-                if name in found:
-                    headers[name] = found[name]
+            for name in self._mapped & found.keys():
+                headers[name] = found[name]
             query = event.get("queryStringParameters", {})
         url = f"{self._url}/{_ROUTES[context['eventType']]}"
         body = event.get("body", "").encode()

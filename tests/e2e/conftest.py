@@ -1,20 +1,28 @@
 """The end-to-end suite behind a gateway: what of it runs there, and what does not hold.
 
-The modules of `AT_GATEWAYS` run in ``make test-slow`` once more behind HTTP_PROXY
-integrations, with a DynamoDB table. The function's processes have no hooks in Python,
-which most of them need; tests/e2e/test_sdk.py runs with both integrations. The
-tests named with a module stay out, for what docs/serverless.md lists;
-tests/e2e/test_gateway.py shows what happens instead. Modules that are not named are
-about a process that holds its sockets, or have not been run there yet.
+The modules of `AT_GATEWAYS` run in ``make test-slow`` once more behind a gateway with a
+DynamoDB table, with HTTP_PROXY integrations and with a Lambda function;
+tests/e2e/test_sdk.py names its stores itself. The tests named with a module stay out,
+for what docs/serverless.md lists; tests/e2e/test_gateway.py shows what happens instead.
+Modules that are not named are about a process that holds its sockets, the files or the
+command line of one, or the HTTP API alone, which a gateway does not touch.
 """
 
 from __future__ import annotations
 
 import pytest
 
+BOTH = ("http_proxy", "lambda")
+
 AT_GATEWAYS: dict[str, tuple[str, ...]] = {
     # The list of channels and its counts are those of a process.
     "test_cent_users": ("test_channels_and_info",),
+    "test_credentials": (
+        # A token is in no list: its connections end with the next sweep.
+        "test_a_revoked_token_is_out_at_once_and_another_is_in",
+        # There is no grace for lost connections.
+        "test_erasing_a_user_whose_connection_was_lost",
+    ),
     "test_hooks_python": (
         # A publication without history waits for no lease, and overtakes others.
         "test_publish",
@@ -33,17 +41,31 @@ AT_GATEWAYS: dict[str, tuple[str, ...]] = {
         # A client does not hear its own join.
         "test_two_connections_of_one_user",
     ),
+    "test_limits": (
+        # connections.limit is a process's, and nobody can be asked for a pong.
+        "test_five_hundred_connects_leave_a_hundred",
+        "test_the_dead_lock_nobody_out_for_longer_than_one_probe",
+        "test_an_sdk_that_is_refused_comes_back_until_there_is_room",
+    ),
+    "test_one_token": (),
+    "test_token_subs": (),
     "test_tokens_anonymous": (),
 }
 
+HTTP_PROXY_ALONE: tuple[str, ...] = ()
+"""Modules of which the function would show nothing new, for the time they take."""
+
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Add a gateway to the stores of the tests that run there."""
+    """Add gateways to the stores of the tests that run there."""
     module = metafunc.module.__name__.rpartition(".")[2]
     left_out = AT_GATEWAYS.get(module)
     if left_out is None or "backend" not in metafunc.fixturenames:
         return
     if metafunc.function.__name__ in left_out:
         return
-    gateway = pytest.param("http_proxy", marks=pytest.mark.slow)
-    metafunc.parametrize("backend", ["sqlite", gateway], indirect=True, scope="module")
+    names = BOTH[:1] if module in HTTP_PROXY_ALONE else BOTH
+    gateways = [pytest.param(name, marks=pytest.mark.slow) for name in names]
+    metafunc.parametrize(
+        "backend", ["sqlite", *gateways], indirect=True, scope="module"
+    )

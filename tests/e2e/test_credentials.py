@@ -37,6 +37,7 @@ server = server_with(
         STEADWIRE_CHANNELS_WITHOUT_NAMESPACE=json.dumps(CHAT),
         STEADWIRE_CHANNELS_NAMESPACES=json.dumps(NAMESPACES),
         STEADWIRE_CONNECTIONS_USER_LIMIT="20",
+        STEADWIRE_GATEWAY_SWEEP_INTERVAL="2",
     )
 )
 
@@ -49,7 +50,7 @@ async def ticket(api: Api, user: str, **fields: Any) -> str:
 
 async def join(server: Server, token: str, origin: str | None = None) -> RawClient:
     headers = {} if origin is None else {"Origin": origin}
-    client = await RawClient.open(server.port, headers=headers)
+    client = await server.raw(connected=False, headers=headers)
     await client.connect(token=token)
     return client
 
@@ -57,7 +58,7 @@ async def join(server: Server, token: str, origin: str | None = None) -> RawClie
 async def outcome(server: Server, token: str, origin: str | None = None) -> object:
     """Return the code of the error, that of the close, or ``in``."""
     headers = {} if origin is None else {"Origin": origin}
-    client = await RawClient.open(server.port, headers=headers)
+    client = await server.raw(connected=False, headers=headers)
     try:
         reply = await client.request(connect={"token": token})
     except Closed as end:
@@ -79,7 +80,7 @@ async def test_a_ticket_lets_in_once_as_who_it_names(
         info={"name": "Tina"},
         subs={channel: {"data": {"n": 1}}},
     )
-    client = await RawClient.open(server.port)
+    client = await server.raw(connected=False)
     reply = await client.request(connect={"token": given})
     assert "expires" not in reply["connect"]
     assert reply["connect"]["subs"][channel]["data"] == {"n": 1}
@@ -133,7 +134,7 @@ async def test_a_connection_of_a_ticket_refreshes_with_another(
     server: Server, api: Api
 ) -> None:
     end = int(time.time()) + 100
-    client = await RawClient.open(server.port)
+    client = await server.raw(connected=False)
     given = await ticket(api, "tess", expire_at=end)
     reply = (await client.request(connect={"token": given}))["connect"]
     assert reply["expires"] is True and 90 <= reply["ttl"] <= 100

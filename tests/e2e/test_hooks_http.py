@@ -213,7 +213,7 @@ async def test_the_listed_headers_of_the_handshake(
     listed = {"STEADWIRE_PROXY_HTTP_HEADERS": '["Cookie", "user-agent", "X-None"]'}
     server = await make_server(endpoints.settings(**listed)).start()
     sent = {**COOKIES, "Authorization": "Bearer not-listed"}
-    async with await RawClient.open(server.port, headers=sent) as client:
+    async with await server.raw(connected=False, headers=sent) as client:
         # What the client writes into its command is not taken for a header.
         await client.connect(headers={"cookie": "made up", "authorization": "made up"})
         await client.request(rpc={"method": "m"})
@@ -233,7 +233,7 @@ async def test_the_listed_headers_of_the_handshake(
 async def test_no_header_of_the_handshake_unless_listed(
     server: Server, endpoints: Endpoints
 ) -> None:
-    async with await RawClient.open(server.port, headers=COOKIES) as client:
+    async with await server.raw(connected=False, headers=COOKIES) as client:
         await client.connect()
     assert "Cookie" not in endpoints.headers[-1]
     assert endpoints.headers[-1]["User-Agent"] != "Browser/1"

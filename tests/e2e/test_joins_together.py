@@ -12,7 +12,6 @@ from tests.conftest import SDKS
 from tests.harness.api import Api
 from tests.harness.fixtures import server_with
 from tests.harness.metrics import scrape
-from tests.harness.raw import RawClient
 from tests.harness.sdk import SdkClient
 from tests.harness.server import Server
 
@@ -52,7 +51,7 @@ async def test_one_who_comes_and_goes_hundreds_of_times(
     await watchers[0].seen("join", 2)
     await watchers[1].seen("join", 1)
     before = (await scrape(api)).labels("joins_leaves_total")
-    flapping = await RawClient.open(server.port)
+    flapping = await server.raw(connected=False)
     name = (await flapping.connect())["client"]
     for number in range(ROUNDS):
         both: list[dict[str, Any]] = [
@@ -61,7 +60,7 @@ async def test_one_who_comes_and_goes_hundreds_of_times(
         ]
         await flapping.send(*both)
     await flapping.subscribe(channel)
-    last = await RawClient.open(server.port)
+    last = await server.raw(connected=False)
     other = (await last.connect())["client"]
     await last.subscribe(channel)
 

@@ -35,9 +35,12 @@ rejecting = server_with(
 unlimited = server_with(settings(STEADWIRE_CONNECTIONS_USER_LIMIT="0"))
 
 
-async def ask(port: int, user: str) -> tuple[RawClient, int | None]:
-    """Connect as *user*; return the code of the close frame if that was the answer."""
-    client = await RawClient.open(port, within=60.0)
+async def enter(server: Server, user: str) -> tuple[RawClient, int | None]:
+    """Connect as *user*; return the code of the close if that was the answer."""
+    return await ask(await server.raw(connected=False, within=60.0), user)
+
+
+async def ask(client: RawClient, user: str) -> tuple[RawClient, int | None]:
     await client.send({"id": 1, "connect": {"token": connection(user)}})
     try:
         reply = await client.message(60.0)
@@ -78,7 +81,7 @@ async def connected(server: Server, user: str) -> int:
 
 @pytest.mark.requirement("R2", "B16", "B81")
 async def test_fifty_connects_of_one_user_leave_three(evicting: Server) -> None:
-    asked = await asyncio.gather(*(ask(evicting.port, "ann") for _ in range(50)))
+    asked = await asyncio.gather(*(enter(evicting, "ann") for _ in range(50)))
     living = Living()
     for client, code in asked:
         assert code in (None, 3504)
@@ -102,7 +105,7 @@ async def test_five_hundred_connects_leave_a_hundred(evicting: Server) -> None:
     living = Living()
 
     async def one(user: str) -> int | None:
-        client, code = await ask(evicting.port, user)
+        client, code = await enter(evicting, user)
         if code is None:
             living.add(client)
         return code
@@ -129,14 +132,15 @@ async def test_the_dead_lock_nobody_out_for_longer_than_one_probe(
     living = Living()
     async with FaultProxy(rejecting.port, seed=1) as proxy:
         for _ in range(dead):
-            assert (await ask(proxy.port, user))[1] is None
+            lost = await RawClient.open(proxy.port, within=60.0)
+            assert (await ask(lost, user))[1] is None
         for _ in range(3 - dead):
-            client, code = await ask(rejecting.port, user)
+            client, code = await enter(rejecting, user)
             assert code is None
             living.add(client)
         proxy.black_hole()
         started = loop.time()
-        client, code = await ask(rejecting.port, user)
+        client, code = await enter(rejecting, user)
         assert code is None, "locked out by its own dead connections"
         assert loop.time() - started >= PROBE - 0.01
         assert living.alive == 3 - dead
@@ -149,17 +153,17 @@ async def test_the_dead_lock_nobody_out_for_longer_than_one_probe(
 async def test_three_that_live_keep_a_fourth_out(rejecting: Server) -> None:
     living = Living()
     for _ in range(3):
-        client, code = await ask(rejecting.port, "eve")
+        client, code = await enter(rejecting, "eve")
         assert code is None
         living.add(client)
-    _, code = await ask(rejecting.port, "eve")
+    _, code = await enter(rejecting, "eve")
     assert code == 3504
     assert living.alive == 3
     await living.stop()
 
 
 async def test_a_developer_opens_a_fourth_tab(unlimited: Server) -> None:
-    tabs = [(await ask(unlimited.port, "dev"))[0] for _ in range(8)]
+    tabs = [(await enter(unlimited, "dev"))[0] for _ in range(8)]
     for tab in tabs:
         await tab.request(subscribe={"channel": "ch"})  # it raises if it was closed
         tab.reset()
@@ -174,7 +178,7 @@ async def test_an_sdk_that_is_refused_comes_back_until_there_is_room(
     single: Server, make_client: Any
 ) -> None:
     # The hint that SDKs know is the code: they come back from all below 3500.
-    inside, code = await ask(single.port, "ann")
+    inside, code = await enter(single, "ann")
     assert code is None
     client = await make_client(single.url, token=connection("bob"))
     async with asyncio.timeout(10), single.api() as api:

@@ -12,15 +12,15 @@ from tests.harness.raw import RawClient
 from tests.harness.server import Server
 from tests.harness.tokens import connection, settings
 
-server = server_with(settings(STEADWIRE_SERVER_TRUSTED_PROXIES='["127.0.0.0/8"]'))
+server = server_with(settings())
 
-HERE, THERE = "203.0.113.7", "198.51.100.9"
+HERE, THERE = "127.0.0.7", "127.0.0.9"
 
 
 async def enter(
     server: Server, token: str, address: str = HERE
 ) -> tuple[RawClient, dict[str, Any]]:
-    client = await server.raw(connected=False, headers={"X-Forwarded-For": address})
+    client = await server.raw(connected=False, source=address)
     return client, await client.connect(token=token)
 
 

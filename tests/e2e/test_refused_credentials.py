@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.harness.fixtures import server_with
-from tests.harness.raw import Closed, RawClient
+from tests.harness.raw import Closed
 from tests.harness.sdk import SdkClient
 from tests.harness.server import Server
 from tests.harness.tokens import BAD, connection
@@ -26,7 +26,7 @@ BLOCKED = {"code": 111, "message": "too many requests", "temporary": True}
 async def outcome(server: Server, token: str, address: str) -> Any:
     """Return the code of the close, or the error, or None for a client that is in."""
     headers = {"X-Forwarded-For": address}
-    async with await RawClient.open(server.port, headers=headers) as client:
+    async with await server.raw(connected=False, headers=headers) as client:
         try:
             return (await client.request(connect={"token": token})).get("error")
         except Closed as end:

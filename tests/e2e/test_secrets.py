@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.harness.raw import Closed, HandshakeRefused, RawClient
+from tests.harness.raw import Closed, HandshakeRefused
 from tests.harness.server import Server
 from tests.harness.tokens import BAD, SECRET, connection, subscription
 from tests.harness.tokens import settings as token_settings
@@ -48,7 +48,7 @@ def server(make_server: Callable[..., Server], tmp_path: Path) -> Server:
 
 async def show(server: Server, **commands: Any) -> None:
     """Send one command on a connection of its own; whatever comes, comes."""
-    client = await RawClient.open(server.port)
+    client = await server.raw(connected=False)
     try:
         await client.request(**commands)
     except (Closed, ConnectionError):
@@ -61,7 +61,7 @@ async def connections(server: Server, tokens: list[str]) -> None:
     for token in tokens:
         await show(server, connect={"token": token})
         await show(server, connect={"token": token, "data": {"p": PAYLOAD}})
-        client = await RawClient.open(server.port)
+        client = await server.raw(connected=False)
         await client.connect(token=connection("ann"))
         for command in (
             {"refresh": {"token": token}},
@@ -74,16 +74,16 @@ async def connections(server: Server, tokens: list[str]) -> None:
             try:
                 await client.request(**command)
             except (Closed, ConnectionError):
-                client = await RawClient.open(server.port)
+                client = await server.raw(connected=False)
                 await client.connect(token=connection("ann"))
         client.reset()
-        client = await RawClient.open(server.port)
+        client = await server.raw(connected=False)
         await client.send_text('{"id":1,"connect":{"token":"' + token)  # cut off
         with pytest.raises(Closed):
             await client.message()
         try:
             path = f"/connection/websocket?token={token}&api_key={token}"
-            (await RawClient.open(server.port, path=path)).reset()
+            (await server.raw(connected=False, path=path)).reset()
         except HandshakeRefused:
             pass
 

@@ -14,7 +14,7 @@ import pytest
 
 from tests.harness.api import Api
 from tests.harness.fixtures import server_with
-from tests.harness.raw import Closed, RawClient
+from tests.harness.raw import Closed
 from tests.harness.sdk import SdkClient
 from tests.harness.server import Server, ServerFailed
 from tests.harness.tokens import signed
@@ -30,7 +30,7 @@ server = server_with(SETTINGS)
 
 async def outcome(server: Server, claims: Any, algorithm: str = "HS256") -> object:
     """Return the user that a token with *claims* connects, or the close code."""
-    async with await RawClient.open(server.port) as client:
+    async with await server.raw(connected=False) as client:
         try:
             reply = await client.request(
                 connect={"token": signed(claims, SHORT, algorithm)}

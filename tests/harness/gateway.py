@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import secrets
 import threading
 from collections.abc import Coroutine, Mapping
@@ -22,6 +23,12 @@ __all__ = ["GatewayServer", "server_of"]
 
 T = TypeVar("T")
 
+FUNCTIONS = {
+    "": "service.lambda_entry:handler",
+    "tests.http.hooked:app": "tests.http.hooked_function:handler",
+}
+"""Of a server's application: what handles its clients in a Lambda function."""
+
 
 class GatewayServer(Server):
     """A server whose clients connect to a gateway before it.
@@ -32,6 +39,7 @@ class GatewayServer(Server):
     Args:
         directory: As of `Server`.
         settings: As of `Server`; with `INTEGRATION`.
+        app: As of `Server`; a function has to be known for it.
         faults: Of the gateway.
 
     Attributes:
@@ -46,6 +54,7 @@ class GatewayServer(Server):
         directory: Path,
         settings: Mapping[str, str],
         *,
+        app: str = "",
         faults: Faults | None = None,
         **options: Any,
     ) -> None:
@@ -53,7 +62,10 @@ class GatewayServer(Server):
         kind = own.pop(INTEGRATION)
         secret = secrets.token_urlsafe(32)
         super().__init__(
-            directory, {**own, "STEADWIRE_GATEWAY_SECRET": secret}, **options
+            directory,
+            {**own, "STEADWIRE_GATEWAY_SECRET": secret},
+            app=app,
+            **options,
         )
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -72,7 +84,7 @@ class GatewayServer(Server):
                 f"http://127.0.0.1:{self.gateway.port}"
             )
             self.function = Lambda(
-                "service.lambda_entry:handler",
+                FUNCTIONS[app],
                 environment(self.settings),
                 concurrency=8,
             )
@@ -90,7 +102,8 @@ class GatewayServer(Server):
 
     async def _open_proxy(self) -> None:
         url = f"http://127.0.0.1:{self.port}/connection/gateway"
-        self._proxy = self.gateway.integration = HttpProxy(url, self._secret)
+        headers = json.loads(self.settings.get("STEADWIRE_PROXY_HTTP_HEADERS", "[]"))
+        self._proxy = self.gateway.integration = HttpProxy(url, self._secret, headers)
 
     def close(self) -> None:
         """Make sure that nothing of it is left."""

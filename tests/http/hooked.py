@@ -1,5 +1,7 @@
 """An application with hooks in Python: ``hypercorn tests.http.hooked:app``.
 
+Behind a gateway it is a function: `tests.http.hooked_function`.
+
 Whoever connects says in the token who they are, or what should happen.
 """
 
@@ -106,9 +108,7 @@ async def rpc(event: RpcEvent) -> RpcResult:
     raise ZeroDivisionError(PRIVATE)
 
 
+handlers = Handlers(connect=connect, subscribe=subscribe, publish=publish, rpc=rpc)
 settings = load(os.environ, {})
-app = create_app(
-    settings,
-    Handlers(connect=connect, subscribe=subscribe, publish=publish, rpc=rpc),
-)
+app = create_app(settings, handlers)
 install(settings, app.refusals)
