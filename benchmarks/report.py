@@ -31,6 +31,7 @@ SCRIPTS = (
     "server",
     "load",
     "refresh",
+    "runs",
 )
 PEERS = "peers"  # needs other servers: `make bench-peers` alone runs it
 
@@ -335,6 +336,39 @@ def bars(title, rows, path):
     path.write_text("\n".join(parts) + "\n")
 
 
+def runs(report):
+    lines = [
+        f"{report['machine']}; Python {report['python']}; {report['date']}; "
+        f"`{report['command'].split(' --json')[0]}`.",
+        "",
+        "| runs at once, deltas a write | | events a second | CPU µs an event |",
+        "|---|---|---:|---:|",
+    ]
+    for name, rows in report["runs"].items():
+        for kind, row in rows.items():
+            lines.append(
+                f"| {name} | {kind} | {row['events_per_second']:,.0f} | "
+                f"{row['cpu_us']:.1f} |"
+            )
+    lines += ["", "| time to the first delta | p50 ms | p99 ms |", "|---|---:|---:|"]
+    for kind, row in report["first"].items():
+        lines.append(f"| {kind} | {row['p50_ms']:.1f} | {row['p99_ms']:.1f} |")
+    first = report["first"]
+    added = {
+        key: first["relayed"][key]
+        - (first["direct"][key] + first["direct again"][key]) / 2
+        for key in ("p50_ms", "p99_ms")
+    }
+    size = report["idle"]["bytes"] / 1024
+    return [
+        *lines,
+        "",
+        f"The relay adds {added['p50_ms']:.1f} ms at the median and "
+        f"{added['p99_ms']:.1f} ms at the 99th percentile. One of "
+        f"{report['idle']['viewers']:,} idle viewers takes {size:.1f} KiB.",
+    ]
+
+
 def plot(report, payload, path):
     """Write a bar chart of the minimum times on one payload."""
     bars(
@@ -359,6 +393,7 @@ TABLES = {
     "server": server,
     "load": load,
     "refresh": refresh,
+    "runs": runs,
     PEERS: peers,
 }
 

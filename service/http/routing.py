@@ -26,6 +26,7 @@ from service.core.hooks import Handlers
 from service.core.ports import Clock
 from service.core.rate_limits import rate_of
 from service.core.refusals import Refusals
+from service.http.agui.openapi import DESCRIPTION
 from service.http.agui.relay import Relay
 from service.http.agui.routes import add_agui_routes
 from service.http.api.keys import ApiKeys
@@ -132,7 +133,7 @@ class Routing:
             demo.page(runtime, lambda: spawn(relay.prepare())).add_routes(public)
         separate = runtime.settings.api.port is not None
         admin = _new(runtime) if separate else public
-        add_routes(admin, runtime, keys)
+        add_routes(admin, runtime, keys, DESCRIPTION)
         add_agui_routes(public, admin, runtime, keys, relay)
         admin.add_route("/metrics", MetricsResource(runtime, keys))
         admin.add_route("/stats", StatsResource(runtime, keys))

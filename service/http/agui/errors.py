@@ -107,6 +107,9 @@ def failure_of(
         case StoreError():
             full = isinstance(error, StoreFull)
             return _of_row(TOO_MANY_REQUESTS if full else INTERNAL, more)
+        case falcon.HTTPInvalidParam():
+            words = error.description or "a parameter is not valid"
+            return failure(400, "bad_request", words, more=more)
         case AgentsMissing():
             words = "the server was installed without steadwire[agents]"
             return failure(501, "agents_missing", words, more=more)

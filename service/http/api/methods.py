@@ -51,7 +51,7 @@ from service.http.api.info import (
     info,
 )
 from service.http.api.keys import ApiKeys
-from service.http.api.openapi import OpenApi
+from service.http.api.openapi import Description, OpenApi
 from service.http.api.presence import (
     PresenceRequest,
     PresenceResult,
@@ -190,10 +190,13 @@ BATCH = Method(
 
 
 def add_routes(
-    routes: falcon.asgi.App[Any, Any], runtime: ApiRuntime, keys: ApiKeys
+    routes: falcon.asgi.App[Any, Any],
+    runtime: ApiRuntime,
+    keys: ApiKeys,
+    more: Description | None = None,
 ) -> None:
-    """Serve the API and its description."""
+    """Serve the API and its description, which has *more* in it."""
     methods = (*METHODS, BATCH)
     for method in methods:
         routes.add_route(f"/api/{method.name}", ApiResource(method, runtime, keys))
-    routes.add_route("/api/openapi.json", OpenApi(methods))
+    routes.add_route("/api/openapi.json", OpenApi(methods, more))

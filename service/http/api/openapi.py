@@ -1,12 +1,13 @@
 """``GET /api/openapi.json``: the API as an OpenAPI 3.1 document.
 
-It is made from the table of methods; the same structs validate requests.
+It is made from the table of methods; the same structs validate requests. Paths that are
+no methods are described where they are served.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import falcon
 import falcon.asgi
@@ -17,7 +18,7 @@ from service.core.errors import BAD_REQUEST, INTERNAL, PERMISSION_DENIED
 from service.http.api.calls import Method, status_of
 from service.http.api.context import ErrorObject
 
-__all__ = ["OpenApi"]
+__all__ = ["Description", "OpenApi"]
 
 _REFERENCE = "#/components/schemas/{name}"
 _TRANSPORT = "In the transport error mode: "
@@ -30,11 +31,38 @@ _SCOPES = {
 }
 
 
-class OpenApi:
-    """The Falcon resource of the document, which is made once."""
+class Description(NamedTuple):
+    """What is in the document beside the methods.
 
-    def __init__(self, methods: Sequence[Method]) -> None:
-        self._text = msgspec.json.encode(_document(methods))
+    Attributes:
+        paths: Path items.
+        schemas: What they refer to.
+        schemes: Of security.
+    """
+
+    paths: Mapping[str, Any]
+    schemas: Mapping[str, Any]
+    schemes: Mapping[str, Any]
+
+
+class OpenApi:
+    """The Falcon resource of the document, which is made once.
+
+    Args:
+        methods: The methods that are served.
+        more: What is served beside them.
+    """
+
+    def __init__(
+        self, methods: Sequence[Method], more: Description | None = None
+    ) -> None:
+        document = _document(methods)
+        if more is not None:
+            components = document["components"]
+            document["paths"].update(more.paths)
+            components["schemas"].update(more.schemas)
+            components["securitySchemes"].update(more.schemes)
+        self._text = msgspec.json.encode(document)
 
     async def on_get(
         self, req: falcon.asgi.Request, resp: falcon.asgi.Response
