@@ -2,7 +2,8 @@ import { AbstractAgent, type AgentConfig, type BaseEvent, type RunAgentInput } f
 import type { Observable } from "rxjs";
 import type { ConnectionState, Threads, ThreadsOptions } from "./threads.js";
 
-export * from "./threads.js";
+export { Refused, Threads, Unreachable, isTerminal } from "./threads.js";
+export type * from "./threads.js";
 
 export interface SteadwireAgentConfig extends AgentConfig, ThreadsOptions {
   /** The agent's name in Steadwire's settings. */

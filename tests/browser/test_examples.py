@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+import shutil
 import threading
 from collections.abc import Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -98,3 +99,18 @@ async def test_a_page_of_another_origin_is_told_why_it_is_refused(
         assert message.type == "error"
         assert "403" in message.text
     await server.logged("add 'null' to server.origins")
+
+
+async def test_the_page_of_the_client_for_agents(
+    server: Server, folder: Path, origin: str
+) -> None:
+    """As clients/agui/README.md says, beside a copy of that folder."""
+    shutil.copytree(ROOT / "clients" / "agui", folder / "agui")
+    text = (ROOT / "clients" / "agui" / "README.md").read_text(encoding="utf-8")
+    (found,) = re.findall(r"^```html\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    html = str(found).replace("127.0.0.1:8000", f"127.0.0.1:{server.port}")
+    (folder / "chat.html").write_text(html)
+    async with launch() as browser:
+        shown = await (await browser.new_context()).new_page()
+        await shown.goto(f"{origin}/chat.html")
+        await shown.get_by_text("the early train to the airport.").wait_for()

@@ -1,7 +1,8 @@
-"""clients/agui in Node.js: its own tests, with the protocol's verifier."""
+"""clients/agui in Node.js: its own tests, with AG-UI's verifier, and its types."""
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -15,15 +16,18 @@ from tests.harness.tools import node
 HERE = Path(__file__).parent
 
 
-def run_in_node(folder: Path, name: str, **variables: str) -> None:
-    executable = node("@ag-ui/client", "rxjs", "centrifuge")
+def in_folder(folder: Path, *command: str, **variables: str) -> None:
+    """Run Node.js beside copies of the client and of the programs here."""
+    executable = node("@ag-ui/client", "rxjs", "centrifuge", "react", "typescript")
     # Copies: packages are looked for beside the real place of a module.
     shutil.copytree(ROOT / "clients" / "agui", folder / "agui")
-    for program in HERE.glob("*.mjs"):
-        shutil.copy(program, folder)
+    for name in ("*.mjs", "*.ts", "*.json"):
+        for program in HERE.glob(name):
+            shutil.copy(program, folder)
+    (folder / "package.json").write_text('{"type": "module"}')
     (folder / "node_modules").symlink_to(TOOLS / "node_modules")
     ended = subprocess.run(
-        [executable, "--test", f"{name}.test.mjs"],
+        [executable, *command],
         cwd=folder,
         env=environment(variables),
         capture_output=True,
@@ -31,6 +35,17 @@ def run_in_node(folder: Path, name: str, **variables: str) -> None:
         timeout=100,
     )
     assert ended.returncode == 0, ended.stdout[-8000:] + ended.stderr[-2000:]
+
+
+def run_in_node(folder: Path, name: str, **variables: str) -> None:
+    in_folder(folder, "--test", f"{name}.test.mjs", **variables)
+
+
+def example(kind: str) -> str:
+    """Return the README's one block of a kind."""
+    text = (ROOT / "clients" / "agui" / "README.md").read_text(encoding="utf-8")
+    (found,) = re.findall(rf"^```{kind}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return str(found)
 
 
 @pytest.mark.parametrize("name", ["threads", "agent"])
@@ -42,3 +57,46 @@ def test_against_a_server_that_is_cut_at_will(tmp_path: Path, name: str) -> None
 def test_against_a_real_server(tmp_path: Path, server: Server) -> None:
     url = f"http://127.0.0.1:{server.port}"
     run_in_node(tmp_path, "live", STEADWIRE_URL=url)
+
+
+@pytest.mark.slow
+def test_its_types_are_those_of_an_application_in_typescript(tmp_path: Path) -> None:
+    in_folder(tmp_path, "node_modules/typescript/bin/tsc", "--project", ".")
+
+
+def test_what_is_typed_is_exported_and_nothing_else(tmp_path: Path) -> None:
+    """Its types name the values that the modules have."""
+    program = """
+        import { readFileSync } from 'node:fs'
+        import ts from 'typescript'
+        for (const name of ['index', 'threads']) {
+            const text = readFileSync(`agui/${name}.d.ts`, 'utf8')
+            const source = ts.createSourceFile('x.d.ts', text, ts.ScriptTarget.Latest)
+            const typed = source.statements.flatMap((each) => {
+                if (ts.isExportDeclaration(each) && !each.isTypeOnly)
+                    return each.exportClause.elements.map(({ name }) => name.text)
+                const { ClassDeclaration, FunctionDeclaration } = ts.SyntaxKind
+                const values = [ClassDeclaration, FunctionDeclaration]
+                return values.includes(each.kind) ? [each.name.text] : []
+            })
+            const exported = Object.keys(await import(`./agui/${name}.js`))
+            if (typed.sort().join() !== exported.sort().join())
+                throw new Error(`${name}: ${typed} are typed, ${exported} are exported`)
+        }
+    """
+    in_folder(tmp_path, "--input-type=module", "--eval", program)
+
+
+@pytest.mark.slow
+def test_its_readme_against_a_real_server(tmp_path: Path, server: Server) -> None:
+    at = f"127.0.0.1:{server.port}"
+    component = example("jsx").replace("https://chat.example.org", f"http://{at}")
+    assert "agent: 'helper'" in component
+    component = component.replace("agent: 'helper'", "agent: 'demo'")
+    (tmp_path / "chat.jsx").write_text(component)
+    lines = example("js").replace("127.0.0.1:8000", at)
+    begin = "import { Threads } from './agui/threads.js'\n"
+    (tmp_path / "socket.mjs").write_text(
+        f"{begin}{lines}export {{ client, threads }}\n"
+    )
+    run_in_node(tmp_path, "readme", STEADWIRE_URL=f"http://{at}")

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import re
+import shutil
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.harness.api import Api
-from tests.harness.process import ROOT
+from tests.harness.process import ROOT, environment
 from tests.harness.server import Server
 
 _SPEC = importlib.util.spec_from_file_location(
@@ -135,3 +139,18 @@ async def test_a_wrong_key_is_told(server: Server) -> None:
         async with push.Push(url, "wrong", thread="t", run="r") as run:
             await run.send(a_run("t", 1)[0])
     assert refused.value.status == 401
+
+
+async def test_its_readme(server: Server, api: Api, tmp_path: Path) -> None:
+    text = (ROOT / "clients" / "python" / "README.md").read_text(encoding="utf-8")
+    (found,) = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    source = str(found).replace("127.0.0.1:8000", f"127.0.0.1:{server.port}")
+    assert '"my-key"' in source
+    (tmp_path / "agent.py").write_text(source.replace("my-key", server.key))
+    shutil.copy(ROOT / "clients" / "python" / "steadwire_push.py", tmp_path)
+    agent = await asyncio.create_subprocess_exec(
+        sys.executable, "agent.py", cwd=tmp_path, env=environment({})
+    )
+    assert await agent.wait() == 0
+    said = [event.get("delta", "") for event in await stored(api, "trip")]
+    assert said == ["", "", "Take ", "the ", "tram.", "", ""]
