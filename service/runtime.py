@@ -14,6 +14,10 @@ from service.agents.typing_notices import Typing
 from service.auth.permissions import Permissions
 from service.auth.revocations import Revocations
 from service.auth.tickets import Tickets
+from service.connections.cluster_calls import ClusterCalls
+from service.connections.cluster_channels import ClusterChannels
+from service.connections.cluster_people import ClusterPeople
+from service.connections.cluster_presence import ClusterPresence
 from service.connections.cluster_sync import ClusterSync
 from service.connections.connection import ConnectionContext
 from service.connections.drain import Drain
@@ -23,11 +27,13 @@ from service.connections.hook_health import HookHealth
 from service.connections.lifecycle_log import log_level
 from service.connections.limits import ConnectionLimits
 from service.connections.loop_monitor import LoopMonitor
+from service.connections.node_figures import NodeFigures
 from service.connections.overload import Overload
 from service.connections.people import LocalPeople
 from service.connections.reaper import Reaper
 from service.connections.registry import Registry
 from service.connections.streams import USER_SHARE, Streams
+from service.core.cluster import Cluster
 from service.core.health import Checks, Fault
 from service.core.hooks import Handlers
 from service.core.model import ClientId
@@ -70,6 +76,9 @@ class Runtime:
         revocations: Revoked tokens.
         delivery: Publishes to channels and reads them.
         people: Acts on the connections of users.
+        cluster: The processes of the deployment; None if this is the only one.
+        channels: Finds the channels that have subscribers.
+        figures: Of this process.
         gateway: Serves clients whose sockets end at an API Gateway; None without one.
         connections: The registry of connections.
         limits: Gives slots to connections.
@@ -100,6 +109,9 @@ class Runtime:
     revocations: Revocations
     delivery: Delivery
     people: People
+    cluster: Cluster | None
+    channels: ClusterChannels
+    figures: NodeFigures
     connections: Registry
     limits: ConnectionLimits
     heartbeat: Heartbeat
@@ -180,7 +192,17 @@ class Runtime:
             threads.start_rounds()
             connections = Registry()
             upkeep = make_upkeep(store, settings, clock, connections.active)
+            figures = NodeFigures(
+                uid=base.node.uid,
+                name=base.node.name,
+                version=base.node.version,
+                started=base.node.started,
+                connections=connections,
+                hub=hub,
+                clock=clock,
+            )
             if upkeep is not None:
+                upkeep.describe_by(figures.text)
                 stack.push_async_callback(upkeep.close)
                 await upkeep.start()
             limited, rates = settings.connections, settings.effective_limits
@@ -196,9 +218,21 @@ class Runtime:
                 directory=None if upkeep is None else upkeep.directory,
                 connects=rate_of(rates.connects_per_user, rates.burst),
             )
+            calls = None
             if upkeep is not None:
-                sync = ClusterSync(connections, limits, upkeep, clock, base.spawn)
+                calls = ClusterCalls(upkeep.cluster, clock, base.spawn)
+                presence = ClusterPresence(hub, upkeep.cluster, clock, base.spawn)
+                hub.sharing = presence
+                sync = ClusterSync(
+                    connections,
+                    limits,
+                    upkeep,
+                    clock,
+                    base.spawn,
+                    looks=(calls.look, presence.look_at_nodes),
+                )
                 stack.push_async_callback(sync.close)
+                stack.push_async_callback(presence.close)
                 sync.start()
             stack.callback(grace_period.end_all)
             reaper = Reaper(
@@ -227,6 +261,8 @@ class Runtime:
             )
 
             people: People = LocalPeople(connections, grace_period, clock, streams)
+            if calls is not None:
+                people = ClusterPeople(people, calls)
             if gateway is not None:
                 gateway.serve_also(people)
                 people = gateway.people
@@ -239,7 +275,7 @@ class Runtime:
             hub.position_check.start()
             typing = Typing(hub, clock)
             stack.callback(typing.stop)
-            calls = AgentCalls(threads, typing, hub, base.handlers.rpc)
+            agent_calls = AgentCalls(threads, typing, hub, base.handlers.rpc)
             heartbeat = Heartbeat(settings.heartbeat_timeout)
             heartbeat.rtt_listeners.append(metrics.rtt.observe)
             heartbeat.listeners.append(log_level)
@@ -249,7 +285,7 @@ class Runtime:
                 hub=hub,
                 encoder=base.encoder,
                 permissions=permissions,
-                handlers=replace(base.handlers, rpc=calls.rpc),
+                handlers=replace(base.handlers, rpc=agent_calls.rpc),
                 clock=clock,
                 flusher=flusher,
                 rng=rng,
@@ -290,6 +326,9 @@ class Runtime:
                 delivery=hub if gateway is None else gateway.delivery,
                 gateway=gateway,
                 people=people,
+                cluster=None if upkeep is None else upkeep.cluster,
+                channels=ClusterChannels(hub, calls),
+                figures=figures,
                 connections=connections,
                 limits=limits,
                 heartbeat=heartbeat,

@@ -34,6 +34,7 @@ from typing import NamedTuple
 
 from service.agents.events import AgentEvent, read_event
 from service.agents.fold import THREAD_SIZE, Fold, Snapshot
+from service.core.clock import sleep
 from service.core.errors import StoreError
 from service.core.model import Appended, Channel, Draft, HistoryPage, RawJson
 from service.core.ports import Clock, History, Store
@@ -271,10 +272,3 @@ class Thread:
         waiter: Waiter[Appended] = Waiter()
         self._store.append(self._segments, draft, self._kept, waiter.done)
         await waiter.future
-
-
-async def sleep(clock: Clock, seconds: float) -> None:
-    """Wait for *seconds* of *clock*."""
-    woken = asyncio.Event()
-    clock.call_at(clock.now() + seconds, woken.set)
-    await woken.wait()

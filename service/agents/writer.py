@@ -37,7 +37,8 @@ from service.agents.errors import Refused
 from service.agents.events import AgentEvent, dump, parse_event
 from service.agents.fold import RUN_SIZE
 from service.agents.order import TERMINAL
-from service.agents.thread import Thread, sleep
+from service.agents.thread import Thread
+from service.core.clock import sleep
 from service.core.errors import StoreError, StoreUnavailable
 from service.core.model import Appended, Draft
 from service.core.ports import Clock, Timer

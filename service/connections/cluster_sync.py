@@ -1,14 +1,15 @@
 """Cluster sync: exchanges this process's connections with the deployment's directory.
 
-Once a minute it reports when each client was last active; every second it asks which
-clients lost their slots to others, and closes them. One call of each kind is under way
-at a time, so a slow directory is called less often. One that does not answer costs only
-the places that it holds: they expire there.
+Once a minute it reports when each client was last active; every period it asks which
+clients lost their slots to others, and closes them, and has all looked at that others
+leave for this process (`looks`). One call of each kind is under way at a time, so a
+slow directory is called less often. One that does not answer costs only the places that
+it holds: they expire there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Protocol
 
@@ -19,7 +20,9 @@ from service.core.ports import Clock, Directory, Timer
 
 __all__ = ["EVICTIONS_PERIOD", "ClusterSync"]
 
-EVICTIONS_PERIOD = 1.0  # s between questions which clients lost their slots
+EVICTIONS_PERIOD = 1.0
+"""Seconds between questions which clients lost their slots, and between looks."""
+
 REPORT_PERIOD = 60.0  # s between reports when clients were active
 
 
@@ -43,6 +46,8 @@ class ClusterSync:
         shared: The directory of the deployment, which this process has entered.
         clock: Of the timers.
         spawn: Runs what waits for the directory.
+        looks: Called every period; a `StoreError` means: again in the next.
+        period: Seconds.
     """
 
     def __init__(
@@ -52,6 +57,9 @@ class ClusterSync:
         shared: Shared,
         clock: Clock,
         spawn: Callable[[Awaitable[None]], object],
+        *,
+        looks: Sequence[Callable[[], Awaitable[None]]] = (),
+        period: float = EVICTIONS_PERIOD,
     ) -> None:
         self._registry = registry
         self._limits = limits
@@ -60,7 +68,9 @@ class ClusterSync:
         self._clock = clock
         self._spawn = spawn
         self._timer: Timer | None = None
-        self._asking = False
+        self._looks = (self._ask, *looks)
+        self._looking: set[int] = set()  # their indices
+        self._period = period
         self._reporting = False
         self._report_at = 0.0
 
@@ -76,27 +86,33 @@ class ClusterSync:
         await self._shared.close()
 
     def _wind(self) -> None:
-        self._timer = self._clock.call_at(
-            self._clock.now() + EVICTIONS_PERIOD, self._tick
-        )
+        self._timer = self._clock.call_at(self._clock.now() + self._period, self._tick)
 
     def _tick(self) -> None:
         self._wind()
-        if not self._asking:
-            self._asking = True
-            self._spawn(self._ask())
+        self.look()
         now = self._clock.now()
         if now >= self._report_at and not self._reporting:
             self._report_at = now + REPORT_PERIOD
             self._reporting = True
             self._spawn(self._report())
 
-    async def _ask(self) -> None:
+    def look(self) -> None:
+        """Look now, at what is not being looked at."""
+        for index in range(len(self._looks)):
+            if index not in self._looking:
+                self._looking.add(index)
+                self._spawn(self._look(index))
+
+    async def _look(self, index: int) -> None:
         try:
-            with suppress(StoreError):  # it will return them again
-                self._limits.evict(await self._directory.evictions())
+            with suppress(StoreError):  # all is there the next time, too
+                await self._looks[index]()
         finally:
-            self._asking = False
+            self._looking.discard(index)
+
+    async def _ask(self) -> None:
+        self._limits.evict(await self._directory.evictions())
 
     async def _report(self) -> None:
         offset = self._clock.wall() - self._clock.now()

@@ -27,7 +27,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial, wraps
 from random import Random
-from typing import Any, Concatenate, NoReturn, ParamSpec
+from typing import Any, Concatenate, ParamSpec
 
 from service.auth.permissions import Permissions
 from service.connections.audit_log import log_decision
@@ -35,7 +35,7 @@ from service.connections.deadline_timer import DeadlineTimer
 from service.connections.drain import Drain
 from service.connections.flusher import Flusher
 from service.connections.grace_period import GracePeriod
-from service.connections.hook_calls import Outcome, ask, note_answer
+from service.connections.hook_calls import BLOCKED, Outcome, ask, note_answer
 from service.connections.hook_health import HookHealth
 from service.connections.lifecycle_log import LifecycleLog
 from service.connections.limits import ConnectionLimits, Slot
@@ -47,13 +47,11 @@ from service.connections.wakeups import CoalescedCall, ReadGate
 from service.core.errors import (
     INTERNAL_CLOSE,
     SHUTDOWN,
-    TOO_MANY_REQUESTS,
     TOO_MANY_REQUESTS_CLOSE,
     WRITE_ERROR,
     Close,
     CodecError,
     ErrorReply,
-    ReplyError,
     StoreError,
     Unsubscribe,
 )
@@ -87,13 +85,6 @@ from service.settings import Settings
 __all__ = ["ClientConnection", "ConnectionContext"]
 
 LOST = 1006  # the transport ended without a close frame of either side
-
-
-async def _refuse(event: ConnectEvent) -> NoReturn:
-    raise ReplyError(TOO_MANY_REQUESTS, reason="it was refused a moment ago")
-
-
-_BLOCKED = Handlers(connect=_refuse, connect_token=_refuse, connect_ticket=_refuse)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -466,13 +457,13 @@ class ClientConnection:
             pending = self._pending
             event = replace(event, origin=pending.origin, http_headers=pending.headers)
             if pending.blocked(event):
-                handlers = _BLOCKED
+                handlers = BLOCKED
         elif isinstance(event, RefreshEvent):
             event = replace(event, origin=self._pending.origin)
         ask(
             handlers,
             event,
-            partial(self._answered, command, event, handlers is not _BLOCKED),
+            partial(self._answered, command, event, handlers is not BLOCKED),
             dump=context.encoder.dump,
             clock=context.clock,
             timeout=context.settings.client.hook_timeout,
@@ -546,9 +537,10 @@ class ClientConnection:
 
     def present(self, command: int, channel: Channel, *, stats: bool) -> None:
         """Look who is in a channel; the outcome goes to the session."""
-        looker = self._subscriptions.get(channel)
-        present = self._hub.present(channel, looker)
-        self._session.presence_read(command, present, stats=stats)
+        done = partial(self._presence_read, command, stats=stats)
+        present = self._hub.look(channel, done, self._subscriptions.get(channel))
+        if present is not None:
+            self._session.presence_read(command, present, stats=stats)
 
     def close(self, close: Close) -> None:
         """Write what waits, then the close frame; abort if that takes too long."""
@@ -630,6 +622,13 @@ class ClientConnection:
             piece = take_piece(outcome.publications, size)
             outcome = HistoryPage(piece, outcome.top)
         self._session.history_read(command, since, outcome)
+
+    @_ends_on_error
+    def _presence_read(
+        self, command: int, outcome: list[SubscriberInfo] | StoreError, *, stats: bool
+    ) -> None:
+        self._session.presence_read(command, outcome, stats=stats)
+        self._resume()
 
     @_ends_on_error
     def _next_turn(self) -> None:

@@ -5,12 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, NoReturn
 
 import structlog
 
 from service.connections.hook_health import HookHealth
-from service.core.errors import INTERNAL, CloseError, ReplyError, describe
+from service.core.errors import (
+    INTERNAL,
+    TOO_MANY_REQUESTS,
+    CloseError,
+    ReplyError,
+    describe,
+)
 from service.core.hooks import (
     WRONG_ANSWER,
     Answer,
@@ -35,10 +41,18 @@ from service.core.hooks import (
 from service.core.model import RawJson
 from service.core.ports import Clock
 
-__all__ = ["Outcome", "ask", "encoded", "note_answer"]
+__all__ = ["BLOCKED", "Outcome", "ask", "encoded", "note_answer"]
 
 Outcome = Answer | ReplyError | CloseError
 Dump = Callable[[object], Awaitable[RawJson]]
+
+
+async def _refuse(event: ConnectEvent) -> NoReturn:
+    raise ReplyError(TOO_MANY_REQUESTS, reason="it was refused a moment ago")
+
+
+BLOCKED = Handlers(connect=_refuse, connect_token=_refuse, connect_ticket=_refuse)
+"""The hooks of a client whose credentials were refused a moment ago."""
 
 _NAMES: dict[type, str] = {
     ConnectEvent: "connect",

@@ -25,7 +25,7 @@ from service.core.model import (
     RawJson,
     UserId,
 )
-from service.core.people import ConnectionStatus
+from service.core.people import ConnectionStatus, Rtt
 from service.core.ports import Clock
 
 __all__ = ["LocalPeople"]
@@ -72,6 +72,7 @@ class LocalPeople:
         *,
         client: str = "",
         stay: Collection[str] = (),
+        confirmed: bool = False,
     ) -> int:
         """Close a user's connections but those in *stay*; see the port.
 
@@ -91,6 +92,11 @@ class LocalPeople:
             ended = len(self._streams.of_user(user))
             self._streams.end(user)
         return len(found) + ended
+
+    async def expire(self, user: UserId, *, client: str = "") -> None:
+        """Close a user's connections because they have expired."""
+        for connection in self._registry.of_user(user, client):
+            connection.disconnect(CONNECTION_EXPIRED)
 
     async def refresh(
         self, user: UserId, expire_at: float, info: RawJson | None, *, client: str = ""
@@ -170,7 +176,7 @@ class LocalPeople:
 
 def _status_of(record: Record, now: float) -> ConnectionStatus:
     connection = record.connection
-    liveness = connection.liveness
+    liveness, rtt = connection.liveness, connection.liveness.rtt
     return ConnectionStatus(
         client=connection.identity.client,
         protocol=connection.protocol,
@@ -182,7 +188,7 @@ def _status_of(record: Record, now: float) -> ConnectionStatus:
         queued_bytes=connection.queued_bytes,
         messages_sent=connection.messages_sent,
         in_flight=connection.in_flight,
-        rtt=liveness.rtt,
+        rtt=None if rtt is None else Rtt.of(rtt),
     )
 
 

@@ -1,4 +1,4 @@
-"""System clock: the one module that reads the machine's time."""
+"""System clock: the one module that reads the machine's time; and waiting by any."""
 
 from __future__ import annotations
 
@@ -6,9 +6,19 @@ import asyncio
 import time
 from collections.abc import Callable
 
-from service.core.ports import Timer
+from service.core.ports import Clock, Timer
 
-__all__ = ["SystemClock"]
+__all__ = ["SystemClock", "sleep"]
+
+
+async def sleep(clock: Clock, seconds: float) -> None:
+    """Wait by *clock*."""
+    woken = asyncio.Event()
+    timer = clock.call_at(clock.now() + seconds, woken.set)
+    try:
+        await woken.wait()
+    finally:
+        timer.cancel()
 
 
 class SystemClock:

@@ -18,7 +18,44 @@ from service.core.model import (
     UserId,
 )
 
-__all__ = ["ConnectionStatus", "People"]
+__all__ = ["ConnectionStatus", "People", "Rtt"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rtt:
+    """The round-trip times of one connection's pings, in seconds.
+
+    Attributes:
+        median: Median of the last 15 samples.
+        smoothed: Smoothed as in RFC 6298, with outliers damped.
+        variation: The deviation from that.
+        samples: Pongs that were measured (count).
+        outliers: Samples that were damped (count).
+        rejected: Pongs later than 30 s (count).
+        clock_skew_corrections: Discarded times that no monotonic clock can give
+            (count).
+    """
+
+    median: float
+    smoothed: float
+    variation: float
+    samples: int
+    outliers: int
+    rejected: int
+    clock_skew_corrections: int
+
+    @classmethod
+    def of(cls, measured: RttFilter) -> Rtt:
+        """Return the figures of a connection's filter."""
+        return cls(
+            median=measured.median(),
+            smoothed=measured.smoothed(),
+            variation=measured.variation(),
+            samples=measured.accepted,
+            outliers=measured.outliers,
+            rejected=measured.rejected,
+            clock_skew_corrections=measured.clock_skew_corrections,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +86,7 @@ class ConnectionStatus:
     queued_bytes: int
     messages_sent: int
     in_flight: bool
-    rtt: RttFilter | None = None
+    rtt: Rtt | None = None
 
 
 class People(Protocol):
@@ -70,11 +107,17 @@ class People(Protocol):
         *,
         client: str = "",
         stay: Collection[str] = (),
+        confirmed: bool = False,
     ) -> int:
         """Close a user's connections but those in *stay*; return how many there were.
 
         Connections that are about to be the user's are closed too, unless one is named.
+        When it returns, connections of other processes may still be open, and are not
+        counted, unless that is asked to be *confirmed*.
         """
+
+    async def expire(self, user: UserId, *, client: str = "") -> None:
+        """Close a user's connections because they have expired."""
 
     async def refresh(
         self, user: UserId, expire_at: float, info: RawJson | None, *, client: str = ""

@@ -126,6 +126,7 @@ class GatewayPeople:
         *,
         client: str = "",
         stay: Collection[str] = (),
+        confirmed: bool = False,
     ) -> int:
         """Close a user's connections but those in *stay*; see the port.
 
@@ -134,7 +135,9 @@ class GatewayPeople:
         """
         count = 0
         if self._local is not None:
-            count = await self._local.disconnect(user, close, client=client, stay=stay)
+            count = await self._local.disconnect(
+                user, close, client=client, stay=stay, confirmed=confirmed
+            )
         for each in await self._clients(user, client):
             if each in stay:
                 count += 1
@@ -142,6 +145,18 @@ class GatewayPeople:
                 end = partial(Session.disconnect, close=close)
                 count += await self._act(each, user, end)
         return count
+
+    async def expire(self, user: UserId, *, client: str = "") -> None:
+        """Close a user's connections because they have expired.
+
+        Raises:
+            StoreError: Some may still be open.
+        """
+        if self._local is not None:
+            await self._local.expire(user, client=client)
+        end = partial(Session.disconnect, close=CONNECTION_EXPIRED)
+        for each in await self._clients(user, client):
+            await self._act(each, user, end)
 
     async def refresh(
         self, user: UserId, expire_at: float, info: RawJson | None, *, client: str = ""

@@ -30,7 +30,9 @@ its `activate`, one of an older epoch, and one for an offset that does not exist
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
+from service.core.cluster import PresenceRow
 from service.core.errors import StoreError
 from service.core.model import (
     Channel,
@@ -44,6 +46,7 @@ from service.core.model import (
     SubscriberInfo,
 )
 from service.core.ports import (
+    NO_HISTORY,
     AppendDone,
     Clock,
     Committed,
@@ -59,13 +62,37 @@ from service.hub.catchup import CatchUp, Spawn
 from service.hub.deltas import DeltaPushes
 from service.hub.position_check import PositionCheck
 from service.hub.publish_metrics import PublishMetrics
-from service.hub.subscription import Member, Subscription, Topic
+from service.hub.subscription import Member, Remote, Subscription, Topic
 from service.protocol import replies
 from service.settings import ClientSettings
 
-__all__ = ["Hub"]
+__all__ = ["Hub", "SharedPresence"]
 
 JoinDone = Callable[[Joined | StoreError], None]
+
+
+class SharedPresence(Protocol):
+    """Shows the subscribers of this process to others, and theirs here.
+
+    Of those that others may see, each is entered once, perhaps lost, and left.
+    """
+
+    def entered(self, subscription: Subscription) -> None:
+        """Take note of a subscriber that others may see."""
+
+    def lost(self, subscription: Subscription) -> None:
+        """Take note that a subscriber's connection was lost, and may come back."""
+
+    def left(self, subscription: Subscription) -> None:
+        """Take note that a subscriber has left."""
+
+    def watch(self, topic: Topic) -> None:
+        """Keep a channel's subscribers of other processes up to date from now on."""
+
+    def look(
+        self, channel: Channel, looker: Subscription | None, done: PresenceDone
+    ) -> list[SubscriberInfo] | None:
+        """Return who is present everywhere, or call *done* with it later."""
 
 
 class Hub:
@@ -83,6 +110,8 @@ class Hub:
     Attributes:
         announcements: Joins and leaves that subscribers are told of; its owner stops
             it.
+        sharing: Makes the subscribers of several processes known to each other; None
+            where this is the only one.
         position_check: Compares the channels with the store; its owner starts it.
         advance: `CatchUp.advance`, for members.
         read: `CatchUp.read`.
@@ -106,6 +135,7 @@ class Hub:
         self._topics: dict[Channel, Topic] = {}
         self._catchup = CatchUp(store, settings.recovery_size, spawn, self._end)
         self.announcements = Announcements(clock, shedding)
+        self.sharing: SharedPresence | None = None
         self.position_check = PositionCheck(
             self._topics, self._catchup, clock, settings.position_check
         )
@@ -352,8 +382,13 @@ class Hub:
         topic, announcements = subscription.topic, self.announcements
         announcements.listen(subscription)
         announcements.note_join(subscription)
-        if topic.in_grace:
+        if topic.in_grace or topic.remote:
             self._take_over(subscription)
+        if self.sharing is not None:
+            if _is_seen(subscription.subscriber):
+                self.sharing.entered(subscription)
+            if subscription in topic.listeners:
+                self.sharing.watch(topic)
         # Before settling, which may end the subscription.
         announcements.announce(topic)
         if subscription.left:
@@ -372,7 +407,8 @@ class Hub:
         self._take_out(subscription)
         self._drop_if_empty(subscription.topic)
         if subscription.joined:
-            self._announce_leave(subscription)
+            self._has_left(subscription)
+            self.announcements.announce(subscription.topic)
 
     def begin_grace(self, subscription: Subscription) -> bool:
         """Take a subscription out, but keep it in presence and push no leave yet.
@@ -382,30 +418,78 @@ class Hub:
             left.
         """
         subscriber = subscription.subscriber
-        seen = subscriber.user and (subscriber.present or subscriber.sends_join_leave)
+        seen = subscriber.user and _is_seen(subscriber)
         if subscription.left or not subscription.joined or not seen:
             self.leave(subscription)
             return False
         self._take_out(subscription)
         subscription.topic.in_grace[subscription] = None
+        if self.sharing is not None:
+            self.sharing.lost(subscription)
         return True
 
     def end_grace(self, subscription: Subscription) -> None:
         """Let a lost connection's subscription leave, unless it was taken over."""
-        topic = subscription.topic
-        if subscription in topic.in_grace:
-            del topic.in_grace[subscription]
+        self.take_over(subscription)
+        self.announcements.announce(subscription.topic)
+
+    def take_over(self, lost: Subscription) -> None:
+        """Let a lost connection's subscription leave for another; announce it later.
+
+        Nothing happens if it has left.
+        """
+        topic = lost.topic
+        if lost in topic.in_grace:
+            del topic.in_grace[lost]
             self._drop_if_empty(topic)
-            self._announce_leave(subscription)
+            self._has_left(lost)
 
     def _take_over(self, subscription: Subscription) -> None:
         """Let the oldest subscription in grace of the same user leave for this one."""
-        user = subscription.subscriber.user
-        for lost in subscription.topic.in_grace:
+        topic, user = subscription.topic, subscription.subscriber.user
+        for lost in topic.in_grace:
             if lost.subscriber.user == user:
-                del subscription.topic.in_grace[lost]
-                self.announcements.note_leave(lost)
+                self.take_over(lost)
                 return
+        if not user:
+            return
+        for client, remote in topic.remote.items():
+            if remote.lost and remote.subscription.subscriber.user == user:
+                del topic.remote[client]
+                self.announcements.note_leave(remote.subscription)
+                return
+
+    def set_remote(self, topic: Topic, rows: Sequence[PresenceRow]) -> None:
+        """Tell the listeners of a channel who came and went in other processes.
+
+        Args:
+            topic: The channel. If its remote subscribers were not known, nothing is
+                told.
+            rows: They, now.
+        """
+        notes, remote = self.announcements, topic.remote
+        told, topic.shared = topic.shared, True
+        here = {row.client for row in rows}
+        for client in [one for one in remote if one not in here]:
+            notes.note_leave(remote.pop(client).subscription)
+        for row in rows:
+            known = remote.get(row.client)
+            if known is not None:
+                known.node, known.lost = row.node, row.lost > 0
+                known.subscription.subscriber.info = row.info
+                continue
+            subscriber = SubscriberInfo(
+                row.client,
+                row.user,
+                row.info,
+                present=row.present,
+                sends_join_leave=row.announced,
+            )
+            subscription = Subscription(topic, _NOBODY, subscriber, NO_HISTORY)
+            remote[row.client] = Remote(subscription, row.node, lost=row.lost > 0)
+            if told:
+                notes.note_join(subscription)
+        notes.announce(topic)
 
     def _take_out(self, subscription: Subscription) -> None:
         subscription.left = True
@@ -428,9 +512,10 @@ class Hub:
             del self._topics[topic.channel]
             self._store.unfollow(topic.channel)
 
-    def _announce_leave(self, subscription: Subscription) -> None:
+    def _has_left(self, subscription: Subscription) -> None:
         self.announcements.note_leave(subscription)
-        self.announcements.announce(subscription.topic)
+        if self.sharing is not None:
+            self.sharing.left(subscription)
 
     def _end(self, subscription: Subscription) -> None:
         self.leave(subscription)
@@ -441,7 +526,7 @@ class Hub:
     def present(
         self, channel: Channel, looker: Subscription | None = None
     ) -> list[SubscriberInfo]:
-        """Return the subscribers of *channel* that are shown in presence.
+        """Return the known subscribers of *channel* that are shown in presence.
 
         Args:
             channel: The channel.
@@ -456,11 +541,25 @@ class Hub:
             subscription.subscriber
             for subscription in (*topic.in_grace, *topic.subscriptions)
             if subscription.joined and subscription.subscriber.present
+        ] + [
+            remote.subscription.subscriber
+            for remote in topic.remote.values()
+            if remote.subscription.subscriber.present
         ]
 
-    def look(self, channel: Channel, done: PresenceDone) -> list[SubscriberInfo]:
-        """Return the subscribers of *channel* that are shown in presence, at once."""
-        return self.present(channel)
+    def look(
+        self, channel: Channel, done: PresenceDone, looker: Subscription | None = None
+    ) -> list[SubscriberInfo] | None:
+        """Return the subscribers of *channel* in all processes, or call *done* later.
+
+        Args:
+            channel: The channel.
+            done: Called with them, if they are not returned.
+            looker: The subscription to it that is shown them, if it is one.
+        """
+        if self.sharing is None:
+            return self.present(channel, looker)
+        return self.sharing.look(channel, looker, done)
 
     def counts(self) -> dict[Channel, int]:
         """Return how many subscriptions each channel has; none that has none."""
@@ -469,6 +568,34 @@ class Hub:
             for channel, topic in self._topics.items()
             if topic.subscriptions
         }
+
+
+class _Nobody:
+    """The member of a subscription of another process, to which nothing is written."""
+
+    def __init__(self) -> None:
+        self.behind: dict[Subscription, None] = {}
+
+    @property
+    def space(self) -> int:
+        return 0
+
+    def takes_more(self) -> bool:
+        return False
+
+    def give(self, size: int) -> None: ...
+
+    def put(self, text: str, *, window: float = 0.0) -> None: ...
+
+    def lost(self, channel: Channel) -> None: ...
+
+
+_NOBODY = _Nobody()
+
+
+def _is_seen(subscriber: SubscriberInfo) -> bool:
+    """Return whether others may see a subscriber at all."""
+    return subscriber.present or subscriber.sends_join_leave
 
 
 def _is_same(one: SubscriberInfo, other: SubscriberInfo) -> bool:

@@ -21,7 +21,7 @@ from service.core.ports import History
 from service.core.position import PIECE, size_of_publication, take_piece
 from service.protocol import replies
 
-__all__ = ["Change", "Member", "Subscription", "Topic"]
+__all__ = ["Change", "Member", "Remote", "Subscription", "Topic"]
 
 
 class Member(Protocol):
@@ -76,6 +76,8 @@ class Topic:
             `changes`, each with the number of the last change then; in its order.
         told_at: When they were told last.
         watched: Subscriptions whose leave somebody waits for, and whom to call.
+        remote: Subscribers of other processes, if `shared`.
+        shared: They are known, and kept up to date.
     """
 
     __slots__ = (
@@ -92,7 +94,9 @@ class Topic:
         "moves",
         "newest",
         "quoted",
+        "remote",
         "seen",
+        "shared",
         "subscriptions",
         "told_at",
         "watched",
@@ -116,12 +120,31 @@ class Topic:
         self.lookers: dict[Subscription, int] = {}
         self.told_at = float("-inf")
         self.watched: dict[Subscription, Callable[[Subscription], None]] = {}
+        self.remote: dict[ClientId, Remote] = {}
+        self.shared = False
 
     def note_move(self, top: Position) -> None:
         """Note that other processes are said to have reached *top*."""
         self.moves += 1
         if top.epoch != self.moved.epoch or top.offset > self.moved.offset:
             self.moved = top
+
+
+class Remote:
+    """A subscriber of another process.
+
+    Attributes:
+        subscription: It, as `announcements` takes it; it has no member.
+        node: The node that has its connection.
+        lost: Its connection was lost, and may come back.
+    """
+
+    __slots__ = ("lost", "node", "subscription")
+
+    def __init__(self, subscription: Subscription, node: str, *, lost: bool) -> None:
+        self.subscription = subscription
+        self.node = node
+        self.lost = lost
 
 
 class Change:

@@ -150,6 +150,7 @@ THIRD_PARTIES: dict[str, set[str]] = {
     "msgspec": {
         "agents",
         "auth",
+        "connections",
         "core",
         "gateway",
         "gateway_runtime",

@@ -5,16 +5,14 @@ from __future__ import annotations
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
-from _speedups import RttFilter
 from service.core.errors import (
     BAD_REQUEST,
-    CONNECTION_EXPIRED,
     FORCE_DISCONNECT,
     ReplyError,
 )
 from service.core.json_fields import optional_payload_of
 from service.core.model import UserId
-from service.core.people import ConnectionStatus
+from service.core.people import ConnectionStatus, Rtt
 from service.http.api.context import ApiContext, Empty, Integer, User
 from service.http.validation import close_of
 
@@ -26,7 +24,6 @@ __all__ = [
     "connections",
     "disconnect",
     "refresh",
-    "rtt_of",
 ]
 
 
@@ -157,7 +154,7 @@ async def connections(context: ApiContext, request: ConnectionsRequest) -> str:
             user=request.user,
             state=StateObject({name: Empty() for name in each.channels}),
             status=_status_of(each),
-            rtt=UNSET if each.rtt is None else rtt_of(each.rtt),
+            rtt=UNSET if each.rtt is None else _rtt_of(each.rtt),
         )
         for each in await context.runtime.people.connections(UserId(request.user))
     }
@@ -176,13 +173,12 @@ def _status_of(connection: ConnectionStatus) -> StatusObject:
     )
 
 
-def rtt_of(rtt: RttFilter) -> RttObject:
-    """Return the figures of one connection."""
+def _rtt_of(rtt: Rtt) -> RttObject:
     return RttObject(
-        median=rtt.median(),
-        smoothed=rtt.smoothed(),
-        variation=rtt.variation(),
-        samples=rtt.accepted,
+        median=rtt.median,
+        smoothed=rtt.smoothed,
+        variation=rtt.variation,
+        samples=rtt.samples,
         outliers=rtt.outliers,
         rejected=rtt.rejected,
         clock_skew_corrections=rtt.clock_skew_corrections,
@@ -219,7 +215,5 @@ async def refresh(context: ApiContext, request: RefreshRequest) -> str:
     if not request.expired and not past:
         await people.refresh(user, expire_at, info, client=request.client or "")
         return "{}"
-    for each in await people.connections(user):
-        if request.client in (None, "", each.client):
-            await people.disconnect(user, CONNECTION_EXPIRED, client=each.client)
+    await people.expire(user, client=request.client or "")
     return "{}"

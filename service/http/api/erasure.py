@@ -42,7 +42,9 @@ async def erase(context: ApiContext, request: EraseRequest) -> str:
     store or never will be, so no publication can follow the search for them.
     """
     user = UserId(request.user)
-    connections = await context.runtime.people.disconnect(user, FORCE_DISCONNECT)
+    connections = await context.runtime.people.disconnect(
+        user, FORCE_DISCONNECT, confirmed=True
+    )
     tickets = await context.runtime.tickets.forget(user)
     publications = 0
     if request.publications:

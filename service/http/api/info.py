@@ -1,15 +1,12 @@
-"""``/api/info`` and ``/api/channels``: figures of this node, and its channels."""
+"""``/api/info`` and ``/api/channels``: figures of the nodes, and their channels."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import msgspec
+from msgspec import UNSET, UnsetType
 
-from _speedups import RttFilter, quote
-from service.http.api.connections import rtt_of
+from _speedups import quote
 from service.http.api.context import ApiContext, Integer
-from service.http.api.pattern import compile_pattern
 
 __all__ = [
     "ChannelsRequest",
@@ -65,51 +62,41 @@ class ChannelObject(msgspec.Struct):
 
 
 class ChannelsResult(msgspec.Struct):
-    """Channels with subscribers, by name."""
+    """Channels with subscribers, by name.
+
+    Attributes:
+        partial: True if a node did not answer in time: its subscribers are missing.
+    """
 
     channels: dict[str, ChannelObject]
+    partial: bool | UnsetType = UNSET
 
 
 async def info(context: ApiContext, request: InfoRequest) -> str:
-    """Return the figures of this node."""
+    """Return the figures of all nodes: of others, those of their last heartbeat.
+
+    Raises:
+        StoreError: The others cannot be read.
+    """
     runtime = context.resident
-    node = runtime.node
-    counts = runtime.hub.counts()
-    totals = _rtt_totals(one.liveness.rtt for one in runtime.connections)
-    metrics = msgspec.json.encode(MetricsObject(0.0, totals)).decode()
-    return (
-        f'{{"nodes":[{{"uid":{quote(node.uid)},"name":{quote(node.name)},'
-        f'"version":{quote(node.version)},'
-        f'"num_clients":{runtime.connections.connected},'
-        f'"num_users":{runtime.connections.users},'
-        f'"num_subs":{sum(counts.values())},"num_channels":{len(counts)},'
-        f'"uptime":{int(runtime.clock.now() - node.started)},"metrics":{metrics}}}]}}'
-    )
-
-
-def _rtt_totals(filters: Iterable[RttFilter | None]) -> dict[str, float]:
-    """Return the round-trip times over the present connections."""
-    found = [rtt_of(rtt) for rtt in filters if rtt is not None]
-    smoothed = [one.smoothed for one in found if one.samples]
-    return {
-        "rtt.connections": float(len(smoothed)),
-        "rtt.smoothed_mean_seconds": sum(smoothed) / len(smoothed) if smoothed else 0.0,
-        "rtt.smoothed_max_seconds": max(smoothed, default=0.0),
-        "rtt.samples": float(sum(one.samples for one in found)),
-        "rtt.outliers": float(sum(one.outliers for one in found)),
-        "rtt.rejected": float(sum(one.rejected for one in found)),
-        "rtt.clock_skew_corrections": float(
-            sum(one.clock_skew_corrections for one in found)
-        ),
-    }
+    nodes = [runtime.figures.text()]
+    if runtime.cluster is not None:
+        others = await runtime.cluster.nodes()
+        nodes += [node.figures for node in others if node.figures and not node.dead]
+    return f'{{"nodes":[{",".join(nodes)}]}}'
 
 
 async def channels(context: ApiContext, request: ChannelsRequest) -> str:
-    """Return the channels with subscribers."""
-    matches = compile_pattern(request.pattern) if request.pattern else None
-    found = [
+    """Return the channels with subscribers, of all nodes that answer in time.
+
+    Raises:
+        ReplyError: 107: the pattern is malformed.
+        StoreError: The others cannot be asked.
+    """
+    found = await context.resident.channels.find(request.pattern or "")
+    names = ",".join(
         f'{quote(name)}:{{"num_clients":{count}}}'
-        for name, count in context.resident.hub.counts().items()
-        if matches is None or matches(name)
-    ]
-    return f'{{"channels":{{{",".join(found)}}}}}'
+        for name, count in found.counts.items()
+    )
+    partial = ',"partial":true' if found.missing else ""
+    return f'{{"channels":{{{names}}}{partial}}}'

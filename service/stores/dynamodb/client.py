@@ -39,6 +39,7 @@ from botocore.session import Session
 
 from _speedups import backoff, backoff_full_jitter
 from service.core.circuit_breaker import Breaker, BreakerState
+from service.core.clock import sleep
 from service.core.errors import (
     StartupError,
     StoreBusy,
@@ -64,7 +65,6 @@ __all__ = [
     "gather_limited",
     "opened",
     "query_all",
-    "sleep",
 ]
 
 CONNECT_TIMEOUT = 1.0  # s
@@ -456,16 +456,6 @@ async def gather_limited(work: Iterable[Awaitable[T]]) -> list[T]:
             raise each
         results.append(each)
     return results
-
-
-async def sleep(clock: Clock, seconds: float) -> None:
-    """Wait by *clock*."""
-    woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    timer = clock.call_at(clock.now() + seconds, partial(_settle, woken))
-    try:
-        await woken
-    finally:
-        timer.cancel()
 
 
 def _settle(future: asyncio.Future[None]) -> None:

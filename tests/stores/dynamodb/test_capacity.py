@@ -18,11 +18,13 @@ from typing import get_args
 import pytest
 
 from service.connections.cluster_sync import EVICTIONS_PERIOD
+from service.core.cluster import Changes, Notice, PresenceRow
 from service.core.model import Channel, Draft, RawJson, UserId
 from service.core.ports import History
 from service.settings import StoreSettings
 from service.stores import dynamodb
 from service.stores.dynamodb.client import Client, Operation
+from service.stores.dynamodb.registry.cluster import DynamodbCluster
 from service.stores.dynamodb.registry.connections import AdmissionLimits, Connections
 from service.stores.dynamodb.registry.counter import ConnectionCounter
 from service.stores.dynamodb.registry.maintenance import HEARTBEATS, REAP_EVERY
@@ -155,10 +157,13 @@ async def test_subscriptions_and_activity(metered, fleet, plain, store_clock):
     record = decode_connection(item)
     copy(fleet, plain)
     client, meter = metered
-    presence = Presence(client, Nodes(client, store_clock, 40.0), store_clock)
-    await presence.enter(record, Channel("news"), UserId("u"), RawJson("{}"))
+    presence = Presence(client, store_clock, 86400.0)
+    row = PresenceRow(
+        Channel("news"), record.client, UserId("u"), record.node, RawJson("{}"), 1
+    )
+    await presence.enter([row])
     within("subscribe, in a namespace with presence", meter)
-    await presence.leave(record.client, Channel("news"))
+    await presence.leave(row.node, [row.key])
     within("unsubscribe, in a namespace with presence", meter)
     connections = Connections(
         client,
@@ -232,8 +237,12 @@ async def test_a_process_that_is_idle(metered, store_clock):
     client, meter = metered
     nodes = Nodes(client, store_clock, 40.0)
     await nodes.register()
+    presence = Presence(client, store_clock, 86400.0)
+    cluster = DynamodbCluster(client, nodes, presence, store_clock)
     hourly = {
         partial(nodes.notices, nodes.name): 3600 / EVICTIONS_PERIOD,
+        cluster.nodes: 3600 / EVICTIONS_PERIOD,
+        cluster.notices: 3600 / EVICTIONS_PERIOD,
         nodes.renew: 3600 / (40.0 / HEARTBEATS),
         nodes.read: 3600 / REAP_EVERY,
     }
@@ -244,6 +253,23 @@ async def test_a_process_that_is_idle(metered, store_clock):
         total.written += meter.written * times
         total.read += meter.read * times
     within("a process, for each hour", total)
+
+
+async def test_what_processes_tell_each_other(metered, store_clock):
+    client, meter = metered
+    clusters = []
+    for _ in range(2):
+        nodes = Nodes(client, store_clock, 40.0)
+        presence = Presence(client, store_clock, 86400.0)
+        await nodes.register()
+        clusters.append(DynamodbCluster(client, nodes, presence, store_clock))
+    one, two = clusters
+    meter.reset()
+    await one.tell([Changes(number, (Channel("n" * 20),) * 5) for number in range(9)])
+    within("changes of presence in a process, four times a second at most", meter)
+    await one.send(Notice("1", "disconnect", "{}" * 100))
+    await two.settle([notice.id for notice in await two.notices()])
+    within("an action of the server API, for each other process", meter)
 
 
 async def test_shared_values(metered, store_clock):
@@ -262,7 +288,7 @@ def test_the_table_says_what_it_costs():
 
 def test_every_row_of_the_table_is_measured():
     measured = re.findall(r"within\(\s*\"([^\"]+)\"", Path(__file__).read_text())
-    assert len(BUDGET) == 15
+    assert len(BUDGET) == 17
     assert sorted(measured) == sorted(BUDGET)
 
 

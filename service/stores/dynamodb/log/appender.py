@@ -46,11 +46,12 @@ from typing import Protocol
 import structlog
 
 from _speedups import backoff_full_jitter
+from service.core.clock import sleep
 from service.core.errors import StoreBusy, StoreError, StoreUnavailable, describe
 from service.core.lease import LEASE_SECONDS, POST_SECONDS
 from service.core.model import Channel, Position
 from service.core.ports import Clock
-from service.stores.dynamodb.client import Client, sleep
+from service.stores.dynamodb.client import Client
 from service.stores.dynamodb.errors import (
     ConditionFailed,
     OutcomeUnknown,

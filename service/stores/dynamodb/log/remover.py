@@ -13,12 +13,12 @@ read again.
 
 from __future__ import annotations
 
-import asyncio
 import re
 from typing import Any
 
-from service.core.errors import StoreError, StoreUnavailable
+from service.core.errors import StoreError
 from service.core.model import Channel, Draft, Publication, RawJson
+from service.stores.dynamodb.batches import write_batches
 from service.stores.dynamodb.client import Client
 from service.stores.dynamodb.errors import (
     ConditionFailed,
@@ -38,9 +38,7 @@ from service.stores.dynamodb.log.items import (
 
 __all__ = ["Remover"]
 
-DELETED = 25  # items in one BatchWriteItem
-UNPROCESSED_PAUSE = 0.1  # s before what the table did not process is sent again
-ATTEMPTS = 20  # at deleting unprocessed items, or at erasing from one batch
+ATTEMPTS = 20  # at erasing from one batch
 
 _BATCH = re.compile(r"L#(.*)#([0-9a-f]{16})(#\d+)?", re.DOTALL)
 
@@ -103,22 +101,12 @@ class Remover:
             while True:
                 answer = await self._client.call("query", request)
                 keys = answer["Items"]
-                for begin in range(0, len(keys), DELETED):
-                    await self._delete(keys[begin : begin + DELETED])
+                await write_batches(
+                    self._client, [{"DeleteRequest": {"Key": key}} for key in keys]
+                )
                 if "LastEvaluatedKey" not in answer:
                     break
                 request["ExclusiveStartKey"] = answer["LastEvaluatedKey"]
-
-    async def _delete(self, keys: list[Item]) -> None:
-        table = self._client.table
-        left = {table: [{"DeleteRequest": {"Key": key}} for key in keys]}
-        for _ in range(ATTEMPTS):
-            answer = await self._client.call("batch_write_item", {"RequestItems": left})
-            left = answer.get("UnprocessedItems", {})
-            if not left:
-                return
-            await asyncio.sleep(UNPROCESSED_PAUSE)
-        raise StoreUnavailable("DynamoDB does not process deletions at present")
 
     async def erase(self, info: str) -> tuple[int, set[Channel]]:
         """Blank publications whose ``info`` begins with *info*; see the port.

@@ -30,7 +30,7 @@ from service.core.errors import (
     StartupError,
     StoreError,
 )
-from service.core.model import Channel, ClientId, RawJson, UserId
+from service.core.model import ClientId, UserId
 from service.core.ports import Clock
 from service.settings import DynamodbSettings
 from service.stores.dynamodb.client import Client, gather_limited
@@ -41,7 +41,7 @@ from service.stores.dynamodb.registry.connections import (
 )
 from service.stores.dynamodb.registry.counter import ConnectionCounter, CounterFull
 from service.stores.dynamodb.registry.nodes import Nodes
-from service.stores.dynamodb.registry.presence import Presence, Present
+from service.stores.dynamodb.registry.presence import Presence
 from service.stores.dynamodb.registry.records import ConnectionRecord, owner_of
 
 __all__ = ["SETTLED", "DynamodbDirectory"]
@@ -62,10 +62,9 @@ class _Entry:
         record: None while it is being admitted, or if the outcome is unknown.
         active: When it was last active, Unix milliseconds.
         written: The same, as the table may have it.
-        channels: Its subscriptions, and what others see of it there.
     """
 
-    __slots__ = ("active", "channels", "node", "owner", "record", "written")
+    __slots__ = ("active", "node", "owner", "record", "written")
 
     def __init__(self, owner: str, node: str, now: int) -> None:
         self.owner = owner
@@ -73,7 +72,6 @@ class _Entry:
         self.record: ConnectionRecord | None = None
         self.active = now
         self.written = now
-        self.channels: dict[Channel, tuple[UserId, RawJson]] = {}
 
 
 class DynamodbDirectory:
@@ -92,7 +90,7 @@ class DynamodbDirectory:
         nodes: All nodes.
         counter: Counts all connections.
         connections: Their records.
-        presence: Their subscriptions.
+        presence: The subscribers that others may see.
     """
 
     def __init__(
@@ -117,7 +115,7 @@ class DynamodbDirectory:
             active=self._active,
             is_dead=self.nodes.is_dead,
         )
-        self.presence = Presence(client, self.nodes, clock)
+        self.presence = Presence(client, clock, limits.age)
         self._clock = clock
         self._seen_active = active
         self._timeout = settings.timeout
@@ -152,7 +150,8 @@ class DynamodbDirectory:
         while self._entries and self._clock.now() < deadline:
             await asyncio.sleep(0.02)
         with suppress(StoreError):  # others notice after the node's timeout
-            if self._entries or self._clock.now() < self._unsettled:
+            left = self._entries or self._clock.now() < self._unsettled
+            if left or await self.presence.has_rows(self.nodes.name):
                 await self.nodes.retire()
             else:
                 await self.nodes.delete(self.nodes.name)
@@ -199,9 +198,6 @@ class DynamodbDirectory:
         if entry is None:
             return
         self._leaving.add(client)
-        for channel in tuple(entry.channels):
-            await self.presence.leave(client, channel)
-            entry.channels.pop(channel, None)
         if entry.record is None:
             left = await self.connections.withdraw(entry.owner, client, entry.node)
         else:
@@ -245,42 +241,6 @@ class DynamodbDirectory:
         self._evicted.update(evicted)
         self._evicted &= self._entries.keys()
         return list(self._evicted)
-
-    # Presence
-
-    async def subscribe(
-        self, client: ClientId, channel: Channel, user: UserId, info: RawJson
-    ) -> bool:
-        """Add a client of this process to a channel; False if it is not connected.
-
-        Raises:
-            StoreError: It is not known whether others see it; `unsubscribe` it.
-        """
-        entry = self._entries.get(client)
-        if entry is None or entry.record is None or client in self._leaving:
-            return False
-        entry.channels[channel] = (user, info)
-        await self.presence.enter(entry.record, channel, user, info)
-        return True
-
-    async def unsubscribe(self, client: ClientId, channel: Channel) -> None:
-        """Remove a client from a channel. Safe to repeat.
-
-        Raises:
-            StoreError: It may still be there; it is removed with its client.
-        """
-        await self.presence.leave(client, channel)
-        entry = self._entries.get(client)
-        if entry is not None:
-            entry.channels.pop(channel, None)
-
-    async def present(self, channel: Channel) -> list[Present]:
-        """Return the connections subscribed to a channel, of all processes.
-
-        Raises:
-            StoreError: They cannot be read.
-        """
-        return await self.presence.present(channel)
 
     async def total(self) -> int:
         """Return how many connections all processes have.
@@ -327,8 +287,6 @@ class DynamodbDirectory:
             await self.connections.leave(admitted.record)  # it left meanwhile
             return
         entry.node, entry.record = name, admitted.record
-        for channel, (user, info) in tuple(entry.channels.items()):
-            await self.presence.enter(admitted.record, channel, user, info)
 
     async def _touch_all(
         self, due: list[tuple[ClientId, _Entry, ConnectionRecord]]

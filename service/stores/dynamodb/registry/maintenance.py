@@ -1,9 +1,8 @@
 """Periodic maintenance of the registry: heartbeats, dead nodes, orphans, a recount.
 
     heartbeat     every quarter of `node_timeout`: see `DynamodbDirectory.heartbeat`
-    reap          every 30 s or so: late nodes are marked dead; the connections of dead
-                  nodes are removed, their subscriptions first, so that a process that
-                  dies in the middle leaves the record by which the next one goes on
+    reap          every 30 s or so: late nodes are marked dead; what dead nodes have in
+                  presence is removed, and their connections
     drop_orphans  every five minutes: records of this node without a connection here are
                   removed: admissions that arrived after their callers had given up
     recount       once a day, by one process: each shard of the counter is compared with
@@ -31,10 +30,10 @@ from collections.abc import Awaitable, Callable, Sequence
 import structlog
 
 from service.core.errors import StoreError, describe
-from service.core.model import ClientId
 from service.core.ports import Clock
 from service.stores.dynamodb.client import Client, gather_limited, query_all
 from service.stores.dynamodb.errors import ConditionFailed
+from service.stores.dynamodb.registry.cluster import DynamodbCluster
 from service.stores.dynamodb.registry.directory import SETTLED, DynamodbDirectory
 from service.stores.dynamodb.registry.records import (
     CLIENT,
@@ -69,6 +68,7 @@ class Maintenance:
 
     Attributes:
         directory: The same.
+        cluster: The nodes, of which this process is one.
     """
 
     def __init__(
@@ -82,12 +82,18 @@ class Maintenance:
     ) -> None:
         self._pseudo_nodes = pseudo_nodes
         self.directory = directory
+        nodes, presence = directory.nodes, directory.presence
+        self.cluster = DynamodbCluster(client, nodes, presence, clock)
         self._client = client
         self._clock = clock
         self._heartbeat_every = node_timeout / HEARTBEATS
         self._rng = rng or random.SystemRandom()
         self._tasks: list[asyncio.Task[None]] = []
         self._closed = False
+
+    def describe_by(self, figures: Callable[[], str]) -> None:
+        """Take this node's figures from *figures*, as JSON text."""
+        self.directory.nodes.describe = figures
 
     async def start(self) -> None:
         """Register the process, and begin.
@@ -146,10 +152,11 @@ class Maintenance:
                 node.until > now or not await nodes.mark_dead(node)
             ):
                 continue
+            await self.directory.presence.leave_all(node.name)
             count += await self._remove(await self._records(node.name))
             evicted = await nodes.notices(node.name)
             await gather_limited(
-                self._finish_eviction(node.name, client) for client in evicted
+                nodes.delete_notice(node.name, client) for client in evicted
             )
             if nodes.is_finished(node):
                 await nodes.delete(node.name)
@@ -236,16 +243,8 @@ class Maintenance:
         ]
 
     async def _remove(self, records: list[ConnectionRecord]) -> int:
-        return sum(await gather_limited(self._leave(record) for record in records))
-
-    async def _leave(self, record: ConnectionRecord) -> bool:
-        await self.directory.presence.leave_all(record.client, record.node)
-        return await self.directory.connections.leave(record)
-
-    async def _finish_eviction(self, node: str, client: ClientId) -> None:
-        """Do what a dead node cannot do for an evicted connection."""
-        await self.directory.presence.leave_all(client, node)
-        await self.directory.nodes.delete_notice(node, client)
+        connections = self.directory.connections
+        return sum(await gather_limited(connections.leave(each) for each in records))
 
 
 async def _try(work: Callable[[], Awaitable[object]]) -> None:

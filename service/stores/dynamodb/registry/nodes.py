@@ -1,5 +1,8 @@
 """Nodes (the server processes of a deployment): liveness, and notices of evictions.
 
+A row also carries what others are to know of the node (`core.cluster`): figures, which
+are written when it is renewed, and its feed.
+
 Each node has a row that says until when it is alive, and renews it. Any node that finds
 the time passed marks the row dead, unless it was renewed meanwhile, and then removes
 the node's connections (`maintenance`). A node that finds its own row marked was away
@@ -13,9 +16,12 @@ costs reconnects, and neither loses a publication.
 
 from __future__ import annotations
 
+import contextlib
 import uuid
+from collections.abc import Callable
 from typing import NamedTuple
 
+from service.core.cluster import NOTICE_TTL
 from service.core.model import ClientId
 from service.core.ports import Clock
 from service.stores.dynamodb.client import Client, query_all
@@ -30,6 +36,8 @@ marked have arrived by then, or never will."""
 
 FRESH = 5.0  # s for which the list of dead nodes is used
 
+_LIVING = "attribute_exists(pk) AND attribute_not_exists(dead)"
+
 
 class NodeRow(NamedTuple):
     """A node, as stored.
@@ -38,11 +46,15 @@ class NodeRow(NamedTuple):
         name: Changes each time the node registers.
         until: When it counts as dead unless it renews, Unix milliseconds.
         dead: When it was marked dead, Unix milliseconds; None if it was not.
+        figures: Of the server API's info, as JSON text.
+        feed: The newest entries of its feed, as JSON text.
     """
 
     name: str
     until: int
     dead: int | None
+    figures: str = ""
+    feed: str = ""
 
 
 class Nodes:
@@ -55,14 +67,18 @@ class Nodes:
 
     Attributes:
         name: The present name of this node.
+        describe: Returns this node's figures, as JSON text; set by whoever knows them.
     """
 
     def __init__(self, client: Client, clock: Clock, timeout: float) -> None:
         self.name = ""
+        self.describe: Callable[[], str] = str
+        self._former: dict[str, float] = {}  # names of before, until when they count
         self._client = client
         self._clock = clock
         self._timeout = timeout
         self._dead: frozenset[str] = frozenset()
+        self._marked: set[str] = set()
         self._read_at = float("-inf")
 
     async def register(self) -> None:
@@ -79,10 +95,24 @@ class Nodes:
             "put_item",
             {
                 "TableName": self._client.table,
-                "Item": {**_key(name), "until": number(until)},
+                "Item": {
+                    **_key(name),
+                    "until": number(until),
+                    "figures": {"S": self.describe()},
+                },
             },
         )
+        if self.name != name:
+            self._former[self.name] = self._clock.now() + NOTICE_TTL
         self.name = name
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The present name, and those of the last `NOTICE_TTL` seconds."""
+        now = self._clock.now()
+        for name in [one for one, until in self._former.items() if until <= now]:
+            del self._former[name]
+        return (self.name, *self._former)
 
     async def renew(self) -> bool:
         """Say that this node is alive; False if it was marked dead.
@@ -97,36 +127,59 @@ class Nodes:
                 {
                     "TableName": self._client.table,
                     "Key": _key(self.name),
-                    "UpdateExpression": "SET #until = :until",
-                    "ConditionExpression": (
-                        "attribute_exists(pk) AND attribute_not_exists(dead)"
-                    ),
+                    "UpdateExpression": "SET #until = :until, figures = :figures",
+                    "ConditionExpression": _LIVING,
                     "ExpressionAttributeNames": {"#until": "until"},
-                    "ExpressionAttributeValues": {":until": number(until)},
+                    "ExpressionAttributeValues": {
+                        ":until": number(until),
+                        ":figures": {"S": self.describe()},
+                    },
                 },
             )
         except ConditionFailed:
             return False
         return True
 
-    async def read(self) -> list[NodeRow]:
+    async def write_feed(self, feed: str) -> None:
+        """Put this node's feed into its row; nothing happens if it is dead.
+
+        Raises:
+            StoreError: It is not known whether it is there.
+        """
+        request = {
+            "TableName": self._client.table,
+            "Key": _key(self.name),
+            "UpdateExpression": "SET feed = :feed",
+            "ConditionExpression": _LIVING,
+            "ExpressionAttributeValues": {":feed": {"S": feed}},
+        }
+        with contextlib.suppress(ConditionFailed):  # the next heartbeat finds out
+            await self._client.call("update_item", request)
+
+    async def read(self, *, consistent: bool = True) -> list[NodeRow]:
         """Return all nodes that have a row, the dead ones included.
+
+        Args:
+            consistent: Whether every node is returned that registered before.
 
         Raises:
             StoreError: They cannot be read.
         """
         found = []
-        async for item in query_all(self._client, "NODES"):
+        async for item in query_all(self._client, "NODES", consistent=consistent):
             dead = item.get("dead")
             found.append(
                 NodeRow(
                     item["sk"]["S"],
                     int(item["until"]["N"]),
                     None if dead is None else int(dead["N"]),
+                    item["figures"]["S"] if "figures" in item else "",
+                    item["feed"]["S"] if "feed" in item else "",
                 )
             )
         self._read_at = self._clock.now()
         now = self._now()
+        self._marked = {node.name for node in found if node.dead is not None}
         self._dead = frozenset(
             node.name for node in found if node.dead is not None or node.until <= now
         )
@@ -144,6 +197,13 @@ class Nodes:
     def is_dead(self, name: str) -> bool:
         """Return whether a node was late or marked dead at the last `read`."""
         return name in self._dead
+
+    def is_marked(self, name: str) -> bool:
+        """Return whether a node was marked dead, which is for good.
+
+        As of the last `read`, or marked by this process.
+        """
+        return name in self._marked
 
     async def mark_dead(self, node: NodeRow) -> bool:
         """Mark a late node dead; False if it has renewed its row meanwhile.
@@ -170,7 +230,9 @@ class Nodes:
             )
         except ConditionFailed as failed:
             # An earlier attempt of this very call may have marked it.
-            return failed.repeated
+            if not failed.repeated:
+                return False
+        self._marked.add(node.name)
         return True
 
     async def retire(self) -> None:

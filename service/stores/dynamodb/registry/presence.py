@@ -1,163 +1,185 @@
-"""Cross-process presence: the subscriptions of all nodes.
+"""Cross-process presence: the subscribers of all nodes that others may see.
 
-Each subscription is two items: one by connection, from which the end of a connection
-finds its channels, and one by channel, which presence reads. They are written without a
-transaction, at half the price, in a safe order: the item by connection is written first
-and deleted last. So a process that dies between the two writes leaves an item by
-connection, which is deleted with its connection, and never an item by channel that
-nobody would find.
+Each is two items: one by node, from which whoever cleans up after a dead node finds its
+subscribers, and one by channel, which presence reads. They are written in batches
+without a transaction, at half the price, in a safe order: the items by node are written
+first and deleted last. So a process that dies between the two writes leaves an item by
+node, which is deleted with its node, and never an item by channel that nobody would
+find.
 
-An item counts until its connection expires or its node is known to be dead. Readers
-compare; `maintenance` deletes.
+An item counts until its connection expires, or its node is marked dead. Readers
+compare; `maintenance` deletes, conditional on the node that wrote the item: a node that
+was taken for dead writes its items anew, under its new name.
 
-The node of a connection must make the calls for it one after the other, and enter
-nothing for it once it has left.
+A node makes the calls for one key one after the other. A write whose answer was lost
+may arrive after the deletion that followed it, and is then seen until it expires.
 """
 
 from __future__ import annotations
 
 import contextlib
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
+from service.core.cluster import PresenceKey, PresenceRow
 from service.core.model import Channel, ClientId, RawJson, UserId
 from service.core.ports import Clock
+from service.stores.dynamodb.batches import write_batches
 from service.stores.dynamodb.client import Client, gather_limited, query_all
 from service.stores.dynamodb.errors import ConditionFailed, Item
-from service.stores.dynamodb.registry.nodes import Nodes
 from service.stores.dynamodb.registry.records import (
-    ConnectionRecord,
+    SUBSCRIBER,
     is_present,
     key,
     number,
 )
 
-__all__ = ["Presence", "Present"]
-
-
-class Present(NamedTuple):
-    """A connection subscribed to a channel.
-
-    Attributes:
-        client: Its id.
-        user: Its user, "" without one.
-        node: The node that has it.
-        info: What others see of it in this channel, as JSON text.
-    """
-
-    client: ClientId
-    user: UserId
-    node: str
-    info: RawJson
+__all__ = ["Presence"]
 
 
 class Presence:
-    """The subscriptions of a deployment.
+    """The subscribers of a deployment.
 
     Args:
         client: Calls the table.
-        nodes: Tells which nodes are dead.
         clock: Tells what has expired.
+        age: Seconds after which a connection ends.
     """
 
-    def __init__(self, client: Client, nodes: Nodes, clock: Clock) -> None:
+    def __init__(self, client: Client, clock: Clock, age: float) -> None:
         self._client = client
-        self._nodes = nodes
         self._clock = clock
+        self._age = age
 
-    async def enter(
-        self, record: ConnectionRecord, channel: Channel, user: UserId, info: RawJson
-    ) -> None:
-        """Add a connection to a channel, or change its info.
+    async def enter(self, rows: Sequence[PresenceRow]) -> None:
+        """Write rows, in place of what was there. Safe to repeat.
 
         Raises:
-            StoreError: Others may see it or not; `leave` makes sure that they do not.
+            StoreError: Others may see them or not; `leave` makes sure that they do not.
         """
-        ttl = number(-(-record.expires // 1000))
-        await self._put(
-            {
-                **key(f"C#{record.client}", f"S#{channel}"),
-                "node": {"S": record.node},
-                "ttl": ttl,
-            }
+        expires = [row.joined + round(self._age * 1000) for row in rows]
+        await write_batches(
+            self._client,
+            [
+                _put({**_by_node(row.node, row.key), "ttl": _ttl(end)})
+                for row, end in zip(rows, expires, strict=True)
+            ],
         )
-        await self._put(
-            {
-                **key(f"S#{channel}", record.client),
-                "node": {"S": record.node},
-                "user": {"S": user},
-                "info": {"S": info},
-                "expires": number(record.expires),
-                "ttl": ttl,
-            }
+        await write_batches(
+            self._client,
+            [_put(_item(row, end)) for row, end in zip(rows, expires, strict=True)],
         )
 
-    async def leave(self, client: ClientId, channel: Channel) -> None:
-        """Remove a connection from a channel. Safe to repeat.
+    async def leave(self, node: str, keys: Sequence[PresenceKey]) -> None:
+        """Delete rows of *node*. Safe to repeat.
 
         Raises:
-            StoreError: It may still be there.
+            StoreError: They may still be there.
         """
-        await self._delete(key(f"S#{channel}", client))
-        await self._delete(key(f"C#{client}", f"S#{channel}"))
-
-    async def leave_all(self, client: ClientId, node: str) -> None:
-        """Remove a connection from all its channels. Safe to repeat.
-
-        Only what *node* entered: the connection may belong to another node by now.
-
-        Raises:
-            StoreError: It may still be in some.
-        """
-        channels = await self.channels(client)
-        await gather_limited(
-            self._leave_as(client, channel, node) for channel in channels
+        await write_batches(self._client, [_delete(_by_channel(each)) for each in keys])
+        await write_batches(
+            self._client, [_delete(_by_node(node, each)) for each in keys]
         )
 
-    async def channels(self, client: ClientId) -> list[Channel]:
-        """Return the channels of a connection.
+    async def leave_all(self, node: str) -> int:
+        """Delete all rows of a dead node; return how many. Safe to repeat.
 
         Raises:
-            StoreError: They cannot be read.
+            StoreError: Some may still be there.
         """
-        return [
-            Channel(item["sk"]["S"].removeprefix("S#"))
-            async for item in query_all(self._client, f"C#{client}", prefix="S#")
+        found = [
+            _key_of(item["sk"]["S"])
+            async for item in query_all(self._client, f"N#{node}", prefix=SUBSCRIBER)
         ]
+        await gather_limited(self._leave_as(node, each) for each in found)
+        await write_batches(
+            self._client, [_delete(_by_node(node, each)) for each in found]
+        )
+        return len(found)
 
-    async def present(self, channel: Channel) -> list[Present]:
-        """Return the connections subscribed to a channel.
+    async def has_rows(self, node: str) -> bool:
+        """Return whether a node has rows.
 
         Raises:
             StoreError: They cannot be read.
         """
-        await self._nodes.refresh()
+        async for _ in query_all(self._client, f"N#{node}", prefix=SUBSCRIBER):
+            return True
+        return False
+
+    async def present(self, channel: Channel) -> list[PresenceRow]:
+        """Return the rows of a channel that have not expired.
+
+        Raises:
+            StoreError: They cannot be read.
+        """
         now = self._clock.wall() * 1000
         return [
-            Present(
-                ClientId(item["sk"]["S"]),
-                UserId(item["user"]["S"]),
-                item["node"]["S"],
-                RawJson(item["info"]["S"]),
-            )
+            _row(channel, item)
             async for item in query_all(self._client, f"S#{channel}")
-            if is_present(item)
-            and int(item["expires"]["N"]) > now
-            and not self._nodes.is_dead(item["node"]["S"])
+            if is_present(item) and int(item["expires"]["N"]) > now
         ]
 
-    async def _leave_as(self, client: ClientId, channel: Channel, node: str) -> None:
-        await self._delete(key(f"S#{channel}", client), node)
-        await self._delete(key(f"C#{client}", f"S#{channel}"), node)
-
-    async def _put(self, item: Item) -> None:
-        await self._client.call(
-            "put_item", {"TableName": self._client.table, "Item": item}
-        )
-
-    async def _delete(self, item_key: Item, node: str = "") -> None:
-        request: dict[str, Any] = {"TableName": self._client.table, "Key": item_key}
-        if node:
-            request["ConditionExpression"] = "node = :node"
-            request["ExpressionAttributeValues"] = {":node": {"S": node}}
+    async def _leave_as(self, node: str, each: PresenceKey) -> None:
+        request = {
+            "TableName": self._client.table,
+            "Key": _by_channel(each),
+            "ConditionExpression": "node = :node",
+            "ExpressionAttributeValues": {":node": {"S": node}},
+        }
         with contextlib.suppress(ConditionFailed):
             await self._client.call("delete_item", request)
+
+
+def _by_node(node: str, each: PresenceKey) -> Item:
+    return key(f"N#{node}", f"{SUBSCRIBER}{each.client}#{each.channel}")
+
+
+def _by_channel(each: PresenceKey) -> Item:
+    return key(f"S#{each.channel}", each.client)
+
+
+def _key_of(name: str) -> PresenceKey:
+    client, channel = name.removeprefix(SUBSCRIBER).split("#", 1)
+    return PresenceKey(Channel(channel), ClientId(client))
+
+
+def _item(row: PresenceRow, expires: int) -> Item:
+    flags = {"pres": row.present, "tells": row.announced}
+    return {
+        **_by_channel(row.key),
+        "node": {"S": row.node},
+        "user": {"S": row.user},
+        "info": {"S": row.info},
+        "at": number(row.joined),
+        "expires": number(expires),
+        "ttl": _ttl(expires),
+        **({"lost": number(row.lost)} if row.lost else {}),
+        **{name: {"BOOL": True} for name, on in flags.items() if on},
+    }
+
+
+def _row(channel: Channel, item: Item) -> PresenceRow:
+    return PresenceRow(
+        channel,
+        ClientId(item["sk"]["S"]),
+        UserId(item["user"]["S"]),
+        item["node"]["S"],
+        RawJson(item["info"]["S"]),
+        int(item["at"]["N"]),
+        int(item["lost"]["N"]) if "lost" in item else 0,
+        present="pres" in item,
+        announced="tells" in item,
+    )
+
+
+def _ttl(expires: int) -> dict[str, Any]:
+    return number(-(-expires // 1000))
+
+
+def _put(item: Item) -> dict[str, Any]:
+    return {"PutRequest": {"Item": item}}
+
+
+def _delete(item_key: Item) -> dict[str, Any]:
+    return {"DeleteRequest": {"Key": item_key}}

@@ -11,21 +11,26 @@
                               connected, and counts nowhere (`sessions`)
     N#<node>      E#<client>  a notice: at. The connection was evicted; its node has to
                               close it
-    NODES         <node>      a node (a server process): until, dead
+    NODES         <node>      a node (a server process): until, dead, figures, feed
     G#<0…63>      COUNT       a shard of the connection counter: n, ver
     RECOUNT       RECOUNT     at: when the counter was last checked
-    C#<client>    S#<channel> a subscription, by connection: node, ttl
-    S#<channel>   <client>    the same, by channel: node, user, info, expires, ttl;
-                              those of the gateway have more (`subscribers`)
+    N#<node>      F#<id>      a notice of what it has to do: action, body, asker, ttl
+    N#<node>      R#<id>#<n>  a part of an answer to a notice of its own: from, part,
+                              parts, body, ttl
+    N#<node>      S#<client>#<channel>
+                              a subscriber that others may see, by node: ttl
+    S#<channel>   <client>    the same, by channel: node, user, info, at, [lost,]
+                              expires, ttl, [pres, tells]; those of the gateway have
+                              others (`subscribers`)
 
 A connection whose socket ends at an API Gateway has no process. Its node is one of 64
 pseudo-nodes (`gateway_node`), so that no partition takes the writes of all connects.
 They have no row in NODES, and never die.
 
-``active``, ``expires``, ``until``, ``dead`` and ``at`` are Unix milliseconds; ``ttl``
-is in seconds. Only subscriptions have one, and sockets whose clients have not
-connected. DynamoDB must not delete a connection: the counter would keep counting it.
-Nor a node: nobody would find its connections.
+``active``, ``expires``, ``until``, ``dead``, ``lost`` and ``at`` are Unix milliseconds;
+``ttl`` is in seconds. Subscribers, notices and answers have one, and sockets whose
+clients have not connected. DynamoDB must not delete a connection: the counter would
+keep counting it. Nor a node: nobody would find its connections.
 """
 
 from __future__ import annotations
@@ -39,9 +44,12 @@ from service.core.sessions import PARTS
 from service.stores.dynamodb.errors import Item
 
 __all__ = [
+    "ANSWER",
     "CLIENT",
     "GATEWAY_NODES",
     "NOTICE",
+    "SUBSCRIBER",
+    "TASK",
     "ConnectionRecord",
     "OwnerItem",
     "connection_key",
@@ -60,7 +68,10 @@ __all__ = [
 ]
 
 CLIENT = "C#"  # prefix of the sort keys of a node's connections
-NOTICE = "E#"  # and of its notices
+NOTICE = "E#"  # of the notices that one of them was evicted
+TASK = "F#"  # of those of what it has to do
+ANSWER = "R#"  # of the answers to its own
+SUBSCRIBER = "S#"  # and of its subscribers
 
 
 GATEWAY_NODES = tuple(f"gateway-{number:02}" for number in range(PARTS))

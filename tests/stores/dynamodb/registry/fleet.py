@@ -6,6 +6,7 @@ import random
 from collections import Counter
 from typing import Any, NamedTuple
 
+from service.core.cluster import PresenceKey, PresenceRow
 from service.core.model import Channel, ClientId, RawJson, UserId
 from service.settings import DynamodbSettings
 from service.stores.dynamodb.client import Client
@@ -33,9 +34,11 @@ class Process(DynamodbDirectory):
     def __init__(self, client: Client, fleet: Fleet, seed: int) -> None:
         rng = random.Random(seed)
         super().__init__(client, fleet.settings, fleet.limits, fleet.clock, rng)
+        self.clock = fleet.clock
         self.maintenance = Maintenance(
             client, self, fleet.clock, fleet.settings.node_timeout
         )
+        self.cluster = self.maintenance.cluster
 
 
 class Fleet:
@@ -138,18 +141,39 @@ async def admit(
     return await directory.admit(UserId(user), ClientId(client), address)
 
 
-async def subscribe(
-    directory: DynamodbDirectory, client: str, channel: str, user: str = "u"
-) -> bool:
-    info = RawJson(f'{{"user":"{user}","client":"{client}"}}')
-    return await directory.subscribe(
-        ClientId(client), Channel(channel), UserId(user), info
+def row_of(process: Process, client: str, channel: str, user: str = "u") -> PresenceRow:
+    return PresenceRow(
+        Channel(channel),
+        ClientId(client),
+        UserId(user),
+        process.nodes.name,
+        RawJson(f'{{"user":"{user}","client":"{client}"}}'),
+        round(process.clock.wall() * 1000),
     )
 
 
-async def present(directory: DynamodbDirectory, channel: str) -> list[tuple[str, str]]:
-    found = await directory.present(Channel(channel))
+async def subscribe(
+    process: Process, client: str, channel: str, user: str = "u"
+) -> None:
+    await process.cluster.enter([row_of(process, client, channel, user)])
+
+
+async def unsubscribe(process: Process, client: str, channel: str) -> None:
+    await process.cluster.leave([PresenceKey(Channel(channel), ClientId(client))])
+
+
+async def present(process: Process, channel: str) -> list[tuple[str, str]]:
+    found = await process.cluster.present(Channel(channel))
     return sorted((one.client, one.user) for one in found)
 
 
-__all__ = ["Contents", "Fleet", "admit", "nothing", "present", "subscribe"]
+__all__ = [
+    "Contents",
+    "Fleet",
+    "admit",
+    "nothing",
+    "present",
+    "row_of",
+    "subscribe",
+    "unsubscribe",
+]

@@ -35,12 +35,17 @@ async def test_any_process_reaps_dead_nodes(make_fleet, clock):
     assert len(fleet.check().records) == 4  # it was not late when it was looked at
     clock.advance(1)
     await asyncio.gather(one.heartbeat(), two.heartbeat())
+    marked = {node.name for node in await two.cluster.nodes() if node.dead}
+    assert marked == {dead.nodes.name}
     assert await present(two, "news") == [("e", "u")]
     reaped = await asyncio.gather(*[p.maintenance.reap() for p in (one, two, one)])
     assert sum(reaped) == 3
     found = fleet.check()
     assert list(found.records) == ["e"]
-    assert sorted(found.rest) == [("C#e", "S#news"), ("S#news", "e")]
+    assert sorted(found.rest) == [
+        (f"N#{one.nodes.name}", "S#e#news"),
+        ("S#news", "e"),
+    ]
     # Its row stays for an hour, in case something of it arrives late.
     clock.advance(3601)
     await one.heartbeat()

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from service.core.model import Channel, RawJson, UserId
 from tests.stores.dynamodb.mishaps import MISHAPS, Death, Mishap
-from tests.stores.dynamodb.registry.fleet import admit, nothing
+from tests.stores.dynamodb.registry.fleet import (
+    admit,
+    nothing,
+    subscribe,
+    unsubscribe,
+)
 from tests.stores.dynamodb.support import Faults
 
 
@@ -39,7 +43,7 @@ class World:
         return self
 
     async def subscribe(self, directory, client):
-        await directory.subscribe(client, Channel("n"), UserId("u"), RawJson("{}"))
+        await subscribe(directory, client, "n")
 
     # The work during which something goes wrong.
 
@@ -52,7 +56,10 @@ class World:
         await self.one.leave("a")
 
     async def subscription(self):
-        await self.one.subscribe("a", Channel("m"), UserId("u"), RawJson("{}"))
+        await subscribe(self.one, "a", "m")
+
+    async def unsubscription(self):
+        await unsubscribe(self.one, "a", "n")
 
     async def touch(self):
         await self.one.touch({"a": self.clock.wall(), "c": self.clock.wall() - 0.5})
@@ -78,7 +85,10 @@ class World:
             alive.append(self.one)
             for client in ("a", "c", "d"):
                 await self.one.leave(client)
+                await unsubscribe(self.one, client, "n")
+            await unsubscribe(self.one, "a", "m")
         await self.two.leave("b")
+        await unsubscribe(self.two, "b", "n")
         last = await self.fleet.process()
         self.clock.advance(41)
         for directory in alive:
@@ -93,6 +103,7 @@ WORK = [
     "admission",
     "leave",
     "subscription",
+    "unsubscription",
     "touch",
     "recount",
     "reaping",

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.core.errors import ReplyError
-from service.http.api.pattern import compile_pattern
+from service.core.glob_pattern import compile_pattern
 
 
 @pytest.mark.parametrize(
