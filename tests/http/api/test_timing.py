@@ -14,8 +14,10 @@ from service.agents.threads import Threads
 from service.auth.revocations import Revocations
 from service.auth.tickets import Tickets
 from service.connections import people
+from service.connections.cluster_channels import ClusterChannels
 from service.connections.loop_monitor import LoopMonitor
 from service.connections.overload import Overload
+from service.connections.node_figures import NodeFigures
 from service.connections.people import LocalPeople
 from service.connections.streams import Streams
 from service.core.errors import ReplyError, StoreUnavailable
@@ -65,6 +67,17 @@ class Caller:
             delivery=world.hub,
             people=LocalPeople(
                 world.registry, context.grace_period, world.clock, streams
+            ),
+            cluster=None,
+            channels=ClusterChannels(world.hub, None),
+            figures=NodeFigures(
+                uid="uid",
+                name="name",
+                version="test",
+                started=0.0,
+                connections=world.registry,
+                hub=world.hub,
+                clock=world.clock,
             ),
             encoder=context.encoder,
             permissions=context.permissions,
