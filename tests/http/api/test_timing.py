@@ -16,8 +16,8 @@ from service.auth.tickets import Tickets
 from service.connections import people
 from service.connections.cluster_channels import ClusterChannels
 from service.connections.loop_monitor import LoopMonitor
-from service.connections.overload import Overload
 from service.connections.node_figures import NodeFigures
+from service.connections.overload import Overload
 from service.connections.people import LocalPeople
 from service.connections.streams import Streams
 from service.core.errors import ReplyError, StoreUnavailable
