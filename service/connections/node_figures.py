@@ -5,11 +5,10 @@ Each node keeps them in its row, so that every other can show them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import msgspec
 
-from _speedups import RttFilter
 from service.connections.registry import Registry
 from service.core.people import Rtt
 from service.core.ports import Clock
@@ -51,7 +50,11 @@ class NodeFigures:
     def text(self) -> str:
         """Return the figures of this moment, as an object of the API's JSON."""
         counts = self._hub.counts()
-        rtts = (one.liveness.rtt for one in self._connections)
+        rtts = [
+            Rtt.of(rtt)
+            for one in self._connections
+            if (rtt := one.liveness.rtt) is not None
+        ]
         figures = {
             **self._about,
             "num_clients": self._connections.connected,
@@ -64,9 +67,8 @@ class NodeFigures:
         return msgspec.json.encode(figures).decode()
 
 
-def _rtt_totals(filters: Iterable[RttFilter | None]) -> dict[str, float]:
+def _rtt_totals(found: Sequence[Rtt]) -> dict[str, float]:
     """Return the round-trip times over the present connections."""
-    found = [Rtt.of(rtt) for rtt in filters if rtt is not None]
     smoothed = [one.smoothed for one in found if one.samples]
     return {
         "rtt.connections": float(len(smoothed)),
