@@ -40,7 +40,7 @@ from service.core.model import Appended, Channel, Draft, HistoryPage, RawJson
 from service.core.ports import Clock, History, Store
 from service.core.waiter import Waiter
 
-__all__ = ["Thread", "segments_of", "sleep"]
+__all__ = ["Thread", "segments_of"]
 
 SEGMENT_SIZE = 64 * 1024  # bytes in memory at which a segment is due
 SEGMENTS = 10_000  # of a thread (count)

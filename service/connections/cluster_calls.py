@@ -40,7 +40,7 @@ from service.core.cluster import NOTICE_TTL, Answer, Cluster, Notice
 from service.core.errors import StoreError, describe
 from service.core.ports import Clock
 
-__all__ = ["ASK_TIMEOUT", "Answers", "ClusterCalls", "Handler"]
+__all__ = ["ClusterCalls"]
 
 ASK_TIMEOUT = 4.0  # s
 ASK_EVERY = 0.1  # s between two looks for answers

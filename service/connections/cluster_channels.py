@@ -17,7 +17,7 @@ from service.core.glob_pattern import compile_pattern
 from service.core.model import Channel
 from service.hub.hub import Hub
 
-__all__ = ["ClusterChannels", "FoundChannels"]
+__all__ = ["ClusterChannels"]
 
 
 class FoundChannels(NamedTuple):

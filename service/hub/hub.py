@@ -66,7 +66,7 @@ from service.hub.subscription import Member, Remote, Subscription, Topic
 from service.protocol import replies
 from service.settings import ClientSettings
 
-__all__ = ["Hub", "SharedPresence"]
+__all__ = ["Hub"]
 
 JoinDone = Callable[[Joined | StoreError], None]
 

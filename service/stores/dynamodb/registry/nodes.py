@@ -28,7 +28,7 @@ from service.stores.dynamodb.client import Client, query_all
 from service.stores.dynamodb.errors import ConditionFailed, Item
 from service.stores.dynamodb.registry.records import NOTICE, key, number
 
-__all__ = ["Nodes"]
+__all__ = ["NodeRow", "Nodes"]
 
 GRACE = 3600.0
 """Seconds for which a dead node is looked at again: requests that it sent before it was
