@@ -199,8 +199,11 @@ def report_service_links(environ: Mapping[str, str]) -> None:
 def _from_environment() -> Application:
     from service.server import install
 
-    # A second worker is to fail at once, and not to end the first one half a minute on.
-    settings = load(os.environ, {"store": {"open_timeout": 0.0}})
+    settings = load(os.environ, {})
+    if not settings.shared:
+        # A second worker is to fail at once, and not to end the first one half a minute
+        # on.
+        settings = load(os.environ, {"store": {"open_timeout": 0.0}})
     logs.configure(settings.log)
     report_service_links(os.environ)
     application = create_app(settings)

@@ -186,7 +186,7 @@ class Runtime:
                 namespace=settings.runs.namespace,
                 options=settings.channels.of_threads(settings.runs.namespace),
                 lease=settings.runs.lease,
-                shared=settings.store.backend != "sqlite",
+                shared=settings.shared,
             )
             stack.push_async_callback(threads.close)
             threads.start_rounds()

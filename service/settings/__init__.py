@@ -11,7 +11,6 @@ from service.settings.sections import (
     ApiSettings,
     ClientSettings,
     ConnectionSettings,
-    DynamodbSettings,
     LimitSettings,
     LogSettings,
     OverloadSettings,
@@ -19,10 +18,10 @@ from service.settings.sections import (
     ProxySettings,
     Secret,
     ServerSettings,
-    StoreSettings,
     TlsSettings,
     TokenSettings,
 )
+from service.settings.stores import DynamodbSettings, StoreSettings
 
 __all__ = [
     "AgentSettings",

@@ -34,14 +34,12 @@ from service.settings.sections import (
     ApiSettings,
     ClientSettings,
     ConnectionSettings,
-    DynamodbSettings,
     LimitSettings,
     LogSettings,
     OverloadSettings,
     ProxySettings,
     Section,
     ServerSettings,
-    StoreSettings,
     TlsSettings,
     TokenSettings,
     without_credentials,
@@ -54,6 +52,7 @@ from service.settings.sources import (
     read_file,
     sources_of,
 )
+from service.settings.stores import DynamodbSettings, StoreSettings
 
 __all__ = ["Settings", "load", "service_link_collisions"]
 
@@ -119,7 +118,15 @@ class Settings(Section, frozen=True, kw_only=True):
         """Seconds over which a drain sends the clients away."""
         if self.server.drain_time is not None:
             return self.server.drain_time
-        return 10.0 if self.strict and self.store.backend == "dynamodb" else 0.0
+        alone = self.server.workers > 1 or not self.store.shared_by
+        if not self.strict or (self.store.backend == "sqlite" and alone):
+            return 0.0
+        return 10.0
+
+    @property
+    def shared(self) -> bool:
+        """True where other processes may have the store open, too."""
+        return self.store.backend == "dynamodb" or bool(self.store.shared_by)
 
     @property
     def user_limit(self) -> int:
@@ -275,6 +282,11 @@ class Settings(Section, frozen=True, kw_only=True):
             _ = self.origins
         except SettingsError as error:
             yield from error.mistakes
+        several = self.server.workers > 1 or self.store.shared_by
+        if several and self.store.backend == "sqlite" and self.store.path == ":memory:":
+            yield "store.path: a store in memory is one process's: name a file"
+        if not (self.store.shared_by.isprintable() and len(self.store.shared_by) < 65):
+            yield "store.shared_by: a name has 64 printable characters at most"
         if not self.strict or self.server.insecure_origins:
             return
         for entry in self.server.origins:

@@ -23,19 +23,19 @@ __all__ = [
     "ConnectionSettings",
     "Count",
     "Delay",
-    "DynamodbSettings",
     "LimitSettings",
     "LogSettings",
+    "MiB",
     "OverloadSettings",
     "PersonalChannel",
     "Port",
+    "Positive",
     "ProxySettings",
     "SizeLimit",
     "Seconds",
     "Secret",
     "Section",
     "ServerSettings",
-    "StoreSettings",
     "TlsSettings",
     "TokenSettings",
     "Window",
@@ -114,13 +114,15 @@ class ServerSettings(Section, frozen=True, kw_only=True):
         host: Address to listen on. Loopback by default: the development profile admits
             every client.
         port: TCP port; 0 lets the system choose (the chosen port is printed).
+        workers: Processes that serve the port, with ``steadwire serve``. Limits of one
+            process hold for each.
         shutdown_timeout: The process ends within this time after SIGTERM and the drain
             time, whatever is still under way.
         drain_time: The clients are sent away (3001) in random order over this time,
             after SIGTERM or ``/api/drain``; 0 for all at once. None: 10 with DynamoDB
-            outside development. Else 0: the next server can only open the SQLite file
-            when this one has ended, and a client that is sent away early would wait for
-            that.
+            or ``store.shared_by``, outside development. Else 0, and with SQLite and
+            ``workers``: the next server can only open the file when this one has ended,
+            and a client that is sent away early would wait for that.
         deflate: Accept permessage-deflate. Off by default: it costs some 100 KB for
             each connection, and an unauthenticated peer could make the server inflate.
         wsproto: Parse and build the frames of WebSockets over HTTP/1.1 with the library
@@ -153,6 +155,7 @@ class ServerSettings(Section, frozen=True, kw_only=True):
 
     host: str = "127.0.0.1"
     port: Port = 8000
+    workers: Annotated[int, msgspec.Meta(gt=0, le=64)] = 1
     shutdown_timeout: Seconds = 10.0
     drain_time: Delay | None = None
     deflate: bool = False
@@ -400,84 +403,6 @@ class OverloadSettings(Section, frozen=True, kw_only=True):
                 f"({self.queued} against {queue_size} bytes), or one slow client is an "
                 "overload; or 0"
             )
-
-
-class StoreSettings(Section, frozen=True, kw_only=True):
-    """The store of publications, and its memory.
-
-    Attributes:
-        backend: ``sqlite``, embedded in this process, or ``dynamodb``, which has its
-            own section. The settings of SQLite have no effect there.
-        path: SQLite: the file, or ``:memory:``.
-        durability: SQLite: ``process`` survives the death of the process at any moment;
-            ``power`` adds an fsync per commit and survives a power cut.
-        cache_size: Bytes of the newest publications kept in memory, over all channels.
-        queue_size: Bytes of publications waiting for the writer; beyond, publishes
-            fail with a temporary error.
-        open_timeout: SQLite: how long a start waits for another process that has the
-            store open, such as the server that this one takes over from; then it fails.
-            ``hypercorn service.app:app`` does not wait.
-        lock_timeout: SQLite: how long a try to commit waits for another process that
-            holds the database. It is tried again within 2 s of the beginning; then its
-            publications fail with a temporary error.
-        sweep_interval: SQLite: seconds between deletions of what has expired, after
-            which free space is given back to the disk.
-        max_size: SQLite: bytes of the store; beyond, publishes that would be kept fail
-            with error 111, temporary, until 90 % of it are left. 0 for no limit. More
-            may be on the disk: the log, and free pages of the file.
-    """
-
-    backend: Literal["sqlite", "dynamodb"] = "sqlite"
-    path: str = "steadwire.db"
-    durability: Literal["process", "power"] = "process"
-    cache_size: Bytes = 64 * MiB
-    queue_size: Bytes = 32 * MiB
-    open_timeout: Delay = 30.0
-    lock_timeout: Seconds = 1.0
-    sweep_interval: Seconds = 30.0
-    max_size: SizeLimit = 0
-
-
-class DynamodbSettings(Section, frozen=True, kw_only=True):
-    """The DynamoDB table, when ``store.backend`` is ``dynamodb``.
-
-    Credentials are found as every AWS SDK finds them: environment variables, shared
-    files, the role of the container or machine. They are never settings of Steadwire.
-
-    Attributes:
-        table: The table's name. `steadwire tables create` makes the table.
-        region: AWS region; "" takes that of ``AWS_DEFAULT_REGION`` or shared files.
-        endpoint: URL of another endpoint than AWS's own: an emulator, a VPC endpoint.
-        capacity: ``on_demand``, or ``provisioned`` with the two fields below. Only
-            `steadwire tables create` and ``check`` use these three.
-        read_units: Read capacity units, if provisioned.
-        write_units: Write capacity units, if provisioned.
-        connections: Threads, each with an HTTP connection; a call beyond waits for one.
-            One process makes some 700 calls a second.
-        timeout: Longest time of a call with its repeats; then it fails with a temporary
-            error. Below the SDKs' 5 s.
-        shards: Partitions that a channel's publications are spread over; a read asks
-            each. More than 1 only helps a channel with more than 500 KB/s. Do not
-            change it while history is needed: publications stored before are not found.
-        client_limit: Clients connected to all processes of the table; beyond, a connect
-            is closed with 3013 and comes back later.
-        node_timeout: A process that is silent for this long counts as dead: its
-            connections lose their slots. Clocks differ by less than a tenth of it.
-        leases: As if ``gateway.endpoint`` were set: for processes that only publish.
-    """
-
-    table: str = "steadwire"
-    region: str = ""
-    endpoint: str = ""
-    capacity: Literal["on_demand", "provisioned"] = "on_demand"
-    read_units: Positive = 5
-    write_units: Positive = 5
-    connections: Annotated[int, msgspec.Meta(gt=0, le=256)] = 16
-    timeout: Annotated[float, msgspec.Meta(gt=0, lt=5, extra=_SECONDS)] = 4.0
-    shards: Annotated[int, msgspec.Meta(gt=0, le=16)] = 1
-    client_limit: Positive = 100_000
-    node_timeout: Seconds = 40.0
-    leases: bool = False
 
 
 class ApiSettings(Section, frozen=True, kw_only=True):

@@ -414,6 +414,14 @@ class TailCache:
         if tail is not None:
             self._bytes -= tail.bytes + OVERHEAD
 
+    def forget_all(self) -> None:
+        """Drop everything: nobody knows what is true."""
+        self._generation += 1
+        for read in self.in_flight.values():
+            read.stale = True
+        for channel in list(self._tails):
+            self.forget(channel)
+
     def _outdate_read(self, channel: Channel) -> None:
         read = self.in_flight.get(channel)
         if read is not None:

@@ -160,7 +160,8 @@ async def test_several_workers_of_hypercorn_are_refused(
     )
     assert (
         f"store {path} is in use by another process. The embedded store serves one"
-        " process: are several workers configured (hypercorn --workers)?"
+        " process unless store.shared_by is set: are several workers configured"
+        " (hypercorn --workers)?"
     ) in stderr
     # All of it has ended: the port is free, and so is the store.
     with pytest.raises(ConnectionRefusedError):

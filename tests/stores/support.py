@@ -35,6 +35,11 @@ def uncached(path: Path, clock: VirtualClock, **settings: object) -> SqliteStore
     return on_disk(path, clock, cache_size=1, **settings)
 
 
+def shared(path: Path, clock: VirtualClock, **settings: object) -> SqliteStore:
+    """A store whose file other processes may open, too."""
+    return on_disk(path, clock, shared_by="tests", **settings)
+
+
 def on_ministack(path: Path, clock: VirtualClock, **settings: object) -> Store:
     return on_emulator("ministack", path, clock, **settings)
 
@@ -49,10 +54,11 @@ FACTORIES = {
     "memory": in_memory,
     "disk": on_disk,
     "uncached": uncached,
+    "shared": shared,
     "ministack": on_ministack,
     "moto": on_moto,
 }
-DURABLE = {"disk": on_disk, "ministack": on_ministack}
+DURABLE = {"disk": on_disk, "shared": shared, "ministack": on_ministack}
 
 Opened = tuple[State, Callable[[], Awaitable[None]]]
 """A State, and what closes it: safe to call twice."""
@@ -72,7 +78,11 @@ def state_of(factory: Callable[[Path, VirtualClock], SqliteStore]) -> StateFacto
 
 
 # Another implementation of the State port joins its contract suite here.
-STATES = {"memory": state_of(in_memory), "disk": state_of(on_disk)}
+STATES = {
+    "memory": state_of(in_memory),
+    "disk": state_of(on_disk),
+    "shared": state_of(shared),
+}
 DURABLE_STATES = {"disk": state_of(on_disk)}
 
 

@@ -1,8 +1,13 @@
 """Cache of what the next append to each channel must know, for the writer's thread.
 
-Invariant: the cached states and next ids are what the database holds. Nobody else
-writes to the log, since the file is locked (see `schema`). After any failure everything
-is forgotten and read again.
+Invariant: the cached states and next ids are what the database holds, inside a
+transaction of the writer. Where the file is one process's (see `schema`) that is always
+so. Where processes share it, each transaction begins by forgetting what others have
+changed (see `news`), and no statement writes to the log outside one. After any failure
+everything is forgotten and read again.
+
+Writers of several processes wait for each other here and not in SQLite, whose own waits
+grow to 100 ms: one that commits without a pause would keep the others out.
 """
 
 from __future__ import annotations
@@ -10,14 +15,17 @@ from __future__ import annotations
 import contextlib
 import random
 import sqlite3
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
+from typing import TypeVar
 from zlib import crc32
 
 from service.core.model import Channel, Draft
 from service.core.ports import History
 from service.stores.history_cache import FOREVER, milliseconds
-from service.stores.sqlite.schema import new_epoch
+from service.stores.sqlite.news import EXPIRED, FREED, News
+from service.stores.sqlite.schema import is_locked, new_epoch
 from service.stores.sqlite.space import Space
 
 __all__ = ["CHANNELS", "ChannelState", "ChannelStateCache", "unpublished_epoch"]
@@ -28,6 +36,12 @@ CHANNELS = 65_536  # count; states kept in memory; above, the older half is drop
 # expires, only that slot gets a new one: with a single epoch for all, each channel
 # that expires would cost every unpublished channel its epoch.
 SLOTS = 65_536  # count
+
+# Between two tries to lock the database; transactions take some 0.1 to 5 ms.
+SHORTEST_PAUSE = 0.0002  # s
+LONGEST_PAUSE = 0.002  # s
+
+T = TypeVar("T")
 
 _FIND = """
 SELECT c.id, c.epoch, c.top, c.touched, c.ttl, c.meta_ttl, c.version, c.version_epoch,
@@ -123,8 +137,11 @@ class ChannelStateCache:
         connection: In autocommit mode; nobody else may use it for writing.
         rng: Makes epochs.
         space: Told of what is deleted, and of the ends of transactions.
+        patience: Seconds that a shared store waits for another process's transaction.
 
     Attributes:
+        news: What other processes do; None where none has the file open.
+        patience: As given.
         execute: Of the connection.
         next_id: Of a publication; 0 while nothing is known.
         next_channel: Id of a new channel.
@@ -132,8 +149,14 @@ class ChannelStateCache:
     """
 
     def __init__(
-        self, connection: sqlite3.Connection, rng: random.Random, space: Space
+        self,
+        connection: sqlite3.Connection,
+        rng: random.Random,
+        space: Space,
+        patience: float = 1.0,
     ) -> None:
+        self.news: News | None = None
+        self.patience = patience
         self._connection = connection
         self._rng = rng
         self._space = space
@@ -148,13 +171,31 @@ class ChannelStateCache:
         self.execute = connection.execute
         self.states.clear()
         self.next_id = 0
+        if self.news is not None:
+            self.news.use(connection)
+            self.share(self.news)
+
+    def share(self, news: News) -> None:
+        """Begin to write beside other processes."""
+        self.news = news
+        self.execute("PRAGMA busy_timeout = 0")  # `patiently` waits instead
+
+    def forget(self, channels: Iterable[Channel] | None) -> None:
+        """Forget channels that other processes have changed; None for all."""
+        self.next_id = 0
+        if channels is None:
+            self.states.clear()
+            return
+        for channel in channels:
+            self.states.pop(channel, None)
 
     def prepare(self) -> None:
         """Read the next ids if they are unknown, and drop states if there are many."""
         if not self.next_id:
             self.next_id, self.next_channel = self.execute(
                 "SELECT"
-                " max(last_id, coalesce((SELECT max(id) FROM publications), 0)) + 1,"
+                " max(last_id, coalesce((SELECT max(id) FROM publications), 0),"
+                " coalesce((SELECT max(id) FROM news), 0)) + 1,"
                 " (SELECT coalesce(max(id), 0) + 1 FROM channels)"
                 " FROM meta WHERE id = 1"
             ).fetchone()
@@ -193,7 +234,9 @@ class ChannelStateCache:
 
     def delete(self, channel: Channel, channel_id: int, bound: int) -> None:
         """Delete a channel's publications up to offset *bound*."""
-        self._space.deleting(channel, channel_id, bound)
+        freed = self._space.deleting(channel, channel_id, bound)
+        if freed:
+            self.tell(FREED, *freed)
         self.execute(
             "DELETE FROM publications WHERE channel_id = ? AND offset <= ?",
             (channel_id, bound),
@@ -203,6 +246,7 @@ class ChannelStateCache:
         """Delete a channel's metadata. Its offsets will restart, in another epoch."""
         self.execute("DELETE FROM channels WHERE id = ?", (channel_id,))
         self.states.pop(channel, None)
+        self.tell(EXPIRED, channel)
         fresh = epoch
         while fresh == epoch:
             fresh = new_epoch(self._rng)
@@ -210,13 +254,75 @@ class ChannelStateCache:
             "INSERT OR REPLACE INTO generations VALUES (?, ?)", (_slot(channel), fresh)
         )
 
+    def tell(self, kind: str, channel: str, number: int = 0, data: str = "") -> None:
+        """Let other processes know of a change in this transaction."""
+        if self.news is not None:
+            self.prepare()
+            self.insert_news(
+                (self.next_id, kind, channel, number, data, None, None),
+                self.news.wall(),
+            )
+            self.next_id += 1
+
+    def insert_news(self, row: tuple[object, ...], now: int) -> None:
+        """Write a row of the table ``news``, as of *now* (Unix ms)."""
+        self.execute("INSERT INTO news VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (*row, now))
+
+    def begin(self) -> None:
+        """Lock the database, and forget what other processes have changed.
+
+        Raises:
+            sqlite3.Error: It could not be locked, or not in time.
+        """
+        if self.news is None:
+            self.execute("BEGIN IMMEDIATE")
+            return
+        self.patiently(lambda: self.execute("BEGIN IMMEDIATE"))
+        self.news.catch_up()
+
+    def commit(self) -> None:
+        """Commit the transaction."""
+        self.execute("COMMIT")
+        if self.news is not None and self.next_id:
+            self.news.passed(self.next_id - 1)
+
+    def patiently(self, run: Callable[[], T]) -> T:
+        """Do something again while another process of this store has locked it.
+
+        Args:
+            run: Does all or nothing.
+
+        Raises:
+            sqlite3.Error: It failed, or was locked for too long.
+        """
+        if self.news is None:
+            return run()
+        end = time.monotonic() + self.patience
+        pause = SHORTEST_PAUSE
+        while True:
+            try:
+                return run()
+            except sqlite3.OperationalError as error:
+                if not is_locked(error) or time.monotonic() >= end:
+                    raise
+            time.sleep(pause * (0.5 + random.random() / 2))
+            pause = min(2 * pause, LONGEST_PAUSE)
+
+    def waiting(self, run: Callable[[], None]) -> None:
+        """Do what is several transactions; each waits for those of other processes."""
+        self.execute(f"PRAGMA busy_timeout = {round(1000 * self.patience)}")
+        try:
+            run()
+        finally:
+            self.execute("PRAGMA busy_timeout = 0")
+
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
         """Lock the database; commit at the end, or undo everything."""
         try:
-            self.execute("BEGIN IMMEDIATE")
+            self.begin()
             yield
-            self.execute("COMMIT")
+            self.commit()
             self._space.commit()
         except BaseException:
             self.rollback()

@@ -22,7 +22,9 @@ import structlog
 
 from service.core.model import Channel
 from service.core.ports import Clock, Timer
+from service.stores.history_cache import milliseconds
 from service.stores.sqlite.channel_state import ChannelStateCache
+from service.stores.sqlite.news import KEPT, SWEPT
 from service.stores.sqlite.schema import reason, truncate_log
 from service.stores.sqlite.state import StateTable
 from service.stores.sqlite.writer import Job
@@ -65,6 +67,7 @@ class Expiry:
         expired: list[Channel] = []
         with self._channels.transaction():
             more = self._delete_keys(now)
+            more = self._delete_news(now) or more
             more = self._state_table.delete_expired(now, SWEPT_ROWS) or more
             rows = self._channels.execute(
                 "SELECT id, name, epoch, ttl FROM channels WHERE due <= ?"
@@ -101,6 +104,20 @@ class Expiry:
             )
         return count == SWEPT_ROWS
 
+    def _delete_news(self, now: int) -> bool:
+        """Delete news that everybody has heard; return whether there may be more."""
+        rows = self._channels.execute(
+            "SELECT id, time FROM news ORDER BY id LIMIT ?", (SWEPT_ROWS,)
+        ).fetchall()
+        count = 0
+        while count < len(rows) and rows[count][1] <= now - milliseconds(KEPT):
+            count += 1
+        if count:
+            self._channels.execute(
+                "DELETE FROM news WHERE id <= ?", (rows[count - 1][0],)
+            )
+        return count == SWEPT_ROWS
+
     def _delete_publications(
         self, channel: Channel, channel_id: int, cutoff: int, limit: int
     ) -> int:
@@ -116,6 +133,7 @@ class Expiry:
         if count:
             last = rows[count - 1][0]
             self._channels.delete(channel, channel_id, last)
+            self._channels.tell(SWEPT, channel)
             state = self._channels.states.get(channel)
             if state is not None:
                 state.first = last + 1

@@ -8,7 +8,8 @@ interpreter lock and may have to wait for it). Whether an idempotency key is kno
 found out by inserting it: INSERT OR IGNORE reports fewer rows than it was given. Then
 the batch is rolled back and planned again with the database locked, each key looked up
 first. The same is done when a unique index refuses the batch, which happens only if
-somebody wrote to the file by hand.
+somebody wrote to the file by hand. Where processes share the file, every batch is
+planned with the database locked: that is when what others wrote is known (see `news`).
 
 Invariants:
 
@@ -24,10 +25,11 @@ import contextlib
 import sqlite3
 from collections.abc import Sequence
 
-from service.core.model import Appended, Channel, Position, Publication
+from service.core.model import Appended, Channel, Draft, Position, Publication
 from service.core.ports import Committed
 from service.stores.history_cache import FOREVER, milliseconds
 from service.stores.sqlite.channel_state import ChannelState, ChannelStateCache
+from service.stores.sqlite.news import FLAGS, PASSING, REMOVED, flags_of
 from service.stores.sqlite.writer import BatchResult, QueuedAppend
 
 __all__ = ["Log"]
@@ -53,16 +55,28 @@ class _Batch:
         publications: Rows, flat.
         keys: Rows of idempotency keys, flat.
         keyed: Positions of the keys seen so far.
+        news: Rows of the table ``news``, without their time.
+        next_id: The id that comes after those of this batch.
         channels: The channels that get offsets.
     """
 
-    __slots__ = ("channels", "keyed", "keys", "publications", "result")
+    __slots__ = (
+        "channels",
+        "keyed",
+        "keys",
+        "news",
+        "next_id",
+        "publications",
+        "result",
+    )
 
     def __init__(self, appends: Sequence[QueuedAppend]) -> None:
         self.result = BatchResult(appends)
         self.publications: list[object] = []
         self.keys: list[object] = []
         self.keyed: dict[tuple[Channel, str], Position] = {}
+        self.news: list[tuple[object, ...]] = []
+        self.next_id = 0
         self.channels: dict[Channel, ChannelState] = {}
 
 
@@ -89,16 +103,17 @@ class Log:
             Exception: One of the appends cannot be stored; nothing was.
         """
         try:
-            with contextlib.suppress(sqlite3.IntegrityError):
-                self._channels.prepare()
-                batch = self._plan(appends, now, locked=False)
-                if self._write(batch, locked=False):
-                    return batch.result
-            self._channels.rollback()
-            self._channels.execute("BEGIN IMMEDIATE")
+            if self._channels.news is None:
+                with contextlib.suppress(sqlite3.IntegrityError):
+                    self._channels.prepare()
+                    batch = self._plan(appends, now, locked=False)
+                    if self._write(batch, now, locked=False):
+                        return batch.result
+                self._channels.rollback()
+            self._channels.begin()
             self._channels.prepare()
             batch = self._plan(appends, now, locked=True)
-            if not self._write(batch, locked=True):
+            if not self._write(batch, now, locked=True):
                 raise AssertionError("a key that replaces another is inserted")
         except BaseException:
             self._channels.rollback()
@@ -112,6 +127,7 @@ class Log:
             if found is None:
                 return None
             self._channels.delete(channel, found.id, found.top)
+            self._channels.tell(REMOVED, channel, found.top, found.epoch)
             self._channels.execute(
                 "UPDATE channels SET due = touched + meta_ttl WHERE id = ?",
                 (found.id,),
@@ -144,18 +160,7 @@ class Log:
                     outcome(Appended(first, False))
                     continue
             if not history.size:
-                fresh(
-                    Committed(
-                        channel,
-                        Publication(0, draft.data, draft.info, draft.tags),
-                        "",
-                        draft.delta,
-                        draft.urgent,
-                    )
-                )
-                outcome(_NOT_STORED)
-                if key:
-                    self._add_key(batch, channel, key, _NO_POSITION, now)
+                number = self._pass(batch, channel, draft, number, now)
                 continue
             state = states.get(channel)
             if state is None:
@@ -178,6 +183,8 @@ class Log:
             time = state.time = now if now > state.time else state.time
             data, info, tags = draft.data, draft.info, draft.tags
             rows += (number, state.id, offset, time, data, info, tags)
+            if draft.delta or draft.urgent:
+                self._flag(batch, channel, draft, number)
             number += 1
             channels[channel] = state
             position = Position(offset, state.epoch)
@@ -193,7 +200,37 @@ class Log:
             outcome(Appended(position, True))
             if key:
                 self._add_key(batch, channel, key, position, now)
+        batch.next_id = number
         return batch
+
+    def _pass(
+        self, batch: _Batch, channel: Channel, draft: Draft, number: int, now: int
+    ) -> int:
+        """Plan what is not kept; return the next id."""
+        data, info, tags = draft.data, draft.info, draft.tags
+        batch.result.committed.append(
+            Committed(
+                channel,
+                Publication(0, data, info, tags),
+                "",
+                draft.delta,
+                draft.urgent,
+            )
+        )
+        batch.result.outcomes.append(_NOT_STORED)
+        if draft.idempotency_key:
+            self._add_key(batch, channel, draft.idempotency_key, _NO_POSITION, now)
+        if self._channels.news is None:
+            return number
+        flags = flags_of(draft)
+        batch.news.append((number, PASSING, channel, flags, data, info, tags))
+        return number + 1
+
+    def _flag(self, batch: _Batch, channel: Channel, draft: Draft, number: int) -> None:
+        """Let other processes know of the flags of the publication *number*."""
+        if self._channels.news is not None:
+            row = (number, FLAGS, channel, flags_of(draft), "", None, None)
+            batch.news.append(row)
 
     def _find_key(
         self, batch: _Batch, channel: Channel, key: str, now: int, *, search: bool
@@ -227,7 +264,7 @@ class Log:
         batch.keyed[channel, key] = position
         batch.keys += (channel, key, *position, now + IDEMPOTENCY_TTL)
 
-    def _write(self, batch: _Batch, *, locked: bool) -> bool:
+    def _write(self, batch: _Batch, now: int, *, locked: bool) -> bool:
         """Write *batch*; return False when one of its keys is known already."""
         count = len(batch.publications) // 7
         changed = [s for s in batch.channels.values() if s.changed or s.new]
@@ -236,15 +273,18 @@ class Log:
             size = batch.result.sizes[channel] = state.history.size
             if state.top - state.first >= size + max(64, size >> 3):
                 trims.append(state)
-        if not count and not batch.keys:
+        if not (count or batch.keys or batch.news):
             if locked:
-                self._channels.execute("COMMIT")
+                self._channels.commit()
             return True
         batch.result.stored = True
         single = count in self._inserts and not (batch.keys or changed or trims)
         if not (single or locked):
             self._channels.execute("BEGIN IMMEDIATE")
         self._insert(batch.publications, count)
+        for row in batch.news:
+            self._channels.insert_news(row, now)
+        self._channels.next_id = batch.next_id  # before trims, which may tell
         if batch.keys and not self._insert_keys(batch.keys, replace=locked):
             return False
         for state in changed:
@@ -254,8 +294,7 @@ class Log:
             self._channels.delete(state.name, state.id, bound)
             state.first = bound + 1
         if locked or not single:
-            self._channels.execute("COMMIT")
-        self._channels.next_id += count
+            self._channels.commit()
         return True
 
     def _insert(self, rows: list[object], count: int) -> None:

@@ -2,8 +2,14 @@
 
 Invariants:
 
-* One process at a time: an flock on ``<path>.lock`` is held while the store is open.
-  The kernel drops it when the process dies, however it dies.
+* One process at a time, or those of one service on one machine: an flock on
+  ``<path>.lock`` is held while the store is open, exclusive or, with
+  `StoreSettings.shared_by`, shared. The kernel drops it when the process dies, however
+  it dies. Whoever has a shared lock has found its own service and machine named in that
+  file (a process of another machine would not see the write-ahead log's index, which is
+  memory).
+* A store is created and migrated under the exclusive lock, which is then turned into a
+  shared one. Between the two, any other process may come: so the names are read again.
 * A file that is not a store's is never written to. It is examined through a read-only
   connection before a connection is opened that could change a byte.
 * What is created here can be read by this user alone from the first moment.
@@ -21,6 +27,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import platform
 import random
 import sqlite3
 from collections.abc import Callable
@@ -52,7 +59,7 @@ __all__ = [
 MEMORY = ":memory:"
 
 APPLICATION_ID = 0x5354_4457  # "STDW": tells a store from any other SQLite file
-VERSION = 2  # of the schema; the number of _MIGRATIONS
+VERSION = 3  # of the schema; the number of _MIGRATIONS
 
 # A damaged page of a larger file is found when it is read; checking 64 MiB takes
 # some 0.1 s, and a start-up must not take minutes.
@@ -69,13 +76,15 @@ _HEADER = b"SQLite format 3\x00"
 _TABLES = (
     {"meta", "generations", "channels", "publications", "idempotency"},
     {"state"},
+    {"news"},
 )
 _LOCKED = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 _CORRUPT = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 # All times are Unix milliseconds. `last_id` is the highest publication id deleted so
 # far: ids are never given twice. `due` is when the sweep must look at a channel next.
-# `serial` counts deletions; nothing reads it any more, and probes write it.
+# `serial` counts deletions; nothing reads it any more, and probes write it. The rows of
+# `news` have ids of the same sequence as publications, and may have one's id.
 _MIGRATIONS = (
     """
     CREATE TABLE meta (
@@ -140,6 +149,21 @@ _MIGRATIONS = (
     ) WITHOUT ROWID;
     CREATE INDEX state_expires ON state (expires);
     """,
+    """
+    CREATE TABLE news (
+        id INTEGER PRIMARY KEY,
+        kind TEXT NOT NULL,
+        channel TEXT NOT NULL,
+        number INTEGER NOT NULL,
+        data TEXT NOT NULL,
+        info TEXT,
+        tags TEXT,
+        time INTEGER NOT NULL
+    );
+    CREATE TRIGGER news_deleted BEFORE DELETE ON news BEGIN
+        UPDATE meta SET last_id = max(last_id, OLD.id) WHERE id = 1;
+    END;
+    """,
 )
 
 
@@ -189,8 +213,10 @@ class Files:
             if self.reader is not self.writer:
                 with contextlib.suppress(sqlite3.Error):
                     self.reader.close()
-            with contextlib.suppress(sqlite3.Error):
-                truncate_log(self.writer.execute)
+            # Others may write: SQLite empties the log when the last of them closes it.
+            if not self._settings.shared_by:
+                with contextlib.suppress(sqlite3.Error):
+                    truncate_log(self.writer.execute)
             with contextlib.suppress(sqlite3.Error):
                 self.writer.close()
         finally:
@@ -263,7 +289,7 @@ def open_files(settings: StoreSettings, rng: random.Random) -> Files:
         connection = _connect(path, settings)
         migrate(connection, rng)
         return Files(connection, connection, None, settings)
-    lock = lock_store(path)
+    lock, alone = _lock(settings)
     opened: list[sqlite3.Connection] = []
     try:
         try:
@@ -271,9 +297,17 @@ def open_files(settings: StoreSettings, rng: random.Random) -> Files:
             create(path)
             _warn_of_readers(path)
             opened.append(_connect(path, settings))
-            migrate(opened[0], rng)
-            _let_shrink(opened[0], path)
+            if alone:
+                migrate(opened[0], rng)
+                _let_shrink(opened[0], path)
+            elif _pragma(opened[0], "user_version") != VERSION:
+                raise StoreInUse(
+                    f"store {path} has an older schema, and is in use by processes of "
+                    "an older program: stop them first"
+                )
             opened.append(_connect(path, settings))
+            if alone and settings.shared_by:
+                _share(lock, settings)
         except sqlite3.Error as error:
             if _code(error) in _CORRUPT:
                 raise StoreCorrupt(
@@ -345,27 +379,91 @@ def lock_store(path: str) -> int:
         StoreInUse: Another process has it open.
         StartupError: The lock's file cannot be opened or locked.
     """
+    descriptor = _open_lock(path)
     try:
-        descriptor = os.open(path + ".lock", os.O_RDWR | os.O_CREAT, 0o600)
+        if not _flock(descriptor, fcntl.LOCK_EX, path):
+            raise StoreInUse(
+                f"store {path} is in use by another process. The embedded store serves "
+                "one process unless store.shared_by is set: are several workers "
+                "configured (hypercorn --workers)?"
+            )
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _lock(settings: StoreSettings) -> tuple[int, bool]:
+    """Lock a store; return the descriptor, and whether no other process has it open.
+
+    Raises:
+        StoreInUse: A process of another service or machine has it open, or one that
+            does not share it, or one that is just opening it.
+        StartupError: The lock's file cannot be opened or locked.
+    """
+    if not settings.shared_by:
+        return lock_store(settings.path), True
+    descriptor = _open_lock(settings.path)
+    try:
+        if _flock(descriptor, fcntl.LOCK_EX, settings.path):
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, _sharers(settings), 0)
+            return descriptor, True
+        _share(descriptor, settings)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor, False
+
+
+def _share(descriptor: int, settings: StoreSettings) -> None:
+    """Take the shared lock, or turn the exclusive one into it.
+
+    Raises:
+        StoreInUse: It is not for this service and machine.
+    """
+    path = settings.path
+    if not _flock(descriptor, fcntl.LOCK_SH, path):
+        raise StoreInUse(
+            f"store {path} is in use by another process that does not share it"
+        )
+    if os.pread(descriptor, 1024, 0) != _sharers(settings):
+        raise StoreInUse(
+            f"store {path} is in use by processes of another service, whose "
+            "store.shared_by differs, or of another machine"
+        )
+
+
+def _sharers(settings: StoreSettings) -> bytes:
+    """Return the content of the lock's file: the machine, and who shares the store."""
+    try:
+        machine = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        machine = platform.node()
+    return f"{machine}\n{settings.shared_by}\n".encode()
+
+
+def _open_lock(path: str) -> int:
+    try:
+        return os.open(path + ".lock", os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as error:
         raise StartupError(
             f"store {path} cannot be opened: "
             f"{os.strerror(error.errno or 0)}: {path}.lock"
         ) from error
+
+
+def _flock(descriptor: int, kind: int, path: str) -> bool:
+    """Lock a descriptor without waiting; return whether that was possible."""
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
     except OSError as error:
-        with contextlib.suppress(OSError):
-            os.close(descriptor)
-        if not isinstance(error, BlockingIOError):
-            raise StartupError(
-                f"store {path} cannot be locked: {os.strerror(error.errno or 0)}"
-            ) from error
-        raise StoreInUse(
-            f"store {path} is in use by another process. The embedded store serves "
-            "one process: are several workers configured (hypercorn --workers)?"
+        raise StartupError(
+            f"store {path} cannot be locked: {os.strerror(error.errno or 0)}"
         ) from error
-    return descriptor
+    return True
 
 
 def examine(path: str, settings: StoreSettings) -> bool:

@@ -87,7 +87,7 @@ class Space:
     ) -> None:
         self.use(connection)
         self._path = settings.path
-        self._timeout = settings.lock_timeout
+        self._timeout = 0.0 if settings.shared_by else settings.lock_timeout
         self._limit = settings.max_size
         self._namespaces = namespaces
         self.limited = bool(self._limit or namespaces)
@@ -131,10 +131,16 @@ class Space:
         else:
             self._compare()
 
-    def deleting(self, channel: Channel, channel_id: int, bound: int) -> None:
-        """Count publications that are about to be deleted, up to offset *bound*."""
+    def deleting(
+        self, channel: Channel, channel_id: int, bound: int
+    ) -> tuple[str, int] | None:
+        """Count publications that are about to be deleted, up to offset *bound*.
+
+        Returns:
+            The namespace and their bytes, where there is a limit.
+        """
         if not self._namespaces:
-            return
+            return None
         name = _namespace_of(channel)
         if name in self._namespaces:
             (size,) = self._execute(
@@ -143,6 +149,12 @@ class Space:
                 (channel_id, bound),
             ).fetchone()
             self._deleted.append((name, size))
+            return name, size
+        return None
+
+    def freed(self, name: str, size: int) -> None:
+        """Count what another process has deleted of a namespace."""
+        self._count(name, -size)
 
     def commit(self) -> None:
         """Count what `deleting` was told of in a transaction that was committed."""

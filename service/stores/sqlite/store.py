@@ -1,5 +1,14 @@
 """The Store port on SQLite: one file, one thread that writes, one that reads.
 
+The file is one process's, or shared by several of one machine (`StoreSettings.
+shared_by`). Then the writer's thread tells what others have committed, too (see
+`news`), in one order with its own commits. Their publications go into the tail cache,
+then to the hearer; but memory, which may be behind by
+some milliseconds, answers only with publications: what is at the top, and whether there
+is anything above, is read from the file. So who was told of a commit by any process
+finds it in all of them, and a client whose position was given by another process is not
+taken for one of the future.
+
 The event loop never touches the database. `append` puts the draft into a queue; the
 writer's thread commits all that wait in one transaction and reports the batch. Then, on
 the loop, the tail cache is extended, the listener is told, and each `AppendDone` is
@@ -14,9 +23,10 @@ Invariants:
   before that (see `history_cache`): it waits for the read to end and asks again.
 * Each `done` is called exactly once: with the report of its batch, or when a thread
   that died leaves it behind, or by `append` itself, one step of the loop later.
+* With a shared file, no read that begins after a commit of any process misses it.
 * While the breaker is open, whatever would write fails at once (see `write_guard`).
   Publications that nothing is stored of go on, and so do reads, which another program's
-  lock does not hinder.
+  lock does not hinder. With a shared file, something is stored of all publications.
 """
 
 from __future__ import annotations
@@ -54,6 +64,7 @@ from service.stores.history_cache import (
 from service.stores.sqlite.channel_state import ChannelStateCache
 from service.stores.sqlite.expiry import Blanked, Eraser, Expiry, Sweeper, Swept
 from service.stores.sqlite.log import Log
+from service.stores.sqlite.news import BLANKED, NOTICE, News, Told
 from service.stores.sqlite.read import read_history
 from service.stores.sqlite.schema import (
     Files,
@@ -66,9 +77,9 @@ from service.stores.sqlite.state import SqliteState, StateTable
 from service.stores.sqlite.write_guard import WriteGuard
 from service.stores.sqlite.writer import (
     BatchResult,
+    Job,
     QueuedAppend,
     StoreThread,
-    needs_store,
 )
 
 __all__ = ["SqliteStore"]
@@ -79,6 +90,10 @@ BATCH = 512  # count
 
 PAUSE = 0.05
 """Seconds between two tries to open a file that another process has open."""
+
+LOOK_AGAIN = 1.0  # s; after a look at what other processes did that has failed
+
+SIZE = 1 << 30  # publications that are kept in memory, of channels of other processes
 
 T = TypeVar("T")
 _log = structlog.get_logger(__name__)
@@ -123,13 +138,15 @@ class SqliteStore:
         self._tails = TailCache(settings.cache_size)
         self._shared_reads = SingleFlightReads(
             self._tails,
-            answer=self._answer,
+            answer=(lambda *_: None) if settings.shared_by else self._answer,
             load=self._load,
             refusal=lambda: None if self._open else self._refusal,
         )
         self._open = False  # accepts calls
         self._refusal = "the store was not started"  # why it does not
         self._dead = False  # a thread is
+        self._topics: dict[str, list[Callable[[], None]]] = {}  # by those that hear
+        self._notifying: set[str] = set()  # notices that wait for the writer
         self._guard = WriteGuard(clock, self._rng, lock_timeout=settings.lock_timeout)
         self._sweeper: Sweeper | None = None
         self._closing: asyncio.Task[None] | None = None
@@ -171,6 +188,7 @@ class SqliteStore:
         """
         self._loop = asyncio.get_running_loop()
         self._listener = listener
+        self._hearer = hearer
         files = await self._open_files()
         self._files: Files = files
         try:
@@ -180,12 +198,17 @@ class SqliteStore:
         except BaseException:
             files.close()
             raise
-        self._channels = ChannelStateCache(files.writer, self._rng, self._space)
+        self._channels = ChannelStateCache(
+            files.writer, self._rng, self._space, self._settings.lock_timeout
+        )
         self._log = Log(self._channels)
         self._state_table = StateTable(files.writer)
         self._eraser = Eraser(files.writer)
         expiry = Expiry(self._channels, self._state_table)
-        self._writer = self._start_thread("write", self._wrote)
+        idle = None
+        if self._settings.shared_by:
+            idle = await asyncio.to_thread(self._share, files.writer)
+        self._writer = self._start_thread("write", self._wrote, idle)
         self._reader = self._writer
         if files.reader is not files.writer:
             self._reader = self._start_thread("read", lambda error: None)
@@ -197,9 +220,34 @@ class SqliteStore:
             self._clock,
             self._settings.sweep_interval,
             self._writer.submit,
-            lambda: self._sweep(expiry),
+            lambda: self._channels.patiently(lambda: self._sweep(expiry)),
             self._tails.expire,
         )
+
+    def _share(self, connection: sqlite3.Connection) -> Callable[[], float]:
+        """Begin to follow other processes; return what the writer's thread calls."""
+        connection.execute("BEGIN")  # one snapshot: what is not counted is news
+        news = News(
+            connection,
+            self._clock.now,
+            self._now,
+            tell=self._heard,
+            forget=self._channels.forget,
+            freed=self._space.freed,
+        )
+        self._space.blanked()
+        self._space.measure()
+        connection.execute("ROLLBACK")
+        self._channels.share(news)
+
+        def look() -> float:
+            try:
+                return news.look()
+            except sqlite3.Error as error:
+                _log.warning("the store was not looked at", reason=reason(error))
+                return LOOK_AGAIN
+
+        return look
 
     async def _open_files(self) -> Files:
         tries = 1 + int(self._settings.open_timeout / PAUSE)
@@ -230,7 +278,10 @@ class SqliteStore:
         return swept if swept.more else swept._replace(more=self._space.tidy())
 
     def _start_thread(
-        self, work: str, ended: Callable[[BaseException | None], None]
+        self,
+        work: str,
+        ended: Callable[[BaseException | None], None],
+        idle: Callable[[], float] | None = None,
     ) -> StoreThread:
         return StoreThread(
             work,
@@ -243,6 +294,8 @@ class SqliteStore:
             failed=self._failed,
             died=partial(self._died, f"store-{work}r"),
             batch=self._batch,
+            needs_store=self._needs_store,
+            idle=idle,
         )
 
     async def close(self) -> None:
@@ -276,7 +329,7 @@ class SqliteStore:
         error: StoreError
         if not self._open:
             error = StoreUnavailable(self._refusal)
-        elif self._guard.failing and needs_store(draft, history):
+        elif self._guard.failing and self._needs_store(draft, history):
             error = StoreUnavailable(self._guard.failing)
         elif (
             self._space.limited
@@ -291,20 +344,32 @@ class SqliteStore:
             return
         asyncio.get_running_loop().call_soon(done, error)
 
+    def _needs_store(self, draft: Draft, history: History) -> bool:
+        """Return whether something of an append is written to the database."""
+        shared = self._settings.shared_by
+        return bool(history.size or draft.idempotency_key or shared)
+
     def _commit(self, appends: list[QueuedAppend]) -> BatchResult:
         """Store a batch. On the writer's thread."""
         result = self._log.commit(appends, self._now())
+        self._measure_commits(result.committed)
+        return result
+
+    def _measure_commits(self, committed: Sequence[Committed]) -> None:
+        """Count what was committed. On the writer's thread."""
         if self._space.limited:
             # What is committed must not be reported as failed, and tried again.
             try:
-                self._space.added(result.committed)
+                self._space.added(committed)
             except sqlite3.Error as error:
                 _log.warning("the store was not measured", reason=reason(error))
-        return result
 
     def _wait_for_lock(self, seconds: float | None) -> None:
         """Set how long a commit waits for a lock. On the writer's thread."""
         wait = self._settings.lock_timeout if seconds is None else seconds
+        if self._settings.shared_by:
+            self._channels.patience = wait
+            return
         with contextlib.suppress(sqlite3.Error):  # it waits as long as before
             self._channels.execute(f"PRAGMA busy_timeout = {round(1000 * wait)}")
 
@@ -383,7 +448,10 @@ class SqliteStore:
         if not self._open:
             return None
         request = ReadRequest(history.size, history.ttl, since, limit, False)
-        return self._answer(channel, request)
+        page = self._answer(channel, request)
+        if self._settings.shared_by and page is not None and not page.publications:
+            return None
+        return page
 
     async def read(
         self,
@@ -417,21 +485,81 @@ class SqliteStore:
         self._tails.fill(channel, tail, read)
         return answers
 
-    # Hearing of what others commit: one process has the file, so nobody else does
+    # Hearing of what other processes do
 
     def follow(self, channel: Channel, history: History) -> None:
-        """Hear what other processes publish to a channel."""
+        """Hear what others publish to a channel: of a shared file, all is heard."""
 
     def unfollow(self, channel: Channel) -> None:
-        """Hear it no more."""
+        """Hear it no more; nothing is spared by that."""
 
     def told(self, batch: Sequence[Committed]) -> None:
         """Take note of what other processes committed, then tell the hearer."""
-        raise AssertionError("no other process has this file open")
+        kept = {one.channel: SIZE for one in batch if one.publication.offset}
+        self._tails.extend(batch, kept)
+        if self._hearer is not None:
+            self._hearer.told(batch)
 
     def moved(self, channel: Channel, top: Position) -> None:
         """Take note that other processes have moved a top, then tell the hearer."""
-        raise AssertionError("no other process has this file open")
+        self._tails.blank(channel)
+        if self._hearer is not None:
+            self._hearer.moved(channel, top)
+
+    def _heard(self, told: Told) -> None:
+        """Hand over what other processes did. On the writer's thread."""
+        self._measure_commits(told.committed)
+        self._writer.tell(self._take, told)
+
+    def _take(self, told: Told) -> None:
+        """Take what other processes did. On the event loop."""
+        news = self._channels.news
+        assert news is not None
+        news.taken()
+        if told.lost:
+            self._tails.forget_all()
+        # First: what is out of date then is dropped, and not the other way round.
+        self.told(told.committed)
+        for channel, top in told.removed:
+            self.moved(channel, top)
+        for channel in told.blanked:
+            self._tails.blank(channel)
+        if told.expired:
+            self._tails.expire(told.expired)
+        for topic in told.notices:
+            self._notice(topic)
+        if told.lost:
+            for topic in self._topics:
+                self._notice(topic)
+
+    def notify(self, topic: str) -> None:
+        """Tell all processes that hear *topic*, this one too, to look now.
+
+        Where to look, the topic says; what they find is in the store. It is lost if it
+        cannot be written.
+        """
+        self._notice(topic)
+        if not self._settings.shared_by or not self._open or topic in self._notifying:
+            return
+        self._notifying.add(topic)
+
+        def write() -> None:
+            self._notifying.discard(topic)  # what is notified from now on is not in it
+            with self._channels.transaction():
+                self._channels.tell(NOTICE, topic)
+
+        self._writer.submit(Job(write, lambda _, error: self._wrote(error)))
+
+    def hear(self, topic: str, heard: Callable[[], None]) -> None:
+        """Call *heard* at each notice of *topic*, and whenever some may be lost."""
+        self._topics.setdefault(topic, []).append(heard)
+
+    def _notice(self, topic: str) -> None:
+        for heard in self._topics.get(topic, ()):
+            try:
+                heard()
+            except Exception as error:
+                _log.error("a notice was not taken", **describe(error))
 
     # Removing and erasing
 
@@ -474,14 +602,23 @@ class SqliteStore:
 
     def _erase_step(self, info: str, after: int, bound: int) -> Blanked:
         """Blank some publications. On the writer's thread."""
-        done = self._eraser.step(info, after, bound)
+        if self._channels.news is None:
+            done = self._eraser.step(info, after, bound)
+        else:
+            with self._channels.transaction():
+                done = self._eraser.step(info, after, bound)
+                for channel in done.channels:
+                    self._channels.tell(BLANKED, channel)
         if done.blanked:
             self._space.blanked()
         return done
 
     def _rewrite(self, number: int) -> None:
         """End an erasure. On the writer's thread."""
-        self._eraser.rewrite(number)
+        if self._channels.news is None:
+            self._eraser.rewrite(number)
+        else:
+            self._channels.waiting(lambda: self._eraser.rewrite(number))
         self._measure()
 
     def _measure(self) -> None:
@@ -502,7 +639,7 @@ class SqliteStore:
             raise StoreUnavailable(self._refusal)
         if self._guard.failing:
             raise StoreUnavailable(self._guard.failing)
-        return await self._writer.do(run, done)
+        return await self._writer.do(lambda: self._channels.patiently(run), done)
 
     # For the State port
 

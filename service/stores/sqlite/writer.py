@@ -20,6 +20,7 @@ Invariants:
 * A thread that waits for a decision gets exactly one for each fault that it reported:
   the loop decides at once, or when its timer comes, or when the store closes.
 * A batch is tried again only after all of it was rolled back: nothing is stored twice.
+* What `tell` reports of a batch, or between two, keeps its place among the results.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from service.core.model import Appended, Channel, Draft
 from service.core.ports import AppendDone, Committed, History
 from service.stores.sqlite.schema import is_fault, is_invalid_data, reason
 
-__all__ = ["BatchResult", "Job", "QueuedAppend", "StoreThread", "needs_store"]
+__all__ = ["BatchResult", "Job", "QueuedAppend", "StoreThread"]
 
 BATCH_BYTES = 1024 * 1024  # per commit: some milliseconds, for which others wait
 
@@ -51,11 +52,6 @@ _log = structlog.get_logger(__name__)
 
 QueuedAppend = tuple[Channel, Draft, History, AppendDone, int]
 """One accepted append; the last item is its cost in the queue, in bytes."""
-
-
-def needs_store(draft: Draft, history: History) -> bool:
-    """Return whether something of an append is written to the database."""
-    return bool(history.size or draft.idempotency_key)
 
 
 class BatchResult:
@@ -129,6 +125,10 @@ class StoreThread:
         died: Takes what ended the thread, on the loop, before `failed` is given the
             appends that were waiting.
         batch: Appends per commit, at most.
+        needs_store: Returns whether something of an append is written to the database.
+        idle: Called on the thread when nothing waits, and between two jobs; returns
+            after how many seconds it is to be called again. None: there is nothing to
+            do then. Never raises.
 
     Attributes:
         refusal: Why batches fail that need the database; None: they are tried.
@@ -147,8 +147,13 @@ class StoreThread:
         failed: Callable[[list[QueuedAppend], BaseException], None],
         died: Callable[[BaseException], None],
         batch: int,
+        needs_store: Callable[[Draft, History], bool],
+        idle: Callable[[], float] | None = None,
     ) -> None:
         self._work = work
+        self._needs_store = needs_store
+        self._idle = idle
+        self._wait = 0.0 if idle is not None else None  # until `idle` is called
         self._loop = loop
         self._commit = commit
         self._wait_for_lock = wait_for_lock
@@ -220,22 +225,37 @@ class StoreThread:
         await asyncio.shield(self._ended)
         self._thread.join()
 
+    def tell(self, take: Callable[[T], object], what: T) -> None:
+        """Let the event loop call *take* with *what*. On the thread."""
+        self._report(take, what)
+
     # On the thread
+
+    def _next(self) -> Any:
+        """Return what comes next in the queue; call `idle` while nothing does."""
+        while True:
+            try:
+                return self._queue.get(timeout=self._wait)
+            except Empty:
+                assert self._idle is not None
+                self._wait = self._idle()
 
     def _main(self) -> None:
         try:
-            item = self._queue.get()
+            item = self._next()
             while item is not None:
                 if isinstance(item, Job):
                     self._job = item
                     item.execute()
                     self._job = None
                     self._report(Job.report, item)
-                    item = self._queue.get()
+                    if self._idle is not None:
+                        self._wait = self._idle()
+                    item = self._next()
                 else:
                     found = self._gather(item)
                     self._store()
-                    item = self._queue.get() if found is _NOTHING else found
+                    item = self._next() if found is _NOTHING else found
         except BaseException as error:  # whatever it is, nobody may wait for ever
             _log.critical("store thread died", **describe(error))
             self._report(self._fail_rest, error)
@@ -298,6 +318,7 @@ class StoreThread:
 
     def _refuse(self, appends: list[QueuedAppend], error: Exception) -> None:
         """Take out what needs the database, and fail it."""
+        needs_store = self._needs_store
         refused = [append for append in appends if needs_store(append[1], append[2])]
         if refused:
             appends[:] = [each for each in appends if not needs_store(each[1], each[2])]

@@ -90,8 +90,9 @@ async def test_an_older_file_is_migrated_and_keeps_what_it_has(tmp_path, clock):
     epoch = (await bench.read("a")).top.epoch
     await bench.store.close()
     connection = sqlite3.connect(tmp_path / "store.db")
-    # The first version made everything but this table.
+    # The first version made everything but these tables.
     connection.execute("DROP TABLE state")
+    connection.execute("DROP TABLE news")
     connection.execute("PRAGMA user_version = 1")
     connection.close()
     bench = await start(tmp_path, clock)
@@ -100,7 +101,7 @@ async def test_an_older_file_is_migrated_and_keeps_what_it_has(tmp_path, clock):
     assert (await bench.read("a")).top.epoch == epoch
     await bench.store.close()
     connection = sqlite3.connect(tmp_path / "store.db")
-    assert connection.execute("PRAGMA user_version").fetchone() == (2,)
+    assert connection.execute("PRAGMA user_version").fetchone() == (3,)
     connection.close()
 
 

@@ -322,6 +322,7 @@ async def test_the_lock_timeout_is_that_of_the_settings_after_repeats():
         failed=lambda appends, error: failed.append((len(appends), error)),
         died=lambda error: None,
         batch=8,
+        needs_store=lambda draft, history: True,
     )
     thread.put(("a", Draft("1"), CHAT, lambda outcome: None, 1))
     await thread.stop()
