@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import os
+import signal
 import sys
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -30,8 +34,17 @@ __all__ = ["serve"]
     metavar="MODULE:NAME",
     help="Hooks in Python: a Handlers object, or a function that returns one.",
 )
+@click.option(
+    "--workers", type=int, help="Processes that serve it.  [STEADWIRE_SERVER_WORKERS]"
+)
+@click.option("--worker", hidden=True, help="What a worker has from its parent.")
 def serve(
-    host: str | None, port: int | None, store: str | None, app: str | None
+    host: str | None,
+    port: int | None,
+    store: str | None,
+    app: str | None,
+    workers: int | None,
+    worker: str | None,
 ) -> None:
     """Serve clients until SIGTERM or Ctrl-C.
 
@@ -41,7 +54,7 @@ def serve(
     from service.settings import load
 
     options: dict[str, dict[str, Any]] = {
-        "server": {"host": host, "port": port},
+        "server": {"host": host, "port": port, "workers": workers},
         "store": {"path": store},
     }
     overrides = {
@@ -54,20 +67,74 @@ def serve(
     from service.app import create_app, report_service_links
 
     logs.configure(settings.log)  # stderr: the announcement is printed on stdout
-    report_service_links(os.environ)
-    _warn_of_exposure(settings)
+    if worker is None:
+        report_service_links(os.environ)
+        _warn_of_exposure(settings)
+        if settings.server.workers > 1:
+            _supervise(settings, {"host": host, "port": port, "app": app})
+            return
     application = create_app(settings, _handlers(app) if app else None)
-    ready = _announcement(settings, application.api_key)
-    server.run(
-        server.serve(
-            application,
+    served = partial(
+        server.serve,
+        application,
+        settings,
+        send_away=application.send_away,
+        hurry=application.hurry,
+        drain=application.drain,
+    )
+    if worker is None:
+        server.run(served(ready=_announcement(settings, application.api_key)))
+    else:
+        server.run(_work(served, worker))
+
+
+async def _work(served: Callable[..., Coroutine[Any, Any, None]], worker: str) -> None:
+    """Serve on the listeners of the parent."""
+    from service.server.workers import Inherited
+
+    inherited = Inherited(worker)
+    inherited.watch_parent()
+    await served(
+        ready=inherited.tell_ready,
+        inherited=inherited.listeners,
+        signals=(signal.SIGTERM,),  # the parent passes SIGINT on as this
+    )
+
+
+def _supervise(settings: Settings, options: dict[str, Any]) -> None:
+    """Serve with workers, which share the store and the API key of this process.
+
+    Raises:
+        SystemExit: A worker has failed.
+    """
+    from service.core.clock import SystemClock
+    from service.http.api.keys import open_keys
+    from service.server.workers import supervise
+
+    command = [sys.executable, "-m", "service", "serve"]
+    for name, value in options.items():
+        if value is not None:
+            command.append(f"--{name}={value}")
+    command.append(f"--workers={settings.server.workers}")
+    key = open_keys(settings, SystemClock()).key
+    name = settings.store.shared_by or f"workers-{uuid.uuid4().hex}"
+    environment = {
+        **os.environ,
+        "STEADWIRE_STORE_SHARED_BY": name,
+        "STEADWIRE_STORE_PATH": settings.store.path,
+    }
+    if not settings.api.has_keys and key:
+        environment["STEADWIRE_API_KEY"] = key
+    status = asyncio.run(
+        supervise(
             settings,
-            ready=ready,
-            send_away=application.send_away,
-            hurry=application.hurry,
-            drain=application.drain,
+            lambda inherited: [*command, f"--worker={inherited}"],
+            environment,
+            ready=_announcement(settings, key),
         )
     )
+    if status:
+        sys.exit(status)
 
 
 def _handlers(name: str) -> Handlers:

@@ -38,7 +38,7 @@ from service.server.install import install
 from service.server.tracker import ConnectionTracker
 from service.settings import Settings
 
-__all__ = ["Application", "run", "serve"]
+__all__ = ["Application", "address_of", "bind_all", "run", "serve"]
 
 _ADMIN = "steadwire.admin"
 """Key in the scope: True for a connection to the API's own listener."""
@@ -92,6 +92,8 @@ async def serve(
     settings: Settings,
     *,
     ready: Callable[[list[str]], None] | None = None,
+    inherited: Sequence[socket.socket] = (),
+    signals: Sequence[int] = (signal.SIGTERM, signal.SIGINT),
     send_away: Callable[[], Awaitable[None]],
     hurry: Callable[[], None],
     drain: Callable[[], Awaitable[None]],
@@ -110,6 +112,8 @@ async def serve(
         settings: For the listeners and the time that a shutdown may take.
         ready: Called with the addresses, as ``http://127.0.0.1:8000``, once connections
             are accepted: that of clients, and that of the API if it has its own.
+        inherited: Bound listeners, in that order; by default they are bound here.
+        signals: They begin the shutdown; of SIGTERM and SIGINT, others are ignored.
         send_away: Sends the clients away over the drain time, if there is one.
         hurry: Ends the drain time.
         drain: Ends the clients' connections and flushes the store. The lifespan's
@@ -124,11 +128,11 @@ async def serve(
     # The store's writer thread must get its turn while the event loop is busy: with the
     # default of 5 ms it commits a quarter less.
     sys.setswitchinterval(0.0005)
-    listeners = _bind_all(settings)
+    listeners = list(inherited) or bind_all(settings)
     config = _configure(settings, listeners)
-    addresses = [_address(listener) for listener in listeners]
+    addresses = [address_of(listener) for listener in listeners]
     shutdown = _Shutdown(
-        tracker, listeners, settings.drain_time, send_away, hurry, drain
+        tracker, listeners, settings.drain_time, signals, send_away, hurry, drain
     )
     admin = listeners[1].getsockname()[:2] if len(listeners) > 1 else None
     lifespan = _Lifespan(app, shutdown.finished, admin)
@@ -242,10 +246,12 @@ class _Shutdown:
         tracker: ConnectionTracker,
         listeners: Sequence[socket.socket],
         drain_time: float,
+        signals: Sequence[int],
         send_away: Callable[[], Awaitable[None]],
         hurry: Callable[[], None],
         drain: Callable[[], Awaitable[None]],
     ) -> None:
+        self._signals = signals
         self.requested = asyncio.Event()
         self.finished = asyncio.Event()
         self.serving = False
@@ -260,10 +266,13 @@ class _Shutdown:
         self._deadline: threading.Timer | None = None
 
     def listen(self) -> None:
-        """Begin at SIGTERM or SIGINT."""
+        """Begin at a signal."""
         self._loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            self._loop.add_signal_handler(number, self._begin)
+            if number in self._signals:
+                self._loop.add_signal_handler(number, self._begin)
+            else:
+                signal.signal(number, signal.SIG_IGN)
 
     def drain(self) -> None:
         """Drain the application, once Hypercorn has closed the listener."""
@@ -278,7 +287,7 @@ class _Shutdown:
 
     def _begin(self) -> None:
         loop = self._loop
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in self._signals:
             # From here on without the event loop, for it may hang.
             loop.remove_signal_handler(number)
             signal.signal(number, self._signalled_again)
@@ -304,7 +313,7 @@ class _Shutdown:
     def _signalled_again(self, number: int, frame: object) -> None:
         if self.requested.is_set():
             _end_at_once(number, frame)
-        for each in (signal.SIGTERM, signal.SIGINT):
+        for each in self._signals:
             signal.signal(each, _end_at_once)
         self._loop.call_soon_threadsafe(self._shorten)
 
@@ -398,8 +407,12 @@ def _configure(settings: Settings, listeners: Sequence[socket.socket]) -> Config
     return config
 
 
-def _bind_all(settings: Settings) -> list[socket.socket]:
-    """Bind the listener of clients, and that of the API if it has one of its own."""
+def bind_all(settings: Settings) -> list[socket.socket]:
+    """Bind the listener of clients, and that of the API if it has one of its own.
+
+    Raises:
+        StartupError: A port cannot be bound.
+    """
     server, api = settings.server, settings.api
     listeners = [_bind(server.host, server.port)]
     if api.port is not None:
@@ -434,7 +447,8 @@ def _bind(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _address(listener: socket.socket) -> str:
+def address_of(listener: socket.socket) -> str:
+    """Return the address of a listener, as ``http://127.0.0.1:8000``."""
     host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 

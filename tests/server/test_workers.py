@@ -1,0 +1,155 @@
+"""``steadwire serve --workers``: one port, several processes on one store."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.harness.process import environment, launched
+from tests.harness.raw import RawClient
+from tests.harness.server import Server
+
+WORKERS = {"STEADWIRE_SERVER_WORKERS": "2"}
+
+
+def workers_of(server: Server) -> set[int]:
+    return {child.pid for child in server.process.children()}
+
+
+async def both(server: Server, channel: str) -> list[RawClient]:
+    """Subscribe until each worker has a client; return all clients."""
+    clients = []
+    async with asyncio.timeout(60):
+        while len(clients) < 2 or not all(map(has_client, workers_of(server))):
+            clients.append((await server.join(channel))[0])
+    return clients
+
+
+def has_client(pid: int) -> bool:
+    connections = psutil.Process(pid).net_connections("tcp")
+    return any(one.status == psutil.CONN_ESTABLISHED for one in connections)
+
+
+async def replaced(server: Server, gone: int) -> None:
+    """Wait until another worker has the place of *gone*."""
+    await server.logged(f'"pid": {gone}')
+    async with asyncio.timeout(60):
+        while gone in (found := workers_of(server)) or len(found) < 2:
+            await asyncio.sleep(0.05)
+
+
+async def ended(pids: set[int]) -> None:
+    async with asyncio.timeout(30):
+        while any(map(psutil.pid_exists, pids)):
+            await asyncio.sleep(0.05)
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.requirement("R12", "R49")
+async def test_workers_are_one_server(make_server: Callable[..., Server]) -> None:
+    server = await make_server(WORKERS).start()
+    first = workers_of(server)
+    assert len(first) == 2
+    clients = await both(server, "ch")
+    published = 0
+
+    async def all_hear() -> None:
+        nonlocal published
+        published += 1
+        # Each call may meet any worker.
+        async with server.api() as api:
+            assert await api.publish("ch", published) == published
+        for client in clients:
+            push = await client.push(within=20.0)
+            assert push["pub"] == {"data": published, "offset": published}
+
+    for _ in range(5):
+        await all_hear()
+
+    # One is killed, and started again on the same port and store.
+    killed = min(first)
+    os.kill(killed, signal.SIGKILL)
+    await replaced(server, killed)
+    # One is asked to end: it closes its clients and is replaced at once.
+    asked = max(first)
+    os.kill(asked, signal.SIGTERM)
+    await replaced(server, asked)
+    for client in clients:
+        assert (await client.closed()).code in (None, 1006, 3001)
+    assert not first & workers_of(server)
+    clients = await both(server, "ch")
+    await all_hear()
+
+    pids = workers_of(server)
+    assert await server.terminate() == 0
+    assert not any(map(psutil.pid_exists, pids))
+    for client in clients:
+        assert (await client.closed()).code == 3001
+
+
+@pytest.mark.timeout(120)
+async def test_workers_end_when_their_parent_was_killed(
+    make_server: Callable[..., Server],
+) -> None:
+    server = await make_server(WORKERS).start()
+    pids = workers_of(server)
+    server.process.kill()
+    await ended(pids)
+
+
+def run(directory: Path, *options: str) -> subprocess.Popen[bytes]:
+    command = (sys.executable, "-m", "service", "serve", "--port=0", *options)
+    return subprocess.Popen(
+        launched(*command),
+        cwd=directory,
+        env=environment({"STEADWIRE_STORE_OPEN_TIMEOUT": "0"}),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+
+
+@pytest.mark.timeout(120)
+async def test_workers_that_cannot_start_are_reported_once(tmp_path: Path) -> None:
+    process = run(tmp_path, "--workers=3", f"--store={tmp_path}/none/steadwire.db")
+    out, error = await asyncio.to_thread(process.communicate)
+    assert (process.returncode, out) == (2, b"")
+    said = [line for line in error.decode().splitlines() if "cannot be opened" in line]
+    assert len(said) == 1
+
+
+@pytest.mark.timeout(120)
+async def test_a_signal_before_the_workers_are_ready(tmp_path: Path) -> None:
+    process = run(tmp_path, "--workers=2")
+    parent = psutil.Process(process.pid)
+    async with asyncio.timeout(60):
+        while not parent.children():
+            await asyncio.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    out, error = await asyncio.to_thread(process.communicate)
+    assert (process.returncode, out) == (0, b""), error
+
+
+@pytest.mark.parametrize("count", ["0", "65", "two"])
+async def test_a_number_of_workers_that_cannot_be(tmp_path: Path, count: str) -> None:
+    process = run(tmp_path, f"--workers={count}")
+    _, error = await asyncio.to_thread(process.communicate)
+    assert process.returncode == 2
+    assert b"workers" in error
+
+
+async def test_workers_cannot_share_a_store_in_memory(tmp_path: Path) -> None:
+    process: Any = run(tmp_path, "--workers=2", "--store=:memory:")
+    _, error = await asyncio.to_thread(process.communicate)
+    assert process.returncode == 2
+    assert b"a store in memory is one process's" in error
