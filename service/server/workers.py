@@ -147,14 +147,14 @@ class _Parent:
         addresses = [address_of(listener) for listener in self._listeners]
         count = self._settings.server.workers
         serving = [loop.create_future() for _ in range(count)]
-        keeping = []
+        slots = []
         for number, served in enumerate(serving):
-            keeping.append(asyncio.create_task(self._keep(number, served)))
+            slots.append(asyncio.create_task(self._keep(number, served)))
             if not number:
                 await served
         if all(await asyncio.gather(*serving)) and not self._stopping.is_set():
             ready(addresses)
-        await asyncio.gather(*keeping)
+        await asyncio.gather(*slots)
         return self._status
 
     async def _keep(self, number: int, served: asyncio.Future[bool]) -> None:
