@@ -12,7 +12,7 @@ import pytest
 
 from tests.harness import emulators
 from tests.harness.api import Api
-from tests.harness.backends import BACKENDS, GATEWAYS, Backend
+from tests.harness.backends import ALL, GATEWAYS, Backend
 from tests.harness.emulators import Emulator
 from tests.harness.fixtures import server_with
 from tests.harness.gateway import server_of
@@ -110,7 +110,7 @@ def moto() -> Emulator:
 @pytest.fixture(scope="module")
 def backend(request: pytest.FixtureRequest) -> Backend:
     """Return what gives a server a fresh store; see `backends` for other ones."""
-    return {**BACKENDS, **GATEWAYS}[getattr(request, "param", "sqlite")]
+    return ALL[getattr(request, "param", "sqlite")]
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""The end-to-end suite behind a gateway: what of it runs there, and what does not hold.
+"""The end-to-end suite elsewhere: behind a gateway, and on two processes.
 
 The modules of `AT_GATEWAYS` run in ``make test-slow`` once more behind a gateway with a
 DynamoDB table, with HTTP_PROXY integrations and with a Lambda function;
@@ -56,16 +56,52 @@ HTTP_PROXY_ALONE: tuple[str, ...] = ()
 """Modules of which the function would show nothing new, for the time they take."""
 
 
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Add gateways to the stores of the tests that run there."""
-    module = metafunc.module.__name__.rpartition(".")[2]
-    left_out = AT_GATEWAYS.get(module)
-    if left_out is None or "backend" not in metafunc.fixturenames:
-        return
-    if metafunc.function.__name__ in left_out:
-        return
-    names = BOTH[:1] if module in HTTP_PROXY_ALONE else BOTH
-    gateways = [pytest.param(name, marks=pytest.mark.slow) for name in names]
-    metafunc.parametrize(
-        "backend", ["sqlite", *gateways], indirect=True, scope="module"
+ON_WORKERS: dict[str, tuple[str, ...]] = {
+    name: ()
+    for name in (
+        "test_batch_window",
+        "test_cent",
+        "test_cent_users",
+        "test_connect_together",
+        "test_credentials",
+        "test_deltas",
+        "test_failing_sends",
+        "test_frames",
+        "test_hooks_python",
+        "test_http_api",
+        "test_http_api_schema",
+        "test_http_api_sdk",
+        "test_http_api_users",
+        "test_interleavings",
+        "test_joins_together",
+        "test_limits",
+        "test_metrics",
+        "test_one_token",
+        "test_permissions",
+        "test_protobuf_raw",
+        "test_publishers",
+        "test_reconnect_storm",
+        "test_slow_link",
+        "test_token_permissions",
+        "test_tokens_sdk",
+        "test_tokens_anonymous",
     )
+}
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Add gateways and two processes to the stores of the tests that run there."""
+    module = metafunc.module.__name__.rpartition(".")[2]
+    if "backend" not in metafunc.fixturenames:
+        return
+    name = metafunc.function.__name__
+    elsewhere: list[str] = []
+    if name not in AT_GATEWAYS.get(module, (name,)):
+        elsewhere += BOTH[:1] if module in HTTP_PROXY_ALONE else BOTH
+    if name not in ON_WORKERS.get(module, (name,)):
+        elsewhere.append("sqlite-workers")
+    if elsewhere:
+        slow = [pytest.param(each, marks=pytest.mark.slow) for each in elsewhere]
+        metafunc.parametrize(
+            "backend", ["sqlite", *slow], indirect=True, scope="module"
+        )

@@ -45,7 +45,7 @@ NAMESPACES = [
     {"name": "short", "history_size": 3, "history_ttl": 300, "force_recovery": True},
 ]
 
-backend = backends(*BACKENDS, slow=tuple(GATEWAYS))
+backend = backends(*BACKENDS, slow=(*GATEWAYS, "sqlite-workers"))
 server = server_with({"STEADWIRE_CHANNELS_NAMESPACES": json.dumps(NAMESPACES)})
 
 

@@ -13,7 +13,18 @@ INTEGRATION = "INTEGRATION_OF_TESTS"
 """Key among a server's variables: ``http`` or ``lambda``; without it clients connect to
 the server itself."""
 
-__all__ = ["BACKENDS", "GATEWAYS", "INTEGRATION", "Backend"]
+PROCESSES = "PROCESSES_OF_TESTS"
+"""Key among a server's variables: two processes are to be on its store."""
+
+__all__ = [
+    "ALL",
+    "BACKENDS",
+    "GATEWAYS",
+    "INTEGRATION",
+    "PAIRS",
+    "PROCESSES",
+    "Backend",
+]
 
 Backend = Callable[[], dict[str, str]]
 """Returns the STEADWIRE_* variables, and others, of a server with a fresh store."""
@@ -57,3 +68,12 @@ GATEWAYS: dict[str, Backend] = {
     "lambda": _behind("lambda"),
 }
 """Servers behind an API Gateway, by its integration."""
+
+PAIRS: dict[str, Backend] = {
+    "sqlite-workers": lambda: {"STEADWIRE_STORE_SHARED_BY": "tests", PROCESSES: "2"},
+    "dynamodb-nodes": lambda: {**_dynamodb(), PROCESSES: "2"},
+}
+"""Two processes on one store, with clients spread over both."""
+
+ALL = {**BACKENDS, **GATEWAYS, **PAIRS}
+"""Every store that a server can have."""

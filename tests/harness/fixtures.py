@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.harness.backends import BACKENDS, GATEWAYS, Backend
+from tests.harness.backends import ALL, Backend
 from tests.harness.gateway import server_of
 from tests.harness.server import Server
 
@@ -51,14 +51,14 @@ def backends(*names: str, slow: tuple[str, ...] = ()) -> Any:
     """Return a fixture ``backend``: the tests of a module run once for each store.
 
     Args:
-        names: Of `BACKENDS`.
+        names: Of `ALL`.
         slow: More of them, in ``make test-slow`` only.
     """
     marked = [pytest.param(name, marks=pytest.mark.slow) for name in slow]
 
     @pytest.fixture(scope="module", params=[*names, *marked])
     def backend(request: pytest.FixtureRequest) -> Backend:
-        return {**BACKENDS, **GATEWAYS}[request.param]
+        return ALL[request.param]
 
     return backend
 

@@ -14,7 +14,8 @@ from service.core.clock import SystemClock
 from service.dev_gateway.emulator import Answer, Gateway
 from service.dev_gateway.faults import Faults
 from service.dev_gateway.integrations import HttpProxy, Lambda
-from tests.harness.backends import INTEGRATION
+from tests.harness.backends import INTEGRATION, PROCESSES
+from tests.harness.pair import ServerPair
 from tests.harness.process import environment
 from tests.harness.raw import RawClient
 from tests.harness.server import Server
@@ -141,6 +142,13 @@ async def _unavailable(event: object) -> Answer:
 
 
 def server_of(directory: Path, settings: Mapping[str, str], **options: Any) -> Server:
-    """Return a server, behind a gateway if its variables say so; not started yet."""
-    kind = GatewayServer if INTEGRATION in settings else Server
+    """Return a server, not started yet.
+
+    Its variables say whether it is behind a gateway, or one of two on a store.
+    """
+    kind: type[Server] = Server
+    if INTEGRATION in settings:
+        kind = GatewayServer
+    elif PROCESSES in settings:
+        kind = ServerPair
     return kind(directory, settings, **options)
