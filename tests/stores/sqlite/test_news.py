@@ -11,11 +11,15 @@ import threading
 import pytest
 import structlog
 
-from service.core.errors import StoreInUse
+from service.core.errors import StoreFull, StoreInUse
 from service.core.model import Channel
 from service.core.ports import NO_HISTORY, History
+from service.settings import StoreSettings
 from service.stores.sqlite import news
+from service.stores.sqlite.channel_state import ChannelStateCache
 from service.stores.sqlite.schema import open_files
+from service.stores.sqlite.state import StateTable
+from service.stores.sqlite.store import SqliteStore
 from tests.clock import VirtualClock
 from tests.stores.sqlite.support import stored, until
 from tests.stores.support import CHAT, Bench, on_disk, shared
@@ -63,13 +67,18 @@ async def heard(bench, channel, offsets):
 class Stopped:
     """A store whose writer's thread is held up."""
 
-    def __init__(self, bench):
+    def __init__(self, bench, monkeypatch):
         self.go, self._at = threading.Event(), threading.Event()
-        self._job = asyncio.ensure_future(bench.store._writer.do(self._hold))
+        put = StateTable.put
 
-    def _hold(self):
-        self._at.set()
-        assert self.go.wait(10)
+        def hold(table, kind, *args):
+            if kind == "hold":
+                self._at.set()
+                assert self.go.wait(10)
+            put(table, kind, *args)
+
+        monkeypatch.setattr(StateTable, "put", hold)
+        self._held = asyncio.ensure_future(bench.store.state.put("hold", "", "", 1.0))
 
     async def __aenter__(self):
         await until(self._at.is_set)
@@ -77,7 +86,12 @@ class Stopped:
 
     async def __aexit__(self, *error):
         self.go.set()
-        await self._job
+        await self._held
+
+
+@pytest.fixture
+def stopped(monkeypatch):
+    return lambda bench: Stopped(bench, monkeypatch)
 
 
 # --- publications
@@ -120,13 +134,13 @@ async def test_many_at_once_stay_dense_and_in_order(pair, tmp_path):
     connection.close()
 
 
-async def test_what_others_committed_comes_before_our_next_commit(pair):
+async def test_what_others_committed_comes_before_our_next_commit(pair, stopped):
     one, two = pair
-    async with Stopped(one) as stopped:
+    async with stopped(one) as held:
         mine = one.append("a", "mine")
         for number in range(3):
             await two.append("a", str(number))
-        stopped.go.set()
+        held.go.set()
         assert (await mine).position.offset == 4
     assert one.told_of("a") == [1, 2, 3, 4]
 
@@ -135,16 +149,16 @@ async def test_a_rolled_back_transaction_takes_nothing_from_others(pair, monkeyp
     one, two = pair
     await one.append("a")
     await heard(two, "a", [1])
-    insert = one.store._log._insert
+    commit = ChannelStateCache.commit
     failures = [sqlite3.OperationalError("disk I/O error")]
 
-    def fail(*args):
+    def fail(channels):
         if failures:
             raise failures.pop()
-        insert(*args)
+        commit(channels)
 
-    monkeypatch.setattr(one.store._log, "_insert", fail)
     await two.append("a")
+    monkeypatch.setattr(ChannelStateCache, "commit", fail)
     with pytest.raises(Exception, match="disk I/O error"):
         await one.append("a")
     await two.append("b")  # it gets the id that was not given
@@ -207,10 +221,10 @@ async def test_versions_hold_over_processes(pair):
 # --- reads
 
 
-async def test_a_read_after_a_commit_of_another_process_finds_it(pair):
+async def test_a_read_after_a_commit_of_another_process_finds_it(pair, stopped):
     one, two = pair
     await two.fill("a", 2)
-    async with Stopped(two):  # it hears of nothing
+    async with stopped(two):  # it hears of nothing
         await one.append("a", "3")
         page = await two.read("a")
         assert [p.offset for p in page.publications] == [1, 2, 3]
@@ -229,9 +243,9 @@ async def test_memory_answers_with_what_others_published(pair):
     assert two.store.reads == 0
 
 
-async def test_a_read_that_sees_more_than_was_told_is_not_told_twice(pair):
+async def test_a_read_that_sees_more_than_was_told_is_not_told_twice(pair, stopped):
     one, two = pair
-    async with Stopped(two):
+    async with stopped(two):
         await one.fill("a", 3)
         assert (await two.read("a")).top.offset == 3
         assert two.told == []
@@ -332,11 +346,11 @@ async def test_a_notice_reaches_all_that_hear_its_topic(pair):
     await until(lambda: looks == ["one", "two", "two", "one"])
 
 
-async def test_notices_that_wait_are_written_once(pair):
+async def test_notices_that_wait_are_written_once(pair, stopped):
     one, two = pair
     looks = []
     two.store.hear("t", lambda: looks.append("two"))
-    async with Stopped(one):
+    async with stopped(one):
         for _ in range(100):
             one.store.notify("t")
     await one.append("a")
@@ -347,13 +361,13 @@ async def test_notices_that_wait_are_written_once(pair):
 # --- who was away
 
 
-async def test_who_stood_still_is_told_how_far_each_channel_has_come(pair, clock):
+async def test_who_stood_still_is_told_how_far_channels_have_come(pair, clock, stopped):
     one, two = pair
     looks = []
     two.store.hear("t", lambda: looks.append("t"))
     await one.fill("a", 3)
     await heard(two, "a", [1, 2, 3])
-    async with Stopped(two):
+    async with stopped(two):
         await one.store.remove(Channel("a"))
         for number in range(4):
             await one.append("a", str(number))
@@ -370,10 +384,10 @@ async def test_who_stood_still_is_told_how_far_each_channel_has_come(pair, clock
     await until(lambda: two.told_of("a")[-1] == 8)
 
 
-async def test_a_long_backlog_is_told_in_parts(pair, monkeypatch):
+async def test_a_long_backlog_is_told_in_parts(pair, monkeypatch, stopped):
     monkeypatch.setattr(news, "ROWS", 7)
     one, two = pair
-    async with Stopped(two):
+    async with stopped(two):
         for number in range(30):
             history = NO_HISTORY if number % 3 else LONG
             await one.append("a", str(number), history)
@@ -384,18 +398,24 @@ async def test_a_long_backlog_is_told_in_parts(pair, monkeypatch):
 # --- limits
 
 
+async def settled(future):
+    [outcome] = await asyncio.gather(future, return_exceptions=True)
+    return outcome
+
+
 async def test_a_namespace_is_full_for_all(tmp_path, clock):
-    stores = [shared(tmp_path, clock) for _ in range(2)]
-    for store in stores:
-        store._namespaces = {"n": 1000}
+    settings = StoreSettings(path=str(tmp_path / "store.db"), shared_by="tests")
+    stores = [SqliteStore(settings, clock, namespaces={"n": 1000}) for _ in range(2)]
     one, two = [await Process(store, clock).start() for store in stores]
     await one.append("n:a", json.dumps("x" * 1200))
     await heard(two, "n:a", [1])
     with pytest.raises(Exception, match="namespace 'n' is full"):
         await two.append("n:a")
     await one.store.remove(Channel("n:a"))
-    await until(lambda: two.store._space.refusal("n:a") is None)
-    assert (await two.append("n:a")).position.offset == 2
+    async with asyncio.timeout(10):
+        while isinstance(outcome := await settled(two.append("n:a")), StoreFull):
+            pass
+    assert outcome.position.offset == 2
     for bench in (one, two):
         await bench.store.close()
 
@@ -466,7 +486,8 @@ async def test_the_log_file_is_emptied_by_the_last_to_close(pair, tmp_path):
     assert (await two.append("a")).position.offset == 51
     await two.store.close()
     assert not (tmp_path / "store.db-wal").exists()
-    files = open_files(two.store._settings, random.Random(1))
+    path = str(tmp_path / "store.db")
+    files = open_files(StoreSettings(path=path), random.Random(1))
     assert stored(files.writer, "a") == list(range(1, 52))
     files.close()
 
@@ -475,15 +496,15 @@ async def test_a_failed_look_is_logged_and_repeated(pair, monkeypatch):
     one, two = pair
     monkeypatch.setattr("service.stores.sqlite.store.LOOK_AGAIN", 0.001)
     failures = [sqlite3.OperationalError("disk I/O error")]
-    changed = two.store._channels.news._changed
+    look = news.News.look
 
-    def fail():
+    def fail(follower):
         if failures:
             raise failures.pop()
-        return changed()
+        return look(follower)
 
     with structlog.testing.capture_logs() as logged:
-        monkeypatch.setattr(two.store._channels.news, "_changed", fail)
+        monkeypatch.setattr(news.News, "look", fail)
         await one.append("a")
         await heard(two, "a", [1])
     assert [line["event"] for line in logged] == ["the store was not looked at"]
