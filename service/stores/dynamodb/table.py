@@ -5,8 +5,13 @@ described in `log.items`, `registry.records`, `subscribers` and `state`. DynamoD
 deletes an item some time after the Unix second in its attribute ``ttl``, in any order,
 so every reader compares the item's end with the clock.
 
-``infra/dynamodb/table.json`` is a CloudFormation template of the same definition; a
-test compares the two.
+``infra/dynamodb/table.json`` and the table of ``infra/serverless.yaml`` have the same
+definition; tests compare them.
+
+That its processes append with leases is an item of the table. `create` writes it, or
+`verify` if a process with leases finds the table empty, as a template has made it: so
+no process without them can have used it. One that starts at that very moment, without
+leases, may see no item yet; it is stopped by its next start.
 """
 
 from __future__ import annotations
@@ -193,6 +198,9 @@ async def verify(client: Client, settings: DynamodbSettings) -> str:
     if not problems:
         try:
             problems = await _compare_leases(client, settings)
+            if problems and settings.leases and await _is_empty(client):
+                await _write_leases(client, on=True)
+                problems = []
         except StoreError as error:
             raise StartupError(f"table {client.table}: {error}") from error
     if problems:
@@ -211,6 +219,11 @@ async def _compare_leases(client: Client, settings: DynamodbSettings) -> list[st
         f"and the table {str(on).lower()}: all its processes have to agree. Stop them, "
         "then `steadwire tables create` writes what the settings say"
     ]
+
+
+async def _is_empty(client: Client) -> bool:
+    request = {"TableName": client.table, "Limit": 1, "ConsistentRead": True}
+    return not (await client.call("scan", request)).get("Items")
 
 
 async def _write_leases(client: Client, *, on: bool) -> None:

@@ -73,6 +73,25 @@ async def test_nobody_there_is_said_at_the_start(make_client, emulator):
         await table.verify(client, settings)
 
 
+async def use(client):
+    item = {"pk": {"S": "used"}, "sk": {"S": "used"}}
+    await client.call("put_item", {"TableName": client.table, "Item": item})
+
+
+async def test_a_process_with_leases_takes_an_empty_table_for_its_own(
+    make_client, emulator
+):
+    """A template has made it, so nobody wrote whether its processes have leases."""
+    settings = emulator.settings()
+    client = await make_client(settings)
+    await table.create(client, settings)
+    others = emulator.settings(table=settings.table, leases=True)
+    await table.verify(client, others)
+    assert await table.check(client, others) == []
+    with pytest.raises(StartupError, match="says false, and the table true"):
+        await table.verify(client, settings)
+
+
 async def test_a_process_that_differs_about_leases_does_not_start(
     make_client, emulator
 ):
@@ -80,6 +99,7 @@ async def test_a_process_that_differs_about_leases_does_not_start(
     client = await make_client(settings)
     await table.create(client, settings)
     others = emulator.settings(table=settings.table, leases=True)
+    await use(client)
     with pytest.raises(StartupError, match="says true, and the table false"):
         await table.verify(client, others)
     (problem,) = await table.check(client, others)
