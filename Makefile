@@ -14,7 +14,8 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install
 WORKERS := 3
 PYTEST := $(BIN)/python -m pytest $(ARGS)
 
-.PHONY: audit bench-peers install lock proof run run-gateway soak test test-slow test-tools lint format clean bench
+.PHONY: audit bench bench-peers clean deploy-local format install lint lock package proof run
+.PHONY: run-gateway soak test test-serverless-offline test-slow test-tools
 .PHONY: coverage-of-requirements mutation prove-requirements
 
 install: $(VENV)/.installed
@@ -28,6 +29,21 @@ run-gateway: install
 	@[ -x .tools/ministack/bin/ministack ] || { $(BIN)/python -m venv .tools/ministack && \
 	  .tools/ministack/bin/python -m pip install --quiet ministack==1.5.33; }
 	@PATH="$(CURDIR)/.tools/ministack/bin:$$PATH" exec $(BIN)/steadwire dev-gateway $(ARGS)
+
+# The zip of the Lambda function (docs/serverless.md): ARGS="--architecture arm64",
+# ARGS="--config steadwire.toml". On Lambda Python is 3.12 or newer: for another one than
+# python3, make package PYTHON=python3.13 VENV=.venv-lambda
+package: $(VENV)/.installed
+	$(BIN)/python infra/package.py $(ARGS)
+
+# infra/serverless.yaml in an emulated AWS on this machine, until Ctrl-C.
+deploy-local: $(VENV)/.installed
+	@.tools/ministack/bin/python -c 'import ministack, samtranslator' 2>/dev/null || { \
+	  $(BIN)/python -m venv .tools/ministack && .tools/ministack/bin/python -m pip install \
+	  --quiet ministack==1.5.33 aws-sam-translator==1.115.0; }
+	$(BIN)/python infra/package.py --here --to build/here $(ARGS)
+	@PATH="$(CURDIR)/.tools/ministack/bin:$$PATH" exec $(BIN)/python infra/deploy_local.py \
+	  "$$(ls -t build/here/*.zip | head -1)"
 
 test: $(VENV)/.installed-dev test-tools
 	$(PYTEST) -m "not slow" -n $(WORKERS) --dist loadfile

@@ -38,7 +38,10 @@ OLDEST = (3, 12)
 """Python 3.11 runs on Amazon Linux 2, for which google-re2 has no wheel any more."""
 
 # What servers need and a function does not: it is imported in no invocation.
-UNUSED = ("hypercorn", "uvloop", "h2", "hpack", "hyperframe", "priority", "wsproto")
+UNUSED = """
+    hypercorn uvloop h2 hpack hyperframe priority wsproto
+    ag-ui-protocol pydantic pydantic-core annotated-types typing-inspection
+"""
 # Of botocore only what the table and the signatures need: the rest is 100 MB of models.
 MODELS = ("dynamodb", "sts")
 
@@ -120,7 +123,8 @@ def _install_packages(tree: Path, machine: str, glibc: tuple[int, int]) -> None:
     """Install what requirements.lock names, by hash, from wheels alone."""
     lock = (ROOT / "requirements.lock").read_text()
     entries = re.split(r"\n(?=\S)", lock)
-    kept = [each for each in entries if re.split(r"[=<>\[; ]", each)[0] not in UNUSED]
+    unused = UNUSED.split()
+    kept = [each for each in entries if each.partition("==")[0] not in unused]
     requirements = tree.parent / "requirements.txt"
     requirements.write_text("\n".join(kept))
     tags = [f"manylinux_2_{minor}" for minor in range(17, glibc[1] + 1)]
@@ -210,8 +214,13 @@ def _compile(tree: Path) -> None:
 
 def _zip(tree: Path, to: Path) -> None:
     with zipfile.ZipFile(to, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as made:
-        for path in sorted(each for each in tree.rglob("*") if each.is_file()):
-            entry = zipfile.ZipInfo(str(path.relative_to(tree)), _EPOCH)
+        files = {
+            path.relative_to(tree).as_posix(): path
+            for path in tree.rglob("*")
+            if path.is_file()
+        }
+        for name, path in sorted(files.items()):
+            entry = zipfile.ZipInfo(name, _EPOCH)
             entry.compress_type = zipfile.ZIP_DEFLATED
             entry.external_attr = (0o755 if path.suffix == ".so" else 0o644) << 16
             made.writestr(entry, path.read_bytes())

@@ -103,8 +103,12 @@ class Stack:
                 condition, yes, no = argument
                 return self.value(yes if self._holds(condition) else no)
             case "Fn::Sub":
+                text, own = argument if isinstance(argument, list) else (argument, {})
+                values = {each: self.value(own[each]) for each in own}
                 return re.sub(
-                    r"\$\{([\w.:]+)\}", lambda m: str(self._of(m[1])), argument
+                    r"\$\{([\w.:]+)\}",
+                    lambda m: str(values.get(m[1]) or self._of(m[1])),
+                    text,
                 )
             case "Fn::Join":
                 separator, parts = argument
