@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
@@ -46,6 +47,12 @@ def pytest_collection_modifyitems(
     config.stash[MARKED] = marked(items)
 
 
+def pytest_collection_finish() -> None:
+    """Spare the collector what is there for as long as the tests run."""
+    gc.collect()
+    gc.freeze()
+
+
 # Of old SDKs, what a gateway cannot keep from them: see docs/serverless.md.
 NOT_OF_OLD = ("test_unsubscribe_directly_followed_by_subscribe_is_no_error",)
 
@@ -73,6 +80,13 @@ def pytest_runtest_makereport(
         for server in opened:
             report.sections.append((f"server on port {server.port}", server.output()))
     return report
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_left_open() -> Iterator[None]:
+    """Fail in the module that left a transport open, not in what the collector ends."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture(autouse=True)
