@@ -44,19 +44,23 @@ class Import(NamedTuple):
     line: int
 
 
-@cache
 def sources(*folders: str) -> tuple[Source, ...]:
     """Return the modules below *folders* of the repository."""
+    return tuple(source for folder in folders for source in parsed(folder))
+
+
+@cache
+def parsed(folder: str) -> tuple[Source, ...]:
+    """Return the modules below *folder*; conftest.py forgets them after each module."""
     found = []
-    for folder in folders:
-        for path in sorted((ROOT / folder).rglob("*.py")):
-            if path.name.endswith("_pb2.py"):
-                continue  # generated
-            parts = path.relative_to(ROOT).with_suffix("").parts
-            if parts[-1] == "__init__":
-                parts = parts[:-1]
-            text = path.read_text(encoding="utf-8")
-            found.append(Source(path, ".".join(parts), text, ast.parse(text)))
+    for path in sorted((ROOT / folder).rglob("*.py")):
+        if path.name.endswith("_pb2.py"):
+            continue  # generated
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        if parts[-1] == "__init__":
+            parts = parts[:-1]
+        text = path.read_text(encoding="utf-8")
+        found.append(Source(path, ".".join(parts), text, ast.parse(text)))
     return tuple(found)
 
 
