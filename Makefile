@@ -94,6 +94,9 @@ lock: $(VENV)/.installed-dev
 	$(COMPILE) pyproject.toml $(EXTRAS:%=--extra %) -o requirements.lock
 	$(COMPILE) pyproject.toml --extra dev -c requirements.lock -o requirements-dev.lock
 	$(COMPILE) tests/tools/checks.txt -o tests/tools/checks.lock
+	$(BIN)/python -c 'import tomllib; \
+	  print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' \
+	  | $(COMPILE) - -o requirements-build.lock
 
 # Known vulnerabilities of what the lock names, where their database can be reached.
 audit: $(VENV)/.installed-dev

@@ -1,0 +1,315 @@
+"""infra/container.yaml: what linters miss, and the service with what it says."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.settings import Settings, load
+from service.stores.dynamodb.table import TTL, definition
+from tests.harness.backends import BACKENDS, GATEWAYS, INTEGRATION
+from tests.harness.process import ROOT
+from tests.harness.server import Server
+from tests.infra.linters import cfn_lint, checkov
+from tests.infra.templates import Stack, read_template
+
+TEMPLATE = ROOT / "infra" / "container.yaml"
+DEPLOYMENT = ROOT / "docs" / "deployment.md"
+
+PARAMETERS = {"DomainName": "chat.example.org", "AlarmTopicArn": "<topic>"}
+EVERYTHING = PARAMETERS | {
+    "Gateway": "true",
+    "HostedZoneId": "<zone>",
+    "RepositoryArn": "<repository>",
+}
+SECRETS = {
+    "token_hmac_secret_key": "t" * 64,
+    "api_key": "a" * 64,
+    "gateway_secret": "g" * 64,
+}
+
+# What AWS documents of the metrics that alarms here are about: the dimensions.
+METRICS = {
+    "AWS/NetworkELB HealthyHostCount": {"LoadBalancer", "TargetGroup"},
+    "AWS/NetworkELB UnHealthyHostCount": {"LoadBalancer", "TargetGroup"},
+    "AWS/ECS CPUUtilization": {"ClusterName", "ServiceName"},
+    "AWS/ECS MemoryUtilization": {"ClusterName", "ServiceName"},
+    "AWS/DynamoDB WriteThrottleEvents": {"TableName"},
+    "AWS/DynamoDB ReadThrottleEvents": {"TableName"},
+    "AWS/ApiGateway IntegrationError": {"ApiId", "Stage"},
+}
+
+
+@pytest.fixture(scope="module", params=[PARAMETERS, EVERYTHING], ids=["plain", "all"])
+def stack(request: pytest.FixtureRequest) -> Stack:
+    return Stack(read_template(TEMPLATE), request.param)
+
+
+def container(stack: Stack, task: str = "Task") -> dict[str, Any]:
+    [only] = stack.properties(task)["ContainerDefinitions"]
+    assert isinstance(only, dict)
+    return only
+
+
+def variables(stack: Stack, task: str = "Task") -> dict[str, str]:
+    """Return the environment of a task's container, secrets among it."""
+    about = container(stack, task)
+    found = {each["Name"]: str(each["Value"]) for each in about["Environment"]}
+    for each in about["Secrets"]:
+        key = each["ValueFrom"].removeprefix("<SecretArn>:").removesuffix("::")
+        found[each["Name"]] = SECRETS[key]
+    return found
+
+
+def settings(stack: Stack) -> Settings:
+    return load(variables(stack), {})
+
+
+def attributes(stack: Stack, name: str) -> dict[str, str]:
+    found = stack.properties(name)["TargetGroupAttributes"]
+    return {each["Key"]: each["Value"] for each in found}
+
+
+def statements(stack: Stack) -> Iterator[tuple[str, dict[str, Any]]]:
+    for name, role in stack.resources("AWS::IAM::Role"):
+        for policy in role["Policies"]:
+            for statement in policy["PolicyDocument"]["Statement"]:
+                yield name, statement
+
+
+def listed(value: str | list[str]) -> list[str]:
+    return [value] if isinstance(value, str) else value
+
+
+@pytest.fixture(scope="module")
+def variants(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Return the template, and with all its options, which checkov would leave out."""
+    text = TEMPLATE.read_text()
+    for name, value in EVERYTHING.items():
+        text, changed = re.subn(
+            rf"(  {name}:\n    Type: String\n    Default: ).*\n",
+            rf'\1"{value}"\n',
+            text,
+        )
+        assert changed == (name != "DomainName"), name
+    full = tmp_path_factory.mktemp("templates") / "everything.yaml"
+    full.write_text(text)
+    return [TEMPLATE, full]
+
+
+@pytest.mark.slow
+def test_linters_find_nothing(variants: list[Path]) -> None:
+    assert cfn_lint(TEMPLATE) == []
+    assert [checkov(each, "cloudformation") for each in variants] == [[], []]
+
+
+@pytest.mark.slow
+def test_what_is_planted_is_found(tmp_path: Path) -> None:
+    text = TEMPLATE.read_text()
+    for right, wrong in (
+        ("Protocol: TLS\n", "Protocol: TCP_TLS\n"),
+        ("!Ref TaskGroup", "!Ref TasksGroup"),
+        ("[logs:CreateLogStream", "[logs:CreateLogStreams"),
+        ("!Ref ClientCidr", "!Ref Image"),
+    ):
+        assert right in text
+        text = text.replace(right, wrong)
+    planted = tmp_path / "planted.yaml"
+    planted.write_text(text)
+    found = {line.split(":")[5] for line in cfn_lint(planted)}
+    assert found >= {"E3030", "E1020", "W3037", "W2001"}, found
+
+
+def test_the_table_is_the_code_s(stack: Stack) -> None:
+    table = stack.properties("Table")
+    assert table.pop("TimeToLiveSpecification") == {
+        "AttributeName": TTL,
+        "Enabled": True,
+    }
+    assert table.pop("PointInTimeRecoverySpecification")
+    assert table == definition(settings(stack).dynamodb)
+    about = read_template(TEMPLATE)["Resources"]["Table"]
+    assert about["DeletionPolicy"] == about["UpdateReplacePolicy"] == "Retain"
+
+
+def test_the_settings_are_known_and_complete(stack: Stack) -> None:
+    """`load` refuses what it does not know, and a service without a way in."""
+    own = settings(stack)
+    assert own.environment == "production"
+    assert own.store.backend == "dynamodb"
+    assert (own.server.host, own.server.port) == ("0.0.0.0", 8000)
+    assert bool(own.gateway.endpoint) == bool(own.gateway.secret)
+    callback = stack.outputs().get("CallbackEndpoint", "")
+    assert own.gateway.endpoint == callback
+    tables = variables(stack, "TablesTask")
+    assert tables == variables(stack)
+
+
+def test_no_secret_is_in_the_template(stack: Stack) -> None:
+    for each in container(stack)["Environment"]:
+        assert not re.search(r"SECRET|KEY$|TOKEN|PASSWORD", each["Name"]), each
+    text = json.dumps([dict(stack.resources())])
+    assert not any(secret in text for secret in SECRETS.values())
+
+
+def test_roles_allow_what_is_documented_and_name_their_resources(stack: Stack) -> None:
+    text = DEPLOYMENT.read_text()
+    [policy] = re.findall(r"```json\n(.*?)```", text, re.S)
+    documented = json.loads(policy)["Statement"][0]["Action"]
+    found = list(statements(stack))
+    task = [one for name, one in found if name == "TaskRole"]
+    table = "arn:aws:dynamodb:eu-central-1:111122223333:table/steadwire"
+    assert (listed(task[0]["Action"]), task[0]["Resource"]) == (documented, table)
+    if len(task) > 1:
+        [connections] = task[1:]
+        assert connections["Action"] == "execute-api:ManageConnections"
+        api = "arn:aws:execute-api:eu-central-1:111122223333:<GatewayApi>/prod"
+        assert connections["Resource"] == f"{api}/*/@connections/*"
+    for _name, statement in found:
+        assert not any("*" in action for action in listed(statement["Action"]))
+        if statement["Resource"] == "*":
+            assert statement["Action"] == "ecr:GetAuthorizationToken"
+
+
+def test_a_task_has_the_time_to_send_its_clients_away(stack: Stack) -> None:
+    own = settings(stack)
+    template = read_template(TEMPLATE)
+    longest = template["Parameters"]["DrainTime"]["MaxValue"]
+    needed = longest + own.server.shutdown_timeout
+    assert needed < container(stack)["StopTimeout"] <= 120  # Fargate has no more
+    assert own.server.drain_time == 30.0
+    targets = attributes(stack, "Targets")
+    assert targets["deregistration_delay.connection_termination.enabled"] == "false"
+
+
+def test_the_balancer_knows_the_service(stack: Stack) -> None:
+    own = settings(stack)
+    targets = stack.properties("Targets")
+    [port] = container(stack)["PortMappings"]
+    assert targets["Port"] == port["ContainerPort"] == own.server.port
+    assert targets["HealthCheckPath"] == "/health/ready"
+    assert attributes(stack, "Targets")["preserve_client_ip.enabled"] == "true"
+    assert own.server.keep_alive > 350.0  # of the load balancer, for TCP and TLS
+    assert own.client.ping_interval < 350.0
+    [balancer] = stack.properties("Service")["LoadBalancers"]
+    assert balancer["ContainerName"] == container(stack)["Name"]
+
+
+def test_the_gateway_sends_what_the_service_reads() -> None:
+    """Compared with the table of docs/serverless.md, which its tests are about."""
+    stack = Stack(read_template(TEMPLATE), EVERYTHING)
+    text = (ROOT / "docs" / "serverless.md").read_text()
+    rows = dict(
+        re.findall(r"^\| `((?:header|querystring)\.\S+)` \| `(.+?)`", text, re.M)
+    )
+    assert len(rows) == 9
+    of_all = [name for name in rows if name.startswith("header.x-")]
+    for event in ("Connect", "Message", "Disconnect"):
+        about = stack.properties(f"Gateway{event}")
+        path = f"/connection/gateway/{event.lower()}"
+        assert about["IntegrationUri"] == f"https://chat.example.org{path}"
+        sent = {
+            name.removeprefix("integration.request."): value
+            for name, value in about["RequestParameters"].items()
+        }
+        secret = sent["header.x-gw-secret"]
+        assert re.fullmatch(
+            r"'\{\{resolve:secretsmanager:.+:gateway_secret\}\}'", secret
+        )
+        expected = rows if event == "Connect" else {n: rows[n] for n in of_all}
+        assert sent == expected | {"header.x-gw-secret": secret}
+    declared = stack.properties("GatewayConnectRoute")["RequestParameters"]
+    read = [value for value in rows.values() if value.startswith("route.")]
+    assert sorted(declared) == sorted(read)
+    keys = [
+        route["RouteKey"] for _, route in stack.resources("AWS::ApiGatewayV2::Route")
+    ]
+    assert sorted(keys) == ["$connect", "$default", "$disconnect"]
+
+
+def test_the_log_of_the_gateway_is_json_without_the_query() -> None:
+    stack = Stack(read_template(TEMPLATE), EVERYTHING)
+    access = stack.properties("GatewayStageResource")["AccessLogSettings"]["Format"]
+    assert json.loads(access)["connection"] == "$context.connectionId"
+    assert len(access) < 3072
+    assert not re.search(r"query|\$context\.path|authorizer", access, re.I)
+
+
+def test_alarms_are_on_metrics_that_exist(stack: Stack) -> None:
+    own = {
+        f"{one['MetricNamespace']} {one['MetricName']}"
+        for _, filter in stack.resources("AWS::Logs::MetricFilter")
+        for one in filter["MetricTransformations"]
+    }
+    for name, alarm in stack.resources("AWS::CloudWatch::Alarm"):
+        metric = f"{alarm['Namespace']} {alarm['MetricName']}"
+        given = {each["Name"] for each in alarm.get("Dimensions", [])}
+        assert given == (set() if metric in own else METRICS[metric]), name
+        assert alarm["AlarmActions"] == ["<topic>"], name
+        assert alarm["AlarmDescription"]
+        own.discard(metric)
+    assert not own, "nothing looks at these"
+
+
+def test_filters_find_what_the_service_logs(stack: Stack) -> None:
+    sources = "\n".join(path.read_text() for path in (ROOT / "service").rglob("*.py"))
+    for _, one in stack.resources("AWS::Logs::MetricFilter"):
+        for field, value in re.findall(r'\$\.(\w+) = "([^"]+)"', one["FilterPattern"]):
+            assert field in ("event", "level")
+            assert field == "level" or f'"{value}"' in sources
+            assert field == "event" or value in ("error", "critical")
+
+
+def test_each_alarm_has_an_entry_in_the_runbook() -> None:
+    stack = Stack(read_template(TEMPLATE), EVERYTHING)
+    text = DEPLOYMENT.read_text()
+    alarms = {name for name, _ in stack.resources("AWS::CloudWatch::Alarm")}
+    section = text[text.index("### Alarms of the container service") :]
+    section = section[: section.index("\n#", 1)]
+    assert set(re.findall(r"^\| `(\w+)` \|", section, re.M)) == alarms
+
+
+def health(stack: Stack, port: int) -> int:
+    """Run the health check of the container, and return its exit status."""
+    shell, _python, *arguments = container(stack)["HealthCheck"]["Command"]
+    assert shell == "CMD"
+    command = [one.replace(":8000/", f":{port}/") for one in arguments]
+    return subprocess.run(
+        [sys.executable, *command], stderr=subprocess.DEVNULL
+    ).returncode
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("gateway", [False, True], ids=["direct", "gateway"])
+async def test_the_service_runs_with_these_variables(
+    tmp_path: Path, gateway: bool
+) -> None:
+    """Outside AWS: the addresses of the table and of the gateway are the emulators'."""
+    parameters = EVERYTHING if gateway else PARAMETERS
+    stack = Stack(read_template(TEMPLATE), parameters | {"DrainTime": 1})
+    own = variables(stack)
+    backend = (GATEWAYS["http_proxy"] if gateway else BACKENDS["dynamodb"])()
+    backend.pop(INTEGRATION, None)
+    del own["STEADWIRE_SERVER_PORT"], own["STEADWIRE_SERVER_HOST"]
+    server = Server(tmp_path, own | backend)
+    server.settings = own | backend
+    server.key = own["STEADWIRE_API_KEY"]
+    try:
+        await server.start()
+        assert await asyncio.to_thread(health, stack, server.port) == 0
+        async with server.api() as api:
+            assert await api.publish("deployed", 1) == 1
+        assert await server.terminate() == 0
+        assert await asyncio.to_thread(health, stack, server.port) != 0
+        levels = {line["level"] for line in server.log()}
+        assert levels <= {"info", "warning"}
+    finally:
+        server.close()
