@@ -14,8 +14,11 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install
 WORKERS := 3
 PYTEST := $(BIN)/python -m pytest $(ARGS)
 
-.PHONY: audit bench bench-peers clean deploy-local format install lint lock package proof run
-.PHONY: run-gateway soak test test-serverless-offline test-slow test-tools
+IMAGE := steadwire:local
+
+.PHONY: audit bench bench-peers clean deploy-local format image install licences lint lock
+.PHONY: package proof run run-gateway sbom soak test test-serverless-offline test-slow
+.PHONY: test-tools wheels
 .PHONY: coverage-of-requirements mutation prove-requirements
 
 install: $(VENV)/.installed
@@ -106,6 +109,41 @@ audit: $(VENV)/.installed-dev
 	elif grep -q 'could not be audited' <<<"$$found" || [ $$status != 0 ]; then \
 	  echo "the database of vulnerabilities cannot be reached: not all was audited"; \
 	else echo "$$found"; fi
+
+# What an image or a package is made of, for those who have to know: every package with its
+# version and hashes (CycloneDX), into dist/.
+sbom: $(VENV)/.installed-dev
+	@mkdir -p dist
+	$(BIN)/cyclonedx-py requirements requirements.lock --pyproject pyproject.toml \
+	  --output-reproducible --output-file dist/sbom.json
+
+# The licences of what requirements.lock names, into docs/licences.md.
+licences: $(VENV)/.installed-dev
+	@{ echo "# Licences"; echo; \
+	  echo "Of every package that an image has, by its own metadata. Made by"; \
+	  echo "\`make licences\`; do not edit."; echo; \
+	  $(BIN)/pip-licenses --order=name --no-version --format=markdown --packages \
+	    $$(sed -nE 's/^([A-Za-z0-9._-]+)==.*/\1/p' requirements.lock); } > docs/licences.md
+
+# The wheels that are published, for the CPython versions of pyproject.toml, into dist/;
+# in containers on Linux.
+wheels: $(VENV)/.installed-dev
+	$(BIN)/cibuildwheel --output-dir dist
+
+# Builds the image, starts it as it is deployed, and waits for its health check.
+image:
+	docker build --tag $(IMAGE) .
+	@id=$$(docker run --detach --read-only --tmpfs /data:uid=10001,gid=10001 --cap-drop ALL \
+	  --security-opt no-new-privileges --env STEADWIRE_API_KEY=key-of-the-image-test \
+	  --env STEADWIRE_CLIENT_ALLOW_ANONYMOUS_CONNECT_WITHOUT_TOKEN=true $(IMAGE)); \
+	for second in $$(seq 90); do \
+	  status=$$(docker inspect --format '{{.State.Health.Status}}' $$id); \
+	  [ "$$status" = starting ] || break; sleep 1; \
+	done; \
+	docker stop --time 30 $$id >/dev/null; \
+	code=$$(docker inspect --format '{{.State.ExitCode}}' $$id); \
+	docker logs $$id; docker rm $$id >/dev/null; \
+	echo "health: $$status, exit status: $$code"; [ "$$status $$code" = "healthy 0" ]
 
 # Half an hour of mixed traffic at 1,000 connections; writes docs/soak.md.
 soak: $(VENV)/.installed-dev
