@@ -132,7 +132,7 @@ LOOSE = {
 # A third party's exceptions stop at the modules that import it, so it has few.
 THIRD_PARTIES: dict[str, set[str]] = {
     "ag_ui": {"agents"},
-    "botocore": {"gateway", "gateway_runtime", "stores"},
+    "botocore": {"cli", "gateway", "gateway_runtime", "stores"},
     "click": {"cli"},
     "cryptography": {"auth"},
     "falcon": {"app", "demo", "transports", "http"},

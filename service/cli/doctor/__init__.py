@@ -14,7 +14,12 @@ __all__ = ["doctor"]
 @click.option(
     "--port", type=int, help="TCP port, as of serve.  [STEADWIRE_SERVER_PORT]"
 )
-def doctor(port: int | None) -> None:
+@click.option(
+    "--aws",
+    metavar="STACK",
+    help="Examine that stack of infra/serverless.yaml, and nothing of this machine.",
+)
+def doctor(port: int | None, aws: str | None) -> None:
     """Examine settings, keys, store, port and installation, and say what to mend.
 
     Changes nothing. The exit status is 1 if there is a problem.
@@ -27,7 +32,13 @@ def doctor(port: int | None) -> None:
     # Only findings are printed on stdout.
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     failed = False
-    for level, subject, text, remedy in examine(os.environ, port):
+    if aws:
+        from service.cli.doctor.aws import examine_stack
+
+        findings = examine_stack(aws)
+    else:
+        findings = examine(os.environ, port)
+    for level, subject, text, remedy in findings:
         failed = failed or level == PROBLEM
         print(f"{level:<8} {subject:<10} {text}")
         if remedy:
