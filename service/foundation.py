@@ -24,6 +24,7 @@ from service.auth.permissions import Permissions
 from service.auth.revocations import Revocation, Revocations
 from service.auth.tickets import Tickets
 from service.auth.verifier import RemoteKeys, Verifier
+from service.broker import add_broker_metrics, make_broker
 from service.core.errors import StoreError, describe
 from service.core.health import Checks, Fault
 from service.core.hooks import Handlers
@@ -32,7 +33,7 @@ from service.core.ports import Clock, CommitListener, Hearer
 from service.core.refusals import Refusals
 from service.metrics import Metrics
 from service.payload.encoder import PayloadEncoder
-from service.settings import Settings, changes
+from service.settings import BrokerSettings, Settings, changes
 from service.stores.factory import AnyStore, add_store_metrics, make_store
 
 __all__ = ["Foundation", "NodeInfo"]
@@ -60,7 +61,8 @@ class NodeInfo:
 class Foundation:
     """The parts that every way to serve clients needs.
 
-    The stack that it is made on closes them, in reverse order.
+    The stack that it is made on closes them, in reverse order. A broker is used by
+    *resident* processes alone: a frozen one keeps no connection.
 
     Attributes:
         settings: The settings it was made with.
@@ -68,6 +70,7 @@ class Foundation:
         node: This process.
         metrics: Counters, gauges and histograms.
         checks: The checks of ``/health/ready``.
+        broker: Carries hints between processes; None without one.
         store: The store of history and state.
         encoder: Makes JSON text of the payloads of the application.
         permissions: The rules of channels.
@@ -86,6 +89,8 @@ class Foundation:
         clock: Clock,
         stack: AsyncExitStack,
         stopping: asyncio.Event | None = None,
+        *,
+        resident: bool = False,
     ) -> None:
         tasks = _Tasks()
         stack.push_async_callback(tasks.close)
@@ -115,7 +120,10 @@ class Foundation:
             on_refusal=partial(_log_refusal, refusals, clock),
             threads=settings.runs.namespace,
         )
-        self.store: AnyStore = make_store(settings, clock, stopping)
+        own = settings.broker if resident else BrokerSettings()
+        self.broker = make_broker(own, self.node.uid, clock, self.rng)
+        add_broker_metrics(self.metrics, self.broker)
+        self.store: AnyStore = make_store(settings, clock, stopping, self.broker)
         stack.push_async_callback(self.store.close)
         add_store_metrics(self.metrics, self.store)
         self.tickets = Tickets(self.store.state, clock, random.SystemRandom())
@@ -148,6 +156,11 @@ class Foundation:
                 reason=weakness,
                 remedy="`steadwire keys` makes another",
             )
+
+    def broker_fault(self) -> Fault | None:
+        """Return why hints are not carried, if a broker is set: polls take over."""
+        reason = None if self.broker is None else self.broker.fault()
+        return None if reason is None else Fault(reason, failing=False)
 
     def _revoked(self, revocation: Revocation) -> None:
         if self.people is not None:

@@ -150,7 +150,7 @@ class Runtime:
         """
         settings = settings.at_gateway
         async with AsyncExitStack() as stack:
-            base = Foundation(settings, handlers, clock, stack, stopping)
+            base = Foundation(settings, handlers, clock, stack, stopping, resident=True)
             metrics, checks, rng = base.metrics, base.checks, base.rng
             permissions, store = base.permissions, base.store
             flusher = Flusher(asyncio.get_running_loop().call_soon, clock)
@@ -343,6 +343,7 @@ class Runtime:
                 threads=threads,
             )
             checks.add("store", runtime._store_fault)
+            checks.add("broker", base.broker_fault)
             checks.add("revocations", runtime._revocations_fault)
             checks.add("sweep", reaper.fault)
             checks.add("hooks", hook_health.fault)

@@ -17,7 +17,7 @@ from typing import Protocol
 from service.core.model import Channel, Position
 from service.core.ports import Committed
 
-__all__ = ["Broker"]
+__all__ = ["Broker", "BrokerListener"]
 
 
 class BrokerListener(Protocol):
@@ -45,8 +45,16 @@ class BrokerListener(Protocol):
 class Broker(Protocol):
     """Carries hints. Every queue is bounded; beyond, hints are dropped."""
 
-    async def start(self, listener: BrokerListener) -> None:
-        """Begin to connect, and go on for ever; a broker that is down is no error."""
+    async def start(self, listener: BrokerListener, scope: str) -> None:
+        """Begin to connect, and go on for ever; a broker that is down is not an error.
+
+        Args:
+            listener: The receiver of hints.
+            scope: The deployment's log: hints of another one are not for this process.
+
+        Raises:
+            StartupError: It can never be used.
+        """
 
     async def close(self) -> None:
         """End; nothing is sent or told any more. Safe to call twice."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from service.settings.agents import AgentSettings
+from service.settings.broker import BrokerSettings
 from service.settings.channels import ChannelOptions, ChannelSettings, Namespace
 from service.settings.gateway import GatewaySettings
 from service.settings.load import Settings, load, service_link_collisions
@@ -26,6 +27,7 @@ from service.settings.stores import DynamodbSettings, StoreSettings
 __all__ = [
     "AgentSettings",
     "ApiSettings",
+    "BrokerSettings",
     "ChannelOptions",
     "ChannelSettings",
     "ClientSettings",

@@ -24,6 +24,7 @@ from service.core.client_address import Proxies
 from service.core.errors import SettingsError
 from service.core.origins import Origins, is_loopback, is_secure
 from service.settings.agents import AgentSettings, mistakes_of
+from service.settings.broker import BrokerSettings
 from service.settings.channels import ChannelSettings, RunSettings
 from service.settings.convert import Converter
 from service.settings.gateway import GatewaySettings
@@ -88,6 +89,7 @@ class Settings(Section, frozen=True, kw_only=True):
     overload: OverloadSettings = OverloadSettings()
     store: StoreSettings = StoreSettings()
     dynamodb: DynamodbSettings = DynamodbSettings()
+    broker: BrokerSettings = BrokerSettings()
     gateway: GatewaySettings = GatewaySettings()
     api: ApiSettings = ApiSettings()
     channels: ChannelSettings = ChannelSettings()
@@ -229,6 +231,7 @@ class Settings(Section, frozen=True, kw_only=True):
         if self.api.host and self.api.port is None:
             yield "api.host needs api.port"
         yield from self.proxy.mistakes()
+        yield from self.broker.mistakes(self.store.backend)
         yield from self.gateway.mistakes(self.store.backend)
         yield from mistakes_of(self.agents)
         yield from self._in_client()

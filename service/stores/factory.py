@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeAlias
 
+from service.core.broker import Broker
 from service.core.model import ClientId
 from service.core.ports import Clock
 from service.metrics import Metrics
@@ -28,7 +29,10 @@ _BREAKER_STATES = ("closed", "open", "half-open")
 
 
 def make_store(
-    settings: Settings, clock: Clock, stopping: asyncio.Event | None = None
+    settings: Settings,
+    clock: Clock,
+    stopping: asyncio.Event | None = None,
+    broker: Broker | None = None,
 ) -> AnyStore:
     """Return the store that *settings* name, not started.
 
@@ -36,6 +40,7 @@ def make_store(
         settings: Of the process.
         clock: Of every timer.
         stopping: Set to give up a start that waits for the SQLite file.
+        broker: Tells of what other processes commit to DynamoDB; None for polls.
     """
     if settings.store.backend == "sqlite":
         from service.stores.sqlite.store import SqliteStore
@@ -48,7 +53,7 @@ def make_store(
         return SqliteStore(settings.store, clock, namespaces=limits, stopping=stopping)
     from service.stores.dynamodb.store import DynamodbStore
 
-    return DynamodbStore(settings.table, settings.store, clock)
+    return DynamodbStore(settings.table, settings.store, clock, broker=broker)
 
 
 def make_upkeep(

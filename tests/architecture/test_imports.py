@@ -30,6 +30,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "hub": {"core", "metrics", "protocol", "settings"},
     "stores": {"core", "metrics", "settings", "_speedups"},
+    "broker": {"core", "metrics", "settings"},
     "connections": {
         "auth",
         "core",
@@ -80,6 +81,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "foundation": {
         "auth",
+        "broker",
         "core",
         "metrics",
         "payload",
@@ -145,12 +147,14 @@ THIRD_PARTIES: dict[str, set[str]] = {
     "priority": {"server"},
     "prometheus_client": {"metrics"},
     "re2": {"core"},  # patterns of channel names
+    "redis": {"broker"},
     # It validates what comes from outside; `protocol` reads with it what it wrote, and
     # DynamoDB's store packs.
     "msgspec": {
         "agents",
         "auth",
         "connections",
+        "broker",
         "core",
         "gateway",
         "gateway_runtime",
@@ -166,6 +170,7 @@ THIRD_PARTIES: dict[str, set[str]] = {
         "agents",
         "app",
         "auth",
+        "broker",
         "cli",
         "connections",
         "core",

@@ -55,6 +55,7 @@ from service.core.ports import (
 from service.settings import DynamodbSettings, StoreSettings
 from service.stores.append_budget import AppendBudget
 from service.stores.dynamodb import table
+from service.stores.dynamodb.broker_outages import BrokerOutages
 from service.stores.dynamodb.client import Client, Connect, connect
 from service.stores.dynamodb.lease import DynamodbLeases
 from service.stores.dynamodb.log.appender import ChannelAppender, Job
@@ -138,7 +139,9 @@ class DynamodbStore:
             at_once=max(1, settings.connections // 2),
         )
         self._heads = HeadWatch(self.client, self._reader, clock, self.moved)
+        self._heads.polls_all = settings.leases  # functions tell nobody
         self._hearer: Hearer | None = None
+        self._outages: BrokerOutages | None = None
         self._appenders: dict[Channel, ChannelAppender] = {}
         self._slots = asyncio.Semaphore(settings.connections)
         self._open = False
@@ -178,13 +181,19 @@ class DynamodbStore:
         self._open = True
         self._refusal = "the store is closed"
         if self.broker is not None:
-            await self.broker.start(self)
+            await self.broker.start(self, self.origin)
+            self._outages = BrokerOutages(
+                self.broker, self.state, self._heads, self._clock
+            )
+            self._outages.start()
 
     async def close(self) -> None:
         """Commit what was accepted, then release everything. Safe to call twice."""
         self._open = False
         while waiting := [each.task for each in self._appenders.values()]:
             await asyncio.wait(waiting)
+        if self._outages is not None:
+            await self._outages.close()
         if self.broker is not None:  # what was committed last is told, too
             await self.broker.close()
         await self._heads.close()
