@@ -90,7 +90,7 @@ format: $(VENV)/.installed-dev
 # Versions and hashes of what images, continuous integration and its tools install; run it
 # after a change of pyproject.toml or of tests/tools/checks.txt. The extras that images have
 # are named here and in the Dockerfile.
-EXTRAS := agents
+EXTRAS := agents valkey
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
   --generate-hashes --no-header --no-annotate
 lock: $(VENV)/.installed-dev

@@ -11,7 +11,7 @@ from packaging.requirements import Requirement
 from tests.architecture.sources import ROOT
 
 LOCKS = {
-    "requirements.lock": ("agents",),  # EXTRAS of the Makefile
+    "requirements.lock": ("agents", "valkey"),  # EXTRAS of the Makefile
     "requirements-dev.lock": ("dev",),
 }
 
