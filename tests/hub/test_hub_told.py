@@ -12,7 +12,7 @@ import pytest
 
 from service.core.model import Channel, Joined, Position
 from service.core.ports import Committed
-from tests.world.script import NOT_KEPT, ScriptedMember, Seat, A, committed
+from tests.world.script import NOT_KEPT, A, ScriptedMember, Seat, committed
 from tests.world.scripted import ScriptedWorld
 
 

@@ -1,7 +1,7 @@
 """Hints and the cache: nothing that was known before a hint answers after it.
 
-Two processes on one table: *there* commits, and its commits are the hints that *here* is
-handed, as a broker would or would not. What was read is believed for ever in this
+Two processes on one table: *there* commits, and its commits are the hints that *here*
+is handed, as a broker would or would not. What was read is believed for ever in this
 module, so only a hint makes a read look again.
 """
 
