@@ -343,9 +343,9 @@ class Runtime:
                 threads=threads,
             )
             checks.add("store", runtime._store_fault)
-            checks.add("broker", base.broker_fault)
             checks.add("revocations", runtime._revocations_fault)
             checks.add("sweep", reaper.fault)
+            checks.add("broker", base.broker_fault)
             checks.add("hooks", hook_health.fault)
             checks.add("drain", drain.fault)
             checks.add("overload", runtime._overload_fault)

@@ -34,13 +34,13 @@ import msgspec
 from service.core.model import Channel, Position, Publication, RawJson
 from service.core.ports import Clock, Committed
 
-__all__ = ["Forged", "Hint", "Hints"]
+__all__ = ["AGE", "SIZE", "VERSION", "Forged", "Hints"]
 
 SIZE = 64 * 1024  # bytes of a hint with stored publications
 AGE = 5.0  # s for which what a hint carries is believed
 SENDERS = 4096
 
-_VERSION = 1
+VERSION = 1
 _SIGNATURE = 16  # bytes
 _DELTA, _URGENT = 1, 2  # flags of a row
 
@@ -148,7 +148,7 @@ class Hints:
             body = _decode(blob)
         except msgspec.MsgspecError as error:
             raise Forged from error
-        if body.version != _VERSION:
+        if body.version != VERSION:
             raise Forged
         if body.sender == self._sender:
             return None
@@ -176,7 +176,7 @@ class Hints:
         sent = int(self._clock.wall() * 1000)
         blob = _encode(
             _Body(
-                _VERSION, self._sender, self._number, sent, top.epoch, top.offset, rows
+                VERSION, self._sender, self._number, sent, top.epoch, top.offset, rows
             )
         )
         return self._sign(topic, blob) + blob

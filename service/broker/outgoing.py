@@ -20,7 +20,7 @@ from service.broker.hints import Hints
 from service.core.model import Position
 from service.core.ports import Committed
 
-__all__ = ["Outgoing"]
+__all__ = ["LIMIT", "Outgoing"]
 
 LIMIT = 4 * 1024 * 1024  # bytes
 MISSED = 10_000  # channels

@@ -21,6 +21,7 @@ SERVICE = sources("service")
 
 # The units that do I/O, or compose. All the rest of the package is the core.
 OUTSIDE = {
+    "broker",
     "agents",
     "app",
     "cli",

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 from service.core.model import Appended, Channel, Draft, HistoryPage
-from service.core.ports import Committed, History, State, Store
+from service.core.ports import Committed, Hearer, History, State, Store
 from service.settings import StoreSettings
 from service.stores.sqlite.store import SqliteStore
 from tests.clock import VirtualClock
@@ -89,7 +89,10 @@ DURABLE_STATES = {"disk": state_of(on_disk)}
 class Bench:
     """A started store, what its listener was told, and shorter words for both."""
 
-    def __init__(self, store: Store, clock: VirtualClock) -> None:
+    def __init__(
+        self, store: Store, clock: VirtualClock, hearer: Hearer | None = None
+    ) -> None:
+        self.hearer = hearer
         self.store = store
         self.clock = clock
         self.told: list[Committed] = []
@@ -97,7 +100,7 @@ class Bench:
         self.hook: Callable[[Sequence[Committed]], None] = lambda committed: None
 
     async def start(self) -> Bench:
-        await self.store.start(self.listen)
+        await self.store.start(self.listen, self.hearer)
         return self
 
     def listen(self, committed: Sequence[Committed]) -> None:

@@ -49,12 +49,14 @@ async def open_bench(ministack, clock):
     settings = ministack.settings(timeout=60.0)
     opened = []
 
-    async def open_bench(faults=None, timeout=60.0, make_clock=StoreClock, **bounds):
+    async def open_bench(
+        faults=None, timeout=60.0, make_clock=StoreClock, hearer=None, **bounds
+    ):
         values = {"table": settings.table, "timeout": timeout, **bounds}
         store = TableStore(
             ministack.settings(**values), make_clock(clock), faults, seed=len(opened)
         )
-        bench = await Bench(store, clock).start()
+        bench = await Bench(store, clock, hearer).start()
         bench.faults = faults
         opened.append(bench)
         return bench

@@ -43,7 +43,7 @@ from service.stores.dynamodb.client import Client
 from service.stores.dynamodb.log.items import head_key
 from service.stores.dynamodb.log.reader import Reader
 
-__all__ = ["HeadWatch"]
+__all__ = ["AT_ONCE", "BATCH", "QUICK", "SLOW", "HeadWatch"]
 
 QUICK = 0.1  # s before the first poll, and after a change
 SLOW = 2.0  # s between polls of an idle channel

@@ -25,22 +25,22 @@ KEPT = History(100, 60.0, 100.0)
 class Heard:
     """The hearer; at each call it reads what it is told of, as the hub does."""
 
-    def __init__(self, bench) -> None:
-        self.bench = bench
+    def __init__(self) -> None:
+        self.store = None
         self.told_of: list[int] = []
         self.tops: list[Position] = []
 
     def told(self, batch: Sequence[Committed]) -> None:
         for channel, publication, epoch, *_ in batch:
             self.told_of.append(publication.offset)
-            page = self.bench.store.peek(channel, KEPT, publication.offset - 1, -1)
+            page = self.store.peek(channel, KEPT, publication.offset - 1, -1)
             if page is not None:
                 assert page.top.epoch == epoch
                 assert page.top.offset >= publication.offset, "overtaken"
 
     def moved(self, channel: Channel, top: Position) -> None:
         self.tops.append(top)
-        assert self.bench.store.peek(channel, KEPT, 0, 0) is None
+        assert self.store.peek(channel, KEPT, 0, 0) is None
 
 
 @pytest.fixture(autouse=True)
@@ -51,13 +51,15 @@ def believed(monkeypatch):
 
 @pytest.fixture
 async def here(open_bench):
-    bench = await open_bench(Faults())
-    bench.heard = Heard(bench)
-    bench.store.store._hearer = bench.heard
-    bench.store.follow(A, History(0, 0.0))  # not polled
-    bench.store.unfollow(A)
-    bench.store.store._heads._schedule = lambda channel, watched: None
+    heard = Heard()
+    bench = await open_bench(Faults(), hearer=heard)
+    heard.store, bench.heard = bench.store, heard
     bench.store.follow(A, KEPT)
+    bench.store.store.confirmed(A)  # looked at once, and polled no more
+    async with asyncio.timeout(60):
+        while not heard.tops:
+            await asyncio.sleep(0.01)
+    heard.tops.clear()
     return bench
 
 
@@ -111,9 +113,7 @@ async def test_lost_doubled_and_reordered(here, there, order, warm):
         here.store.told([hints[number - 1]])
         assert await offsets(here) == 3 or here.heard.told_of[-1] <= await offsets(here)
     # A position settles what was lost.
-    here.store.moved(
-        A, there.told[-1].publication and Position(3, there.told[-1].epoch)
-    )
+    here.store.moved(A, Position(3, there.told[-1].epoch))
     assert await offsets(here) == 3
     assert set(here.heard.told_of) == set(order)
 
@@ -173,11 +173,17 @@ async def test_hints_of_an_epoch_that_is_over_and_of_one_that_begins(here, there
     assert here.heard.told_of == []
     page = await here.store.read(A, KEPT, 0, -1)
     assert page.top == Position(1, new.epoch)
-    # With nothing in the cache, nobody knows yet which is over: a read tells.
-    here.store.store._cache._tails.forget(A)
-    here.store.told([old])
-    page = await here.store.read(A, KEPT, 0, -1)
-    assert page.top == Position(1, new.epoch)
+
+
+async def test_with_nothing_in_the_cache_a_read_tells_which_epoch_is_over(here, there):
+    (old,) = await commit(there)
+    here.clock.advance(200.0)
+    (new,) = await commit(there)
+    for hint in (old, new, old):
+        await here.store.remove(A)  # it is in no cache then
+        here.store.told([hint])
+        page = await here.store.read(A, KEPT, 0, -1)
+        assert page.top == Position(1, new.epoch)
 
 
 async def test_an_unknown_channel_costs_nothing(here, there):
