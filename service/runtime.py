@@ -345,10 +345,10 @@ class Runtime:
             checks.add("store", runtime._store_fault)
             checks.add("revocations", runtime._revocations_fault)
             checks.add("sweep", reaper.fault)
-            checks.add("broker", base.broker_fault)
             checks.add("hooks", hook_health.fault)
             checks.add("drain", drain.fault)
             checks.add("overload", runtime._overload_fault)
+            checks.add("broker", base.broker_fault)
             # Last, so that every part is there until the last client is gone.
             stack.push_async_callback(drain.finish)
             runtime._stack = stack.pop_all()

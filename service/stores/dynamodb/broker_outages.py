@@ -22,9 +22,9 @@ from contextlib import suppress
 import structlog
 
 from service.core.broker import Broker
+from service.core.clock import sleep
 from service.core.errors import StoreError
 from service.core.ports import Clock, State
-from service.stores.dynamodb.client import sleep
 from service.stores.dynamodb.log.head_watch import HeadWatch
 
 __all__ = ["BrokerOutages"]
