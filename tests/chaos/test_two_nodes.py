@@ -62,8 +62,8 @@ class Nodes:
     """Two servers, a broker, and a breakable wire from each of them to it.
 
     Attributes:
-        entrances: Where clients connect; each leads to a server, the other one while its
-            own is down.
+        entrances: Where clients connect; each leads to a server, to the other one while
+            its own is down.
         wires: From each server to the broker.
     """
 
