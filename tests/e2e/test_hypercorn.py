@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
+import psutil
 import pytest
 
+from tests.harness.raw import RawClient
 from tests.harness.server import Server
 
 
@@ -41,3 +44,39 @@ async def test_serves_and_recovers(
     again = client.events["subscribed"][1:]
     flags = [(event["was_recovering"], event["recovered"]) for event in again]
     assert flags == [(True, True)] * 2
+
+
+@pytest.mark.slow
+async def test_its_workers_share_a_store(
+    make_server: Callable[..., Server], channel: str
+) -> None:
+    settings = {
+        "STEADWIRE_STORE_SHARED_BY": "tests",
+        "STEADWIRE_LOG_LEVEL": "info",
+    }
+    server = make_server(settings, app="service.app:app", options=("--workers=2",))
+    await server.start()
+    clients: list[RawClient] = []
+    async with asyncio.timeout(60):
+        while len(serving(server)) < 2:
+            clients.append((await server.join(channel))[0])
+    for number in range(1, 11):
+        async with server.api() as api:  # a new connection, to any of them
+            assert await api.publish(channel, number) == number
+    for client in clients:
+        assert [
+            (await client.push(within=20.0))["pub"]["offset"] for _ in range(10)
+        ] == list(range(1, 11))
+    assert await server.terminate() == 0
+
+
+def serving(server: Server) -> set[int]:
+    """Return the workers that have a client."""
+    return {
+        child.pid
+        for child in server.process.children(recursive=True)
+        if any(
+            one.status == psutil.CONN_ESTABLISHED
+            for one in child.net_connections("tcp")
+        )
+    }

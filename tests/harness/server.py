@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Self
 
@@ -60,6 +60,7 @@ class Server:
         settings: Mapping[str, str] | None = None,
         *,
         app: str = "",
+        options: Sequence[str] = (),
         stderr: int = subprocess.PIPE,
     ) -> None:
         """Make a server, not started yet.
@@ -69,6 +70,7 @@ class Server:
             settings: STEADWIRE_* variables, and others.
             app: What Hypercorn's own command shall serve, as ``service.app:app``; by
                 default ``steadwire serve`` runs.
+            options: Of the command line.
             stderr: Where its log goes, as of `subprocess.Popen`.
         """
         self.port = 0
@@ -89,6 +91,7 @@ class Server:
         self.starts = 0
         self._directory = directory
         self._app = app
+        self._options = options
         self._stderr = stderr
         self._process: subprocess.Popen[bytes] | None = None
         self._pumps: list[threading.Thread] = []
@@ -111,7 +114,7 @@ class Server:
         if self not in opened:
             opened.append(self)
         self._process = subprocess.Popen(
-            launched(sys.executable, *arguments),
+            launched(sys.executable, *arguments, *self._options),
             cwd=self._directory,
             env=environment({**port, **self.settings}),
             stdin=subprocess.DEVNULL,
