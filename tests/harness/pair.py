@@ -83,6 +83,16 @@ class ServerPair(Server):
         """Return how many accepted sockets of their ports they have open."""
         return super().connections() + self.other.connections()
 
+    def output(self) -> str:
+        """Return what they wrote in their present lives."""
+        return f"{super().output()}\n{self.other.output()}"
+
+    async def logged(self, text: str, times: int = 1) -> None:
+        """Wait until they have written *text* that many times together."""
+        async with asyncio.timeout(10):
+            while self.output().count(text) < times:
+                await asyncio.sleep(0.02)
+
     def log(self) -> list[dict[str, Any]]:
         """Return the whole lines of their logs, one after the other."""
         return [*super().log(), *self.other.log()]
