@@ -381,6 +381,39 @@ def plot(report, payload, path):
     )
 
 
+def scaling(report):
+    heard, idle, fan = report["a"], report["b"], report["c"]
+    lines = [
+        f"{report['machine']}; Python {report['python']}; {report['date']}; "
+        f"`{report['command'].split(' --json')[0]}`.",
+        "",
+        f"| publish to delivery at {report['rate']} a second | p50 ms | p99 ms |",
+        "|---|---:|---:|",
+    ]
+    for key, title in (
+        ("same", "to a subscriber of the same process"),
+        ("other", "to one of another process, by `data_version`"),
+    ):
+        row = heard[key]
+        lines.append(f"| {title} | {row['p50_ms']:.1f} | {row['p99_ms']:.1f} |")
+    lines += [
+        "",
+        "A process without clients, CPU ms a second: "
+        f"{idle['alone']['cpu_ms']:.1f} with the file for itself, "
+        f"{idle['shared']['cpu_ms']:.1f} with a shared one.",
+        "",
+        "| 1,000 subscribers | CPU µs a delivery | deliveries a second | spread |",
+        "|---|---:|---:|---|",
+    ]
+    for workers, row in fan.items():
+        title = "one process" if workers == "1" else f"{workers} workers"
+        lines.append(
+            f"| {title} | {row['cpu_us']:.1f} | {row['per_second']:,.0f} | "
+            f"{' and '.join(map(str, row['spread']))} |"
+        )
+    return lines
+
+
 TABLES = {
     "codec": contestants,
     "protobuf": protobuf,
@@ -393,6 +426,7 @@ TABLES = {
     "server": server,
     "load": load,
     "refresh": refresh,
+    "scaling": scaling,
     "runs": runs,
     PEERS: peers,
 }
