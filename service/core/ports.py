@@ -520,12 +520,14 @@ class Claim(enum.Enum):
         WAITS: A subscribe has to wait for the holder; see `Subscribers.wait`.
         STALE: A later command was first, or the row is gone: nothing is answered.
         PIECES: The row is another command's that posts in pieces: kill the connection.
+        ENDED: The server has ended the subscribe while it was under way.
     """
 
     MINE = "mine"
     WAITS = "waits"
     STALE = "stale"
     PIECES = "pieces"
+    ENDED = "ended"
 
 
 class Subscribers(Protocol):

@@ -79,7 +79,8 @@ async def claim(context: GatewayContext, place: Place, record: ChannelRecord) ->
     """Store the row, and wait until this invocation may post for it.
 
     Raises:
-        StoreError: It may be stored; or others post for it for too long.
+        StoreError: It may be stored; or others post for it for too long; or the server
+            has ended it.
     """
     subscribers, subscriber = context.subscribers, place.subscriber
     row = SubscriberRow(
@@ -103,6 +104,8 @@ async def claim(context: GatewayContext, place: Place, record: ChannelRecord) ->
         claimed = await subscribers.wait(
             place.channel, subscriber.client, place.command
         )
+    if claimed is Claim.ENDED:
+        raise StoreUnavailable("the server has ended it meanwhile")
     return claimed
 
 

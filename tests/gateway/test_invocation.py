@@ -22,7 +22,7 @@ from service.core.hooks import (
     RpcResult,
 )
 from service.core.model import Channel, ClientId, RawJson, UserId
-from service.core.ports import Posted
+from service.core.ports import Claim, Posted
 from service.core.sessions import Listed
 from service.gateway.events import Kind
 from tests.gateway.environments import Environment, Environments
@@ -108,6 +108,25 @@ async def test_an_unsubscribe_that_overtakes_its_subscribe_leaves_a_tombstone(
     await one.publish(CH, 1)
     assert one.sockets.take("a") == []
     await one.say("a", subscribe(4))
+    await one.publish(CH, 2)
+    assert one.sockets.offsets("a", CH) == [2]
+
+
+async def test_a_subscribe_that_the_server_ends_while_it_is_under_way_is_answered(
+    one: Environment, other: Environment
+) -> None:
+    """The server ends it under the command's own id, when only its record is there."""
+    await one.connect("a")
+    client = ClientId("a")
+    rows = one.runtime.application.context.subscribers
+    assert await rows.leave(CH, client, 2) is Claim.MINE
+    await other.say("a", subscribe(2))
+    [answer] = one.sockets.take("a")
+    assert answer["id"] == 2
+    assert answer["error"]["code"] == 100 and answer["error"]["temporary"]
+    await one.publish(CH, 1)
+    assert one.sockets.take("a") == []
+    await one.say("a", subscribe(3))
     await one.publish(CH, 2)
     assert one.sockets.offsets("a", CH) == [2]
 

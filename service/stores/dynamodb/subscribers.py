@@ -72,7 +72,7 @@ class DynamodbSubscribers:
         if await self._put(by_connection, free, row.command) is not None:
             return Claim.STALE
         claimed = await self._claim_row(channel, row, now)
-        if claimed is Claim.STALE:
+        if claimed in (Claim.STALE, Claim.ENDED):
             await self._delete_record(channel, row.client, row.command, "cmd = :cmd")
         return claimed
 
@@ -84,7 +84,7 @@ class DynamodbSubscribers:
             if found is None:
                 return Claim.MINE
             if int(found["cmd"]["N"]) >= row.command:
-                return Claim.STALE
+                return _lost(found, row.command)
             if found["st"]["S"] == RowState.PIECES.value:
                 return Claim.PIECES
             found = await self._put(
@@ -115,7 +115,7 @@ class DynamodbSubscribers:
         if state == RowState.PENDING.value:
             return Claim.MINE
         if state != RowState.WAITING.value:
-            return Claim.STALE
+            return _lost(item, command)
         if (await self._leases.read(channel)).owner:
             return Claim.WAITS
         promoted = await self._move(
@@ -392,6 +392,16 @@ class DynamodbSubscribers:
 
     def _now(self) -> int:
         return int(self._clock.wall() * 1000)
+
+
+def _lost(found: Item, command: int) -> Claim:
+    """Return why a subscribe has no row: a later command, or an end by the server.
+
+    Which ends it under its own command's id.
+    """
+    has_left = found["st"]["S"] == RowState.LEFT.value
+    is_own = int(found["cmd"]["N"]) == command
+    return Claim.ENDED if has_left and is_own else Claim.STALE
 
 
 def _position(item: Item) -> Position:
