@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from service.agents.calls import AgentCalls
+from service.agents.events import EVENT_SIZE
 from service.agents.threads import Threads
 from service.agents.typing_notices import Typing
 from service.auth.permissions import Permissions
@@ -47,7 +48,7 @@ from service.hub.publish_metrics import PublishMetrics
 from service.metrics import Metrics
 from service.payload.encoder import PayloadEncoder
 from service.session.heartbeat import Heartbeat
-from service.settings import Settings
+from service.settings import GATEWAY_PUBLICATION, Settings
 from service.stores.factory import make_upkeep
 from service.transports.handshake_gate import HandshakeGate
 
@@ -187,6 +188,7 @@ class Runtime:
                 options=settings.channels.of_threads(settings.runs.namespace),
                 lease=settings.runs.lease,
                 shared=settings.shared,
+                event_size=GATEWAY_PUBLICATION if settings.table.leases else EVENT_SIZE,
             )
             stack.push_async_callback(threads.close)
             threads.start_rounds()

@@ -92,18 +92,16 @@ def read_event(text: str) -> AgentEvent | None:
     return AgentEvent(fields["type"], fields, RawJson(text))
 
 
-def parse_event(text: str | bytes) -> AgentEvent:
-    """Validate an event that somebody sends.
+def parse_event(text: str | bytes, largest: int = EVENT_SIZE) -> AgentEvent:
+    """Validate an event that somebody sends, of *largest* bytes at most.
 
     Raises:
         Refused: ``invalid_event`` or ``too_large``.
         AgentsMissing: The protocol's package is not installed.
     """
     data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
-    if len(data) > EVENT_SIZE:
-        raise Refused(
-            "too_large", f"an event of {len(data)} bytes; {EVENT_SIZE} at most"
-        )
+    if len(data) > largest:
+        raise Refused("too_large", f"an event of {len(data)} bytes; {largest} at most")
     try:
         line = check(data)
     except ValueError:

@@ -28,7 +28,7 @@ from typing import Any, Protocol
 import structlog
 
 from service.agents.errors import Refused, RunExists
-from service.agents.events import AgentEvent, dump, parse_event
+from service.agents.events import EVENT_SIZE, AgentEvent, dump, parse_event
 from service.agents.feed import Feed, Follower
 from service.agents.live_runs import LiveRun, LiveRuns, Writes
 from service.agents.models import load_models
@@ -88,6 +88,7 @@ class Threads:
         options: The namespace's options.
         lease: Seconds of silence after which an agent that pushes is lost.
         shared: Whether other servers use the store.
+        event_size: Bytes of an event at most.
     """
 
     def __init__(
@@ -102,6 +103,7 @@ class Threads:
         options: ChannelOptions,
         lease: float,
         shared: bool,
+        event_size: int = EVENT_SIZE,
     ) -> None:
         self.lease = lease
         self._store = store
@@ -114,6 +116,7 @@ class Threads:
             options.history_size, options.history_ttl, options.history_meta_ttl
         )
         self._shared = shared
+        self._event_size = event_size
         self._threads: dict[Channel, Thread] = {}  # the least recently used first
         self._feeds: dict[Channel, Feed] = {}
         self._writers: dict[Channel, RunWriter] = {}
@@ -303,10 +306,10 @@ class Threads:
         self._check(thread, run)
         self._check_space()
         if started is not None:
-            event = parse_event(started)
+            event = parse_event(started, self._event_size)
         else:
             event = _run_started(thread, run, messages)
-            parse_event(event.text)
+            parse_event(event.text, self._event_size)
         if event.type != "RUN_STARTED" or event.fields["runId"] != run:
             raise Refused("wrong_order", "a run begins with its RUN_STARTED")
         if event.fields["threadId"] != thread.name:
@@ -410,6 +413,7 @@ class Threads:
             append=lambda draft, done: self._hub.publish(
                 thread.channel, draft, thread.history, done
             ),
+            event_size=self._event_size,
             finished=self._finished,
         )
         return writer

@@ -84,6 +84,7 @@ class RunWriter:
         clock: Times the lease.
         spawn: Runs a coroutine in the background.
         append: Hands a draft to the store.
+        event_size: Bytes of an event at most.
         finished: Called once when nothing more will be stored: with True after a
             terminal event, with False when the run is lost and somebody has to see
             that it has one.
@@ -107,6 +108,7 @@ class RunWriter:
         clock: Clock,
         spawn: Callable[[Awaitable[None]], object],
         append: Callable[[Draft, Callable[[Appended | StoreError], None]], None],
+        event_size: int,
         finished: Callable[[RunWriter, bool], None],
     ) -> None:
         self.thread = thread
@@ -122,6 +124,7 @@ class RunWriter:
         self._clock = clock
         self._spawn = spawn
         self._append = append
+        self._event_size = event_size
         self._finished = finished
         self._number = self.offset - self.start  # of the newest event
         self._items: deque[_Item] = deque()
@@ -153,7 +156,7 @@ class RunWriter:
             Refused: The event is not stored; the run goes on.
             AgentsMissing: The protocol's package is not installed.
         """
-        event = parse_event(text)
+        event = parse_event(text, self._event_size)
         self.touch()
         while not self.over:
             if not self.thread.has_room(self._in_flight + 8):

@@ -6,7 +6,12 @@ from service.settings.agents import AgentSettings
 from service.settings.broker import BrokerSettings
 from service.settings.channels import ChannelOptions, ChannelSettings, Namespace
 from service.settings.gateway import GatewaySettings
-from service.settings.load import Settings, load, service_link_collisions
+from service.settings.load import (
+    GATEWAY_PUBLICATION,
+    Settings,
+    load,
+    service_link_collisions,
+)
 from service.settings.reference import changes, reference
 from service.settings.sections import (
     ApiSettings,
@@ -25,6 +30,7 @@ from service.settings.sections import (
 from service.settings.stores import DynamodbSettings, StoreSettings
 
 __all__ = [
+    "GATEWAY_PUBLICATION",
     "AgentSettings",
     "ApiSettings",
     "BrokerSettings",

@@ -55,7 +55,7 @@ from service.settings.sources import (
 )
 from service.settings.stores import DynamodbSettings, StoreSettings
 
-__all__ = ["Settings", "load", "service_link_collisions"]
+__all__ = ["GATEWAY_PUBLICATION", "Settings", "load", "service_link_collisions"]
 
 GATEWAY_PUBLICATION = 120 * 1024
 """Most bytes of a publication where clients may be at a gateway, which writes messages

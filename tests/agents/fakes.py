@@ -235,8 +235,10 @@ class World:
             assert error is not None
             self.failed.append(error)
 
-    def process(self, node: str = "one", *, rounds: bool = True) -> Threads:
-        """Start a process."""
+    def process(
+        self, node: str = "one", *, rounds: bool = True, **options: Any
+    ) -> Threads:
+        """Start a process; *options* are of its threads."""
         machine = Machine(self)
         threads = Threads(
             self.store,  # type: ignore[arg-type]
@@ -248,6 +250,7 @@ class World:
             options=ChannelOptions(history_size=self.window, history_ttl=3600.0),
             lease=30.0,
             shared=self.shared,
+            **options,
         )
         self.machines[threads] = machine
         if rounds:

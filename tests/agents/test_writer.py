@@ -221,6 +221,21 @@ async def test_the_agents_own_start_of_the_run_is_the_one_that_is_stored() -> No
     assert world.store.kinds().count("RUN_STARTED") == 1
 
 
+async def test_an_event_over_a_gateways_size_is_refused_alone() -> None:
+    world = World()
+    threads = world.process(event_size=1000)
+    long = text_of(started(input="x" * 1000))
+    with pytest.raises(Refused, match="too_large"):
+        await threads.start("t", "other", writes="push", started=long)
+    writer = await threads.start("t", "r", writes="push")
+    await writer.append(text_of(words()[0]))
+    with pytest.raises(Refused, match="1000 at most"):
+        await writer.put(text_of(words("x" * 1000)[1]))
+    await put(writer, *words("a")[1:])
+    await writer.append(text_of(finished()))
+    assert terminals(world.store.kinds()) == 1
+
+
 @pytest.mark.requirement("R44")
 async def test_a_run_that_is_too_large_is_refused_and_can_end(
     monkeypatch: pytest.MonkeyPatch,
