@@ -1,15 +1,15 @@
 """Planted bugs, each a rule of the delivery protocol that is left out.
 
-`bugs/NAME.patch` takes the rule out of the code, and the exploration of its bounds must
-find that out. `python -m tests.gateway.explorer.planted NAME` explores the tree that it
-is started in, and prints what it finds.
+`bugs/NAME.patch` takes the rule out of the code, and random paths or the exploration of
+its bounds must find that out. `python -m tests.gateway.explorer.planted NAME` explores
+the tree that it is started in, and prints what it finds.
 """
 
 from __future__ import annotations
 
 import sys
 
-from tests.gateway.explorer.explore import explore
+from tests.gateway.explorer.explore import explore, walk
 from tests.gateway.explorer.world import Bounds
 
 __all__ = ["BUGS"]
@@ -30,7 +30,12 @@ BUGS = {
     "a-claim-leaves-the-duty": Bounds("h", is_warm=True, crash=1),
     "an-append-takes-no-lease": Bounds("d", is_warm=True),
     "an-unanswered-append-is-planned-again": Bounds("d", is_warm=True, lost=1),
+    "the-owner-is-not-checked-before-posts": Bounds("dd", zombie=1),
+    "what-was-delivered-counts-in-the-next-epoch": Bounds("dd", restart=1),
+    "a-hand-over-forgets-who-was-pending": Bounds("d", handover=1),
 }
 
 if __name__ == "__main__":
-    print(explore(BUGS[sys.argv[1]], 10_000).violation)
+    bounds = BUGS[sys.argv[1]]
+    found = walk(bounds, seed=1, walks=200)
+    print(found.violation or explore(bounds, 10_000).violation)

@@ -33,6 +33,9 @@ SEED = 20261128
 LARGE = {
     "two publishers, a subscriber joins": Bounds("dd"),
     "permuted frames, a crash": Bounds("d", is_warm=True, toggle=1, crash=1),
+    "a subscriber joins, an expired lease": Bounds("dd", zombie=1),
+    "a subscriber joins, the epoch ends": Bounds("dd", restart=1),
+    "a subscriber joins, handed over": Bounds("d", handover=1),
     "two publishers, an expired lease, late": Bounds(
         "dd", is_warm=True, zombie=1, is_late=True
     ),

@@ -39,7 +39,7 @@ from service.core.model import (
     UserId,
 )
 from service.core.ports import Claim, History, Posted
-from service.gateway.rounds import Rounds
+from service.gateway.rounds import POLL, Rounds
 from service.gateway.subscribing import Place, claim, finish, start
 from service.protocol import replies
 from service.session.record import ChannelRecord
@@ -398,11 +398,11 @@ class World:
 
     async def _deliver(self, tools: Tools, hold: Hold) -> None:
         until = float("inf")
-        # Handing over in the middle is a fault of its own: it may happen or not.
-        if self.budget["handover"] and await self.step(
-            "decides", lambda: None, kind="decide"
-        ):
-            until = tools.clock.now()
+        # Handing over in the middle is a fault of its own: it may happen or not, at
+        # once or after the first pause.
+        if self.budget["handover"]:
+            until = await self.step("decides", lambda: None, kind="decide")
+            until += tools.clock.now()
         handed = await tools.rounds.deliver(hold, until=until)
         if handed is not None:
             await self.step("hands over", lambda: self.invoke(handed))
@@ -575,15 +575,18 @@ class World:
             if pending.actor.polled != self.table.version:
                 normal.append(Choice(name, lambda: self._fire(pending)))
         elif pending.kind == "decide":
-            normal.append(Choice(f"{name}: goes on", lambda: self._answer(pending, 0)))
-            if self.budget["handover"]:
-                faults.append(
-                    Choice(
-                        f"{name}: its time is over",
-                        self._spending("handover", self._answer, pending, 1),
-                        True,
+            normal.append(
+                Choice(f"{name}: goes on", lambda: self._answer(pending, float("inf")))
+            )
+            for when, left in (("", 0.0), (" after a pause", POLL[0] / 2)):
+                if self.budget["handover"]:
+                    faults.append(
+                        Choice(
+                            f"{name}: its time is over{when}",
+                            self._spending("handover", self._answer, pending, left),
+                            True,
+                        )
                     )
-                )
         elif pending.kind == "slow" and self.budget["slow"]:
             faults.append(
                 Choice(name, self._spending("slow", self._fire, pending), True)
