@@ -495,7 +495,8 @@ class _Socket:
         if isinstance(event, Ping):
             self._write(event.response())
         elif isinstance(event, CloseConnection):
-            self._write(event.response())
+            if self._frames.state is not ConnectionState.CLOSED:
+                self._write(event.response())  # else both have closed at once
             reason = event.reason or "Client-side close frame status not set"
             self._end(int(event.code), reason)
         elif isinstance(event, BytesMessage):
