@@ -76,7 +76,7 @@ from service.core.ports import (
 )
 from service.protocol import replies
 
-__all__ = ["FRAME", "Rounds"]
+__all__ = ["FRAME", "POLL", "Rounds"]
 
 FRAME = 32 * 1024  # bytes of several publications in one POST; a larger one goes alone
 

@@ -48,11 +48,33 @@ AT_GATEWAYS: dict[str, tuple[str, ...]] = {
         "test_an_sdk_that_is_refused_comes_back_until_there_is_room",
     ),
     "test_one_token": (),
+    "test_publishers": (),
+    "test_token_refresh": (
+        # The list of clients, and the shutdown, are those of a process.
+        "test_keys_that_cannot_be_had_let_nobody_in_and_nobody_down",
+        "test_keys_that_cannot_be_had_again_and_again_degrade",
+        "test_a_shutdown_in_the_middle_of_a_refresh",
+        "test_a_key_of_the_issuer_s",
+    ),
+    "test_thread_sockets": (
+        # Typing and cancels are commands of a server that holds sockets.
+        "test_typing_reaches_the_other_members_and_ends_with_the_connection",
+        "test_typing_stops_by_itself_and_a_live_run_is_never_silent",
+        "test_a_member_cancels_a_run_and_a_stranger_does_not",
+        # Its SDKs connect all at once; test_token_refresh has the same in turns.
+        "test_fifty_users_with_three_sockets_see_their_own_runs_alone",
+        # From each position, 300 connects.
+        "test_a_socket_that_is_cut_between_each_two_events_misses_nothing",
+    ),
     "test_token_subs": (),
     "test_tokens_anonymous": (),
+    "test_tokens_sdk": (),
 }
 
-HTTP_PROXY_ALONE: tuple[str, ...] = ()
+STORES = {"test_thread_sockets": ("dynamodb",)}
+"""Other stores of a module than SQLite."""
+
+HTTP_PROXY_ALONE = ("test_publishers", "test_thread_sockets", "test_tokens_sdk")
 """Modules of which the function would show nothing new, for the time they take."""
 
 
@@ -83,7 +105,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "backend" not in metafunc.fixturenames:
         return
     name = metafunc.function.__name__
-    elsewhere: list[str] = []
+    elsewhere = [*STORES.get(module, ())]
     if name not in AT_GATEWAYS.get(module, (name,)):
         elsewhere += BOTH[:1] if module in HTTP_PROXY_ALONE else BOTH
     if name not in ON_WORKERS.get(module, (name,)):

@@ -5,24 +5,39 @@ docs/serverless.md has the list. The suite of the local mode runs there too.
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from tests.harness.agents import said
 from tests.harness.api import Api, ApiError
 from tests.harness.backends import GATEWAYS, Backend
 from tests.harness.fixtures import server_with
 from tests.harness.gateway import GatewayServer
-from tests.harness.raw import HandshakeRefused
+from tests.harness.raw import Closed, HandshakeRefused, RawClient
 from tests.harness.sdk import SdkClient
 from tests.harness.server import Server
+from tests.harness.tokens import connection
+from tests.harness.tokens import settings as token_settings
 from tests.server.running import until
 
-NAMESPACES = [{"name": "who", "presence": True}]
+NAMESPACES = [
+    {"name": "who", "presence": True, "join_leave": True, "force_push_join_leave": True}
+]
+LIMIT = 12
 
 server = server_with({"STEADWIRE_CHANNELS_NAMESPACES": json.dumps(NAMESPACES)})
+
+# Of clients with tokens, and a limit of the deployment.
+members = server_with(
+    token_settings(
+        STEADWIRE_DYNAMODB_CLIENT_LIMIT=str(LIMIT),
+        STEADWIRE_GATEWAY_SWEEP_INTERVAL="1",
+    )
+)
 
 
 @pytest.fixture(
@@ -97,7 +112,7 @@ async def test_pipelined_publishes_are_dense_in_any_order(
             await publisher.send(
                 {"id": 100 + number, "publish": {"channel": channel, "data": number}}
             )
-        found = await subscriber.publications(channel, 20)
+        found = await subscriber.publications(channel, 20, within=40.0)
     assert [each["offset"] for each in found] == list(range(1, 21))
     assert sorted(each["data"] for each in found) == list(range(20))
 
@@ -138,6 +153,172 @@ async def test_an_old_sdk_that_subscribes_again_loses_nothing(
     await client.until(lambda: 5 in client.offsets(channel), "the last")
     seen = dict.fromkeys(client.offsets(channel))
     assert list(seen) == [1, 2, 3, 4, 5]
+
+
+async def test_an_event_of_a_run_is_held_to_what_the_gateway_writes(
+    server: Server, thread: str
+) -> None:
+    run = said("r1", ["x" * 118 * 1024, "x" * 121 * 1024], thread)
+    url = f"/api/runs/{thread}/r1/events"
+    headers = {"Content-Type": "application/x-ndjson", "X-API-Key": server.key}
+    async with await server.raw() as viewer, server.api() as api:
+        await viewer.subscribe(f"thread:{thread}")
+        body = "".join(f"{json.dumps(each)}\n" for each in run[:3]).encode()
+        answer = await api.request("POST", url, body, headers)
+        assert answer.status == 200
+        body = json.dumps(run[3]).encode() + b"\n"
+        answer = await api.request("POST", f"{url}?from=4", body, headers)
+        assert (answer.status, answer.json["error"]["code"]) == (413, "too_large")
+        found = await viewer.publications(f"thread:{thread}", 3)
+    assert [each["data"] for each in found] == run[:3]
+
+
+async def test_commands_of_threads_are_not_there(server: Server, thread: str) -> None:
+    async with await server.raw() as client:
+        for method in ("typing", "run.cancel"):
+            asked = {"method": method, "data": {"thread": thread, "run": "r"}}
+            assert (await client.request(rpc=asked))["error"]["code"] == 108
+
+
+async def test_a_second_subscribe_begins_anew(
+    server: Server, api: Api, channel: str
+) -> None:
+    async with await server.raw() as client:
+        await client.subscribe(channel)
+        await client.subscribe(channel)
+        await api.publish(channel, 1)
+        await client.publish(channel, 2)
+        found = await client.publications(channel, 2)
+    assert [each["offset"] for each in found] == [1, 2]
+
+
+async def test_a_client_hears_the_joins_of_others_alone(
+    server: Server, channel: str
+) -> None:
+    channel = f"who:{channel}"
+    async with await server.raw() as one, await server.raw() as two:
+        await one.subscribe(channel)
+        await two.subscribe(channel)
+        assert "join" in await one.push()
+        await two.request(unsubscribe={"channel": channel})
+        assert "leave" in await one.push()
+        assert not two.pushes and not one.pushes
+
+
+async def test_the_servers_of_a_deployment_do_not_list_its_channels(
+    server: Server, api: Api, channel: str
+) -> None:
+    async with await server.raw() as client:
+        await client.subscribe(channel)
+        listed = await api.call("channels", {"pattern": channel})
+        assert listed["channels"] == {}
+        node = (await api.call("info", {}))["nodes"][0]
+        assert (node["num_clients"], node["num_channels"]) == (0, 0)
+
+
+async def test_connections_without_a_user_are_in_no_list(
+    server: Server, api: Api, channel: str
+) -> None:
+    async with await server.raw() as client:
+        await client.subscribe(channel)
+        body = {"user": "", "channel": channel}
+        assert await api.call("unsubscribe", body) == {}
+        await api.publish(channel, 1)
+        assert (await client.publications(channel, 1))[0]["offset"] == 1
+
+
+@pytest.mark.slow
+async def test_the_fourth_connection_of_a_user_closes_the_one_that_connected_first(
+    members: Server,
+) -> None:
+    clients = [await _enter(members, "ann") for _ in range(3)]
+    for client in clients:
+        # So the first is not the one that was silent for longest.
+        await client.request(rpc={"method": "none"})
+    clients.append(await _enter(members, "ann"))
+    assert (await clients[0].closed()).code == 3504
+    for client in clients[1:]:
+        assert "error" in await client.request(rpc={"method": "none"})  # it is open
+        client.reset()
+
+
+@pytest.mark.slow
+async def test_a_revoked_token_ends_its_connection_with_a_sweep(
+    members: Server,
+) -> None:
+    """Although its client sends nothing, and others of its user stay."""
+    revoked = await _enter(members, "bob", jti="revoked")
+    other = await _enter(members, "bob", jti="another")
+    async with members.api() as api:
+        await api.call("revoke_token", {"uid": "revoked"})
+    assert (await revoked.closed()).code == 3005
+    assert "error" in await other.request(rpc={"method": "none"})  # it is open
+    other.reset()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sdk", ["js-5.8.0", "js-5.5.3", "python-0.7.0"])
+async def test_sdks_come_back_after_a_close_that_is_told_by_a_push(
+    members: Server, start_host: Callable[..., Any], sdk: str
+) -> None:
+    """All but python-0.4.4, which waits for its own task."""
+    client = await SdkClient.create(
+        await start_host(sdk), members.url, token=connection("bob")
+    )
+    await client.connect()
+    async with members.api() as api:
+        told = {"code": 3010, "reason": "come back"}
+        await api.call("disconnect", {"user": "bob", "disconnect": told})
+    await client.seen("connected", 2)
+    assert [each["code"] for each in client.events["connecting"]][1:] == [3010]
+    await client.disconnect()
+
+
+@pytest.mark.slow
+@pytest.mark.requirement("R3")
+async def test_the_limit_of_the_deployment_holds_whoever_comes_at_once(
+    members: Server, start_host: Callable[..., Any]
+) -> None:
+    async with members.api() as api:
+
+        async def nobody() -> bool:
+            # Those of other tests have left, whatever the gateway has told.
+            for user in ("ann", "bob"):
+                await api.call("disconnect", {"user": user})
+            found = [
+                await api.call("connections", {"user": user}) for user in ("ann", "bob")
+            ]
+            return not any(each["connections"] for each in found)
+
+        await until(nobody, 10.0, "nobody is connected")
+
+    async def outcome(number: int) -> RawClient | int:
+        try:
+            return await _enter(members, f"user{number}")
+        except Closed as closed:
+            assert closed.code is not None
+            return closed.code
+
+    found = await asyncio.gather(*map(outcome, range(2 * LIMIT)))
+    inside = [each for each in found if isinstance(each, RawClient)]
+    assert len(inside) == LIMIT
+    assert [each for each in found if isinstance(each, int)] == [3013] * LIMIT
+    # An SDK that is refused comes back until there is room.
+    host = await start_host("js-5.8.0")
+    late = await SdkClient.create(host, members.url, token=connection("late"))
+    await late.do("connect")
+    for client in inside:
+        client.reset()
+    await late.seen("connected", 1, within=20.0)
+    await late.disconnect()
+
+
+async def _enter(server: Server, user: str, **claims: Any) -> RawClient:
+    client = await server.raw(connected=False, within=60.0)
+    token = connection(user, **claims)
+    reply = await client.request(within=60.0, connect={"token": token})
+    assert reply["connect"]["client"]
+    return client
 
 
 async def test_a_socket_that_does_not_connect_is_closed_by_the_sweep(

@@ -10,18 +10,23 @@ import pytest
 from tests.harness.raw import RawClient
 from tests.harness.server import Server
 
-PUBLISHERS = 200
 EACH = 10
+
+
+def publishers_of(server: Server) -> int:
+    return round(200 * server.load)
 
 
 def names(channel: str, channels: int) -> list[str]:
     return [f"{channel}-{n}" for n in range(channels)]
 
 
-def payloads_of(channel_number: int, channels: int) -> set[tuple[int, int]]:
+def payloads_of(
+    channel_number: int, channels: int, publishers: int
+) -> set[tuple[int, int]]:
     return {
         (publisher, n)
-        for publisher in range(PUBLISHERS)
+        for publisher in range(publishers)
         for n in range(EACH)
         if (publisher + n) % channels == channel_number
     }
@@ -31,7 +36,7 @@ async def collectors(
     server: Server, channels: list[str]
 ) -> list[asyncio.Task[list[dict[str, Any]]]]:
     """Start a subscriber of each channel, and return when all are subscribed."""
-    count = PUBLISHERS * EACH // len(channels)
+    count = publishers_of(server) * EACH // len(channels)
     ready: list[RawClient] = []
 
     async def read(client: RawClient, channel: str) -> list[dict[str, Any]]:
@@ -51,7 +56,7 @@ async def collectors(
 @pytest.mark.requirement("B5")
 @pytest.mark.parametrize("channels", [1, 2])
 async def test_http_publishers(server: Server, channel: str, channels: int) -> None:
-    channel_names = names(channel, channels)
+    channel_names, publishers = names(channel, channels), publishers_of(server)
     tasks = await collectors(server, channel_names)
     told: list[dict[int, tuple[int, int]]] = [{} for _ in channel_names]
 
@@ -65,14 +70,14 @@ async def test_http_publishers(server: Server, channel: str, channels: int) -> N
                 assert offset not in told[number]
                 told[number][offset] = (publisher, n)
 
-        await asyncio.gather(*map(publish, range(PUBLISHERS)))
+        await asyncio.gather(*map(publish, range(publishers)))
 
     received = await asyncio.gather(*tasks)
     for number, publications in enumerate(received):
-        offsets = list(range(1, PUBLISHERS * EACH // channels + 1))
+        offsets = list(range(1, publishers * EACH // channels + 1))
         assert sorted(told[number]) == offsets
         assert [pub["offset"] for pub in publications] == offsets
-        assert set(told[number].values()) == payloads_of(number, channels)
+        assert set(told[number].values()) == payloads_of(number, channels, publishers)
         assert {pub["offset"]: tuple(pub["data"]) for pub in publications} == (
             told[number]
         )
@@ -81,7 +86,7 @@ async def test_http_publishers(server: Server, channel: str, channels: int) -> N
 @pytest.mark.requirement("R39", "B6", "B133")
 @pytest.mark.parametrize("channels", [1, 2])
 async def test_client_publishers(server: Server, channel: str, channels: int) -> None:
-    channel_names = names(channel, channels)
+    channel_names, publishers = names(channel, channels), publishers_of(server)
     tasks = await collectors(server, channel_names)
 
     async def publish(publisher: int) -> None:
@@ -102,15 +107,15 @@ async def test_client_publishers(server: Server, channel: str, channels: int) ->
             replies.sort(key=lambda reply: reply["id"])
             assert replies == [{"id": 1000 + n, "publish": {}} for n in range(EACH)]
 
-    await asyncio.gather(*map(publish, range(PUBLISHERS)))
+    await asyncio.gather(*map(publish, range(publishers)))
 
     received = await asyncio.gather(*tasks)
     for number, publications in enumerate(received):
-        count = PUBLISHERS * EACH // channels
+        count = publishers * EACH // channels
         assert [pub["offset"] for pub in publications] == list(range(1, count + 1))
         data = [tuple(pub["data"]) for pub in publications]
-        assert set(data) == payloads_of(number, channels)
+        assert set(data) == payloads_of(number, channels, publishers)
         # Publications of one connection are stored in the order it sent them.
-        for publisher in range(PUBLISHERS):
+        for publisher in range(publishers):
             own = [n for sender, n in data if sender == publisher]
             assert own == sorted(own)

@@ -13,11 +13,10 @@ import pytest
 from tests.agents.runs import finished, made_run, started, text_of, words
 from tests.harness import tokens
 from tests.harness.api import Api, ApiError
-from tests.harness.fixtures import backends, server_with
+from tests.harness.fixtures import server_with
 from tests.harness.sdk import SdkClient, SdkError
 from tests.harness.server import Server
 
-backend = backends("sqlite", slow=("dynamodb",))
 server = server_with(
     tokens.settings(
         STEADWIRE_CONNECTIONS_USER_LIMIT="3",

@@ -32,6 +32,7 @@ server = server_with(
     token_settings(
         STEADWIRE_CLIENT_EXPIRED_CLOSE_DELAY="1",
         STEADWIRE_CLIENT_EXPIRED_SUB_CLOSE_DELAY="1",
+        STEADWIRE_GATEWAY_SWEEP_INTERVAL="2",
         STEADWIRE_CHANNELS_WITHOUT_NAMESPACE=json.dumps(CHANNELS),
         # Nobody is there: tokens with a kid meet a key source that is down.
         STEADWIRE_TOKEN_JWKS_PUBLIC_ENDPOINT="http://127.0.0.1:1/jwks",
@@ -50,6 +51,7 @@ class Rows:
         self.url = server.url
         self.api = api
         self.sdk = sdk
+        self.life = TOKEN if server.load == 1.0 else 4.0
         self.new = sdk.startswith(("js-5.8.0", "python-0.7.0"))
         self._make = make
 
@@ -106,7 +108,7 @@ class Rows:
         assert client.events["disconnected"] == []
 
     async def refresh_again_and_again(self) -> None:
-        short = [connection("a6", seconds=TOKEN + n * 1.0) for n in range(4)]
+        short = [connection("a6", seconds=self.life + n * 1.0) for n in range(4)]
         client = await self.make(short[0], [*short[1:], connection("a6")])
         await client.connect()
         await client.seen("get_token", 4)
@@ -116,13 +118,15 @@ class Rows:
 
     async def refresh_with_a_bad_token(self) -> None:
         bad = BAD["another key"]({"sub": "a7"})
-        client = await self.make(connection("a7", seconds=TOKEN), [bad])
+        client = await self.make(connection("a7", seconds=self.life), [bad])
         await client.connect()
         [end] = await client.seen("disconnected", 1)
         assert end["code"] == 3500
 
     async def refresh_with_another_user_s_token(self) -> None:
-        client = await self.make(connection("a8", seconds=TOKEN), [connection("eve")])
+        client = await self.make(
+            connection("a8", seconds=self.life), [connection("eve")]
+        )
         await client.connect()
         [end] = await client.seen("disconnected", 1)
         assert end["code"] == 3500
@@ -131,7 +135,7 @@ class Rows:
         # Never 109: that would be the end. It is closed with 3005, comes back with the
         # same token, gets 109, and asks for another.
         plan = [BAD["expired"]({"sub": "a9"}), connection("a9")]
-        client = await self.make(connection("a9", seconds=TOKEN), plan)
+        client = await self.make(connection("a9", seconds=self.life), plan)
         await client.connect()
         await client.seen("connected", 2)
         assert 3005 in of(client, "connecting")
@@ -141,7 +145,7 @@ class Rows:
     async def refresh_that_the_application_cannot_do(self) -> None:
         # Nothing comes in time, so it is closed with 3005 when the delay is over.
         plan = [THROWS, connection("a10")]
-        client = await self.make(connection("a10", seconds=TOKEN), plan)
+        client = await self.make(connection("a10", seconds=self.life), plan)
         await client.connect()
         await client.seen("connected", 2)
         assert 3005 in of(client, "connecting")
@@ -149,9 +153,9 @@ class Rows:
 
     async def refresh_while_the_keys_cannot_be_had(self) -> None:
         plan = [connection("a11", algorithm="RS256", kid="k1"), connection("a11")]
-        client = await self.make(connection("a11", seconds=TOKEN + 60), plan)
+        client = await self.make(connection("a11", seconds=self.life + 60), plan)
         # A refresh by the API brings it to refresh soon; it lives until its own expiry.
-        client2 = await self.make(connection("a11", seconds=TOKEN), plan)
+        client2 = await self.make(connection("a11", seconds=self.life), plan)
         await client.connect()
         await client2.connect()
         await client2.seen("error", 1)
@@ -216,7 +220,9 @@ class Rows:
 
     async def sub_refresh_again_and_again(self) -> None:
         client, channel = await self.enter("b5"), self.channel("b5")
-        short = [subscription("b5", channel, seconds=TOKEN + n * 1.0) for n in range(3)]
+        short = [
+            subscription("b5", channel, seconds=self.life + n * 1.0) for n in range(3)
+        ]
         plan = [*short[1:], subscription("b5", channel)]
         await client.subscribe(channel, token=short[0], get_token=plan)
         await client.seen("get_token", 3)
@@ -226,7 +232,7 @@ class Rows:
 
     async def sub_refresh_with_a_bad_token(self) -> None:
         client, channel = await self.enter("b6"), self.channel("b6")
-        first = subscription("b6", channel, seconds=TOKEN)
+        first = subscription("b6", channel, seconds=self.life)
         plan = [
             BAD["tampered"]({"sub": "b6", "channel": channel}),
             subscription("b6", channel),
@@ -242,7 +248,7 @@ class Rows:
 
     async def sub_refresh_with_a_token_that_has_expired(self) -> None:
         client, channel = await self.enter("b7"), self.channel("b7")
-        first = subscription("b7", channel, seconds=TOKEN)
+        first = subscription("b7", channel, seconds=self.life)
         plan = [
             BAD["expired"]({"sub": "b7", "channel": channel}),
             subscription("b7", channel),
@@ -260,7 +266,7 @@ class Rows:
 
     async def sub_refresh_with_another_user_s_token(self) -> None:
         client, channel = await self.enter("b8"), self.channel("b8")
-        first = subscription("b8", channel, seconds=TOKEN)
+        first = subscription("b8", channel, seconds=self.life)
         plan = [subscription("eve", channel)]
         await client.subscribe(channel, token=first, get_token=plan)
         [end] = await client.seen("disconnected", 1)
@@ -268,7 +274,7 @@ class Rows:
 
     async def subscription_that_nobody_refreshes(self) -> None:
         client, channel = await self.enter("b9"), self.channel("b9")
-        first = subscription("b9", channel, seconds=TOKEN)
+        first = subscription("b9", channel, seconds=self.life)
         plan = [THROWS, subscription("b9", channel)]
         await client.subscribe(channel, token=first, get_token=plan)
         await client.seen("subscribed", 2)

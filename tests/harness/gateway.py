@@ -49,6 +49,8 @@ class GatewayServer(Server):
     """
 
     message_size = 32 * 1024
+    load = 0.1  # each publication is some requests to an emulated table
+    pipelined = 1  # others are handled at once
 
     def __init__(
         self,

@@ -47,12 +47,16 @@ class Server:
     Attributes:
         port: Where it listens; 0 before the first start.
         message_size: Bytes that clients may send in one message.
+        load: The share of a test's load that it is given.
+        pipelined: Frames of one client that it answers in their order.
         key: Its API key.
         settings: STEADWIRE_* variables, beside those of `__init__`.
         starts: How often it has become ready.
     """
 
     message_size = 64 * 1024
+    load = 1.0
+    pipelined = 2
 
     def __init__(
         self,
