@@ -54,6 +54,10 @@ test: $(VENV)/.installed-dev test-tools
 test-slow: $(VENV)/.installed-dev test-tools
 	$(PYTEST) -m slow -n 2
 
+# The function behind serverless-offline, with SDK clients before it; one of the slow tests.
+test-serverless-offline: $(VENV)/.installed-dev test-tools
+	$(PYTEST) tests/infra/test_serverless_offline.py
+
 # Five scenarios with exact figures against the running service; under 30 s (docs/proof.md).
 proof: $(VENV)/.installed
 	@$(BIN)/python tests/standalone/proof.py $(ARGS)

@@ -96,4 +96,9 @@ class CallbackPosts:
             timer.cancel()
 
 
-_POSTED = {200: Posted.DELIVERED, 410: Posted.GONE, 429: Posted.BUSY}
+_POSTED = {
+    200: Posted.DELIVERED,
+    204: Posted.DELIVERED,  # serverless-offline; AWS's own SDKs take it for success too
+    410: Posted.GONE,
+    429: Posted.BUSY,
+}

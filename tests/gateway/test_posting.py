@@ -168,6 +168,21 @@ async def test_a_throttled_post_is_repeated_then_busy(application: Application) 
             await socket.recv()
 
 
+@pytest.mark.parametrize("status", [200, 204])
+async def test_what_was_accepted_is_delivered(status: int) -> None:
+    async def accept(
+        reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        while True:
+            await _request(reader)
+            length = b"content-length: 0\r\n" if status == 200 else b""
+            writer.write(b"HTTP/1.1 %d Yes\r\n%s\r\n" % (status, length))
+
+    async with peer(accept) as url, posting(url) as writer:
+        for _ in range(2):
+            assert await writer.post(ClientId("a"), "text") is Posted.DELIVERED
+
+
 @pytest.mark.parametrize("status", [400, 403, 404, 413, 500, 503])
 async def test_any_other_answer_is_an_unknown_outcome_and_final(status: int) -> None:
     came: list[bytes] = []
