@@ -31,7 +31,8 @@ def http_client(
 ) -> httpx.AsyncClient:
     """Return a client for `fetch`: no redirects, no compression, no environment.
 
-    It has no timeout: the caller bounds the whole request.
+    It has no timeout: the caller bounds the whole request. Closed during a request, it
+    ends the connection that this one was about to make, too.
 
     Args:
         headers: Of every request.
@@ -44,12 +45,42 @@ def http_client(
     """
     return httpx.AsyncClient(
         headers={**headers, "Accept-Encoding": "identity"},
-        limits=limits,
+        transport=_Transport(limits, _trusting(ca_file, ca_directory)),
         timeout=None,
         follow_redirects=False,
-        verify=_trusting(ca_file, ca_directory),
         trust_env=False,  # proxies and certificates come from the settings alone
     )
+
+
+class _Transport(httpx.AsyncHTTPTransport):
+    """Connections of which none outlives `aclose`.
+
+    httpx closes those that are made. One that a request is making at that moment would
+    serve the request, and be kept for a next one that cannot come.
+    """
+
+    def __init__(self, limits: httpx.Limits, context: ssl.SSLContext) -> None:
+        super().__init__(verify=context, limits=limits, trust_env=False)
+        self._closed = False
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Send a request.
+
+        Raises:
+            httpx.ConnectError: The transport was closed meanwhile.
+            httpx.HTTPError: The network failed.
+        """
+        response = await super().handle_async_request(request)
+        if self._closed:
+            await response.aclose()
+            await super().aclose()
+            raise httpx.ConnectError("the client is closed", request=request)
+        return response
+
+    async def aclose(self) -> None:
+        """Close all connections; requests under way fail."""
+        self._closed = True
+        await super().aclose()
 
 
 def _trusting(ca_file: str, ca_directory: str) -> ssl.SSLContext:
@@ -137,7 +168,7 @@ async def fetch(
     try:
         return await _send(client, request, limit)
     except (httpx.NetworkError, httpx.RemoteProtocolError):
-        if not repeat or progress.connected or progress.answered:
+        if not repeat or progress.connected or progress.answered or client.is_closed:
             raise
     return await _send(client, request, limit)
 

@@ -22,6 +22,7 @@ from contextlib import suppress
 
 import httpx
 
+from service.core.fetch import http_client
 from service.dev_gateway.emulator import Answer, IntegrationError
 from service.dev_gateway.events import Event
 
@@ -45,9 +46,7 @@ class HttpProxy:
         self._url = url.rstrip("/")
         self._secret = secret
         self._mapped = {*_MAPPED, *(name.lower() for name in headers)}
-        self._client = httpx.AsyncClient(
-            limits=httpx.Limits(max_connections=None), timeout=None, trust_env=False
-        )
+        self._client = http_client({}, httpx.Limits(max_connections=None))
 
     async def aclose(self) -> None:
         """Close the connections to the application."""
