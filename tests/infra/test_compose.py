@@ -16,6 +16,7 @@ from service.settings import load
 from tests.harness.emulators import running
 from tests.harness.process import ROOT, environment
 from tests.harness.server import Server
+from tests.harness.valkey import Valkey
 from tests.infra.dockerfile import read_dockerfile
 
 SERVICES: dict[str, Any] = yaml.safe_load(
@@ -52,8 +53,13 @@ def test_everything_waits_for_what_it_needs() -> None:
     assert SERVICES["tables"]["depends_on"] == {
         "table": {"condition": "service_healthy"}
     }
-    made = {"tables": {"condition": "service_completed_successfully"}}
+    made = {
+        "tables": {"condition": "service_completed_successfully"},
+        "valkey": {"condition": "service_healthy"},
+    }
     assert [SERVICES[name]["depends_on"] for name in SERVERS] == [made] * 2
+    assert variables("server1")["STEADWIRE_BROKER_URL"] == "redis://valkey:6379"
+    assert SERVICES["valkey"]["healthcheck"]["test"] == ["CMD", "valkey-cli", "ping"]
     where = variables("tables")["STEADWIRE_DYNAMODB_ENDPOINT"]
     port = SERVICES["table"]["environment"]["GATEWAY_PORT"]
     assert where == f"http://table:{port}"
@@ -65,6 +71,7 @@ def test_it_is_open_to_this_machine_alone_and_cannot_write() -> None:
         [port] = SERVICES[name]["ports"]
         assert re.fullmatch(r"127\.0\.0\.1:800\d:8000", port)
         assert SERVICES[name]["read_only"] is True
+    assert re.search(r"@sha256:[0-9a-f]{64}$", SERVICES["valkey"]["image"])
     for name, service in SERVICES.items():
         assert service["cap_drop"] == ["ALL"], name
         assert service["security_opt"] == ["no-new-privileges:true"], name
@@ -81,9 +88,11 @@ def test_versions_are_those_of_the_tests() -> None:
 
 @pytest.fixture
 def servers(tmp_path: Path) -> Iterator[list[Server]]:
-    """Run the commands of the stack on this machine, with the emulator's address."""
+    """Run the commands of the stack on this machine, with the emulators' addresses."""
     emulator = running("ministack")
+    valkey = Valkey().start()
     own = {
+        "STEADWIRE_BROKER_URL": valkey.url,
         "STEADWIRE_DYNAMODB_ENDPOINT": emulator.endpoint,
         "STEADWIRE_DYNAMODB_TABLE": emulator.settings().table,
     }
@@ -104,6 +113,7 @@ def servers(tmp_path: Path) -> Iterator[list[Server]]:
     yield found
     for server in found:
         server.close()
+    valkey.kill()
 
 
 @pytest.mark.slow
@@ -112,7 +122,12 @@ async def test_two_servers_share_the_table(servers: list[Server], channel: str) 
         await server.start()
     one, other = servers
     async with one.api() as first, other.api() as second:
+        client, _ = await one.join(channel)
         assert await first.publish(channel, "one") == 1
         assert await second.publish(channel, "other") == 2
+        for expected in ("one", "other"):
+            push = await client.push()
+            assert push["pub"]["data"] == expected
+        client.tcp.close()
     for server in servers:
         assert await server.terminate() == 0

@@ -28,6 +28,7 @@ DEPLOYMENT = ROOT / "docs" / "deployment.md"
 PARAMETERS = {"DomainName": "chat.example.org", "AlarmTopicArn": "<topic>"}
 EVERYTHING = PARAMETERS | {
     "Gateway": "true",
+    "Valkey": "true",
     "HostedZoneId": "<zone>",
     "RepositoryArn": "<repository>",
 }
@@ -35,6 +36,8 @@ SECRETS = {
     "token_hmac_secret_key": "t" * 64,
     "api_key": "a" * 64,
     "gateway_secret": "g" * 64,
+    "broker_key": "b" * 64,
+    "valkey_token": "v" * 64,
 }
 
 # Types of resources that the emulator refuses; cfn-lint and checkov look at them.
@@ -68,9 +71,24 @@ def variables(stack: Stack, task: str = "Task") -> dict[str, str]:
     about = container(stack, task)
     found = {each["Name"]: str(each["Value"]) for each in about["Environment"]}
     for each in about["Secrets"]:
-        key = each["ValueFrom"].removeprefix("<SecretArn>:").removesuffix("::")
-        found[each["Name"]] = SECRETS[key]
+        source = each["ValueFrom"]
+        if source == "<BrokerUrl>":
+            found[each["Name"]] = broker_url(stack)
+        else:
+            key = source.removeprefix("<SecretArn>:").removesuffix("::")
+            found[each["Name"]] = SECRETS[key]
     return found
+
+
+def broker_url(stack: Stack) -> str:
+    """Return what CloudFormation makes of the secret with the address of Valkey."""
+    made = stack.properties("BrokerUrl")["SecretString"]
+    reference = re.compile(
+        r"\{\{resolve:secretsmanager:<SecretArn>:SecretString:(\w+)\}\}"
+    )
+    url = reference.sub(lambda found: SECRETS[found[1]], made)
+    url = url.replace("<ValkeyServer.PrimaryEndPoint.Address>", "valkey.internal")
+    return str(url.replace("<ValkeyServer.PrimaryEndPoint.Port>", "6379"))
 
 
 def settings(stack: Stack) -> Settings:
@@ -177,7 +195,7 @@ def test_roles_allow_what_is_documented_and_name_their_resources(stack: Stack) -
         assert connections["Resource"] == f"{api}/*/@connections/*"
     for _name, statement in found:
         assert not any("*" in action for action in listed(statement["Action"]))
-        if statement["Resource"] == "*":
+        if "*" in listed(statement["Resource"]):
             assert statement["Action"] == "ecr:GetAuthorizationToken"
 
 
@@ -189,6 +207,22 @@ def test_a_task_has_the_time_to_send_its_clients_away(stack: Stack) -> None:
     assert own.server.drain_time == 30.0
     targets = attributes(stack, "Targets")
     assert targets["deregistration_delay.connection_termination.enabled"] == "false"
+
+
+def test_valkey_is_encrypted_and_open_to_the_tasks_alone() -> None:
+    stack = Stack(read_template(TEMPLATE), EVERYTHING)
+    own = settings(stack).broker
+    assert str.__eq__(
+        own.url, f"rediss://:{SECRETS['valkey_token']}@valkey.internal:6379"
+    )
+    assert str.__eq__(own.key, SECRETS["broker_key"])
+    server = stack.properties("ValkeyServer")
+    assert server["TransitEncryptionEnabled"] is True
+    assert server["SecurityGroupIds"] == ["<ValkeyGroup>"]
+    [only] = stack.properties("ValkeyGroup")["SecurityGroupIngress"]
+    assert (only["FromPort"], only["ToPort"]) == (6379, 6379)
+    assert only["SourceSecurityGroupId"] == "<TaskGroup>"
+    assert "CidrIp" not in only
 
 
 def test_the_balancer_knows_the_service(stack: Stack) -> None:
