@@ -11,6 +11,10 @@ publications go out one after the other, each when all subscribers have the one 
   the publication.
 * ``calls``: requests to the table for each publication.
 * ``cpu``: processor time of the service for each publication.
+
+And for each operation of a client, with the compiled modules and with their interpreted
+twins: ``posts`` that it gets, and ``cpu`` of the service, the events of its socket and
+what it does by itself meanwhile included.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ import json
 import os
 import statistics
 import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import httpx
@@ -32,6 +37,7 @@ from service.dev_gateway.laptop import laptop
 KEY = "benchmark-of-the-gateway"
 SUBSCRIBERS = (1, 10, 100)
 HISTORY = {"history_size": 1000, "history_ttl": 600.0, "force_recovery": True}
+OPERATIONS = 100  # of each kind
 READING = 30.0  # s until a publication must be there
 
 
@@ -41,6 +47,7 @@ class Subscriber:
     def __init__(self, socket: websockets.ClientConnection) -> None:
         self._socket = socket
         self._waiting: list[str] = []
+        self.posts = 0
 
     async def ask(self, **command: object) -> None:
         await self._socket.send(json.dumps(command))
@@ -55,6 +62,7 @@ class Subscriber:
         if not self._waiting:
             async with asyncio.timeout(READING):
                 self._waiting = str(await self._socket.recv()).split("\n")
+                self.posts += self._waiting != ["{}"]  # a ping is nobody's answer
         return self._waiting.pop(0)
 
 
@@ -114,14 +122,63 @@ async def measure(
     }
 
 
-async def run(publications: int) -> list[dict[str, float]]:
-    """Return the figures of all numbers of subscribers."""
+async def operations(times: int, url: str, pid: int) -> dict[str, dict[str, float]]:
+    """Return the figures of each operation, done *times* times."""
+    found: dict[str, dict[str, float]] = {}
+    clients: list[Subscriber] = []
+
+    async def each(
+        name: str, act: Callable[[Subscriber, int], Awaitable[None]]
+    ) -> None:
+        posts, spent = sum(one.posts for one in clients), cpu(pid)
+        for number, one in enumerate(clients):
+            await act(one, number)
+        found[name] = {
+            "posts": round((sum(one.posts for one in clients) - posts) / times, 2),
+            "cpu_ms": round((cpu(pid) - spent) * 1000 / times, 2),
+        }
+
+    sockets = []
+    for _ in range(times):
+        socket = await websockets.connect(url, max_queue=None)
+        sockets.append(socket)
+        clients.append(Subscriber(socket))
+
+    async def publish(one: Subscriber, number: int) -> None:
+        command = {"channel": f"o{number}", "data": {"n": 1}}
+        await one.ask(id=3, publish=command)
+        await one.publication()
+
+    await each("connect", lambda one, _: one.ask(id=1, connect={}))
+    await each(
+        "subscribe", lambda one, n: one.ask(id=2, subscribe={"channel": f"o{n}"})
+    )
+    await each("publish, and hear it", publish)
+    await each(
+        "history",
+        lambda one, n: one.ask(id=4, history={"channel": f"o{n}", "limit": 10}),
+    )
+    await each(
+        "unsubscribe", lambda one, n: one.ask(id=5, unsubscribe={"channel": f"o{n}"})
+    )
+    for socket in sockets:
+        await socket.close()
+    return found
+
+
+async def run(
+    publications: int, *, pure: bool
+) -> tuple[list[dict[str, float]], dict[str, dict[str, float]]]:
+    """Return the figures of all numbers of subscribers, and of the operations."""
     environ = {
         **os.environ,
+        **({"SERVICE_NO_SPEEDUPS": "1"} if pure else {}),
         "STEADWIRE_API_KEY": KEY,
         "STEADWIRE_CHANNELS_WITHOUT_NAMESPACE": json.dumps(HISTORY),
         "STEADWIRE_CONNECTIONS_ADDRESS_LIMIT": "1000",
         "STEADWIRE_LOG_LEVEL": "error",
+        "STEADWIRE_GATEWAY_SWEEP_INTERVAL": "1000",
+        "STEADWIRE_GATEWAY_PING_INTERVAL": "3000",
     }
     rows = []
     async with laptop(
@@ -129,13 +186,15 @@ async def run(publications: int) -> list[dict[str, float]]:
     ) as addresses:
         port = int(addresses.server.rpartition(":")[2])
         pid = listener(port)
-        for count in SUBSCRIBERS:
+        for count in () if pure else SUBSCRIBERS:
             row = await measure(
                 count, publications, addresses.clients, addresses.server, pid
             )
             print(row, flush=True)
             rows.append(row)
-    return rows
+        found = await operations(OPERATIONS, addresses.clients, pid)
+        print("interpreted" if pure else "compiled", found, flush=True)
+    return rows, found
 
 
 def main() -> None:
@@ -143,9 +202,15 @@ def main() -> None:
     parser.add_argument("--json", help="keeps the figures")
     parser.add_argument("--publications", type=int, default=100)
     arguments = parser.parse_args()
-    rows = asyncio.run(run(arguments.publications))
+    rows, compiled = asyncio.run(run(arguments.publications, pure=False))
+    _, interpreted = asyncio.run(run(0, pure=True))
     if arguments.json:
-        Path(arguments.json).write_text(json.dumps(rows))
+        figures = {
+            "subscribers": rows,
+            "compiled": compiled,
+            "interpreted": interpreted,
+        }
+        Path(arguments.json).write_text(json.dumps(figures))
 
 
 if __name__ == "__main__":

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import pytest
 
-BOTH = ("http_proxy", "lambda")
-
 AT_GATEWAYS: dict[str, tuple[str, ...]] = {
     # The list of channels and its counts are those of a process.
     "test_cent_users": ("test_channels_and_info",),
@@ -71,6 +69,23 @@ AT_GATEWAYS: dict[str, tuple[str, ...]] = {
     "test_tokens_sdk": (),
 }
 
+NOT_LAMBDA: dict[str, tuple[str, ...]] = {
+    "test_credentials": (
+        # Each environment reads the revocations when its last look is 2 s old.
+        "test_a_users_tokens_are_revoked_by_their_time",
+        "test_revocations_outlive_the_process",
+        "test_an_sdk_whose_token_is_revoked_gets_another",
+    ),
+    "test_hooks_python": (
+        # Hooks run in the function's processes, and what they log and block is theirs.
+        "test_connect_refused",
+        "test_rpc_publishes_from_inside",
+        "test_four_answers_that_are_stuck_hold_up_nobody",
+        "test_an_answer_that_blocks_for_a_moment_is_complete",
+    ),
+}
+"""What of them a function cannot do, whose environments are processes of their own."""
+
 STORES = {"test_thread_sockets": ("dynamodb",)}
 """Other stores of a module than SQLite."""
 
@@ -107,7 +122,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     name = metafunc.function.__name__
     elsewhere = [*STORES.get(module, ())]
     if name not in AT_GATEWAYS.get(module, (name,)):
-        elsewhere += BOTH[:1] if module in HTTP_PROXY_ALONE else BOTH
+        elsewhere.append("http_proxy")
+        if module not in HTTP_PROXY_ALONE and name not in NOT_LAMBDA.get(module, ()):
+            elsewhere.append("lambda")
     if name not in ON_WORKERS.get(module, (name,)):
         elsewhere.append("sqlite-workers")
     if elsewhere:

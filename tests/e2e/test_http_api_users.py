@@ -172,7 +172,7 @@ async def test_subscribe_over_the_channel_limit_is_not_called_a_success(
         {"subscribe": {"user": user, "channel": f"plain:{channel}-{number}"}}
         for number in range(128)
     ]
-    response = await api.post("batch", {"commands": commands})
+    response = await api.post("batch", {"commands": commands}, within=60.0)
     assert response.json == {"replies": [{"subscribe": {}}] * 128}
     assert await refused(api, "subscribe", {"user": user, "channel": channel}) == 106
     pushed = [(await client.push())["channel"] for _ in range(128)]

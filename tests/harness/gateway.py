@@ -131,7 +131,8 @@ class GatewayServer(Server):
 
     async def raw(self, *, connected: bool = True, **options: object) -> RawClient:
         """Open a raw WebSocket, with the connect command done unless told not to."""
-        where: dict[str, Any] = {"path": f"/{self.gateway.stage}", **options}
+        # An environment of a function may have to start first.
+        where = {"path": f"/{self.gateway.stage}", "within": 60.0, **options}
         client = await RawClient.open(self.gateway.port, **where)
         client.at_gateway = True
         if connected:
