@@ -59,7 +59,7 @@ __all__ = [
 MEMORY = ":memory:"
 
 APPLICATION_ID = 0x5354_4457  # "STDW": tells a store from any other SQLite file
-VERSION = 3  # of the schema; the number of _MIGRATIONS
+VERSION = 4  # of the schema; the number of _MIGRATIONS
 
 # A damaged page of a larger file is found when it is read; checking 64 MiB takes
 # some 0.1 s, and a start-up must not take minutes.
@@ -77,6 +77,7 @@ _TABLES = (
     {"meta", "generations", "channels", "publications", "idempotency"},
     {"state"},
     {"news"},
+    {"nodes", "connections", "evictions", "presence", "notices", "answers"},
 )
 _LOCKED = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 _CORRUPT = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
@@ -163,6 +164,59 @@ _MIGRATIONS = (
     CREATE TRIGGER news_deleted BEFORE DELETE ON news BEGIN
         UPDATE meta SET last_id = max(last_id, OLD.id) WHERE id = 1;
     END;
+    """,
+    """
+    CREATE TABLE nodes (
+        name TEXT PRIMARY KEY,
+        until INTEGER NOT NULL,
+        dead INTEGER NOT NULL,
+        figures TEXT NOT NULL,
+        feed TEXT NOT NULL
+    );
+    CREATE TABLE connections (
+        client TEXT PRIMARY KEY,
+        node TEXT NOT NULL,
+        owner TEXT NOT NULL,
+        active INTEGER NOT NULL,
+        expires INTEGER NOT NULL
+    );
+    CREATE INDEX connections_node ON connections (node);
+    CREATE INDEX connections_owner ON connections (owner);
+    CREATE TABLE evictions (
+        node TEXT NOT NULL,
+        client TEXT PRIMARY KEY
+    );
+    CREATE TABLE presence (
+        channel TEXT NOT NULL,
+        client TEXT NOT NULL,
+        user TEXT NOT NULL,
+        node TEXT NOT NULL,
+        info TEXT NOT NULL,
+        joined INTEGER NOT NULL,
+        lost INTEGER NOT NULL,
+        present INTEGER NOT NULL,
+        announced INTEGER NOT NULL,
+        PRIMARY KEY (channel, client)
+    );
+    CREATE INDEX presence_node ON presence (node);
+    CREATE TABLE notices (
+        node TEXT NOT NULL,
+        id TEXT NOT NULL,
+        action TEXT NOT NULL,
+        body TEXT NOT NULL,
+        asker TEXT NOT NULL,
+        expires INTEGER NOT NULL,
+        PRIMARY KEY (node, id)
+    );
+    CREATE TABLE answers (
+        id TEXT NOT NULL,
+        node TEXT NOT NULL,
+        part INTEGER NOT NULL,
+        parts INTEGER NOT NULL,
+        body TEXT NOT NULL,
+        expires INTEGER NOT NULL,
+        PRIMARY KEY (id, node, part)
+    );
     """,
 )
 

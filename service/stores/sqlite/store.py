@@ -62,6 +62,7 @@ from service.stores.history_cache import (
     TailCache,
 )
 from service.stores.sqlite.channel_state import ChannelStateCache
+from service.stores.sqlite.cluster_table import ClusterTable
 from service.stores.sqlite.expiry import Blanked, Eraser, Expiry, Sweeper, Swept
 from service.stores.sqlite.log import Log
 from service.stores.sqlite.news import BLANKED, NOTICE, News, Told
@@ -645,6 +646,24 @@ class SqliteStore:
 
     async def _write_state(self, run: Callable[[StateTable], T]) -> T:
         return await self._write(lambda: run(self._state_table))
+
+    async def write_cluster(self, run: Callable[[ClusterTable], T]) -> T:
+        """Change the tables of the processes of this file (`cluster`).
+
+        Raises:
+            StoreUnavailable: It was not done, or nobody knows.
+        """
+        return await self._write(lambda: run(ClusterTable(self._files.writer)))
+
+    async def read_cluster(self, run: Callable[[ClusterTable], T]) -> T:
+        """Read the tables of the processes of this file.
+
+        Raises:
+            StoreUnavailable: They cannot be read.
+        """
+        if not self._open:
+            raise StoreUnavailable(self._refusal)
+        return await self._reader.do(lambda: run(ClusterTable(self._files.reader)))
 
     async def _read_state(self, run: Callable[[StateTable], T]) -> T:
         if not self._open:
