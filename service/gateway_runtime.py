@@ -30,6 +30,7 @@ from service.session.command_queue import CommandLimits
 from service.session.heartbeat import Heartbeat
 from service.settings import ClientSettings, Settings
 from service.stores.dynamodb.registry.connections import AdmissionLimits
+from service.stores.dynamodb.registry.maintenance import Maintenance
 from service.stores.dynamodb.sessions import DynamodbSessions
 from service.stores.dynamodb.store import DynamodbStore
 from service.stores.dynamodb.subscribers import KEPT
@@ -135,7 +136,7 @@ class GatewayRuntime:
         )
         self.people = GatewayPeople(context)
         registry = make_upkeep(store, settings, clock, lambda client: None)
-        assert registry is not None  # the store is DynamoDB
+        assert isinstance(registry, Maintenance)  # the store is DynamoDB
         self.upkeep = GatewayUpkeep(
             context, self.people, rounds, registry.recount_if_due
         )

@@ -6,6 +6,7 @@ import asyncio
 import uuid
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from service.agents.calls import AgentCalls
@@ -56,6 +57,9 @@ if TYPE_CHECKING:
     from service.gateway_runtime import GatewayRuntime
 
 __all__ = ["Runtime"]
+
+CLUSTER = "cluster"
+"""The topic of the hint that there is something to look at in the table of nodes."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -232,7 +236,11 @@ class Runtime:
                     clock,
                     base.spawn,
                     looks=(calls.look, presence.look_at_nodes),
+                    period=upkeep.period,
                 )
+                if store.backend == "sqlite":
+                    calls.hint = presence.hint = partial(store.notify, CLUSTER)
+                    store.hear(CLUSTER, sync.look)
                 stack.push_async_callback(sync.close)
                 stack.push_async_callback(presence.close)
                 sync.start()

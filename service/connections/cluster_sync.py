@@ -18,10 +18,7 @@ from service.connections.registry import Registry
 from service.core.errors import StoreError
 from service.core.ports import Clock, Directory, Timer
 
-__all__ = ["EVICTIONS_PERIOD", "ClusterSync"]
-
-EVICTIONS_PERIOD = 1.0
-"""Seconds between questions which clients lost their slots, and between looks."""
+__all__ = ["ClusterSync"]
 
 REPORT_PERIOD = 60.0  # s between reports when clients were active
 
@@ -59,7 +56,7 @@ class ClusterSync:
         spawn: Callable[[Awaitable[None]], object],
         *,
         looks: Sequence[Callable[[], Awaitable[None]]] = (),
-        period: float = EVICTIONS_PERIOD,
+        period: float = 1.0,
     ) -> None:
         self._registry = registry
         self._limits = limits

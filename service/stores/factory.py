@@ -19,6 +19,7 @@ from service.settings import Settings
 if TYPE_CHECKING:
     from service.stores.dynamodb.registry.maintenance import Maintenance
     from service.stores.dynamodb.store import DynamodbStore
+    from service.stores.sqlite.cluster import SqliteUpkeep
     from service.stores.sqlite.store import SqliteStore
 
 __all__ = ["AnyStore", "add_store_metrics", "make_store", "make_upkeep"]
@@ -61,10 +62,10 @@ def make_upkeep(
     settings: Settings,
     clock: Clock,
     active: Callable[[ClientId], float | None],
-) -> Maintenance | None:
+) -> Maintenance | SqliteUpkeep | None:
     """Return the registry that all processes on *store* share, not started.
 
-    None for the SQLite store: its one process knows by itself who is connected.
+    None for a SQLite file of one process: it knows by itself who is connected.
 
     Args:
         store: Holds the registry.
@@ -72,8 +73,22 @@ def make_upkeep(
         clock: Of this process.
         active: Returns when a client of this process was last active, on the clock.
     """
+    limited = settings.connections
     if store.backend == "sqlite":
-        return None
+        if not settings.shared:
+            return None
+        from service.stores.sqlite.cluster import SharedLimits, open_upkeep
+
+        shared = SharedLimits(
+            settings.connection_limit,
+            settings.user_limit,
+            limited.address_limit,
+            limited.policy == "evict_lru",
+            settings.client.max_age,
+        )
+        return open_upkeep(
+            shared, clock, active, write=store.write_cluster, read=store.read_cluster
+        )
     from service.stores.dynamodb.registry.connections import AdmissionLimits
     from service.stores.dynamodb.registry.directory import DynamodbDirectory
     from service.stores.dynamodb.registry.maintenance import Maintenance
@@ -81,8 +96,8 @@ def make_upkeep(
 
     limits = AdmissionLimits(
         settings.user_limit,
-        settings.connections.address_limit,
-        settings.connections.policy,
+        limited.address_limit,
+        limited.policy,
         settings.client.max_age,
     )
     directory = DynamodbDirectory(

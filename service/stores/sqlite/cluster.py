@@ -18,7 +18,7 @@ import asyncio
 import uuid
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 import msgspec
 import structlog
@@ -45,7 +45,7 @@ from service.core.model import Channel, ClientId, UserId
 from service.core.ports import Clock
 from service.stores.sqlite.cluster_table import Admission, ClusterTable
 
-__all__ = ["NODE_TIMEOUT", "SharedLimits", "SqliteUpkeep"]
+__all__ = ["SharedLimits", "SqliteUpkeep", "open_upkeep"]
 
 NODE_TIMEOUT = 15.0
 """Seconds without a heartbeat after which a process counts as dead. A process whose
@@ -423,6 +423,20 @@ class SqliteDirectory:
         return int(self._clock.wall() * 1000)
 
 
+def open_upkeep(
+    limits: SharedLimits,
+    clock: Clock,
+    active: Callable[[ClientId], float | None],
+    *,
+    write: OnThread,
+    read: OnThread,
+) -> SqliteUpkeep:
+    """Return what keeps a process known to the others of its file, not started."""
+    cluster = SqliteCluster(clock, write=write, read=read)
+    directory = SqliteDirectory(cluster, limits, clock, active, write=write, read=read)
+    return SqliteUpkeep(cluster, directory, clock)
+
+
 class SqliteUpkeep:
     """Keeps this process known to the others that share the file.
 
@@ -434,9 +448,10 @@ class SqliteUpkeep:
     Attributes:
         cluster: The same.
         directory: The same.
+        period: Seconds between two looks at what others have left for this process.
     """
 
-    period = 0.25  # s between looks: a read is some 50 microseconds
+    period: Final = 0.25
 
     def __init__(
         self, cluster: SqliteCluster, directory: SqliteDirectory, clock: Clock

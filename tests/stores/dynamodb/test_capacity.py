@@ -17,7 +17,6 @@ from typing import get_args
 
 import pytest
 
-from service.connections.cluster_sync import EVICTIONS_PERIOD
 from service.core.cluster import Changes, Notice, PresenceRow
 from service.core.model import Channel, Draft, RawJson, UserId
 from service.core.ports import History
@@ -27,7 +26,11 @@ from service.stores.dynamodb.client import Client, Operation
 from service.stores.dynamodb.registry.cluster import DynamodbCluster
 from service.stores.dynamodb.registry.connections import AdmissionLimits, Connections
 from service.stores.dynamodb.registry.counter import ConnectionCounter
-from service.stores.dynamodb.registry.maintenance import HEARTBEATS, REAP_EVERY
+from service.stores.dynamodb.registry.maintenance import (
+    HEARTBEATS,
+    REAP_EVERY,
+    Maintenance,
+)
 from service.stores.dynamodb.registry.nodes import Nodes
 from service.stores.dynamodb.registry.presence import Presence
 from service.stores.dynamodb.registry.records import decode_connection
@@ -240,9 +243,9 @@ async def test_a_process_that_is_idle(metered, store_clock):
     presence = Presence(client, store_clock, 86400.0)
     cluster = DynamodbCluster(client, nodes, presence, store_clock)
     hourly = {
-        partial(nodes.notices, nodes.name): 3600 / EVICTIONS_PERIOD,
-        cluster.nodes: 3600 / EVICTIONS_PERIOD,
-        cluster.notices: 3600 / EVICTIONS_PERIOD,
+        partial(nodes.notices, nodes.name): 3600 / Maintenance.period,
+        cluster.nodes: 3600 / Maintenance.period,
+        cluster.notices: 3600 / Maintenance.period,
         nodes.renew: 3600 / (40.0 / HEARTBEATS),
         nodes.read: 3600 / REAP_EVERY,
     }

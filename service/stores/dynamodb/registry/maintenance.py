@@ -26,6 +26,7 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
 
 import structlog
 
@@ -69,7 +70,10 @@ class Maintenance:
     Attributes:
         directory: The same.
         cluster: The nodes, of which this process is one.
+        period: Seconds between two looks at what others have left for this process.
     """
+
+    period: Final = 1.0
 
     def __init__(
         self,
