@@ -40,7 +40,14 @@ from service.core.cluster import NOTICE_TTL, Answer, Cluster, Notice
 from service.core.errors import StoreError, describe
 from service.core.ports import Clock
 
-__all__ = ["ClusterCalls"]
+__all__ = [
+    "ANSWER_SIZE",
+    "ASK_EVERY",
+    "ASK_TIMEOUT",
+    "PART",
+    "Answers",
+    "ClusterCalls",
+]
 
 ASK_TIMEOUT = 4.0  # s
 ASK_EVERY = 0.1  # s between two looks for answers

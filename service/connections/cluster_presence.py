@@ -56,7 +56,7 @@ from service.core.ports import Clock, PresenceDone, Timer
 from service.hub.hub import Hub
 from service.hub.subscription import Subscription, Topic
 
-__all__ = ["ClusterPresence"]
+__all__ = ["FLUSH", "PAUSE", "ClusterPresence", "visible"]
 
 FLUSH = 0.25  # s
 BATCH = 250  # rows

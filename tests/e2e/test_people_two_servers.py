@@ -10,6 +10,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -70,6 +71,14 @@ async def start(
         return Pair(*servers)
 
     yield start
+
+
+@pytest.fixture(params=["js-5.8.0", "python-0.7.0"])
+async def make_client(
+    request: pytest.FixtureRequest, start_host: Callable[..., Any]
+) -> MakeClient:
+    """Make clients of one SDK, not connected yet."""
+    return partial(SdkClient.create, await start_host(request.param))
 
 
 def token_of(user: str) -> str:
