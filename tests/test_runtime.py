@@ -45,6 +45,7 @@ class Upkeep:
 
         self.directory = SimpleNamespace(evictions=evictions)
         self.cluster = SimpleNamespace(name="node", names=("node",))
+        self.period = 1.0
         self._events = events
         self._fails = fails
 

@@ -90,9 +90,9 @@ async def test_a_store_without_its_tables_is_left_alone(tmp_path, clock):
 async def test_a_newer_schema_is_refused(tmp_path, clock):
     await make(tmp_path, clock)
     connection = sqlite3.connect(tmp_path / "store.db")
-    connection.execute("PRAGMA user_version = 4")
+    connection.execute("PRAGMA user_version = 5")
     connection.close()
-    assert "schema 4" in await refused(tmp_path, clock, StoreVersion)
+    assert "schema 5" in await refused(tmp_path, clock, StoreVersion)
 
 
 async def test_a_refused_store_is_not_locked(tmp_path, clock):
