@@ -45,7 +45,13 @@ from service.core.model import Channel, ClientId, UserId
 from service.core.ports import Clock
 from service.stores.sqlite.cluster_table import Admission, ClusterTable
 
-__all__ = ["SharedLimits", "SqliteUpkeep", "open_upkeep"]
+__all__ = [
+    "SharedLimits",
+    "SqliteCluster",
+    "SqliteDirectory",
+    "SqliteUpkeep",
+    "open_upkeep",
+]
 
 NODE_TIMEOUT = 15.0
 """Seconds without a heartbeat after which a process counts as dead. A process whose

@@ -23,7 +23,7 @@ from typing import NamedTuple
 from service.core.cluster import Answer, Notice, PresenceKey, PresenceRow
 from service.core.model import Channel, ClientId, RawJson, UserId
 
-__all__ = ["Admission", "ClusterTable", "NodeEntry", "Outcome"]
+__all__ = ["Admission", "ClusterTable"]
 
 KEPT = 60_000  # ms for which the row of a dead node tells the others
 
