@@ -43,7 +43,7 @@ from service.core.errors import (
 )
 from service.core.model import Channel, ClientId, UserId
 from service.core.ports import Clock
-from service.stores.sqlite.cluster_table import Admission, ClusterTable
+from service.stores.sqlite.cluster_table import ClusterTable, SlotRequest
 
 __all__ = [
     "SharedLimits",
@@ -321,7 +321,7 @@ class SqliteDirectory:
         self, user: UserId, client: ClientId, address: str
     ) -> list[ClientId] | Close:
         limits, now = self._limits, self._now()
-        admission = Admission(
+        request = SlotRequest(
             client,
             self._cluster.name,
             f"U#{user}" if user else f"A#{address}",
@@ -332,7 +332,7 @@ class SqliteDirectory:
             now + round(1000 * limits.age),
             self._activity(),
         )
-        outcome = await self._write(lambda table: table.admit(admission))
+        outcome = await self._write(lambda table: table.admit(request))
         if outcome.refused:
             owner = outcome.refused == "owner"
             return CLOSE_CONNECTION_LIMIT if owner else TOO_MANY_REQUESTS_CLOSE

@@ -23,7 +23,7 @@ from typing import NamedTuple
 from service.core.cluster import Answer, Notice, PresenceKey, PresenceRow
 from service.core.model import Channel, ClientId, RawJson, UserId
 
-__all__ = ["Admission", "ClusterTable"]
+__all__ = ["SlotRequest", "ClusterTable"]
 
 KEPT = 60_000  # ms for which the row of a dead node tells the others
 
@@ -46,7 +46,7 @@ class NodeEntry(NamedTuple):
     feed: str
 
 
-class Admission(NamedTuple):
+class SlotRequest(NamedTuple):
     """A connection that asks for a slot.
 
     Attributes:
@@ -174,12 +174,12 @@ class ClusterTable:
 
     # Connections
 
-    def admit(self, it: Admission) -> Outcome:
+    def admit(self, it: SlotRequest) -> Outcome:
         """Give a connection its slot, if the limits allow it. Safe to repeat."""
         with self._transaction():
             return self._admit(it)
 
-    def _admit(self, it: Admission) -> Outcome:
+    def _admit(self, it: SlotRequest) -> Outcome:
         execute = self._execute
         execute("DELETE FROM connections WHERE client = ?", (it.client,))
         peers = execute(
