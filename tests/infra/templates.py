@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -34,8 +36,13 @@ _Loader.add_multi_constructor("!", _function)
 
 
 def read_template(path: Path) -> dict[str, Any]:
-    """Return a template with functions in their long form."""
-    template: dict[str, Any] = yaml.load(path.read_text(), _Loader)
+    """Return a template with functions in their long form, to be changed at will."""
+    return copy.deepcopy(_parsed(path.read_text()))
+
+
+@functools.cache
+def _parsed(text: str) -> dict[str, Any]:
+    template: dict[str, Any] = yaml.load(text, _Loader)
     return template
 
 

@@ -84,6 +84,7 @@ def test_it_waits_for_the_clients_to_be_sent_away(tmp_path: Path) -> None:
     assert float(values("TimeoutStopSec")[0]) > drain + own.server.shutdown_timeout
 
 
+@pytest.mark.slow
 async def test_the_service_runs_with_this_environment(tmp_path: Path) -> None:
     """Its own mistakes it does not start again with, and systemd does not either."""
     own = variables(tmp_path)
