@@ -103,7 +103,10 @@ class _Function:
         return base, gateway
 
     def __call__(self, event: Mapping[str, Any]) -> dict[str, Any]:
-        return self._loop.run_until_complete(self._handle(event))
+        try:
+            return self._loop.run_until_complete(self._handle(event))
+        finally:
+            logs.flush()
 
     async def _handle(self, event: Mapping[str, Any]) -> dict[str, Any]:
         gateway = self._gateway

@@ -128,6 +128,18 @@ def test_every_event_is_answered_so_that_the_gateway_writes_nothing(
     assert [each["statusCode"] for each in answers] == [200] * 5
 
 
+def test_the_log_is_written_before_an_event_is_answered(
+    variables: dict[str, str],
+) -> None:
+    """An environment may be frozen then, and never be thawed."""
+    code = (
+        "import os; from service.lambda_entry import handler\n"
+        "handler({'other': 1}, None); os._exit(0)"
+    )
+    done = _python(code, **variables)
+    assert '"event": "an event of an unknown kind"' in done.stderr.splitlines()[-1]
+
+
 def test_a_connect_is_answered_with_status_and_subprotocol(
     variables: dict[str, str],
 ) -> None:

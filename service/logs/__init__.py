@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from service.logs.setup import configure, dropped
+from service.logs.setup import configure, dropped, flush
 
-__all__ = ["configure", "dropped"]
+__all__ = ["configure", "dropped", "flush"]

@@ -21,7 +21,7 @@ from service.logs.formatter import LineFormatter
 from service.logs.sink import Sink
 from service.settings import LogSettings
 
-__all__ = ["configure", "dropped"]
+__all__ = ["configure", "dropped", "flush"]
 
 PATIENCE = 1.0  # s, the longest wait for the last lines when the process ends
 
@@ -67,6 +67,15 @@ def configure(settings: LogSettings, descriptor: int | None = None) -> None:
 def dropped() -> int:
     """Return the number of dropped lines of this process's log."""
     return 0 if _sink is None else _sink.dropped
+
+
+def flush() -> None:
+    """Wait until the lines so far are written, for at most `PATIENCE`.
+
+    For a process that may be frozen now, and never thawed.
+    """
+    if _sink is not None:
+        _sink.flush(PATIENCE)
 
 
 def _stderr() -> int:

@@ -43,7 +43,7 @@ class Sink:
         self._descriptor = descriptor
         self._note = note
         self._limit = limit
-        self._queue: SimpleQueue[str | None] = SimpleQueue()
+        self._queue: SimpleQueue[str | threading.Event | None] = SimpleQueue()
         self._refused = 0  # lines, by `put` on any thread, under the lock
         self._lock = threading.Lock()
         self._lost = 0  # lines, by the thread
@@ -64,6 +64,12 @@ class Sink:
         else:
             self._queue.put(line)
 
+    def flush(self, patience: float) -> None:
+        """Wait until what was put so far is written, for at most *patience* seconds."""
+        written = threading.Event()
+        self._queue.put(written)
+        written.wait(patience)
+
     def close(self, patience: float) -> None:
         """Write the waiting lines, for at most *patience* seconds."""
         self._queue.put(None)
@@ -76,9 +82,10 @@ class Sink:
         while not ended:
             lines: list[str] = []
             size = 0
+            written: threading.Event | None = None
             item = self._queue.get()
             try:
-                while item is not None and size < PIECE:
+                while isinstance(item, str) and size < PIECE:
                     lines.append(item)
                     size += len(item)
                     item = self._queue.get_nowait()
@@ -87,10 +94,14 @@ class Sink:
             else:
                 if item is None:
                     ended = True
-                else:
+                elif isinstance(item, str):
                     lines.append(item)
+                else:
+                    written = item
             if lines:
                 self._write(lines)
+            if written is not None:
+                written.set()
 
     def _write(self, lines: list[str]) -> None:
         missing = self.dropped - self._noted

@@ -55,6 +55,20 @@ def test_lines_come_out_in_order(pipe: tuple[int, int]) -> None:
     assert sink.dropped == 0
 
 
+def test_a_flush_waits_until_all_lines_are_written(pipe: tuple[int, int]) -> None:
+    reader, writer = pipe
+    sink = Sink(writer, note)
+    for number in range(100):
+        sink.put(f"line {number}")
+        sink.flush(PATIENCE)
+        assert os.read(reader, 65536) == f"line {number}\n".encode()
+    sink.flush(PATIENCE)
+    sink.put("x" * 8192)  # more than the pipe holds, and nobody reads
+    sink.flush(0.0)
+    sink.close(0.0)
+    assert len(os.read(reader, 65536)) == 4096
+
+
 def test_a_pipe_that_nobody_reads_costs_lines_and_no_time(
     pipe: tuple[int, int],
 ) -> None:
