@@ -27,7 +27,7 @@ from service.core.errors import StoreError
 from service.core.ports import Clock, State
 from service.stores.dynamodb.log.head_watch import HeadWatch
 
-__all__ = ["BrokerOutages"]
+__all__ = ["PERIOD", "TTL", "BrokerOutages"]
 
 PERIOD = 2.0  # s
 RENEW = 5.0  # s

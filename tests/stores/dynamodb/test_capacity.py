@@ -22,6 +22,8 @@ from service.core.model import Channel, Draft, RawJson, UserId
 from service.core.ports import History
 from service.settings import StoreSettings
 from service.stores import dynamodb
+from service.stores.dynamodb import broker_outages
+from service.stores.dynamodb.broker_outages import BrokerOutages
 from service.stores.dynamodb.client import Client, Operation
 from service.stores.dynamodb.registry.cluster import DynamodbCluster
 from service.stores.dynamodb.registry.connections import AdmissionLimits, Connections
@@ -95,11 +97,11 @@ async def plain(dynalite, store_clock):
 async def open_store(store_clock):
     opened = []
 
-    async def open_store(fleet, meter, clock=store_clock):
+    async def open_store(fleet, meter, clock=store_clock, hearer=None):
         store = DynamodbStore(
             fleet.settings, StoreSettings(), clock, connect=meter.connect
         )
-        await store.start(lambda committed: None)
+        await store.start(lambda committed: None, hearer)
         opened.append(store)
         return store
 
@@ -236,6 +238,62 @@ async def test_a_channel_that_is_idle(fleet, plain, open_store, clock):
     within("a channel with subscribers, for each process and hour", meter)
 
 
+class Hearer:
+    """Leaves a channel when it has heard of its top."""
+
+    def __init__(self):
+        self.heard = asyncio.Event()
+        self.store = None
+
+    def told(self, batch):
+        raise AssertionError("nobody tells")
+
+    def moved(self, channel, top):
+        self.store.unfollow(channel)
+        self.heard.set()
+
+
+@pytest.mark.parametrize("covered", [False, True])
+async def test_hearing_what_others_publish(fleet, plain, open_store, covered):
+    await publish(await open_store(fleet, UnitCounter()), "c", 1)
+    copy(fleet, plain)
+    meter, hearer = UnitCounter(), Hearer()
+    hearer.store = store = await open_store(plain, meter, hearer=hearer)
+    meter.reset()
+    store.follow(Channel("c"), CHAT)
+    if covered:
+        store.confirmed(Channel("c"))
+    async with asyncio.timeout(60):
+        await hearer.heard.wait()
+    if covered:
+        within("the first subscriber of a channel, with a broker", meter)
+    else:
+        within("a poll of a channel with subscribers, without a broker", meter)
+
+
+class WholeBroker:
+    """A broker that carries hints."""
+
+    def fault(self):
+        return None
+
+
+async def test_a_process_that_has_a_broker(plain, open_store, store_clock):
+    meter = UnitCounter()
+    store = await open_store(plain, meter)
+    outages = BrokerOutages(WholeBroker(), store.state, HeadsAlone(), store_clock)
+    meter.reset()
+    await outages.look()
+    hourly = 3600 / broker_outages.PERIOD
+    within("a process with a broker, besides, for each hour", meter, hourly)
+
+
+class HeadsAlone:
+    """Heads that nobody polls."""
+
+    polls_all = False
+
+
 async def test_a_process_that_is_idle(metered, store_clock):
     client, meter = metered
     nodes = Nodes(client, store_clock, 40.0)
@@ -291,7 +349,7 @@ def test_the_table_says_what_it_costs():
 
 def test_every_row_of_the_table_is_measured():
     measured = re.findall(r"within\(\s*\"([^\"]+)\"", Path(__file__).read_text())
-    assert len(BUDGET) == 17
+    assert len(BUDGET) == 20
     assert sorted(measured) == sorted(BUDGET)
 
 
