@@ -22,6 +22,7 @@ from tests.harness.py import start_python
 from tests.harness.sdk import Host, SdkClient
 from tests.harness.server import Server, opened
 from tests.harness.sockets import close_all
+from tests.harness.valkey import close_shared
 from tests.requirements.rows import MARKED, marked
 
 # No deadlines: machines are shared. In continuous integration the examples are the same
@@ -104,9 +105,10 @@ def no_socket_left() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def no_emulator_left() -> Iterator[None]:
-    """End the emulators of DynamoDB that tests have started."""
+    """End the emulators of DynamoDB, and the broker, that tests have started."""
     yield
     emulators.close_all()
+    close_shared()
 
 
 @pytest.fixture(scope="session")

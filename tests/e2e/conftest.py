@@ -114,6 +114,15 @@ both; the tests named stay out, for what docs/workers.md lists. test_sdk.py and
 test_sdk_recovery.py name their stores themselves."""
 
 
+ON_NODES: dict[str, tuple[str, ...]] = {
+    # What a poll brings is read from the log, which does not have the request for deltas.
+    "test_deltas": ("test_a_broadcast_follows_each_namespace",),
+    "test_interleavings": (),
+}
+"""Modules of `ON_WORKERS` that run on two servers of one DynamoDB table, too: with a
+broker, and with polls alone, where the tests named stay out."""
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Add gateways and two processes to the stores of the tests that run there."""
     module = metafunc.module.__name__.rpartition(".")[2]
@@ -127,6 +136,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             elsewhere.append("lambda")
     if name not in ON_WORKERS.get(module, (name,)):
         elsewhere.append("sqlite-workers")
+        if module in ON_NODES:
+            elsewhere.append("dynamodb-valkey")
+            if name not in ON_NODES[module]:
+                elsewhere.append("dynamodb-nodes")
     if elsewhere:
         slow = [pytest.param(each, marks=pytest.mark.slow) for each in elsewhere]
         metafunc.parametrize(

@@ -8,6 +8,7 @@ import boto3
 
 from service.stores.dynamodb.table import LEASES, definition
 from tests.harness.emulators import running
+from tests.harness.valkey import shared
 
 INTEGRATION = "INTEGRATION_OF_TESTS"
 """Key among a server's variables: ``http`` or ``lambda``; without it clients connect to
@@ -72,6 +73,7 @@ GATEWAYS: dict[str, Backend] = {
 PAIRS: dict[str, Backend] = {
     "sqlite-workers": lambda: {"STEADWIRE_STORE_SHARED_BY": "tests", PROCESSES: "2"},
     "dynamodb-nodes": lambda: {**_dynamodb(), PROCESSES: "2"},
+    "dynamodb-valkey": lambda: {**_dynamodb(), **shared().settings, PROCESSES: "2"},
 }
 """Two processes on one store, with clients spread over both."""
 

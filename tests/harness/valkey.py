@@ -12,7 +12,7 @@ from tests.harness.process import environment, launched
 from tests.harness.proxies import free_port
 from tests.harness.tools import missing
 
-__all__ = ["Valkey"]
+__all__ = ["Valkey", "close_shared", "shared"]
 
 _READY_WITHIN = 30.0  # s
 
@@ -70,3 +70,19 @@ class Valkey:
         if process is not None:
             process.kill()
             process.wait()
+
+
+_shared: list[Valkey] = []
+
+
+def shared() -> Valkey:
+    """Return the server that all tests share; start it if need be."""
+    if not _shared:
+        _shared.append(Valkey().start())
+    return _shared[0]
+
+
+def close_shared() -> None:
+    """End it if it was started."""
+    while _shared:
+        _shared.pop().kill()
