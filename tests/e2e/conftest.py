@@ -115,7 +115,7 @@ test_sdk_recovery.py name their stores themselves."""
 
 
 ON_NODES: dict[str, tuple[str, ...]] = {
-    # What a poll brings is read from the log, which does not have the request for deltas.
+    # What a poll brings is read from the log, which has no requests for deltas.
     "test_deltas": ("test_a_broadcast_follows_each_namespace",),
     "test_interleavings": (),
 }
