@@ -185,7 +185,9 @@ class News:
         self._tell = tell
         self._forget = forget
         self._freed = freed
-        self._untaken = 0
+        # Each of these is counted by one thread alone.
+        self._handed_over = 0
+        self._taken = 0
         self._wait = ACTIVE
         self._active_until = self._looked_at = now()
         self.use(connection)
@@ -198,7 +200,7 @@ class News:
 
     def taken(self) -> None:
         """Note that a `Told` was handled. On the event loop."""
-        self._untaken -= 1
+        self._taken += 1
 
     def passed(self, number: int) -> None:
         """Note a commit of our own, whose last id was *number*."""
@@ -211,7 +213,7 @@ class News:
             sqlite3.Error: It could not be read.
         """
         now = self._now()
-        if self._untaken < UNREAD:
+        if self._handed_over - self._taken < UNREAD:
             found, more = False, False
             if self._changed():
                 with self._snapshot():
@@ -318,7 +320,7 @@ class News:
         self._hand_over(told)
 
     def _hand_over(self, told: Told) -> None:
-        self._untaken += 1
+        self._handed_over += 1
         self._tell(told)
 
     def _last(self) -> int:

@@ -94,8 +94,6 @@ PAUSE = 0.05
 
 LOOK_AGAIN = 1.0  # s; after a look at what other processes did that has failed
 
-SIZE = 1 << 30  # publications that are kept in memory, of channels of other processes
-
 T = TypeVar("T")
 _log = structlog.get_logger(__name__)
 
@@ -146,6 +144,7 @@ class SqliteStore:
         self._open = False  # accepts calls
         self._refusal = "the store was not started"  # why it does not
         self._dead = False  # a thread is
+        self._followed: dict[Channel, int] = {}  # history sizes
         self._topics: dict[str, list[Callable[[], None]]] = {}  # by those that hear
         self._notifying: set[str] = set()  # notices that wait for the writer
         self._guard = WriteGuard(clock, self._rng, lock_timeout=settings.lock_timeout)
@@ -489,15 +488,29 @@ class SqliteStore:
     # Hearing of what other processes do
 
     def follow(self, channel: Channel, history: History) -> None:
-        """Hear what others publish to a channel: of a shared file, all is heard."""
+        """Hear what others publish to a channel, and keep it in memory.
+
+        Of a shared file all is heard, but only this is kept.
+        """
+        self._followed[channel] = history.size
 
     def unfollow(self, channel: Channel) -> None:
-        """Hear it no more; nothing is spared by that."""
+        """Keep it in memory no more."""
+        self._followed.pop(channel, None)
 
     def told(self, batch: Sequence[Committed]) -> None:
         """Take note of what other processes committed, then tell the hearer."""
-        kept = {one.channel: SIZE for one in batch if one.publication.offset}
-        self._tails.extend(batch, kept)
+        kept: list[Committed] = []
+        sizes: dict[Channel, int] = {}
+        for one in batch:
+            if not one.publication.offset:
+                continue
+            if size := self._followed.get(one.channel):
+                kept.append(one)
+                sizes[one.channel] = size
+            else:
+                self._tails.blank(one.channel)
+        self._tails.extend(kept, sizes)
         if self._hearer is not None:
             self._hearer.told(batch)
 

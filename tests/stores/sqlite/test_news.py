@@ -170,6 +170,7 @@ async def test_a_rolled_back_transaction_takes_nothing_from_others(pair, monkeyp
 
 async def test_publications_without_history_reach_all_once(pair):
     one, two = pair
+    two.store.follow(Channel("a"), CHAT)
     await one.append("a", "1", NO_HISTORY, delta=True)
     await one.append("a", "2", NO_HISTORY, urgent=True, info="{}", tags='{"k":"v"}')
     await two.append("a", "3")
@@ -236,6 +237,7 @@ async def test_a_read_after_a_commit_of_another_process_finds_it(pair, stopped):
 
 async def test_memory_answers_with_what_others_published(pair):
     one, two = pair
+    two.store.follow(Channel("a"), CHAT)
     await one.fill("a", 5)
     await heard(two, "a", [1, 2, 3, 4, 5])
     page = two.store.peek(Channel("a"), CHAT, 2, 64)
@@ -256,8 +258,33 @@ async def test_a_read_that_sees_more_than_was_told_is_not_told_twice(pair, stopp
 # --- removal, erasure, expiry
 
 
+async def test_memory_forgets_what_nobody_follows(pair):
+    one, two = pair
+    two.store.follow(Channel("a"), CHAT)
+    await one.fill("a", 5)
+    await heard(two, "a", [1, 2, 3, 4, 5])
+    two.store.unfollow(Channel("a"))
+    await one.append("a")
+    await heard(two, "a", [1, 2, 3, 4, 5, 6])
+    assert two.store.peek(Channel("a"), CHAT, 2, 64) is None
+    assert (await two.read("a")).top.offset == 6
+
+
+async def test_memory_keeps_no_more_than_the_history(pair):
+    one, two = pair
+    brief = History(10, 60.0)
+    two.store.follow(Channel("a"), brief)
+    for _ in range(100):
+        await one.append("a", history=brief)
+    await until(lambda: two.told_of("a")[-1:] == [100])
+    assert two.store.peek(Channel("a"), History(100, 60.0), 0, 100) is None
+    page = two.store.peek(Channel("a"), brief, 0, 100)
+    assert [p.offset for p in page.publications] == list(range(91, 101))
+
+
 async def test_a_removal_is_seen_by_the_others(pair):
     one, two = pair
+    two.store.follow(Channel("a"), CHAT)
     await one.fill("a", 3)
     await heard(two, "a", [1, 2, 3])
     assert two.store.peek(Channel("a"), CHAT, 0, 64) is not None
@@ -271,6 +298,7 @@ async def test_a_removal_is_seen_by_the_others(pair):
 
 async def test_an_erasure_is_seen_by_the_others(pair):
     one, two = pair
+    two.store.follow(Channel("a"), CHAT)
     await one.append("a", '"secret"', info="x")
     await heard(two, "a", [1])
     assert await one.store.erase("x") == 1
