@@ -231,14 +231,13 @@ class News:
 
     def catch_up(self) -> None:
         """Tell all news, inside a transaction that holds the write lock."""
-        if self._changed():
-            now = self._now()
-            more = True
-            while more:
-                found, more = self._read(now)
-                if found:
-                    self._active_until = now + CALM
-            self._looked_at = now
+        now = self._now()
+        more = self._changed()
+        while more:
+            found, more = self._read(now)
+            if found:
+                self._active_until = now + CALM
+        self._looked_at = now
 
     def _changed(self) -> bool:
         """Tell whether another connection has committed since the last `_read`."""

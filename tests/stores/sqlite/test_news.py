@@ -317,6 +317,8 @@ async def test_a_channel_that_expired_begins_anew_for_all(tmp_path, clock):
     one, two = pair
     before = (await one.append("a", history=short)).position
     assert (await two.append("a", history=short)).position.offset == 2
+    for bench in pair:
+        await heard(bench, "a", [1, 2])
     clock.advance(10.0)
     for _ in range(2):
         await one.sweep()
@@ -410,6 +412,35 @@ async def test_who_stood_still_is_told_how_far_channels_have_come(pair, clock, s
     assert await two.offsets("a") == [4, 5, 6, 7]
     await one.append("a")
     await until(lambda: two.told_of("a")[-1] == 8)
+
+
+async def test_who_only_commits_for_long_misses_nothing(tmp_path, monkeypatch, stopped):
+    # A minute passes in which it never waits for work, but it looks at each commit.
+    clock, passed = VirtualClock(), []
+    real = clock.now
+    monkeypatch.setattr(clock, "now", lambda: real() + len(passed) * news.KEPT / 4)
+    settings = StoreSettings(path=str(tmp_path / "store.db"), shared_by="tests")
+    bench = await Process(SqliteStore(settings, clock, batch=1), clock).start()
+    commit = ChannelStateCache.commit
+
+    def pass_time(channels):
+        commit(channels)
+        passed.append(1)
+        if len(passed) == 3:
+            other = sqlite3.connect(tmp_path / "store.db", isolation_level=None)
+            other.execute(
+                "INSERT INTO news SELECT max(id) + 1, 'passing', 'b', 0, '7', NULL,"
+                " NULL, 0 FROM publications"
+            )
+            other.close()
+
+    monkeypatch.setattr(ChannelStateCache, "commit", pass_time)
+    async with stopped(bench) as held:
+        done = [bench.append("a") for _ in range(4)]
+        held.go.set()
+        await asyncio.gather(*done)
+    assert [c.publication.data for c in bench.heard] == ["7"]
+    await bench.store.close()
 
 
 async def test_a_long_backlog_is_told_in_parts(pair, monkeypatch, stopped):
