@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.harness.api import Api
-from tests.harness.backends import BACKENDS, GATEWAYS
+from tests.harness.backends import BACKENDS, GATEWAYS, PAIRS
 from tests.harness.fixtures import backends, server_with
 from tests.harness.sdk import SdkError
 from tests.harness.server import Server
@@ -45,7 +45,7 @@ NAMESPACES = [
     {"name": "short", "history_size": 3, "history_ttl": 300, "force_recovery": True},
 ]
 
-backend = backends(*BACKENDS, slow=(*GATEWAYS, "sqlite-workers"))
+backend = backends(*BACKENDS, slow=(*GATEWAYS, *PAIRS))
 server = server_with({"STEADWIRE_CHANNELS_NAMESPACES": json.dumps(NAMESPACES)})
 
 
