@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from typing import Any
+
+import jwt
 
 from service.core.errors import StoreError
 from service.core.hooks import Handlers
@@ -25,6 +28,8 @@ from service.stores.dynamodb.table import LEASES
 from tests.harness.emulators import Emulator
 from tests.stores.dynamodb.opening import make_table
 from tests.stores.dynamodb.support import client_for
+
+SECRET = "a secret of thirty-two bytes or more"
 
 NAMESPACES = [
     {"name": "plain", "presence": True, "join_leave": True},
@@ -203,3 +208,8 @@ class Environments:
         for each in self._opened:
             await each.close()
         await self.client.close()
+
+
+def token(**claims: Any) -> str:
+    """Return a connection token of *ann*, unless *claims* say otherwise."""
+    return jwt.encode({"sub": "ann", "iat": int(time.time()) - 10, **claims}, SECRET)

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
-from collections.abc import AsyncIterator
 from typing import Any
 
-import jwt
 import pytest
 
 from service.core.clock import SystemClock
@@ -21,40 +18,13 @@ from service.core.hooks import (
     RpcEvent,
     RpcResult,
 )
-from service.core.model import Channel, ClientId, RawJson, UserId
+from service.core.model import Channel, ClientId, UserId
 from service.core.ports import Claim, Posted
 from service.core.sessions import Listed
 from service.gateway.events import Kind
-from tests.gateway.environments import Environment, Environments
-from tests.harness.emulators import Emulator
-from tests.server.running import until
+from tests.gateway.environments import Environment, Environments, token
 
 CH = Channel("chat:x")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _credentials(ministack: Emulator) -> Any:
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in ministack.credentials.items():
-            patch.setenv(name, value)
-        yield
-
-
-@pytest.fixture
-async def environments(ministack: Emulator) -> AsyncIterator[Environments]:
-    environments = await Environments(ministack).create(SystemClock())
-    yield environments
-    await environments.close()
-
-
-@pytest.fixture
-async def one(environments: Environments) -> Environment:
-    return await environments.open(SystemClock())
-
-
-@pytest.fixture
-async def other(environments: Environments) -> Environment:
-    return await environments.open(SystemClock())
 
 
 def subscribe(command: int, channel: str = CH, **options: Any) -> dict[str, Any]:
@@ -313,213 +283,6 @@ async def test_what_the_server_does_to_a_user(
     assert await people.disconnect(user, FORCE_DISCONNECT, client="a") == 1
     assert one.sockets.take("a")[0]["push"]["disconnect"]["code"] == 3503
     assert one.sockets.closed == ["a"]
-
-
-# Who may connect, and for how long.
-
-SECRET = "a secret of thirty-two bytes or more"
-
-
-def token(**claims: Any) -> str:
-    return jwt.encode({"sub": "ann", "iat": int(time.time()) - 10, **claims}, SECRET)
-
-
-@pytest.fixture
-async def strict(environments: Environments) -> list[Environment]:
-    """Environments that verify tokens."""
-    settings = {"STEADWIRE_TOKEN_HMAC_SECRET_KEY": SECRET}
-    return [await environments.open(SystemClock(), **settings) for _ in range(2)]
-
-
-@pytest.mark.requirement("R12")
-async def test_a_fourth_connection_closes_the_oldest(
-    strict: list[Environment], environments: Environments
-) -> None:
-    sockets = environments.sockets
-    for number in range(4):
-        reply = await strict[number % 2].connect(f"c{number}", token=token())
-        assert "connect" in reply
-    assert sockets.closed == ["c0"]
-    assert sockets.take("c0")[-1]["push"]["disconnect"]["code"] == 3504
-    assert len(await strict[0].runtime.people.connections(UserId("ann"))) == 3
-
-
-@pytest.mark.requirement("R12")
-async def test_connects_of_one_user_at_once(
-    strict: list[Environment], environments: Environments
-) -> None:
-    sockets = environments.sockets
-    every = [(f"c{n}", each) for n, each in enumerate(strict * 6)]
-    for client, each in every:
-        await each.handle(Kind.CONNECT, client)
-        sockets.messages[client] = []
-    connect = {"id": 1, "connect": {"token": token()}}
-    await asyncio.gather(*(each.say(client, connect) for client, each in every))
-    left = await strict[0].runtime.people.connections(UserId("ann"))
-    assert len(left) == 3
-    assert len(sockets.closed) == 9
-    assert {each.client for each in left}.isdisjoint(sockets.closed)
-
-
-async def test_the_limit_of_the_deployment(environments: Environments) -> None:
-    settings = {
-        "STEADWIRE_TOKEN_HMAC_SECRET_KEY": SECRET,
-        "STEADWIRE_DYNAMODB_CLIENT_LIMIT": "2",
-    }
-    one, other = [await environments.open(SystemClock(), **settings) for _ in "ab"]
-    await one.connect("a", token=token(sub="ann"))
-    await other.connect("b", token=token(sub="bob"))
-    refused = await one.connect("c", token=token(sub="eve"))
-    assert refused["push"]["disconnect"]["code"] == 3013
-    await one.handle(Kind.DISCONNECT, "a")
-    assert "connect" in await other.connect("d", token=token(sub="eve"))
-
-
-async def test_a_revoked_token_ends_at_the_next_frame_or_sweep(
-    strict: list[Environment], environments: Environments
-) -> None:
-    one, other = strict[:2]
-    sockets = environments.sockets
-    for client in ("a", "b", "c"):
-        await one.connect(client, token=token(sub=client, jti=client))
-    end = time.time() + 600
-    await other.base.revocations.revoke_token("a", end)
-    await other.base.revocations.revoke_token("b", end)
-    fresh = await environments.open(
-        SystemClock(), STEADWIRE_TOKEN_HMAC_SECRET_KEY=SECRET
-    )
-    await fresh.say("a", subscribe(2))
-    assert sockets.take("a")[-1]["push"]["disconnect"]["code"] == 3005
-    await fresh.runtime.application.sweep()
-    assert sockets.take("b")[-1]["push"]["disconnect"]["code"] == 3005
-    assert sockets.closed == ["a", "b"]
-    refused = await fresh.connect("d", token=token(sub="a", jti="a"))
-    assert refused["error"]["code"] == 109
-
-
-async def test_a_revoked_user_ends_at_once(
-    strict: list[Environment], environments: Environments
-) -> None:
-    one, other = strict[:2]
-    await one.connect("a", token=token())
-    now = time.time()
-    await other.base.revocations.revoke_user(UserId("ann"), now + 1, now + 600)
-    await until(lambda: environments.sockets.closed == ["a"], 10.0, "a is closed")
-
-
-async def test_an_expired_connection_ends(
-    environments: Environments,
-) -> None:
-    clock = AheadClock()
-    settings = {"STEADWIRE_TOKEN_HMAC_SECRET_KEY": SECRET}
-    one = await environments.open(clock, **settings)
-    await one.connect("a", token=token(exp=int(time.time()) + 60))
-    await one.connect("b", token=token(exp=int(time.time()) + 60))
-    refreshed = token(exp=int(time.time()) + 600, jti="two")
-    await one.say("b", {"id": 2, "refresh": {"token": refreshed}})
-    reply = one.sockets.take("b")[-1]
-    assert reply["refresh"]["expires"]
-    clock.ahead = 60 + 26
-    await one.say("a", subscribe(2))
-    assert one.sockets.take("a")[-1]["push"]["disconnect"]["code"] == 3005
-    await one.say("b", subscribe(3))
-    assert one.sockets.take("b")[-1]["id"] == 3
-    listed = [
-        each
-        for part in range(64)
-        for each in (await _sessions(one).listing(part)).admitted
-    ]
-    assert [each.client for each in listed] == ["b"]
-    clock.ahead = 600 + 26
-    assert 0 < listed[0].terms.end <= clock.wall() * 1000
-    await one.runtime.people.look_after(ClientId("b"))
-    assert environments.sockets.closed == ["a", "b"]
-
-
-def _sessions(environment: Environment) -> Any:
-    return environment.runtime.application.context.sessions
-
-
-class AheadClock(SystemClock):
-    """The system's clock, `ahead` of it by some seconds."""
-
-    ahead = 0.0
-
-    def now(self) -> float:
-        return super().now() + self.ahead
-
-    def wall(self) -> float:
-        return super().wall() + self.ahead
-
-
-async def test_a_refresh_shows_what_the_token_says(
-    strict: list[Environment], environments: Environments
-) -> None:
-    one, other = strict[:2]
-    end = int(time.time()) + 600
-    claims = {"exp": end, "channels": ["plain:x"]}
-    await one.connect("a", token=token(info={"n": 1}, **claims))
-    refreshed = token(info={"n": 2}, **claims)
-    await other.say("a", {"id": 3, "refresh": {"token": refreshed}})
-    context = one.runtime.application.context
-    [row] = await context.subscribers.rows(Channel("plain:x"))
-    assert json.loads(row.info)["conn_info"] == {"n": 2}
-
-
-async def test_a_refresh_by_the_server_api_is_stored(
-    strict: list[Environment],
-) -> None:
-    """Its client is sent nothing that would have to be posted."""
-    one, other = strict[:2]
-    await one.connect("a", token=token(channels=["plain:x"]))
-    end = round(time.time()) + 600
-    user, sessions = UserId("ann"), _sessions(one)
-    await other.runtime.people.refresh(user, float(end), RawJson('{"n":2}'))
-    assert one.sockets.take("a") == []
-    stored = await sessions.load(ClientId("a"))
-    record = json.loads(stored.record)
-    assert record["conn_info"] == '{"n":2}' and record["end"] >= end * 1000
-    [row] = await one.runtime.application.context.subscribers.rows(Channel("plain:x"))
-    assert json.loads(row.info)["conn_info"] == {"n": 2}
-    listed = [
-        each for part in range(64) for each in (await sessions.listing(part)).admitted
-    ]
-    assert [each.terms.end for each in listed] == [record["end"]]
-
-
-@pytest.mark.slow
-@pytest.mark.requirement("R38")
-async def test_fifty_users_with_three_sockets_each_hear_their_own_alone(
-    strict: list[Environment], environments: Environments
-) -> None:
-    sockets = environments.sockets
-    clients = [(f"user{n}", f"user{n}-{m}") for n in range(50) for m in range(3)]
-
-    async def enter(number: int, user: str, client: str) -> None:
-        one = strict[number % 2]
-        await one.connect(client, token=token(sub=user, channels=[f"chat:{user}"]))
-
-    for start in range(0, len(clients), 10):
-        await asyncio.gather(
-            *(
-                enter(start + n, user, client)
-                for n, (user, client) in enumerate(clients[start : start + 10])
-            )
-        )
-    assert sockets.closed == []
-    for number in range(4):
-        await asyncio.gather(
-            *(
-                strict[(n + number) % 2].publish(f"chat:user{n}", [f"user{n}", number])
-                for n in range(50)
-            )
-        )
-    for user, client in clients:
-        found = [message["push"] for message in sockets.messages[client]]
-        assert {push["channel"] for push in found} == {f"chat:{user}"}
-        assert [push["pub"]["data"] for push in found] == [
-            [user, number] for number in range(4)
-        ]
 
 
 async def test_server_side_subscriptions_of_a_token(
