@@ -52,6 +52,7 @@ if wanted != "no" and platform.python_implementation() == "CPython":
             for name, source in (
                 ("json", "json_c.pyx"),
                 ("frames", "frames_c.pyx"),
+                ("outbox", "outbox_py.py"),
                 ("rtt", "rtt_py.py"),
                 ("backoff", "backoff_py.py"),
                 ("delta", "delta_py.py"),

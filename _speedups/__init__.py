@@ -19,6 +19,7 @@ if TYPE_CHECKING or NO_SPEEDUPS:
     from . import delta_py as _delta
     from . import frames_py as _frames
     from . import json_py as _json
+    from . import outbox_py as _outbox
     from . import rtt_py as _rtt
 else:
     try:
@@ -26,23 +27,32 @@ else:
         from . import delta_c as _delta
         from . import frames_c as _frames
         from . import json_c as _json
+        from . import outbox_c as _outbox
         from . import rtt_c as _rtt
     except ImportError:
         from . import backoff_py as _backoff
         from . import delta_py as _delta
         from . import frames_py as _frames
         from . import json_py as _json
+        from . import outbox_py as _outbox
         from . import rtt_py as _rtt
 
 COMPILED = _json.__name__.endswith("_c")
 
+FlushQueue = _outbox.FlushQueue
 FrameParser = _frames.FrameParser
+FrameWriter = _frames.FrameWriter
+OutboxCore = _outbox.OutboxCore
 RttFilter = _rtt.RttFilter
+SharedFrame = _frames.SharedFrame
+SocketWriter = _frames.SocketWriter
+SubscriptionCore = _outbox.SubscriptionCore
 backoff = _backoff.backoff
 backoff_full_jitter = _backoff.backoff_full_jitter
 build_close = _frames.build_close
 build_frame = _frames.build_frame
 check = _json.check
+deliver = _outbox.deliver
 encode_publication = _json.encode_publication
 encode_publication_push = _json.encode_publication_push
 encode_push = _json.encode_push
@@ -56,13 +66,20 @@ __all__ = [
     "COMMANDS",
     "COMPILED",
     "NO_SPEEDUPS",
+    "FlushQueue",
     "FrameParser",
+    "FrameWriter",
+    "OutboxCore",
     "RttFilter",
+    "SharedFrame",
+    "SocketWriter",
+    "SubscriptionCore",
     "backoff",
     "backoff_full_jitter",
     "build_close",
     "build_frame",
     "check",
+    "deliver",
     "encode_publication",
     "encode_publication_push",
     "encode_push",

@@ -18,6 +18,26 @@ from .frames_mask cimport number, octet, unmask
 
 from . import frames_py
 
+cdef extern from *:
+    """
+    #ifdef _WIN32
+    static Py_ssize_t send_now(int fd, const char *data, Py_ssize_t size)
+    {
+        return -1;
+    }
+    #else
+    #include <sys/socket.h>
+    #ifndef MSG_NOSIGNAL
+    #define MSG_NOSIGNAL 0  /* Python ignores the signal */
+    #endif
+    static Py_ssize_t send_now(int fd, const char *data, Py_ssize_t size)
+    {
+        return send(fd, data, size, MSG_DONTWAIT | MSG_NOSIGNAL);
+    }
+    #endif
+    """
+    Py_ssize_t send_now(int fd, const char* data, Py_ssize_t size) noexcept
+
 cdef extern from "Python.h":
     bint PyUnicode_IS_ASCII(object text) noexcept
     const void* PyUnicode_DATA(object text) noexcept
@@ -357,3 +377,100 @@ cdef class FrameParser:
         except UnicodeDecodeError:
             self._fail(events, INVALID_DATA)
         return 0
+
+
+@cython.final
+cdef class SharedFrame:
+    """See `_speedups.frames_py.SharedFrame`."""
+
+    cdef object _message
+    cdef bytes _frame
+
+    def __init__(self):
+        self._message = None
+        self._frame = b""
+
+    cpdef bytes of(self, message):
+        """See `_speedups.frames_py.SharedFrame.of`."""
+        if message is not self._message:
+            self._frame = build_frame(
+                _TEXT if isinstance(message, str) else _BINARY, message
+            )
+            self._message = message
+        return self._frame
+
+
+@cython.final
+cdef class SocketWriter:
+    """See `_speedups.frames_py.SocketWriter`.
+
+    A write does not release the GIL: the socket never makes it wait.
+    """
+
+    cdef public bint open
+    cdef public bint direct
+    cdef bint _handed
+    cdef int _descriptor
+    cdef public unsigned long long written
+    cdef object _transport
+
+    def __init__(self, transport, int descriptor):
+        self._transport = transport
+        self._descriptor = descriptor
+        self._handed = False
+        self.open = True
+        self.direct = False
+        self.written = 0
+
+    cpdef Py_ssize_t write(self, bytes data) except -1:
+        """See `_speedups.frames_py.SocketWriter.write`."""
+        cdef Py_ssize_t size, taken
+        if not self.open:
+            return 0
+        size = PyBytes_GET_SIZE(data)
+        if self.direct:
+            if self._handed:
+                self._handed = self._transport.get_write_buffer_size() > 0
+            if not self._handed:
+                taken = send_now(self._descriptor, PyBytes_AS_STRING(data), size)
+                if taken == size:
+                    self.written += size
+                    return 0
+                if taken > 0:
+                    self.written += taken
+                    size -= taken
+                    data = data[taken:]
+        if self._transport.is_closing():
+            return 0
+        self.written += size
+        self._handed = True
+        self._transport.write(data)
+        return self._transport.get_write_buffer_size()
+
+
+@cython.final
+cdef class FrameWriter:
+    """See `_speedups.frames_py.FrameWriter`."""
+
+    cdef SharedFrame _shared
+    cdef SocketWriter _socket
+    cdef Py_ssize_t _high_water
+    cdef object _drain
+    cdef public bint open
+
+    def __init__(
+        self, SharedFrame shared, SocketWriter socket, Py_ssize_t high_water, drain
+    ):
+        self._shared = shared
+        self._socket = socket
+        self._high_water = high_water
+        self._drain = drain
+        self.open = False
+
+    def write(self, message):
+        """See `_speedups.frames_py.FrameWriter.write`."""
+        if not self.open:
+            return None
+        if self._socket.write(self._shared.of(message)) > self._high_water:
+            return self._drain()
+        return None

@@ -21,8 +21,11 @@ and a header or a control frame that is not whole, 131 bytes.
 
 from __future__ import annotations
 
+import os
 from codecs import utf_8_decode
+from collections.abc import Callable, Coroutine
 from struct import Struct
+from typing import Any
 
 __all__ = [
     "BINARY",
@@ -33,6 +36,9 @@ __all__ = [
     "PONG",
     "TEXT",
     "FrameParser",
+    "FrameWriter",
+    "SharedFrame",
+    "SocketWriter",
     "build_close",
     "build_frame",
 ]
@@ -294,3 +300,133 @@ class FrameParser:
             events.append((TEXT, message.decode()))
         except UnicodeDecodeError:
             self._fail(events, INVALID_DATA)
+
+
+class SharedFrame:
+    """The frame that was made last, for all who write the same message.
+
+    A publication goes to its subscribers one after the other, as one and the same
+    object, so its frame is built once.
+    """
+
+    __slots__ = ("_frame", "_message")
+
+    def __init__(self) -> None:
+        self._message: str | bytes | None = None
+        self._frame = b""
+
+    def of(self, message: str | bytes) -> bytes:
+        """Return the frame of *message*, text of a `str` and binary of `bytes`.
+
+        Raises:
+            ValueError: The text has a lone surrogate.
+        """
+        if message is not self._message:
+            opcode = TEXT if isinstance(message, str) else BINARY
+            self._frame = build_frame(opcode, message)
+            self._message = message
+        return self._frame
+
+
+class SocketWriter:
+    """The one writer of a transport.
+
+    While it is direct and nothing waits in the transport, bytes go to the socket at
+    once: without the transport's queue, and in the same turn of the event loop. What
+    the socket does not take is the transport's, and so is every error: it finds the
+    same one. Its owner ends that before the descriptor is closed.
+
+    Args:
+        transport: The transport, which nobody else writes to.
+        descriptor: Of its socket.
+
+    Attributes:
+        open: Bytes are written; false for good when the connection is ending.
+        direct: Bytes may go to the socket.
+        written: Bytes so far.
+    """
+
+    __slots__ = ("_descriptor", "_handed", "_transport", "direct", "open", "written")
+
+    def __init__(self, transport: Any, descriptor: int) -> None:
+        self._transport = transport
+        self._descriptor = descriptor
+        self._handed = False  # the transport had something, and may still have it
+        self.open = True
+        self.direct = False
+        self.written = 0
+
+    def write(self, data: bytes) -> int:
+        """Write *data*, or nothing once the connection is ending.
+
+        Returns:
+            Bytes that wait in the transport.
+        """
+        if not self.open:
+            return 0
+        transport, size = self._transport, len(data)
+        if self.direct:
+            if self._handed:
+                self._handed = transport.get_write_buffer_size() > 0
+            if not self._handed:
+                try:
+                    taken = os.write(self._descriptor, data)
+                except OSError:
+                    taken = 0
+                if taken == size:
+                    self.written += size
+                    return 0
+                self.written += taken
+                size -= taken
+                data = data[taken:]
+        if transport.is_closing():
+            return 0
+        self.written += size
+        self._handed = True
+        transport.write(data)
+        waiting: int = transport.get_write_buffer_size()
+        return waiting
+
+
+class FrameWriter:
+    """Writes messages as whole frames, for as long as it is open.
+
+    Args:
+        shared: That of the process.
+        socket: Writes the bytes.
+        high_water: Bytes waiting in the transport above which a writer waits.
+        drain: Returns what is to be awaited then.
+
+    Attributes:
+        open: Messages are written; it is not open before that is set.
+    """
+
+    __slots__ = ("_drain", "_high_water", "_shared", "_socket", "open")
+
+    def __init__(
+        self,
+        shared: SharedFrame,
+        socket: SocketWriter,
+        high_water: int,
+        drain: Callable[[], Coroutine[Any, Any, None]],
+    ) -> None:
+        self._shared = shared
+        self._socket = socket
+        self._high_water = high_water
+        self._drain = drain
+        self.open = False
+
+    def write(self, message: str | bytes) -> Coroutine[Any, Any, None] | None:
+        """Write a message, or nothing while it is not open.
+
+        Returns:
+            What must be awaited before the next; None for nothing.
+
+        Raises:
+            ValueError: The text has a lone surrogate.
+        """
+        if not self.open:
+            return None
+        if self._socket.write(self._shared.of(message)) > self._high_water:
+            return self._drain()
+        return None

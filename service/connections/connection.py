@@ -175,7 +175,6 @@ class ClientConnection:
         codec: Codec,
         pending: PendingConnection,
     ) -> None:
-        self.behind: dict[Subscription, None] = {}
         self._context = context
         self._codec = codec
         self._clock = context.clock
@@ -204,6 +203,7 @@ class ClientConnection:
             drained=self._drained,
             failed=self._failed,
         )
+        self.behind: dict[Subscription, None] = self._outbox.behind
         self.put = self._outbox.put  # of `hub.Member`; saves a call for each delivery
         self._window = SendWindow(
             context.clock,
@@ -231,11 +231,14 @@ class ClientConnection:
             too_many = partial(self._session.disconnect, TOO_MANY_REQUESTS_CLOSE)
             frames.listen(self.heard, too_many)
         self._record = context.registry.open(self, pending.address, now)
+        self._outbox.activity = self._record
         self._schedule()
 
     def _schedule(self) -> None:
         """Tick when the session wants it; to be called after each call to it."""
-        self._timer.by(self._session.next_tick)
+        session = self._session
+        self._outbox.watched = session.busy
+        self._timer.by(session.next_tick)
 
     # registry.Connection
 
@@ -645,7 +648,6 @@ class ClientConnection:
 
     @_ends_on_error
     def _drained(self) -> None:
-        self._record.active = self._clock.now()
         if self._session.busy:
             # First: a join must not wait for a subscription that is far behind.
             self._resume()

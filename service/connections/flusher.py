@@ -16,21 +16,13 @@ W3 There is a timer for a window while an outbox waits in it, and none else.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
+from _speedups import FlushQueue
 from service.core.ports import Clock, Timer
 
 __all__ = ["Flusher", "Window"]
-
-PORTION = 200
-"""Sockets written to in one turn of the loop (count): a publication to 10,000
-subscribers must not keep the others' commands waiting until all are served."""
-
-
-class _Waiting(Protocol):
-    def flush(self) -> None: ...
 
 
 class _Batching(Protocol):
@@ -85,7 +77,7 @@ class Window:
             waiting.window_over()
 
 
-class Flusher:
+class Flusher(FlushQueue):
     """Flushes every outbox that was put to, at the end of this turn of the loop.
 
     Args:
@@ -93,19 +85,16 @@ class Flusher:
         clock: Times the batch windows.
 
     Attributes:
-        call_soon: Runs a callback in the next turn, as the loop's method does.
         stuck: The outboxes whose sockets take no more.
     """
 
-    __slots__ = ("_clock", "_scheduled", "_waiting", "_windows", "call_soon", "stuck")
+    __slots__ = ("_clock", "_windows", "stuck")
 
     def __init__(
         self, call_soon: Callable[[Callable[[], None]], object], clock: Clock
     ) -> None:
-        self.call_soon = call_soon
+        super().__init__(call_soon, clock.now)
         self._clock = clock
-        self._waiting: deque[_Waiting] = deque()
-        self._scheduled = False
         self._windows: dict[float, Window] = {}  # one for each length in the settings
         self.stuck: set[_Stuck] = set()
 
@@ -113,13 +102,6 @@ class Flusher:
     def stuck_bytes(self) -> int:
         """Bytes waiting in all outboxes whose sockets take no more."""
         return sum(outbox.size for outbox in self.stuck)
-
-    def add(self, waiting: _Waiting) -> None:
-        """Flush *waiting* soon, after those that wait; once at a time."""
-        self._waiting.append(waiting)
-        if not self._scheduled:
-            self._scheduled = True
-            self.call_soon(self._run)
 
     def wait(self, waiting: _Batching, seconds: float, open: Window | None) -> Window:
         """Let *waiting* wait for a window, unless it is due before that is over.
@@ -146,14 +128,3 @@ class Flusher:
             window = self._windows[seconds] = Window(seconds, self._clock)
         window.add(waiting, when)
         return window
-
-    def _run(self) -> None:
-        waiting = self._waiting
-        try:
-            for _ in range(min(len(waiting), PORTION)):
-                waiting.popleft().flush()
-        finally:
-            # A bug met in one connection must not silence all the others.
-            self._scheduled = bool(waiting)
-            if waiting:
-                self.call_soon(self._run)

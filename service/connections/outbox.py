@@ -61,12 +61,12 @@ write is under way; a burst in the turn that ends a window.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable, Coroutine, Generator
 from functools import partial
 from typing import Any
 
-from service.connections.flusher import Flusher, Window
+from _speedups import OutboxCore
+from service.connections.flusher import Flusher
 from service.core.errors import (
     INAPPROPRIATE_PROTOCOL,
     INTERNAL_CLOSE,
@@ -85,8 +85,8 @@ LEAST_RATE = 1024
 """Bytes per second that a peer takes of a write, or it is closed."""
 
 
-class Outbox:
-    """The queue before one socket, and its writer.
+class Outbox(OutboxCore):
+    """The queue before one socket, and its writer; the core has what is frequent.
 
     Args:
         send: Writes one frame.
@@ -95,7 +95,8 @@ class Outbox:
         encoding: The form of the messages.
         flusher: Calls `flush` at the end of the loop's turn.
         progress: As `ports.Socket.progress`.
-        drained: Called when all that was put has been written.
+        drained: Called when all that was put has been written, while the attributes of
+            the core ask for it.
         failed: Called once when the connection must end, and why. The owner then
             calls `close` or `drop`.
 
@@ -106,30 +107,17 @@ class Outbox:
     """
 
     __slots__ = (
-        "_batched",
         "_clock",
-        "_closing",
         "_drained",
-        "_encoding",
-        "_end",
         "_failed",
         "_flusher",
-        "_held",
-        "_limit",
         "_pressed",
         "_progress",
-        "_queue",
-        "_send",
         "_settings",
-        "_size",
         "_taken",
-        "_task",
         "_timer",
-        "_window",
-        "_writing",
         "displaced",
         "dropped",
-        "sent",
     )
 
     def __init__(
@@ -144,29 +132,22 @@ class Outbox:
         drained: Callable[[], None],
         failed: Callable[[Close], None],
     ) -> None:
-        self._send = send
+        super().__init__(
+            send,
+            encoding,
+            settings.queue_size,  # where it is asked for room; 0 while pressed
+            settings.frame_size,
+            flusher,
+        )
         self._clock = clock
         self._settings = settings
-        self._encoding = encoding
         self._flusher = flusher
         self._progress = progress
         self._drained = drained
         self._failed = failed
-        self._queue: deque[Frame] = deque()
-        self._size = 0  # bytes waiting, not counting the write under way
-        # Where `put` begins to look at priorities: the bound, or 0 while pressed.
-        self._limit = settings.queue_size
         self._pressed = 0  # what is not accepted: this priority, and lower ones
-        self._held = False
-        self._window: Window | None = None  # in which it waits; then it is not held
-        self._batched = 0  # bytes that had waited for a window alone when that ended
-        self._task: asyncio.Task[None] | None = None
-        self._writing = 0  # messages of the write under way
         self._timer: Timer | None = None
         self._taken = 0  # bytes that the peer had acknowledged when `_timer` was set
-        self._closing = False
-        self._end: Callable[[], object] | None = None
-        self.sent = 0
         self.dropped = 0
         self.displaced = 0
 
@@ -180,45 +161,19 @@ class Outbox:
         """Bytes waiting."""
         return self._size
 
-    def put(self, text: str, *, first: bool = False, window: float = 0.0) -> None:
-        """Write a message, now or later; dropped when the connection is ending.
+    # For the core.
 
-        Args:
-            text: The message.
-            first: Before what waits.
-            window: Seconds that it may wait for others; 0 for the end of the turn.
-        """
-        if self._closing:
-            return
-        encoding = self._encoding
+    def _encoded(self, text: str) -> Frame | None:
+        """Return a message in the connection's form; fail, and None, without one."""
         try:
-            message = encoding.encode(text)
+            return self._encoding.encode(text)
         except CodecError:
             self.dropped += 1
             self._fail(INAPPROPRIATE_PROTOCOL)
-            return
-        size = encoding.size(message)
-        queue = self._queue
-        # A message larger than the whole queue is let through alone: refusing it
-        # would close every subscriber again and again.
-        if queue and self._size + size > self._limit and not self._admit(message, size):
-            return
-        self._size += size
-        if first:
-            # The first message ever is the reply to the connect. SDKs do not answer a
-            # ping that comes before it.
-            queue.insert(0 if self.sent or self._writing else 1, message)
-        else:
-            queue.append(message)
-        if self._task is None and not self._held:
-            if window and self._size < self._settings.frame_size:
-                self._window = self._flusher.wait(self, window, self._window)
-            elif self._window is not None:
-                self._window.remove(self)
-                self._end_window(self._size - size)
-            else:
-                self._held = True
-                self._flusher.add(self)
+            return None
+
+    def _wait_window(self, seconds: float) -> None:
+        self._window = self._flusher.wait(self, seconds, self._window)
 
     def window_over(self) -> None:
         """Flush at the end of the turn (for the `Flusher`)."""
@@ -298,39 +253,27 @@ class Outbox:
 
     # Writing.
 
-    def flush(self) -> None:
-        """Write what waits until the socket takes no more (for the `Flusher`)."""
-        self._held = False
-        self._batched = 0
-        try:
-            self._write_now()
-        except OSError:
-            self._write_failed()
+    def _broken(self, error: Exception) -> bool:
+        """Fail, for a flush raised; return whether the loop is to log that."""
+        self._write_failed()
+        if isinstance(error, OSError):
             self._fail(WRITE_ERROR)
-        except Exception:
-            self._write_failed()
-            self._fail(INTERNAL_CLOSE)
-            raise  # to the loop, which logs it
+            return False
+        self._fail(INTERNAL_CLOSE)
+        return True
 
-    def _write_now(self) -> None:
-        while self._queue and self._task is None:
-            writing = self._send(self._take())
-            if writing is None:
-                self._write_ended()
-                continue
-            try:
-                waits = writing.send(None)
-            except StopIteration:
-                self._write_ended()
-                continue
-            self._start_timer()
-            self._task = asyncio.get_running_loop().create_task(
-                self._write(_Resumed(writing, waits))
-            )
-            self._flusher.stuck.add(self)
+    def _suspended(self, writing: Coroutine[Any, Any, None]) -> None:
+        """Drive a write; where it has to wait, a task does."""
+        try:
+            waits = writing.send(None)
+        except StopIteration:
+            self._write_ended()
             return
-        if self._task is None:
-            self._written()
+        self._start_timer()
+        self._task = asyncio.get_running_loop().create_task(
+            self._write(_Resumed(writing, waits))
+        )
+        self._flusher.stuck.add(self)
 
     async def _write(self, resumed: _Resumed) -> None:
         try:
@@ -367,35 +310,6 @@ class Outbox:
     def _end_task(self) -> None:
         self._task = None
         self._flusher.stuck.discard(self)
-
-    def _written(self) -> None:
-        if self._end is not None:
-            self._finish()
-        elif not self._closing:
-            self._drained()
-
-    def _take(self) -> Frame:
-        """Remove and return the next frame: as many messages as fit into one."""
-        queue = self._queue
-        message = queue.popleft()
-        if not queue:
-            self._size = 0
-            self._writing = 1
-            return message
-        encoding = self._encoding
-        gap, size_of = encoding.gap, encoding.size
-        taken = [message]
-        size = size_of(message)
-        limit = self._settings.frame_size
-        while queue:
-            more = size_of(queue[0])
-            if size + gap + more > limit:
-                break
-            size += gap + more
-            taken.append(queue.popleft())
-        self._size -= size - gap * (len(taken) - 1)
-        self._writing = len(taken)
-        return encoding.join(taken)
 
     # Ending.
 

@@ -95,9 +95,11 @@ class Encoding(Protocol):
 
     Attributes:
         gap: Bytes between two messages of a frame.
+        plain: A message is its text as it stands.
     """
 
     gap: int
+    plain: bool
 
     def encode(self, text: str) -> Frame:
         """Return a message of JSON text in this form, with its priority if it has one.

@@ -32,6 +32,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from _speedups import deliver
 from service.core.cluster import PresenceRow
 from service.core.errors import StoreError
 from service.core.model import (
@@ -208,7 +209,13 @@ class Hub:
             topic.seen = offset
         elif offset > topic.seen:
             topic.seen = offset
-        for subscription in tuple(topic.subscriptions):
+        subscriptions = tuple(topic.subscriptions)
+        if deltas is None and not window:
+            for subscription in deliver(subscriptions, offset, epoch, text):
+                if subscription.live:  # it may have left meanwhile
+                    self._catchup.fall_behind(subscription)
+            return
+        for subscription in subscriptions:
             if not subscription.live:
                 continue
             if offset == subscription.next and epoch == subscription.epoch:
@@ -217,9 +224,9 @@ class Hub:
                 if deltas is not None and subscription.subscriber.delta:
                     push = deltas.push_for(subscription)
                 if window:
-                    subscription.member.put(push, window=window)
+                    subscription.put(push, window=window)
                 else:
-                    subscription.member.put(push)
+                    subscription.put(push)
             elif offset > subscription.next or epoch != subscription.epoch:
                 self._catchup.fall_behind(subscription)
 
@@ -240,9 +247,9 @@ class Hub:
             if deltas is not None and subscription.subscriber.delta:
                 push = deltas.push_for(subscription)
             if window:
-                subscription.member.put(push, window=window)
+                subscription.put(push, window=window)
             else:
-                subscription.member.put(push)
+                subscription.put(push)
 
     def notify(
         self,
@@ -276,7 +283,7 @@ class Hub:
                 continue
             # It may be dropped, so nobody knows what the next delta would be against.
             subscription.base = None
-            subscription.member.put(text)
+            subscription.put(text)
 
     # Members.
 

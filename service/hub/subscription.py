@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+from _speedups import SubscriptionCore
 from service.core.model import (
     Channel,
     ClientId,
@@ -170,17 +171,13 @@ class Change:
         self.delayed = False
 
 
-class Subscription:
-    """One member in one channel.
+class Subscription(SubscriptionCore):
+    """One member in one channel; `next` is 0 before the join's page and without history.
 
     Attributes:
         subscriber: The member's client, as the others in the channel see it.
         top: The newest position when the page of the join was read.
-        next: The offset expected next; 0 before the page of the join, and without
-            history.
-        epoch: The run of offsets that `next` belongs to.
         joined: Its reply is on its way: pushes may follow.
-        live: It is handed publications as they are committed.
         reading: A read for it is under way.
         portion: Publications that its next read asks for.
         generation: The topic's generation when its last read began.
@@ -192,15 +189,12 @@ class Subscription:
 
     __slots__ = (
         "base",
-        "epoch",
         "generation",
         "history",
         "joined",
         "left",
-        "live",
         "member",
         "moves",
-        "next",
         "portion",
         "reading",
         "subscriber",
@@ -215,6 +209,7 @@ class Subscription:
         subscriber: SubscriberInfo,
         history: History,
     ) -> None:
+        super().__init__(member.put)
         self.topic = topic
         self.member = member
         self.subscriber = subscriber
@@ -222,10 +217,7 @@ class Subscription:
         self.generation = topic.generation
         self.moves = topic.moves
         self.top = Position(0, "")
-        self.next = 0
-        self.epoch = ""
         self.joined = False
-        self.live = False
         self.reading = False
         self.portion = PIECE
         self.left = False

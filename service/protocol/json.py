@@ -16,6 +16,7 @@ class Json:
     name = "json"
     binary = False
     gap = 1
+    plain = True
     size = staticmethod(size_of)
     join = "\n".join
 

@@ -87,6 +87,7 @@ class Protobuf:
     name = "protobuf"
     binary = True
     gap = 0
+    plain = False
     size = staticmethod(len)
     join = b"".join
 

@@ -36,7 +36,13 @@ from hypercorn.protocol.ws_stream import ASGIWebsocketState
 from hypercorn.typing import ASGISendEvent
 from wsproto.events import Event as FrameEvent
 
-from _speedups import FrameParser, build_close, build_frame
+from _speedups import (
+    FrameParser,
+    FrameWriter,
+    SharedFrame,
+    build_close,
+    build_frame,
+)
 from service.server.stream import (
     BINARY,
     HIGH_WATER,
@@ -46,7 +52,7 @@ from service.server.stream import (
 )
 from service.settings import ServerSettings
 
-__all__ = ["FrameStream", "SharedFrame"]
+__all__ = ["FrameStream"]
 
 _PIECE = 4096  # bytes handled in one turn: 700 of the smallest frames take some 0.5 ms
 
@@ -68,35 +74,24 @@ class Receiver(Protocol):
         """Call *callback* once, when it may have ceased to be busy."""
 
 
-class SharedFrame:
-    """The frame that was written last, for all streams of a process.
-
-    A publication goes to its subscribers one after the other, as one and the same
-    object, so its frame is built once.
-
-    Attributes:
-        message: What is in it; None before the first.
-        frame: As it goes out.
-    """
-
-    __slots__ = ("frame", "message")
-
-    def __init__(self) -> None:
-        self.message: str | bytes | None = None
-        self.frame = b""
-
-
 class FrameStream(WebSocketStream):
     """One WebSocket, from its handshake to its close.
 
     The scope's state has this object as ``steadwire.frames``: the application may call
     `hand_over` after it accepted, and `write_message` from then on. It still awaits
     the disconnect as ASGI has it, and closes as ASGI has it.
+
+    Attributes:
+        write_message: Writes a message, or nothing once the WebSocket is closing;
+            returns what must be awaited before the next, or None.
     """
+
+    write_message: Callable[[str | bytes], Coroutine[Any, Any, None] | None]
 
     def __init__(
         self, shared: SharedFrame, settings: ServerSettings, *arguments: Any
     ) -> None:
+        self._writer: FrameWriter | None = None
         super().__init__(settings, *arguments)
         self._shared = shared
         self._parser = FrameParser(settings.message_size)
@@ -116,11 +111,27 @@ class FrameStream(WebSocketStream):
         if isinstance(event, Request):
             self.app = self._making_room(self.app)
             await super().handle(event)
+            assert self._tcp is not None  # HTTP/1.1
+            writer = FrameWriter(
+                self._shared, self._tcp.socket, HIGH_WATER, self._tcp.drain
+            )
+            self._writer = writer
+            self.write_message = writer.write
             self.scope["state"]["steadwire.frames"] = self
             return
         await super().handle(event)
         if isinstance(event, StreamClosed):
             self._forget()
+
+    # What the writer writes is what the stock stream calls direct.
+    @property
+    def _direct(self) -> bool:
+        return self._writer is not None and self._writer.open
+
+    @_direct.setter
+    def _direct(self, direct: bool) -> None:
+        if self._writer is not None:
+            self._writer.open = direct
 
     def _making_room(self, app: Any) -> Any:
         """Return *app* so that what it takes from the queue makes room for more."""
@@ -158,24 +169,6 @@ class FrameStream(WebSocketStream):
             self._full = self._waiting = False
         if not self._waiting:
             self._work()
-
-    def write_message(self, message: str | bytes) -> Coroutine[Any, Any, None] | None:
-        """Write a message, or nothing once the WebSocket is closing.
-
-        Returns:
-            What must be awaited before the next; None for nothing.
-        """
-        tcp = self._tcp
-        if not self._direct or tcp is None:
-            return None
-        shared = self._shared
-        if message is not shared.message:
-            opcode = TEXT if isinstance(message, str) else BINARY
-            shared.frame = build_frame(opcode, message)
-            shared.message = message
-        if tcp.write(shared.frame) > HIGH_WATER:
-            return tcp.drain()
-        return None
 
     # From the transport.
 

@@ -15,9 +15,10 @@ import hypercorn.protocol
 import hypercorn.protocol.h2
 import hypercorn.protocol.h11
 
+from _speedups import SharedFrame
 from service.core.errors import StartupError
 from service.core.refusals import Refusals
-from service.server.frame_stream import FrameStream, SharedFrame
+from service.server.frame_stream import FrameStream
 from service.server.http1 import Http1Protocol
 from service.server.http2 import Http2Protocol
 from service.server.http_stream import HttpStream

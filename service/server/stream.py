@@ -31,7 +31,7 @@ from wsproto.extensions import Extension
 from wsproto.handshake import server_extensions_handshake
 from wsproto.utilities import LocalProtocolError
 
-from _speedups import build_frame
+from _speedups import SocketWriter, build_frame
 from service.core.errors import SHUTDOWN
 from service.server.http1 import joined
 from service.server.http_stream import RequestWatcher
@@ -70,7 +70,14 @@ class DirectReader(Protocol):
 
 
 class Transport(RequestWatcher, Protocol):
-    """The TCP connection, as far as a stream needs it."""
+    """The TCP connection, as far as a stream needs it.
+
+    Attributes:
+        socket: Its writer.
+    """
+
+    @property
+    def socket(self) -> SocketWriter: ...
 
     def take_over(self, stream: WebSocketStream) -> None:
         """Give *stream* the bytes that are read from here on."""

@@ -23,6 +23,7 @@ from hypercorn.protocol.h11 import H11Protocol
 from hypercorn.typing import ConnectionState
 from hypercorn.utils import parse_socket_addr
 
+from _speedups import SocketWriter
 from service.core.client_address import key_of
 from service.core.errors import describe
 from service.server.stream import DirectReader, WebSocketStream
@@ -65,10 +66,13 @@ class _State(dict[str, Any]):
 class _Diversion(asyncio.Protocol):
     """The transport's protocol while it calls a stream; the rest is Hypercorn's."""
 
-    __slots__ = ("_kept_eof", "_target", "reader")
+    __slots__ = ("_kept_eof", "_socket", "_target", "reader")
 
-    def __init__(self, target: DirectReader, reader: asyncio.Protocol) -> None:
+    def __init__(
+        self, target: DirectReader, reader: asyncio.Protocol, socket: SocketWriter
+    ) -> None:
         self._target = target
+        self._socket = socket
         self._kept_eof = False
         self.reader = reader
 
@@ -85,6 +89,7 @@ class _Diversion(asyncio.Protocol):
             self.reader.eof_received()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._socket.direct = False  # the descriptor is closed after this
         self.reader.connection_lost(exc)
 
     def pause_writing(self) -> None:
@@ -120,6 +125,7 @@ class TcpConnection(TCPServer):
         reserved: Whether it was accepted for the health endpoints alone.
         peer: The key of the other end's address.
         trusted: Whether the other end is a trusted proxy.
+        socket: Writes to it, and counts that.
     """
 
     def __init__(
@@ -155,7 +161,8 @@ class TcpConnection(TCPServer):
         self._tracker = tracker
         self._transport = cast(asyncio.Transport, writer.transport)
         self._diversion: _Diversion | None = None
-        self._written = 0  # bytes
+        raw = writer.get_extra_info("socket")
+        self.socket = SocketWriter(self._transport, raw.fileno())
         self._finishing = False
         self._flushed = False
         self._deadline = 0.0
@@ -317,18 +324,14 @@ class TcpConnection(TCPServer):
         Returns:
             Bytes that wait in the transport.
         """
-        if self._finishing or self._transport.is_closing():
-            return 0
-        self._transport.write(data)
-        self._written += len(data)
-        return self._transport.get_write_buffer_size()
+        return self.socket.write(data)
 
     def progress(self) -> tuple[int, int]:
         """Return the bytes written, and those that the peer's kernel acknowledged.
 
         Under TLS the first are plain and the rest are not: a few per cent.
         """
-        written = self._written
+        written = self.socket.written
         return written, max(0, written - self._undelivered())
 
     async def drain(self) -> None:
@@ -352,6 +355,7 @@ class TcpConnection(TCPServer):
         if self._finishing:
             return
         self._finishing = True
+        self.socket.open = False
         self._stop_timer()
         if self._transport.is_closing():
             return
@@ -392,6 +396,7 @@ class TcpConnection(TCPServer):
     def abort(self) -> None:
         """Free the socket at once, and drop what was not sent."""
         self._finishing = True
+        self.socket.open = False
         self._stop_timer()
         self._transport.abort()
 
@@ -453,7 +458,7 @@ class TcpConnection(TCPServer):
         elif phase is _Phase.ANSWER:
             self._timer = self.loop.call_later(_REQUEST, self._check_answer)
         elif phase is _Phase.STREAM:
-            self._passed = self._received, self._written
+            self._passed = self._received, self.socket.written
             self._timer = self.loop.call_later(_SILENCE, self._check_stream)
         elif phase is _Phase.IDLE:
             self._timer = self.loop.call_later(self.settings.keep_alive, self.close)
@@ -486,7 +491,7 @@ class TcpConnection(TCPServer):
             self.finish()
 
     def _check_stream(self) -> None:
-        if (self._received, self._written) == self._passed:
+        if (self._received, self.socket.written) == self._passed:
             self.finish()
         else:
             self._enter(_Phase.STREAM)
@@ -547,12 +552,15 @@ class TcpConnection(TCPServer):
     def divert(self, target: DirectReader) -> None:
         """Let the transport itself call *target*, until the connection ends."""
         reader = cast(asyncio.Protocol, self._transport.get_protocol())
-        self._diversion = _Diversion(target, reader)
+        self._diversion = _Diversion(target, reader, self.socket)
         self._transport.set_protocol(self._diversion)
+        # TLS encrypts in the transport.
+        self.socket.direct = self.writer.get_extra_info("ssl_object") is None
 
     def _end_diversion(self) -> None:
         """Let the reader have what comes: it throws it away."""
         if self._diversion is not None:
+            self.socket.direct = False
             self._transport.set_protocol(self._diversion.reader)
             self._diversion.pass_eof()
             self._diversion = None

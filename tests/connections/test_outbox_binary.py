@@ -14,6 +14,7 @@ class Letters:
     """Messages of as many bytes as their text says, as 3a for b"aaa"; x has no form."""
 
     gap = 0
+    plain = False
     size = staticmethod(len)
     join = b"".join
 

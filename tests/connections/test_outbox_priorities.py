@@ -161,6 +161,8 @@ def test_it_is_looked_through_once_while_it_drains_by_half() -> None:
     looked = 0
 
     class Counting(Json):
+        plain = False
+
         @staticmethod
         def size(message: str) -> int:
             nonlocal looked

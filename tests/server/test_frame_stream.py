@@ -12,7 +12,8 @@ import pytest
 from hypercorn.config import Config
 from hypercorn.protocol.events import Request, Response, StreamClosed
 
-from service.server.frame_stream import FrameStream, SharedFrame
+from _speedups import SharedFrame, SocketWriter
+from service.server.frame_stream import FrameStream
 from service.settings import ServerSettings
 from tests.speedups.streams import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, frame
 
@@ -35,6 +36,15 @@ class Tcp:
         self.reading = True
         self.target: Any = None
         self.finished = self.aborted = self.eof = False
+        self.socket = SocketWriter(self, -1)
+
+    # As the transport of its socket, which calls `write` below, too.
+
+    def is_closing(self) -> bool:
+        return False
+
+    def get_write_buffer_size(self) -> int:
+        return self.waiting
 
     def request_begun(self, stream: object) -> None: ...
 
