@@ -5,6 +5,7 @@ cimport cython
 cdef Py_ssize_t PORTION
 
 cdef class SubscriptionCore
+cdef class OutboxCore
 
 @cython.locals(subscription=SubscriptionCore, expected="long long", behind=list)
 cpdef list deliver(subscriptions, long long offset, str epoch, push)
@@ -18,11 +19,11 @@ cdef class FlushQueue:
     cdef list _taken
     cdef object _joined
 
-    cpdef add(self, waiting)
-    @cython.locals(_=Py_ssize_t)
-    cpdef run(self)
+    cdef _add(self, waiting)
+    @cython.locals(outbox=OutboxCore)
+    cdef _flush_next(self)
     @cython.locals(last=list, count=Py_ssize_t, same=Py_ssize_t)
-    cpdef join(self, list messages, join)
+    cdef _join(self, list messages, join)
 
 cdef class OutboxCore:
     cdef public object _send
@@ -48,11 +49,11 @@ cdef class OutboxCore:
 
     @cython.locals(size=Py_ssize_t, queue=list)
     cdef _put(self, text, bint first, double window)
-    cpdef flush(self)
-    cpdef _written(self)
+    cdef _flush(self)
+    cdef _written(self)
     @cython.locals(queue=list, messages=list, count=Py_ssize_t, size=Py_ssize_t,
                    more=Py_ssize_t, taken=Py_ssize_t)
-    cpdef _take(self)
+    cdef _take(self)
     cdef Py_ssize_t _size_of(self, message) except -1
 
 cdef class SubscriptionCore:

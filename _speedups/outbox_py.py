@@ -110,6 +110,9 @@ class FlushQueue:
 
     def add(self, waiting: Any) -> None:
         """Call the *waiting* one's `flush` soon, after those that wait; once."""
+        self._add(waiting)
+
+    def _add(self, waiting: Any) -> None:
         self._waiting.append(waiting)
         if not self._scheduled:
             self._scheduled = True
@@ -121,7 +124,7 @@ class FlushQueue:
         self.time = self._now()
         try:
             for _ in range(min(len(waiting), PORTION)):
-                waiting.popleft().flush()
+                self._flush_next()
         finally:
             # A bug met in one connection must not silence all the others.
             self._scheduled = len(waiting) > 0
@@ -130,7 +133,15 @@ class FlushQueue:
             else:
                 self._taken, self._joined = [], None
 
-    def join(self, messages: list[Any], join: Callable[[list[Any]], Any]) -> Any:
+    def _flush_next(self) -> None:
+        each = self._waiting.popleft()
+        if isinstance(each, OutboxCore):
+            outbox: OutboxCore = each
+            outbox._flush()
+        else:
+            each.flush()
+
+    def _join(self, messages: list[Any], join: Callable[[list[Any]], Any]) -> Any:
         """Return one frame of *messages*: the last one, if they were the same.
 
         Many subscribers have the same backlog, of the very same objects.
@@ -263,10 +274,13 @@ class OutboxCore:
                 self._end_window(self._size - size)  # type: ignore[attr-defined]
             else:
                 self._held = True
-                self._flushes.add(self)
+                self._flushes._add(self)
 
     def flush(self) -> None:
         """Write what waits until the socket takes no more (for the `FlushQueue`)."""
+        self._flush()
+
+    def _flush(self) -> None:
         self._held = False
         self._batched = 0
         try:
@@ -282,6 +296,12 @@ class OutboxCore:
         except Exception as error:
             if self._broken(error):  # type: ignore[attr-defined]
                 raise  # to the loop, which logs it
+
+    def _all_written(self) -> None:
+        self._written()
+
+    def _next_frame(self) -> Any:
+        return self._take()
 
     def _written(self) -> None:
         if self._end is not None:
@@ -314,7 +334,7 @@ class OutboxCore:
         self._writing = taken
         if taken == 1:
             return messages[0]
-        return self._flushes.join(messages, self._encoding.join)
+        return self._flushes._join(messages, self._encoding.join)
 
     def _size_of(self, message: Any) -> int:
         if self._plain:

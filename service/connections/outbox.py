@@ -166,11 +166,12 @@ class Outbox(OutboxCore):
     def _encoded(self, text: str) -> Frame | None:
         """Return a message in the connection's form; fail, and None, without one."""
         try:
-            return self._encoding.encode(text)
+            message: Frame = self._encoding.encode(text)
         except CodecError:
             self.dropped += 1
             self._fail(INAPPROPRIATE_PROTOCOL)
             return None
+        return message
 
     def _wait_window(self, seconds: float) -> None:
         self._window = self._flusher.wait(self, seconds, self._window)
@@ -282,13 +283,13 @@ class Outbox(OutboxCore):
             self._stop_timer()
             while self._queue:
                 self._start_timer()
-                writing = self._send(self._take())
+                writing = self._send(self._next_frame())
                 if writing is not None:
                     await writing
                 self._write_ended()
                 self._stop_timer()
             self._end_task()
-            self._written()
+            self._all_written()
         except Exception as error:
             self._stop_timer()
             self._end_task()

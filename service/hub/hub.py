@@ -216,19 +216,30 @@ class Hub:
                     self._catchup.fall_behind(subscription)
             return
         for subscription in subscriptions:
-            if not subscription.live:
-                continue
-            if offset == subscription.next and epoch == subscription.epoch:
-                subscription.next = offset + 1
-                push = text
-                if deltas is not None and subscription.subscriber.delta:
-                    push = deltas.push_for(subscription)
-                if window:
-                    subscription.put(push, window=window)
-                else:
-                    subscription.put(push)
-            elif offset > subscription.next or epoch != subscription.epoch:
-                self._catchup.fall_behind(subscription)
+            if subscription.live:
+                self._deliver_to(subscription, offset, epoch, text, deltas, window)
+
+    def _deliver_to(
+        self,
+        subscription: Subscription,
+        offset: int,
+        epoch: str,
+        text: str,
+        deltas: DeltaPushes | None,
+        window: float,
+    ) -> None:
+        """Deliver in a channel with deltas or a batch window."""
+        if offset == subscription.next and epoch == subscription.epoch:
+            subscription.next = offset + 1
+            push = text
+            if deltas is not None and subscription.subscriber.delta:
+                push = deltas.push_for(subscription)
+            if window:
+                subscription.put(push, window=window)
+            else:
+                subscription.put(push)
+        elif offset > subscription.next or epoch != subscription.epoch:
+            self._catchup.fall_behind(subscription)
 
     def _deliver_without_offset(
         self, topic: Topic, publication: Publication, window: float, *, delta: bool

@@ -172,7 +172,9 @@ class Change:
 
 
 class Subscription(SubscriptionCore):
-    """One member in one channel; `next` is 0 before the join's page and without history.
+    """One member in one channel.
+
+    `next` is 0 before the page of the join, and without history.
 
     Attributes:
         subscriber: The member's client, as the others in the channel see it.

@@ -7,8 +7,8 @@ One that has not is given its messages by ASGI, through Hypercorn's queue.
 What was read is handled in order, one piece of `_PIECE` bytes in a turn of the event
 loop and as its address's share allows. A message that makes the application busy, a
 full queue, and a pong that the peer does not take stop that; what waits then is at most
-two reads of the transport, for reading is paused as soon as there is something that
-waits. Invariants:
+such a piece and a read of the transport, for reading is paused as soon as more than a
+piece waits. Invariants:
 
 F1 Events are handled in the order of their bytes, whatever is waited for in between.
 F2 `_waiting` is true exactly while one call of `_go_on` is on its way, or asked for at
@@ -184,7 +184,7 @@ class FrameStream(WebSocketStream):
             data = self._data[self._at :] + data
         self._data, self._at = data, 0
         if self._waiting:
-            self._pause()
+            self._pause_if_much()
         else:
             self._work()
 
@@ -204,7 +204,7 @@ class FrameStream(WebSocketStream):
         if self.closed or self._flooded:
             self._forget()
         elif self._at < len(self._data):
-            self._pause()
+            self._pause_if_much()
         elif not self._waiting:
             self._data, self._at = b"", 0
             self._resume()
@@ -336,8 +336,10 @@ class FrameStream(WebSocketStream):
             self._ended = False
             self._tcp.pass_eof()
 
-    def _pause(self) -> None:
-        if self._tcp is not None:
+    def _pause_if_much(self) -> None:
+        # Most that waits is one message, which has its share in a turn or two: to stop
+        # reading and to begin again are two calls of the system.
+        if len(self._data) - self._at > _PIECE and self._tcp is not None:
             self._paused = True
             self._tcp.pause_reading()
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import gc
 import os
 import resource
 import select
@@ -47,6 +48,7 @@ _ANY_ADDRESS = ("0.0.0.0", "::")
 
 _BACKLOG = 16384  # connections; the kernel cuts it to net.core.somaxconn
 _ACCEPTS = 32  # connections that asyncio's loop accepts before it serves the others
+_COLLECTED = 10_000  # objects made and not freed, since the last collection
 
 _log = structlog.get_logger("steadwire.server")
 
@@ -128,6 +130,7 @@ async def serve(
     # The store's writer thread must get its turn while the event loop is busy: with the
     # default of 5 ms it commits a quarter less.
     sys.setswitchinterval(0.0005)
+    _calm_collector()
     listeners = list(inherited) or bind_all(settings)
     config = _configure(settings, listeners)
     addresses = [address_of(listener) for listener in listeners]
@@ -460,6 +463,17 @@ def _raise_descriptor_limit() -> None:
     except (OSError, ValueError):
         # macOS reports "no limit" and refuses to set it.
         _log.info("descriptor limit stays", limit=soft)
+
+
+def _calm_collector() -> None:
+    """Let the garbage collector leave alone what stays, and come more seldom.
+
+    Modules and settings are never freed, and messages in flight are freed without it:
+    a collection for each 700 of them was 10 % of the CPU.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(_COLLECTED)
 
 
 def _startup_error(error: BaseException | None, text: str) -> SteadwireError:

@@ -2,12 +2,12 @@
 
 import pytest
 
-from _speedups import backoff_py, delta_py, frames_py, json_py, rtt_py
+from _speedups import backoff_py, delta_py, frames_py, json_py, outbox_py, rtt_py
 
 try:
-    from _speedups import backoff_c, delta_c, frames_c, json_c, rtt_c
+    from _speedups import backoff_c, delta_c, frames_c, json_c, outbox_c, rtt_c
 except ImportError:  # an install without a compiler
-    backoff_c = delta_c = frames_c = json_c = rtt_c = None
+    backoff_c = delta_c = frames_c = json_c = outbox_c = rtt_c = None
 
 COMPILED = json_c is not None
 needs_compiled = pytest.mark.skipif(not COMPILED, reason="extensions not built")
@@ -25,3 +25,4 @@ RTT = _sides(rtt_py, rtt_c)
 BACKOFF = _sides(backoff_py, backoff_c)
 DELTA = _sides(delta_py, delta_c)
 FRAMES = _sides(frames_py, frames_c)
+OUTBOX = _sides(outbox_py, outbox_c)

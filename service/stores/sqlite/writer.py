@@ -1,9 +1,10 @@
 """SQLite writer thread with group commit; the loop decides what follows a fault.
 
 The event loop puts appends and jobs into one queue; the thread takes what waits.
-Appends that stand together go into one commit. What the thread has to report is put on
-a deque, with at most one wake-up of the loop outstanding. The reader's thread is of the
-same class, with jobs only.
+The appends of one turn of the loop are handed over together, at its end: the thread is
+woken once for them, not for the first alone, and they are one commit. What the thread
+has to report is put on a deque, with at most one wake-up of the loop outstanding. The
+reader's thread is of the same class, with jobs only.
 
 When the database fails a batch, the thread reports that and waits: the loop, where the
 breaker is, says whether the batch is tried again (the database was locked, and there is
@@ -16,7 +17,7 @@ Invariants:
 * Results are reported in the order in which the work was done.
 * Each append and job is reported exactly once, whatever happens in between. If the
   thread dies, the loop itself empties the queue: it is the only producer, so nothing
-  can be put in behind it.
+  can be put in behind it. What is not handed over yet goes before a job and the end.
 * A thread that waits for a decision gets exactly one for each fault that it reported:
   the loop decides at once, or when its timer comes, or when the store closes.
 * A batch is tried again only after all of it was rolled back: nothing is stored twice.
@@ -163,7 +164,9 @@ class StoreThread:
         self._failed = failed
         self._died = died
         self._batch = batch
-        self._queue: SimpleQueue[QueuedAppend | Job[Any] | None] = SimpleQueue()
+        self._queue: SimpleQueue[list[QueuedAppend] | Job[Any] | None] = SimpleQueue()
+        self._turn: list[QueuedAppend] = []  # of this turn of the loop
+        self._given: deque[QueuedAppend] = deque()  # to the thread, not begun
         self._reports: deque[tuple[Callable[[Any], object], Any]] = deque()
         self._woken = False
         self._appends: list[QueuedAppend] = []  # being stored
@@ -171,14 +174,26 @@ class StoreThread:
         self.refusal: Exception | None = None
         self._decisions: SimpleQueue[float | None] = SimpleQueue()
         self._ended: asyncio.Future[None] = loop.create_future()
-        self.put: Callable[[QueuedAppend], None] = self._queue.put  # saves a call each
         self._thread = threading.Thread(
             target=self._main, name=f"store-{work}r", daemon=True
         )
         self._thread.start()
 
+    def put(self, append: QueuedAppend) -> None:
+        """Queue an append behind what is queued already."""
+        turn = self._turn
+        if not turn:
+            self._loop.call_soon(self._hand_over)
+        turn.append(append)
+
+    def _hand_over(self) -> None:
+        if self._turn:
+            turn, self._turn = self._turn, []
+            self._queue.put(turn)
+
     def submit(self, job: Job[Any]) -> None:
         """Queue a job behind what is queued already."""
+        self._hand_over()
         self._queue.put(job)
 
     def decide(self, wait: float | None) -> None:
@@ -221,6 +236,7 @@ class StoreThread:
 
     async def stop(self) -> None:
         """Do what is queued, report it, and end."""
+        self._hand_over()
         self._queue.put(None)
         await asyncio.shield(self._ended)
         self._thread.join()
@@ -253,8 +269,12 @@ class StoreThread:
                         self._wait = self._idle()
                     item = self._next()
                 else:
-                    found = self._gather(item)
+                    self._given.extend(item)
+                    found = self._gather()
                     self._store()
+                    while self._given:  # more than a commit has
+                        self._fill()
+                        self._store()
                     item = self._next() if found is _NOTHING else found
         except BaseException as error:  # whatever it is, nobody may wait for ever
             _log.critical("store thread died", **describe(error))
@@ -262,21 +282,29 @@ class StoreThread:
         else:
             self._report(self._ended.set_result, None)
 
-    def _gather(self, first: QueuedAppend) -> Any:
-        """Take the appends behind *first*; return what ended them, or `_NOTHING`."""
-        appends = self._appends
-        appends.append(first)
-        size = first[4]
+    def _gather(self) -> Any:
+        """Take the appends of a commit; return what ended them, or `_NOTHING`."""
         get = self._queue.get
         with contextlib.suppress(Empty):
-            while len(appends) < self._batch and size < BATCH_BYTES:
+            while not self._fill():
                 item = get(False)
-                if type(item) is not tuple:
+                if type(item) is not list:
                     self._job = item  # type: ignore[assignment]  # or None, the end
                     return item
-                appends.append(item)
-                size += item[4]
+                self._given.extend(item)
         return _NOTHING
+
+    def _fill(self) -> bool:
+        """Take what a commit may have of what was given; return whether it is full."""
+        appends, given = self._appends, self._given
+        size = sum([append[4] for append in appends])
+        while len(appends) < self._batch and size < BATCH_BYTES:
+            if not given:
+                return False
+            append = given.popleft()
+            appends.append(append)
+            size += append[4]
+        return True
 
     def _store(self) -> None:
         """Store `_appends`; one by one, if invalid data of one fails them all."""
@@ -364,7 +392,10 @@ class StoreThread:
     def _fail_rest(self, error: BaseException) -> None:
         """Fail all that the dead thread leaves. Nobody else takes from the queue."""
         self._died(error)
-        appends, self._appends = self._appends, []
+        self._hand_over()
+        appends = [*self._appends, *self._given]
+        self._appends = []
+        self._given.clear()
         jobs = [self._job] if self._job is not None else []
         with contextlib.suppress(Empty):
             while True:
@@ -372,7 +403,7 @@ class StoreThread:
                 if isinstance(item, Job):
                     jobs.append(item)
                 elif item is not None:
-                    appends.append(item)
+                    appends.extend(item)
         self._failed(appends, error)
         for job in jobs:
             job.error = error
