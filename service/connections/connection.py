@@ -237,7 +237,8 @@ class ClientConnection:
     def _schedule(self) -> None:
         """Tick when the session wants it; to be called after each call to it."""
         session = self._session
-        self._outbox.watched = session.busy
+        if session.busy:
+            self._outbox.watched = True  # until `_drained` finds that it is not
         self._timer.by(session.next_tick)
 
     # registry.Connection
@@ -652,6 +653,7 @@ class ClientConnection:
             # First: a join must not wait for a subscription that is far behind.
             self._resume()
         self._catch_up()
+        self._outbox.watched = self._session.busy
 
     def _catch_up(self) -> None:
         # `takes_more` first: while all of them are being read, nobody else asks.
