@@ -7,8 +7,8 @@ One that has not is given its messages by ASGI, through Hypercorn's queue.
 What was read is handled in order, one piece of `_PIECE` bytes in a turn of the event
 loop and as its address's share allows. A message that makes the application busy, a
 full queue, and a pong that the peer does not take stop that; what waits then is at most
-such a piece and a read of the transport, for reading is paused as soon as more than a
-piece waits. Invariants:
+two reads of the transport, for reading is paused as soon as there is something that
+waits, and where it waits for the share, more than a piece. Invariants:
 
 F1 Events are handled in the order of their bytes, whatever is waited for in between.
 F2 `_waiting` is true exactly while one call of `_go_on` is on its way, or asked for at
@@ -103,6 +103,7 @@ class FrameStream(WebSocketStream):
         self._read = 0  # bytes that brought the events
         self._waiting = False
         self._full = False  # it is the queue that is waited for
+        self._sharing = False  # it is the share that is waited for
         self._paused = False
         self._ended = False  # the peer's data; that was not passed on
 
@@ -184,7 +185,7 @@ class FrameStream(WebSocketStream):
             data = self._data[self._at :] + data
         self._data, self._at = data, 0
         if self._waiting:
-            self._pause_if_much()
+            self._pause()
         else:
             self._work()
 
@@ -204,7 +205,7 @@ class FrameStream(WebSocketStream):
         if self.closed or self._flooded:
             self._forget()
         elif self._at < len(self._data):
-            self._pause_if_much()
+            self._pause()
         elif not self._waiting:
             self._data, self._at = b"", 0
             self._resume()
@@ -226,7 +227,7 @@ class FrameStream(WebSocketStream):
             if frames is not None and not self._granted:
                 self._granted = size
                 if not frames.may_read(size, self._go_on):
-                    self._waiting = True
+                    self._waiting = self._sharing = True
                     return
             self._granted = 0
             start, self._at = self._at, self._at + size
@@ -323,7 +324,7 @@ class FrameStream(WebSocketStream):
         asyncio.get_running_loop().call_soon(self._go_on)
 
     def _go_on(self) -> None:
-        self._waiting = False
+        self._waiting = self._sharing = False
         if self.closed or self._flooded:
             return
         receiver = self._receiver
@@ -336,10 +337,11 @@ class FrameStream(WebSocketStream):
             self._ended = False
             self._tcp.pass_eof()
 
-    def _pause_if_much(self) -> None:
-        # Most that waits is one message, which has its share in a turn or two: to stop
-        # reading and to begin again are two calls of the system.
-        if len(self._data) - self._at > _PIECE and self._tcp is not None:
+    def _pause(self) -> None:
+        # Most that waits for its share is one message, which has it in a turn or two:
+        # to stop reading and to begin again are two calls of the system.
+        little = self._sharing and len(self._data) - self._at <= _PIECE
+        if self._tcp is not None and not little:
             self._paused = True
             self._tcp.pause_reading()
 

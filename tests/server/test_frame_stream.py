@@ -396,7 +396,7 @@ async def test_the_share_of_an_address() -> None:
     bench.come(text("2"))
     bench.come(text("3"))
     assert receiver.messages == ["1"]
-    assert not bench.tcp.reading
+    assert bench.tcp.reading  # what waits is little
     assert quota.later is not None
     quota.later()
     assert receiver.messages == ["1", "2"]  # no more than was waited for
@@ -404,6 +404,25 @@ async def test_the_share_of_an_address() -> None:
         await turn()
     assert receiver.messages == ["1", "2", "3"]
     assert quota.taken == [7, 7, 7]
+    assert bench.tcp.reading
+
+
+async def test_much_that_waits_for_its_share_stops_the_reading() -> None:
+    bench, receiver, quota = await Bench().open(), Receiver(), Quota()
+    bench.scope["state"]["steadwire.limit_frames"](quota)
+    bench.stream.hand_over(receiver)
+    quota.shares.append(False)
+    first, second = "x" * 2000, "y" * 2080
+    bench.come(text(first))
+    bench.come(text(second))  # 4,096 bytes with the heads of both
+    assert bench.tcp.reading
+    bench.come(text("1"))
+    assert not bench.tcp.reading
+    assert quota.later is not None
+    quota.later()
+    for _ in range(3):
+        await turn()
+    assert receiver.messages == [first, second, "1"]
     assert bench.tcp.reading
 
 
