@@ -28,10 +28,11 @@ MAY_IMPORT: dict[str, set[str]] = {
         "settings",
         "_speedups",
     },
-    "hub": {"core", "metrics", "protocol", "settings"},
+    "hub": {"core", "metrics", "protocol", "settings", "_speedups"},
     "stores": {"core", "metrics", "settings", "_speedups"},
     "broker": {"core", "metrics", "settings"},
     "connections": {
+        "_speedups",
         "auth",
         "core",
         "hub",
