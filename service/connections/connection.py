@@ -205,12 +205,9 @@ class ClientConnection:
         )
         self.behind: dict[Subscription, None] = self._outbox.behind
         self.put = self._outbox.put  # of `hub.Member`; saves a call for each delivery
+        size = context.settings.client.recovery_size
         self._window = SendWindow(
-            context.clock,
-            context.settings.client.recovery_size,
-            self._outbox,
-            socket.progress,
-            self._catch_up,
+            context.clock, size, self._outbox, socket.progress, self._catch_up
         )
         self._session = Session(
             self,
@@ -236,10 +233,9 @@ class ClientConnection:
 
     def _schedule(self) -> None:
         """Tick when the session wants it; to be called after each call to it."""
-        session = self._session
-        if session.busy:
+        if self._session.busy:
             self._outbox.watched = True  # until `_drained` finds that it is not
-        self._timer.by(session.next_tick)
+        self._timer.by(self._session.next_tick)
 
     # registry.Connection
 
