@@ -157,6 +157,7 @@ def outbox_stage():
         ClientSettings(),
         Json(),
         flusher=Flusher(lambda run: None, SystemClock()),
+        progress=lambda: (0, 0),
         drained=lambda: None,
         failed=lambda close: None,
     )
