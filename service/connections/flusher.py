@@ -22,7 +22,7 @@ from typing import Protocol
 from _speedups import FlushQueue
 from service.core.ports import Clock, Timer
 
-__all__ = ["Flusher", "Window"]
+__all__ = ["Flusher"]
 
 
 class _Batching(Protocol):
