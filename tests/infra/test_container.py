@@ -128,6 +128,7 @@ def variants(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_linters_find_nothing(variants: list[Path]) -> None:
     assert cfn_lint(TEMPLATE) == []
     assert [checkov(each, "cloudformation") for each in variants] == [[], []]

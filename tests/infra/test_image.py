@@ -40,6 +40,7 @@ def variables(stage: int) -> dict[str, str]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_linters_find_nothing() -> None:
     assert hadolint(DOCKERFILE) == []
     assert checkov(DOCKERFILE, "dockerfile") == []

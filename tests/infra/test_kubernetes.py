@@ -67,6 +67,7 @@ def settings(objects: dict[str, Any]) -> Settings:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_schemas_and_linters_find_nothing(manifests: Path) -> None:
     assert kubernetes_validate(manifests) == []
     assert checkov(manifests, "kubernetes") == []
