@@ -10,6 +10,7 @@ CHAOS_SEED in the environment replays a run's order of deaths.
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import random
 import signal
@@ -25,14 +26,14 @@ import pytest
 from tests.chaos.slow_agent import WORDS
 from tests.harness.agents import Event, agent_settings, run_input, viewing
 from tests.harness.agui import started_judge
+from tests.harness.backends import BACKENDS
 from tests.harness.process import environment, launched
 from tests.harness.proxies import free_port
 from tests.harness.server import Server
 
-KILLS = 10  # of each
-THREADS = 20
-
-_PROGRAM = Path(__file__).with_name("slow_agent.py")
+_AGENT = Path(__file__).with_name("slow_agent.py")
+_VIEWER = Path(__file__).with_name("viewer.py")
+VIEWERS = 4  # in processes of their own
 _TERMINAL = ("RUN_FINISHED", "RUN_ERROR")
 
 
@@ -45,7 +46,7 @@ class AgentProcess:
 
     def start(self) -> subprocess.Popen[str]:
         process = subprocess.Popen(
-            launched(sys.executable, _PROGRAM, str(self.port)),
+            launched(sys.executable, _AGENT, str(self.port)),
             env=environment({}),
             stdout=subprocess.PIPE,
             text=True,
@@ -65,19 +66,25 @@ class AgentProcess:
 class Person:
     """Starts one run after the other in a thread, and views it through every cut.
 
+    Args:
+        server: Where.
+        number: Of the thread.
+        by_process: A process views it, which can be killed.
+
     Attributes:
         seen: The events of the thread.
         runs: The ids of the runs that it began.
         ends: Their terminal events so far.
     """
 
-    def __init__(self, server: Server, number: int) -> None:
+    def __init__(self, server: Server, number: int, *, by_process: bool) -> None:
         self.server = server
+        self.by_process = by_process
         self.thread = f"chaos-{number}"
         self.seen: list[Event] = []
         self.runs: list[str] = []
         self.ends = 0
-        self.viewing: asyncio.Task[None] | None = None
+        self.process: asyncio.subprocess.Process | None = None
 
     async def run(self, over: asyncio.Event) -> None:
         while not over.is_set():
@@ -85,8 +92,7 @@ class Person:
             self.runs.append(run)
             await self._begin(run)
             while self.ends < len(self.runs):
-                self.viewing = asyncio.create_task(self._view())
-                await asyncio.wait([self.viewing])
+                await (self._view_by_process() if self.by_process else self._view())
 
     async def _begin(self, run: str) -> None:
         """Ask for the run, until it is sure that it was started."""
@@ -102,40 +108,70 @@ class Person:
                 pass
             await asyncio.sleep(0.05)
 
+    @property
+    def _last(self) -> int:
+        return self.seen[-1].id if self.seen else 0
+
+    def _see(self, event: Event) -> bool:
+        """Take note of an event; tell whether it ends the run."""
+        if event.id:
+            self.seen.append(event)
+        self.ends += event.type in _TERMINAL
+        return event.type in _TERMINAL
+
     async def _view(self) -> None:
-        last = self.seen[-1].id if self.seen else 0
-        path = f"/agui/threads/{self.thread}/events?after={last}"
+        path = f"/agui/threads/{self.thread}/events?after={self._last}"
         try:
             async with viewing(self.server, path) as view:
                 while (event := await view.next()) is not None:
-                    if event.id:
-                        self.seen.append(event)
-                    if event.type in _TERMINAL:
-                        self.ends += 1
+                    if self._see(event):
                         return
         except (httpx.HTTPError, OSError):
             await asyncio.sleep(0.05)
 
-    def cut(self) -> None:
-        if self.viewing is not None:
-            self.viewing.cancel()
+    async def _view_by_process(self) -> None:
+        arguments = (str(self.server.port), self.thread, str(self._last))
+        process = self.process = await asyncio.create_subprocess_exec(
+            *launched(sys.executable, _VIEWER, *arguments),
+            env=environment({}),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+        assert process.stdout is not None
+        try:
+            async for line in process.stdout:
+                if not line.endswith(b"\n"):
+                    break  # it died while it wrote
+                offset, _, data = line.partition(b" ")
+                if self._see(Event(int(offset or 0), json.loads(data))):
+                    return
+        finally:
+            if process.returncode is None:
+                process.kill()
+            # Its pipe too is closed then.
+            await process.communicate()
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 @pytest.mark.requirement("R44", "L18")
+@pytest.mark.parametrize(
+    ("store", "kills", "threads"), [("sqlite", 10, 20), ("dynamodb", 2, 6)]
+)
 async def test_whatever_dies_each_run_has_one_end_and_viewers_have_the_log(
-    make_server: Callable[..., Server],
+    make_server: Callable[..., Server], store: str, kills: int, threads: int
 ) -> None:
     seed = int(os.environ.get("CHAOS_SEED") or random.SystemRandom().randrange(2**32))
     print(f"CHAOS_SEED={seed}")
     rng = random.Random(seed)
     agent = AgentProcess()
-    server = await make_server(agent_settings(agent.port)).start()
-    people = [Person(server, number) for number in range(THREADS)]
+    settings = {**BACKENDS[store](), **agent_settings(agent.port)}
+    server = await make_server(settings).start()
+    # Some of the viewers are processes, which are those that are killed.
+    people = [Person(server, n, by_process=n < VIEWERS) for n in range(threads)]
     over = asyncio.Event()
     running = [asyncio.create_task(person.run(over)) for person in people]
-    deaths = ["agent", "server", "viewer"] * KILLS
+    deaths = ["agent", "server", "viewer"] * kills
     rng.shuffle(deaths)
     try:
         for death in deaths:
@@ -146,7 +182,7 @@ async def test_whatever_dies_each_run_has_one_end_and_viewers_have_the_log(
             elif death == "server":
                 await server.restart()
             else:
-                rng.choice(people).cut()
+                await kill_one_that_lives(people[:VIEWERS], rng)
         over.set()
         async with asyncio.timeout(120):
             await asyncio.gather(*running)
@@ -166,6 +202,17 @@ async def test_whatever_dies_each_run_has_one_end_and_viewers_have_the_log(
     lost = [each for each in ends if each.get("code") == "agent_lost"]
     print(f"{len(ends)} runs, {len(lost)} of them lost")
     assert lost and len(lost) < len(ends)
+
+
+async def kill_one_that_lives(people: list[Person], rng: random.Random) -> None:
+    """Kill a viewer's process."""
+    async with asyncio.timeout(60):
+        while True:
+            process = rng.choice(people).process
+            if process is not None and process.returncode is None:
+                process.send_signal(signal.SIGKILL)
+                return
+            await asyncio.sleep(0.01)
 
 
 async def progress(people: list[Person], count: int) -> None:
