@@ -212,6 +212,23 @@ async def test_a_viewer_that_waits_is_woken_and_can_give_up() -> None:
     assert [each.offset for each in await viewer.next()] == [3]
 
 
+@pytest.mark.requirement("R44", "B67")
+async def test_a_commit_while_a_viewer_reads_is_not_forgotten() -> None:
+    world = World()
+    threads = world.process()
+    writer = await threads.start("t", "r", writes="relay")
+    viewer = await follower(world, threads, 1)
+    world.store.reads.clear()
+    waiting = asyncio.create_task(viewer.next())
+    await world.settle()  # the page was taken, and has nothing new
+    await writer.append(text_of(words()[0]))
+    viewer.wake()
+    world.store.reads.set()
+    await world.settle()
+    assert waiting.done()
+    assert [each.offset for each in waiting.result()] == [2]
+
+
 async def test_a_viewer_that_is_too_slow_is_told_that_its_place_is_gone() -> None:
     world = World(window=64)
     threads = world.process()

@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from service.agents import threads as bounds
 from service.agents.errors import Refused, RunExists
 from service.agents.writer import RunWriter
 from service.core.errors import ReplyError, StoreUnavailable
@@ -362,3 +363,47 @@ async def test_threads_that_nobody_uses_leave_the_memory(
     assert 0 < threads.memory <= 50_000
     snapshot = await (await threads.open("t0")).snapshot()
     assert len(snapshot.events) == 5
+
+
+async def test_a_process_has_so_many_runs_and_no_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(bounds, "RUNS", 2)
+    world = World()
+    threads = world.process()
+    first, _ = [await threads.start(name, "r", writes="relay") for name in ("t", "u")]
+    with pytest.raises(Refused) as refused:
+        await threads.start("v", "r", writes="relay")
+    assert (refused.value.code, refused.value.temporary) == ("too_many_runs", True)
+    assert not world.store.logs["thread:v"]  # type: ignore[index]
+    await first.append(text_of(finished()))
+    await world.settle()
+    assert await threads.start("v", "r", writes="relay")
+
+
+async def test_threads_have_so_much_memory_and_idle_ones_leave(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(bounds, "MEMORY", 10_000)
+    monkeypatch.setattr(bounds, "IDLE_MEMORY", 6000)
+    world = World()
+    threads = world.process()
+    for name in ("t", "u"):
+        writer = await threads.start(name, "r", writes="relay")
+        await put(writer, *words("x" * 4000), finished(thread=name))
+        await world.settle()
+        # The second takes the place of the first, which nobody uses.
+        assert 4000 < threads.memory < 6000
+    monkeypatch.setattr(bounds, "MEMORY", 4000)
+    with pytest.raises(Refused) as refused:
+        await threads.start("v", "r", writes="relay")
+    assert (refused.value.code, refused.value.temporary) == ("too_many_runs", True)
+    monkeypatch.setattr(bounds, "MEMORY", 10_000)
+    writer = await threads.start("v", "r", writes="relay")
+    await put(writer, *words("x" * 8000)[:2])
+    await world.settle()
+    assert threads.memory > 8000  # of a run that lives
+    await writer.append(text_of(words()[-1]))
+    await writer.append(text_of(finished(thread="v")))
+    await world.settle()
+    assert threads.memory < 6000
