@@ -7,8 +7,10 @@ SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
 EXTENSIONS := $(wildcard _speedups/*.py _speedups/*.pyx _speedups/*.pxd)
-# Not quiet: the first run takes a minute, and shows what it does.
+# Not quiet: the first run takes its time, and shows what it does.
 PIP := $(BIN)/python -m pip --disable-pip-version-check install
+# It takes half of pip's time, and does not read pip's settings: so pip is tried after it.
+UV := $(if $(shell command -v uv),uv pip install --python $(BIN)/python)
 
 # One more than the cores it is meant for (2): tests wait for servers half of their time.
 WORKERS := 3
@@ -179,7 +181,7 @@ $(VENV)/.made:
 # them when a compiler is there (setup.py).
 $(VENV)/.installed: $(VENV)/.made pyproject.toml setup.py $(EXTENSIONS)
 	@echo "installing steadwire into $(VENV)"
-	@$(PIP) -e '.[agents]'
+	@$(if $(UV),$(UV) -e '.[agents]' ||) $(PIP) -e '.[agents]'
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.made pyproject.toml requirements-dev.lock setup.py $(EXTENSIONS)

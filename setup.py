@@ -88,6 +88,7 @@ class BuildPy(build_py):
 
 setup(
     cmdclass={"build_py": BuildPy},
+    options={"build_ext": {"parallel": os.cpu_count()}},
     ext_modules=extensions,
     # The sources are for whoever builds from an sdist; generated C is for nobody.
     package_data={"_speedups": ["*.pyx", "*.pxd"]},
