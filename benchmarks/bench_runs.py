@@ -44,10 +44,14 @@ OTHERS = 4  # events of a run that are no deltas
 
 
 class Viewer(asyncio.Protocol):
-    """One request whose answer is a stream; it counts the events in it."""
+    """One request whose answer is a stream; it counts the events in it.
 
-    def __init__(self, request):
+    It closes with the run's end, unless it *stays*.
+    """
+
+    def __init__(self, request, stays=False):
         self._request = request
+        self._stays = stays
         self._rest = b""
         self.events = 0
         self.begun = 0.0
@@ -61,6 +65,8 @@ class Viewer(asyncio.Protocol):
         transport.write(self._request)
 
     def data_received(self, data):
+        if not self.told.is_set() and not data.startswith(b"HTTP/1.1 200"):
+            raise SystemExit(data.decode())
         self.told.set()
         data = self._rest + data
         whole = data.rfind(b"\n\n") + 2
@@ -69,6 +75,8 @@ class Viewer(asyncio.Protocol):
         self.events += done.count(b"data: ")
         if not self.first_delta and b"_CONTENT" in done:
             self.first_delta = time.perf_counter() - self.begun
+        if self._stays:
+            return
         if b'"RUN_FINISHED"' in done or b'"RUN_ERROR"' in done:
             self.transport.close()
             if b'"RUN_ERROR"' in done:
@@ -91,9 +99,10 @@ def request(method, path, body=b""):
     return lines.encode() + body
 
 
-async def view(port, text):
-    loop = asyncio.get_running_loop()
-    _, viewer = await loop.create_connection(lambda: Viewer(text), "127.0.0.1", port)
+async def view(port, text, stays=False):
+    _, viewer = await asyncio.get_running_loop().create_connection(
+        lambda: Viewer(text, stays), "127.0.0.1", port
+    )
     return viewer
 
 
@@ -154,17 +163,19 @@ async def idle(server):
     finished = await server.run(10, 1)
     await finished.ended
     text = request("GET", "/agui/threads/t1/events")
-    warm = [await view(server.port, text) for _ in range(50)]
+    warm = [await view(server.port, text, stays=True) for _ in range(50)]
     await asyncio.gather(*(viewer.told.wait() for viewer in warm))
     for viewer in warm:
         viewer.ended.cancel()
         viewer.transport.abort()
     await asyncio.sleep(1.0)
     before = memory(server.pid)
-    viewers = [await view(server.port, text) for _ in range(IDLE)]
+    viewers = [await view(server.port, text, stays=True) for _ in range(IDLE)]
     await asyncio.gather(*(viewer.told.wait() for viewer in viewers))
     await asyncio.sleep(1.0)
     taken = memory(server.pid) - before
+    if any(viewer.ended.done() for viewer in viewers):
+        raise SystemExit("an idle viewer was cut off")
     for viewer in viewers:
         viewer.ended.cancel()
         viewer.transport.abort()
