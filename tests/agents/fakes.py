@@ -65,7 +65,8 @@ class FakeStore:
 
     Attributes:
         script: What becomes of the next appends to threads: ``ok``; ``fail``; ``lost``
-            (stored, and reported as failed); ``hold`` (until `release`). Then ``ok``.
+            (stored, and reported as failed); ``hold`` (until `release`); ``late``
+            (stored, and reported with `release`). Then ``ok``.
         segment_script: The same for segments.
         reads: A gate: reads wait for it.
     """
@@ -100,7 +101,10 @@ class FakeStore:
             done(outcome)
 
         loop = asyncio.get_running_loop()
-        if action == "fail":
+        if action == "late":
+            outcome = self._commit(channel, draft)
+            self.held.append(lambda: done(outcome))
+        elif action == "fail":
             loop.call_soon(done, StoreUnavailable("scripted"))
         elif action == "hold":
             self.held.append(commit)

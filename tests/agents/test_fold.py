@@ -54,6 +54,18 @@ def check_at_all_positions(run: Events, judge: Judge) -> None:
     assert last == whole
 
 
+@pytest.mark.requirement("B67")
+def test_a_segment_that_begins_in_another_one_is_passed_over() -> None:
+    """Two processes have stored the begin of a run, and one of them more of it."""
+    run = [started(), *words("a", "b", "c"), finished()]
+    short, long = folded(run[:3]).make_segment(), folded(run[:5]).make_segment()
+    fold = Fold("t", "e")
+    for segment in (short, long):
+        fold.take_segment(segment)
+    assert fold.offset == fold.kept == 3
+    assert folded(run[3:], fold).snapshot() == folded(run).snapshot()
+
+
 @pytest.mark.requirement("R44", "B1", "B126")
 @pytest.mark.parametrize("seed", [11, 12])
 def test_a_viewer_that_joins_anywhere_has_the_same_in_the_end(

@@ -33,6 +33,21 @@ async def test_commits_while_a_page_is_read_are_taken_in_once() -> None:
     assert snapshot == await (await world.process("two").open("t")).snapshot()
 
 
+@pytest.mark.requirement("R44")
+async def test_an_event_that_is_read_before_it_is_confirmed_is_taken_in_once() -> None:
+    world = World()
+    writer = await world.process().start("t", "r", writes="relay")
+    await put(writer, words("a")[0])
+    await world.settle()
+    world.store.script.append("late")
+    await put(writer, words("a")[1])
+    snapshot = await writer.thread.snapshot()
+    assert snapshot.offset == 3
+    world.store.release()
+    assert await writer.thread.snapshot() == snapshot
+    assert world.store.events() == [started(), *words("a")[:2]]
+
+
 @pytest.mark.requirement("B67")
 async def test_the_whole_thread_is_known_beside_a_short_history() -> None:
     world = World(window=64)
