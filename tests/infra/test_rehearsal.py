@@ -33,7 +33,7 @@ from tests.harness.raw import Closed, RawClient
 from tests.harness.sdk import SdkClient
 from tests.harness.tokens import connection
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 SDKS = ("js-5.8.0", "python-0.7.0")
 
@@ -103,7 +103,7 @@ def test_two_packages_of_the_same_sources_are_equal(
         capture_output=True,
         text=True,
         check=True,
-        timeout=200,
+        timeout=400,
     )
     again = tmp_path / zipped.name
     assert again.read_bytes() == zipped.read_bytes()
