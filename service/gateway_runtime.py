@@ -110,8 +110,15 @@ class GatewayRuntime:
             token=lambda: uuid4().hex,
             forget=self._forget,
         )
+        registry = make_upkeep(store, settings, clock, lambda client: None)
+        assert isinstance(registry, Maintenance)  # the store is DynamoDB
         self.delivery = GatewayDelivery(
-            store, store.subscribers, rounds, base.spawn, invoker=invoker, local=local
+            store,
+            rounds,
+            base.spawn,
+            present=registry.cluster.present,
+            invoker=invoker,
+            local=local,
         )
         store.holder = self.delivery
         self._context = context = GatewayContext(
@@ -135,8 +142,6 @@ class GatewayRuntime:
             spawn=base.spawn,
         )
         self.people = GatewayPeople(context)
-        registry = make_upkeep(store, settings, clock, lambda client: None)
-        assert isinstance(registry, Maintenance)  # the store is DynamoDB
         self.upkeep = GatewayUpkeep(
             context, self.people, rounds, registry.recount_if_due
         )

@@ -227,7 +227,13 @@ class Runtime:
             calls = None
             if upkeep is not None:
                 calls = ClusterCalls(upkeep.cluster, clock, base.spawn)
-                presence = ClusterPresence(hub, upkeep.cluster, clock, base.spawn)
+                presence = ClusterPresence(
+                    hub,
+                    upkeep.cluster,
+                    clock,
+                    base.spawn,
+                    silent=settings.table.leases,
+                )
                 hub.sharing = presence
                 sync = ClusterSync(
                     connections,
@@ -238,9 +244,10 @@ class Runtime:
                     looks=(calls.look, presence.look_at_nodes),
                     period=upkeep.period,
                 )
-                if store.backend == "sqlite":
-                    calls.hint = presence.hint = partial(store.notify, CLUSTER)
-                    store.hear(CLUSTER, sync.look)
+                hints = store if store.backend == "sqlite" else base.broker
+                if hints is not None:
+                    calls.hint = presence.hint = partial(hints.notify, CLUSTER)
+                    hints.hear(CLUSTER, sync.look)
                 stack.push_async_callback(sync.close)
                 stack.push_async_callback(presence.close)
                 sync.start()

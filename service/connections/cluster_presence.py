@@ -49,6 +49,7 @@ from service.core.cluster import (
     Node,
     PresenceKey,
     PresenceRow,
+    visible,
 )
 from service.core.errors import StoreError
 from service.core.model import Channel, SubscriberInfo
@@ -56,7 +57,7 @@ from service.core.ports import Clock, PresenceDone, Timer
 from service.hub.hub import Hub
 from service.hub.subscription import Subscription, Topic
 
-__all__ = ["FLUSH", "PAUSE", "ClusterPresence", "visible"]
+__all__ = ["FLUSH", "PAUSE", "ClusterPresence"]
 
 FLUSH = 0.25  # s
 BATCH = 250  # rows
@@ -78,6 +79,7 @@ class ClusterPresence:
         cluster: The table.
         clock: Dates the rows, and times their writes.
         spawn: Runs a coroutine in the background.
+        silent: Whether rows are written that no feed tells of: the gateway's.
 
     Attributes:
         hint: Tells the other nodes to look now; it may do nothing.
@@ -89,8 +91,11 @@ class ClusterPresence:
         cluster: Cluster,
         clock: Clock,
         spawn: Callable[[Awaitable[None]], object],
+        *,
+        silent: bool = False,
     ) -> None:
         self.hint: Callable[[], object] = lambda: None
+        self._silent = silent
         self._hub = hub
         self._cluster = cluster
         self._clock = clock
@@ -177,7 +182,8 @@ class ClusterPresence:
     ) -> list[SubscriberInfo] | None:
         """Return who is present, or call *done* with it later."""
         topic = self._watched.get(channel)
-        if topic is not None and topic.shared and channel not in self._stale:
+        known = topic is not None and topic.shared and channel not in self._stale
+        if known and not self._silent:
             return self._hub.present(channel, looker)
 
         async def look() -> None:
@@ -399,27 +405,3 @@ class ClusterPresence:
 
 def _key_of(subscription: Subscription) -> PresenceKey:
     return PresenceKey(subscription.topic.channel, subscription.subscriber.client)
-
-
-def visible(rows: Iterable[PresenceRow]) -> set[PresenceKey]:
-    """Return the keys of the rows of a channel that are seen.
-
-    Not seen is a lost connection in whose place its user has joined again: each that
-    joined takes the place of the one that was lost first, if that was before.
-    """
-    lost: dict[str, list[PresenceRow]] = {}
-    found: set[PresenceKey] = set()
-    here: list[PresenceRow] = []
-    for row in rows:
-        found.add(row.key)
-        if row.lost and row.user:
-            lost.setdefault(row.user, []).append(row)
-        elif not row.lost:
-            here.append(row)
-    for row in sorted(here, key=lambda row: (row.joined, row.client)):
-        of_user = lost.get(row.user, ())
-        before = [one for one in of_user if one.lost <= row.joined and one.key in found]
-        if before:
-            first = min(before, key=lambda one: (one.lost, one.client))
-            found.discard(first.key)
-    return found

@@ -67,6 +67,7 @@ class ClusterSync:
         self._timer: Timer | None = None
         self._looks = (self._ask, *looks)
         self._looking: set[int] = set()  # their indices
+        self._again: set[int] = set()  # those asked for meanwhile, by a hint
         self._period = period
         self._reporting = False
         self._report_at = 0.0
@@ -87,7 +88,9 @@ class ClusterSync:
 
     def _tick(self) -> None:
         self._wind()
-        self.look()
+        for index in range(len(self._looks)):
+            if index not in self._looking:
+                self._begin(index)
         now = self._clock.now()
         if now >= self._report_at and not self._reporting:
             self._report_at = now + REPORT_PERIOD
@@ -95,11 +98,16 @@ class ClusterSync:
             self._spawn(self._report())
 
     def look(self) -> None:
-        """Look now, at what is not being looked at."""
+        """Look now; at what is being looked at, once more after that."""
         for index in range(len(self._looks)):
-            if index not in self._looking:
-                self._looking.add(index)
-                self._spawn(self._look(index))
+            if index in self._looking:
+                self._again.add(index)
+            else:
+                self._begin(index)
+
+    def _begin(self, index: int) -> None:
+        self._looking.add(index)
+        self._spawn(self._look(index))
 
     async def _look(self, index: int) -> None:
         try:
@@ -107,6 +115,9 @@ class ClusterSync:
                 await self._looks[index]()
         finally:
             self._looking.discard(index)
+            if index in self._again:
+                self._again.discard(index)
+                self._begin(index)
 
     async def _ask(self) -> None:
         self._limits.evict(await self._directory.evictions())

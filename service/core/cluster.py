@@ -7,7 +7,7 @@ the notices that others left for it.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -24,6 +24,7 @@ __all__ = [
     "Notice",
     "PresenceKey",
     "PresenceRow",
+    "visible",
 ]
 
 NOTICE_TTL = 600.0
@@ -102,6 +103,30 @@ class PresenceRow(NamedTuple):
     def key(self) -> PresenceKey:
         """Its key."""
         return PresenceKey(self.channel, self.client)
+
+
+def visible(rows: Iterable[PresenceRow]) -> set[PresenceKey]:
+    """Return the keys of the rows of a channel that are seen.
+
+    Not seen is a lost connection in whose place its user has joined again: each that
+    joined takes the place of the one that was lost first, if that was before.
+    """
+    lost: dict[str, list[PresenceRow]] = {}
+    found: set[PresenceKey] = set()
+    here: list[PresenceRow] = []
+    for row in rows:
+        found.add(row.key)
+        if row.lost and row.user:
+            lost.setdefault(row.user, []).append(row)
+        elif not row.lost:
+            here.append(row)
+    for row in sorted(here, key=lambda row: (row.joined, row.client)):
+        of_user = lost.get(row.user, ())
+        before = [one for one in of_user if one.lost <= row.joined and one.key in found]
+        if before:
+            first = min(before, key=lambda one: (one.lost, one.client))
+            found.discard(first.key)
+    return found
 
 
 class Notice(NamedTuple):

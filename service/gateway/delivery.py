@@ -22,6 +22,7 @@ from typing import Protocol
 
 import structlog
 
+from service.core.cluster import PresenceRow, visible
 from service.core.errors import StoreError, describe
 from service.core.lease import Hold
 from service.core.model import (
@@ -39,16 +40,12 @@ from service.core.ports import (
     Invoker,
     PresenceDone,
     ReadDone,
-    RowState,
     Store,
-    Subscribers,
 )
 from service.gateway.rounds import Rounds
 from service.protocol import replies
 
 __all__ = ["GatewayDelivery", "LocalSubscribers"]
-
-_PRESENT = (RowState.PENDING, RowState.PIECES, RowState.ACTIVE)
 
 _log = structlog.get_logger("steadwire")
 
@@ -72,8 +69,8 @@ class LocalSubscribers(Protocol):
     def committed(self, batch: Sequence[Committed]) -> None:
         """Deliver what is durable now."""
 
-    def present(self, channel: Channel) -> list[SubscriberInfo]:
-        """Return the subscribers of *channel* that are shown in presence."""
+    def look(self, channel: Channel, done: PresenceDone) -> list[SubscriberInfo] | None:
+        """Return the subscribers of *channel* everywhere, or call *done* later."""
 
 
 class GatewayDelivery:
@@ -81,11 +78,12 @@ class GatewayDelivery:
 
     Args:
         store: The log.
-        rows: The rows.
         rounds: Delivers under holds.
         spawn: Runs a coroutine in the background.
         invoker: Takes holds over; None to deliver all of them here.
         local: The subscribers of this process; None where it has none.
+        present: Returns the rows of all who may be present, those of resident processes
+            included.
 
     Attributes:
         hands_over: Others deliver what is appended now: this invocation cannot wait.
@@ -95,10 +93,10 @@ class GatewayDelivery:
     def __init__(
         self,
         store: FreshStore,
-        rows: Subscribers,
         rounds: Rounds,
         spawn: Callable[[Awaitable[None]], object],
         *,
+        present: Callable[[Channel], Awaitable[Sequence[PresenceRow]]],
         invoker: Invoker | None = None,
         local: LocalSubscribers | None = None,
     ) -> None:
@@ -107,7 +105,7 @@ class GatewayDelivery:
         self.read_fresh = store.read_fresh
         self.knows = store.knows
         self._store = store
-        self._rows = rows
+        self._present = present
         self._rounds = rounds
         self._spawn = spawn
         self._invoker = invoker
@@ -147,27 +145,27 @@ class GatewayDelivery:
         self._run(read())
         return None
 
-    def look(self, channel: Channel, done: PresenceDone) -> None:
-        """Look who is in *channel*; the outcome always comes later."""
+    def look(self, channel: Channel, done: PresenceDone) -> list[SubscriberInfo] | None:
+        """Return the subscribers of *channel* everywhere, or call *done* later."""
+        if self._local is not None:
+            return self._local.look(channel, done)
 
         async def look() -> None:
             outcome: list[SubscriberInfo] | StoreError
             try:
-                outcome = await self._present(channel)
+                rows = await self._present(channel)
+                shown = visible(rows)
+                outcome = [
+                    SubscriberInfo(row.client, row.user, row.info, present=True)
+                    for row in rows
+                    if row.present and row.key in shown
+                ]
             except StoreError as error:
                 outcome = error
             done(outcome)
 
         self._run(look())
-
-    async def _present(self, channel: Channel) -> list[SubscriberInfo]:
-        found = [
-            SubscriberInfo(row.client, row.user, row.info, present=True)
-            for row in await self._rows.rows(channel)
-            if row.present and row.state in _PRESENT
-        ]
-        here = [] if self._local is None else self._local.present(channel)
-        return here + found
+        return None
 
     # The store's listener, and the taker of its holds.
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from service.connections.cluster_presence import PAUSE, visible
-from service.core.cluster import FEED, PresenceRow
+from service.connections.cluster_presence import PAUSE
+from service.core.cluster import FEED, PresenceRow, visible
 from service.core.model import Channel, ClientId, RawJson, UserId
 from tests.clock import VirtualClock
 from tests.connections.cluster_nodes import Deployment, NodeWorld

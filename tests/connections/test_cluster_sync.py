@@ -126,3 +126,24 @@ async def test_the_close_ends_the_timer_and_leaves_the_directory() -> None:
     await sync.close()
     assert directory.left
     assert clock.pending == []
+
+
+async def test_a_hint_makes_it_look_at_once_and_once_more_if_it_is_looking() -> None:
+    directory, clock = Directory(), VirtualClock()
+    sync, evicted = make(directory, clock)
+    sync.look()
+    await asyncio.sleep(0)
+    assert len(directory.asked) == 1
+    for _ in range(3):
+        sync.look()
+    await asyncio.sleep(0)
+    assert len(directory.asked) == 1  # what is under way may have begun too early
+    directory.asked[0].set_result([])
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert len(directory.asked) == 2
+    directory.asked[1].set_result([ClientId("a")])
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert (len(directory.asked), evicted.clients) == (2, ["a"])
+    await sync.close()

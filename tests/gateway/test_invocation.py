@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from service.core.clock import SystemClock
+from service.core.cluster import PresenceRow
 from service.core.errors import FORCE_DISCONNECT, UNSUBSCRIBE_SERVER
 from service.core.hooks import (
     ConnectEvent,
@@ -18,10 +19,11 @@ from service.core.hooks import (
     RpcEvent,
     RpcResult,
 )
-from service.core.model import Channel, ClientId, UserId
+from service.core.model import Channel, ClientId, RawJson, UserId
 from service.core.ports import Claim, Posted
 from service.core.sessions import Listed
 from service.gateway.events import Kind
+from service.stores.dynamodb.registry.presence import Presence
 from tests.gateway.environments import Environment, Environments, token
 
 CH = Channel("chat:x")
@@ -260,6 +262,30 @@ async def test_joins_and_leaves(one: Environment) -> None:
     await one.say("a", {"id": 4, "presence_stats": {"channel": channel}})
     [stats] = one.sockets.take("a")
     assert stats["presence_stats"]["num_clients"] == 1
+
+
+async def test_presence_shows_the_subscribers_of_resident_servers(
+    one: Environment,
+) -> None:
+    channel = Channel("plain:x")
+    await one.connect("a")
+    await one.say("a", subscribe(2, channel))
+    one.sockets.take("a")
+    lost, info = RawJson('{"client":"lost"}'), RawJson('{"client":"here"}')
+    shown = PresenceRow(channel, ClientId("here"), UserId("u"), "node", info, 2)
+    replaced = shown._replace(client=ClientId("lost"), info=lost, joined=1, lost=1)
+    hidden = shown._replace(client=ClientId("no"), present=False)
+    presence = Presence(one.base.store.client, one.base.clock, 86400.0)
+    now = round(one.base.clock.wall() * 1000)
+    await presence.enter(
+        [
+            row._replace(joined=now + row.joined, lost=row.lost and now + row.lost)
+            for row in (shown, replaced, hidden)
+        ]
+    )
+    await one.say("a", {"id": 3, "presence": {"channel": channel}})
+    [present] = one.sockets.take("a")
+    assert sorted(present["presence"]["presence"]) == ["a", "here"]
 
 
 async def test_what_the_server_does_to_a_user(
