@@ -36,6 +36,8 @@ members = server_with(
     token_settings(
         STEADWIRE_DYNAMODB_CLIENT_LIMIT=str(LIMIT),
         STEADWIRE_GATEWAY_SWEEP_INTERVAL="1",
+        # Environments of a function have to start first.
+        STEADWIRE_CLIENT_STALE_TIMEOUT="60",
     )
 )
 
@@ -262,6 +264,7 @@ async def test_sdks_come_back_after_a_close_that_is_told_by_a_push(
     members: Server, start_host: Callable[..., Any], sdk: str
 ) -> None:
     """All but python-0.4.4, which waits for its own task."""
+    (await _enter(members, "bob")).reset()  # which may wait for an environment
     client = await SdkClient.create(
         await start_host(sdk), members.url, token=connection("bob")
     )
