@@ -114,8 +114,8 @@ class ServerSettings(Section, frozen=True, kw_only=True):
         host: Address to listen on. Loopback by default: the development profile admits
             every client.
         port: TCP port; 0 lets the system choose (the chosen port is printed).
-        workers: Processes that serve the port, with ``steadwire serve``. Limits of one
-            process hold for each.
+        workers: Processes that serve the port, with ``steadwire serve``. Rates hold for
+            each.
         shutdown_timeout: The process ends within this time after SIGTERM and the drain
             time, whatever is still under way.
         drain_time: The clients are sent away (3001) in random order over this time,

@@ -97,13 +97,22 @@ ON_WORKERS: dict[str, tuple[str, ...]] = {
     # What is published through another process may come after the unsubscribe.
     "test_batch_window": ("test_what_waits_comes_before_the_reply_to_an_unsubscribe",),
     "test_cent": (),
+    "test_cent_users": (
+        # Two nodes; and another process's rows are a quarter of a second old.
+        "test_batch",
+        "test_channels_and_info",
+        "test_presence_and_stats",
+    ),
     "test_deltas": (),
     "test_hooks_python": (),
     "test_http_api": (),
-    "test_interleavings": (
-        # Presence, joins and leaves are those of a process.
-        "test_two_connections_of_one_user",
+    "test_interleavings": (),
+    "test_limits": (
+        # Two nodes; a probe asks the connections of its own process alone.
+        "test_five_hundred_connects_leave_a_hundred",
+        "test_the_dead_lock_nobody_out_for_longer_than_one_probe",
     ),
+    "test_one_token": (),
     "test_protobuf_raw": (),
     "test_publishers": (),
     "test_reconnect_storm": (),
