@@ -42,7 +42,10 @@ def keys(
             raise click.UsageError("the scope of a key needs --name")
         # 64 random bytes are enough for every HS*, and 32 for a key that is compared.
         print(f'[token]\nhmac_secret_key = "{secrets.token_urlsafe(64)}"\n')
-        print(f'[api]\nkey = "{secrets.token_urlsafe(32)}"')
+        print(f'[api]\nkey = "{secrets.token_urlsafe(32)}"\n')
+        # Not a line of the settings as it is: without broker.url it would be refused.
+        print("# For several servers with a broker, the same in all of them:")
+        print(f'# [broker]\n# key = "{secrets.token_urlsafe(32)}"')
         return
     from service.auth.api_keys import digest_of, read_api_keys
 

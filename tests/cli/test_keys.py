@@ -61,3 +61,11 @@ def test_keys_are_settings() -> None:
     assert len(settings.api.key) >= 32
     printed("token", "--user", "ann")
     assert tomllib.loads(printed("keys")) != tomllib.loads(text)
+
+
+def test_keys_have_one_for_a_broker() -> None:
+    text = printed("keys").replace("# [broker]", "[broker]").replace("# key", "key")
+    url = {"STEADWIRE_BROKER_URL": "redis://127.0.0.1:1"}
+    url["STEADWIRE_STORE_BACKEND"] = "dynamodb"
+    Path("steadwire.toml").write_text(text)
+    assert len(load(url, {}).broker.key) >= 32
