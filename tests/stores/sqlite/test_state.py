@@ -91,8 +91,10 @@ async def test_an_older_file_is_migrated_and_keeps_what_it_has(tmp_path, clock):
     await bench.store.close()
     connection = sqlite3.connect(tmp_path / "store.db")
     # The first version made everything but these tables.
-    connection.execute("DROP TABLE state")
-    connection.execute("DROP TABLE news")
+    for table in ("state", "news", "nodes", "connections", "evictions", "presence"):
+        connection.execute(f"DROP TABLE {table}")
+    for table in ("notices", "answers"):
+        connection.execute(f"DROP TABLE {table}")
     connection.execute("PRAGMA user_version = 1")
     connection.close()
     bench = await start(tmp_path, clock)
@@ -101,7 +103,7 @@ async def test_an_older_file_is_migrated_and_keeps_what_it_has(tmp_path, clock):
     assert (await bench.read("a")).top.epoch == epoch
     await bench.store.close()
     connection = sqlite3.connect(tmp_path / "store.db")
-    assert connection.execute("PRAGMA user_version").fetchone() == (3,)
+    assert connection.execute("PRAGMA user_version").fetchone() == (4,)
     connection.close()
 
 
