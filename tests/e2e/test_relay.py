@@ -31,7 +31,13 @@ backend = backends("sqlite", slow=("dynamodb",))
 
 PORT = free_port()
 
-server = server_with(agent_settings(PORT, headers={"X-Secret": "s3cret"}))
+LARGEST = 256 * 1024  # bytes of a request; the server reads as many that it refuses
+server = server_with(
+    {
+        **agent_settings(PORT, headers={"X-Secret": "s3cret"}),
+        "STEADWIRE_API_REQUEST_SIZE": str(LARGEST),
+    }
+)
 
 
 @pytest.fixture
@@ -309,7 +315,7 @@ async def test_one_run_of_a_thread_lives_at_a_time(
         (json.dumps(run_input("t", "r" * 201)).encode(), 400, "invalid_event"),
         (json.dumps(run_input("\u00e4", "r")).encode(), 400, "bad_request"),
         (json.dumps(run_input("t" * 255, "r")).encode(), 400, "bad_request"),
-        (b" " * (4 * 1024 * 1024 + 1), 413, "too_large"),
+        (b" " * (LARGEST + 1), 413, "too_large"),
     ],
 )
 async def test_an_input_that_is_none_is_refused(
