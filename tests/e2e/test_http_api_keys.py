@@ -88,7 +88,9 @@ def test_every_method_is_in_the_table(server: Server) -> None:
             return response.json
 
     paths = asyncio.run(document())["paths"]
-    assert {path.removeprefix("/api/") for path in paths} == {*BODIES, "batch"}
+    # Those with a variable part are of agent runs.
+    methods = {path for path in paths if "{" not in path}
+    assert {path.removeprefix("/api/") for path in methods} == {*BODIES, "batch"}
 
 
 @pytest.mark.parametrize("method", BODIES)
