@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 
+import pytest
 from structlog.testing import capture_logs
 
 from service.stores.dynamodb.registry.maintenance import Maintenance
@@ -19,6 +20,8 @@ from tests.stores.dynamodb.registry.fleet import (
 from tests.stores.dynamodb.support import Faults, client_for
 
 
+# Not moto: it takes back what others did while one of two transactions is cancelled.
+@pytest.mark.parametrize("emulator", ["ministack"], indirect=True)
 async def test_any_process_reaps_dead_nodes(make_fleet, clock):
     fleet = await make_fleet()
     dead, one, two = [await fleet.process() for _ in range(3)]
