@@ -175,6 +175,26 @@ async def test_an_event_of_a_run_is_held_to_what_the_gateway_writes(
     assert [each["data"] for each in found] == run[:3]
 
 
+async def test_a_run_that_is_pushed_has_a_snapshot_at_a_server_of_the_deployment(
+    server: Server, thread: str
+) -> None:
+    run = said("r1", ["one ", "two ", "three"], thread)
+    url = f"/api/runs/{thread}/r1/events"
+    headers = {"Content-Type": "application/x-ndjson", "X-API-Key": server.key}
+    async with await server.raw() as viewer, server.api() as api:
+        await viewer.subscribe(f"thread:{thread}")
+        body = "".join(f"{json.dumps(each)}\n" for each in run).encode()
+        assert (await api.request("POST", url, body, headers)).status == 200
+        found = await viewer.publications(f"thread:{thread}", len(run))
+        answer = await api.request("GET", f"/agui/threads/{thread}/snapshot")
+    assert [each["data"] for each in found] == run
+    snapshot = answer.json
+    # The three pieces of the text are one there.
+    texts = [each["delta"] for each in snapshot["events"] if "delta" in each]
+    assert texts == ["one two three"]
+    assert (snapshot["offset"], snapshot["live"]) == (len(run), "")
+
+
 async def test_commands_of_threads_are_not_there(server: Server, thread: str) -> None:
     async with await server.raw() as client:
         for method in ("typing", "run.cancel"):
