@@ -210,6 +210,12 @@ def test_a_task_has_the_time_to_send_its_clients_away(stack: Stack) -> None:
     assert targets["deregistration_delay.connection_termination.enabled"] == "false"
 
 
+def test_a_container_sees_the_memory_that_it_has(stack: Stack) -> None:
+    """The limit of a task alone is not in the control group that the service reads."""
+    for task in ("Task", "TablesTask"):
+        assert container(stack, task)["Memory"] == stack.properties(task)["Memory"]
+
+
 def test_valkey_is_encrypted_and_open_to_the_tasks_alone() -> None:
     stack = Stack(read_template(TEMPLATE), EVERYTHING)
     own = settings(stack).broker
