@@ -28,6 +28,7 @@ DEPLOYMENT = ROOT / "docs" / "deployment.md"
 PARAMETERS = {"DomainName": "chat.example.org", "AlarmTopicArn": "<topic>"}
 EVERYTHING = PARAMETERS | {
     "Gateway": "true",
+    "AccountLogRole": "true",
     "Valkey": "true",
     "HostedZoneId": "<zone>",
     "RepositoryArn": "<repository>",
@@ -102,7 +103,7 @@ def attributes(stack: Stack, name: str) -> dict[str, str]:
 
 def statements(stack: Stack) -> Iterator[tuple[str, dict[str, Any]]]:
     for name, role in stack.resources("AWS::IAM::Role"):
-        for policy in role["Policies"]:
+        for policy in role.get("Policies", []):
             for statement in policy["PolicyDocument"]["Statement"]:
                 yield name, statement
 
@@ -283,6 +284,25 @@ def test_the_log_of_the_gateway_is_json_without_the_query() -> None:
     assert json.loads(access)["connection"] == "$context.connectionId"
     assert len(access) < 3072
     assert not re.search(r"query|\$context\.path|authorizer", access, re.I)
+
+
+def test_the_role_for_logs_of_the_account_is_set_before_the_stage() -> None:
+    """Once in an account and Region; AWS refuses a stage with a log without it."""
+    made = ("LogRole", "LogAccount")
+    for asked, expected in (
+        ({}, False),
+        ({"Gateway": "true"}, False),
+        ({"AccountLogRole": "true"}, False),
+        ({"Gateway": "true", "AccountLogRole": "true"}, True),
+    ):
+        stack = Stack(read_template(TEMPLATE), PARAMETERS | asked)
+        names = {name for name, _ in stack.resources()}
+        assert [name in names for name in made] == [expected] * 2, asked
+    assert stack.properties("LogAccount") == {"CloudWatchRoleArn": "<LogRole.Arn>"}
+    resources = read_template(TEMPLATE)["Resources"]
+    assert "<LogAccount>" in stack.properties("GatewayStageResource")["Description"]
+    for name in made:  # other APIs of the account use it
+        assert resources[name]["DeletionPolicy"] == "Retain"
 
 
 def test_alarms_are_on_metrics_that_exist(stack: Stack) -> None:
