@@ -32,6 +32,16 @@ EVERYTHING = PARAMETERS | {
     "Valkey": "true",
     "HostedZoneId": "<zone>",
     "RepositoryArn": "<repository>",
+    "Origins": '["https://www.example.org"]',
+    "WithoutNamespace": '{"history_size":7}',
+    "Namespaces": '[{"name":"news","allow_subscribe_for_client":true}]',
+    "ConnectHook": "https://hooks.example.org/connect",
+    "SubscribeHook": "https://hooks.example.org/subscribe",
+    "PublishHook": "https://hooks.example.org/publish",
+    "RpcHook": "https://hooks.example.org/rpc",
+    "TokenKeySet": "https://login.example.org/keys",
+    "TokenIssuer": "https://login.example.org",
+    "TokenAudience": "chat",
 }
 SECRETS = {
     "token_hmac_secret_key": "t" * 64,
@@ -119,7 +129,7 @@ def variants(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     for name, value in EVERYTHING.items():
         text, changed = re.subn(
             rf"(  {name}:\n    Type: String\n    Default: ).*\n",
-            rf'\1"{value}"\n',
+            lambda found, value=value: f"{found[1]}{json.dumps(value)}\n",
             text,
         )
         assert changed == (name != "DomainName"), name
@@ -175,9 +185,42 @@ def test_the_settings_are_known_and_complete(stack: Stack) -> None:
     assert tables == variables(stack)
 
 
+def test_channels_hooks_and_tokens_are_set_by_parameters() -> None:
+    """Both tasks get them: `test_the_settings_are_known_and_complete` compares them."""
+    own = settings(Stack(read_template(TEMPLATE), EVERYTHING))
+    assert list(own.server.origins) == json.loads(EVERYTHING["Origins"])
+    assert own.channels.without_namespace.history_size == 7
+    [news] = own.channels.namespaces
+    assert (news.name, news.allow_subscribe_for_client) == ("news", True)
+    for hook in ("connect", "subscribe", "publish", "rpc"):
+        given = EVERYTHING[f"{hook.title()}Hook"]
+        assert getattr(own.proxy, hook) == given, hook
+    token = own.token
+    assert token.jwks_public_endpoint == EVERYTHING["TokenKeySet"]
+    assert token.issuer == EVERYTHING["TokenIssuer"]
+    assert token.audience == EVERYTHING["TokenAudience"]
+
+
+def test_what_has_no_parameter_is_set_by_a_file_in_the_image(tmp_path: Path) -> None:
+    """As docs/deployment.md has it; parameters that are empty leave it as it is."""
+    text = DEPLOYMENT.read_text()
+    [name] = re.findall(r"^ENV (STEADWIRE_CONFIG)=/etc/steadwire\.toml$", text, re.M)
+    file = tmp_path / "steadwire.toml"
+    file.write_text(
+        '[server]\norigins = ["https://a.example.org"]\n'
+        '[token]\nissuer = "a"\naudience = "b"\n'
+        '[[channels.namespaces]]\nname = "news"\n'
+    )
+    stack = Stack(read_template(TEMPLATE), PARAMETERS)
+    own = load({name: str(file)} | variables(stack), {})
+    assert list(own.server.origins) == ["https://a.example.org"]
+    assert (own.token.issuer, own.token.audience) == ("a", "b")
+    assert [each.name for each in own.channels.namespaces] == ["news"]
+
+
 def test_no_secret_is_in_the_template(stack: Stack) -> None:
     for each in container(stack)["Environment"]:
-        assert not re.search(r"SECRET|KEY$|TOKEN|PASSWORD", each["Name"]), each
+        assert not re.search(r"SECRET|KEY$|TOKEN$|PASSWORD", each["Name"]), each
     text = json.dumps([dict(stack.resources())])
     assert not any(secret in text for secret in SECRETS.values())
 
