@@ -79,11 +79,10 @@ def deploy(endpoint: str, package: Path, name: str, **parameters: str) -> Deploy
     text = TEMPLATE.read_text()
     assert _CALLBACKS in text
     text = text.replace(_CALLBACKS, f"{endpoint}/{_PATH}/${{Sockets}}")
-    version = f"{sys.version_info.major}.{sys.version_info.minor}"
     given = {
         "CodeBucket": bucket,
         "CodeKey": package.name,
-        "Runtime": f"python{version}",
+        "Runtime": "python3.13",  # a name: ministack's own Python runs the function
         **parameters,
     }
     formation = client(endpoint, "cloudformation")

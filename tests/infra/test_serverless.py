@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from infra.package import OLDEST
 from service.settings import DynamodbSettings, load
 from service.settings.known_names import Names
 from service.settings.load import Settings
@@ -230,6 +231,12 @@ def test_checkov_finds_nothing_without_a_reason(made: Path) -> None:
 @pytest.mark.parametrize("look", CHECKS, ids=lambda look: look.__name__)
 def test_our_checks_find_nothing(stack: Stack, look: Callable[..., Any]) -> None:
     assert list(look(stack)) == []
+
+
+def test_a_runtime_is_one_that_a_package_is_made_for() -> None:
+    allowed = read_template(TEMPLATE)["Parameters"]["Runtime"]["AllowedValues"]
+    versions = [tuple(map(int, re.findall(r"\d+", each))) for each in allowed]
+    assert min(versions) == OLDEST
 
 
 def test_the_table_is_the_one_that_the_code_makes(stack: Stack) -> None:
