@@ -309,6 +309,23 @@ def test_a_sweep_is_as_often_as_the_settings_say(stack: Stack) -> None:
     assert settings.gateway.sweep_interval == 60.0
 
 
+def needs(template: dict[str, Any], name: str) -> set[str]:
+    """Return the resources that have to be made before the resource *name*."""
+    found: set[str] = set()
+    waiting = [name]
+    while waiting:
+        text = json.dumps(template["Resources"][waiting.pop()])
+        named = set(re.findall(r"\w+", text)) & template["Resources"].keys()
+        waiting += named - found
+        found |= named
+    return found
+
+
+def test_the_stage_waits_for_the_role_of_its_log(made: Path) -> None:
+    template = json.loads(made.read_text())
+    assert "LogAccount" in needs(template, "SocketsliveStage")
+
+
 def test_no_output_and_no_log_shows_a_secret(stack: Stack) -> None:
     outputs = stack.outputs()
     assert outputs["SocketAddress"].startswith("wss://<Sockets>.execute-api.")
