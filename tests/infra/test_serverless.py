@@ -83,11 +83,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def stack_of(source: Path, made: Path) -> Stack:
+def stack_of(source: Path, made: Path, **parameters: object) -> Stack:
     """Return the stack of a transformed template."""
     template = json.loads(made.read_text())
     template["Parameters"] = read_template(source)["Parameters"]
-    return Stack(template, PARAMETERS)
+    return Stack(template, PARAMETERS | parameters)
 
 
 @pytest.fixture(scope="module")
@@ -237,6 +237,15 @@ def test_a_runtime_is_one_that_a_package_is_made_for() -> None:
     allowed = read_template(TEMPLATE)["Parameters"]["Runtime"]["AllowedValues"]
     versions = [tuple(map(int, re.findall(r"\d+", each))) for each in allowed]
     assert min(versions) == OLDEST
+
+
+def test_an_account_with_a_small_quota_can_reserve_nothing(made: Path) -> None:
+    about = read_template(TEMPLATE)["Parameters"]["ReservedConcurrency"]
+    assert about["MinValue"] == 0
+    for reserved, set_to in ((0, None), (100, 100)):
+        stack = stack_of(TEMPLATE, made, ReservedConcurrency=reserved)
+        function = stack.properties("Handler")
+        assert function.get("ReservedConcurrentExecutions") == set_to
 
 
 def test_the_table_is_the_one_that_the_code_makes(stack: Stack) -> None:

@@ -158,7 +158,8 @@ def _function(stack: _Stack) -> Iterator[Finding]:
     )
     if reserved == 0:
         text = "no invocation is let through: its reserved concurrency is 0"
-        yield Finding(PROBLEM, subject, text, "raise ReservedConcurrency")
+        remedy = "aws lambda delete-function-concurrency; the stack has not set that"
+        yield Finding(PROBLEM, subject, text, remedy)
     elif reserved is None:
         text = (
             "it has no reserved concurrency, and shares the account's with all others"
