@@ -256,9 +256,14 @@ def test_the_table_is_the_one_that_the_code_makes(stack: Stack) -> None:
     wanted = table.template(DynamodbSettings())["Resources"]["Table"]
     del wanted["Properties"]["TableName"]
     assert found == wanted["Properties"]
-    written = read_template(TEMPLATE)["Resources"]["Table"]
-    for policy in ("DeletionPolicy", "UpdateReplacePolicy"):
-        assert written[policy] == wanted[policy] == "Retain"
+    assert wanted["UpdateReplacePolicy"] == wanted["DeletionPolicy"] == "Retain"
+
+
+@pytest.mark.parametrize("name", ["Table", "TokenKey", "ApiKey"])
+def test_what_is_kept_is_not_left_behind_by_a_failed_creation(name: str) -> None:
+    written = read_template(TEMPLATE)["Resources"][name]
+    assert written["DeletionPolicy"] == "RetainExceptOnCreate"
+    assert written["UpdateReplacePolicy"] == "Retain"
 
 
 def calls_of(*folders: str) -> set[str]:
