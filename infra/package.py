@@ -27,6 +27,9 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from service.core.errors import SettingsError
+from service.settings import load
+
 ROOT = Path(__file__).resolve().parents[1]
 VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
 
@@ -44,6 +47,20 @@ UNUSED = """
 """
 # Of botocore only what the table and the signatures need: the rest is 100 MB of models.
 MODELS = ("dynamodb", "sts")
+
+# What infra/serverless.yaml sets, or the like of it: variables win over the file.
+_VARIABLES = {
+    "STEADWIRE_ENVIRONMENT": "production",
+    "STEADWIRE_STORE_BACKEND": "dynamodb",
+    "STEADWIRE_DYNAMODB_TABLE": "table",
+    "STEADWIRE_DYNAMODB_REGION": "us-east-1",
+    "STEADWIRE_GATEWAY_ENDPOINT": "https://gateway.example.org/live",
+    "STEADWIRE_GATEWAY_FUNCTION": "steadwire",
+    "STEADWIRE_GATEWAY_SWEEP_INTERVAL": "60",
+    "STEADWIRE_LOG_FORMAT": "json",
+    "STEADWIRE_TOKEN_HMAC_SECRET_KEY": "a-key-that-only-the-stack-has-in-its-secrets",
+    "STEADWIRE_API_KEY": "a-key-that-only-the-stack-has-in-its-secrets",
+}
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the first time that a zip can hold
 _NEEDED = re.compile(rb"GLIBC_(\d+)\.(\d+)")
@@ -65,7 +82,12 @@ def main() -> None:
             f"this is Python {VERSION}, and on Lambda it has to be 3.12 or newer: "
             "make package PYTHON=python3.13 VENV=.venv-lambda"
         )
-    path, notes = package(given.architecture, given.to, given.config, here=given.here)
+    try:
+        path, notes = package(
+            given.architecture, given.to, given.config, here=given.here
+        )
+    except SettingsError as error:
+        sys.exit(str(error))
     with zipfile.ZipFile(path) as made:
         unpacked = sum(each.file_size for each in made.infolist())
     for note in notes:
@@ -87,7 +109,12 @@ def package(
         folder: Where to put it.
         config: A settings file to take along, as steadwire.toml.
         here: It is for the C library of this machine, whose Python Lambda may lack.
+
+    Raises:
+        SettingsError: The function could not start with the settings file.
     """
+    if config is not None:
+        load({**_VARIABLES, "STEADWIRE_CONFIG": str(config)}, {})
     glibc = _glibc() if here else LAMBDA
     with tempfile.TemporaryDirectory() as name:
         tree = Path(name, "tree")

@@ -17,7 +17,8 @@ from typing import Any
 
 import pytest
 
-from infra.package import OLDEST
+from infra.package import OLDEST, package
+from service.core.errors import SettingsError
 from service.settings import DynamodbSettings, load
 from service.settings.known_names import Names
 from service.settings.load import Settings
@@ -237,6 +238,23 @@ def test_a_runtime_is_one_that_a_package_is_made_for() -> None:
     allowed = read_template(TEMPLATE)["Parameters"]["Runtime"]["AllowedValues"]
     versions = [tuple(map(int, re.findall(r"\d+", each))) for each in allowed]
     assert min(versions) == OLDEST
+
+
+def test_a_package_takes_no_wrong_settings_file(tmp_path: Path) -> None:
+    config = tmp_path / "steadwire.toml"
+    config.write_text('[client]\nallowed_origins = ["https://chat.example.org"]\n')
+    with pytest.raises(SettingsError, match="there is no such setting"):
+        package("x86_64", tmp_path / "dist", config, here=True)
+    assert not (tmp_path / "dist").exists()
+
+
+def test_the_settings_file_of_the_guide_is_right(stack: Stack, tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "serverless.md").read_text()
+    [written] = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    config = tmp_path / "steadwire.toml"
+    config.write_text(re.sub(r"^ +", "", written, flags=re.MULTILINE))
+    settings = load({**settings_of(stack), "STEADWIRE_CONFIG": str(config)}, {})
+    assert settings.server.origins == ("https://chat.example.org",)
 
 
 def test_an_account_with_a_small_quota_can_reserve_nothing(made: Path) -> None:
