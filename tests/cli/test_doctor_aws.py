@@ -97,7 +97,7 @@ def test_a_stack_as_it_was_deployed(aws: Emulator, stack: Deployed) -> None:
         "ok sockets as it should be",
         "ok api as it should be",
         "ok table as it should be",
-        "note alarms 11 of 11 tell nobody",
+        "note alarms 12 of 12 tell nobody",
         "mend it: set AlarmEmail",
         "ok logs as it should be",
     ]

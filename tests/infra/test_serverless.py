@@ -410,6 +410,16 @@ def test_every_alarm_is_told_and_has_a_runbook(stack: Stack) -> None:
     assert re.findall(r"^\| `(\w+)` \|", runbook, re.MULTILINE) == names
 
 
+def test_each_alarm_of_the_sockets_counts_what_it_says(stack: Stack) -> None:
+    """Who refuses: the call of the function, the gateway before it, the function."""
+    for name, metric in (
+        ("SocketsFail", "ExecutionError"),
+        ("SocketsRefused", "ClientError"),
+        ("ConnectsRefused", "IntegrationError"),
+    ):
+        assert stack.properties(name)["MetricName"] == metric
+
+
 # Mistakes. With each stand what is changed, and the check that finds it.
 
 MISTAKES = {
@@ -472,7 +482,7 @@ MISTAKES = {
     "an alarm on a metric that does not exist": (
         "MetricName: IntegrationError",
         "MetricName: IntegrationErrors",
-        "unknown_metrics: SocketsFail",
+        "unknown_metrics: ConnectsRefused",
     ),
     "a setting is misspelt": (
         "STEADWIRE_API_KEY:",
