@@ -178,6 +178,22 @@ def test_selectors_meet(objects: dict[str, Any]) -> None:
         assert path["backend"]["service"]["port"]["name"] == port["name"]
 
 
+def test_backends_metrics_and_credentials_pass_the_network_policy(
+    objects: dict[str, Any],
+) -> None:
+    policy = objects["NetworkPolicy"]["spec"]
+    [into] = policy["ingress"]
+    labels = [each["namespaceSelector"]["matchLabels"] for each in into["from"]]
+    assert {"steadwire-access": "true"} in labels
+    text = (ROOT / "docs" / "deployment.md").read_text()
+    assert "kubectl label namespace backend steadwire-access=true" in text
+    identity = {
+        "to": [{"ipBlock": {"cidr": "169.254.170.23/32"}}],
+        "ports": [{"port": 80, "protocol": "TCP"}],
+    }
+    assert identity in policy["egress"]
+
+
 def test_the_ingress_does_not_cut_between_pings(
     objects: dict[str, Any], settings: Settings
 ) -> None:
