@@ -169,7 +169,8 @@ def test_the_table_is_the_code_s(stack: Stack) -> None:
     assert table.pop("PointInTimeRecoverySpecification")
     assert table == code | {"TableName": own.table}
     about = read_template(TEMPLATE)["Resources"]["Table"]
-    assert about["DeletionPolicy"] == about["UpdateReplacePolicy"] == "Retain"
+    assert about["DeletionPolicy"] == "RetainExceptOnCreate"
+    assert about["UpdateReplacePolicy"] == "Retain"
 
 
 def test_the_settings_are_known_and_complete(stack: Stack) -> None:
