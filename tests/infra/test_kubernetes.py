@@ -200,3 +200,10 @@ def test_the_ingress_does_not_cut_between_pings(
     annotations = objects["Ingress"]["metadata"]["annotations"]
     idle = int(annotations["nginx.ingress.kubernetes.io/proxy-read-timeout"])
     assert idle > settings.client.ping_interval + settings.client.pong_timeout
+
+
+def test_the_ingress_limits_sockets_as_nginx_does(objects: dict[str, Any]) -> None:
+    annotations = objects["Ingress"]["metadata"]["annotations"]
+    limit = annotations["nginx.ingress.kubernetes.io/limit-connections"]
+    block = (ROOT / "infra" / "nginx" / "steadwire.conf").read_text()
+    assert f"limit_conn steadwire_clients {limit};" in block
