@@ -48,7 +48,9 @@ _ANY_ADDRESS = ("0.0.0.0", "::")
 
 _BACKLOG = 16384  # connections; the kernel cuts it to net.core.somaxconn
 _ACCEPTS = 32  # connections that asyncio's loop accepts before it serves the others
-_COLLECTED = 10_000  # objects made and not freed, since the last collection
+# Objects made and not freed since the last collection; then how many collections of one
+# generation come before one of the next. Ended connections wait for the last.
+_COLLECTED = (10_000, 2, 3)
 
 _log = structlog.get_logger("steadwire.server")
 
@@ -473,7 +475,7 @@ def _calm_collector() -> None:
     """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(_COLLECTED)
+    gc.set_threshold(*_COLLECTED)
 
 
 def _startup_error(error: BaseException | None, text: str) -> SteadwireError:

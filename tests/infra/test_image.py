@@ -172,7 +172,7 @@ async def test_the_steps_of_the_image_make_a_service_that_starts(
     own["STEADWIRE_SERVER_HOST"] = "127.0.0.1"
     packages = directory.path / "opt" / "steadwire" / "lib"
     [speedups] = packages.rglob("_speedups")
-    assert len(list(speedups.glob("*_c*.so"))) == 5
+    assert len(list(speedups.glob("*_c*.so"))) == 6
     assert not list(packages.glob("*/site-packages/pip"))
     before = {path: path.stat().st_mtime_ns for path in packages.rglob("*")}
     [entry], [command] = of(LAST, "ENTRYPOINT"), of(LAST, "CMD")

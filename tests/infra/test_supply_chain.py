@@ -146,7 +146,7 @@ def test_a_wheel_is_built_from_the_sources_and_works_in_a_clean_environment(
     version = f"cp{sys.version_info.major}{sys.version_info.minor}"
     assert f"-{version}-{version}-" in wheel.name
     names = zipfile.ZipFile(wheel).namelist()
-    assert len([each for each in names if each.endswith(".so")]) == 5
+    assert len([each for each in names if each.endswith(".so")]) == 6
     assert not [each for each in names if each.endswith(".c") or "tests" in each]
     environment = tmp_path / "environment"
     venv.create(environment, with_pip=False)
