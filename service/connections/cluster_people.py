@@ -23,15 +23,8 @@ from service.core.errors import (
     StoreUnavailable,
     Unsubscribe,
 )
-from service.core.model import (
-    NO_OVERRIDE,
-    Channel,
-    Override,
-    Position,
-    RawJson,
-    UserId,
-)
-from service.core.people import ConnectionStatus, People
+from service.core.model import Channel, RawJson, UserId
+from service.core.people import ConnectionStatus, People, ServerSubscribe
 
 __all__ = ["ClusterPeople"]
 
@@ -58,17 +51,6 @@ class _Refresh(msgspec.Struct):
     expire_at: float
     info: RawJson | None
     client: str
-
-
-class _Subscribe(msgspec.Struct):
-    user: UserId
-    channel: Channel
-    since: Position | None
-    client: str
-    expire_at: float
-    info: RawJson | None
-    data: RawJson | None
-    override: Override
 
 
 class _Unsubscribe(msgspec.Struct):
@@ -161,29 +143,15 @@ class ClusterPeople:
         await self._calls.tell("refresh", _text(request))
         await self._local.refresh(user, expire_at, info, client=client)
 
-    async def subscribe(
-        self,
-        user: UserId,
-        channel: Channel,
-        since: Position | None,
-        *,
-        client: str = "",
-        expire_at: float = 0.0,
-        info: RawJson | None = None,
-        data: RawJson | None = None,
-        override: Override = NO_OVERRIDE,
-    ) -> None:
-        """Subscribe them on the server's side; see the port.
+    async def subscribe(self, request: ServerSubscribe) -> None:
+        """Subscribe them; see the port.
 
         Raises:
             ReplyError: A connection of this process could not be subscribed.
             StoreError: Some may not be subscribed.
         """
-        request = _Subscribe(
-            user, channel, since, client, expire_at, info, data, override
-        )
         await self._calls.tell("subscribe", _text(request))
-        await self._subscribe(request)
+        await self._local.subscribe(request)
 
     async def unsubscribe(
         self, user: UserId, channel: Channel, code: Unsubscribe, *, client: str = ""
@@ -228,7 +196,7 @@ class ClusterPeople:
 
     async def _on_subscribe(self, body: str) -> None:
         try:
-            await self._subscribe(msgspec.json.decode(body, type=_Subscribe))
+            await self._local.subscribe(msgspec.json.decode(body, type=ServerSubscribe))
         except ReplyError:
             return  # nobody waits for it
 
@@ -236,18 +204,6 @@ class ClusterPeople:
         it = msgspec.json.decode(body, type=_Unsubscribe)
         code = Unsubscribe(it.code, it.reason)
         await self._local.unsubscribe(it.user, it.channel, code, client=it.client)
-
-    async def _subscribe(self, it: _Subscribe) -> None:
-        await self._local.subscribe(
-            it.user,
-            it.channel,
-            it.since,
-            client=it.client,
-            expire_at=it.expire_at,
-            info=it.info,
-            data=it.data,
-            override=it.override,
-        )
 
 
 def _text(request: object) -> str:

@@ -18,14 +18,11 @@ from service.core.errors import (
     Unsubscribe,
 )
 from service.core.model import (
-    NO_OVERRIDE,
     Channel,
-    Override,
-    Position,
     RawJson,
     UserId,
 )
-from service.core.people import ConnectionStatus, Rtt
+from service.core.people import ConnectionStatus, Rtt, ServerSubscribe
 from service.core.ports import Clock
 
 __all__ = ["LocalPeople"]
@@ -109,34 +106,23 @@ class LocalPeople:
             end = now + max(0.0, expire_at - wall) if expire_at else float("inf")
             self._streams.refresh(user, end)
 
-    async def subscribe(
-        self,
-        user: UserId,
-        channel: Channel,
-        since: Position | None,
-        *,
-        client: str = "",
-        expire_at: float = 0.0,
-        info: RawJson | None = None,
-        data: RawJson | None = None,
-        override: Override = NO_OVERRIDE,
-    ) -> None:
+    async def subscribe(self, request: ServerSubscribe) -> None:
         """Subscribe them; returns when every one is subscribed or has failed.
 
         Raises:
             ReplyError: One has failed.
         """
         joins: list[_Join] = []
-        for connection in self._registry.of_user(user, client):
+        for connection in self._registry.of_user(request.user, request.client):
             join = _Join(connection)
             try:
                 if connection.subscribe(
-                    channel,
-                    since,
-                    expire_at=expire_at,
-                    info=info,
-                    data=data,
-                    override=override,
+                    request.channel,
+                    request.since,
+                    expire_at=request.expire_at,
+                    info=request.info,
+                    data=request.data,
+                    override=request.override,
                     done=join.done,
                 ):
                     joins.append(join)
@@ -144,7 +130,7 @@ class LocalPeople:
                 join.done(refusal.error)
                 joins.append(join)
         await _all(joins)
-        connected = self._registry.of_user(user, client)
+        connected = self._registry.of_user(request.user, request.client)
         for join in joins:
             error = join.error(connected)
             if error is not None:

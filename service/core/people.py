@@ -18,7 +18,7 @@ from service.core.model import (
     UserId,
 )
 
-__all__ = ["ConnectionStatus", "People", "Rtt"]
+__all__ = ["ConnectionStatus", "People", "Rtt", "ServerSubscribe"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +89,31 @@ class ConnectionStatus:
     rtt: Rtt | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerSubscribe:
+    """A subscribe on the server's side of a user's connections.
+
+    Attributes:
+        user: The user.
+        channel: The channel.
+        client: One connection; "" for all.
+        since: Recover from here; None starts at the top.
+        expire_at: When the subscription ends, in Unix seconds; 0 for never.
+        info: Shown to the others in the channel.
+        data: Handed to the client.
+        override: Options that differ from those of the channel's namespace.
+    """
+
+    user: UserId
+    channel: Channel
+    client: str = ""
+    since: Position | None = None
+    expire_at: float = 0.0
+    info: RawJson | None = None
+    data: RawJson | None = None
+    override: Override = NO_OVERRIDE
+
+
 class People(Protocol):
     """The live connections of users, and what the server does to them.
 
@@ -127,29 +152,8 @@ class People(Protocol):
         With an *info* that is not None, show it to others from now on.
         """
 
-    async def subscribe(
-        self,
-        user: UserId,
-        channel: Channel,
-        since: Position | None,
-        *,
-        client: str = "",
-        expire_at: float = 0.0,
-        info: RawJson | None = None,
-        data: RawJson | None = None,
-        override: Override = NO_OVERRIDE,
-    ) -> None:
-        """Subscribe them on the server's side, and push that to them.
-
-        Args:
-            user: The user.
-            channel: The channel.
-            since: Recover from here; None starts at the top.
-            client: One connection.
-            expire_at: When the subscription ends, in Unix seconds; 0 for never.
-            info: Shown to the others in the channel.
-            data: Handed to the client.
-            override: Options that differ from those of the channel's namespace.
+    async def subscribe(self, request: ServerSubscribe) -> None:
+        """Subscribe them, and push that to them.
 
         Raises:
             ReplyError: A connection could not be subscribed.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from functools import partial
-from typing import Any
 
 import msgspec
 
@@ -18,8 +17,8 @@ from service.core.errors import (
     ReplyError,
     Unsubscribe,
 )
-from service.core.model import Channel, ClientId, Position, RawJson, UserId
-from service.core.people import ConnectionStatus, People
+from service.core.model import Channel, ClientId, RawJson, UserId
+from service.core.people import ConnectionStatus, People, ServerSubscribe
 from service.core.sessions import StoredSession
 from service.gateway.context import GatewayContext
 from service.gateway.invocation import Invocation
@@ -172,40 +171,34 @@ class GatewayPeople:
         for each in await self._clients(user, client):
             await self._act(each, user, lambda s: s.refresh(expire_at, info, now))
 
-    async def subscribe(
-        self,
-        user: UserId,
-        channel: Channel,
-        since: Position | None,
-        *,
-        client: str = "",
-        expire_at: float = 0.0,
-        **options: Any,
-    ) -> None:
-        """Subscribe them on the server's side; see the port.
+    async def subscribe(self, request: ServerSubscribe) -> None:
+        """Subscribe them; see the port.
 
         Raises:
             ReplyError: One could not be subscribed.
             StoreError: Some may not be subscribed.
         """
         if self._local is not None:
-            await self._local.subscribe(
-                user, channel, since, client=client, expire_at=expire_at, **options
-            )
+            await self._local.subscribe(request)
         now = self._context.clock.now()
-        for each in await self._clients(user, client):
+        for each in await self._clients(request.user, request.client):
             errors: list[ErrorReply | None] = []
 
             def subscribe(
                 session: Session, errors: list[ErrorReply | None] = errors
             ) -> None:
-                end = session.expiry.unsubscribe_at(expire_at, now)
                 if not session.subscribe(
-                    channel, since, end=end, done=errors.append, **options
+                    request.channel,
+                    request.since,
+                    end=session.expiry.unsubscribe_at(request.expire_at, now),
+                    info=request.info,
+                    data=request.data,
+                    override=request.override,
+                    done=errors.append,
                 ):
                     errors.append(None)  # it has ended
 
-            if not await self._act(each, user, subscribe):
+            if not await self._act(each, request.user, subscribe):
                 continue
             error = errors[0] if errors else INTERNAL
             if error is not None:

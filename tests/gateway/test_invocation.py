@@ -20,6 +20,7 @@ from service.core.hooks import (
     RpcResult,
 )
 from service.core.model import Channel, ClientId, RawJson, UserId
+from service.core.people import ServerSubscribe
 from service.core.ports import Claim, Posted
 from service.core.sessions import Listed
 from service.gateway.events import Kind
@@ -293,7 +294,7 @@ async def test_what_the_server_does_to_a_user(
 ) -> None:
     people, user = one.runtime.people, UserId("")
     await other.connect("a")
-    await people.subscribe(user, CH, None, client="a")
+    await people.subscribe(ServerSubscribe(user=user, channel=CH, client="a"))
     [pushed] = one.sockets.take("a")
     assert pushed["push"]["channel"] == CH and "subscribe" in pushed["push"]
     await other.publish(CH, 1)
@@ -304,7 +305,7 @@ async def test_what_the_server_does_to_a_user(
     assert ended["push"]["unsubscribe"]["code"] == 2000
     await other.publish(CH, 2)
     assert one.sockets.take("a") == []
-    await people.subscribe(user, CH, None, client="a")
+    await people.subscribe(ServerSubscribe(user=user, channel=CH, client="a"))
     assert "subscribe" in one.sockets.take("a")[0]["push"]
     assert await people.disconnect(user, FORCE_DISCONNECT, client="a") == 1
     assert one.sockets.take("a")[0]["push"]["disconnect"]["code"] == 3503

@@ -13,6 +13,7 @@ from service.core.json_fields import (
     override_of,
 )
 from service.core.model import Channel, Position, UserId
+from service.core.people import ServerSubscribe
 from service.http.api.context import (
     ApiContext,
     ChannelName,
@@ -74,14 +75,16 @@ async def subscribe(context: ApiContext, request: SubscribeRequest) -> str:
     if request.session:
         return "{}"  # no connection has a session id
     await context.runtime.people.subscribe(
-        UserId(request.user),
-        Channel(request.channel),
-        since,
-        client=request.client or "",
-        expire_at=request.expire_at or 0,
-        info=info,
-        data=data,
-        override=override,
+        ServerSubscribe(
+            user=UserId(request.user),
+            channel=Channel(request.channel),
+            client=request.client or "",
+            since=since,
+            expire_at=request.expire_at or 0,
+            info=info,
+            data=data,
+            override=override,
+        )
     )
     return "{}"
 
