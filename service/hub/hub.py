@@ -231,13 +231,7 @@ class Hub:
         """Deliver in a channel with deltas or a batch window."""
         if offset == subscription.next and epoch == subscription.epoch:
             subscription.next = offset + 1
-            push = text
-            if deltas is not None and subscription.subscriber.delta:
-                push = deltas.push_for(subscription)
-            if window:
-                subscription.put(push, window=window)
-            else:
-                subscription.put(push)
+            _put(subscription, text, deltas, window)
         elif offset > subscription.next or epoch != subscription.epoch:
             self._catchup.fall_behind(subscription)
 
@@ -254,13 +248,7 @@ class Hub:
         for subscription in tuple(topic.subscriptions):
             if not subscription.joined or subscription.left:
                 continue
-            push = text
-            if deltas is not None and subscription.subscriber.delta:
-                push = deltas.push_for(subscription)
-            if window:
-                subscription.put(push, window=window)
-            else:
-                subscription.put(push)
+            _put(subscription, text, deltas, window)
 
     def notify(
         self,
@@ -614,6 +602,19 @@ _NOBODY = _Nobody()
 def _is_seen(subscriber: SubscriberInfo) -> bool:
     """Return whether others may see a subscriber at all."""
     return subscriber.present or subscriber.sends_join_leave
+
+
+def _put(
+    subscription: Subscription, text: str, deltas: DeltaPushes | None, window: float
+) -> None:
+    """Write a push, or its delta where the subscriber asked for deltas."""
+    push = text
+    if deltas is not None and subscription.subscriber.delta:
+        push = deltas.push_for(subscription)
+    if window:
+        subscription.put(push, window=window)
+    else:
+        subscription.put(push)
 
 
 def _is_same(one: SubscriberInfo, other: SubscriberInfo) -> bool:
