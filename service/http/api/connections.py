@@ -12,7 +12,6 @@ from service.core.errors import (
 )
 from service.core.json_fields import optional_payload_of
 from service.core.model import UserId
-from service.core.people import ConnectionStatus, Rtt
 from service.http.api.context import ApiContext, Empty, Integer, User
 from service.http.validation import close_of
 
@@ -153,36 +152,16 @@ async def connections(context: ApiContext, request: ConnectionsRequest) -> str:
             protocol=each.protocol,
             user=request.user,
             state=StateObject({name: Empty() for name in each.channels}),
-            status=_status_of(each),
-            rtt=UNSET if each.rtt is None else _rtt_of(each.rtt),
+            status=msgspec.convert(each, StatusObject, from_attributes=True),
+            rtt=(
+                UNSET
+                if each.rtt is None
+                else msgspec.convert(each.rtt, RttObject, from_attributes=True)
+            ),
         )
         for each in await context.runtime.people.connections(UserId(request.user))
     }
     return msgspec.json.encode(ConnectionsResult(found)).decode()
-
-
-def _status_of(connection: ConnectionStatus) -> StatusObject:
-    return StatusObject(
-        level=connection.level,
-        pending_pings=connection.pending_pings,
-        silent=connection.silent,
-        idle=connection.idle,
-        queued_bytes=connection.queued_bytes,
-        messages_sent=connection.messages_sent,
-        in_flight=connection.in_flight,
-    )
-
-
-def _rtt_of(rtt: Rtt) -> RttObject:
-    return RttObject(
-        median=rtt.median,
-        smoothed=rtt.smoothed,
-        variation=rtt.variation,
-        samples=rtt.samples,
-        outliers=rtt.outliers,
-        rejected=rtt.rejected,
-        clock_skew_corrections=rtt.clock_skew_corrections,
-    )
 
 
 async def disconnect(context: ApiContext, request: DisconnectRequest) -> str:
