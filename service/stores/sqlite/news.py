@@ -46,12 +46,13 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from operator import itemgetter
 from typing import Any, NamedTuple
 
 from service.core.model import Channel, Draft, Position, Publication, RawJson
 from service.core.ports import Committed
+from service.stores.sqlite.schema import snapshot
 
 __all__ = [
     "BLANKED",
@@ -195,6 +196,7 @@ class News:
 
     def use(self, connection: sqlite3.Connection) -> None:
         """Go on with another connection to the same file."""
+        self._connection = connection
         self._execute = connection.execute
         self._version = -1
 
@@ -216,7 +218,7 @@ class News:
         if self._handed_over - self._taken < UNREAD:
             found, more = False, False
             if self._changed():
-                with self._snapshot():
+                with snapshot(self._connection):
                     found, more = self._read(now)
             self._looked_at = now
             if more:
@@ -326,15 +328,6 @@ class News:
         last: int
         (last,) = self._execute(_LAST).fetchone()
         return last
-
-    @contextlib.contextmanager
-    def _snapshot(self) -> Iterator[None]:
-        self._execute("BEGIN")
-        try:
-            yield
-        finally:
-            with contextlib.suppress(sqlite3.Error):
-                self._execute("ROLLBACK")
 
 
 def _committed(row: Any, flags: int) -> Committed:

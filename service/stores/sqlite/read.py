@@ -7,9 +7,8 @@ separately.
 
 from __future__ import annotations
 
-import contextlib
 import sqlite3
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 
 from service.core.model import Channel, HistoryPage, Position, Publication
 from service.stores.history_cache import (
@@ -21,6 +20,7 @@ from service.stores.history_cache import (
     tail_floor,
 )
 from service.stores.sqlite.channel_state import unpublished_epoch
+from service.stores.sqlite.schema import snapshot
 
 __all__ = ["read_history"]
 
@@ -39,7 +39,7 @@ def read_history(
     Raises:
         sqlite3.Error: The read failed.
     """
-    with _snapshot(connection):
+    with snapshot(connection):
         row = connection.execute(
             "SELECT id, epoch, max(top, coalesce("
             "(SELECT max(offset) FROM publications WHERE channel_id = c.id), 0))"
@@ -98,13 +98,3 @@ def _page(
         (channel_id, low, high, now - milliseconds(request.ttl), request.limit),
     )
     return [Publication(*row) for row in rows.fetchall()]
-
-
-@contextlib.contextmanager
-def _snapshot(connection: sqlite3.Connection) -> Iterator[None]:
-    connection.execute("BEGIN")
-    try:
-        yield
-    finally:
-        with contextlib.suppress(sqlite3.Error):
-            connection.execute("ROLLBACK")

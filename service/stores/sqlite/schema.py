@@ -30,7 +30,7 @@ import os
 import platform
 import random
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import quote
 
@@ -53,6 +53,7 @@ __all__ = [
     "open_files",
     "open_to_others",
     "reason",
+    "snapshot",
     "truncate_log",
 ]
 
@@ -277,6 +278,17 @@ class Files:
             if self._lock is not None:
                 os.close(self._lock)
                 self._lock = None
+
+
+@contextlib.contextmanager
+def snapshot(connection: sqlite3.Connection) -> Iterator[None]:
+    """Read from one state of the file until the block ends."""
+    connection.execute("BEGIN")
+    try:
+        yield
+    finally:
+        with contextlib.suppress(sqlite3.Error):
+            connection.execute("ROLLBACK")
 
 
 def truncate_log(execute: Callable[[str], sqlite3.Cursor]) -> bool:
