@@ -10,7 +10,7 @@ from typing import Any
 from tests.harness.api import Api, ApiError, Unanswered
 from tests.harness.sdk import SdkClient
 
-__all__ = ["Load", "Payload", "compare", "has_arrived"]
+__all__ = ["Load", "Payload", "compare", "has_arrived", "has_everything"]
 
 Payload = dict[str, Any]
 
@@ -108,3 +108,25 @@ def compare(
         assert got == expected[place], f"{whose}: {got} instead of {expected[place]}"
     missing = expected[len(publications) :]
     assert not missing, f"{whose}: {len(missing)} missing, from {missing[0]}"
+
+
+async def has_everything(
+    client: SdkClient,
+    channel: str,
+    expected: list[tuple[int, Payload]],
+    *,
+    within: float = 30.0,
+) -> int:
+    """Wait for the last of *expected*, and compare what the client has with all of it.
+
+    It was never sent away, and recovered whenever it came back; return how often.
+    """
+    await has_arrived(client, len(expected), within=within)
+    name = f"{client.host.name} {client.name}"
+    compare(name, client.publications(channel), expected)
+    assert client.events["disconnected"] == []
+    assert client.events["unsubscribed"] == []
+    again = client.events["subscribed"][1:]
+    for event in again:
+        assert event["was_recovering"] and event["recovered"], event
+    return len(again)

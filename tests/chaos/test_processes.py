@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from tests.chaos.balancer import Balancer
-from tests.chaos.load import Load, compare, has_arrived
+from tests.chaos.load import Load, compare, has_everything
 from tests.harness.api import Api
 from tests.harness.backends import PROCESSES, Backend
 from tests.harness.fixtures import backends
@@ -112,14 +112,7 @@ async def test_processes_end_one_by_one_under_load(
             expected = [(n, load.acknowledged[n]) for n in range(1, total + 1)]
             compare("history", await api.whole_history(CHANNEL), expected)
         for client in clients:
-            await has_arrived(client, total)
-            name = f"{client.host.name} {client.name}"
-            compare(name, client.publications(CHANNEL), expected)
-            assert client.events["disconnected"] == []
-            assert client.events["unsubscribed"] == []
-            again = client.events["subscribed"][1:]
-            assert all(each["was_recovering"] and each["recovered"] for each in again)
-            assert again
+            assert await has_everything(client, CHANNEL, expected)
         for client in clients:
             await client.disconnect()
     with capsys.disabled():

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from tests.chaos.load import Load, compare, has_arrived
+from tests.chaos.load import Load, compare, has_everything
 from tests.harness.api import Api
 from tests.harness.fixtures import backends
 from tests.harness.process import ROOT
@@ -131,14 +131,7 @@ async def test_a_rolling_restart_under_load(
         expected = [(n, load.acknowledged[n]) for n in range(1, total + 1)]
         compare("history", await api.whole_history(CHANNEL), expected)
     for client in clients:
-        await has_arrived(client, total)
-        compare(
-            f"{client.host.name} {client.name}", client.publications(CHANNEL), expected
-        )
-        assert client.events["disconnected"] == []
-        assert client.events["unsubscribed"] == []
-        again = client.events["subscribed"][1:]
-        assert all(event["was_recovering"] and event["recovered"] for event in again)
+        await has_everything(client, CHANNEL, expected)
     with capsys.disabled():
         print(
             f"\n{RESTARTS} rolling restarts on {'DynamoDB' if shared else 'SQLite'}: "
