@@ -205,7 +205,7 @@ async def test_the_log_has_names_of_keys_and_no_keys(server: Server, api: Api) -
     await api.post("disconnect", body, key=key_of("admin"))
     await api.post("disconnect", body, key=key_of("reader"))
     await api.post("disconnect", body, key=key_of("wrong"))
-    # Other tests of this module have such lines too; what this one alone has.
+    # Other tests of this module have such lines logged too, so wait for this one's.
     await server.logged('"key": "admin", "user": "ann-1"')
     await server.logged('"method": "disconnect", "key": "reader"')
     await server.logged("API key missing or wrong")
