@@ -4,6 +4,8 @@
 # PYTHON=…      the interpreter to make .venv with (3.11 or newer)
 
 SHELL := /bin/bash
+# Tests start some hundred servers: each would compile every module anew.
+unexport PYTHONDONTWRITEBYTECODE
 VENV := .venv
 BIN := $(VENV)/bin
 EXTENSIONS := $(wildcard _speedups/*.py _speedups/*.pyx _speedups/*.pxd)
