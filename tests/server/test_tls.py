@@ -106,4 +106,6 @@ async def test_http2_over_tls(port: int, tmp_path: Path) -> None:
     writer.write(H2C)
     async with asyncio.timeout(10.0):
         assert (await reader.readline()).startswith(b"HTTP/1.1 426")
-    writer.close()
+        writer.close()  # TLS ends by words of both sides
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
