@@ -211,6 +211,9 @@ class Runtime:
                 upkeep.describe_by(figures.text)
                 stack.push_async_callback(upkeep.close)
                 await upkeep.start()
+            calls = None
+            if upkeep is not None:
+                calls = ClusterCalls(upkeep.cluster, clock, base.spawn)
             limited, rates = settings.connections, settings.effective_limits
             grace_period = GracePeriod(hub.end_grace, clock, limited.parked)
             limits = ConnectionLimits(
@@ -222,11 +225,10 @@ class Runtime:
                 spawn=base.spawn,
                 grace_period=grace_period,
                 directory=None if upkeep is None else upkeep.directory,
+                calls=calls,
                 connects=rate_of(rates.connects_per_user, rates.burst),
             )
-            calls = None
-            if upkeep is not None:
-                calls = ClusterCalls(upkeep.cluster, clock, base.spawn)
+            if upkeep is not None and calls is not None:
                 presence = ClusterPresence(
                     hub,
                     upkeep.cluster,

@@ -1,7 +1,7 @@
 """Calls between the nodes of a deployment: notices that are acted on at least once.
 
     tell    leaves a notice for every other node, and returns when it is durable there
-    ask     does the same, and waits for the answers, for `ASK_TIMEOUT` at most
+    ask     does the same, and waits for the answers, for a bounded time
 
 A node looks for notices once a period (`ClusterSync`), and at once when a hint says so.
 It acts on each once: it remembers what it has acted on for as long as the table may
@@ -114,14 +114,14 @@ class ClusterCalls:
         await self._cluster.send(self._notice(action, body))
         self.hint()
 
-    async def ask(self, action: str, body: str) -> Answers:
-        """Ask every other node, and wait for the answers.
+    async def ask(self, action: str, body: str, within: float = ASK_TIMEOUT) -> Answers:
+        """Ask every other node, and wait for the answers, for *within* seconds.
 
         Raises:
             StoreError: Some may have the question.
         """
         notice = self._notice(action, body, self._cluster.name)
-        deadline = self._clock.now() + ASK_TIMEOUT
+        deadline = self._clock.now() + within
         waiting = set(await self._cluster.send(notice))
         if not waiting:
             return Answers([], 0)

@@ -20,6 +20,12 @@ round is under way per user (or address) and one for the process, for all newcom
 come meanwhile; the process's are `probe_timeout` apart too, so a flood of newcomers
 does not multiply the pings.
 
+At the limit of a user, who may be connected to other processes, those are asked to
+probe, too: each closes its dead, takes them out of the directory, and answers. One such
+question is under way per user. Where a process does not answer, perhaps because it has
+died, nobody knows whether its connections live: the newcomer is refused with 3013, so
+that it comes back.
+
 Invariants:
 
 * An outcome that is known at once is returned by `acquire`. Otherwise `done` is called
@@ -29,15 +35,18 @@ Invariants:
   counts for the newcomers that come meanwhile. A client that was entered there is taken
   out on every path.
 * No connection is closed for a newcomer who is refused, other than the dead.
+* 3504, which is for good, comes only after all processes have seen the others alive.
 
 Interleavings that could break them, each a test: the newcomer ends while it waits for a
-probe, and while the directory is asked; a probed connection ends, or is evicted for
-another newcomer, before it answers; newcomers come during a round; the answer to a
-probe comes in the same turn as its end.
+probe, here or elsewhere, and while the directory is asked; a probed connection ends, or
+is evicted for another newcomer, before it answers; newcomers come during a round; the
+answer to a probe comes in the same turn as its end; another process answers after this
+one, before it, or never.
 """
 
 from __future__ import annotations
 
+import asyncio
 import enum
 import heapq
 from collections import Counter
@@ -45,6 +54,9 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 
+from msgspec.json import decode, encode
+
+from service.connections.cluster_calls import ClusterCalls
 from service.connections.grace_period import GracePeriod
 from service.connections.registry import Record, Registry
 from service.core.errors import (
@@ -68,6 +80,10 @@ __all__ = ["ConnectionLimits", "Slot"]
 PROBED = 16
 """Connections asked in one round (count)."""
 
+ANSWER_TIME = 2.0
+"""Seconds, beside those of a probe, for other processes to answer: with the probe, less
+than SDKs wait for their connect."""
+
 USERS = 65536
 """Users whose rates of connects are kept (count); some 200 bytes each."""
 
@@ -80,6 +96,14 @@ class Slot(enum.Enum):
 
     TAKEN = enum.auto()
     WAITING = enum.auto()
+
+
+class _Elsewhere(enum.Enum):
+    """What other processes say about a user's connections."""
+
+    NONE_DEAD = enum.auto()
+    DEAD = enum.auto()
+    UNKNOWN = enum.auto()
 
 
 class _Round:
@@ -106,6 +130,7 @@ class ConnectionLimits:
         grace_period: Reserves slots for the users of lost connections.
         directory: Counts the connections of all processes of a deployment; None if
             this is the only one.
+        calls: Reaches the other processes; None if there are none.
         connects: Rate of one user's connects, anonymous ones excepted. Above it, error
             111, before any connection is evicted for it. None for any number.
 
@@ -125,6 +150,7 @@ class ConnectionLimits:
         spawn: Callable[[Awaitable[None]], object],
         grace_period: GracePeriod,
         directory: Directory | None = None,
+        calls: ClusterCalls | None = None,
         connects: Rate | None = None,
     ) -> None:
         self._registry = registry
@@ -135,6 +161,10 @@ class ConnectionLimits:
         self._spawn = spawn
         self._grace_period = grace_period
         self._directory = directory
+        self._calls = calls
+        if calls is not None:
+            calls.serve("probe", self._on_probe)
+        self._asking: dict[UserId, asyncio.Future[_Elsewhere]] = {}
         self._connects = Buckets[UserId](connects, USERS) if connects else None
         self._rounds: dict[str, _Round] = {}
         self._next_round = float("-inf")  # of the process
@@ -274,6 +304,21 @@ class ConnectionLimits:
         begun.timer = self._clock.call_at(when, partial(self._end, key, begun))
         return True
 
+    def _dead(
+        self, key: str, candidates: Iterable[Record]
+    ) -> asyncio.Future[list[ClientId]]:
+        """Probe, and return who is dead, once that is known."""
+        found: asyncio.Future[list[ClientId]]
+        found = asyncio.get_running_loop().create_future()
+
+        def tell(dead: list[ClientId]) -> None:
+            if not found.done():  # nobody waits any more
+                found.set_result(dead)
+
+        if not self._probe(key, candidates, tell):
+            tell([])
+        return found
+
     def _settled(self, key: str, round_: _Round, record: Record) -> None:
         round_.silent.discard(record)
         if not round_.silent and self._rounds.get(key) is round_:
@@ -325,32 +370,63 @@ class ConnectionLimits:
             self.evict(answer)
             done(None)
         elif answer is CLOSE_CONNECTION_LIMIT and not probed:
-            identity = record.connection.identity
-            peers = self._registry.peers(identity, record.address)
-            if not self._probe(
-                _key(record.user, record.address),
-                [peer for peer in peers if peer is not record],
-                partial(self._enter_again, directory, record, done),
-            ):
-                done(self._refused(record, _over_limit(record.user)))
+            await self._probe_all(directory, record, done)
         else:
             if answer is CLOSE_CONNECTION_LIMIT:
                 answer = _over_limit(record.user)
             done(self._refused(record, answer))
 
-    def _enter_again(
-        self,
-        directory: Directory,
-        record: Record,
-        done: _Done,
-        dead: list[ClientId],
+    async def _probe_all(
+        self, directory: Directory, record: Record, done: _Done
     ) -> None:
+        user = record.user
+        everybody = self._registry.peers(record.connection.identity, record.address)
+        peers = [peer for peer in everybody if peer is not record]
+        here = self._dead(_key(user, record.address), peers)
+        elsewhere = _Elsewhere.NONE_DEAD
+        counted = sum(peer.client in self._entered for peer in peers)
+        if self._calls is not None and user and counted < self._user_limit:
+            elsewhere = await self._ask(self._calls, user)
+        dead = await here
         if record.over:
             return
-        if dead:
-            self._spawn(self._enter(directory, record, done, probed=True, dead=dead))
+        if dead or elsewhere is _Elsewhere.DEAD:
+            await self._enter(directory, record, done, probed=True, dead=dead)
+        elif elsewhere is _Elsewhere.UNKNOWN:
+            done(self._refused(record, TOO_MANY_REQUESTS_CLOSE))
         else:
-            done(self._refused(record, _over_limit(record.user)))
+            done(self._refused(record, _over_limit(user)))
+
+    async def _ask(self, calls: ClusterCalls, user: UserId) -> _Elsewhere:
+        """Let the other processes probe a user's connections."""
+        under_way = self._asking.get(user)
+        if under_way is not None:
+            return await asyncio.shield(under_way)
+        asking = self._asking[user] = asyncio.get_running_loop().create_future()
+        found = _Elsewhere.UNKNOWN
+        try:
+            within = self._settings.probe_timeout + ANSWER_TIME
+            answers = await calls.ask("probe", encode(user).decode(), within)
+            if any(map(int, answers.bodies)):
+                found = _Elsewhere.DEAD
+            elif not answers.missing:
+                found = _Elsewhere.NONE_DEAD
+        except StoreError:
+            pass  # it is unknown
+        finally:
+            del self._asking[user]
+            asking.set_result(found)
+        return found
+
+    async def _on_probe(self, body: str) -> str:
+        """Probe a user's connections here for another process; return the dead."""
+        assert self._directory is not None
+        user = decode(body, type=UserId)
+        peers = self._registry.peers(Identity(ClientId(""), user), "")
+        dead = await self._dead(_key(user, ""), peers)
+        for client in dead:
+            await self._directory.leave(client)
+        return str(len(dead))
 
     async def _leave(self, clients: Sequence[ClientId]) -> None:
         assert self._directory is not None

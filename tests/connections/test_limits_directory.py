@@ -10,6 +10,7 @@ from collections.abc import Awaitable
 
 import pytest
 
+from service.connections.cluster_calls import Answers
 from service.connections.grace_period import GracePeriod
 from service.connections.limits import ConnectionLimits, Slot
 from service.connections.registry import Record, Registry
@@ -66,6 +67,24 @@ class Directory:
             raise StoreUnavailable("cut off")
 
 
+class Calls:
+    """Answers, when a test says so, what other processes are asked."""
+
+    def __init__(self) -> None:
+        self.handlers = {}
+        self.asked: list[tuple[str, str, float]] = []
+        self.answer: asyncio.Future[Answers] = (
+            asyncio.get_running_loop().create_future()
+        )
+
+    def serve(self, action, handler) -> None:
+        self.handlers[action] = handler
+
+    async def ask(self, action, body, within) -> Answers:
+        self.asked.append((action, body, within))
+        return await self.answer
+
+
 class Deployment:
     """One process of several."""
 
@@ -85,6 +104,7 @@ class Deployment:
             spawn=self.spawn,
             grace_period=GracePeriod(lambda *_: None, self.clock, 0),
             directory=self.directory if directory else None,
+            calls=settings.get("calls"),
             connects=settings.get("connects"),
         )
         self.outcomes: dict[str, list[int | None]] = {}
@@ -228,6 +248,7 @@ async def test_one_that_lives_keeps_its_slot(process):
     assert process.outcomes["b"] == []
     first.hear(process.clock.now())
     process.clock.advance(0.0)
+    await process.settle()
     assert process.outcomes["b"] == [3504]
     assert process.limits.refused == {3504: 1}
     assert first.connection.closes == []
@@ -310,6 +331,122 @@ async def test_a_connection_that_is_removed_leaves(process):
     assert len(process.registry) == 0
     await process.settle()
     assert process.directory.calls == [("leave", "a")]
+
+
+# Probes in other processes.
+
+
+@pytest.fixture
+async def one_of_two():
+    calls = Calls()
+    deployment = Deployment(calls=calls)
+    deployment.calls = calls
+    yield deployment
+    await deployment.settle()
+    for task in deployment.tasks:
+        if task.done():
+            task.result()
+        else:
+            task.cancel()
+    await asyncio.gather(*deployment.tasks, return_exceptions=True)
+
+
+@pytest.mark.parametrize(
+    ("answer", "code"),
+    [
+        (Answers(["0", "0"], 0), 3504),
+        # Not everybody was seen alive: it may come back.
+        (Answers(["0"], 1), 3013),
+        (StoreUnavailable("cut off"), 3013),
+    ],
+)
+async def test_a_refusal_is_for_good_when_all_have_seen_them_alive(
+    one_of_two, answer, code
+):
+    one_of_two.enter("b")
+    await one_of_two.answer(CLOSE_CONNECTION_LIMIT)
+    assert one_of_two.calls.asked == [("probe", '"ann"', PROBE + 2.0)]
+    assert one_of_two.outcomes["b"] == []
+    if isinstance(answer, Exception):
+        one_of_two.calls.answer.set_exception(answer)
+    else:
+        one_of_two.calls.answer.set_result(answer)
+    await one_of_two.settle()
+    assert one_of_two.outcomes["b"] == [code]
+    assert one_of_two.directory.calls == [("admit", "ann", "b", "home")]
+
+
+async def test_the_dead_of_another_process_make_room(one_of_two):
+    one_of_two.enter("b")
+    await one_of_two.answer(CLOSE_CONNECTION_LIMIT)
+    one_of_two.calls.answer.set_result(Answers(["0", "1"], 1))
+    await one_of_two.answer([])
+    assert one_of_two.outcomes["b"] == [None]
+
+
+async def test_newcomers_share_the_question(one_of_two):
+    for client in ("b", "c"):
+        record = one_of_two.enter(client)
+        record.connection.probed = lambda: False  # it has not connected
+        await one_of_two.answer(CLOSE_CONNECTION_LIMIT)
+    one_of_two.enter("x", "bob")
+    await one_of_two.answer(CLOSE_CONNECTION_LIMIT)
+    assert [body for _, body, _ in one_of_two.calls.asked] == ['"ann"', '"bob"']
+    one_of_two.calls.answer.set_result(Answers(["1"], 0))
+    await one_of_two.settle()
+    assert [call[2] for call in one_of_two.directory.calls[3:]] == ["b", "x", "c"]
+    await one_of_two.answer([])
+    await one_of_two.answer([])
+    await one_of_two.answer(CLOSE_CONNECTION_LIMIT)  # the first has taken the room
+    assert one_of_two.outcomes == {"b": [None], "c": [3504], "x": [None]}
+
+
+async def test_a_newcomer_that_leaves_while_others_are_asked(one_of_two):
+    record = one_of_two.enter("b")
+    await one_of_two.answer(CLOSE_CONNECTION_LIMIT)
+    one_of_two.limits.release(record)
+    one_of_two.calls.answer.set_result(Answers(["1"], 0))
+    await one_of_two.settle()
+    assert one_of_two.outcomes["b"] == []
+    assert one_of_two.directory.calls == [("admit", "ann", "b", "home")]
+
+
+async def test_nobody_else_is_asked_where_all_are_here_or_strangers(one_of_two):
+    first = await one_of_two.entered("a")
+    one_of_two.enter("b")
+    await one_of_two.answer(CLOSE_CONNECTION_LIMIT)
+    first.hear(one_of_two.clock.now())
+    one_of_two.clock.advance(0.0)
+    await one_of_two.settle()
+    one_of_two.enter("x", "")
+    await one_of_two.answer(CLOSE_CONNECTION_LIMIT)
+    assert one_of_two.outcomes == {"a": [None], "b": [3504], "x": [3013]}
+    assert one_of_two.calls.asked == []
+
+
+async def test_a_process_that_is_asked_takes_its_dead_out_before_it_answers(one_of_two):
+    await one_of_two.entered("a")
+    asking = asyncio.ensure_future(one_of_two.calls.handlers["probe"]('"ann"'))
+    await one_of_two.settle()
+    assert not asking.done()
+    one_of_two.clock.advance(PROBE)
+    assert await asking == "1"
+    assert set(one_of_two.directory.calls) == {("leave", "a")}
+    living = await one_of_two.entered("c", "cid")
+    asking = asyncio.ensure_future(one_of_two.calls.handlers["probe"]('"cid"'))
+    await one_of_two.settle()
+    living.hear(one_of_two.clock.now())
+    one_of_two.clock.advance(0.0)
+    assert await asking == "0"
+    assert await one_of_two.calls.handlers["probe"]('"nobody"') == "0"
+    assert living.connection.closes == []
+    # What cannot be taken out is not answered for.
+    one_of_two.directory.cut_off = True
+    asking = asyncio.ensure_future(one_of_two.calls.handlers["probe"]('"cid"'))
+    await one_of_two.settle()
+    one_of_two.clock.advance(PROBE)
+    with pytest.raises(StoreUnavailable):
+        await asking
 
 
 # Probes in this process.

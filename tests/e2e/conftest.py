@@ -89,7 +89,7 @@ NOT_LAMBDA: dict[str, tuple[str, ...]] = {
 }
 """What of them a function cannot do, whose environments are processes of their own."""
 
-STORES = {"test_thread_sockets": ("dynamodb",)}
+STORES = {"test_sdk_recovery": ("dynamodb",), "test_thread_sockets": ("dynamodb",)}
 """Other stores of a module than SQLite."""
 
 HTTP_PROXY_ALONE = (
@@ -117,20 +117,17 @@ ON_WORKERS: dict[str, tuple[str, ...]] = {
     "test_hooks_python": (),
     "test_http_api": (),
     "test_interleavings": (),
-    "test_limits": (
-        # Two nodes; a probe asks the connections of its own process alone.
-        "test_five_hundred_connects_leave_a_hundred",
-        "test_the_dead_lock_nobody_out_for_longer_than_one_probe",
-    ),
+    "test_limits": (),
     "test_one_token": (),
     "test_protobuf_raw": (),
     "test_publishers": (),
     "test_reconnect_storm": (),
+    "test_sdk_recovery": (),
     "test_tokens_sdk": (),
 }
 """Modules that run on two processes of one SQLite file, too, with clients spread over
-both; the tests named stay out, for what docs/workers.md lists. test_sdk.py and
-test_sdk_recovery.py name their stores themselves."""
+both; the tests named stay out, for what docs/workers.md lists. test_sdk.py names its
+stores itself."""
 
 
 ON_NODES: dict[str, tuple[str, ...]] = {
@@ -141,9 +138,29 @@ ON_NODES: dict[str, tuple[str, ...]] = {
         "test_a_channel_without_history",
     ),
     "test_interleavings": (),
+    "test_limits": (),
+    "test_sdk_recovery": (),
 }
 """Modules of `ON_WORKERS` that run on two servers of one DynamoDB table, too: with a
 broker, and with polls alone, where the tests named stay out."""
+
+NOT_NODES: dict[str, tuple[str, ...]] = {
+    "test_limits": (
+        # On a table connections.limit is of each server by itself.
+        "test_five_hundred_connects_leave_a_hundred",
+        "test_an_sdk_that_is_refused_comes_back_until_there_is_room",
+        # There is no limit that they could share.
+        "test_a_developer_opens_a_fourth_tab",
+    ),
+    "test_sdk_recovery": (
+        # Both servers end: what begins again has nothing but the table, as one has.
+        "test_server_killed_and_restarted_on_its_store",
+        "test_server_shut_down_and_restarted",
+        # Each side of a link notices by itself that it is dead.
+        "test_dead_link_is_noticed_by_both_sides",
+    ),
+}
+"""Tests of them that stay out with a broker, too."""
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -159,7 +176,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             elsewhere.append("lambda")
     if name not in ON_WORKERS.get(module, (name,)):
         elsewhere.append("sqlite-workers")
-        if module in ON_NODES:
+        if module in ON_NODES and name not in NOT_NODES.get(module, ()):
             elsewhere.append("dynamodb-valkey")
             if name not in ON_NODES[module]:
                 elsewhere.append("dynamodb-nodes")

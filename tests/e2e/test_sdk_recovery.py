@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -12,13 +13,11 @@ import pytest
 
 from tests.faultproxy import FaultProxy
 from tests.harness.api import Api
-from tests.harness.fixtures import backends, server_with
+from tests.harness.fixtures import server_with
 from tests.harness.server import Server
 
 MakeClient = Callable[..., Any]
 
-
-backend = backends("sqlite", slow=("dynamodb",))
 
 ended = server_with()
 
@@ -46,6 +45,11 @@ def expected(count: int) -> list[dict[str, Any]]:
         {"offset": n, "data": {"n": n}, "tags": {"n": str(n)}}
         for n in range(1, count + 1)
     ]
+
+
+def through(proxy: FaultProxy, server: Server) -> str:
+    """Return a server's address for SDKs, of the proxy's port."""
+    return re.sub(r":\d+/", f":{proxy.port}/", server.url)
 
 
 class Publishing:
@@ -224,7 +228,7 @@ async def test_bad_network_between_client_and_server(
     server: Server, make_client: MakeClient, channel: str, fault: str
 ) -> None:
     async with FaultProxy(server.port, seed=20) as proxy, server.api() as api:
-        url = server.url.replace(f":{server.port}/", f":{proxy.port}/")
+        url = through(proxy, server)
         client = await make_client(url)
         await client.connect()
         await client.subscribe(channel)
@@ -261,9 +265,8 @@ async def test_dead_link_is_noticed_by_both_sides(
 ) -> None:
     # A network that swallows everything, as when a laptop changes networks: no end of
     # the connection reaches anybody, only the pings are missing.
-    port = impatient.port
-    async with FaultProxy(port, seed=1) as proxy, impatient.api() as api:
-        url = impatient.url.replace(f":{port}/", f":{proxy.port}/")
+    async with FaultProxy(impatient.port, seed=1) as proxy, impatient.api() as api:
+        url = through(proxy, impatient)
         client = await make_client(url, ping_delay=0.5)
         await client.connect()
         await client.subscribe(channel)
