@@ -12,8 +12,17 @@ is told of what other servers commit as every subscriber is.
 Invariants, on the event loop:
 
 F1 A follower is handed each offset after its position once, in order.
-F2 A follower that waits is woken by every commit after its position: it notes whom to
-   wake before it reads.
+F2 A follower that waits is woken by every commit after its position: it joins before
+   it reads, and forgets earlier wakes before both.
+F3 A feed that the hub leaves behind has a read under way, or its followers are awake,
+   and the first that asks for more lets the hub go on (`Feed.join`).
+
+Interleavings that could break them, each a test in tests/agents/test_feed.py, where
+they are played in every order: commits, and the hub being told of them, before, during
+and after the read of the join and the read of a follower; commits while the hub catches
+up; a stream that restarts under a new epoch while a follower waits; the history passing
+a feed that is behind; a read of the hub that fails; the last follower leaving during
+the read of the join.
 """
 
 from __future__ import annotations
@@ -83,10 +92,14 @@ class Feed:
             follower.wake()
 
     def join(self) -> None:
-        """Join the channel, unless that is done or under way."""
-        if self._subscription is not None or not self._followers:
+        """Join the channel, and go on where the hub has left this behind."""
+        if not self._followers:
             return
-        me = SubscriberInfo(ClientId(""), UserId(""), RawJson("{}"), positioned=False)
+        if self._subscription is not None:
+            for subscription in tuple(self.behind):
+                self._hub.advance(subscription)
+            return
+        me = SubscriberInfo(ClientId(""), UserId(""), RawJson("{}"))
         self._subscription, joined = self._hub.join(
             self._thread.channel, self, me, self._thread.history, None, self._joined
         )
