@@ -22,6 +22,8 @@ BUGS = {
     "test_a_commit_while_a_viewer_reads_is_not_forgotten",
     "a-dead-process-lives": "threads.py::"
     "test_another_server_ends_the_runs_of_one_that_died",
+    "a-feed-stays-behind": "feed.py::"
+    "test_a_viewer_gets_each_event_once_in_every_order",
     "a-hole-is-passed-over": "writer.py::test_a_hole_in_the_log_ends_the_run_once",
     "a-run-passes-its-window": "thread.py::"
     "test_a_run_waits_while_its_segments_cannot_be_stored",
