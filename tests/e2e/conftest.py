@@ -98,7 +98,6 @@ HTTP_PROXY_ALONE = (
     "test_thread_sockets",
     "test_tokens_anonymous",
     "test_tokens_sdk",
-    "test_user_ids",
 )
 """Modules of which the function would show nothing new, or that read a server's log."""
 

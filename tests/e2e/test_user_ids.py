@@ -7,14 +7,15 @@ from typing import Any
 import pytest
 
 from tests.harness.api import Api, ApiError
-from tests.harness.backends import BACKENDS, GATEWAYS
+from tests.harness.backends import BACKENDS
 from tests.harness.fixtures import backends, server_with
 from tests.harness.raw import Closed, RawClient
 from tests.harness.server import Server
 from tests.harness.tokens import connection
 from tests.harness.tokens import settings as token_settings
 
-backend = backends(*BACKENDS, slow=tuple(GATEWAYS))
+# A function has no log of its own that could be waited for.
+backend = backends(*BACKENDS, slow=("http_proxy",))
 server = server_with(token_settings())
 hooked = server_with(app="tests.http.hooked:app")
 
