@@ -80,11 +80,9 @@ NOT_LAMBDA: dict[str, tuple[str, ...]] = {
         "test_an_sdk_whose_token_is_revoked_gets_another",
     ),
     "test_hooks_python": (
-        # Hooks run in the function's processes, and what they log and block is theirs.
+        # Hooks run in the function's processes, and what they log and keep is theirs.
         "test_connect_refused",
         "test_rpc_publishes_from_inside",
-        "test_four_answers_that_are_stuck_hold_up_nobody",
-        "test_an_answer_that_blocks_for_a_moment_is_complete",
     ),
 }
 """What of them a function cannot do, whose environments are processes of their own."""

@@ -57,13 +57,15 @@ async def subscribe(event: SubscribeEvent) -> SubscribeResult:
 
 
 class Slow:
-    """An object whose method returns when a file is there."""
+    """An object whose method says that it began, and returns when a file is there."""
 
     def __init__(self, path: str) -> None:
         self.path = path
 
     def to_dict(self) -> object:
         """Wait for the file."""
+        with open(f"{self.path}.begun", "w"):
+            pass
         while not os.path.exists(self.path):
             time.sleep(0.01)
         return {"waited": True}
