@@ -23,7 +23,7 @@ Invariants (the delivery protocol's own are in `rounds`):
 Interleavings that could break it: the frames of one client in any order; the connection
 ends, is evicted or revoked between any two steps; an outcome of a write or a POST is
 unknown; a crash between any two steps, after which the sweeper finds either the slot,
-or a row that is older than its time.
+or a row that is older than its time. `tests/gateway/explorer` explores them.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ from service.session.port import Decision, Identity
 from service.session.record import ChannelRecord, SessionRecord
 from service.session.session import Session
 
-__all__ = ["Invocation"]
+__all__ = ["TOGETHER", "Invocation"]
 
 LARGEST = 128 * 1024  # bytes of a message
 REPLIES = 64 * 1024  # bytes of publications in all replies of a frame

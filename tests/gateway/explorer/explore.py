@@ -11,14 +11,16 @@ import contextlib
 import logging
 import random
 from collections.abc import Iterator
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple, NoReturn
 from unittest.mock import patch
 
 import structlog
 
 from service.gateway import subscribing
+from tests.gateway.explorer.invocations import InvocationWorld, patched
 from tests.gateway.explorer.loop import StepLoop
-from tests.gateway.explorer.world import Bounds, Choice, Violation, World
+from tests.gateway.explorer.world import Bounds, Choice, Crash, Violation, World
 
 __all__ = ["Found", "explore", "walk"]
 
@@ -48,20 +50,43 @@ class Found(NamedTuple):
 def _running(bounds: Bounds) -> Iterator[StepLoop]:
     """Run a loop of steps, and log nothing: actors die in thousands."""
     before = structlog.get_config()
-    nothing = structlog.make_filtering_bound_logger(logging.CRITICAL)
-    structlog.configure(wrapper_class=nothing, cache_logger_on_first_use=False)
     loop = StepLoop()
+    structlog.configure(
+        processors=[partial(_note, loop)],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR),
+        cache_logger_on_first_use=False,
+    )
     recovered = 1 if bounds.piece else subscribing.RECOVERED
     try:
-        with patch.object(subscribing, "RECOVERED", recovered), loop.running():
+        with (
+            patch.object(subscribing, "RECOVERED", recovered),
+            patched(),
+            loop.running(),
+        ):
             yield loop
     finally:
         structlog.configure(**before)
 
 
+def _note(loop: StepLoop, _: object, __: str, event: dict[str, Any]) -> NoReturn:
+    """Note an error of our own, which the application logs and survives."""
+    if event.get("error") != Crash.__name__:  # of an actor that is dead
+        loop.errors.append(str(event))
+    raise structlog.DropEvent
+
+
+def _world(bounds: Bounds, loop: StepLoop) -> World:
+    loop.errors.clear()
+    return InvocationWorld(bounds, loop) if bounds.whole else World(bounds, loop)
+
+
 def explore(bounds: Bounds, limit: int = 1_000_000) -> Found:
     """Take every path, the shortest last; stop at *limit* states."""
     with _running(bounds) as loop:
+        try:
+            _world(bounds, loop).finish()
+        except Violation as violation:  # before anything is explored
+            return Found(0, str(violation))
         return _explore(bounds, limit, loop)
 
 
@@ -72,7 +97,7 @@ def _explore(bounds: Bounds, limit: int, loop: StepLoop) -> Found:
         if len(seen) >= limit:
             return Found(len(seen), is_whole=False)
         path = left.pop()
-        world = World(bounds, loop)
+        world = _world(bounds, loop)
         trace: list[str] = []
         try:
             for index in path:
@@ -102,13 +127,17 @@ def _explore(bounds: Bounds, limit: int, loop: StepLoop) -> Found:
 def walk(bounds: Bounds, seed: int, walks: int) -> Found:
     """Take random paths; faults are as likely as other steps."""
     with _running(bounds) as loop:
+        try:
+            _world(bounds, loop).finish()
+        except Violation as violation:
+            return Found(0, str(violation))
         return _walk(bounds, random.Random(seed), walks, loop)
 
 
 def _walk(bounds: Bounds, rng: random.Random, walks: int, loop: StepLoop) -> Found:
     steps = 0
     for _ in range(walks):
-        world = World(bounds, loop)
+        world = _world(bounds, loop)
         trace: list[str] = []
         try:
             while True:
@@ -131,3 +160,5 @@ def _walk(bounds: Bounds, rng: random.Random, walks: int, loop: StepLoop) -> Fou
 def _take(world: World, choice: Choice, trace: list[str]) -> None:
     trace.append(choice.label)
     world.take(choice)
+    if world.loop.errors:
+        raise Violation(f"FAILED: {world.loop.errors[0]}")

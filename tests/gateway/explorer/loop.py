@@ -13,9 +13,14 @@ __all__ = ["StepLoop"]
 
 
 class StepLoop(asyncio.AbstractEventLoop):
-    """Futures and tasks without selectors, threads and timers."""
+    """Futures and tasks without selectors, threads and timers.
+
+    Attributes:
+        errors: What was logged as an error.
+    """
 
     def __init__(self) -> None:
+        self.errors: list[str] = []
         self._ready: deque[tuple[Callable[..., object], tuple[Any, ...], Context]] = (
             deque()
         )
@@ -48,6 +53,13 @@ class StepLoop(asyncio.AbstractEventLoop):
         self._ready.append((callback, args, context))
         return _HANDLE
 
+    def call_later(
+        self, delay: float, callback: Callable[..., object], *args: Any, **more: Any
+    ) -> Any:
+        """Call it soon: whatever it waits for, others may come first anyway."""
+        self.call_soon(callback, *args, **more)
+        return _LATER
+
     def create_future(self) -> asyncio.Future[Any]:
         return asyncio.Future(loop=self)
 
@@ -74,4 +86,10 @@ class _Handle:
         raise AssertionError("a ready callback is never cancelled here")
 
 
+class _Later:
+    def cancel(self) -> None:
+        """Do nothing: it is only asked for by `asyncio.sleep`, when it is over."""
+
+
 _HANDLE: Any = _Handle()
+_LATER: Any = _Later()

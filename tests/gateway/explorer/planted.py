@@ -33,6 +33,17 @@ BUGS = {
     "the-owner-is-not-checked-before-posts": Bounds("dd", zombie=1),
     "what-was-delivered-counts-in-the-next-epoch": Bounds("dd", restart=1),
     "a-hand-over-forgets-who-was-pending": Bounds("d", handover=1),
+    # These are only seen in whole invocations.
+    "an-unsubscribe-counts-by-its-arrival": Bounds(
+        "d", is_warm=True, toggle=1, whole=True
+    ),
+    "an-unknown-reply-is-taken-for-done": Bounds(
+        "dd", unknown=1, is_late=True, whole=True
+    ),
+    "a-row-is-active-before-its-reply": Bounds("dd", whole=True),
+    "an-invocation-leaves-its-deliveries": Bounds("d", is_warm=True, whole=True),
+    "an-evicted-client-stays": Bounds("d", clients=2, limit=1, whole=True),
+    "an-acknowledgement-waits-for-its-delivery": Bounds("a", is_warm=True, whole=True),
 }
 
 if __name__ == "__main__":

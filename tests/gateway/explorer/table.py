@@ -143,6 +143,11 @@ class MemoryTable:
                 if clause == "SET":
                     name, _, value = each.partition("=")
                     item[_named(name, names)] = values[value.strip()]
+                elif clause == "REMOVE" and "." in each:
+                    where, _, entry = each.strip().partition(".")
+                    entries = dict(item[where]["M"])
+                    entries.pop(names[entry], None)
+                    item[where] = {"M": entries}
                 elif clause == "REMOVE":
                     item.pop(_named(each, names), None)
                 else:
@@ -197,11 +202,22 @@ def _one(tokens: list[str]) -> _Check:
         inner = _either(tokens)
         assert tokens.pop(0) == ")"
         return inner
+    if first == "size":
+        assert tokens.pop(0) == "("
+        measured = tokens.pop(0)
+        assert tokens.pop(0) == ")"
+        sized, wanted = _COMPARE[tokens.pop(0)], tokens.pop(0)
+        return lambda i, n, v: sized(
+            {"N": len(i[_named(measured, n)]["M"])}, {"N": int(v[wanted]["N"])}
+        )
     if first in ("attribute_exists", "attribute_not_exists"):
         assert tokens.pop(0) == "("
         name = tokens.pop(0)
         assert tokens.pop(0) == ")"
         there = first == "attribute_exists"
+        if "." in name:  # an entry of a map
+            where, _, entry = name.partition(".")
+            return lambda i, n, v: (n[entry] in i.get(where, {"M": ()})["M"]) is there
         return lambda i, n, v: (_named(name, n) in i) is there
     operator = tokens.pop(0)
     if operator == "IN":

@@ -1,10 +1,13 @@
 """Every interleaving of the gateway's delivery within bounds, and random ones beyond.
 
 The small bounds are seen whole: the number of states says so. The large ones are seen
-up to a number of states, and then along random paths; a failure prints its steps.
+up to a number of states, and then along random paths; a failure prints its steps. So
+are those in which each frame of a client is a whole invocation (`invocations`).
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import pytest
 
@@ -74,6 +77,31 @@ LARGE = {
     ),
 }
 
+WHOLE_STATES = 1_000  # they take longer
+
+WHOLE = {
+    "a client connects and subscribes": Bounds("d", whole=True),
+    "replies of one frame apart": Bounds("d", apart=True, whole=True),
+    "permuted frames": Bounds("dd", is_warm=True, toggle=2, whole=True),
+    "permuted frames, a crash": Bounds(
+        "d", is_warm=True, toggle=1, crash=1, whole=True
+    ),
+    "one that leaves and comes back": Bounds("dd", is_warm=True, leave=1, whole=True),
+    "replies without an answer, late": Bounds(
+        "ad", unknown=1, gone=1, is_late=True, whole=True
+    ),
+    "pieces, a crash": Bounds("dd", piece=True, crash=1, whole=True),
+    "the server's subscription, the epoch ends": Bounds(
+        "da", clients=2, behind="kill", restart=1, leave=1, whole=True
+    ),
+    "acknowledged, then handed over": Bounds("a", is_warm=True, handover=1, whole=True),
+    "over the server API, twice": Bounds("hd", is_warm=True, twice=1, whole=True),
+    "two clients of a user who may have one": Bounds(
+        "d", clients=2, limit=1, whole=True
+    ),
+    "all together": replace(LARGE["all together"], apart=True, leave=1, whole=True),
+}
+
 
 @pytest.mark.parametrize("name", SMALL)
 def test_every_interleaving(name):
@@ -93,3 +121,15 @@ def test_many_interleavings(name):
     found = walk(LARGE[name], SEED, WALKS)
     assert not found.violation, str(found)
     assert found.states > WALKS
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", WHOLE)
+def test_whole_invocations(name):
+    print(f"seed {SEED}")
+    found = walk(WHOLE[name], SEED, WALKS)
+    assert not found.violation, str(found)
+    assert found.states > WALKS
+    found = explore(WHOLE[name], WHOLE_STATES)
+    assert not found.violation, str(found)
+    assert found.states > 100

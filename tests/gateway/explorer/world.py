@@ -56,7 +56,22 @@ from service.stores.history_cache import ReadRequest
 from tests.gateway.explorer.loop import StepLoop
 from tests.gateway.explorer.table import MemoryTable
 
-__all__ = ["Bounds", "Choice", "Violation", "World"]
+__all__ = [
+    "KEPT",
+    "NEWS",
+    "Actor",
+    "ActorClock",
+    "Bounds",
+    "Choice",
+    "Crash",
+    "Message",
+    "Peer",
+    "Timer",
+    "Tools",
+    "Violation",
+    "World",
+    "acting",
+]
 
 NEWS = Channel("n")
 KEPT = History(100, 3600.0)
@@ -67,6 +82,11 @@ RENEWAL = LEASE_SECONDS / 3
 _HEAD = ("H#n", "HEAD")
 
 _actor: ContextVar[Actor] = ContextVar("actor")
+
+
+def acting() -> Actor:
+    """Return whose step this is."""
+    return _actor.get()
 
 
 class Violation(AssertionError):
@@ -102,6 +122,9 @@ class Bounds:
         twice: Asynchronous invocations that start twice.
         handover: Holds that are handed over in the middle.
         slow: Rounds that go on without a client that is still waited for.
+        whole: Frames are handled by whole invocations (`invocations`).
+        apart: Their replies may go out before others of the same frame.
+        limit: Connections of one user, who all clients are.
     """
 
     publishers: str = "dd"
@@ -123,6 +146,9 @@ class Bounds:
     twice: int = 0
     handover: int = 0
     slow: int = 0
+    whole: bool = False
+    apart: bool = False
+    limit: int = 0
 
 
 class Choice(NamedTuple):
@@ -155,6 +181,7 @@ class Actor:
         before: The same of the poll before, and `chain` as it was then.
         is_dead: It has crashed.
         has_ended: It has nothing more to do.
+        tools: Its environment, where it has one.
     """
 
     name: str
@@ -165,6 +192,7 @@ class Actor:
     polled: int = -1
     is_dead: bool = False
     has_ended: bool = False
+    tools: Any = None
 
     cycle: int = 0
     before: tuple[int, int] = (0, 0)
@@ -246,6 +274,8 @@ class Peer:
 class ActorClock:
     """Stands, but for the actor's own timers that were let go off."""
 
+    tools: Any = None
+
     def __init__(self, world: World, actor: Actor) -> None:
         self._world = world
         self._actor = actor
@@ -299,14 +329,17 @@ class World:
         self.watching = 0
         self.log: dict[str, tuple[str, int]] = {}  # where each publication is
         self.failed: str | None = None
-        for peer in self.peers:
-            if bounds.is_warm:
-                self._warm(peer)
-            else:
-                self.commands.append(("sub", peer.connection, 1, 0, ""))
+        self._prepare()
         for number, kind in enumerate(bounds.publishers):
             self.spawn(f"p{number}", self._publish(f"p{number}", kind))
         self.loop.settle()
+
+    def _prepare(self) -> None:
+        for peer in self.peers:
+            if self.bounds.is_warm:
+                self._warm(peer)
+            else:
+                self.commands.append(("sub", peer.connection, peer.command, 0, ""))
 
     def _warm(self, peer: Peer) -> None:
         """Subscribe a client as if it had done so before."""
@@ -417,7 +450,7 @@ class World:
             await self._deliver(tools, hold)
 
     async def _watch(self) -> None:
-        tools = Tools(self, _actor.get())
+        tools = self._tools()
         hold = await tools.rounds.watch(NEWS)
         if hold is not None:
             await self._deliver(tools, hold)
@@ -467,6 +500,9 @@ class World:
         tools = Tools(self, _actor.get())
         if await tools.subscribers.leave(NEWS, connection, command) is Claim.PIECES:
             await tools.rounds.kill(NEWS, connection, Posted.UNKNOWN)
+
+    def _tools(self) -> Any:
+        return Tools(self, _actor.get())
 
     async def _remove(self) -> None:
         tools = Tools(self, _actor.get())
@@ -574,23 +610,30 @@ class World:
         elif pending.kind == "poll":
             if pending.actor.polled != self.table.version:
                 normal.append(Choice(name, lambda: self._fire(pending)))
+        elif pending.kind == "apart":
+            normal.append(Choice(name, lambda: self._part(pending)))
         elif pending.kind == "decide":
-            normal.append(
-                Choice(f"{name}: goes on", lambda: self._answer(pending, float("inf")))
-            )
-            for when, left in (("", 0.0), (" after a pause", POLL[0] / 2)):
-                if self.budget["handover"]:
-                    faults.append(
-                        Choice(
-                            f"{name}: its time is over{when}",
-                            self._spending("handover", self._answer, pending, left),
-                            True,
-                        )
-                    )
+            self._of_decision(pending, name, normal, faults)
         elif pending.kind == "slow" and self.budget["slow"]:
             faults.append(
                 Choice(name, self._spending("slow", self._fire, pending), True)
             )
+
+    def _of_decision(
+        self, pending: Pending, name: str, normal: list[Choice], faults: list[Choice]
+    ) -> None:
+        normal.append(
+            Choice(f"{name}: goes on", lambda: self._answer(pending, float("inf")))
+        )
+        for when, left in (("", 0.0), (" after a pause", POLL[0] / 2)):
+            if self.budget["handover"]:
+                faults.append(
+                    Choice(
+                        f"{name}: its time is over{when}",
+                        self._spending("handover", self._answer, pending, left),
+                        True,
+                    )
+                )
 
     def _of_post(
         self, pending: Pending, name: str, normal: list[Choice], faults: list[Choice]
@@ -741,11 +784,11 @@ class World:
 
     def _of_peers(self, normal: list[Choice], faults: list[Choice]) -> None:
         for peer in self.peers:
-            if self.budget["leave"]:
+            for how, leave in self._leaves(peer) if self.budget["leave"] else ():
                 faults.append(
                     Choice(
-                        f"{peer.connection} is lost",
-                        self._spending("leave", self.close, peer.connection),
+                        f"{peer.connection} is lost{how}",
+                        self._spending("leave", leave),
                         True,
                     )
                 )
@@ -764,6 +807,10 @@ class World:
                         lambda peer=peer: self.close(peer.connection),
                     )
                 )
+
+    def _leaves(self, peer: Peer) -> list[tuple[str, Callable[[], None]]]:
+        """Return the ways in which a connection may be lost."""
+        return [("", partial(self.close, peer.connection))]
 
     def _is_served(self, peer: Peer) -> bool:
         """Return whether an answer to a subscribe may still come."""
@@ -865,6 +912,11 @@ class World:
         pending.actor.begin_cycle(self.table.version)
         pending.act()
 
+    def _part(self, pending: Pending) -> None:
+        pending.actor.pending.remove(pending)
+        pending.actor.note("apart")
+        pending.act()
+
     def _posted(
         self, pending: Pending, outcome: Posted, may_arrive: bool = False
     ) -> None:
@@ -885,7 +937,7 @@ class World:
                     self.messages.remove(pending.message)
                 else:
                     pending.message.is_awaited = False
-            if pending.kind in ("poll", "never", "slow"):
+            if pending.kind in ("poll", "never", "slow", "apart"):
                 pending.act()
             elif not pending.future.done():
                 pending.future.set_exception(Crash())
@@ -1086,11 +1138,11 @@ class World:
 
 class Timer:
     def __init__(self, pending: Pending) -> None:
-        self._pending = pending
+        self.pending = pending
 
     def cancel(self) -> None:
-        if self._pending in self._pending.actor.pending:
-            self._pending.actor.pending.remove(self._pending)
+        if self.pending in self.pending.actor.pending:
+            self.pending.actor.pending.remove(self.pending)
 
 
 class Tools:
