@@ -33,7 +33,12 @@ that arrives after its caller gave up (no node claims the record: `maintenance` 
 it).
 
 Within one process, calls for one owner run one after the other. Otherwise fifty
-connects of one user would each read and lose forty-nine times.
+connects of one user would each read and lose forty-nine times. An admission whose turn
+it is admits those that wait behind it, too, `TOGETHER` at most, in one transaction, if
+there is room for all without an eviction; and if there is none, all of them are told
+so. Otherwise two hundred connects from one address would wait for two hundred
+transactions, and for as many of each other process that has such. What ends without an
+outcome leaves the others to their own turns, which find what was written.
 """
 
 from __future__ import annotations
@@ -81,6 +86,9 @@ EVICTED = 20
 """Evicted by one admission at most (count): a transaction is bounded. More are only due
 when a limit was lowered; the next admissions evict them."""
 
+TOGETHER = 25
+"""Admissions in one transaction at most (count): it has two actions more."""
+
 Action = dict[str, Any]  # of a transaction
 
 
@@ -117,14 +125,35 @@ class Admitted(NamedTuple):
     evicted: tuple[ConnectionRecord, ...]
 
 
+class _Request:
+    """An admission that waits for its turn; done when it has an outcome.
+
+    Attributes:
+        client: Its id.
+        node: The node that has it.
+        more: Attributes of its item besides its record's.
+        admitted: The outcome.
+        refused: The owner has as many connections as it may have.
+    """
+
+    __slots__ = ("admitted", "client", "more", "node", "refused")
+
+    def __init__(self, client: ClientId, node: str, more: Item) -> None:
+        self.client = client
+        self.node = node
+        self.more = more
+        self.admitted: Admitted | None = None
+        self.refused = False
+
+
 class _AdmitTransaction(NamedTuple):
-    """The transaction of an admission."""
+    """The transaction of admissions."""
 
     actions: list[Action]
-    record: ConnectionRecord
+    records: list[ConnectionRecord]
     evicted: list[ConnectionRecord]
     increment: int | None  # index of the action on the counter
-    entry: int  # index of the action that writes the record; the owner's follows
+    entry: int  # index of the first action that writes a record; the owner's is last
 
 
 class KeyedLock:
@@ -189,6 +218,7 @@ class Connections:
         self._active = active
         self._is_dead = is_dead
         self._locks = KeyedLock()
+        self._waiting: dict[str, list[_Request]] = {}  # by owner, none of them done
 
     async def admit(
         self, owner: str, client: ClientId, node: str, more: Item | None = None
@@ -207,8 +237,20 @@ class Connections:
             StoreError: It may be admitted or not: let it `leave`.
         """
         deadline = self._clock.now() + self._timeout
-        async with self._locks.hold(owner):
-            return await self._admit(owner, client, node, more or {}, deadline)
+        request = _Request(client, node, more or {})
+        waiting = self._waiting.setdefault(owner, [])
+        waiting.append(request)
+        try:
+            async with self._locks.hold(owner):
+                if not request.refused and request.admitted is None:
+                    await self._admit(owner, request, waiting, deadline)
+        finally:
+            _drop(waiting, request)
+            if not waiting and self._waiting.get(owner) is waiting:
+                del self._waiting[owner]
+        if request.admitted is None:
+            raise OverLimit
+        return request.admitted
 
     async def leave(self, record: ConnectionRecord) -> bool:
         """Remove a connection; False if it was not there. Safe to repeat.
@@ -274,28 +316,65 @@ class Connections:
     # Admission
 
     async def _admit(
-        self, name: str, client: ClientId, node: str, more: Item, deadline: float
-    ) -> Admitted:
+        self, name: str, first: _Request, waiting: list[_Request], deadline: float
+    ) -> None:
+        """Give *first* its outcome, and others that wait theirs where that is possible.
+
+        Raises:
+            CounterFull: The deployment has as many connections as it may have.
+            StoreError: Any of them may be admitted or not.
+        """
+        alone = False  # others cannot be admitted together with it
         while True:
+            requests = [first]
+            if not alone:
+                others = [request for request in waiting if request is not first]
+                requests += others[: TOGETHER - 1]
             item = await self._get(owner_key(name), deadline)
             owner = decode_owner(name, item)
-            present = owner.records.get(client)
-            if present is not None and present.node == node:
-                return Admitted(present, ())
+            present = owner.records.get(first.client)
+            if present is not None and present.node == first.node:
+                first.admitted = Admitted(present, ())
+                return
             if present is not None:  # admitted by another node, or by this one before
                 await self._leave(present, deadline)
                 continue
-            admission = self._prepare(owner, client, node, more)
+            try:
+                admission = self._prepare(owner, requests)
+            except OverLimit:
+                for request in requests:
+                    if request.client not in owner.records:
+                        request.refused = True
+                        _drop(waiting, request)
+                return
             try:
                 await self._transact(admission.actions, deadline)
             except TransactionCancelled as cancelled:
-                await self._resolve(admission, cancelled, deadline)
+                if len(admission.records) == 1:
+                    await self._resolve(admission, cancelled, deadline)
+                else:
+                    # If not the owner has changed, somebody's part is impossible.
+                    alone = not cancelled.failed(len(admission.actions) - 1)
             else:
-                return Admitted(admission.record, tuple(admission.evicted))
+                self._admitted(admission, requests, waiting)
+                return
             await self._pause(deadline)
 
+    @staticmethod
+    def _admitted(
+        admission: _AdmitTransaction,
+        requests: Sequence[_Request],
+        waiting: list[_Request],
+    ) -> None:
+        of = {record.client: record for record in admission.records}
+        for request in requests:
+            record = of.get(request.client)
+            if record is not None and record.node == request.node:
+                request.admitted = Admitted(record, tuple(admission.evicted))
+                _drop(waiting, request)
+
     def _prepare(
-        self, owner: OwnerItem, client: ClientId, node: str, more: Item
+        self, owner: OwnerItem, requests: Sequence[_Request]
     ) -> _AdmitTransaction:
         table = self._client.table
         now = int(self._clock.wall() * 1000)
@@ -308,10 +387,19 @@ class Connections:
         increment = None
         if evicted:
             shard = evicted[0].shard  # one in, one out: the count stays
+            entering = [requests[0]]
         else:
             shard = self._counter.choose_shard()
+            room = min(
+                self._limit(owner.name) - len(kept), self._counter.limit_of(shard)
+            )
+            new: dict[ClientId, _Request] = {}
+            for request in requests:
+                if request.client not in owner.records:
+                    new.setdefault(request.client, request)
+            entering = list(new.values())[:room]
             increment = len(actions)
-            actions.append(self._counter.increment(shard))
+            actions.append(self._counter.increment(shard, len(entering)))
         for one in evicted:
             actions.append(_delete_record(table, one))
             notice = encode_notice(one, now)
@@ -319,14 +407,23 @@ class Connections:
         surplus = Counter(one.shard for one in evicted[1:])
         actions += [self._counter.decrement(s, count) for s, count in surplus.items()]
         expires = now + round(self._limits.age * 1000)
-        record = ConnectionRecord(owner.name, client, node, shard, now, expires)
         entry = len(actions)
-        item = encode_connection(record, more)
-        actions.append(_put_new(table, item, "attribute_not_exists(book)"))
-        records = [one for one in kept if one not in evicted]
-        item = encode_owner(_new_version(), [*records, record])
+        records = []
+        for it in entering:
+            record = ConnectionRecord(
+                owner.name, it.client, it.node, shard, now, expires
+            )
+            records.append(record)
+            item = encode_connection(record, it.more)
+            actions.append(_put_new(table, item, "attribute_not_exists(book)"))
+        stay = [record for record in kept if record not in evicted]
+        item = encode_owner(_new_version(), [*stay, *records])
         actions.append(_put_owner(table, item, owner.version))
-        return _AdmitTransaction(actions, record, evicted, increment, entry)
+        return _AdmitTransaction(actions, records, evicted, increment, entry)
+
+    def _limit(self, owner: str) -> int:
+        limits = self._limits
+        return limits.user if owner.startswith("U#") else limits.address
 
     def _choose_evicted(
         self, owner: str, kept: Sequence[ConnectionRecord]
@@ -341,8 +438,7 @@ class Connections:
         """
         limits = self._limits
         is_user = owner.startswith("U#")
-        limit = limits.user if is_user else limits.address
-        count = len(kept) + 1 - limit
+        count = len(kept) + 1 - self._limit(owner)
         if count <= 0:
             return []
 
@@ -362,13 +458,14 @@ class Connections:
         cancelled: TransactionCancelled,
         deadline: float,
     ) -> None:
-        """Do what a cancelled admission needs before it is tried again."""
+        """Do what a cancelled admission of one needs before it is tried again."""
         increment, entry = admission.increment, admission.entry
+        [record] = admission.records
         if increment is not None and cancelled.failed(increment):
-            await self._counter.note_full(admission.record.shard, deadline)
+            await self._counter.note_full(record.shard, deadline)
         if cancelled.failed(entry) and not cancelled.failed(entry + 1):
             # The record exists, and its owner does not list it: it has expired there.
-            item = await self._get(connection_key(admission.record), deadline)
+            item = await self._get(connection_key(record), deadline)
             if item is not None and is_admitted(item):
                 await self._leave(decode_connection(item), deadline)
 
@@ -433,6 +530,12 @@ class Connections:
         if self._clock.now() + seconds >= deadline:
             raise StoreBusy("other processes wrote first each time")
         await asyncio.sleep(seconds)
+
+
+def _drop(waiting: list[_Request], request: _Request) -> None:
+    """Let a request wait no more; it may have been given up before."""
+    if request in waiting:
+        waiting.remove(request)
 
 
 # Actions

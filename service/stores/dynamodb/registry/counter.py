@@ -117,17 +117,27 @@ class ConnectionCounter:
         """Note that this process has made room."""
         self._read_at = float("-inf")
 
-    def increment(self, shard: int) -> dict[str, Any]:
-        """Return the action that counts one connection more, if there is room."""
+    def limit_of(self, shard: int) -> int:
+        """Return the limit of a shard."""
+        return self._limits[shard]
+
+    def increment(self, shard: int, count: int = 1) -> dict[str, Any]:
+        """Return the action that counts *count* more, if there is room for all.
+
+        Args:
+            shard: The shard.
+            count: At most the limit of the shard.
+        """
         return {
             "Update": {
                 "TableName": self._client.table,
                 "Key": _key(shard),
-                "UpdateExpression": "ADD n :one, ver :one",
-                "ConditionExpression": "attribute_not_exists(n) OR n < :limit",
+                "UpdateExpression": "ADD n :more, ver :one",
+                "ConditionExpression": "attribute_not_exists(n) OR n <= :most",
                 "ExpressionAttributeValues": {
+                    ":more": number(count),
                     ":one": number(1),
-                    ":limit": number(self._limits[shard]),
+                    ":most": number(self._limits[shard] - count),
                 },
             }
         }

@@ -6,7 +6,12 @@ import asyncio
 
 import pytest
 
-from service.core.errors import StoreError
+from service.core.errors import (
+    CLOSE_CONNECTION_LIMIT,
+    StoreError,
+)
+from service.core.model import ClientId, UserId
+from service.stores.dynamodb.registry.records import owner_key, owner_of
 from tests.stores.dynamodb.registry.fleet import admit, nothing
 from tests.stores.dynamodb.support import Faults, lost, refusal, served, timed_out
 
@@ -216,3 +221,88 @@ async def test_a_shard_that_filled_meanwhile_is_not_the_end(make_fleet):
         fleet.check()
         await asyncio.gather(*[p.leave(f"c{n}") for n, p in enumerate(processes)])
         assert nothing(fleet.check())
+
+
+# Admissions that wait for each other are made together.
+
+
+def transactions(faults: Faults) -> int:
+    return [name for name, _ in faults.requests].count("TransactWriteItems")
+
+
+async def test_connects_of_an_address_at_once_are_few_transactions(make_fleet):
+    fleet = await make_fleet()
+    faults = Faults()
+    one = await fleet.process(faults)
+    answers = await asyncio.gather(*(admit(one, "", f"c{n}") for n in range(60)))
+    assert answers == [[]] * 60
+    assert transactions(faults) == 4  # the first alone, then 25, 25 and 9
+    assert len(fleet.check().records) == 60
+
+
+async def test_connects_of_an_address_at_two_processes_at_once(make_fleet):
+    # One by one they would take each other's turns, for longer than a call may take.
+    fleet = await make_fleet(address=200)
+    one, two = await fleet.process(), await fleet.process()
+    answers = await asyncio.gather(
+        *(
+            admit(each, "", f"{n}-{index}")
+            for n in range(75)
+            for index, each in enumerate((one, two))
+        )
+    )
+    assert answers == [[]] * 150
+    assert len(fleet.check().records) == 150
+
+
+async def test_no_more_of_an_address_than_may_be(make_fleet):
+    fleet = await make_fleet(address=10)
+    faults = Faults()
+    one = await fleet.process(faults)
+    answers = await asyncio.gather(*(admit(one, "", f"c{n}") for n in range(15)))
+    assert answers == [[]] * 10 + [CLOSE_CONNECTION_LIMIT] * 5
+    assert transactions(faults) == 2
+    assert len(fleet.check().records) == 10
+
+
+async def test_no_more_together_than_a_shard_has_room_for(make_fleet):
+    fleet = await make_fleet({"client_limit": 128})  # two in each of the 64
+    one = await fleet.process()
+    answers = await asyncio.gather(*(admit(one, "", f"c{n}") for n in range(12)))
+    assert answers == [[]] * 12
+    assert max(fleet.check().counts.values()) <= 2
+
+
+async def test_one_that_cannot_be_admitted_with_others_does_not_hold_them_up(
+    make_fleet,
+):
+    fleet = await make_fleet()
+    one = await fleet.process()
+    owner, node = owner_of(UserId(""), "192.0.2.1"), one.nodes.name
+    await one.connections.admit(owner, ClientId("c"), node)
+    fleet.write("delete_item", Key=owner_key(owner))
+    admitted = await asyncio.gather(
+        *(one.connections.admit(owner, ClientId(name), node) for name in "abcd")
+    )
+    assert [each.record.client for each in admitted] == ["a", "b", "c", "d"]
+    assert fleet.check().records.keys() == {"a", "b", "c", "d"}
+
+
+async def test_one_that_gives_up_leaves_the_others_to_their_turns(make_fleet):
+    fleet = await make_fleet()
+    faults = Faults()
+    one = await fleet.process(faults)
+    loop = asyncio.get_running_loop()
+    tasks = [asyncio.ensure_future(admit(one, "", name)) for name in "abc"]
+
+    def give_up(operation):
+        if operation == "TransactWriteItems" and transactions(faults) == 2:
+            loop.call_soon_threadsafe(tasks[1].cancel)
+
+    faults.before.append(give_up)
+    a, b, c = await asyncio.gather(*tasks, return_exceptions=True)
+    assert (a, c) == ([], [])
+    assert isinstance(b, asyncio.CancelledError)
+    faults.before.clear()
+    await one.leave(ClientId("b"))
+    assert fleet.check().records.keys() == {"a", "c"}
