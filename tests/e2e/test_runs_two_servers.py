@@ -1,8 +1,10 @@
-"""Runs over two servers on one DynamoDB table: seen on both, and ended by either."""
+"""Runs over two servers on one store: seen on both, and ended by either."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
+from pathlib import Path
 
 import httpx
 import pytest
@@ -100,30 +102,75 @@ async def test_an_agent_that_pushes_goes_on_at_another_server(
 
 @pytest.mark.slow
 @pytest.mark.requirement("R44", "B127")
-async def test_a_run_of_another_server_is_cancelled_without_its_thread(
-    make_node: Callable[[], Server],
+@pytest.mark.parametrize("store", ["dynamodb", "sqlite"])
+async def test_a_run_of_another_server_is_cancelled_in_every_way(
+    make_server: Callable[..., Server], tmp_path: Path, store: str
 ) -> None:
-    one, two = await make_node().start(), await make_node().start()
+    shared = {
+        "dynamodb": BACKENDS["dynamodb"],
+        "sqlite": lambda: {
+            "STEADWIRE_STORE_PATH": str(tmp_path / "shared.db"),
+            "STEADWIRE_STORE_SHARED_BY": "tests",
+        },
+    }[store]()
+    settings = {**shared, **agent_settings(PORT)}
+    one, two = [await make_server(settings).start() for _ in range(2)]
+    member, _ = await two.join("thread:t-rpc")
 
     async def script(answer: Answer) -> None:
-        await answer.send(started(), words("a")[0])
+        thread = answer.input["threadId"]
+        await answer.send(started("r", thread), words("a")[0])
         await answer.silence()
 
-    async def cancel(server: Server, agent: str) -> httpx.Response:
-        url = f"http://127.0.0.1:{server.port}/agui/{agent}/runs/r/cancel"
+    async def by_http(server: Server, path: str) -> httpx.Response:
+        url = f"http://127.0.0.1:{server.port}/agui{path}"
         async with httpx.AsyncClient(trust_env=False) as client:
             return await client.post(url)
 
-    async with Agent.start(PORT) as agent:
-        agent.script = script
-        asked = run_input("t", "r")
+    async def cancel(thread: str, path: str) -> None:
+        """Run an agent at one server, and cancel it at the other."""
+        asked = run_input(thread, "r")
         async with viewing(one, "/agui/helper", method="POST", json=asked) as own:
             await own.until("TEXT_MESSAGE_START")
-            answer = await cancel(two, "helper")
-            assert (answer.status_code, answer.json()) == (200, {"cancelled": True})
+            if path:
+                answer = await by_http(two, path)
+                assert (answer.status_code, answer.json()) == (200, {"cancelled": True})
+            else:
+                data = {"thread": thread, "run": "r"}
+                await member.send(
+                    {"id": 9, "rpc": {"method": "run.cancel", "data": data}}
+                )
+                while (reply := await member.message(30.0)).get("id") != 9:
+                    pass
+                assert reply["rpc"]["data"] == {"cancelled": True}
             [*_, end] = await own.all()
-            await agent.answers[0].closed.wait()
         assert end.fields["outcome"] == {"type": "cancelled"}
+        # Once, and everywhere.
         for server in (one, two):
-            answer = await cancel(server, "helper")
-            assert answer.json()["error"]["code"] == "run_unknown"
+            events = f"/agui/threads/{thread}/events?after=0"
+            async with viewing(server, events) as view:
+                found = await view.until("RUN_FINISHED")
+            assert [each.type for each in found] == [
+                "RUN_STARTED",
+                "TEXT_MESSAGE_START",
+                "TEXT_MESSAGE_END",
+                "RUN_FINISHED",
+            ]
+            again = await by_http(server, f"/helper/runs/r/cancel?thread={thread}")
+            assert again.json() == {"cancelled": False}
+
+    async with Agent.start(PORT) as agent:
+        agent.script = script
+        # One after the other where the run's id alone says which is meant.
+        await cancel("t", "/helper/runs/r/cancel")
+        await asyncio.gather(
+            cancel("t-agent", "/helper/runs/r/cancel?thread=t-agent"),
+            cancel("t-thread", "/threads/t-thread/runs/r/cancel"),
+            cancel("t-rpc", ""),
+        )
+        for answer in agent.answers:
+            await answer.closed.wait()
+        assert len(agent.answers) == 4
+    for server in (one, two):
+        unknown = await by_http(server, "/helper/runs/r/cancel")
+        assert unknown.json()["error"]["code"] == "run_unknown"
