@@ -40,9 +40,11 @@ LAMBDA = (2, 34)
 OLDEST = (3, 12)
 """Python 3.11 runs on Amazon Linux 2, for which google-re2 has no wheel any more."""
 
-# What servers need and a function does not: it is imported in no invocation.
+# What servers need and a function does not: it is imported in no invocation. The last
+# two lines are those of the lock's extras, `valkey` and `agents`.
 UNUSED = """
     hypercorn uvloop h2 hpack hyperframe priority wsproto
+    redis
     ag-ui-protocol pydantic pydantic-core annotated-types typing-inspection
 """
 # Of botocore only what the table and the signatures need: the rest is 100 MB of models.

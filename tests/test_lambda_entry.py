@@ -27,6 +27,8 @@ ABSENT = (
     "httpx",
     "hypercorn",
     "prometheus_client",
+    "pydantic",
+    "redis",
     "s3transfer",
     "service.connections.connection",
     "service.hub.hub",

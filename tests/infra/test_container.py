@@ -62,6 +62,8 @@ METRICS = {
     "AWS/ECS MemoryUtilization": {"ClusterName", "ServiceName"},
     "AWS/DynamoDB WriteThrottleEvents": {"TableName"},
     "AWS/DynamoDB ReadThrottleEvents": {"TableName"},
+    "AWS/ApiGateway ExecutionError": {"ApiId", "Stage"},
+    "AWS/ApiGateway ClientError": {"ApiId", "Stage"},
     "AWS/ApiGateway IntegrationError": {"ApiId", "Stage"},
 }
 
@@ -363,6 +365,18 @@ def test_alarms_are_on_metrics_that_exist(stack: Stack) -> None:
         assert alarm["AlarmDescription"]
         own.discard(metric)
     assert not own, "nothing looks at these"
+
+
+def test_each_alarm_of_the_gateway_counts_what_it_says() -> None:
+    """Who refuses: the call of the service, the gateway before it, the service."""
+    stack = Stack(read_template(TEMPLATE), EVERYTHING)
+    for name, metric, least in (
+        ("GatewayFails", "ExecutionError", 5),
+        ("GatewayRefuses", "ClientError", 50),
+        ("GatewayIsRefused", "IntegrationError", 50),
+    ):
+        alarm = stack.properties(name)
+        assert (alarm["MetricName"], alarm["Threshold"]) == (metric, least)
 
 
 def test_filters_find_what_the_service_logs(stack: Stack) -> None:

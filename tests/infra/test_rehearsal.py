@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import subprocess
 import sys
 import urllib.error
@@ -25,7 +26,7 @@ import pytest
 
 from infra import deploy_local
 from infra.deploy_local import Deployed
-from infra.package import package
+from infra.package import UNUSED, package
 from tests.faultproxy.proxy import FaultProxy
 from tests.harness import emulators
 from tests.harness.emulators import Emulator
@@ -141,6 +142,18 @@ def test_the_package_alone_can_handle_an_event(zipped: Path, tmp_path: Path) -> 
     version, *compiled = done.stdout.split()
     assert version == "0.1.0"
     assert {"_speedups.json_c", "_speedups.rtt_c"} <= set(compiled)
+
+
+def test_the_package_has_nothing_that_a_function_does_not_use(zipped: Path) -> None:
+    """Nor what the lock's extras bring; and what is left out is in the lock."""
+    lock = (deploy_local.TEMPLATE.parents[1] / "requirements.lock").read_text()
+    assert set(UNUSED.split()) <= set(re.findall(r"^([a-z0-9-]+)==", lock, re.M))
+    with zipfile.ZipFile(zipped) as made:
+        folders = {name.partition("/")[0] for name in made.namelist()}
+        size = sum(each.file_size for each in made.infolist())
+    extras = {"redis", "ag_ui", "pydantic", "pydantic_core", "hypercorn", "uvloop"}
+    assert not extras & folders
+    assert size < 48 * 2**20, f"{size / 2**20:.1f} MiB unpacked"
 
 
 def test_another_machine_has_a_package_without_extensions(tmp_path: Path) -> None:
