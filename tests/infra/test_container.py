@@ -166,13 +166,16 @@ def test_what_is_planted_is_found(tmp_path: Path) -> None:
 
 def test_the_table_is_the_code_s(stack: Stack) -> None:
     own = settings(stack).dynamodb
-    code = template(own)["Resources"]["Table"]["Properties"]
+    code = template(own)["Resources"]["Table"]
     table = stack.properties("Table")
     assert table.pop("PointInTimeRecoverySpecification")
-    assert table == code | {"TableName": own.table}
+    assert table == code["Properties"] | {"TableName": own.table}
     about = read_template(TEMPLATE)["Resources"]["Table"]
-    assert about["DeletionPolicy"] == "RetainExceptOnCreate"
-    assert about["UpdateReplacePolicy"] == "Retain"
+    for name, policy in (
+        ("DeletionPolicy", "RetainExceptOnCreate"),
+        ("UpdateReplacePolicy", "Retain"),
+    ):
+        assert about[name] == code[name] == policy
 
 
 def test_the_settings_are_known_and_complete(stack: Stack) -> None:

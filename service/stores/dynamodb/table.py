@@ -84,7 +84,7 @@ def template(settings: DynamodbSettings) -> dict[str, Any]:
         "Resources": {
             "Table": {
                 "Type": "AWS::DynamoDB::Table",
-                "DeletionPolicy": "Retain",
+                "DeletionPolicy": "RetainExceptOnCreate",
                 "UpdateReplacePolicy": "Retain",
                 "Properties": properties,
             }
