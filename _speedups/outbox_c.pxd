@@ -7,7 +7,8 @@ cdef Py_ssize_t PORTION
 cdef class SubscriptionCore
 cdef class OutboxCore
 
-@cython.locals(subscription=SubscriptionCore, expected="long long", behind=list)
+@cython.locals(subscription=SubscriptionCore, expected="long long", behind=list,
+               size=Py_ssize_t)
 cpdef list deliver(subscriptions, long long offset, str epoch, push)
 
 cdef class FlushQueue:
@@ -47,8 +48,8 @@ cdef class OutboxCore:
     cdef public bint watched
     cdef public dict behind
 
-    @cython.locals(size=Py_ssize_t, queue=list)
-    cdef _put(self, text, bint first, double window)
+    @cython.locals(queue=list)
+    cdef _put(self, text, Py_ssize_t size, bint first, double window)
     cdef _flush(self)
     cdef _written(self)
     @cython.locals(queue=list, messages=list, count=Py_ssize_t, size=Py_ssize_t,

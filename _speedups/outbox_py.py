@@ -58,6 +58,7 @@ def deliver(
         Those that expect an earlier one, or another epoch.
     """
     behind = []
+    size = len(push) if push.isascii() else len(push.encode())
     for subscription in subscriptions:
         if not subscription.live:
             continue
@@ -65,7 +66,7 @@ def deliver(
         if offset == expected and epoch == subscription.epoch:
             subscription.next = offset + 1
             if subscription._outbox is not None:
-                subscription._outbox._put(push, False, 0.0)
+                subscription._outbox._put(push, size, False, 0.0)
             else:
                 subscription.put(push)
         elif offset > expected or epoch != subscription.epoch:
@@ -239,9 +240,10 @@ class OutboxCore:
             first: Before what waits.
             window: Seconds that it may wait for others; 0 for the end of the turn.
         """
-        self._put(text, first, window)
+        self._put(text, -1, first, window)
 
-    def _put(self, text: str, first: bool, window: float) -> None:
+    def _put(self, text: str, size: int, first: bool, window: float) -> None:
+        """Put *text*, of *size* bytes in UTF-8; -1 if that is not known."""
         if self._closing:
             return
         message: Any = text
@@ -249,7 +251,9 @@ class OutboxCore:
             message = self._encoded(text)  # type: ignore[attr-defined]
             if message is None:
                 return
-        size = self._size_of(message)
+            size = -1
+        if size < 0:
+            size = self._size_of(message)
         queue = self._queue
         # A message larger than the whole queue is let through alone: refusing it
         # would close every subscriber again and again.
