@@ -63,6 +63,7 @@ cdef enum:
     PROTOCOL_ERROR = 1002
     INVALID_DATA = 1007
     TOO_BIG = 1009
+    DEFLATED = 0x40  # RSV1
     SMALL = 4096  # bytes: a text that is unmasked on the stack
 
 
@@ -111,6 +112,11 @@ def build_frame(int opcode, payload):
     return _framed(opcode, PyBytes_AS_STRING(octets), PyBytes_GET_SIZE(octets))
 
 
+def build_deflated(opcode, payload, window):
+    """See `_speedups.frames_py.build_deflated`; nearly all of it is zlib."""
+    return frames_py.build_deflated(opcode, payload, window)
+
+
 def build_close(code, reason):
     """See `_speedups.frames_py.build_close`."""
     return frames_py.build_close(code, reason)
@@ -121,6 +127,9 @@ cdef class FrameParser:
     """See `_speedups.frames_py.FrameParser`."""
 
     cdef Py_ssize_t _limit
+    cdef bint _deflate
+    cdef object _inflater
+    cdef Py_ssize_t _sent
     cdef bint _over
     cdef bytes _rest
     cdef int _opcode
@@ -132,8 +141,11 @@ cdef class FrameParser:
     cdef Py_ssize_t _left
     cdef unsigned char[4] _mask
 
-    def __init__(self, Py_ssize_t limit):
+    def __init__(self, Py_ssize_t limit, bint deflate=False):
         self._limit = limit
+        self._deflate = deflate
+        self._inflater = None
+        self._sent = 0
         self._over = False
         self._rest = b""
         self._opcode = 0
@@ -175,7 +187,7 @@ cdef class FrameParser:
         events.append((FAILED, code))
         self._over = True
         self._rest = b""
-        self._message = None
+        self._message = self._inflater = None
         return -1
 
     cdef Py_ssize_t _begin(
@@ -186,18 +198,19 @@ cdef class FrameParser:
             <const unsigned char*>PyBytes_AS_STRING(octets)
         )
         cdef Py_ssize_t end = PyBytes_GET_SIZE(octets)
-        cdef Py_ssize_t have = end - at, before = 0
+        cdef Py_ssize_t have = end - at, room = self._limit
         cdef unsigned char first, second
         cdef int opcode, head = 6
         cdef unsigned long long size
-        cdef bint final
+        cdef bint final, deflated
         if have < 2:
             return -1
         first, second = octet(data, end, at), octet(data, end, at + 1)
         opcode, size = first & 0x0F, second & 0x7F
         final = first >= 0x80
+        deflated = self._deflate and 0 < opcode < _CLOSE and first & DEFLATED
         if (
-            first & 0x70
+            first & (0x30 if deflated else 0x70)
             or second < 0x80
             or not _known(opcode)
             or (opcode >= _CLOSE and (not final or size > 125))
@@ -224,16 +237,23 @@ cdef class FrameParser:
                 return -1
             self._control(opcode, octets, at + head, <Py_ssize_t>size, events)
             return at + head + <Py_ssize_t>size
-        if self._message is not None:
-            before = len(self._message)
-        if <long long>size > self._limit - before:
+        if deflated or (not opcode and self._inflater is not None):
+            room += (room >> 2) + 64
+            if not opcode:
+                room -= self._sent
+        elif self._message is not None:
+            room -= len(self._message)
+        if <long long>size > room:
             return self._fail(events, TOO_BIG)
         if have < head:
             return -1
         if opcode:
             self._opcode = opcode
             self._checked = 0
+            self._sent = 0
+            self._inflater = frames_py.inflater() if deflated else None
         self._inside = True
+        self._sent += <Py_ssize_t>size
         self._final = final
         self._frame = self._left = <Py_ssize_t>size
         memcpy(self._mask, data + at + head - 4, 4)
@@ -271,7 +291,7 @@ cdef class FrameParser:
                 return 0
             events.append((CLOSE, (code, reason)))
         self._over = True
-        self._message = None
+        self._message = self._inflater = None
         return 0
 
     cdef Py_ssize_t _take(
@@ -283,12 +303,12 @@ cdef class FrameParser:
         )
         cdef Py_ssize_t end = PyBytes_GET_SIZE(octets)
         cdef Py_ssize_t count = min(self._left, end - at)
-        cdef Py_ssize_t before, used = 0
-        cdef unsigned char[4] mask
+        cdef Py_ssize_t before
         cdef bint whole
-        cdef int n
         self._left -= count
         whole = self._left == 0
+        if self._inflater is not None:
+            return self._inflate(data, end, at, count, whole, events)
         if whole and self._final and self._message is None:
             self._single(data, end, at, count, events)
             return at + count
@@ -300,32 +320,75 @@ cdef class FrameParser:
             <unsigned char*>PyByteArray_AS_STRING(self._message) + before,
             data, end, at, count, self._mask,
         )  # fmt: skip
+        self._turn_mask(count)
+        self._grown(whole, events)
+        return at + count
+
+    cdef Py_ssize_t _inflate(
+        self,
+        const unsigned char* data,
+        Py_ssize_t end,
+        Py_ssize_t at,
+        Py_ssize_t count,
+        bint whole,
+        list events,
+    ) except -2:
+        """Take what is there of a data frame of a deflated message."""
+        cdef bytearray piece = bytearray()
+        PyByteArray_Resize(piece, count)
+        unmask(
+            <unsigned char*>PyByteArray_AS_STRING(piece),
+            data, end, at, count, self._mask,
+        )  # fmt: skip
+        self._turn_mask(count)
+        if self._message is None:
+            self._message = bytearray()
+        inflated = frames_py.inflate(
+            self._inflater,
+            piece,
+            self._limit - len(self._message),
+            last=whole and self._final,
+        )
+        if isinstance(inflated, int):
+            self._fail(events, inflated)
+            return at + count
+        self._message += inflated
+        self._grown(whole, events)
+        return at + count
+
+    cdef void _turn_mask(self, Py_ssize_t count) noexcept:
+        cdef unsigned char[4] mask
+        cdef int n
         memcpy(mask, self._mask, 4)
         for n in range(4):
             self._mask[n] = mask[(n + count) & 3]
+
+    cdef int _grown(self, bint whole, list events) except -1:
+        """Look at what a message has now, of which a frame may be *whole*."""
+        cdef Py_ssize_t used = 0
         if not whole or not self._final:
             if self._opcode == _TEXT:
                 try:
                     # Only what may be the beginning of a character is left over.
                     PyUnicode_DecodeUTF8Stateful(
                         PyByteArray_AS_STRING(self._message) + self._checked,
-                        before + count - self._checked,
+                        len(self._message) - self._checked,
                         NULL,
                         &used,
                     )
                 except UnicodeDecodeError:
                     self._fail(events, INVALID_DATA)
-                    return at + count
+                    return 0
                 self._checked += used
             if whole:
                 self._inside = False
                 events.append((FRAGMENT, self._frame))
-            return at + count
+            return 0
         message, self._message = self._message, None
         self._finish(
             PyByteArray_AS_STRING(message), len(<bytearray>message), events
         )
-        return at + count
+        return 0
 
     cdef int _single(
         self,
@@ -369,6 +432,7 @@ cdef class FrameParser:
         cdef int opcode = self._opcode
         self._opcode = 0
         self._inside = False
+        self._inflater = None
         if opcode == _BINARY:
             events.append((BINARY, PyBytes_FromStringAndSize(message, size)))
             return 0
@@ -385,17 +449,23 @@ cdef class SharedFrame:
 
     cdef object _message
     cdef bytes _frame
+    cdef Py_ssize_t _deflate
+    cdef int _window
 
-    def __init__(self):
+    def __init__(self, Py_ssize_t deflate=0, int window=15):
+        self._deflate = deflate
+        self._window = window
         self._message = None
         self._frame = b""
 
     cpdef bytes of(self, message):
         """See `_speedups.frames_py.SharedFrame.of`."""
         if message is not self._message:
-            self._frame = build_frame(
-                _TEXT if isinstance(message, str) else _BINARY, message
-            )
+            opcode = _TEXT if isinstance(message, str) else _BINARY
+            if 0 < self._deflate <= len(message):
+                self._frame = build_deflated(opcode, message, self._window)
+            else:
+                self._frame = build_frame(opcode, message)
             self._message = message
         return self._frame
 

@@ -1,7 +1,8 @@
 """WebSocket frames of RFC 6455, server side, interpreted: twin of `frames_c`.
 
-The parser is strict: it takes only what the RFC allows a client without extensions. It
-is fed as bytes arrive, in whatever pieces, and returns what is whole:
+The parser is strict: it takes only what the RFC allows a client without extensions, or
+with permessage-deflate (RFC 7692) without context takeover. It is fed as bytes arrive,
+in whatever pieces, and returns what is whole:
 
     (TEXT, str)            a message
     (BINARY, bytes)        a message
@@ -16,12 +17,19 @@ its payload, a length over the limit before a byte is kept for it, text that is 
 UTF-8 before the frame is whole (as Python's incremental decoder tells it).
 
 What is kept between two calls is at most the message so far, which is within the limit,
-and a header or a control frame that is not whole, 131 bytes.
+and a header or a control frame that is not whole, 131 bytes; while a deflated message
+is under way, also zlib's window, 40 KB.
+
+A deflated message is inflated as its bytes arrive, at most one byte beyond the limit,
+which is for the message inflated. Its frames together may have a quarter more than the
+limit, as badly deflated data has. What comes in a message after the last block of its
+data is ignored, as other servers do.
 """
 
 from __future__ import annotations
 
 import os
+import zlib
 from codecs import utf_8_decode
 from collections.abc import Callable, Coroutine
 from struct import Struct
@@ -40,6 +48,7 @@ __all__ = [
     "SharedFrame",
     "SocketWriter",
     "build_close",
+    "build_deflated",
     "build_frame",
 ]
 
@@ -48,6 +57,10 @@ FRAGMENT, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA  # 5.2
 PROTOCOL_ERROR, INVALID_DATA, TOO_BIG = 1002, 1007, 1009  # 7.4.1
 NO_CODE = 1005
 REASON = 123  # bytes: a control frame has at most 125, and the code takes two
+
+DEFLATED = 0x40  # RSV1, of a message's first frame (RFC 7692, 6)
+_TAIL = b"\x00\x00\xff\xff"  # of deflated data, left out on the wire (7.2.1)
+_LEVEL = 1  # a frame of 64 KiB takes some 0.5 ms of the event loop, and twice that at 6
 
 _OPCODES = frozenset((FRAGMENT, TEXT, BINARY, CLOSE, PING, PONG))
 _LEAST = {2: 126, 8: 65536}  # bytes of a payload, by the width of its length
@@ -84,6 +97,60 @@ def build_frame(opcode: int, payload: str | bytes) -> bytes:
     return _large(0x80 | opcode, 127, size) + payload
 
 
+def build_deflated(opcode: int, payload: str | bytes, window: int) -> bytes:
+    """Return an unmasked frame that is a whole message, deflated if that is shorter.
+
+    Nothing of other messages is needed to inflate it.
+
+    Args:
+        opcode: `TEXT` or `BINARY`.
+        payload: A `str` is encoded as UTF-8.
+        window: Bits of the window, 9 to 15.
+
+    Raises:
+        ValueError: Another opcode or window, or the text has a lone surrogate.
+        TypeError: The payload is neither `str` nor `bytes`.
+    """
+    plain = build_frame(opcode, payload)
+    if opcode not in (TEXT, BINARY) or not 9 <= window <= 15:
+        raise ValueError("not an opcode of a message, or not the bits of a window")
+    octets = payload.encode() if isinstance(payload, str) else payload
+    deflate = zlib.compressobj(_LEVEL, zlib.DEFLATED, -window)
+    data = deflate.compress(octets) + deflate.flush(zlib.Z_SYNC_FLUSH)
+    data = data[: -len(_TAIL)]
+    if len(data) >= len(octets):
+        return plain
+    built = build_frame(opcode, data)
+    return bytes((built[0] | DEFLATED,)) + built[1:]
+
+
+def inflater() -> Any:
+    """Return what inflates one message."""
+    return zlib.decompressobj(-zlib.MAX_WBITS)
+
+
+def inflate(it: Any, piece: bytes | bytearray, left: int, *, last: bool) -> bytes | int:
+    """Inflate a piece of a message.
+
+    Args:
+        it: Its `inflater`.
+        piece: The piece.
+        left: Bytes that the message may still have.
+        last: It is the last one.
+
+    Returns:
+        What it inflates to; a code to close with if it is more than *left*, or nothing
+        that can be inflated.
+    """
+    try:
+        data: bytes = it.decompress(piece, left + 1)  # 0 would be for no limit
+        if last and len(data) <= left and not it.eof:
+            data += it.decompress(_TAIL, left + 1 - len(data))
+    except zlib.error:
+        return INVALID_DATA
+    return TOO_BIG if len(data) > left else data
+
+
 def build_close(code: int, reason: str) -> bytes:
     """Return a close frame.
 
@@ -115,12 +182,15 @@ class FrameParser:
 
     Args:
         limit: Bytes of one message, fragments together; one more is 1009.
+        deflate: Messages may be deflated; each can be inflated alone.
     """
 
     __slots__ = (
         "_checked",
+        "_deflate",
         "_final",
         "_frame",
+        "_inflater",
         "_inside",
         "_left",
         "_limit",
@@ -129,15 +199,19 @@ class FrameParser:
         "_opcode",
         "_over",
         "_rest",
+        "_sent",
     )
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, deflate: bool = False) -> None:
         self._limit = limit
+        self._deflate = deflate
         self._over = False
         self._rest = b""  # of a header, or of a control frame, that is not whole
         self._opcode = 0  # of the message under way; 0 for none
         self._message: bytearray | None = None  # its bytes so far, unmasked
         self._checked = 0  # of those of a text: known to be UTF-8
+        self._inflater: Any = None  # of a deflated one
+        self._sent = 0  # bytes of its frames
         # The data frame under way:
         self._inside = False
         self._final = False
@@ -176,7 +250,7 @@ class FrameParser:
         events.append((FAILED, code))
         self._over = True
         self._rest = b""
-        self._message = None
+        self._message = self._inflater = None
         return -1
 
     def _begin(self, data: bytes, at: int, events: list[tuple[int, object]]) -> int:
@@ -204,24 +278,39 @@ class FrameParser:
                 return -1
             self._control(opcode, data, at + head, size, events)
             return at + head + size
-        before = 0 if self._message is None else len(self._message)
-        if size > self._limit - before:
+        deflated = self._inflater is not None
+        if opcode:
+            deflated = data[at] & DEFLATED > 0
+        if size > self._room(opcode, deflated):
             return self._fail(events, TOO_BIG)
         if have < head:
             return -1
         if opcode:
             self._opcode = opcode
             self._checked = 0
+            self._sent = 0
+            self._inflater = inflater() if deflated else None
         self._inside = True
+        self._sent += size
         self._final = data[at] >= 0x80
         self._frame = self._left = size
         self._mask = data[at + head - 4 : at + head]
         return at + head
 
+    def _room(self, opcode: int, deflated: bool) -> int:
+        """Return the bytes that a data frame may have."""
+        if deflated:
+            most = self._limit + (self._limit >> 2) + 64
+            return most if opcode else most - self._sent
+        return self._limit - (0 if self._message is None else len(self._message))
+
     def _allows(self, first: int, second: int) -> bool:
         """Tell whether a header may begin with these two bytes now."""
         opcode = first & 0x0F
-        if first & 0x70 or second < 0x80 or opcode not in _OPCODES:
+        reserved = first & 0x70
+        if reserved == DEFLATED and self._deflate and opcode in (TEXT, BINARY):
+            reserved = 0
+        if reserved or second < 0x80 or opcode not in _OPCODES:
             return False
         if opcode >= CLOSE:
             return first >= 0x80 and second & 0x7F < 126
@@ -256,7 +345,7 @@ class FrameParser:
                 return
             events.append((CLOSE, (code, reason)))
         self._over = True
-        self._message = None
+        self._message = self._inflater = None
 
     def _take(self, data: bytes, at: int, events: list[tuple[int, object]]) -> int:
         """Take what is there of a data frame; return the place after it."""
@@ -264,6 +353,13 @@ class FrameParser:
         piece = _unmask(data[at : at + count], self._mask)
         self._left -= count
         whole = not self._left
+        if self._inflater is not None:
+            left = self._limit - (0 if self._message is None else len(self._message))
+            inflated = inflate(self._inflater, piece, left, last=whole and self._final)
+            if isinstance(inflated, int):
+                self._fail(events, inflated)
+                return at + count
+            piece = inflated
         if whole and self._final and self._message is None:
             self._finish(piece, events)
             return at + count
@@ -293,6 +389,7 @@ class FrameParser:
     def _finish(self, message: bytes, events: list[tuple[int, object]]) -> None:
         opcode, self._opcode = self._opcode, 0
         self._inside = False
+        self._inflater = None
         if opcode == BINARY:
             events.append((BINARY, message))
             return
@@ -307,11 +404,18 @@ class SharedFrame:
 
     A publication goes to its subscribers one after the other, as one and the same
     object, so its frame is built once.
+
+    Args:
+        deflate: Bytes from which a message is deflated, or characters of a text; 0 for
+            none.
+        window: Bits of the window that it is deflated with, 9 to 15.
     """
 
-    __slots__ = ("_frame", "_message")
+    __slots__ = ("_deflate", "_frame", "_message", "_window")
 
-    def __init__(self) -> None:
+    def __init__(self, deflate: int = 0, window: int = 15) -> None:
+        self._deflate = deflate
+        self._window = window
         self._message: str | bytes | None = None
         self._frame = b""
 
@@ -323,7 +427,10 @@ class SharedFrame:
         """
         if message is not self._message:
             opcode = TEXT if isinstance(message, str) else BINARY
-            self._frame = build_frame(opcode, message)
+            if 0 < self._deflate <= len(message):
+                self._frame = build_deflated(opcode, message, self._window)
+            else:
+                self._frame = build_frame(opcode, message)
             self._message = message
         return self._frame
 

@@ -23,6 +23,9 @@ Interleavings that could break these, each a test in tests/server/test_frame_str
 data, the end of the data, a close of the application and a lost connection while
 something waits; messages that came before the application took the frames over; a
 receiver that is busy again when its turn comes.
+
+With `server.deflate` a client may have messages deflated, each alone (`deflate`). What
+is parsed in a turn is less then: `_DEFLATED_PIECE` inflates to 1 MB at most.
 """
 
 from __future__ import annotations
@@ -43,6 +46,7 @@ from _speedups import (
     build_close,
     build_frame,
 )
+from service.server.deflate import negotiated
 from service.server.stream import (
     BINARY,
     HIGH_WATER,
@@ -55,6 +59,7 @@ from service.settings import ServerSettings
 __all__ = ["FrameStream"]
 
 _PIECE = 4096  # bytes handled in one turn: 700 of the smallest frames take some 0.5 ms
+_DEFLATED_PIECE = 1024  # the same, where messages may be deflated
 
 # The events of `_speedups.FrameParser`.
 _FRAGMENT, _CLOSE, _PING, _PONG = 0x0, 0x8, 0x9, 0xA
@@ -81,6 +86,12 @@ class FrameStream(WebSocketStream):
     `hand_over` after it accepted, and `write_message` from then on. It still awaits
     the disconnect as ASGI has it, and closes as ASGI has it.
 
+    Args:
+        shared: Returns the frames of the process that are deflated with a window of so
+            many bits; 0 for those that are not.
+        settings: Of the listener.
+        arguments: Of Hypercorn's stream.
+
     Attributes:
         write_message: Writes a message, or nothing once the WebSocket is closing;
             returns what must be awaited before the next, or None.
@@ -89,12 +100,15 @@ class FrameStream(WebSocketStream):
     write_message: Callable[[str | bytes], Coroutine[Any, Any, None] | None]
 
     def __init__(
-        self, shared: SharedFrame, settings: ServerSettings, *arguments: Any
+        self,
+        shared: Callable[[int], SharedFrame],
+        settings: ServerSettings,
+        *arguments: Any,
     ) -> None:
         self._writer: FrameWriter | None = None
         super().__init__(settings, *arguments)
         self._shared = shared
-        self._parser = FrameParser(settings.message_size)
+        self._piece = _PIECE
         self._receiver: Receiver | None = None
         self._data = b""  # that was read; not parsed from `_at` on
         self._at = 0
@@ -112,12 +126,6 @@ class FrameStream(WebSocketStream):
         if isinstance(event, Request):
             self.app = self._making_room(self.app)
             await super().handle(event)
-            assert self._tcp is not None  # HTTP/1.1
-            writer = FrameWriter(
-                self._shared, self._tcp.socket, HIGH_WATER, self._tcp.drain
-            )
-            self._writer = writer
-            self.write_message = writer.write
             self.scope["state"]["steadwire.frames"] = self
             return
         await super().handle(event)
@@ -216,7 +224,7 @@ class FrameStream(WebSocketStream):
             if self._events:
                 self._handle_parsed()
                 continue
-            size = min(len(self._data) - self._at, self._granted or _PIECE)
+            size = min(len(self._data) - self._at, self._granted or self._piece)
             if not size:
                 return
             if pieces:
@@ -358,7 +366,20 @@ class FrameStream(WebSocketStream):
     # Of the stock stream: what it does with wsproto.
 
     def _negotiate(self, offers: list[str] | None) -> list[tuple[bytes, bytes]]:
-        return []
+        settings = self._settings
+        answer = negotiated(offers) if settings.deflate and offers else None
+        self._parser = FrameParser(settings.message_size, answer is not None)
+        assert self._tcp is not None  # HTTP/1.1
+        socket, drain = self._tcp.socket, self._tcp.drain
+        headers = []
+        window = 0
+        if answer is not None:
+            accepted, window = answer
+            headers.append((b"sec-websocket-extensions", accepted))
+            self._piece = _DEFLATED_PIECE
+        self._writer = FrameWriter(self._shared(window), socket, HIGH_WATER, drain)
+        self.write_message = self._writer.write
+        return headers
 
     def _opened(self) -> None:
         self._direct = True
@@ -377,6 +398,14 @@ class FrameStream(WebSocketStream):
 
     async def app_send(self, message: ASGISendEvent | None) -> None:
         """Send a message of the application; None says that the application ended."""
+        if self._direct and message is not None and message["type"] == "websocket.send":
+            text = message.get("text")
+            # Without a text there are bytes.
+            data = bytes(message["bytes"]) if text is None else text  # type: ignore[arg-type]
+            waits = self.write_message(data)
+            if waits is not None:
+                await waits
+            return
         await super().app_send(message)
         if message is None:
             self._receiver = None  # they refer to each other

@@ -25,7 +25,7 @@ from service.server.http_stream import HttpStream
 from service.server.stream import WebSocketStream
 from service.server.tcp_connection import TcpConnection
 from service.server.tracker import ConnectionTracker
-from service.settings import Settings
+from service.settings import ServerSettings, Settings
 
 __all__ = ["HYPERCORN_VERSIONS", "install"]
 
@@ -52,8 +52,8 @@ def install(settings: Settings, refusals: Refusals) -> ConnectionTracker:
     tracker = ConnectionTracker(settings, refusals)
     stream = partial(WebSocketStream, settings.server)
     own: Callable[..., WebSocketStream] = stream
-    if not (settings.server.wsproto or settings.server.deflate):
-        own = partial(FrameStream, SharedFrame(), settings.server)
+    if not settings.server.wsproto:
+        own = partial(FrameStream, _shared_frames(settings.server), settings.server)
     # Hypercorn only ever calls these names. Its modules import them without exporting
     # them, hence the ignored errors.
     hypercorn.asyncio.run.TCPServer = partial(TcpConnection, tracker)  # type: ignore[assignment,attr-defined]
@@ -64,3 +64,15 @@ def install(settings: Settings, refusals: Refusals) -> ConnectionTracker:
     hypercorn.protocol.h11.WSStream = own  # type: ignore[assignment,attr-defined]
     hypercorn.protocol.h2.WSStream = stream  # type: ignore[assignment,attr-defined]
     return tracker
+
+
+def _shared_frames(settings: ServerSettings) -> Callable[[int], SharedFrame]:
+    """Return what has the frames that go to many, by the window of those deflated."""
+    found: dict[int, SharedFrame] = {0: SharedFrame()}
+
+    def shared(window: int) -> SharedFrame:
+        if window not in found:
+            found[window] = SharedFrame(settings.deflate_size, window)
+        return found[window]
+
+    return shared

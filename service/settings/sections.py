@@ -123,11 +123,16 @@ class ServerSettings(Section, frozen=True, kw_only=True):
             or ``store.shared_by``, outside development. Else 0, and with SQLite and
             ``workers``: the next server can only open the file when this one has ended,
             and a client that is sent away early would wait for that.
-        deflate: Accept permessage-deflate. Off by default: it costs some 100 KB for
-            each connection, and an unauthenticated peer could make the server inflate.
+        deflate: Accept permessage-deflate. Off by default: an unauthenticated peer
+            could make the server inflate, and over HTTP/2, or with ``wsproto``, it
+            costs some 100 KB for each connection. Over HTTP/1.1 each message is
+            deflated alone (without context takeover): nothing is kept, and a
+            publication is deflated once for all its subscribers.
+        deflate_size: Messages from this size on are deflated, to clients that asked for
+            it, over HTTP/1.1.
         wsproto: Parse and build the frames of WebSockets over HTTP/1.1 with the library
-            wsproto, as over HTTP/2 and with ``deflate``, instead of our own code, which
-            takes a part of its time.
+            wsproto, as over HTTP/2, instead of our own code, which takes a part of its
+            time.
         message_size: Largest WebSocket message accepted; a larger one is closed with
             1009.
         send_buffer: SO_SNDBUF of each connection. A small buffer shows that a client
@@ -159,6 +164,7 @@ class ServerSettings(Section, frozen=True, kw_only=True):
     shutdown_timeout: Seconds = 10.0
     drain_time: Delay | None = None
     deflate: bool = False
+    deflate_size: Bytes = 512
     wsproto: bool = False
     message_size: Bytes = 64 * KiB
     send_buffer: Bytes = 256 * KiB

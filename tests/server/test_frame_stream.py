@@ -182,7 +182,7 @@ class Bench:
         state.connection = self.tcp
         config = Config()
         stream = FrameStream(
-            SharedFrame(),
+            lambda window: SharedFrame(),
             ServerSettings(message_size=20_000),
             app,
             config,

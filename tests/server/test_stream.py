@@ -61,13 +61,16 @@ async def test_offered_deflate_is_declined(server: Any) -> None:
         assert await client.frame() == (True, 0, TEXT, b"a" * 1000)
 
 
-async def test_deflate_when_it_is_set(launch: Any) -> None:
-    process = launch(deflate=True)
+@pytest.mark.parametrize("wsproto", [False, True], ids=["frames", "wsproto"])
+async def test_deflate_when_it_is_set(launch: Any, wsproto: bool) -> None:
+    process = launch(deflate=True, wsproto=wsproto)
     await process.ready()
     offer = {"Sec-WebSocket-Extensions": "permessage-deflate; client_max_window_bits"}
     async with await process.open("/echo", headers=offer) as client:
         accepted = client.headers["sec-websocket-extensions"]
         assert accepted.startswith("permessage-deflate")
+        takeover = "client_no_context_takeover" not in accepted
+        assert takeover is ("server_no_context_takeover" not in accepted) is wsproto
         deflated = zlib.compressobj(wbits=-15)
         data = deflated.compress(b"a" * LIMIT) + deflated.flush(zlib.Z_SYNC_FLUSH)
         await client.send_frame(TEXT, data[:-4], rsv=4)
@@ -83,16 +86,20 @@ async def test_deflate_when_it_is_set(launch: Any) -> None:
     await process.freed()
 
 
+@pytest.mark.parametrize("wsproto", [False, True], ids=["frames", "wsproto"])
 async def test_control_frames_between_the_fragments_of_a_deflated_message(
-    launch: Any,
+    launch: Any, wsproto: bool
 ) -> None:
-    process = launch(deflate=True)
+    process = launch(deflate=True, wsproto=wsproto)
     await process.ready()
     offer = {"Sec-WebSocket-Extensions": "permessage-deflate"}
     async with await process.open("/echo", headers=offer) as client:
         deflated = zlib.compressobj(wbits=-15)
         inflated = zlib.decompressobj(wbits=-15)
         for word in (b"one ", b"two "):
+            if not wsproto:  # each message alone
+                deflated = zlib.compressobj(wbits=-15)
+                inflated = zlib.decompressobj(wbits=-15)
             data = deflated.compress(word * 500) + deflated.flush(zlib.Z_SYNC_FLUSH)
             data = data[:-4]
             pieces = [data[:3], data[3:7], data[7:]]
@@ -115,7 +122,11 @@ async def test_control_frames_between_the_fragments_of_a_deflated_message(
         await client.send_frame(CONTINUATION, b"ain")
         assert await client.frame() == (True, 0, PONG, b"3")
         frame = await client.frame()
-        assert inflated.decompress(frame.payload + bytes(2) + b"\xff\xff") == b"plain"
+        if wsproto:
+            data = frame.payload + bytes(2) + b"\xff\xff"
+            assert inflated.decompress(data) == b"plain"
+        else:
+            assert frame == (True, 0, TEXT, b"plain")  # it is too short
         await client.send_frame(PING, b"4", rsv=4)
         assert await close_frame(client) == (1002, "protocol error")
 

@@ -31,6 +31,7 @@ from tests.speedups.streams import (
 )
 
 SEEDS = list(streams(random.Random(6455), 300))
+SEEDS += streams(random.Random(7692), 300, deflate=True)
 
 
 def one_input(octets: bytes) -> None:
@@ -39,6 +40,7 @@ def one_input(octets: bytes) -> None:
         return
     rng, data = random.Random(octets[0]), octets[1:]
     limit = rng.choice((40, 200, LARGE))
+    compare(frames_c, frames_py, data, cuts(rng, data), limit, deflate=True)
     events = compare(frames_c, frames_py, data, cuts(rng, data), limit)
     if limit == LARGE and not beyond_wsproto(events):
         agree(Wsproto(), events, data)
