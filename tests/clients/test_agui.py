@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import signal
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
-from tests.harness.process import ROOT, TOOLS, environment
+from tests.harness.process import ROOT, TOOLS, environment, launched
 from tests.harness.server import Server
 from tests.harness.tools import node
 
@@ -26,15 +30,24 @@ def in_folder(folder: Path, *command: str, **variables: str) -> None:
             shutil.copy(program, folder)
     (folder / "package.json").write_text('{"type": "module"}')
     (folder / "node_modules").symlink_to(TOOLS / "node_modules")
-    ended = subprocess.run(
-        [executable, *command],
+    process = subprocess.Popen(
+        launched(executable, *command),
         cwd=folder,
         env=environment(variables),
-        capture_output=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=100,
+        start_new_session=True,
     )
-    assert ended.returncode == 0, ended.stdout[-8000:] + ended.stderr[-2000:]
+    with process:
+        try:
+            output, log = process.communicate(timeout=100)
+        finally:
+            # `node --test` runs each file in a process of its own.
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == 0, output[-8000:] + log[-2000:]
 
 
 def run_in_node(folder: Path, name: str, **variables: str) -> None:
@@ -46,6 +59,20 @@ def example(kind: str) -> str:
     text = (ROOT / "clients" / "agui" / "README.md").read_text(encoding="utf-8")
     (found,) = re.findall(rf"^```{kind}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     return str(found)
+
+
+def test_what_a_program_leaves_behind_is_ended(tmp_path: Path) -> None:
+    program = """
+        import { spawn } from 'node:child_process'
+        import { writeFileSync } from 'node:fs'
+        const { pid } = spawn('sleep', ['1000'], { stdio: 'ignore' })
+        writeFileSync('pid', String(pid))
+        process.exit(1)
+    """
+    with pytest.raises(AssertionError):
+        in_folder(tmp_path, "--input-type=module", "--eval", program)
+    with suppress(psutil.NoSuchProcess):
+        psutil.Process(int((tmp_path / "pid").read_text())).wait(30)
 
 
 @pytest.mark.parametrize("name", ["threads", "agent"])
