@@ -30,7 +30,7 @@ _WORD = re.compile(r"\S+\s*")
 
 _Event = dict[str, Any]
 
-_WEATHER = {"city": "Lisbon", "days": ["sunny, 21 °C", "light rain, 18 °C"]}
+_WEATHER = {"city": "Lisbon", "days": ["sunny at 21 °C", "light rain at 18 °C"]}
 _PLACES = ["Miradouro da Graça", "the tile museum", "tram 28", "Time Out Market"]
 
 _LISBON = (
