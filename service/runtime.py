@@ -292,7 +292,7 @@ class Runtime:
             await base.revocations.start()
             stack.callback(hub.position_check.stop)
             hub.position_check.start()
-            typing = Typing(hub, clock)
+            typing = Typing(hub, clock, base.broker)
             stack.callback(typing.stop)
             agent_calls = AgentCalls(threads, typing, hub, base.handlers.rpc)
             heartbeat = Heartbeat(settings.heartbeat_timeout)

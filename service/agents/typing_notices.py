@@ -7,14 +7,25 @@ thread or loses its connection. Nothing is stored, and nothing else is dropped s
 where a queue is full; so a client also forgets by itself who typed `LASTS` seconds ago.
 A user's own other connections are not told.
 
-Bounds: one record for each subscription; `RATE` calls of a client.
+Where a broker carries signals, members on other processes are told the same. The
+process of the typist sends each notice that it gives its own members; the others know
+that somebody types until they hear that it has stopped, or nothing for `LASTS` and
+`AGAIN` seconds, as when the process has died or the broker is lost. What a signal
+promises (signed, once, in order) is what keeps forged or late ones out; one that is
+lost is made up for by the next, or by that time.
+
+Bounds: one record for each subscription; `ELSEWHERE` members on other processes, beyond
+which nobody is told of one more; `RATE` calls of a client.
 """
 
 from __future__ import annotations
 
+import msgspec
+
 from service.agents.events import dump
+from service.core.broker import Signals
 from service.core.errors import PERMISSION_DENIED, TOO_MANY_REQUESTS, ReplyError
-from service.core.model import Channel, ClientId
+from service.core.model import Channel, ClientId, RawJson, SubscriberInfo, UserId
 from service.core.ports import Clock, Timer
 from service.core.priority import Priority
 from service.core.rate_limits import Buckets, Rate
@@ -26,7 +37,18 @@ __all__ = ["Typing"]
 LASTS = 5.0  # s
 AGAIN = 2.0  # s
 RATE = Rate(2.0, 10.0)  # calls of one client
+ELSEWHERE = 10_000  # members on other processes
 _CLIENTS = 65_536  # clients whose rates are kept
+
+
+class _Signal(msgspec.Struct, array_like=True, frozen=True):
+    user: UserId
+    client: ClientId
+    info: RawJson
+    types: bool
+
+
+_decode = msgspec.json.Decoder(_Signal).decode
 
 
 class _Typist:
@@ -38,18 +60,23 @@ class _Typist:
 
 
 class Typing:
-    """Who types in which thread, of the clients of this process.
+    """Who types in which thread.
 
     Args:
-        hub: Has the members, and tells them.
+        hub: Has the members of this process, and tells them.
         clock: Ends what nobody ends.
+        signals: Reaches the other processes; None if nothing does.
     """
 
-    def __init__(self, hub: Hub, clock: Clock) -> None:
+    def __init__(self, hub: Hub, clock: Clock, signals: Signals | None = None) -> None:
         self._hub = hub
         self._clock = clock
         self._typists: dict[Subscription, _Typist] = {}
         self._rates: Buckets[ClientId] = Buckets(RATE, _CLIENTS)
+        self._elsewhere: dict[tuple[Channel, ClientId], Timer] = {}
+        self._signals = signals
+        if signals is not None:
+            signals.on_signal(self._heard)
 
     def stop(self) -> None:
         """Forget all, and tell nobody."""
@@ -57,6 +84,9 @@ class Typing:
             if typist.timer is not None:
                 typist.timer.cancel()
         self._typists.clear()
+        for timer in self._elsewhere.values():
+            timer.cancel()
+        self._elsewhere.clear()
 
     def says(self, channel: Channel, client: ClientId, *, types: bool) -> None:
         """Take note that a client types, or does not any more.
@@ -85,7 +115,7 @@ class Typing:
         )
         if now - typist.told_at >= AGAIN:
             typist.told_at = now
-            self._tell(subscription, "typing_started")
+            self._tell(subscription, types=True)
 
     def _stopped(self, subscription: Subscription) -> None:
         typist = self._typists.pop(subscription, None)
@@ -94,16 +124,52 @@ class Typing:
         if typist.timer is not None:
             typist.timer.cancel()
         self._hub.unwatch(subscription)
-        self._tell(subscription, "typing_stopped")
+        self._tell(subscription, types=False)
 
-    def _tell(self, subscription: Subscription, name: str) -> None:
-        subscriber = subscription.subscriber
+    def _tell(self, subscription: Subscription, *, types: bool) -> None:
+        channel, subscriber = subscription.topic.channel, subscription.subscriber
+        self._notify(channel, subscriber, types=types)
+        if self._signals is not None:
+            signal = _Signal(subscriber.user, subscriber.client, subscriber.info, types)
+            self._signals.signal(channel, msgspec.json.encode(signal).decode())
+
+    def _notify(
+        self, channel: Channel, subscriber: SubscriberInfo, *, types: bool
+    ) -> None:
+        name = "typing_started" if types else "typing_stopped"
         value = {"user": subscriber.user, "client": subscriber.client}
         event = dump({"type": "CUSTOM", "name": name, "value": value})
         self._hub.notify(
-            subscription.topic.channel,
+            channel,
             event.text,
             priority=Priority.TYPING,
             info=subscriber.info,
             but=subscriber,
         )
+
+    # Of other processes.
+
+    def _heard(self, channel: Channel, text: str) -> None:
+        try:
+            signal = _decode(text)
+        except msgspec.DecodeError:
+            return  # of another version
+        subscriber = SubscriberInfo(signal.client, signal.user, signal.info)
+        key = channel, signal.client
+        timer = self._elsewhere.pop(key, None)
+        if timer is not None:
+            timer.cancel()
+        if signal.types:
+            if len(self._elsewhere) >= ELSEWHERE:
+                return
+            self._elsewhere[key] = self._clock.call_at(
+                self._clock.now() + LASTS + AGAIN,
+                lambda: self._ended(channel, subscriber),
+            )
+        elif timer is None:
+            return  # nobody was told that it types
+        self._notify(channel, subscriber, types=signal.types)
+
+    def _ended(self, channel: Channel, subscriber: SubscriberInfo) -> None:
+        del self._elsewhere[channel, subscriber.client]
+        self._notify(channel, subscriber, types=False)

@@ -58,7 +58,7 @@ def add_broker_metrics(metrics: Metrics, broker: ValkeyBroker | None) -> None:
     )
     metrics.total(
         "broker_dropped",
-        "Publications without history, and notices, that could not be sent to other "
-        "servers.",
+        "Publications without history, notices, and who types, that could not be sent "
+        "to other servers.",
         lambda: 0 if broker is None else broker.dropped,
     )

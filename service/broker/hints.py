@@ -12,9 +12,9 @@ What a hint is believed, once its signature is right:
 * Stored publications, up to `AGE` after it was sent. An older one, or one whose sender
   or receiver has a wrong clock, says only that a top has moved: what it carries may
   have been erased since. Repeated, it changes nothing.
-* Publications that are not stored, up to `AGE` too, and once: a sender numbers its
-  hints, and a number that is not higher than the last of that sender is a copy, or
-  late. They are delivered at most once.
+* Publications that are not stored, and signals, up to `AGE` too, and once: a sender
+  numbers its hints, and a number that is not higher than the last of that sender is a
+  copy, or late. They are delivered at most once.
 
 Bounds: `SIZE` bytes of stored publications, beyond which the position is sent alone;
 `SENDERS` whose numbers are remembered, beyond which the one unheard for longest is
@@ -42,7 +42,7 @@ SENDERS = 4096
 
 VERSION = 1
 _SIGNATURE = 16  # bytes
-_DELTA, _URGENT = 1, 2  # flags of a row
+_DELTA, _URGENT, _SIGNAL = 1, 2, 4  # flags of a row
 
 
 class _Row(msgspec.Struct, array_like=True, frozen=True):
@@ -79,11 +79,13 @@ class Hint(NamedTuple):
         top: The newest position that it tells of; None if it tells of none.
         publications: What it carries and is believed.
         whole: `publications` is everything up to `top` that it tells of.
+        signals: Texts that are no publications.
     """
 
     top: Position | None
     publications: list[Committed]
     whole: bool
+    signals: list[str]
 
 
 class Hints:
@@ -135,6 +137,11 @@ class Hints:
         """Return a notice: a hint that tells of nothing."""
         return self._body(topic, Position(0, ""), [])
 
+    def of_signal(self, topic: bytes, text: str) -> bytes:
+        """Return a hint with a text that is no publication."""
+        row = _Row(0, 0, _SIGNAL, text, None, None)
+        return self._body(topic, Position(0, ""), [row])
+
     def read(self, topic: bytes, channel: Channel, data: bytes) -> Hint | None:
         """Return what a hint says, or None if this process has sent it.
 
@@ -154,14 +161,16 @@ class Hints:
             return None
         fresh = abs(self._clock.wall() - body.sent / 1000) <= AGE
         first = fresh and self._is_first(body.sender, body.number)
+        believed = [row for row in body.rows if (fresh if row.offset else first)]
+        signals = [row.data for row in believed if row.flags & _SIGNAL]
         found = [
             _committed_of(row, channel, body.epoch)
-            for row in body.rows
-            if (fresh if row.offset else first)
+            for row in believed
+            if not row.flags & _SIGNAL
         ]
         top = Position(body.top, body.epoch) if body.top else None
         whole = fresh and any(row.offset == body.top for row in body.rows)
-        return Hint(top, found, whole)
+        return Hint(top, found, whole, signals)
 
     def _is_first(self, sender: str, number: int) -> bool:
         """Note the number of a hint; return whether it is higher than the last."""

@@ -4,7 +4,8 @@ While the broker takes hints, they wait in order. Once `LIMIT` bytes wait, and w
 there is no connection, only the newest position of each channel is kept, of `MISSED`
 channels; it is sent when there is room again. Beyond, the one that was missed first is
 forgotten: other processes find its publications by polls. Publications that are not
-stored are dropped then: they are delivered at most once.
+stored are dropped then: they are delivered at most once. Signals are dropped sooner,
+when half of that waits.
 
 Invariants: what was taken and not confirmed as sent is missed when the connection is
 lost; so a hint is sent at least once or its position is, unless it is beyond a bound.
@@ -44,7 +45,7 @@ class Outgoing:
 
     Attributes:
         open: Whether there is a connection.
-        dropped: Publications without an offset and notices that were dropped.
+        dropped: Publications without an offset, notices and signals that were dropped.
     """
 
     def __init__(self, hints: Hints) -> None:
@@ -75,6 +76,13 @@ class Outgoing:
         """Send a notice, if there is a connection."""
         if self.open and self._bytes < LIMIT:
             self._put(_Waiting(topic, self._hints.of_notice(topic), _NOWHERE))
+        else:
+            self.dropped += 1
+
+    def signal(self, topic: bytes, text: str) -> None:
+        """Send a signal, if there is a connection and nothing is late."""
+        if self.open and self._bytes < LIMIT // 2:
+            self._put(_Waiting(topic, self._hints.of_signal(topic, text), _NOWHERE))
         else:
             self.dropped += 1
 

@@ -103,6 +103,7 @@ class ValkeyBroker:
         self._channels: dict[bytes, Channel] = {}  # followed, by topic
         self._notices: dict[bytes, Callable[[], None]] = {}
         self._waiting_notices: dict[str, Callable[[], None]] = {}
+        self._heard: Callable[[Channel, str], None] = lambda channel, text: None
         self._asked: set[bytes] = set()  # what the server was asked for
         self._changed: dict[bytes, None] = {}  # topics to ask for, or not any more
         self._subscribe = asyncio.Event()
@@ -112,7 +113,7 @@ class ValkeyBroker:
 
     @property
     def dropped(self) -> int:
-        """Publications without an offset and notices that were not sent."""
+        """Publications without an offset, notices and signals that were not sent."""
         return 0 if self._hints is None else self._outgoing.dropped
 
     async def start(self, listener: BrokerListener, scope: str) -> None:
@@ -167,6 +168,16 @@ class ValkeyBroker:
         if self._task is not None and self._hints is not None:
             self._outgoing.notify(self._hints.topic("notice", topic))
             self._send.set()
+
+    def signal(self, channel: Channel, text: str) -> None:
+        """Tell the other processes what is stored nowhere; see the port."""
+        if self._task is not None:
+            self._outgoing.signal(self._topic(channel), text)
+            self._send.set()
+
+    def on_signal(self, heard: Callable[[Channel, str], None]) -> None:
+        """Call *heard* with the signals of other processes."""
+        self._heard = heard
 
     def _topic(self, channel: Channel) -> bytes:
         topic = self._topics.get(channel)
@@ -331,6 +342,8 @@ class ValkeyBroker:
         self.received += 1
         if hint.publications:
             self._listener.told(hint.publications)
+        for text in hint.signals:
+            self._heard(channel, text)
         if hint.top is not None and not hint.whole:
             self._listener.moved(channel, hint.top)
 

@@ -17,7 +17,7 @@ from typing import Protocol
 from service.core.model import Channel, Position
 from service.core.ports import Committed
 
-__all__ = ["Broker", "BrokerListener"]
+__all__ = ["Broker", "BrokerListener", "Signals"]
 
 
 class BrokerListener(Protocol):
@@ -42,7 +42,21 @@ class BrokerListener(Protocol):
         """Handle that no hints arrive; each channel is confirmed anew, later."""
 
 
-class Broker(Protocol):
+class Signals(Protocol):
+    """Carries texts about a channel that are stored nowhere, each at most once.
+
+    They reach the other processes that follow the channel, in the order in which one of
+    them has sent them, within seconds or never.
+    """
+
+    def signal(self, channel: Channel, text: str) -> None:
+        """Tell the other processes; the first thing that is dropped under load."""
+
+    def on_signal(self, heard: Callable[[Channel, str], None]) -> None:
+        """Call *heard* with those of other processes; it does not raise."""
+
+
+class Broker(Signals, Protocol):
     """Carries hints. Every queue is bounded; beyond, hints are dropped."""
 
     async def start(self, listener: BrokerListener, scope: str) -> None:

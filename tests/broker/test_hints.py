@@ -104,7 +104,7 @@ def test_an_old_hint_says_only_that_the_top_has_moved() -> None:
         (data,) = pair.sent(0, 1)
         pair.clock.jump(late)
         hint = pair.receiver.read(pair.topic, CHANNEL, data)
-        assert hint == (Position(1, "e"), [], False)
+        assert hint == (Position(1, "e"), [], False, [])
 
 
 def test_what_is_not_stored_is_believed_once_and_in_order() -> None:
@@ -123,7 +123,7 @@ def test_beyond_the_size_the_position_is_sent_alone() -> None:
     (data,) = pair.sent(3, 4, size=SIZE // 2)
     assert len(data) < 200
     hint = pair.receiver.read(pair.topic, CHANNEL, data)
-    assert hint == (Position(4, "e"), [], False)
+    assert hint == (Position(4, "e"), [], False, [])
     # What is not stored anywhere is carried in any case.
     stored, unstored = pair.sent(5, 0, size=SIZE)
     assert pair.offsets(stored) == []
@@ -137,3 +137,24 @@ def test_another_version_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         (data,) = pair.sent(1)
     with pytest.raises(Forged):
         pair.receiver.read(pair.topic, CHANNEL, data)
+
+
+def test_a_signal_is_believed_once_in_its_order_and_for_a_while() -> None:
+    pair = Pair()
+    first, second, third = (
+        pair.sender.of_signal(pair.topic, text) for text in ("one", "two", "three")
+    )
+
+    def heard(data: bytes) -> list[str]:
+        hint = pair.receiver.read(pair.topic, CHANNEL, data)
+        assert hint is not None
+        assert (hint.publications, hint.top) == ([], None)
+        return hint.signals
+
+    assert heard(second) == ["two"]
+    assert heard(second) == heard(first) == []  # doubled, and late
+    pair.clock.advance(AGE + 0.1)
+    assert heard(third) == []
+    assert pair.sender.read(pair.topic, CHANNEL, first) is None  # its own
+    with pytest.raises(Forged):  # copied to another channel
+        pair.receiver.read(pair.sender.topic("channel", "other"), CHANNEL, third)

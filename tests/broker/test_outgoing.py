@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from service.broker import outgoing
 from service.broker.hints import Hints
 from service.broker.outgoing import Outgoing
@@ -84,3 +86,17 @@ def test_the_channel_missed_first_is_forgotten(monkeypatch) -> None:
         bench.add(channel, 1)
     bench.outgoing.open = True
     assert [name for name, _, _ in bench.taken("a", "b", "c")] == ["a", "c"]
+
+
+def test_signals_are_dropped_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outgoing, "LIMIT", 2000)
+    bench = Bench()
+    topic = bench.hints.topic("channel", "a")
+    bench.outgoing.signal(topic, "x")  # there is no connection
+    bench.outgoing.open = True
+    bench.outgoing.signal(topic, "x")
+    bench.add("a", 1, size=1000)
+    bench.outgoing.signal(topic, "x")
+    bench.add("a", 2)
+    assert bench.outgoing.dropped == 2
+    assert len(bench.outgoing.take()) == 3

@@ -108,6 +108,27 @@ async def test_what_one_publishes_the_other_is_told(make: Make) -> None:
     assert other.broker.received >= 4 and other.broker.refused == 0
 
 
+@pytest.mark.requirement("R42")
+async def test_a_signal_is_heard_by_others_and_a_forged_one_by_nobody(
+    make: Make, valkey: Valkey
+) -> None:
+    one, other = await make(), await make()
+    for node in (one, other):
+        node.broker.on_signal(lambda *what, node=node: node.log.append(what))
+        node.broker.follow(ROOM)
+        await node.until("confirmed", ROOM)
+    forger = Hints("f" * 32, "forger", "table", SystemClock())
+    topic = Hints(Valkey.key, "topics", "table", SystemClock()).topic("channel", ROOM)
+    client = redis.asyncio.Redis.from_url(valkey.url)
+    await client.execute_command("SPUBLISH", topic, forger.of_signal(topic, "forged"))
+    await client.aclose()
+    await other.until("look", ROOM)
+    one.broker.signal(ROOM, "text")
+    await other.until(ROOM, "text")
+    assert other.log == [("confirmed", ROOM), ("look", ROOM), (ROOM, "text")]
+    assert (ROOM, "text") not in one.log
+
+
 async def test_a_server_that_is_down_is_not_an_error(make: Make) -> None:
     node = await make("redis://127.0.0.1:1", reached=False)
     node.broker.follow(ROOM)

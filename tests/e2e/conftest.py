@@ -159,6 +159,14 @@ NOT_NODES: dict[str, tuple[str, ...]] = {
 }
 """Tests of them that stay out with a broker, too."""
 
+WITH_BROKER = {
+    "test_thread_sockets": (
+        "test_typing_reaches_the_other_members_and_ends_with_the_connection",
+        "test_typing_stops_by_itself_and_a_live_run_is_never_silent",
+    ),
+}
+"""Tests of other modules for which a broker is what connects two servers."""
+
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Add gateways and two processes to the stores of the tests that run there."""
@@ -171,6 +179,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         elsewhere.append("http_proxy")
         if module not in HTTP_PROXY_ALONE and name not in NOT_LAMBDA.get(module, ()):
             elsewhere.append("lambda")
+    if name in WITH_BROKER.get(module, ()):
+        elsewhere.append("dynamodb-valkey")
     if name not in ON_WORKERS.get(module, (name,)):
         elsewhere.append("sqlite-workers")
         if module in ON_NODES and name not in NOT_NODES.get(module, ()):
