@@ -32,7 +32,7 @@ from service.core.rate_limits import Buckets, Rate
 from service.hub.hub import Hub
 from service.hub.subscription import Subscription
 
-__all__ = ["Typing"]
+__all__ = ["AGAIN", "LASTS", "Typing"]
 
 LASTS = 5.0  # s
 AGAIN = 2.0  # s
