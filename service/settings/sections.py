@@ -265,8 +265,9 @@ class ConnectionSettings(Section, frozen=True, kw_only=True):
     """Limits of the number of connections, and the end of lost and idle ones.
 
     Attributes:
-        limit: Clients connected to this process; beyond, a connect is closed with 3013
-            and comes back later. None: 100 in development, 10,000 elsewhere.
+        limit: Clients connected to this process, and to all that share its SQLite file;
+            beyond, a connect is closed with 3013 and comes back later. None: 100 in
+            development, 10,000 elsewhere.
         user_limit: Connections of one user; 0 means no limit. Not set: 3, none in
             development, where each tab of a browser is a connection of the same user.
         address_limit: Connections of one address without a user. They are strangers:
@@ -299,6 +300,9 @@ class ConnectionSettings(Section, frozen=True, kw_only=True):
 
 class LimitSettings(Section, frozen=True, kw_only=True):
     """Rates and attempts; 0 means no limit.
+
+    Each process counts for itself: what is of a user or an address is N times as much
+    where their connections are spread over N processes.
 
     In development the limits that are not set by default do not apply: a test or a
     benchmark on one machine is one address and few connections, and not an attack. The

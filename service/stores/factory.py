@@ -103,6 +103,8 @@ def make_upkeep(
     directory = DynamodbDirectory(
         store.client, settings.table, limits, clock, active=active
     )
+    directory.nodes.broker = store.broker is not None
+    directory.nodes.on_read = store.peers.seen
     return Maintenance(
         store.client,
         directory,

@@ -36,13 +36,14 @@ class Nodes:
 
     Attributes:
         valkey: The broker; None for polls.
+        shared: Settings of a server on their table, without the broker.
     """
 
     def __init__(self, directory: Any, valkey: Valkey | None) -> None:
         self.valkey = valkey
-        shared = {**BACKENDS["dynamodb"](), **SETTINGS}
+        self.shared = shared = {**BACKENDS["dynamodb"](), **SETTINGS}
         if valkey is not None:
-            shared |= valkey.settings
+            shared = {**shared, **valkey.settings}
         self.servers = [
             Server(directory.mktemp("node"), shared).start_blocking() for _ in "12"
         ]
@@ -116,6 +117,27 @@ async def test_both_servers_deliver_what_either_commits(
     for api in apis:
         heard = (await scrape(api))["broker_hints_total"]
         assert (heard > 0) == (nodes.valkey is not None)
+
+
+@pytest.mark.slow
+async def test_a_server_without_the_broker_is_polled(
+    nodes: Nodes,
+    apis: list[Api],
+    start_host: Callable[..., Any],
+    make_server: Callable[..., Server],
+    channel: str,
+) -> None:
+    host = await start_host("js-5.8.0")
+    client = await SdkClient.create(host, nodes.servers[0].url)
+    await client.connect()
+    await client.subscribe(channel)
+    third = await make_server(nodes.shared).start()
+    async with third.api() as api:
+        for n in range(1, 4):
+            await api.publish(channel, n)
+    # No hint tells of them, and no position check.
+    await client.until(lambda: client.offsets(channel) == [1, 2, 3], "all", 60.0)
+    assert await third.terminate() == 0
 
 
 @pytest.mark.requirement("R43")

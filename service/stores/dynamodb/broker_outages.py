@@ -3,7 +3,7 @@
 While a process is cut off from the broker, the others hear nothing of what it commits,
 though their own connections are whole. So it puts an entry into the table, again every
 `RENEW`, and every process looks at these entries each `PERIOD`: while there is one of
-another process, the covered channels are polled as well (`HeadWatch.polls_all`).
+another process, the covered channels are polled as well (`HeadWatch.poll_covered`).
 
 An entry outlives the outage by a period, so that every channel was polled after the
 last publication that was told nobody. One of a process that has died expires after
@@ -19,8 +19,6 @@ import asyncio
 import uuid
 from contextlib import suppress
 
-import structlog
-
 from service.core.broker import Broker
 from service.core.clock import sleep
 from service.core.errors import StoreError
@@ -34,8 +32,6 @@ RENEW = 5.0  # s
 TTL = 15.0  # s
 
 _KIND = "broker-outage"
-
-_log = structlog.get_logger(__name__)
 
 
 class BrokerOutages:
@@ -99,7 +95,4 @@ class BrokerOutages:
             for entry in await self._state.entries(_KIND)
             if entry.key != self._node
         ]
-        if bool(others) != self._heads.polls_all:
-            _log.info("processes without the broker", count=len(others))
-            self._heads.polls_all = bool(others)
-            self._heads.poll_all()
+        self._heads.poll_covered("a server has lost the broker", bool(others))

@@ -64,6 +64,7 @@ from service.stores.dynamodb.log.head_watch import HeadWatch
 from service.stores.dynamodb.log.planner import BatchPlan, PendingAppend, Taking
 from service.stores.dynamodb.log.reader import Reader
 from service.stores.dynamodb.log.remover import Remover
+from service.stores.dynamodb.peers import Peers
 from service.stores.dynamodb.state import DynamodbState
 from service.stores.dynamodb.subscribers import DynamodbSubscribers
 from service.stores.history_cache import ReadRequest
@@ -99,6 +100,7 @@ class DynamodbStore:
         client: Calls DynamoDB; lives as long as the store.
         state: The State port on the same table.
         leases: The owners of channels.
+        peers: What other processes mean for the polls.
         subscribers: The rows of those whose sockets end at the gateway.
         holder: Delivers under the leases that appends take, if `dynamodb.leases` is on.
             Without one, HEAD remembers the duty, and whoever watches over expired
@@ -139,7 +141,8 @@ class DynamodbStore:
             at_once=max(1, settings.connections // 2),
         )
         self._heads = HeadWatch(self.client, self._reader, clock, self.moved)
-        self._heads.polls_all = settings.leases  # functions tell nobody
+        self._heads.poll_covered("functions tell nobody", settings.leases)
+        self.peers = Peers(self._heads, clock, alone=not settings.leases)
         self._hearer: Hearer | None = None
         self._outages: BrokerOutages | None = None
         self._appenders: dict[Channel, ChannelAppender] = {}

@@ -15,14 +15,16 @@ PERIOD, TTL = broker_outages.PERIOD, broker_outages.TTL
 
 
 class Heads:
-    """What is polled: how often `poll_all` was called, and with what."""
+    """Whether all is polled, and how often that has changed."""
 
     def __init__(self) -> None:
         self.polls_all = False
         self.calls: list[bool] = []
 
-    def poll_all(self) -> None:
-        self.calls.append(self.polls_all)
+    def poll_covered(self, why: str, holds: bool) -> None:
+        if holds != self.polls_all:
+            self.polls_all = holds
+            self.calls.append(holds)
 
 
 class Process:

@@ -291,7 +291,8 @@ async def test_a_process_that_has_a_broker(plain, open_store, store_clock):
 class HeadsAlone:
     """Heads that nobody polls."""
 
-    polls_all = False
+    def poll_covered(self, why, holds):
+        assert not holds
 
 
 async def test_a_process_that_is_idle(metered, store_clock):

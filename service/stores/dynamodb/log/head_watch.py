@@ -4,7 +4,7 @@ A channel is *covered* while a broker carries its hints (`core.broker`). Its HEA
 then read once, after the broker has confirmed that, and whenever there is a doubt. Any
 other channel is polled: `QUICK` after it was followed or has changed, then after twice
 the pause each time, up to `SLOW`. What this process publishes itself, or was told of,
-is not a change.
+is not a change. Nothing is polled while it is known that nobody else commits (`rest`).
 
 Bounds: `BATCH` HEADs in a read, `AT_ONCE` reads under way: under load polls are late
 rather than many. A read that fails is repeated after `SLOW`.
@@ -15,7 +15,8 @@ eventually consistent: a poll that sees too little is followed by another). A lo
 
 Invariants, on the event loop:
 
-* A channel that is followed and not covered has a poll ahead, or under way.
+* A channel that is followed and not covered has a poll ahead, or under way, unless
+  polls rest.
 * A look that is asked for during a look of the same channel is another read: the one
   under way may have been answered before.
 * `moved` is called for each top that is seen to be new, also where its channel was
@@ -82,9 +83,6 @@ class HeadWatch:
         reader: Knows the states of channels.
         clock: Times the polls.
         moved: Called with each top that is new.
-
-    Attributes:
-        polls_all: Poll covered channels too: some process tells nobody.
     """
 
     def __init__(
@@ -94,7 +92,8 @@ class HeadWatch:
         clock: Clock,
         moved: Callable[[Channel, Position], None],
     ) -> None:
-        self.polls_all = False
+        self._untold: set[str] = set()  # why covered channels are polled, too
+        self._rests = False
         self._client = client
         self._reader = reader
         self._clock = clock
@@ -113,11 +112,6 @@ class HeadWatch:
         """Return the retention of a channel that is followed, else None."""
         watched = self._watched.get(channel)
         return None if watched is None else watched.history
-
-    @property
-    def polled(self) -> int:
-        """How many channels are polled."""
-        return sum(watched.due is not None for watched in self._watched.values())
 
     def follow(self, channel: Channel, history: History) -> None:
         """Begin to watch a channel."""
@@ -141,7 +135,7 @@ class HeadWatch:
         watched = self._watched.get(channel)
         if watched is not None:
             watched.covered = True
-            if not self.polls_all:
+            if not self._untold:
                 watched.due = None
             self.look(channel)
 
@@ -149,9 +143,26 @@ class HeadWatch:
         """Poll all channels: no hints arrive."""
         for watched in self._watched.values():
             watched.covered = False
-        self.poll_all()
+        self._poll_all()
 
-    def poll_all(self) -> None:
+    def poll_covered(self, why: str, holds: bool) -> None:
+        """Poll covered channels too while any reason holds: somebody tells nobody."""
+        if holds == (why in self._untold):
+            return
+        if holds:
+            self._untold.add(why)
+        else:
+            self._untold.discard(why)
+        _log.info("a reason to poll all channels", why=why, holds=holds)
+        self._poll_all()
+
+    def rest(self, rests: bool) -> None:
+        """Poll nothing from now on, or again: nobody else commits, or somebody may."""
+        if rests != self._rests:
+            self._rests = rests
+            self._poll_all()
+
+    def _poll_all(self) -> None:
         """Poll all channels that may be polled, soon."""
         for channel, watched in self._watched.items():
             watched.pause = QUICK
@@ -176,7 +187,8 @@ class HeadWatch:
     def _schedule(self, channel: Channel, watched: _Watched) -> None:
         """Set when a channel is polled next, if it is."""
         watched.due = None
-        if not watched.history.size or (watched.covered and not self.polls_all):
+        covered = watched.covered and not self._untold
+        if self._rests or covered or not watched.history.size:
             return
         watched.due = self._clock.now() + watched.pause
         heapq.heappush(self._polls, (watched.due, next(self._serial), channel))

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from service.core.cluster import NOTICE_TTL
@@ -48,6 +48,7 @@ class NodeRow(NamedTuple):
         dead: When it was marked dead, Unix milliseconds; None if it was not.
         figures: Of the server API's info, as JSON text.
         feed: The newest entries of its feed, as JSON text.
+        broker: It tells others over a broker what it commits.
     """
 
     name: str
@@ -55,6 +56,7 @@ class NodeRow(NamedTuple):
     dead: int | None
     figures: str = ""
     feed: str = ""
+    broker: bool = False
 
 
 class Nodes:
@@ -68,11 +70,15 @@ class Nodes:
     Attributes:
         name: The present name of this node.
         describe: Returns this node's figures, as JSON text; set by whoever knows them.
+        broker: This process has a broker.
+        on_read: Told of the rows of all others whenever they were read.
     """
 
     def __init__(self, client: Client, clock: Clock, timeout: float) -> None:
         self.name = ""
         self.describe: Callable[[], str] = str
+        self.broker = False
+        self.on_read: Callable[[Sequence[NodeRow]], None] = lambda rows: None
         self._former: dict[str, float] = {}  # names of before, until when they count
         self._client = client
         self._clock = clock
@@ -99,6 +105,7 @@ class Nodes:
                     **_key(name),
                     "until": number(until),
                     "figures": {"S": self.describe()},
+                    "broker": {"BOOL": self.broker},
                 },
             },
         )
@@ -175,8 +182,11 @@ class Nodes:
                     None if dead is None else int(dead["N"]),
                     item["figures"]["S"] if "figures" in item else "",
                     item["feed"]["S"] if "feed" in item else "",
+                    "broker" in item and item["broker"]["BOOL"],
                 )
             )
+        names = self.names
+        self.on_read([node for node in found if node.name not in names])
         self._read_at = self._clock.now()
         now = self._now()
         self._marked = {node.name for node in found if node.dead is not None}

@@ -244,10 +244,36 @@ async def test_with_one_that_tells_nobody_covered_channels_are_polled_too(bench)
     bench.watch.cover(A)
     await bench.turn()
     await bench.finish()
-    bench.watch.polls_all = True
-    bench.watch.poll_all()
+    bench.watch.poll_covered("one", True)
+    bench.watch.poll_covered("another", True)
     assert (await bench.pauses(3))[0] == 0.1
-    bench.watch.polls_all = False
-    bench.watch.poll_all()
+    bench.watch.poll_covered("one", False)
+    assert (await bench.pauses(3))[0] == 0.1
+    bench.watch.poll_covered("another", False)
+    await bench.turn(100)
+    assert bench.table.reads == []
+
+
+async def test_polls_rest_where_nobody_else_commits_and_go_on_when_one_comes(bench):
+    bench.watch.follow(A, KEPT)
+    bench.watch.rest(True)
+    bench.watch.follow(B, KEPT)
+    await bench.turn(100)
+    assert bench.table.reads == []
+    bench.watch.look(A)  # a doubt is no poll
+    await bench.turn()
+    assert await bench.finish() == (["a"], True)
+    bench.table.tops[B] = Position(1, "e")
+    bench.watch.rest(False)
+    await bench.turn(QUICK)
+    assert await bench.finish() == (["a", "b"], False)
+    assert bench.moves[-1] == (B, Position(1, "e"))
+    # What is under way when they rest again is used, and is the last.
+    await bench.turn(QUICK)
+    bench.watch.rest(True)
+    bench.table.tops[B] = Position(2, "e")
+    while bench.table.reads:
+        await bench.finish()
+    assert bench.moves[-1] == (B, Position(2, "e"))
     await bench.turn(100)
     assert bench.table.reads == []
