@@ -72,6 +72,29 @@ async def test_who_leaves_before_its_row_is_written_needs_none(
     assert (table.calls["enter"], table.calls["leave"]) == (0, 0)
 
 
+async def test_a_client_that_subscribed_again_keeps_its_row_when_the_first_ends(
+    nodes: tuple[NodeWorld, NodeWorld], table: Deployment
+) -> None:
+    # The row is that of its newest subscription: the end of another changes nothing.
+    one, two = nodes
+    watcher = one.join("w", "watcher")
+    first = two.join("a", "ann")
+    second = two.join("a", "ann")
+    await shown(two, one)
+    two.presence.lost(first.subscription)
+    two.presence.left(first.subscription)
+    await shown(two, one)
+    [row] = [row for key, row in table.rows.items() if key.client == "a"]
+    assert row.lost == 0
+    assert table.calls["leave"] == 0
+    two.presence.left(second.subscription)
+    two.presence.left(second.subscription)
+    await shown(two, one)
+    assert table.calls["leave"] == 1
+    assert one.seen() == ["w"]
+    assert watcher.heard[-1] == ("leave", "a")
+
+
 async def test_who_leaves_while_its_row_is_written_is_deleted_after_it(
     nodes: tuple[NodeWorld, NodeWorld], table: Deployment
 ) -> None:
