@@ -116,8 +116,8 @@ class Clients:
                 peer.socket.send(peer.left[0][0])
                 continue
             data = peer.socket.recv(65536)
-            if not data:
-                raise SystemExit("the server closed a connection")
+            if not data or data.startswith(b"\x88"):
+                raise SystemExit(f"the server closed a connection: {data!r}")
             if not peer.left:
                 pings = data.count(PING)
                 self.pongs += pings

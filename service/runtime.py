@@ -35,6 +35,7 @@ from service.connections.people import LocalPeople
 from service.connections.reaper import Reaper
 from service.connections.registry import Registry
 from service.connections.streams import USER_SHARE, Streams
+from service.connections.timer_wheel import TimerWheel
 from service.core.cluster import Cluster
 from service.core.health import Checks, Fault
 from service.core.hooks import Handlers
@@ -306,6 +307,7 @@ class Runtime:
                 permissions=permissions,
                 handlers=replace(base.handlers, rpc=agent_calls.rpc),
                 clock=clock,
+                wheel=TimerWheel(clock),
                 flusher=flusher,
                 rng=rng,
                 new_client=_new_client,

@@ -31,7 +31,6 @@ from typing import Any, Concatenate, ParamSpec
 
 from service.auth.permissions import Permissions
 from service.connections.audit_log import log_decision
-from service.connections.deadline_timer import DeadlineTimer
 from service.connections.drain import Drain
 from service.connections.flusher import Flusher
 from service.connections.grace_period import GracePeriod
@@ -43,6 +42,7 @@ from service.connections.outbox import Outbox
 from service.connections.pending_connection import PendingConnection
 from service.connections.registry import Registry
 from service.connections.send_window import SendWindow
+from service.connections.timer_wheel import DeadlineTimer, TimerWheel
 from service.connections.wakeups import CoalescedCall, ReadGate
 from service.core.errors import (
     INTERNAL_CLOSE,
@@ -98,6 +98,7 @@ class ConnectionContext:
         permissions: Decide about channels.
         handlers: The hooks.
         clock: Of everything.
+        wheel: Has the timers of the connections.
         flusher: Flushes the outboxes at the end of the loop's turn.
         rng: Spreads pings and ages.
         new_client: Makes the id of a connection.
@@ -119,6 +120,7 @@ class ConnectionContext:
     permissions: Permissions
     handlers: Handlers
     clock: Clock
+    wheel: TimerWheel
     flusher: Flusher
     rng: Random
     new_client: Callable[[], ClientId]
@@ -190,7 +192,7 @@ class ClientConnection:
         self._ending = False
         self._reserved = 0  # bytes of recovered publications that a reply will hold
         self._gate = ReadGate()
-        self._timer = DeadlineTimer(context.clock, self._tick)
+        self._timer = DeadlineTimer(context.wheel, self._tick)
         client, now = context.new_client(), context.clock.now()
         self._lifecycle = LifecycleLog(context.metrics, client, now)
         self._outbox = Outbox(

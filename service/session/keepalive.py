@@ -32,6 +32,9 @@ AGE_SPREAD = 0.05
 """Part of the maximum age by which connections are closed earlier, at random: ten
 thousand that came together do not go together."""
 
+LATE = 1 / 16
+"""Part of the interval by which a ping may be late without the next being later."""
+
 MAX_PINGS = 64
 """Pings without a pong (count); with one more, the oldest is given up."""
 
@@ -209,7 +212,9 @@ class Keepalive:
                 self.pinged(now)
                 return Due.PING
         if now >= self._ping_at:
-            self._ping_at = now + self._settings.ping_interval
+            interval, late = self._settings.ping_interval, now - self._ping_at
+            # Timers ring a little late, and the times are not to drift by that.
+            self._ping_at = now + interval - (late if late <= LATE * interval else 0.0)
             self.pinged(now)
             return Due.PING
         return Due.NOTHING

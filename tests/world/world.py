@@ -21,6 +21,7 @@ from service.connections.hook_health import HookHealth
 from service.connections.limits import ConnectionLimits
 from service.connections.reaper import Reaper
 from service.connections.registry import Registry
+from service.connections.timer_wheel import TimerWheel
 from service.core.hooks import Handlers
 from service.core.model import ClientId
 from service.core.ports import Clock, Store
@@ -119,6 +120,7 @@ class World:
             permissions=permissions,
             handlers=handlers or Handlers(),
             clock=clock,
+            wheel=TimerWheel(clock, longest=0.0),  # every time as it was asked for
             flusher=flusher,
             rng=Random(1),
             new_client=self._new_client,
