@@ -391,10 +391,10 @@ class ClientConnection:
         self._window.stop()
         self._timer.stop()
         self._context.limits.remove(self._record)
-        now = self._clock.now()
+        self._pending.over()
         self._lifecycle.closed(
             code,
-            now,
+            self._clock.now(),
             sent=outbox.sent,
             dropped=outbox.dropped,
             displaced=outbox.displaced,

@@ -47,6 +47,7 @@ class PendingConnection:
         quota: The commands it may send; None for any number; set by the gate.
         frames: The other frames it may send; None where no gate let it in.
         close: Closes it while it is pending; set by its connection.
+        kept: It goes on when the application's call ends, and `over` is called later.
     """
 
     __slots__ = (
@@ -56,6 +57,7 @@ class PendingConnection:
         "close",
         "frames",
         "headers",
+        "kept",
         "origin",
         "quota",
     )
@@ -75,6 +77,15 @@ class PendingConnection:
         self._credentials = b""
         self._gate = gate
         self.close: Callable[[Close], None] | None = None
+        self.kept = False
+
+    def over(self) -> None:
+        """Free its place at the gate, and let go of it: it is gone. Safe to repeat."""
+        if self._gate is not None:
+            self._gate.forget(self)
+        self.close = None
+        if self.frames is not None:
+            self.frames.forget()
 
     def connected(self, user: UserId) -> None:
         """Free its place at the gate: it has connected as *user*."""

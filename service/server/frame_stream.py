@@ -2,7 +2,9 @@
 
 The transport calls `data_received` with what it read: there is no task, queue or await
 between the socket and the application that has taken the frames over (`hand_over`).
-One that has not is given its messages by ASGI, through Hypercorn's queue.
+Its call may end then, and with it the tasks, queues and parsers of the handshake: what
+is left of an idle WebSocket is this stream, the connection below and its receiver. One
+that has not is given its messages by ASGI, through Hypercorn's queue.
 
 What was read is handled in order, one piece of `_PIECE` bytes in a turn of the event
 loop and as its address's share allows. A message that makes the application busy, a
@@ -18,11 +20,16 @@ F4 The end of the peer's data is passed on when all before it was handled; a con
    that is lost drops what waits.
 F5 An event never runs inside a call of the receiver: `_go_on` comes in a turn of its
    own, except from the application's own `receive`.
+F6 A receiver is told of the end exactly once, in a turn of its own, whoever ended the
+   WebSocket: the peer's close or breach, `close`, the end of its data, a lost socket.
+F7 Once `hand_over` has returned True, nothing that comes by ASGI changes anything: not
+   the close that Falcon sends when the application's call returns.
 
 Interleavings that could break these, each a test in tests/server/test_frame_stream.py:
 data, the end of the data, a close of the application and a lost connection while
 something waits; messages that came before the application took the frames over; a
-receiver that is busy again when its turn comes.
+receiver that is busy again when its turn comes; the end before, while and after the
+application takes the frames over; two reasons to end in one turn.
 
 With `server.deflate` a client may have messages deflated, each alone (`deflate`). What
 is parsed in a turn is less then: `_DEFLATED_PIECE` inflates to 1 MB at most.
@@ -52,6 +59,7 @@ from service.server.stream import (
     HIGH_WATER,
     REASONS,
     TEXT,
+    Transport,
     WebSocketStream,
 )
 from service.settings import ServerSettings
@@ -71,6 +79,13 @@ class Receiver(Protocol):
     def receive(self, message: str | bytes) -> None:
         """Handle one message; it is not called while `busy`."""
 
+    def gone(self, code: int) -> None:
+        """Note that the WebSocket is over; called once.
+
+        Args:
+            code: Of the close frame of the side that closed; 1006 without one.
+        """
+
     @property
     def busy(self) -> bool:
         """True while it takes no more messages."""
@@ -83,8 +98,7 @@ class FrameStream(WebSocketStream):
     """One WebSocket, from its handshake to its close.
 
     The scope's state has this object as ``steadwire.frames``: the application may call
-    `hand_over` after it accepted, and `write_message` from then on. It still awaits
-    the disconnect as ASGI has it, and closes as ASGI has it.
+    `hand_over` after it accepted, and `write_message` and `close` from then on.
 
     Args:
         shared: Returns the frames of the process that are deflated with a window of so
@@ -96,6 +110,27 @@ class FrameStream(WebSocketStream):
         write_message: Writes a message, or nothing once the WebSocket is closing;
             returns what must be awaited before the next, or None.
     """
+
+    __slots__ = (
+        "_at",
+        "_data",
+        "_draining",
+        "_ended",
+        "_events",
+        "_full",
+        "_granted",
+        "_handed_over",
+        "_parser",
+        "_paused",
+        "_piece",
+        "_read",
+        "_receiver",
+        "_shared",
+        "_sharing",
+        "_waiting",
+        "_writer",
+        "write_message",
+    )
 
     write_message: Callable[[str | bytes], Coroutine[Any, Any, None] | None]
 
@@ -110,6 +145,8 @@ class FrameStream(WebSocketStream):
         self._shared = shared
         self._piece = _PIECE
         self._receiver: Receiver | None = None
+        self._handed_over = False  # to a receiver, which is None again at the end
+        self._draining: asyncio.Task[None] | None = None  # a pong waits for the peer
         self._data = b""  # that was read; not parsed from `_at` on
         self._at = 0
         self._events: list[tuple[int, Any]] = []  # parsed, and not handled
@@ -159,14 +196,17 @@ class FrameStream(WebSocketStream):
 
     # For the application.
 
-    def hand_over(self, receiver: Receiver) -> None:
-        """Give *receiver* the messages from here on, instead of ASGI.
+    def hand_over(self, receiver: Receiver) -> bool:
+        """Give *receiver* the messages from here on, and the end, instead of ASGI.
 
         Those that wait in ASGI's queue already come first.
+
+        Returns:
+            False when the WebSocket is over: what came before that is left to ASGI.
         """
         queue = self._queue
         if self.closed or queue is None:
-            return  # what came before the end is left to ASGI
+            return False
         early: list[tuple[int, Any]] = []
         while not queue.empty():
             message = queue.get_nowait()
@@ -174,10 +214,27 @@ class FrameStream(WebSocketStream):
             early.append((BINARY, message["bytes"]) if text is None else (TEXT, text))
         self._events[:0] = early
         self._receiver = receiver
+        self._handed_over = True
+        self._release()
         if self._full:
             self._full = self._waiting = False
         if not self._waiting:
             self._work()
+        return True
+
+    def _release(self) -> None:
+        """Let go of what only the handshake, and ASGI, needed."""
+        self.app_put = self._queue = None
+        del self.app, self.buffer, self.handshake, self.scope, self.send
+        del self.task_group
+        if self._tcp is not None:
+            self._tcp.detach()
+
+    async def close(self, code: int, reason: str) -> None:
+        """Write a close frame and end the connection; for a receiver."""
+        if not self.closed:
+            await self._send_close(code, reason)
+            await self._end(code, reason, patience=self._settings.abort_timeout)
 
     # From the transport.
 
@@ -201,6 +258,20 @@ class FrameStream(WebSocketStream):
         """Take the end of the peer's data; return whether it is passed on now."""
         self._ended = self._waiting and not self.closed
         return not self._ended
+
+    def peer_gone(self) -> None:
+        """Note that the peer sends nothing more, or is lost."""
+        self._direct = False
+        if not self.closed:
+            self.closed = True
+            self._tell(1006)
+        self._forget()
+
+    def _tell(self, code: int) -> None:
+        """Tell the receiver of the end, once."""
+        receiver, self._receiver = self._receiver, None
+        if receiver is not None:
+            asyncio.get_running_loop().call_soon(receiver.gone, code)
 
     def _work(self) -> None:
         """Handle what was read until something has to be waited for."""
@@ -303,11 +374,11 @@ class FrameStream(WebSocketStream):
         tcp = self._tcp
         if tcp is not None and tcp.write(build_frame(_PONG, payload)) > HIGH_WATER:
             self._waiting = True
-            self.task_group.spawn(self._drain)
+            self._draining = asyncio.get_running_loop().create_task(self._drain(tcp))
 
-    async def _drain(self) -> None:
-        if self._tcp is not None:
-            await self._tcp.drain()
+    async def _drain(self, tcp: Transport) -> None:
+        await tcp.drain()
+        self._draining = None
         self._go_on()
 
     def _close(self, code: int, reason: str) -> None:
@@ -318,7 +389,9 @@ class FrameStream(WebSocketStream):
         if self._tcp is not None:
             self._tcp.write(build_close(code, reason))
             self._tcp.finish()
-        if self._queue is not None:
+        if self._handed_over:
+            self._tell(code)
+        elif self._queue is not None:
             # There is room: messages are handled only while there is.
             self._queue.put_nowait(
                 {"type": "websocket.disconnect", "code": code, "reason": reason}
@@ -386,6 +459,12 @@ class FrameStream(WebSocketStream):
         if self._tcp is not None:
             self._tcp.divert(self)
 
+    async def _disconnect(self, code: int, reason: str) -> None:
+        if self._handed_over:
+            self._tell(code)
+        else:
+            await super()._disconnect(code, reason)
+
     async def _send_close(self, code: int, reason: str) -> None:
         self._direct = False
         if self._tcp is not None:
@@ -398,6 +477,8 @@ class FrameStream(WebSocketStream):
 
     async def app_send(self, message: ASGISendEvent | None) -> None:
         """Send a message of the application; None says that the application ended."""
+        if self._handed_over:
+            return
         if self._direct and message is not None and message["type"] == "websocket.send":
             text = message.get("text")
             # Without a text there are bytes.
@@ -407,5 +488,3 @@ class FrameStream(WebSocketStream):
                 await waits
             return
         await super().app_send(message)
-        if message is None:
-            self._receiver = None  # they refer to each other

@@ -348,6 +348,8 @@ class _Shutdown:
             ):
                 await asyncio.sleep(0)
             await self._drain()
+            # Hypercorn does not know of the WebSockets that go on without a task.
+            await self._tracker.emptied()
         finally:
             self.finished.set()
 

@@ -44,6 +44,7 @@ __all__ = [
     "REASONS",
     "TEXT",
     "DirectReader",
+    "Transport",
     "WebSocketStream",
 ]
 
@@ -68,16 +69,16 @@ class DirectReader(Protocol):
     def eof_received(self) -> bool:
         """Take the end of the peer's data; return whether it is passed on now."""
 
+    def peer_gone(self) -> None:
+        """Note that the peer sends nothing more, or is lost; called when detached."""
+
 
 class Transport(RequestWatcher, Protocol):
-    """The TCP connection, as far as a stream needs it.
-
-    Attributes:
-        socket: Its writer.
-    """
+    """The TCP connection, as far as a stream needs it."""
 
     @property
-    def socket(self) -> SocketWriter: ...
+    def socket(self) -> SocketWriter:
+        """Return its writer."""
 
     def take_over(self, stream: WebSocketStream) -> None:
         """Give *stream* the bytes that are read from here on."""
@@ -93,6 +94,9 @@ class Transport(RequestWatcher, Protocol):
 
     def pass_eof(self) -> None:
         """Handle the end of the peer's data, which the target kept back."""
+
+    def detach(self) -> None:
+        """Go on without the task that serves the connection; it ends."""
 
     def abort(self) -> None:
         """Free the socket at once, and drop what was not sent."""
@@ -151,6 +155,17 @@ class WebSocketStream(WSStream):
     while wsproto's state is OPEN and frames need no compression; wsproto writes and
     reads every control frame, so its state is always up to date.
     """
+
+    __slots__ = (
+        "_flooded",
+        "_fragment",
+        "_frames",
+        "_plain",
+        "_queue",
+        "_settings",
+        "_tcp",
+        "_watcher",
+    )
 
     def __init__(self, settings: ServerSettings, *arguments: Any) -> None:
         super().__init__(*arguments)

@@ -66,31 +66,51 @@ class _State(dict[str, Any]):
 class _Diversion(asyncio.Protocol):
     """The transport's protocol while it calls a stream; the rest is Hypercorn's."""
 
-    __slots__ = ("_kept_eof", "_socket", "_target", "reader")
+    __slots__ = ("_discarded", "_discards", "_kept_eof", "_tcp", "reader", "target")
 
     def __init__(
-        self, target: DirectReader, reader: asyncio.Protocol, socket: SocketWriter
+        self, target: DirectReader, reader: asyncio.Protocol, tcp: TcpConnection
     ) -> None:
-        self._target = target
-        self._socket = socket
+        self._tcp = tcp
         self._kept_eof = False
+        self._discards = False
+        self._discarded = 0  # bytes
+        self.target = target
         self.reader = reader
 
     def data_received(self, data: bytes) -> None:
-        self._target.data_received(data)
+        if not self._discards:
+            self.target.data_received(data)
+            return
+        # Unread data would make closing destroy what we wrote.
+        self._discarded += len(data)
+        if self._discarded > _DISCARD:
+            self._tcp.pause_reading()
 
     def eof_received(self) -> bool | None:
-        self._kept_eof = not self._target.eof_received()
-        return True if self._kept_eof else self.reader.eof_received()
+        self._kept_eof = not self._discards and not self.target.eof_received()
+        return True if self._kept_eof else self._pass_eof()
 
     def pass_eof(self) -> None:
         if self._kept_eof:
-            self._kept_eof = False
-            self.reader.eof_received()
+            self._pass_eof()
+
+    def _pass_eof(self) -> bool | None:
+        self._kept_eof = False
+        stays = self.reader.eof_received()
+        self._tcp.peer_ended()
+        return stays
+
+    def discard(self) -> None:
+        """Throw away what comes from here on."""
+        self._discards = True
+        if self._kept_eof:
+            self._tcp.loop.call_soon(self.pass_eof)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._socket.direct = False  # the descriptor is closed after this
+        self._tcp.socket.direct = False  # the descriptor is closed after this
         self.reader.connection_lost(exc)
+        self._tcp.lost()
 
     def pause_writing(self) -> None:
         self.reader.pause_writing()
@@ -117,6 +137,13 @@ class TcpConnection(TCPServer):
     the socket at once, and drops what the peer has not read; ``steadwire.progress``
     returns the bytes written so far, and those that the peer's kernel acknowledged.
 
+    A task serves it. A WebSocket whose application goes on without a task needs none
+    here either (`detach`): then the transport's own calls end the connection, in the
+    same order: the stream is told, what was written is delivered within its time, the
+    transport is closed, and only what is lost is removed from the tracker. `_detached`
+    is set once, in a turn in which the task waits for data and has none: what was read
+    before a stream took the connection over has been given to it.
+
     Over HTTP/2 a connection with several requests is in the phase of the furthest; with
     a stream among them, it is bounded as the stream is: by `_SILENCE`.
 
@@ -127,6 +154,33 @@ class TcpConnection(TCPServer):
         trusted: Whether the other end is a trusted proxy.
         socket: Writes to it, and counts that.
     """
+
+    __slots__ = (
+        "_body_until",
+        "_counted",
+        "_deadline",
+        "_detached",
+        "_diversion",
+        "_finishing",
+        "_flushed",
+        "_handling",
+        "_passed",
+        "_peer_ended",
+        "_phase",
+        "_poll",
+        "_reading",
+        "_received",
+        "_requests",
+        "_streams",
+        "_timer",
+        "_tracker",
+        "_transport",
+        "peer",
+        "reserved",
+        "socket",
+        "stream",
+        "trusted",
+    )
 
     def __init__(
         self,
@@ -144,6 +198,7 @@ class TcpConnection(TCPServer):
         shared["steadwire.progress"] = self.progress
         shared.connection = self
         super().__init__(app, loop, config, context, shared, reader, writer)
+        del self.send_lock, self.idle_task  # of methods that are not used here
         name = writer.get_extra_info("peername")
         host = name[0] if isinstance(name, tuple) else None
         self.peer = key_of(host)
@@ -152,7 +207,7 @@ class TcpConnection(TCPServer):
         self.stream: WebSocketStream | None = None
         self._phase = _Phase.HEAD
         self._requests: dict[object, bool] = {}  # by stream: is the body there?
-        self._streams: set[object] = set()  # of those requests
+        self._streams: dict[object, None] = {}  # of those requests
         self._passed = (0, 0)  # bytes received and written at the last look at a stream
         self._handling = False
         self._received = 0  # bytes of requests
@@ -163,6 +218,9 @@ class TcpConnection(TCPServer):
         self._diversion: _Diversion | None = None
         raw = writer.get_extra_info("socket")
         self.socket = SocketWriter(self._transport, raw.fileno())
+        self._reading = False  # the task waits for data
+        self._detached = False  # there is no task, or it ends
+        self._peer_ended = False  # and the stream was told
         self._finishing = False
         self._flushed = False
         self._deadline = 0.0
@@ -187,10 +245,11 @@ class TcpConnection(TCPServer):
             # Hypercorn's own command cancels when its time for a shutdown is over.
             self.finish()
         finally:
-            await self._close()
-            self._tracker.remove(self)
+            if not self._detached:
+                await self._close()
+                self._tracker.remove(self)
+                self.stream = None
             # These refer to each other: only the garbage collector would free them.
-            self.stream = None
             self.state.clear()
             self._requests.clear()
             self._streams.clear()
@@ -220,6 +279,8 @@ class TcpConnection(TCPServer):
             await self.protocol.initiate()
             self._enter(_Phase.HEAD)
             await self._read_data()
+            if self._detached:
+                return
             # The descriptor does not wait for the application to end.
             self.finish(self._tracker.settings.abort_timeout)
             self.writer.close()
@@ -266,6 +327,7 @@ class TcpConnection(TCPServer):
         timeout = self.config.read_timeout
         while True:
             size = _DISCARD if self._finishing else _READ
+            self._reading = True  # it is false again before anything else runs
             try:
                 if timeout is None:
                     data = await read(size)
@@ -273,6 +335,8 @@ class TcpConnection(TCPServer):
                     data = await asyncio.wait_for(read(size), timeout)
             except (OSError, TimeoutError):
                 break
+            finally:
+                self._reading = False
             if not data:
                 break
             if self._finishing:
@@ -289,7 +353,8 @@ class TcpConnection(TCPServer):
             if len(data) == _READ:
                 # There is more. A flood of tiny frames must not hold the event loop.
                 await asyncio.sleep(0)
-        await self.protocol.handle(Closed())
+        if not self._detached:
+            await self.protocol.handle(Closed())
 
     async def _ignore(self) -> None:
         """Read nothing more; return when the connection is closed."""
@@ -425,7 +490,7 @@ class TcpConnection(TCPServer):
     def request_streams(self, stream: object) -> None:
         """Note that a request, or its answer, is a stream: its time has no end."""
         if stream in self._requests:
-            self._streams.add(stream)
+            self._streams[stream] = None
             self._enter(_Phase.STREAM)
 
     def request_over(self, stream: object) -> None:
@@ -433,7 +498,7 @@ class TcpConnection(TCPServer):
         if self._requests.pop(stream, None) is None:
             return
         if stream in self._streams:
-            self._streams.discard(stream)
+            del self._streams[stream]
             if self._requests and not self._streams:
                 self._enter(_Phase.ANSWER)
                 return
@@ -552,14 +617,51 @@ class TcpConnection(TCPServer):
     def divert(self, target: DirectReader) -> None:
         """Let the transport itself call *target*, until the connection ends."""
         reader = cast(asyncio.Protocol, self._transport.get_protocol())
-        self._diversion = _Diversion(target, reader, self.socket)
+        self._diversion = _Diversion(target, reader, self)
         self._transport.set_protocol(self._diversion)
         # TLS encrypts in the transport.
         self.socket.direct = self.writer.get_extra_info("ssl_object") is None
 
+    def detach(self) -> None:
+        """Go on without the task; the application's call is about to end."""
+        # It may have something to do in this turn.
+        self.loop.call_soon(self._detach)
+
+    def _detach(self) -> None:
+        if self._finishing or self._detached or self.reader.at_eof():
+            return  # the end is the task's
+        if self._reading:
+            self._detached = True
+            self.reader.feed_eof()  # which the task waits for
+        else:
+            self.loop.call_soon(self._detach)
+
+    def peer_ended(self) -> None:
+        """Note that the peer sends nothing more."""
+        if not self._detached or self._peer_ended:
+            return
+        self._peer_ended = True
+        assert self._diversion is not None
+        self._diversion.target.peer_gone()
+        # The descriptor does not wait for the application to end.
+        self.finish(self._tracker.settings.abort_timeout)
+        self.writer.close()
+
+    def lost(self) -> None:
+        """Note that the transport is closed."""
+        if self._detached:
+            self.peer_ended()
+            self._stop_timer()
+            self._tracker.remove(self)
+            self.stream = self._diversion = None
+
     def _end_diversion(self) -> None:
         """Let the reader have what comes: it throws it away."""
-        if self._diversion is not None:
+        if self._diversion is not None and self._detached:
+            self.socket.direct = False
+            self._diversion.discard()
+            self.resume_reading()
+        elif self._diversion is not None:
             self.socket.direct = False
             self._transport.set_protocol(self._diversion.reader)
             self._diversion.pass_eof()

@@ -86,6 +86,7 @@ class ConnectionTracker:
 
     __slots__ = (
         "_addresses",
+        "_emptied",
         "_per_address",
         "_refusals",
         "_reserve",
@@ -105,6 +106,7 @@ class ConnectionTracker:
         self.shares = AddressShares(asyncio.get_running_loop)
         self.connections: set[TrackedConnection] = set()
         self.draining = False
+        self._emptied: asyncio.Future[None] | None = None
         self._addresses: dict[str, _Address] = {}
         self._waiting: dict[TrackedConnection, None] = {}  # the longest first
         self._reserve: dict[TrackedConnection, None] = {}  # the oldest first
@@ -178,10 +180,19 @@ class ConnectionTracker:
         self.works(connection)
         self._reserve.pop(connection, None)
         self.connections.discard(connection)
+        if self._emptied is not None and not self.connections:
+            self._emptied.set_result(None)
+            self._emptied = None
         address = self._addresses[connection.peer]
         address.sockets -= 1
         if not address.sockets:
             del self._addresses[connection.peer]
+
+    async def emptied(self) -> None:
+        """Wait until no connection is open; for one that waits, while draining."""
+        if self.connections:
+            self._emptied = asyncio.get_running_loop().create_future()
+            await self._emptied
 
     def handle_loop_error(
         self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]

@@ -25,8 +25,9 @@ that say nothing pushes out its own: a client that connects at once is not the o
 If the newest were refused instead, the attacker could keep every client out.
 
 Invariants: a pending connection has a place from `_take_place` until `forget`, and
-counts as one of its address for as long. `serve` calls `forget` for each, whatever
-happens. Places change on the event loop only, without an await in between.
+counts as one of its address for as long. `PendingConnection.over` calls that for each,
+whatever happens: at the end of `serve`, or of a connection that outlives it. Places
+change on the event loop only, without an await in between.
 """
 
 from __future__ import annotations
@@ -142,10 +143,8 @@ class HandshakeGate:
                 self._count(refusal.cause, address, **refusal.details)
                 await _refuse(refusal, scope, receive, send)
         finally:
-            self.forget(pending)
-            pending.close = None
-            if pending.frames is not None:
-                pending.frames.forget()
+            if not pending.kept:
+                pending.over()
 
     def pending(self, scope: Any) -> PendingConnection:
         """Return what is known of a client before it is looked at."""

@@ -7,7 +7,7 @@ in the URL, as ``?format=protobuf`` or ``?cf_protocol=protobuf``.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Protocol
 
 import falcon
@@ -16,7 +16,7 @@ from falcon import OperationNotAllowed, PayloadTypeError, WebSocketDisconnected
 
 from service.connections.connection import ClientConnection, ConnectionContext
 from service.core.errors import Close
-from service.core.ports import Frame, Send
+from service.core.ports import Frame, Send, Socket
 from service.protocol.codec import negotiate
 from service.protocol.json import Json
 from service.protocol.protobuf import Protobuf
@@ -40,8 +40,11 @@ ASGI (service.server). Others have none."""
 class Frames(Protocol):
     """What is there under `FRAMES`."""
 
-    def hand_over(self, receiver: _Receiver) -> None:
-        """Give *receiver* the messages from here on, instead of ASGI."""
+    def hand_over(self, receiver: _Receiver) -> bool:
+        """Give *receiver* the messages and the end; False: ASGI has the end already."""
+
+    async def close(self, code: int, reason: str) -> None:
+        """Write a close frame and end the connection, once it is handed over."""
 
     def write_message(self, message: str | bytes) -> Coroutine[Any, Any, None] | None:
         """Write a message, as `ports.Send`."""
@@ -74,13 +77,16 @@ class WebSocketResource:
         await ws.accept(subprotocol)
         state = req.scope.get("state", {})
         frames: Frames | None = state.get(FRAMES)
-        socket = _FalconSocket(ws, state.get(ABORT), state.get(PROGRESS), frames)
-        connection = ClientConnection(self._context, socket, codec, req.scope[PENDING])
+        pending, socket = req.scope[PENDING], _socket(ws, state, frames)
+        connection = ClientConnection(self._context, socket, codec, pending)
+        if frames is not None:
+            receiver = _Receiver(connection, binary=codec.binary)
+            pending.kept = frames.hand_over(receiver)
+            if pending.kept:
+                return  # the receiver is told of the end; nothing waits for it here
         receive = ws.receive_data if codec.binary else ws.receive_text
         code: int | None = None
         try:
-            if frames is not None:
-                frames.hand_over(_Receiver(connection, binary=codec.binary))
             while True:
                 try:
                     frame = await receive()
@@ -101,15 +107,28 @@ def _unknown() -> tuple[int, int]:
     return 0, 0  # under another ASGI server
 
 
+def _socket(
+    ws: falcon.asgi.WebSocket, state: Mapping[str, Any], frames: Frames | None
+) -> Socket:
+    if frames is not None:
+        return _FrameSocket(frames, state[ABORT], state[PROGRESS])
+    return _FalconSocket(ws, state.get(ABORT), state.get(PROGRESS) or _unknown)
+
+
 class _Receiver:
     """A connection as the receiver of what is handed over."""
 
-    __slots__ = ("_binary", "_connection", "on_ready")
+    __slots__ = ("_binary", "_connection")
 
     def __init__(self, connection: ClientConnection, *, binary: bool) -> None:
         self._connection = connection
         self._binary = binary
-        self.on_ready = connection.on_ready
+
+    def on_ready(self, callback: Callable[[], object]) -> None:
+        self._connection.on_ready(callback)
+
+    def gone(self, code: int) -> None:
+        self._connection.gone(code)
 
     def receive(self, message: str | bytes) -> None:
         if isinstance(message, bytes) is self._binary:
@@ -125,22 +144,20 @@ class _Receiver:
 class _FalconSocket:
     """`ports.Socket` on a Falcon WebSocket."""
 
-    __slots__ = ("_abort", "_task", "_ws", "progress", "send")
+    __slots__ = ("_abort", "_task", "_ws", "progress")
 
     def __init__(
         self,
         ws: falcon.asgi.WebSocket,
         abort: Callable[[], None] | None,
-        progress: Callable[[], tuple[int, int]] | None,
-        frames: Frames | None,
+        progress: Callable[[], tuple[int, int]],
     ) -> None:
         self._ws = ws
         self._abort = abort
-        self.progress = progress or _unknown
-        self.send: Send = self._send if frames is None else frames.write_message
+        self.progress = progress
         self._task = asyncio.current_task()
 
-    async def _send(self, frame: Frame) -> None:
+    async def send(self, frame: Frame) -> None:
         try:
             if isinstance(frame, str):
                 await self._ws.send_text(frame)
@@ -161,3 +178,23 @@ class _FalconSocket:
         elif self._task is not None:
             # Under another ASGI server, ending the handler is all we can do.
             self._task.cancel()
+
+
+class _FrameSocket:
+    """`ports.Socket` on what is there under `FRAMES`."""
+
+    __slots__ = ("_frames", "abort", "progress", "send")
+
+    def __init__(
+        self,
+        frames: Frames,
+        abort: Callable[[], None],
+        progress: Callable[[], tuple[int, int]],
+    ) -> None:
+        self._frames = frames
+        self.abort = abort
+        self.progress = progress
+        self.send: Send = frames.write_message
+
+    async def close(self, close: Close) -> None:
+        await self._frames.close(close.code, close.reason)

@@ -66,9 +66,12 @@ class Echo:
     """A receiver of messages that is busy while the peer does not read."""
 
     def __init__(
-        self, write: Callable[[Any], Coroutine[Any, Any, None] | None]
+        self,
+        write: Callable[[Any], Coroutine[Any, Any, None] | None],
+        gone: Callable[[int], None],
     ) -> None:
         self._write = write
+        self.gone = gone
         self._writing: asyncio.Task[None] | None = None
 
     @property
@@ -105,6 +108,9 @@ class Sockets:
             await wait_for_disconnect(receive)
             return
         await send({"type": "websocket.accept"})
+        if scope["path"] == "/handed":
+            self.hand_over(scope["state"]["steadwire.frames"])
+            return
         self.open[id(scope)] = send
         try:
             await getattr(self, "on_" + scope["path"][1:])(scope, receive, send)
@@ -116,13 +122,18 @@ class Sockets:
             await send({**message, "type": "websocket.send"})
         self.codes.append(message["code"])
 
-    async def on_handed(self, scope: Any, receive: Any, send: Any) -> None:
-        """Echo without ASGI."""
-        echo = Echo(scope["state"]["steadwire.frames"].write_message)
-        scope["state"]["steadwire.frames"].hand_over(echo)
-        message = await receive()
-        assert message["type"] == "websocket.disconnect"
-        self.codes.append(message["code"])
+    def hand_over(self, frames: Any) -> None:
+        """Echo without ASGI, and without a task."""
+
+        async def send(message: Any) -> None:
+            await frames.close(message["code"], message["reason"])
+
+        def gone(code: int) -> None:
+            self.codes.append(code)
+            del self.open[id(frames)]
+
+        self.open[id(frames)] = send
+        assert frames.hand_over(Echo(frames.write_message, gone))
 
     async def on_close(self, scope: Any, receive: Any, send: Any) -> None:
         await receive()

@@ -35,7 +35,7 @@ class Tcp:
         self.drained: asyncio.Future[None] | None = None
         self.reading = True
         self.target: Any = None
-        self.finished = self.aborted = self.eof = False
+        self.finished = self.aborted = self.eof = self.detached = False
         self.socket = SocketWriter(self, -1)
 
     # As the transport of its socket, which calls `write` below, too.
@@ -77,6 +77,9 @@ class Tcp:
     def pass_eof(self) -> None:
         self.eof = True
 
+    def detach(self) -> None:
+        self.detached = True
+
     def abort(self) -> None:
         self.aborted = True
 
@@ -111,6 +114,10 @@ class Receiver:
         self.limit = limit
         self.callback: Callable[[], object] | None = None
         self.fails = False
+        self.ends: list[int] = []
+
+    def gone(self, code: int) -> None:
+        self.ends.append(code)
 
     @property
     def busy(self) -> bool:
@@ -333,7 +340,8 @@ async def test_a_close_comes_after_what_waits_before_it() -> None:
     await turn()
     assert receiver.messages == ["1", "2"]
     assert bench.tcp.written == [b"\x88\x02\x03\xe9"]
-    assert await bench.disconnect() == (1001, "")
+    await turn()
+    assert receiver.ends == [1001]
 
 
 async def test_the_end_of_the_data_waits_for_what_came_before_it() -> None:
@@ -356,20 +364,69 @@ async def test_after_the_end_nothing_that_waits_is_handled(lost: bool) -> None:
     bench.come(text("3"))
     if lost:
         await bench.stream.handle(StreamClosed(stream_id=1))
-        assert (await bench.disconnect())[0] == 1006
     else:
-        await bench.stream.app_send(
-            {"type": "websocket.close", "code": 3008, "reason": "slow"}
-        )
+        await bench.stream.close(3008, "slow")
         assert bench.tcp.written == [b"\x88\x06\x0b\xc0slow"]
         assert bench.tcp.finished
-        assert await bench.disconnect() == (3008, "slow")
+    assert receiver.ends == []  # not inside the call
     receiver.takes(9)
     await turn()
+    assert receiver.ends == [1006 if lost else 3008]
     bench.come(text("4"))
     assert receiver.messages == ["1"]
     assert bench.stream.write_message("late") is None
     assert not bench.tcp.written[1:]
+
+
+async def test_the_call_of_the_application_may_end_before_its_websocket() -> None:
+    bench, receiver = await Bench().open(), Receiver()
+    assert bench.stream.hand_over(receiver)
+    assert bench.tcp.detached
+    # What Falcon and Hypercorn send when the application's call returns:
+    await bench.stream.app_send({"type": "websocket.close", "code": 1000, "reason": ""})
+    await bench.stream.app_send(None)
+    assert (bench.tcp.written, bench.tcp.finished) == ([], False)
+    bench.come(text("1"))
+    assert receiver.messages == ["1"]
+    bench.stream.write_message("2")
+    assert bench.tcp.written == [b"\x81\x012"]
+    bench.stream.peer_gone()
+    await turn()
+    assert receiver.ends == [1006]
+
+
+async def test_what_has_ended_is_not_handed_over() -> None:
+    bench, receiver = await Bench().open(), Receiver()
+    bench.come(text("1"), close(1001))
+    assert not bench.stream.hand_over(receiver)
+    assert not bench.tcp.detached
+    assert (await bench.tasks.receive())["text"] == "1"
+    assert await bench.disconnect() == (1001, "")
+    assert (receiver.messages, receiver.ends) == ([], [])
+
+
+async def test_the_end_that_waits_while_it_is_handed_over_comes_after_the_rest() -> (
+    None
+):
+    bench, receiver = await Bench().open(), Receiver()
+    bench.come(text("1"), text("2"), text("3"), close(1001))  # the queue has room for 2
+    assert bench.stream.hand_over(receiver)
+    assert receiver.messages == ["1", "2", "3"]
+    assert receiver.ends == []
+    await turn()
+    assert receiver.ends == [1001]
+
+
+async def test_the_first_of_two_ends_counts() -> None:
+    bench, receiver = await Bench().open(), Receiver()
+    bench.stream.hand_over(receiver)
+    bench.come(close(1001))
+    await bench.stream.close(3008, "slow")
+    bench.stream.peer_gone()
+    await bench.stream.handle(StreamClosed(stream_id=1))
+    await turn()
+    assert receiver.ends == [1001]
+    assert bench.tcp.written == [b"\x88\x02\x03\xe9"]
 
 
 async def test_a_piece_in_each_turn() -> None:
