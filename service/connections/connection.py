@@ -5,9 +5,7 @@ one path, `gone`, whatever ended the connection.
 
 The end, in order: the session is told (it accepts nothing more), subscriptions are
 left, what waits is written, then the close frame, the peer answers or the deadline
-aborts the transport, the receive loop ends, `gone`.
-
-An internal error ends its connection alone, with 3004 (`_ends_on_error`).
+aborts the transport, `gone`. An internal error ends its connection alone, with 3004.
 
 Re-entrancy: an outcome that is known at once (a join, a history, a slot) is returned by
 the part that was asked, and given to the session inside the session's own call, which

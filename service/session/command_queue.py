@@ -129,7 +129,7 @@ class CommandQueue:
         quota: The commands that the connection may send; None for any number.
 
     Attributes:
-        backlog: Commands not yet handled, in order.
+        backlog: Commands not yet handled, the next one last.
         under_way: Commands that wait for an outcome (count).
         blocked: A command under way holds up all that follow.
     """
@@ -146,7 +146,7 @@ class CommandQueue:
     )
 
     def __init__(self, in_flight: int, quota: CommandQuota | None) -> None:
-        self.backlog: deque[Command] = deque()
+        self.backlog: list[Command] = []  # most of the time empty, so no deque
         self.under_way = 0
         self.blocked = False
         self._in_flight = in_flight
@@ -159,6 +159,10 @@ class CommandQueue:
     def busy(self) -> bool:
         """No more commands should be read for now."""
         return bool(self.backlog) or self.under_way >= self._in_flight
+
+    def add(self, commands: list[Command]) -> None:
+        """Put commands behind all that wait."""
+        self.backlog[:0] = commands[::-1]
 
     def take(self, port: Port) -> Iterator[Command]:
         """Take from the backlog what can be handled now, one after the other.
@@ -173,7 +177,7 @@ class CommandQueue:
             if not port.has_room:
                 return  # replies are small, but histories and recoveries are not
             self._spent += 1
-            yield self.backlog.popleft()
+            yield self.backlog.pop()
 
     def allows(self, command: int, method: str, now: float) -> bool:
         """Tell whether a command that was taken is handled; if not, it is dropped.
@@ -226,4 +230,4 @@ class CommandQueue:
         """Put commands that waited for another before all the rest."""
         self.under_way -= len(waiting)
         self._granted += len(waiting)
-        self.backlog.extendleft(reversed(waiting))
+        self.backlog.extend(reversed(waiting))

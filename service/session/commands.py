@@ -61,6 +61,15 @@ a message over 1 MiB; presence_stats has no such limit."""
 class Commands:
     """The handlers of these commands, for one connection."""
 
+    __slots__ = (
+        "_handlers",
+        "_permissions",
+        "_port",
+        "_queue",
+        "_settings",
+        "_subscriptions",
+    )
+
     def __init__(
         self,
         port: Port,
@@ -76,18 +85,6 @@ class Commands:
         self._permissions = permissions
         self._handlers = handlers
         self._subscriptions = subscriptions
-
-    def methods(self) -> dict[type[Any], Method]:
-        """Return the handler of each type of request."""
-        return {
-            PublishRequest: self.publish,
-            HistoryRequest: self.history,
-            PresenceRequest: self.presence,
-            PresenceStatsRequest: self.presence_stats,
-            RpcRequest: self.rpc,
-            SendRequest: self.send,
-            PingRequest: self.not_available,
-        }
 
     # Commands. Each raises ReplyError when refused.
 

@@ -13,7 +13,6 @@ ping at all is a protocol error.
 from __future__ import annotations
 
 import enum
-from collections import deque
 from random import Random
 
 from _speedups import RttFilter
@@ -97,7 +96,7 @@ class Keepalive:
         self._asked_at = NEVER  # the time of the ping that `_pong_by` is for
         self._expires_at = NEVER
         self._aged_at = NEVER
-        self._pings: deque[float] = deque()  # the times of pings without a pong
+        self._pings: list[float] = []  # the times of pings without a pong
         self._given_up = 0  # pings given up, whose pongs may still come
         self.rtt: RttFilter | None = None
         self.level = Level.HEALTHY
@@ -174,7 +173,7 @@ class Keepalive:
             return True
         if not pings:
             return False
-        sent = pings.popleft()
+        sent = pings.pop(0)
         heartbeat.answered += 1
         self._pong_by = NEVER
         if not pings:  # else several come together, since we did not read for a while
@@ -224,7 +223,7 @@ class Keepalive:
         pings = self._pings
         oldest = now - 2 * self._heartbeat.timeout
         while pings and (pings[0] <= oldest or len(pings) >= MAX_PINGS):
-            pings.popleft()
+            del pings[0]
             self._given_up += 1
             self._heartbeat.orphaned += 1
         pings.append(now)

@@ -67,6 +67,19 @@ class Refreshes:
         last: The id of the last refresh command that was granted, 0 before the first.
     """
 
+    __slots__ = (
+        "_has_refresh",
+        "_has_sub_refresh",
+        "_port",
+        "_queue",
+        "_refreshed",
+        "_subscriptions",
+        "_waiting",
+        "allowed",
+        "last",
+        "of_token",
+    )
+
     def __init__(
         self,
         port: Port,

@@ -33,6 +33,8 @@ bound met in the middle of a frame; a subscription lost while an unsubscribe wai
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable
+from operator import attrgetter
 from random import Random
 from typing import Any
 
@@ -76,10 +78,16 @@ from service.core.model import (
 from service.protocol.commands import (
     Command,
     ConnectRequest,
+    HistoryRequest,
     Malformed,
+    PingRequest,
     Pong,
+    PresenceRequest,
+    PresenceStatsRequest,
+    PublishRequest,
     RefreshRequest,
     Request,
+    RpcRequest,
     SendRequest,
     SubRefreshRequest,
     SubscribeRequest,
@@ -131,6 +139,22 @@ _STEPS = {
 }
 
 
+_HANDLERS: dict[type[Any], Callable[[Session], Method]] = {
+    PublishRequest: attrgetter("_commands.publish"),
+    HistoryRequest: attrgetter("_commands.history"),
+    PresenceRequest: attrgetter("_commands.presence"),
+    PresenceStatsRequest: attrgetter("_commands.presence_stats"),
+    RpcRequest: attrgetter("_commands.rpc"),
+    SendRequest: attrgetter("_commands.send"),
+    PingRequest: attrgetter("_commands.not_available"),
+    SubscribeRequest: attrgetter("subscriptions.subscribe"),
+    UnsubscribeRequest: attrgetter("subscriptions.unsubscribe"),
+    RefreshRequest: attrgetter("_refreshes.refresh"),
+    SubRefreshRequest: attrgetter("_refreshes.sub_refresh"),
+}
+"""Who handles each type of request; not a dictionary in each session."""
+
+
 class Session:
     """The protocol of one connection.
 
@@ -159,6 +183,28 @@ class Session:
         expiry: From Unix times to those of the session's clock.
         next_tick: When `tick` is to be called next, on the clock of *now*.
     """
+
+    __slots__ = (
+        "__weakref__",
+        "_audits_subscribe_tokens",
+        "_commands",
+        "_connect",
+        "_connected_at",
+        "_leaving",
+        "_pongs",
+        "_port",
+        "_queue",
+        "_refreshes",
+        "_rng",
+        "_state",
+        "expiry",
+        "identity",
+        "issued_at",
+        "keepalive",
+        "next_tick",
+        "subscriptions",
+        "token_id",
+    )
 
     def __init__(
         self,
@@ -201,10 +247,11 @@ class Session:
             lambda channel: self._refreshes.subscription_ended(channel),
             deltas=deltas,
         )
-        self._refreshes = refreshes = Refreshes(
+        self._refreshes = Refreshes(
             port, queue, handlers, subscriptions, self._refreshed
         )
-        self._connect = ConnectCommand(
+        # Until it has connected: what is idle then is not to be kept.
+        self._connect: ConnectCommand | None = ConnectCommand(
             port,
             subscriptions,
             permissions,
@@ -222,17 +269,12 @@ class Session:
         self._commands = Commands(
             port, queue, settings, permissions, handlers, subscriptions
         )
-        self._methods: dict[type[Any], Method] = {
-            **self._commands.methods(),
-            SubscribeRequest: subscriptions.subscribe,
-            UnsubscribeRequest: subscriptions.unsubscribe,
-            RefreshRequest: refreshes.refresh,
-            SubRefreshRequest: refreshes.sub_refresh,
-        }
 
-    def _require_connecting(self) -> None:
-        if self._state is not _State.CONNECTING:
+    @property
+    def _connecting(self) -> ConnectCommand:
+        if self._state is not _State.CONNECTING or self._connect is None:
             raise AssertionError(f"an outcome of a connect while {self._state.name}")
+        return self._connect
 
     def _go_to(self, state: _State) -> None:
         if (self._state, state) not in _STEPS:
@@ -264,7 +306,7 @@ class Session:
             if len(commands) == 1 and type(commands[0][2]) is Pong:
                 self._pong(now)
                 return
-        self._queue.backlog.extend(commands)
+        self._queue.add(commands)
         self._go_on(now)
         self._leave()
 
@@ -344,7 +386,9 @@ class Session:
 
     def channel_record(self, channel: Channel) -> ChannelRecord:
         """Return the record of one channel, also while its subscribe is under way."""
-        of_token = channel in (self._connect.of_token | self._refreshes.of_token)
+        of_token = channel in self._refreshes.of_token
+        if self._connect is not None:
+            of_token = of_token or channel in self._connect.of_token
         return self.subscriptions.record_of(channel, self.expiry, of_token=of_token)
 
     def restore(self, record: SessionRecord, now: float) -> None:
@@ -437,11 +481,11 @@ class Session:
         """Go on with a connect that has its slot, or gets none."""
         if self._state is _State.CLOSED:
             return
-        self._require_connecting()
+        connect = self._connecting
         if isinstance(refusal, Close):
             self.disconnect(refusal)
         else:
-            self._connect.slot_acquired(refusal)
+            connect.slot_acquired(refusal)
 
     def published(self, command: int, outcome: Appended | StoreError) -> None:
         """Answer a publish."""
@@ -495,7 +539,7 @@ class Session:
         if self._state is _State.CLOSED:
             return None
         if isinstance(event, ConnectEvent):
-            self._require_connecting()
+            _ = self._connecting
         wrong: Exception | None = None
         outcome: Checked | ReplyError | CloseError
         if isinstance(answer, ReplyError | CloseError):
@@ -532,7 +576,7 @@ class Session:
     ) -> None:
         match event, grant:
             case _, Welcome():
-                self._connect.granted(command, grant, now)
+                self._connecting.granted(command, grant, now)
             case _, ConnectionRefresh():
                 self._refreshes.connection_granted(command, grant)
             case SubRefreshEvent(), SubscriptionRefresh():
@@ -551,7 +595,7 @@ class Session:
     def _answer_refused(self, command: int, event: Event, error: ErrorReply) -> None:
         match event:
             case ConnectEvent():
-                self._connect.refuse(command, error)
+                self._connecting.refuse(command, error)
             case RefreshEvent() | SubRefreshEvent():
                 self._refreshes.refused(command, event, error)
             case SubscribeEvent():
@@ -579,9 +623,9 @@ class Session:
             if not self._queue.allows(command, method, now):
                 return
             kind = type(request)
-            handler = self._methods.get(kind)
+            handler = _HANDLERS.get(kind)
             if handler is not None and (command or kind is SendRequest):
-                handler(self.identity, command, request)
+                handler(self)(self.identity, command, request)
             elif kind is Pong:
                 self._pong(now)
             elif command and isinstance(request, Malformed):
@@ -597,7 +641,7 @@ class Session:
             self._queue.blocked = True
             self._queue.under_way += 1
             self._connected_at = now
-            self._connect.begin(command, request, now)
+            self._connecting.begin(command, request, now)
         else:
             raise CloseError(CLOSE_BAD_REQUEST)
 
@@ -617,10 +661,11 @@ class Session:
         self.keepalive.expire(welcome.close_at)
 
     def _welcomed(self) -> None:
+        connect, self._connect = self._connecting, None
         self._go_to(_State.CONNECTED)
         self._queue.under_way -= 1
         self._queue.blocked = False
-        self._refreshes.of_token = self._connect.of_token
+        self._refreshes.of_token = connect.of_token
         self._port.connected()
         self.keepalive.start(self._connected_at, self._rng)
         self._plan()
