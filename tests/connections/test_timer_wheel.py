@@ -13,7 +13,7 @@ from tests.clock import VirtualClock
 START = 1000.0
 
 
-class Turns(VirtualClock):
+class SteppedClock(VirtualClock):
     """A clock that can also be moved by a turn of the event loop at a time."""
 
     def turn(self, seconds: float = 0.0) -> None:
@@ -29,7 +29,7 @@ class Turns(VirtualClock):
 
 class Bench:
     def __init__(self, longest: float = LONGEST) -> None:
-        self.clock = Turns(START)
+        self.clock = SteppedClock(START)
         self.wheel = TimerWheel(self.clock, longest)
         self.rung: list[tuple[str, float]] = []
 
