@@ -16,6 +16,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 
 from service.core.errors import SettingsError
 
@@ -28,6 +29,8 @@ _UNIX = "unix"
 """The key of a peer without an address, and its name in the settings."""
 
 _HOPS = 32  # elements read; a header of 64 KiB must not cost more than a short one
+
+_PEERS = 1024  # addresses of peers that are kept parsed; some 200 bytes each
 
 _WITH_PORT = re.compile(r"(?:\[(?P<v6>[^]]*)\]|(?P<v4>[0-9.]+))(?::[0-9]+)?")
 """Some proxies write 192.0.2.1:4711 and [2001:db8::1]:4711."""
@@ -65,7 +68,7 @@ class Proxies:
             peer: The socket's other end; None or "" when it has no address.
             headers: The request's headers, names in lower case.
         """
-        found = _parse(peer) if peer else None
+        found = _parse_peer(peer) if peer else None
         if not self._trusts(found):
             return _key(found)
         lines = [value for name, value in headers if name == b"x-forwarded-for"]
@@ -84,7 +87,7 @@ class Proxies:
 
     def trusts(self, peer: str | None) -> bool:
         """Return whether a socket's other end is a trusted proxy."""
-        return self._trusts(_parse(peer) if peer else None)
+        return self._trusts(_parse_peer(peer) if peer else None)
 
     def _trusts(self, address: _Address | None) -> bool:
         if address is None:
@@ -94,7 +97,7 @@ class Proxies:
 
 def key_of(peer: str | None) -> str:
     """Return the key of a socket's other end, without regard to any proxy."""
-    return _key(_parse(peer) if peer else None)
+    return _key(_parse_peer(peer) if peer else None)
 
 
 def _parse(text: str) -> _Address | None:
@@ -105,6 +108,11 @@ def _parse(text: str) -> _Address | None:
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
         return address.ipv4_mapped
     return address
+
+
+@lru_cache(maxsize=_PEERS)
+def _parse_peer(text: str) -> _Address | None:
+    return _parse(text)  # three times for each connection, and many come from one
 
 
 def _unmapped(network: _Network) -> _Network:

@@ -170,7 +170,7 @@ def _normal(request: h11.Request) -> h11.Request:
         # RFC 9112, 3.2.2: the Host that was received is ignored.
         headers = [(name, value) for name, value in headers if name != b"host"]
         headers.append((b"host", absolute[1]))
-    elif b"upgrade" not in names and len(names) == len(set(names)):
+    elif len(names) == len(set(names)) and _upgrade_is_plain(headers):
         return request  # h11 checks each field of a new one
     return h11.Request(
         method=request.method,
@@ -178,6 +178,10 @@ def _normal(request: h11.Request) -> h11.Request:
         headers=joined(headers),
         http_version=request.http_version,
     )
+
+
+def _upgrade_is_plain(headers: _Headers) -> bool:
+    return all(value == b"websocket" for name, value in headers if name == b"upgrade")
 
 
 def joined(headers: _Headers) -> _Headers:
