@@ -16,6 +16,12 @@ What a hint is believed, once its signature is right:
   numbers its hints, and a number that is not higher than the last of that sender is a
   copy, or late. They are delivered at most once.
 
+A message to one process has a topic too, and is signed as a hint:
+
+    body                  MessagePack: version, sender, number, sent, data
+
+It is believed up to `core.broker.LATE` after it was sent, and once.
+
 Bounds: `SIZE` bytes of stored publications, beyond which the position is sent alone;
 `SENDERS` whose numbers are remembered, beyond which the one unheard for longest is
 forgotten (its copies of up to `AGE` could then be delivered twice).
@@ -31,6 +37,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from service.core.broker import LATE
 from service.core.model import Channel, Position, Publication, RawJson
 from service.core.ports import Clock, Committed
 
@@ -64,8 +71,17 @@ class _Body(msgspec.Struct, array_like=True, frozen=True):
     rows: list[_Row]
 
 
+class _Message(msgspec.Struct, array_like=True, frozen=True):
+    version: int
+    sender: str
+    number: int
+    sent: int  # Unix milliseconds
+    data: bytes
+
+
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(_Body).decode
+_decode_message = msgspec.msgpack.Decoder(_Message).decode
 
 
 class Forged(Exception):
@@ -105,7 +121,8 @@ class Hints:
         self._scope = scope
         self._clock = clock
         self._number = 0
-        self._heard: OrderedDict[str, int] = OrderedDict()
+        self._heard: OrderedDict[str, int] = OrderedDict()  # of hints, by sender
+        self._received: OrderedDict[str, int] = OrderedDict()  # of messages
 
     def topic(self, kind: str, name: str) -> bytes:
         """Return the name that something has at the broker."""
@@ -142,17 +159,39 @@ class Hints:
         row = _Row(0, 0, _SIGNAL, text, None, None)
         return self._body(topic, Position(0, ""), [row])
 
+    def of_message(self, topic: bytes, data: bytes) -> bytes:
+        """Return a message to the process of this topic."""
+        self._number += 1
+        sent = int(self._clock.wall() * 1000)
+        blob = _encode(_Message(VERSION, self._sender, self._number, sent, data))
+        return self._sign(topic, blob) + blob
+
+    def read_message(self, topic: bytes, data: bytes) -> tuple[str, bytes] | None:
+        """Return the sender and the data of a message; None for a copy, or a late one.
+
+        Raises:
+            Forged: It is not a message.
+        """
+        try:
+            message = _decode_message(self._verified(topic, data))
+        except msgspec.MsgspecError as error:
+            raise Forged from error
+        if message.version != VERSION:
+            raise Forged
+        if abs(self._clock.wall() - message.sent / 1000) > LATE:
+            return None
+        if not _is_first(self._received, message.sender, message.number):
+            return None
+        return message.sender, message.data
+
     def read(self, topic: bytes, channel: Channel, data: bytes) -> Hint | None:
         """Return what a hint says, or None if this process has sent it.
 
         Raises:
             Forged: It says nothing.
         """
-        signature, blob = data[:_SIGNATURE], data[_SIGNATURE:]
-        if not hmac.compare_digest(signature, self._sign(topic, blob)):
-            raise Forged
         try:
-            body = _decode(blob)
+            body = _decode(self._verified(topic, data))
         except msgspec.MsgspecError as error:
             raise Forged from error
         if body.version != VERSION:
@@ -160,7 +199,7 @@ class Hints:
         if body.sender == self._sender:
             return None
         fresh = abs(self._clock.wall() - body.sent / 1000) <= AGE
-        first = fresh and self._is_first(body.sender, body.number)
+        first = fresh and _is_first(self._heard, body.sender, body.number)
         believed = [row for row in body.rows if (fresh if row.offset else first)]
         signals = [row.data for row in believed if row.flags & _SIGNAL]
         found = [
@@ -172,14 +211,6 @@ class Hints:
         whole = fresh and any(row.offset == body.top for row in body.rows)
         return Hint(top, found, whole, signals)
 
-    def _is_first(self, sender: str, number: int) -> bool:
-        """Note the number of a hint; return whether it is higher than the last."""
-        last = self._heard.pop(sender, 0)
-        self._heard[sender] = max(last, number)
-        if len(self._heard) > SENDERS:
-            self._heard.popitem(last=False)
-        return number > last
-
     def _body(self, topic: bytes, top: Position, rows: list[_Row]) -> bytes:
         self._number += 1
         sent = int(self._clock.wall() * 1000)
@@ -190,8 +221,28 @@ class Hints:
         )
         return self._sign(topic, blob) + blob
 
+    def _verified(self, topic: bytes, data: bytes) -> bytes:
+        """Return what was signed.
+
+        Raises:
+            Forged: It was not.
+        """
+        signature, blob = data[:_SIGNATURE], data[_SIGNATURE:]
+        if not hmac.compare_digest(signature, self._sign(topic, blob)):
+            raise Forged
+        return blob
+
     def _sign(self, topic: bytes, blob: bytes) -> bytes:
         return hmac.digest(self._signs, topic + blob, sha256)[:_SIGNATURE]
+
+
+def _is_first(heard: OrderedDict[str, int], sender: str, number: int) -> bool:
+    """Note the number of what came; return whether it is higher than the last."""
+    last = heard.pop(sender, 0)
+    heard[sender] = max(last, number)
+    if len(heard) > SENDERS:
+        heard.popitem(last=False)
+    return number > last
 
 
 def _row_of(committed: Committed) -> _Row:

@@ -1,11 +1,12 @@
-"""Hints that wait to be sent, bounded.
+"""Hints and messages that wait to be sent, bounded.
 
 While the broker takes hints, they wait in order. Once `LIMIT` bytes wait, and while
 there is no connection, only the newest position of each channel is kept, of `MISSED`
 channels; it is sent when there is room again. Beyond, the one that was missed first is
 forgotten: other processes find its publications by polls. Publications that are not
 stored are dropped then: they are delivered at most once. Signals are dropped sooner,
-when half of that waits.
+when half of that waits. A message to one process waits as a hint does; beyond the
+bound, without a connection, or if nobody has it in the end, its sender is told.
 
 Invariants: what was taken and not confirmed as sent is missed when the connection is
 lost; so a hint is sent at least once or its position is, unless it is beyond a bound.
@@ -14,7 +15,7 @@ lost; so a hint is sent at least once or its position is, unless it is beyond a 
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from service.broker.hints import Hints
@@ -32,6 +33,7 @@ class _Waiting(NamedTuple):
     topic: bytes
     data: bytes
     top: Position
+    failed: Callable[[bool], None] | None = None
 
 
 _NOWHERE = Position(0, "")
@@ -86,6 +88,14 @@ class Outgoing:
         else:
             self.dropped += 1
 
+    def send(self, topic: bytes, data: bytes, failed: Callable[[bool], None]) -> None:
+        """Send a message to one process (`core.broker.Broker.send`)."""
+        if self.open and self._bytes < LIMIT:
+            message = self._hints.of_message(topic, data)
+            self._put(_Waiting(topic, message, _NOWHERE, failed))
+        else:
+            failed(False)
+
     def take(self) -> list[tuple[bytes, bytes]]:
         """Return the topics and data of what is to be sent next."""
         while self._queue and len(self._taken) < PORTION:
@@ -98,18 +108,28 @@ class Outgoing:
             self._taken.append(_Waiting(topic, data, top))
         return [(waiting.topic, waiting.data) for waiting in self._taken]
 
-    def sent(self) -> None:
-        """Confirm that the broker has what was taken."""
-        self._taken.clear()
+    def sent(self, heard: Sequence[object] = ()) -> None:
+        """Confirm that the broker has what was taken.
+
+        Args:
+            heard: To how many processes each was given, as the broker says.
+        """
+        taken, self._taken = self._taken, []
+        for waiting, count in zip(taken, heard, strict=False):
+            if count == 0 and waiting.failed is not None:
+                waiting.failed(False)
 
     def lost(self) -> None:
         """Keep the positions of what was not sent: the connection is gone."""
         self.open = False
-        for waiting in (*self._taken, *self._queue):
+        taken, queue = self._taken, self._queue
+        self._taken, self._queue, self._bytes = [], deque(), 0
+        for waiting in (*taken, *queue):
             self._miss(waiting.topic, waiting.top)
-        self._taken.clear()
-        self._queue.clear()
-        self._bytes = 0
+        for maybe, several in ((True, taken), (False, queue)):
+            for waiting in several:
+                if waiting.failed is not None:
+                    waiting.failed(maybe)
 
     def _put(self, waiting: _Waiting) -> None:
         self._queue.append(waiting)

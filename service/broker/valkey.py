@@ -104,12 +104,19 @@ class ValkeyBroker:
         self._notices: dict[bytes, Callable[[], None]] = {}
         self._waiting_notices: dict[str, Callable[[], None]] = {}
         self._heard: Callable[[Channel, str], None] = lambda channel, text: None
+        self._mailbox = b""  # the topic of messages to this process
+        self._received: Callable[[str, bytes], None] | None = None
         self._asked: set[bytes] = set()  # what the server was asked for
         self._changed: dict[bytes, None] = {}  # topics to ask for, or not any more
         self._subscribe = asyncio.Event()
         self._send = asyncio.Event()
         self._heard_at = 0.0
         self._doubted = float("-inf")
+
+    @property
+    def name(self) -> str:
+        """This process, for messages to it."""
+        return self._node
 
     @property
     def dropped(self) -> int:
@@ -136,6 +143,9 @@ class ValkeyBroker:
         self._outgoing = Outgoing(self._hints)
         for topic, heard in self._waiting_notices.items():
             self.hear(topic, heard)
+        self._mailbox = self._hints.topic("process", self._node)
+        if self._received is not None:
+            self._change(self._mailbox)
         self._task = asyncio.get_running_loop().create_task(self._run())
 
     async def close(self) -> None:
@@ -179,6 +189,14 @@ class ValkeyBroker:
         """Call *heard* with the signals of other processes."""
         self._heard = heard
 
+    def send(self, process: str, data: bytes, failed: Callable[[bool], None]) -> None:
+        """Send a message to one process; see the port."""
+        if self._task is None or self._hints is None:
+            failed(False)
+            return
+        self._outgoing.send(self._hints.topic("process", process), data, failed)
+        self._send.set()
+
     def _topic(self, channel: Channel) -> bytes:
         topic = self._topics.get(channel)
         if topic is None:
@@ -212,6 +230,10 @@ class ValkeyBroker:
         name = self._hints.topic("notice", topic)
         self._notices[name] = heard
         self._change(name)
+
+    def receive(self, received: Callable[[str, bytes], None]) -> None:
+        """Call *received* with each message to this process; before `start`."""
+        self._received = received
 
     def _change(self, topic: bytes) -> None:
         # One that is unfollowed and followed again before it was sent stays asked for,
@@ -262,6 +284,8 @@ class ValkeyBroker:
         self._heard_at = self._clock.now()
         self._asked.clear()
         self._changed = dict.fromkeys((*self._channels, *self._notices))
+        if self._received is not None:
+            self._changed[self._mailbox] = None
         self._subscribe.set()
         self._send.set()
         self._outgoing.open = True
@@ -289,7 +313,11 @@ class ValkeyBroker:
                 if topic in self._asked:
                     self._asked.discard(topic)
                     ends.append(topic)
-                if topic in self._channels or topic in self._notices:
+                if (
+                    topic in self._channels
+                    or topic in self._notices
+                    or topic == self._mailbox
+                ):
                     self._asked.add(topic)
                     begins.append(topic)
             self._changed.clear()
@@ -325,6 +353,9 @@ class ValkeyBroker:
 
     def _hear(self, topic: bytes, data: bytes) -> None:
         assert self._hints is not None
+        if topic == self._mailbox:
+            self._hear_message(topic, data)
+            return
         notice = self._notices.get(topic)
         channel = self._channels.get(topic)
         if channel is None and notice is None:
@@ -346,6 +377,16 @@ class ValkeyBroker:
             self._heard(channel, text)
         if hint.top is not None and not hint.whole:
             self._listener.moved(channel, hint.top)
+
+    def _hear_message(self, topic: bytes, data: bytes) -> None:
+        assert self._hints is not None and self._received is not None
+        try:
+            message = self._hints.read_message(topic, data)
+        except Forged:
+            self._refuse(None)
+            return
+        if message is not None:
+            self._received(*message)
 
     def _refuse(self, channel: Channel | None) -> None:
         self.refused += 1
@@ -370,9 +411,8 @@ class ValkeyBroker:
                 commands.append(("PING",))
             async with asyncio.timeout(PATIENCE):
                 await _send(connection, commands)
-                for _ in commands:
-                    await connection.read_response()
-            self._outgoing.sent()
+                heard = [await connection.read_response() for _ in commands]
+            self._outgoing.sent(heard)
 
 
 async def _send(connection: _Connection, commands: list[tuple[Any, ...]]) -> None:

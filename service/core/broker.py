@@ -1,10 +1,13 @@
-"""Broker port: hints between the processes of a deployment.
+"""Broker port: hints and messages between the processes of a deployment.
 
 A process that commits tells the others. What it tells is a hint: it may be lost,
 doubled, reordered, late or forged, and nothing depends on it but how soon a subscriber
 on another process is served. The offsets and the log decide.
 
     broker ──► BrokerListener (the store: cache first) ──► ports.Hearer (the hub)
+
+A message goes to one process. It is signed, and comes at most once, within `LATE` (by
+the wall clocks), if at all; whoever needs an answer must be able to do without.
 
 Event loop only.
 """
@@ -17,7 +20,9 @@ from typing import Protocol
 from service.core.model import Channel, Position
 from service.core.ports import Committed
 
-__all__ = ["Broker", "BrokerListener", "Signals"]
+__all__ = ["LATE", "Broker", "BrokerListener", "Signals"]
+
+LATE = 60.0  # s; a message that took longer is dropped
 
 
 class BrokerListener(Protocol):
@@ -93,6 +98,23 @@ class Broker(Signals, Protocol):
 
         It may be called for nothing, and must bound what it does.
         """
+
+    @property
+    def name(self) -> str:
+        """This process, for messages to it; new with each start."""
+
+    def send(self, process: str, data: bytes, failed: Callable[[bool], None]) -> None:
+        """Send a message to one process.
+
+        Args:
+            process: Its name.
+            data: What `receive` is given there.
+            failed: Called if it is known not to arrive (False), or if the connection
+                was lost meanwhile and it may (True). That it arrived, nothing says.
+        """
+
+    def receive(self, received: Callable[[str, bytes], None]) -> None:
+        """Call *received* with the sender and data of each message to this process."""
 
     def fault(self) -> str | None:
         """Return why no hints are carried, in a few words; None while they are."""

@@ -60,6 +60,7 @@ from service.stores.dynamodb.client import Client, Connect, connect
 from service.stores.dynamodb.lease import DynamodbLeases
 from service.stores.dynamodb.log.appender import ChannelAppender, Job
 from service.stores.dynamodb.log.cache import ChannelCache
+from service.stores.dynamodb.log.handover import Handover
 from service.stores.dynamodb.log.head_watch import HeadWatch
 from service.stores.dynamodb.log.planner import BatchPlan, PendingAppend, Taking
 from service.stores.dynamodb.log.reader import Reader
@@ -145,6 +146,10 @@ class DynamodbStore:
         self.peers = Peers(self._heads, clock, alone=not settings.leases)
         self._hearer: Hearer | None = None
         self._outages: BrokerOutages | None = None
+        self._handover: Handover | None = None
+        if broker is not None:
+            self._handover = Handover(broker, clock, self._rng, self._accept)
+            broker.receive(self._handover.received)
         self._appenders: dict[Channel, ChannelAppender] = {}
         self._slots = asyncio.Semaphore(settings.connections)
         self._open = False
@@ -227,6 +232,15 @@ class DynamodbStore:
             return
         asyncio.get_running_loop().call_soon(done, error)
 
+    def _accept(self, channel: Channel, pending: PendingAppend) -> bool:
+        """Queue an append of another process; False if there is no room."""
+        cost = self._budget.accept(pending.draft) if self._open else None
+        if cost is None:
+            return False
+        pending.cost = cost
+        self._appender(channel).add(pending)
+        return True
+
     def _appender(self, channel: Channel) -> ChannelAppender:
         appender = self._appenders.get(channel)
         if appender is None:
@@ -240,6 +254,7 @@ class DynamodbStore:
                 self,
                 self._idle,
                 self._taking if self._settings.leases else None,
+                self._handover,
             )
         return appender
 
@@ -268,8 +283,17 @@ class DynamodbStore:
                 _log.error("the holder of a lease failed", **describe(error))
         if plan.committed and self.broker is not None:
             self.broker.publish(plan.committed)
+        if plan.elsewhere is not None:
+            self._stored_elsewhere(*plan.elsewhere)
         for pending, outcome in zip(batch, plan.outcomes, strict=True):
             self._end(pending, outcome)
+
+    def _stored_elsewhere(self, channel: Channel, top: Position) -> None:
+        """Take note of what another process has stored for this one."""
+        self._cache.moved(channel)
+        self._cache.remember(channel, None)
+        if self._hearer is not None and self._heads.history(channel) is not None:
+            self._hearer.moved(channel, top)
 
     def failed(self, batch: list[PendingAppend], error: StoreError) -> None:
         """Fail the callers of a batch."""
@@ -336,8 +360,10 @@ class DynamodbStore:
         self._heads.cover(channel)
 
     def lost(self) -> None:
-        """Poll: no hints arrive."""
+        """Poll: no hints arrive, and no answers."""
         self._heads.uncover()
+        if self._handover is not None:
+            self._handover.lost()
 
     # Reading
 

@@ -13,6 +13,9 @@ condition names, and gets the present top with the same call. The other writers 
 fail until they have learnt that number, and a writer that fails for it alone waits for
 about as long as a transaction takes. If several request precedence, the last one wins.
 
+With a broker, a writer that has lost `PATIENCE` times hands its batch to the owner of
+the channel first (`handover`). The others that do so never meet at HEAD.
+
 Where the deployment has leases (`core.lease`), the conditions name the owner too. One
 that fails for the owner alone was a wrong guess of free, held or dead: it is neither a
 loss nor a request for precedence, and the batch is planned again at once, with a new
@@ -41,6 +44,7 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Protocol
 
 import structlog
@@ -58,6 +62,7 @@ from service.stores.dynamodb.errors import (
     TransactionCancelled,
 )
 from service.stores.dynamodb.log.cache import ChannelCache
+from service.stores.dynamodb.log.handover import Handover
 from service.stores.dynamodb.log.items import (
     BATCH,
     Head,
@@ -69,6 +74,7 @@ from service.stores.dynamodb.log.items import (
 )
 from service.stores.dynamodb.log.planner import (
     BatchPlan,
+    OwnerChanged,
     PendingAppend,
     Taking,
     apply_failure,
@@ -143,6 +149,7 @@ class ChannelAppender:
         sink: Receives the outcomes.
         idle: Called when nothing waits any more.
         taking: Returns how the next transaction takes the lease; None without leases.
+        handover: Hands appends to the owners of channels; None without a broker.
 
     Attributes:
         task: Commits; ends when nothing waits.
@@ -159,7 +166,10 @@ class ChannelAppender:
         sink: CommitSink,
         idle: Callable[[Channel], None],
         taking: Callable[[], Taking] | None = None,
+        handover: Handover | None = None,
     ) -> None:
+        self._handover = handover
+        self._doubt: Position | None = None  # the batch may be stored behind it
         self._taking = taking
         self._channel = channel
         self._client = client
@@ -185,8 +195,7 @@ class ChannelAppender:
                 await first.run()
                 self._queue.popleft()
             else:
-                async with self._slots:
-                    await self._commit()
+                await self._commit()
         self._idle(self._channel)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
@@ -214,7 +223,9 @@ class ChannelAppender:
                 self._sink.failed([what], error)
 
     def _take(self) -> None:
-        """Take the next batch; fail the appends that cannot be in it."""
+        """Take the next batch, if there is none; fail what cannot be in it."""
+        if self._batch:
+            return
         size = 0
         now = self._clock.now()
         while self._queue and len(self._batch) < BATCH:
@@ -222,7 +233,9 @@ class ChannelAppender:
             if not isinstance(pending, PendingAppend):
                 break
             error: StoreError | None = None
-            if pending.deadline <= now:
+            if pending.handed is not None and pending.handed.failed:
+                error = StoreBusy("what was handed over before it was not stored")
+            elif pending.deadline <= now:
                 error = StoreBusy("it waited too long for DynamoDB")
             else:
                 try:
@@ -241,12 +254,10 @@ class ChannelAppender:
                 self._sink.failed([pending], error)
 
     async def _commit(self) -> None:
-        self._take()
-        if not self._batch:
-            return
         error: StoreError
+        self._doubt = None
         try:
-            plan = await self._store(self._batch, self._batch[0].deadline)
+            plan = await self._store()
         except StoreError as failure:
             error = failure
         except Exception as failure:
@@ -258,25 +269,64 @@ class ChannelAppender:
             return
         # It may be stored, now or later: then HEAD is not what is remembered.
         self._cache.remember(self._channel, None)
+        if self._doubt is not None and not isinstance(error, OutcomeUnknown):
+            error = OutcomeUnknown("the owner of the channel may have stored it")
         batch, self._batch = self._batch, []
         self._sink.failed(batch, error)
 
-    async def _store(self, batch: list[PendingAppend], deadline: float) -> BatchPlan:
-        """Store a batch, planning it again each time that another process wins.
+    async def _store(self) -> BatchPlan:
+        """Take a batch, and store it here or with the owner of the channel.
 
         Raises:
             StoreError: It was not stored, or the outcome is unknown.
         """
         known: dict[str, Position | None] = {}
+        handover = self._handover
+        owner = None if handover is None else handover.owner(self._channel)
+        if owner is not None:
+            self._take()
+            handed = await self._hand_over(*owner)
+            if handed is not None:
+                return handed
+        async with self._slots:
+            self._take()
+            if not self._batch:
+                return BatchPlan(NO_HEAD)
+            found = await self._write(known, asks=handover is not None)
+        if isinstance(found, BatchPlan):
+            return found
+        # Without a slot: it waits for another process, which may wait for this one.
+        handed = await self._hand_over(found.by, found.position)
+        if handed is not None:
+            return handed
+        async with self._slots:
+            found = await self._write(known, asks=False)
+        assert isinstance(found, BatchPlan)  # it returns HEAD only if it is asked
+        return found
+
+    async def _write(
+        self, known: dict[str, Position | None], *, asks: bool
+    ) -> BatchPlan | Head:
+        """Store the batch, planning it again each time that another process wins.
+
+        Args:
+            known: Keys whose use is known.
+            asks: Return HEAD as soon as its owner might do it better.
+
+        Raises:
+            StoreError: It was not stored, or the outcome is unknown.
+        """
+        batch, deadline = self._batch, self._deadline()
         head: Head | None = NO_HEAD
         fresh = not any(pending.history.size for pending in batch)
         if not fresh:
-            head = self._remembered()
+            head = await self._begin(deadline)
         losses = 0
         while True:
             if head is None:
                 head = await self._cache.head(self._channel, deadline)
                 fresh = True
+            self._refuse(head)
             plan = self._plan(batch, head, known)
             if plan.lookups:
                 for key in plan.lookups:
@@ -285,11 +335,11 @@ class ChannelAppender:
             if plan.skips and not plan.size and not fresh:
                 head = None  # skipping depends on it, and no condition verifies it
                 continue
-            if not plan.actions:
-                return plan
-            cancelled = await self._send(plan, deadline)
+            cancelled: TransactionCancelled | None = None
+            if plan.actions:
+                cancelled = await self._send(plan, deadline)
             if cancelled is None:
-                return plan
+                return self._done(plan)
             expected, now = head, self._cache.now()
             head = apply_failure(cancelled, plan, self._channel, head, known, now)
             fresh = False
@@ -297,9 +347,65 @@ class ChannelAppender:
                 continue  # a key was taken, and no other writer won
             if head is None or head.stored != expected.stored:
                 losses += 1
+                if asks and losses == PATIENCE and self._has_owner(head):
+                    assert head is not None
+                    return head
                 head = await self._after_loss(head, losses, deadline)
             else:
                 await self._give_way(plan, expected, head, deadline)
+
+    def _has_owner(self, head: Head | None) -> bool:
+        """Return whether the batch can be handed to the owner in *head*."""
+        handover = self._handover
+        if handover is None or head is None:
+            return False
+        return handover.can_take(self._channel, head.by)
+
+    async def _begin(self, deadline: float) -> Head | None:
+        """Return the state to plan with, None if it has to be read.
+
+        First, what was handed over without an answer is found, or fenced off.
+
+        Raises:
+            StoreError: That is not possible.
+        """
+        handover = self._handover
+        if handover is None:
+            return self._remembered()
+        if term := handover.fence(self._channel):
+            await self._end_term(term, handover.new_term(), deadline)
+            handover.fenced(self._channel)
+            self._cache.remember(self._channel, None)
+        if self._doubt is None:
+            return self._remembered()
+        head = await self._cache.head(self._channel, deadline)
+        idents = await self._cache.idents(self._channel, head, self._doubt, deadline)
+        for pending in self._batch:
+            pending.stored = idents.get(pending.ident)
+        self._doubt = None
+        return head
+
+    async def _end_term(self, term: str, by: str, deadline: float) -> None:
+        """Name another owner in HEAD, if it names this one.
+
+        Raises:
+            StoreError: It may still name it.
+        """
+        request = {
+            "TableName": self._client.table,
+            "Key": head_key(self._channel),
+            "UpdateExpression": "SET #by = :by",
+            "ConditionExpression": "#by = :term",
+            "ExpressionAttributeNames": {"#by": "by"},
+            "ExpressionAttributeValues": {":by": {"S": by}, ":term": {"S": term}},
+        }
+        with suppress(ConditionFailed):  # it has ended
+            await self._client.call("update_item", request, deadline=deadline)
+
+    def _deadline(self) -> float:
+        """Return when to give up the batch: what is of this process decides."""
+        own = [p.deadline for p in self._batch if p.handed is None]
+        return min(own) if own else max(p.deadline for p in self._batch)
 
     def _remembered(self) -> Head | None:
         if self._taking is not None:
@@ -314,11 +420,57 @@ class ChannelAppender:
     ) -> BatchPlan:
         table, now = self._client.table, self._cache.now()
         taking = None if self._taking is None else self._taking()
-        plan = plan_batch(table, self._channel, batch, head, known, now, taking)
+        claim = ""
+        if self._handover is not None and head is not NO_HEAD:
+            claim = self._handover.claim(head)
+        plan = plan_batch(table, self._channel, batch, head, known, now, taking, claim)
         plan.begun = self._clock.now()
         if plan.hold is not None:
             ends = plan.begun + LEASE_SECONDS - POST_SECONDS
             plan.hold = plan.hold._replace(deadline=ends)
+        return plan
+
+    def _refuse(self, head: Head) -> None:
+        """Fail the appends of others that were meant for another term."""
+        for pending in self._batch[:]:
+            if pending.handed is not None and (
+                pending.handed.failed or pending.handed.term != head.by
+            ):
+                self._batch.remove(pending)
+                self._sink.failed([pending], OwnerChanged(head.by))
+
+    async def _hand_over(self, term: str, since: Position) -> BatchPlan | None:
+        """Hand the batch to the owner; return its outcomes, None to write it here."""
+        handover, batch = self._handover, self._batch
+        assert handover is not None
+        if not batch or not handover.can_hand_over(batch):
+            return None
+        answer, deadline = None, self._deadline()
+        for _ in range(2):
+            if not handover.can_take(self._channel, term):
+                return None
+            self._doubt = since  # also if this is cancelled
+            answer = await handover.ask(self._channel, batch, term, since, deadline)
+            if answer is None:
+                return None
+            self._doubt = None
+            if answer.state != "moved":
+                break
+            term = answer.term
+        assert answer is not None
+        if len(answer.rows) != len(batch):
+            return None
+        plan = BatchPlan(NO_HEAD)
+        plan.outcomes = answer.outcomes()
+        top = max(outcome.position for outcome in plan.outcomes)
+        plan.elsewhere = self._channel, top
+        return plan
+
+    def _done(self, plan: BatchPlan) -> BatchPlan:
+        """Return a plan that was committed, with what the owner had stored already."""
+        for pending in self._batch:
+            if pending.stored is not None:
+                plan.elsewhere = self._channel, pending.stored
         return plan
 
     async def _send(

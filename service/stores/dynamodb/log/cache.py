@@ -34,8 +34,9 @@ import asyncio
 from collections import OrderedDict
 
 from service.core.errors import StoreBusy
-from service.core.model import Channel, HistoryPage
+from service.core.model import Channel, HistoryPage, Position
 from service.core.ports import Clock, Committed
+from service.stores.dynamodb.errors import OutcomeUnknown
 from service.stores.dynamodb.log.items import Head
 from service.stores.dynamodb.log.planner import BatchPlan
 from service.stores.dynamodb.log.reader import Reader
@@ -53,6 +54,8 @@ CHANNELS = 65_536  # remembered; above, the least recently used is forgotten
 
 FRESH = 0.1  # s until a read sees what another process published
 UNCHANGED = 4.0  # s until no read sees what another process removed or erased
+
+SEARCHED = 20_000  # publications, at most, for what was handed over
 
 SIZE = 1 << 30  # publications: the cache's own bound in bytes is enough
 
@@ -135,6 +138,23 @@ class ChannelCache:
             StoreError: It could not be read.
         """
         return await self._reader.head(channel, self.now(), deadline)
+
+    async def idents(
+        self, channel: Channel, head: Head, since: Position, deadline: float
+    ) -> dict[bytes, Position]:
+        """Return what was handed over of all that was stored behind *since*.
+
+        Raises:
+            OutcomeUnknown: It is not all there any more.
+            StoreError: It could not be read.
+        """
+        if (
+            head.epoch != since.epoch
+            or head.floor > since.offset
+            or head.top > since.offset + SEARCHED
+        ):
+            raise OutcomeUnknown("the log no longer tells what its owner has stored")
+        return await self._reader.idents(channel, head, since.offset, deadline)
 
     def remembered(self, channel: Channel) -> Head | None:
         """Return a channel's state as of its last commit, if it is known."""

@@ -3,8 +3,8 @@
     pk                      sk              attributes
     H#<channel>             HEAD            epoch, top, n, at, ends, floor, rev, vn, vs,
                                             asks, shards, origin, ttl
-                                            [, owner, until, duty]
-    L#<channel>#<epoch>     <first>         n, b or z, at, ttl [, parts]
+                                            [, by] [, owner, until, duty]
+    L#<channel>#<epoch>     <first>         n, b or z, at, ttl [, parts] [, ids]
     I#<channel>             <key>           epoch, off, ends, ttl
 
 HEAD is the commit point of a channel: ``top`` is its newest offset, ``n`` how many
@@ -12,13 +12,16 @@ publications came with it, ``at`` their time, ``ends`` the time at which the off
 restart. ``floor`` is the offset up to which everything was removed; ``rev`` is
 incremented whenever something that was stored changes. ``vn`` and ``vs`` are the newest
 version and its epoch. ``asks`` is incremented by a writer that requests precedence
-after several losses: an append that names an older value fails (`appender`). ``owner``,
+after several losses: an append that names an older value fails (`appender`). ``by`` is
+the process to which others hand their appends, and its term (`handover`). ``owner``,
 ``until`` and ``duty`` are the channel's lease (`core.lease`), where the deployment has
 leases: without an owner, the channel is free. ``duty`` is ``<offset>.<epoch>``.
 
 A batch is one item: ``n`` publications with one time, from the offset ``first`` on, in
 MessagePack, deflated if that saves a unit. A batch that is too large for an item is in
-several: ``<first>``, ``<first>.1``, …, each with their number in ``parts``. A channel
+several: ``<first>``, ``<first>.1``, …, each with their number in ``parts``. ``ids``
+has, of each publication that was handed over (`handover`), its place in the batch and
+`IDENT` bytes by which its own process finds it. A channel
 with more than one shard has ``L#<channel>#<epoch>#<shard>``. No epoch contains a ``#``,
 so no two channels share a key.
 
@@ -36,7 +39,7 @@ another id (``origin``): each of its channels has ended, and is in another epoch
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from hashlib import blake2b, sha256
 from typing import Any, NamedTuple
 
@@ -50,11 +53,13 @@ from service.stores.history_cache import FOREVER
 __all__ = [
     "BATCH",
     "HEAD_KEPT",
+    "IDENT",
     "Head",
     "Stored",
     "batch_key",
     "decode_batch",
     "decode_head",
+    "decode_idents",
     "decode_key",
     "encode_batch",
     "encode_duty",
@@ -76,6 +81,8 @@ BATCH = 64  # publications in a batch, at most; a part of the format
 PART = 350 * 1024  # bytes
 
 DEFLATE_FROM = 512  # bytes; less fits into one unit anyway
+
+IDENT = 12  # bytes
 
 HEAD_KEPT = 365 * 86_400_000  # ms after its end
 
@@ -112,6 +119,7 @@ class Head(NamedTuple):
         owner: The token of the hold, "" if the channel is free.
         until: When its lease may be taken over, Unix milliseconds.
         duty: What active rows had when the lease was taken, until the hold is claimed.
+        by: The term of the process that owns the channel, "" for none.
     """
 
     epoch: str
@@ -130,6 +138,7 @@ class Head(NamedTuple):
     owner: str = ""
     until: int = 0
     duty: Position | None = None
+    by: str = ""
 
     @property
     def position(self) -> Position:
@@ -193,6 +202,7 @@ def decode_head(
     owner = item["owner"]["S"] if "owner" in item else ""
     until = int(item["until"]["N"]) if "until" in item else 0
     duty = _decode_duty(item["duty"]["S"]) if "duty" in item else None
+    by = item["by"]["S"] if "by" in item else ""
     revision, asks = int(item["rev"]["N"]), int(item["asks"]["N"])
     if ends <= now or found != origin:
         epoch_after = next_epoch(origin, channel, epoch)
@@ -206,6 +216,7 @@ def decode_head(
             owner=owner,
             until=until,
             duty=duty,
+            by=by,
         )
     return Head(
         epoch,
@@ -224,6 +235,7 @@ def decode_head(
         owner,
         until,
         duty,
+        by,
     )
 
 
@@ -282,8 +294,9 @@ def encode_batch(
     rows: Sequence[bytes],
     time: int,
     ends: int,
+    idents: Sequence[tuple[int, bytes]] = (),
 ) -> list[Item]:
-    """Return the items of a batch."""
+    """Return the items of a batch; *idents* with their places."""
     base = {
         "pk": {"S": batch_key(channel, head, _shard_of(first, head.shards))},
         "sk": {"S": range_key(first)},
@@ -291,6 +304,9 @@ def encode_batch(
         "at": {"N": str(time)},
         **time_to_live(ends),
     }
+    if idents:
+        blob = b"".join(bytes([place]) + ident for place, ident in idents)
+        base["ids"] = {"B": blob}
     return encode_rows(base, rows)
 
 
@@ -314,6 +330,14 @@ def encode_rows(base: Item, rows: Sequence[bytes]) -> list[Item]:
             part["sk"] = {"S": f"{base['sk']['S']}.{len(items)}"}
         items.append(part)
     return items
+
+
+def decode_idents(item: Item) -> Iterator[tuple[bytes, int]]:
+    """Yield what was handed over of a batch, and its offsets."""
+    blob = bytes(item["ids"]["B"]) if "ids" in item else b""
+    for begin in range(0, len(blob), IDENT + 1):
+        ident = blob[begin + 1 : begin + 1 + IDENT]
+        yield ident, first_of(item) + blob[begin]
 
 
 def decode_batch(parts: Sequence[Item]) -> Stored | None:

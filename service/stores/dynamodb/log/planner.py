@@ -13,6 +13,10 @@ since no offset is ever given twice.
 Where the deployment has leases, one more condition names the owner that was read, and
 the same transaction takes the lease of a channel that is free, or whose holder is dead.
 So there is no moment at which a stored publication has nobody in charge of it.
+
+Where the deployment has a broker, HEAD names the owner of the channel (`handover`). An
+append that another process has handed over is committed only under the term for which
+it was meant: one more condition.
 """
 
 from __future__ import annotations
@@ -20,7 +24,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from service.core.errors import StoreError
+from service.core.errors import StoreBusy, StoreError
 from service.core.lease import LEASE_SECONDS, ChannelState, Hold
 from service.core.model import Appended, Channel, Draft, Position, Publication
 from service.core.ports import AppendDone, Committed, History
@@ -42,6 +46,8 @@ from service.stores.history_cache import FOREVER, milliseconds
 
 __all__ = [
     "BatchPlan",
+    "Handed",
+    "OwnerChanged",
     "PendingAppend",
     "Taking",
     "apply_failure",
@@ -66,6 +72,33 @@ class Taking(NamedTuple):
     hands_over: bool
 
 
+class Handed:
+    """A request of another process (`handover`), for all of its appends.
+
+    Attributes:
+        term: Commit them while HEAD names this one.
+        failed: One of them was not committed, so no later one may be.
+    """
+
+    __slots__ = ("failed", "term")
+
+    def __init__(self, term: str) -> None:
+        self.term = term
+        self.failed = False
+
+
+class OwnerChanged(StoreBusy):
+    """Transient: HEAD names another owner than an append was handed to.
+
+    Attributes:
+        term: In HEAD.
+    """
+
+    def __init__(self, term: str) -> None:
+        super().__init__(term)
+        self.term = term
+
+
 class PendingAppend:
     """One accepted append.
 
@@ -76,9 +109,22 @@ class PendingAppend:
         done: Called with the outcome.
         cost: Bytes of the queue's bound that it takes.
         deadline: When to give up, by the clock.
+        handed: Another process has handed it over; None for one of this process.
+        ident: By which it is found in the log, once it was handed over.
+        stored: Where the process to which it was handed has stored it, if it has.
     """
 
-    __slots__ = ("cost", "deadline", "done", "draft", "history", "row")
+    __slots__ = (
+        "cost",
+        "deadline",
+        "done",
+        "draft",
+        "handed",
+        "history",
+        "ident",
+        "row",
+        "stored",
+    )
 
     def __init__(
         self,
@@ -87,6 +133,7 @@ class PendingAppend:
         done: AppendDone,
         cost: int,
         deadline: float,
+        handed: Handed | None = None,
     ) -> None:
         self.draft = draft
         self.row = b""
@@ -94,6 +141,9 @@ class PendingAppend:
         self.done = done
         self.cost = cost
         self.deadline = deadline
+        self.handed = handed
+        self.ident = b""
+        self.stored: Position | None = None
 
 
 class BatchPlan:
@@ -111,12 +161,15 @@ class BatchPlan:
         skips: A draft was skipped because *head* has its version or a newer one.
         begun: When the transaction was sent, by the clock.
         hold: The lease that it takes; None if it takes none.
+        elsewhere: The channel and the newest position, if another process has
+            committed it.
     """
 
     __slots__ = (
         "actions",
         "begun",
         "committed",
+        "elsewhere",
         "head",
         "hold",
         "lookups",
@@ -137,6 +190,7 @@ class BatchPlan:
         self.skips = False
         self.begun = 0.0
         self.hold: Hold | None = None
+        self.elsewhere: tuple[Channel, Position] | None = None
 
 
 def plan_batch(
@@ -147,6 +201,7 @@ def plan_batch(
     known: dict[str, Position | None],
     now: int,
     taking: Taking | None = None,
+    claim: str = "",
 ) -> BatchPlan:
     """Plan a batch.
 
@@ -158,19 +213,21 @@ def plan_batch(
         known: Keys whose use is known; None for one known not to be used.
         now: Unix milliseconds.
         taking: How to take the lease; None where there are no leases.
+        claim: The owner to set; "" to leave the one of *head*.
     """
     plan = BatchPlan(head)
     time = max(now, head.time)
     top, version, version_epoch = head.top, head.version, head.version_epoch
     keys: dict[str, Position] = {}
     rows: list[bytes] = []
+    placed: list[PendingAppend] = []
     kept = lasting = 0  # ms
     for pending in batch:
         draft, history = pending.draft, pending.history
         key = draft.idempotency_key
-        used = (keys.get(key) or known.get(key)) if key else None
+        used = pending.stored or keys.get(key) or known.get(key)
         if used is not None:
-            plan.outcomes.append(Appended(used, False))
+            plan.outcomes.append(Appended(used, pending.stored is not None))
             continue
         if not history.size:
             position = _NOWHERE
@@ -186,6 +243,7 @@ def plan_batch(
                     continue
                 version, version_epoch = draft.version, draft.version_epoch
             top += 1
+            placed.append(pending)
             rows.append(pending.row)
             plan.size = history.size
             kept = max(kept, milliseconds(history.ttl))
@@ -207,19 +265,32 @@ def plan_batch(
             version=version,
             version_epoch=version_epoch,
             stored=(head.epoch, top),
+            by=claim or head.by,
         )
         lease = _take_lease(plan, channel, head, taking, now)
-        _write_head(plan, table, channel, head, lease)
+        guarded = any(pending.handed is not None for pending in batch)
+        _write_head(plan, table, channel, head, lease, guarded=guarded)
         if kept:
             ends = min(time + kept, FOREVER)
             first = head.top + 1
-            for item in encode_batch(channel, head, first, rows, time, ends):
+            idents = _idents(placed)
+            items = encode_batch(channel, head, first, rows, time, ends, idents)
+            for item in items:
                 _put(plan, ("batch", ""), table, item, "attribute_not_exists(pk)")
     for key, position in keys.items():
         item = key_item(channel, key, position, now + KEY_TTL)
         free = "attribute_not_exists(pk) OR ends <= :now"
         _put(plan, ("key", key), table, item, free, {":now": {"N": str(now)}})
     return plan
+
+
+def _idents(placed: Sequence[PendingAppend]) -> list[tuple[int, bytes]]:
+    """Return the idents of what was handed over, with their places."""
+    return [
+        (place, pending.ident)
+        for place, pending in enumerate(placed)
+        if pending.handed is not None
+    ]
 
 
 def apply_failure(
@@ -265,6 +336,7 @@ def apply_failure(
                 owner=head.owner,
                 until=head.until,
                 duty=head.duty,
+                by=head.by,
             )
     if not learnt:
         raise StoreError("DynamoDB refuses a batch without a reason")
@@ -351,7 +423,13 @@ def _take_lease(
 
 
 def _write_head(
-    plan: BatchPlan, table: str, channel: Channel, head: Head, lease: _Lease
+    plan: BatchPlan,
+    table: str,
+    channel: Channel,
+    head: Head,
+    lease: _Lease,
+    *,
+    guarded: bool,
 ) -> None:
     values = encode_head(plan.head) | lease.sets
     if head.stored is None or head.stored[0] != head.epoch:  # new, or restarted
@@ -361,6 +439,8 @@ def _write_head(
         values["origin"] = {"S": head.origin}
     if head.stored is None:
         values["asks"] = {"N": "0"}
+    if plan.head.by != head.by:
+        values["by"] = {"S": plan.head.by}
     ends = plan.head.ends + HEAD_KEPT if plan.head.ends < FOREVER else FOREVER
     ttl = time_to_live(ends)
     values.update(ttl)
@@ -379,6 +459,10 @@ def _write_head(
             ":asks": {"N": str(head.asks)},
         }
         names["#asks"] = "asks"
+    if guarded:
+        condition += " AND #by = :term"
+        given[":term"] = {"S": head.by}
+        names["#by"] = "by"
     if lease.condition:
         condition += f" AND {lease.condition}"
         given |= lease.given

@@ -20,7 +20,7 @@ from collections.abc import AsyncGenerator, Collection, Sequence
 from contextlib import AsyncExitStack, aclosing
 from typing import Any, NamedTuple
 
-from service.core.model import Channel, HistoryPage, Publication
+from service.core.model import Channel, HistoryPage, Position, Publication
 from service.stores.dynamodb.client import Client
 from service.stores.dynamodb.errors import Item
 from service.stores.dynamodb.log.items import (
@@ -29,6 +29,7 @@ from service.stores.dynamodb.log.items import (
     batch_key,
     decode_batch,
     decode_head,
+    decode_idents,
     first_of,
     head_key,
     range_key,
@@ -266,6 +267,30 @@ class Reader:
             request["Limit"] = min(2 * request["Limit"], LIMIT)
         if parts and (stored := _joined(parts, reverse=span.reverse)) is not None:
             yield stored
+
+    async def idents(
+        self, channel: Channel, head: Head, since: int, deadline: float
+    ) -> dict[bytes, Position]:
+        """Return what was handed over of the batches that begin after *since*.
+
+        Raises:
+            StoreError: It could not be read.
+        """
+        found: dict[bytes, Position] = {}
+        for shard in range(head.shards):
+            pk = batch_key(channel, head, shard)
+            begin, end = range_key(since + 1), range_key(head.top) + _AFTER_PARTS
+            request = self._query(pk, begin, end, LIMIT, reverse=False)
+            request["ProjectionExpression"] = "sk, ids"
+            while True:
+                answer = await self._client.call("query", request, deadline=deadline)
+                for item in answer["Items"]:
+                    for ident, offset in decode_idents(item):
+                        found[ident] = Position(offset, head.epoch)
+                if "LastEvaluatedKey" not in answer:
+                    break
+                request["ExclusiveStartKey"] = answer["LastEvaluatedKey"]
+        return found
 
     async def _first(self, pk: str, offset: int, deadline: float) -> int:
         """Return the first offset of the batch with *offset*, if it is stored."""
