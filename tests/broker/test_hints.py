@@ -6,6 +6,7 @@ import pytest
 
 from service.broker import hints
 from service.broker.hints import AGE, SIZE, VERSION, Forged, Hints
+from service.core.broker import LATE
 from service.core.model import Channel, Position, Publication, RawJson
 from service.core.ports import Committed
 from tests.clock import VirtualClock
@@ -158,3 +159,28 @@ def test_a_signal_is_believed_once_in_its_order_and_for_a_while() -> None:
     assert pair.sender.read(pair.topic, CHANNEL, first) is None  # its own
     with pytest.raises(Forged):  # copied to another channel
         pair.receiver.read(pair.sender.topic("channel", "other"), CHANNEL, third)
+
+
+def test_a_message_is_for_one_process_and_comes_once() -> None:
+    pair = Pair()
+    topic = pair.sender.topic("process", "receiver")
+    one, two = (pair.sender.of_message(topic, data) for data in (b"1", b"2"))
+    assert pair.receiver.read_message(topic, one) == ("sender", b"1")
+    assert pair.receiver.read_message(topic, one) is None  # a copy
+    assert pair.receiver.read_message(topic, two) == ("sender", b"2")
+    late = pair.sender.of_message(topic, b"3")
+    pair.clock.advance(LATE + 1)
+    assert pair.receiver.read_message(topic, late) is None
+    fresh = pair.sender.of_message(topic, b"4")
+    (hint,) = pair.sent(1)
+    other = pair.sender.topic("process", "another")
+    for where, forged in (
+        (other, fresh),
+        (topic, fresh[:-1] + b"5"),
+        (topic, fresh[:3]),
+        (pair.topic, hint),  # not a message
+        (topic, Hints("x" * 32, "sender", "table", pair.clock).of_message(topic, b"")),
+    ):
+        with pytest.raises(Forged):
+            pair.receiver.read_message(where, forged)
+    assert pair.receiver.read_message(topic, fresh) == ("sender", b"4")

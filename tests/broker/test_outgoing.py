@@ -100,3 +100,33 @@ def test_signals_are_dropped_first(monkeypatch: pytest.MonkeyPatch) -> None:
     bench.add("a", 2)
     assert bench.outgoing.dropped == 2
     assert len(bench.outgoing.take()) == 3
+
+
+def test_the_sender_of_a_message_learns_that_nobody_has_it(monkeypatch) -> None:
+    bench = Bench()
+    failed: list[tuple[str, bool]] = []
+
+    def send(name: str) -> None:
+        topic = bench.hints.topic("process", name)
+        bench.outgoing.send(topic, b"x", lambda maybe: failed.append((name, maybe)))
+
+    send("not connected")
+    bench.outgoing.open = True
+    for name in ("heard", "not heard"):
+        send(name)
+    bench.outgoing.take()
+    bench.outgoing.sent([1, 0])
+    send("on the way")
+    bench.outgoing.take()
+    send("waits")
+    monkeypatch.setattr(outgoing, "LIMIT", 1)
+    send("too many")
+    bench.outgoing.lost()
+    assert failed == [
+        ("not connected", False),
+        ("not heard", False),
+        ("too many", False),
+        ("on the way", True),
+        ("waits", False),
+    ]
+    assert bench.outgoing.is_empty

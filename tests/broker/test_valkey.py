@@ -237,3 +237,45 @@ async def test_a_notice_is_heard_by_all_and_after_each_loss(make: Make) -> None:
         await one.broker.close()
     finally:
         own.kill()
+
+
+async def test_a_message_reaches_one_process_or_its_sender_is_told(
+    make: Make, valkey: Valkey
+) -> None:
+    async def mail(**options: str) -> Node:
+        node = Node(valkey.url, **options)
+        node.broker.receive(lambda sender, data: node.log.append((sender, data)))
+        await node.broker.start(node, "table")
+        await node.reached()
+        return node
+
+    one, other = await make(), await mail()
+    try:
+        failed: list[bool] = []
+        count = 0
+        async with asyncio.timeout(60):
+            while not other.log:  # until it has subscribed
+                count += 1
+                name = other.broker.name
+                one.broker.send(name, str(count).encode(), failed.append)
+                await asyncio.sleep(0.01)
+        assert other.log[0] == (one.broker.name, str(len(failed) + 1).encode())
+        told: list[bool] = []
+        one.broker.send("nobody", b"x", told.append)
+        async with asyncio.timeout(60):
+            while not told:
+                await asyncio.sleep(0.01)
+        assert told == [False] and not any(failed)
+        forger = Hints("another key, of thirty-two bytes", "x", "table", SystemClock())
+        topic = Hints(Valkey.key, "x", "table", SystemClock()).topic(
+            "process", other.broker.name
+        )
+        async with redis.asyncio.Redis.from_url(valkey.url) as client:
+            forged = forger.of_message(topic, b"forged")
+            await client.execute_command("SPUBLISH", topic, forged)
+        async with asyncio.timeout(60):
+            while not other.broker.refused:
+                await asyncio.sleep(0.01)
+        assert b"forged" not in [what[1] for what in other.log]
+    finally:
+        await other.broker.close()
