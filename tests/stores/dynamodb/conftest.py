@@ -50,11 +50,20 @@ async def open_bench(ministack, clock):
     opened = []
 
     async def open_bench(
-        faults=None, timeout=60.0, make_clock=StoreClock, hearer=None, **bounds
+        faults=None,
+        timeout=60.0,
+        make_clock=StoreClock,
+        hearer=None,
+        broker=None,
+        **bounds,
     ):
         values = {"table": settings.table, "timeout": timeout, **bounds}
         store = TableStore(
-            ministack.settings(**values), make_clock(clock), faults, seed=len(opened)
+            ministack.settings(**values),
+            make_clock(clock),
+            faults,
+            seed=len(opened),
+            broker=broker,
         )
         bench = await Bench(store, clock, hearer).start()
         bench.faults = faults

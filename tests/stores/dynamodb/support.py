@@ -18,6 +18,7 @@ from botocore.awsrequest import AWSResponse
 from botocore.config import Config
 from botocore.exceptions import ConnectionClosedError, ReadTimeoutError
 
+from service.core.broker import Broker
 from service.core.ports import CommitListener, Hearer, Timer
 from service.settings import DynamodbSettings, StoreSettings
 from service.stores.dynamodb import table
@@ -173,6 +174,7 @@ class TableStore:
         clock: Any,
         faults: Faults | None = None,
         seed: int = 1,
+        broker: Broker | None = None,
         **bounds: object,
     ) -> None:
         self.settings = settings
@@ -183,6 +185,7 @@ class TableStore:
             clock,
             rng=random.Random(seed),
             connect=(faults or Faults()).connect,
+            broker=broker,
         )
         self.client = self.store.client
         self.append, self.knows, self.peek, self.read = (

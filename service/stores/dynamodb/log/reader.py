@@ -277,7 +277,7 @@ class Reader:
             StoreError: It could not be read.
         """
         found: dict[bytes, Position] = {}
-        for shard in range(head.shards):
+        for shard in range(head.shards if head.top > since else 0):
             pk = batch_key(channel, head, shard)
             begin, end = range_key(since + 1), range_key(head.top) + _AFTER_PARTS
             request = self._query(pk, begin, end, LIMIT, reverse=False)
