@@ -161,6 +161,11 @@ def add_store_metrics(metrics: Metrics, store: AnyStore) -> None:
         lambda: 0 if client is None else client.attempts,
     )
     metrics.total(
+        "store_handed_over",
+        "Appends to contended channels that another server has stored for this one.",
+        lambda: 0 if store.backend == "sqlite" else store.handed_over,
+    )
+    metrics.total(
         "store_repeats",
         "Requests sent to DynamoDB again, after a failure that may pass.",
         lambda: 0 if client is None else client.repeats,

@@ -171,6 +171,11 @@ class DynamodbStore:
         return self._reader.origin
 
     @property
+    def handed_over(self) -> int:
+        """Appends so far that other processes have stored for this one."""
+        return 0 if self._handover is None else self._handover.given
+
+    @property
     def reads(self) -> int:
         """Reads of the table so far, each of one channel."""
         return self._cache.reads

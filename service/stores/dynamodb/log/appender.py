@@ -461,7 +461,7 @@ class ChannelAppender:
         if len(answer.rows) != len(batch):
             return None
         plan = BatchPlan(NO_HEAD)
-        plan.outcomes = answer.outcomes()
+        plan.outcomes = answer.appended()
         top = max(outcome.position for outcome in plan.outcomes)
         plan.elsewhere = self._channel, top
         return plan

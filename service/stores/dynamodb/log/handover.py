@@ -75,7 +75,7 @@ from service.core.ports import Clock, History
 from service.stores.dynamodb.log.items import BATCH, IDENT, Head
 from service.stores.dynamodb.log.planner import Handed, OwnerChanged, PendingAppend
 
-__all__ = ["Answer", "Handover"]
+__all__ = ["BYTES", "KEPT", "NOBODY", "STICKY", "Handover", "Request", "Row"]
 
 WAIT = 1.0  # s for an answer
 SPARE = 0.3  # s that this process keeps for writing itself
@@ -95,7 +95,9 @@ Accept = Callable[[Channel, PendingAppend], bool]
 _log = structlog.get_logger(__name__)
 
 
-class _Row(msgspec.Struct, array_like=True, frozen=True):
+class Row(msgspec.Struct, array_like=True, frozen=True):
+    """An append in a request; the attributes of its `Draft`."""
+
     data: str
     info: str | None
     tags: str | None
@@ -106,7 +108,17 @@ class _Row(msgspec.Struct, array_like=True, frozen=True):
     urgent: bool
 
 
-class _Request(msgspec.Struct, array_like=True, frozen=True, tag="ask"):
+class Request(msgspec.Struct, array_like=True, frozen=True, tag="ask"):
+    """A batch of one channel for its owner.
+
+    Attributes:
+        number: Higher than that of each earlier request of its process.
+        term: Of the owner.
+        wait: Seconds for which its process waits.
+        size: As `ttl` and `meta_ttl`: the channel's history.
+        rows: The appends, in order.
+    """
+
     number: int
     channel: str
     term: str
@@ -114,7 +126,7 @@ class _Request(msgspec.Struct, array_like=True, frozen=True, tag="ask"):
     size: int
     ttl: float
     meta_ttl: float
-    rows: list[_Row]
+    rows: list[Row]
 
 
 class Answer(msgspec.Struct, array_like=True, frozen=True, tag="answer"):
@@ -134,7 +146,7 @@ class Answer(msgspec.Struct, array_like=True, frozen=True, tag="answer"):
     term: str = ""
     rows: list[tuple[int, str, bool]] = []
 
-    def outcomes(self) -> list[Appended]:
+    def appended(self) -> list[Appended]:
         """Return what was stored."""
         return [
             Appended(Position(offset, epoch), fresh)
@@ -143,7 +155,7 @@ class Answer(msgspec.Struct, array_like=True, frozen=True, tag="answer"):
 
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(_Request | Answer).decode
+_decode = msgspec.msgpack.Decoder(Request | Answer).decode
 
 
 class _Owner:
@@ -193,14 +205,12 @@ class Handover:
 
     Attributes:
         given: Appends that another process has stored for this one.
-        taken: Appends that this process has stored for others.
     """
 
     def __init__(
         self, broker: Broker, clock: Clock, rng: random.Random, accept: Accept
     ) -> None:
         self.given = 0
-        self.taken = 0
         self._broker = broker
         self._clock = clock
         self._rng = rng
@@ -322,10 +332,10 @@ class Handover:
             del self._asked[number]
             if answer is None:
                 self._fences[channel] = term
-        self._learn(channel, term, since, answer)
+        self._note(channel, term, since, answer)
         return answer
 
-    def _learn(
+    def _note(
         self, channel: Channel, term: str, since: Position, answer: Answer | None
     ) -> None:
         if answer is not None and answer.state == "stored":
@@ -387,14 +397,14 @@ class Handover:
         except msgspec.MsgspecError:
             _log.warning("a message of another version was dropped", process=sender)
             return
-        if isinstance(message, _Request):
+        if isinstance(message, Request):
             self._serve(sender, message)
             return
         asked = self._asked.get(message.number)
         if asked is not None and asked[0] == sender:
             self._settle(message.number, message)
 
-    def _serve(self, sender: str, request: _Request) -> None:
+    def _serve(self, sender: str, request: Request) -> None:
         size = len(request.rows)
         if not self._is_new(sender, request.number):
             return  # a copy: the request itself is answered
@@ -444,7 +454,6 @@ class Handover:
                 job.moved = outcome.term
         if not job.left:
             answer = job.answer()
-            self.taken += len(answer.rows)
             self._reply(sender, answer)
 
     def _reply(self, sender: str, answer: Answer) -> None:
@@ -471,9 +480,9 @@ def _request(
     batch: Sequence[PendingAppend],
     term: str,
     wait: float,
-) -> _Request:
+) -> Request:
     rows = [
-        _Row(
+        Row(
             pending.draft.data,
             pending.draft.info,
             pending.draft.tags,
@@ -486,10 +495,10 @@ def _request(
         for pending in batch
     ]
     history = batch[0].history
-    return _Request(number, channel, term, wait, *history, rows)
+    return Request(number, channel, term, wait, *history, rows)
 
 
-def _draft(row: _Row) -> Draft:
+def _draft(row: Row) -> Draft:
     return Draft(
         RawJson(row.data),
         info=None if row.info is None else RawJson(row.info),

@@ -45,7 +45,11 @@ def spawn():
 
 @pytest.mark.parametrize(
     ("processes", "publishers", "count"),
-    [(1, 1, 40), (2, 4, 25), (4, 8, 25)],  # 1, 8 and 32 publishers
+    [
+        (1, 1, 40),
+        (2, 4, 25),
+        pytest.param(4, 8, 25, marks=pytest.mark.slow),
+    ],  # 1, 8 and 32 publishers
 )
 async def test_offsets_are_dense_and_each_publishers_order_is_kept(
     ministack, store_clock, clock, spawn, processes, publishers, count
