@@ -53,7 +53,7 @@ from _speedups import backoff_full_jitter
 from service.core.clock import sleep
 from service.core.errors import StoreBusy, StoreError, StoreUnavailable, describe
 from service.core.lease import LEASE_SECONDS, POST_SECONDS
-from service.core.model import Channel, Position
+from service.core.model import Appended, Channel, Position
 from service.core.ports import Clock
 from service.stores.dynamodb.client import Client
 from service.stores.dynamodb.errors import (
@@ -272,7 +272,14 @@ class ChannelAppender:
         if self._doubt is not None and not isinstance(error, OutcomeUnknown):
             error = OutcomeUnknown("the owner of the channel may have stored it")
         batch, self._batch = self._batch, []
-        self._sink.failed(batch, error)
+        stored = BatchPlan(NO_HEAD)
+        found = [pending for pending in batch if pending.stored is not None]
+        for pending in found:
+            assert pending.stored is not None
+            stored.outcomes.append(Appended(pending.stored, True))
+            stored.elsewhere = self._channel, pending.stored
+        self._sink.committed(stored, found)
+        self._sink.failed([p for p in batch if p.stored is None], error)
 
     async def _store(self) -> BatchPlan:
         """Take a batch, and store it here or with the owner of the channel.
@@ -451,7 +458,7 @@ class ChannelAppender:
                 return None
             self._doubt = since  # also if this is cancelled
             answer = await handover.ask(self._channel, batch, term, since, deadline)
-            if answer is None:
+            if answer is None or answer.state == "failed":
                 return None
             self._doubt = None
             if answer.state != "moved":

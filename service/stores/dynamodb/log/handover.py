@@ -20,11 +20,12 @@ Invariants, on the event loop:
   one of this process, has succeeded.
 * The owner commits what it was handed under a condition on the term for which it was
   meant, with an ident in the batch's item, and serves no request twice.
-* What was handed over without an answer may be stored, or may be yet. So this process
-  ends the term first (the *fence*, a write of HEAD alone): from then on nothing of it
-  is committed any more. Then it looks for the idents in the log, and writes itself what
-  is not there. Until the fence is stored, it neither appends to the channel nor hands
-  anything over. So each append is in the log once, and the order is kept.
+* What was handed over without an answer may be stored, or may be yet; so may be a part
+  of what has failed. So this process ends the term first (the *fence*, a write of HEAD
+  alone): from then on nothing of it is committed any more. Then it looks for the idents
+  in the log, and writes itself what is not there. Until the fence is stored, it neither
+  appends to the channel nor hands anything over. So each append is in the log once, and
+  the order is kept.
 * A process that is handed an append never hands it on: it is committed, or refused.
 * One answer for each request; a request of which a part has failed commits no later
   part.
@@ -72,6 +73,7 @@ from service.core.broker import LATE, Broker
 from service.core.errors import StoreError
 from service.core.model import Appended, Channel, Draft, Position, RawJson
 from service.core.ports import Clock, History
+from service.stores.dynamodb.errors import OutcomeUnknown
 from service.stores.dynamodb.log.items import BATCH, IDENT, Head
 from service.stores.dynamodb.log.planner import Handed, OwnerChanged, PendingAppend
 
@@ -134,9 +136,10 @@ class Answer(msgspec.Struct, array_like=True, frozen=True, tag="answer"):
 
     Attributes:
         number: Of the request.
-        state: ``stored``; ``moved``: HEAD names another term than the request;
-            ``refused``: too much waits; ``failed``: some may be stored. Unless it is
-            stored, the owner sends nothing of it any more.
+        state: ``stored``, all of it; ``moved``, HEAD names another term than the
+            request; ``refused``, too much waits, or it cannot be stored; ``failed``,
+            some is stored, or may be yet. Of what has moved or was refused nothing is
+            stored, nor will be.
         term: Of HEAD, where it has moved.
         rows: The offset and the epoch of each append, and whether it is fresh.
     """
@@ -183,15 +186,19 @@ class _Job:
         self.handed = handed
         self.left = size
         self.moved = ""
+        self.unsure = False
         self.outcomes: list[Appended | None] = [None] * size
 
     def answer(self) -> Answer:
         """Return the answer, when nothing is left."""
-        if self.handed.failed:
-            state: Literal["moved", "failed"] = "moved" if self.moved else "failed"
-            return Answer(self.number, state, self.moved)
         rows = [(*one.position, one.fresh) for one in self.outcomes if one is not None]
-        return Answer(self.number, "stored", "", rows)
+        if not self.handed.failed:
+            return Answer(self.number, "stored", "", rows)
+        if rows or self.unsure:
+            return Answer(self.number, "failed")
+        if self.moved:
+            return Answer(self.number, "moved", self.moved)
+        return Answer(self.number, "refused")
 
 
 class Handover:
@@ -306,7 +313,8 @@ class Handover:
         """Hand a batch to an owner.
 
         Returns:
-            Its answer; None if it may be stored, or may be yet, until the fence is.
+            Its answer; None, and for ``failed``, it is stored, or may be yet until the
+            fence is.
         """
         now = self._clock.now()
         wait = min(WAIT, deadline - now - SPARE)
@@ -315,7 +323,7 @@ class Handover:
             return Answer(number, "refused")
         for index, pending in enumerate(batch):
             pending.ident = _ident(self._broker.name, number, index)
-        request = _request(number, channel, batch, term, wait)
+        data = _encode(_request(number, channel, batch, term, wait))
         future: asyncio.Future[Answer | None]
         future = asyncio.get_running_loop().create_future()
         self._asked[number] = _process(term), future
@@ -324,13 +332,13 @@ class Handover:
         try:
             process = _process(term)
             self._sending = number
-            self._broker.send(process, _encode(request), partial(self._lost, number))
+            self._broker.send(process, data, partial(self._lost, number))
             self._sending = 0
             answer = await future
         finally:
             timer.cancel()
             del self._asked[number]
-            if answer is None:
+            if answer is None or answer.state == "failed":
                 self._fences[channel] = term
         self._note(channel, term, since, answer)
         return answer
@@ -450,6 +458,7 @@ class Handover:
             job.outcomes[index] = outcome
         else:
             job.handed.failed = True
+            job.unsure = job.unsure or isinstance(outcome, OutcomeUnknown)
             if isinstance(outcome, OwnerChanged):
                 job.moved = outcome.term
         if not job.left:

@@ -393,9 +393,49 @@ async def test_no_part_is_stored_behind_one_that_failed(world, there, monkeypatc
     async with asyncio.timeout(60):
         while not world.wire.sent:
             await asyncio.sleep(0.001)
-    assert "failed" in msgspec.msgpack.decode(world.wire.sent[0].data)
+    assert "refused" in msgspec.msgpack.decode(world.wire.sent[0].data)
     assert not left and writes(there) == 2  # the first publication, and the first part
     assert await stored(there) == ["first"]
+
+
+@pytest.mark.parametrize("here_too", [False, True])
+async def test_a_part_that_the_owner_has_stored_is_not_written_again(
+    world, there, monkeypatch, here_too
+):
+    """The rest cannot be written there, nor perhaps here."""
+    here = await world.process("here", timeout=4.0)
+    await (await world.contend(here, there))
+    world.wire.holds.add("here")
+    done = [here.append("a", str(n)) for n in range(4)]
+    request = await world.wire.until_held()
+    monkeypatch.setattr(appender, "BATCH", 2)
+    first = ["TransactWriteItems"]
+
+    def second_fails(operation):
+        if operation in first:
+            first.remove(operation)
+        elif operation == "TransactWriteItems":
+            return refusal("ValidationException")
+        return None
+
+    def full(operation):
+        if operation == "TransactWriteItems" and here_too:
+            here.store.clock.ahead += 4
+            return refusal("ProvisionedThroughputExceededException")
+        return None
+
+    there.faults.before.append(second_fails)
+    here.faults.before.append(full)
+    world.wire.deliver(request)
+    outcomes = await asyncio.gather(*done, return_exceptions=True)
+    positions = [
+        0 if isinstance(outcome, StoreError) else outcome.position.offset
+        for outcome in outcomes
+    ]
+    assert positions == ([5, 6, 0, 0] if here_too else [5, 6, 7, 8])
+    there.faults.before.clear()
+    found = ["first", "won", "won", "a", "0", "1", "2", "3"]
+    assert await stored(there) == found[: 6 if here_too else 8]
 
 
 async def test_what_cannot_be_handed_over_is_written_here(world, here, there):
