@@ -52,7 +52,8 @@ that wait here (and `store.queue_size`): more are refused, and their process wri
 them itself. A request waits `WAIT` for its answer, and no longer than its appends.
 `CHANNELS` remembered as contended, the oldest is forgotten; while `CHANNELS` fences are
 not stored, nothing is handed over. Of `SENDERS` processes the last request is known:
-more are refused, until one was not heard of for three times as long as a message lives.
+those of more are dropped, until one was not heard of for three times as long as a
+message lives.
 """
 
 from __future__ import annotations
