@@ -51,6 +51,7 @@ class GatewayRuntime:
             listener is `delivery.committed`.
         local: The subscribers of this process; None where it has none.
         posts: Writes to connections; through the gateway by default.
+        hook_health: Counts failed calls of hooks; that of this process, if it has one.
 
     Attributes:
         application: Handles the events of sockets.
@@ -68,6 +69,7 @@ class GatewayRuntime:
         base: Foundation,
         local: LocalSubscribers | None = None,
         posts: Posts | None = None,
+        hook_health: HookHealth | None = None,
     ) -> None:
         settings, clock, store = base.settings, base.clock, base.store
         if not isinstance(store, DynamodbStore):
@@ -132,7 +134,7 @@ class GatewayRuntime:
             rng=Random(),
             version=base.node.version,
             metrics=base.metrics,
-            hook_health=HookHealth(clock, base.metrics),
+            hook_health=hook_health or HookHealth(clock, base.metrics),
             heartbeat=Heartbeat(NEVER),
             limits=CommandLimits(settings.effective_limits),
             sessions=sessions,

@@ -172,12 +172,13 @@ class Runtime:
                 permissions.batch_window,
             )
             stack.callback(hub.announcements.stop)
+            hook_health = HookHealth(clock, metrics)
             gateway = None
             listener: CommitListener = hub.committed
             if settings.gateway.endpoint:
                 from service.gateway_runtime import GatewayRuntime
 
-                gateway = GatewayRuntime(base, hub)
+                gateway = GatewayRuntime(base, hub, hook_health=hook_health)
                 await gateway.start()
                 stack.push_async_callback(gateway.close)
                 listener = gateway.delivery.committed
@@ -299,7 +300,6 @@ class Runtime:
             heartbeat = Heartbeat(settings.heartbeat_timeout)
             heartbeat.rtt_listeners.append(metrics.rtt.observe)
             heartbeat.listeners.append(log_level)
-            hook_health = HookHealth(clock, metrics)
             context = ConnectionContext(
                 settings=settings,
                 hub=hub,

@@ -60,6 +60,8 @@ NOT_OF_OLD = {
     "python-0.4.4": (
         "test_unsubscribe_directly_followed_by_subscribe_is_no_error",
         "test_every_row_of_the_table",
+        "test_disconnect_for_good",
+        "test_disconnect_and_come_back",
     ),
 }
 

@@ -5,7 +5,9 @@ DynamoDB table, with HTTP_PROXY integrations and with a Lambda function;
 tests/e2e/test_sdk.py names its stores itself. The tests named with a module stay out,
 for what docs/serverless.md lists; tests/e2e/test_gateway.py shows what happens instead.
 Modules that are not named are about a process that holds its sockets, the files or the
-command line of one, or the HTTP API alone, which a gateway does not touch.
+command line of one, or the HTTP API alone, which a gateway does not touch. So is
+test_joins_together: a gateway tells each join by itself, never to the client that has
+joined, and has no clients that speak protobuf.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from __future__ import annotations
 import pytest
 
 AT_GATEWAYS: dict[str, tuple[str, ...]] = {
+    "test_cent": (),
     # The list of channels and its counts are those of a process.
     "test_cent_users": ("test_channels_and_info",),
     "test_credentials": (
@@ -21,10 +24,15 @@ AT_GATEWAYS: dict[str, tuple[str, ...]] = {
         # There is no grace for lost connections.
         "test_erasing_a_user_whose_connection_was_lost",
     ),
+    "test_hooks_http": (
+        # A publication without history waits for no lease, and overtakes others.
+        "test_publish",
+    ),
     "test_hooks_python": (
         # A publication without history waits for no lease, and overtakes others.
         "test_publish",
     ),
+    "test_http_api_sdk": (),
     "test_http_api_users": (
         "test_channels_by_pattern",
         "test_info_counts",
@@ -47,6 +55,22 @@ AT_GATEWAYS: dict[str, tuple[str, ...]] = {
     ),
     "test_one_token": (),
     "test_publishers": (),
+    "test_refused_credentials": (
+        # The address is the one that the gateway saw.
+        "test_a_valid_token_is_admitted_where_twenty_bad_ones_came_from",
+    ),
+    "test_sdk_recovery": (
+        # The gateway holds the sockets: the end of a server closes none of them.
+        "test_server_killed_and_restarted_on_its_store",
+        "test_server_shut_down_and_restarted",
+        # Pings are the sweeper's.
+        "test_dead_link_is_noticed_by_both_sides",
+    ),
+    "test_secrets": (
+        # Nothing serves there.
+        "test_a_start_that_is_refused_quotes_no_secret",
+    ),
+    "test_token_permissions": (),
     "test_token_refresh": (
         # The list of clients, and the shutdown, are those of a process.
         "test_keys_that_cannot_be_had_let_nobody_in_and_nobody_down",
@@ -91,9 +115,15 @@ STORES = {"test_sdk_recovery": ("dynamodb",), "test_thread_sockets": ("dynamodb"
 """Other stores of a module than SQLite."""
 
 HTTP_PROXY_ALONE = (
+    "test_cent",
+    "test_hooks_http",
     "test_one_token",
     "test_publishers",
+    "test_refused_credentials",
+    "test_sdk_recovery",
+    "test_secrets",
     "test_thread_sockets",
+    "test_token_permissions",
     "test_tokens_anonymous",
     "test_tokens_sdk",
 )

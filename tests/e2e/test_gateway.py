@@ -227,6 +227,32 @@ async def test_a_client_hears_the_joins_of_others_alone(
         assert not two.pushes and not one.pushes
 
 
+@pytest.mark.slow
+async def test_joins_and_leaves_go_out_one_by_one(server: Server, channel: str) -> None:
+    channel = f"who:{channel}"
+    async with await server.raw() as one, await server.raw() as two:
+        await one.subscribe(channel)
+        for _ in range(5):
+            await two.subscribe(channel)
+            await two.request(unsubscribe={"channel": channel})
+        told = [await one.push() for _ in range(10)]
+        assert sum("join" in push for push in told) == 5
+        assert sum("leave" in push for push in told) == 5
+
+
+@pytest.mark.slow
+async def test_the_end_of_a_server_closes_no_connection(
+    own_server: Server, channel: str
+) -> None:
+    async with await own_server.raw() as client:
+        await client.subscribe(channel)
+        assert await own_server.terminate() == 0
+        await own_server.start()
+        await client.publish(channel, 1)
+        (publication,) = await client.publications(channel, 1)
+        assert (publication["offset"], publication["data"]) == (1, 1)
+
+
 async def test_the_servers_of_a_deployment_do_not_list_its_channels(
     server: Server, api: Api, channel: str
 ) -> None:

@@ -125,6 +125,11 @@ class GatewayServer(Server):
                 await part.aclose()
 
     @property
+    def socket_port(self) -> int:
+        """The port of clients' sockets."""
+        return self.gateway.port
+
+    @property
     def url(self) -> str:
         """The address for SDKs."""
         return self.gateway.url

@@ -295,6 +295,11 @@ class Server:
     # --- talking to it
 
     @property
+    def socket_port(self) -> int:
+        """The port of clients' sockets."""
+        return self.port
+
+    @property
     def url(self) -> str:
         """The address for SDKs."""
         return f"ws://127.0.0.1:{self.port}{PATH}"

@@ -29,7 +29,7 @@ SMALL = {
     "an append without an answer": Bounds("d", is_warm=True, lost=1),
 }
 
-STATES = 2_500  # of each large exploration
+STATES = 2_000  # of each large exploration
 WALKS = 60
 SEED = 20261128
 
