@@ -5,8 +5,9 @@
 One message is: a publish command comes in, is appended, and its push and its reply go
 out to the client that sent it. Each stage is timed alone, with the objects that the
 service uses (the minimum of many turns, in microseconds); the whole is the CPU of the
-real server's process per message, as in bench_server (a). What the stages leave of the
-whole is the server underneath: Hypercorn, wsproto, the event loop and the kernel.
+real server's process per message, as in bench_server (a). What the stages leave of it
+is what runs between them: the connection, the event loop, the wake-ups of the two
+threads and the kernel.
 
 Both sides are measured in one call: with the extensions, and with
 ``SERVICE_NO_SPEEDUPS=1``. ``--check`` exits with 1 if the extensions make it slower.
@@ -26,8 +27,9 @@ from random import Random
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from bench_server import CLIENTS, PAYLOAD, RATE, join, ours, paced
-from load import describe, loop_factory, write
+from load import describe, frame, loop_factory, write
 
+from _speedups import FrameParser, SharedFrame
 from service.auth.permissions import Permissions
 from service.connections.flusher import Flusher
 from service.connections.outbox import Outbox
@@ -82,6 +84,21 @@ class Silent:
 
     def __getattr__(self, name):
         return lambda *arguments, **options: None
+
+
+def frames_stage():
+    """Parse the client's frame, and build the one with push and reply."""
+    parser, shared, data = FrameParser(1 << 20), SharedFrame(), frame(FRAME)
+    answers = (f"{FRAME}\n{{}}", f"{FRAME}\n[]")  # it keeps the last one
+    turn = 0
+
+    def call():
+        nonlocal turn
+        turn ^= 1
+        parser.feed(data)
+        shared.of(answers[turn])
+
+    return minimum(call)
 
 
 def session_stage():
@@ -200,6 +217,7 @@ async def stages():
         store = SqliteStore(settings, SystemClock())
         await store.start(lambda batch: None)
         result = {
+            "frames": frames_stage(),
             "decode": minimum(lambda: Json.decode(FRAME)),
             "session": session_stage(),
             "append": await append_stage(store),
