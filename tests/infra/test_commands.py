@@ -1,4 +1,4 @@
-"""Every command in docs/deployment.md exists, and the files that it names do."""
+"""Commands of docs/deployment.md and README exist, and the files that they name do."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from tests.harness.process import ROOT
 from tests.infra.templates import Stack, read_template
 
 TEXT = (ROOT / "docs" / "deployment.md").read_text()
+README = (ROOT / "README.md").read_text()
 
 # Options of the AWS command line itself, and of `cloudformation deploy`, which is made
 # of several operations.
@@ -22,12 +23,12 @@ GLOBAL = {"query", "output", "region", "profile"}
 DEPLOY = {"stack-name", "template-file", "capabilities", "tags", "parameter-overrides"}
 
 
-def commands() -> Iterator[list[str]]:
-    for block in re.findall(r"^ *```sh\n(.*?)^ *```$", TEXT, re.S | re.M):
+def commands(page: str = TEXT) -> Iterator[list[str]]:
+    for block in re.findall(r"^ *```sh\n(.*?)^ *```$", page, re.S | re.M):
         text = re.sub(r"\\\n\s*", "", block)
         text = re.sub(r"\"\$\(.*?\)\"", "SECRET", text, flags=re.S)
         for line in text.splitlines():
-            words = shlex.split(line)
+            words = shlex.split(line, comments=True)
             while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
                 words.pop(0)
             if words:
@@ -80,7 +81,7 @@ def faults_steadwire(words: list[str]) -> list[str]:
 
 def faults_make(words: list[str]) -> list[str]:
     targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.M)
-    return [each for each in words if each not in targets]
+    return [each for each in words if "=" not in each and each not in targets]
 
 
 def faults_kubectl(words: list[str]) -> list[str]:
@@ -133,6 +134,15 @@ def test_every_command_is_one_that_exists() -> None:
     wrong = {shlex.join(words): found for words in found if (found := faults(words))}
     assert wrong == {}
     assert len(list(commands())) > 30
+
+
+def test_every_command_of_the_readme_is_one_that_exists() -> None:
+    """Those that clients paste are run by tests/e2e/test_examples.py."""
+    spoken = re.findall(r"`((?:make|steadwire) [^`]+)`", README)
+    said = [*commands(README), *map(shlex.split, spoken)]
+    wrong = {shlex.join(words): found for words in said if (found := faults(words))}
+    assert wrong == {}
+    assert len(said) > 12
 
 
 @pytest.mark.parametrize(
