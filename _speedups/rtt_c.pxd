@@ -14,8 +14,8 @@ cdef double BETA
 
 @cython.final
 cdef class RttFilter:
-    cdef double[::1] _recent
-    cdef double[::1] _ranked
+    cdef double[15] _recent  # WINDOW
+    cdef double[15] _ranked
     cdef Py_ssize_t _window
     cdef Py_ssize_t _next
     cdef double _smoothed

@@ -210,7 +210,7 @@ def idle(most):
             pongs = clients.pongs
             load, own = used(pid, clients, INTERVAL)
             answered, occupied = clients.pongs - pongs, memory(pid)
-            if abs(answered - count) > 0.05 * count:
+            if abs(answered - count) > 0.1 * count:
                 raise SystemExit(f"{answered} pongs, and {count} were expected")
             rows[str(count)] = row = {
                 "bytes": (occupied - empty) / count,

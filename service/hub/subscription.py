@@ -25,6 +25,9 @@ from service.protocol import replies
 __all__ = ["Change", "Member", "Remote", "Subscription", "Topic"]
 
 
+_NOWHERE = Position(0, "")
+
+
 class Member(Protocol):
     """A connection, as the hub sees it.
 
@@ -111,7 +114,7 @@ class Topic:
         self.epoch = ""
         self.generation = 0
         self.moves = 0
-        self.moved = Position(0, "")
+        self.moved = _NOWHERE
         self.deltas = 0
         self.newest: RawJson | None = None
         self.subscriptions: set[Subscription] = set()
@@ -218,7 +221,7 @@ class Subscription(SubscriptionCore):
         self.history = history
         self.generation = topic.generation
         self.moves = topic.moves
-        self.top = Position(0, "")
+        self.top = _NOWHERE
         self.joined = False
         self.reading = False
         self.portion = PIECE

@@ -101,7 +101,7 @@ class ConnectCommand:
         self._positions: dict[Channel, Position] = {}
         self._awaiting: _AwaitingSlot | None = None
         self._by_token = False
-        self.of_token: set[Channel] = set()
+        self.of_token: frozenset[Channel] = frozenset()
 
     def begin(self, command: int, request: ConnectRequest, now: float) -> None:
         """Handle the connect command.
@@ -175,7 +175,7 @@ class ConnectCommand:
             self.refuse(command, refusal.error)
             return
         if self._by_token:
-            self.of_token = {*grants} - {own}
+            self.of_token = frozenset(grants) - {own}
         if own is not None:
             grants.setdefault(own, SubscribeGrant())
         if not grants:

@@ -98,7 +98,7 @@ class Refreshes:
         self._waiting: dict[Channel | None, deque[tuple[int, _Event]]] = {}
         self.allowed = False
         self.last = 0
-        self.of_token: set[Channel] = set()
+        self.of_token: frozenset[Channel] = frozenset()
 
     # Commands.
 
@@ -203,7 +203,7 @@ class Refreshes:
 
     def subscription_ended(self, channel: Channel) -> None:
         """Refuse the sub_refreshes of a subscription that has just ended."""
-        self.of_token.discard(channel)
+        self.of_token -= {channel}
         for command, _ in self._waiting.pop(channel, ()):
             self._queue.under_way -= 1
             self._port.reply_error(command, PERMISSION_DENIED)

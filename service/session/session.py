@@ -407,7 +407,7 @@ class Session:
             channel = Channel(name)
             self.subscriptions.restore(identity, channel, each, self.expiry)
             if each.of_token:
-                refreshes.of_token.add(channel)
+                refreshes.of_token |= {channel}
         self._plan()
 
     # The server's side.

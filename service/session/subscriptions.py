@@ -360,7 +360,7 @@ class Subscriptions:
     # The record of a session.
 
     def record(
-        self, expiry: Expiry, of_token: set[Channel]
+        self, expiry: Expiry, of_token: frozenset[Channel]
     ) -> dict[str, ChannelRecord]:
         """Return the records of the channels that are established."""
         return {

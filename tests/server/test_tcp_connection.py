@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
+import socket
 import struct
 from typing import Any
 
@@ -52,6 +53,39 @@ async def closed_by_flood(server: Any, client: RawClient) -> None:
         return len((await server.state())["codes"]) > before
 
     await until(is_closed, 20.0, "blocked and closed")
+
+
+async def test_a_websocket_handed_over_has_no_task(server: Any) -> None:
+    """Its end is seen all the same: a close frame, the end of its data, a reset."""
+    before = await server.state()
+    clients = [await server.open("/handed") for _ in range(4)]
+    for client in clients:
+        await client.send_text("hello")
+        assert (await client.frame()).payload == b"hello"
+
+    async def without_tasks() -> bool:
+        state = await server.state()
+        return bool((state["open"], state["tasks"]) == (4, before["tasks"]))
+
+    await until(without_tasks, 5.0, "the tasks of four handshakes ended")
+    closes, ends, resets, last = clients
+    await closes.send_frame(CLOSE, (1001).to_bytes(2, "big"))
+    assert await close_frame(closes) == (1001, "")
+    closes.reset()
+    ends.tcp.sock.shutdown(socket.SHUT_WR)
+    resets.reset()
+
+    async def one_is_left() -> bool:
+        return bool((await server.state())["open"] == 1)
+
+    await until(one_is_left, 5.0, "three ended")
+    codes = (await server.state())["codes"][len(before["codes"]) :]
+    assert sorted(codes) == [1001, 1006, 1006]
+    await last.send_text("still")
+    assert (await last.frame()).payload == b"still"
+    last.reset()
+    await server.freed(2.0)
+    ends.reset()
 
 
 async def test_a_peer_that_does_not_read_is_noticed_early(server: Any) -> None:
