@@ -33,6 +33,7 @@ SCRIPTS = (
     "refresh",
     "runs",
 )
+CONNECTIONS = "connections"  # needs Node's ws, as PEERS does; by --only
 PEERS = "peers"  # needs other servers: `make bench-peers` alone runs it
 
 
@@ -197,6 +198,44 @@ def refresh(report):
                 f"{row['verify_us'] if ours else 0:.0f} |".replace("| 0 |", "|  |")
             )
     lines += ["", "The aim is 10, 50 and 100 ms."]
+    return lines
+
+
+def connections(report):
+    lines = [
+        f"{report['machine']}, load {report['load']:.1f} when it began; Python "
+        f"{report['python']}; {report['date']}; `{report['command']}`.",
+        "",
+        "| idle connections | KiB each | of those more | CPU µs a second each | of "
+        "those more |",
+        "|---:|---:|---:|---:|---:|",
+    ]
+    for count, row in report["idle"].items():
+        lines.append(
+            f"| {int(count):,} | {row['bytes'] / 1024:.1f} | "
+            f"{row['bytes_more'] / 1024:.1f} | {row['cpu_us']:.2f} | "
+            f"{row['cpu_us_more']:.2f} |"
+        )
+    lines += ["", "| connects | CPU µs each | a second |", "|---|---:|---:|"]
+    for name, row in report["connects"].items():
+        title = f"{name} {row['version']}".strip()
+        lines.append(f"| {title} | {row['cpu_us']:.0f} | {row['per_second']:,.0f} |")
+    lines += [
+        "",
+        "| 100 refreshes | p50 ms | p95 ms | p99 ms |",
+        "|---|---:|---:|---:|",
+    ]
+    for name, row in report["refreshes"].items():
+        lines.append(
+            f"| {name.replace('_', ' ')} | {row['p50_ms']:.1f} | "
+            f"{row['p95_ms']:.1f} | {row['p99_ms']:.1f} |"
+        )
+    lines.append("")
+    for name, target in report["targets"].items():
+        met = "met" if target["met"] else "**missed**"
+        lines.append(
+            f"* {name}: {target['figure']:.2f}, target {target['target']:g}, {met}."
+        )
     return lines
 
 
@@ -428,6 +467,7 @@ TABLES = {
     "refresh": refresh,
     "scaling": scaling,
     "runs": runs,
+    CONNECTIONS: connections,
     PEERS: peers,
 }
 
