@@ -20,7 +20,7 @@ from service.stores.dynamodb.log import appender, handover
 from service.stores.dynamodb.log.items import head_key
 from tests.stores.dynamodb.log.support import stored
 from tests.stores.dynamodb.log.wire import Wire, WireBroker
-from tests.stores.dynamodb.support import Faults, lost, refusal
+from tests.stores.dynamodb.support import Faults, lost, refusal, timed_out
 
 SHORT = 0.05  # s; nobody is going to answer
 LONG = 60.0  # s; somebody will, or nobody has to wait
@@ -396,6 +396,41 @@ async def test_no_part_is_stored_behind_one_that_failed(world, there, monkeypatc
     assert "refused" in msgspec.msgpack.decode(world.wire.sent[0].data)
     assert not left and writes(there) == 2  # the first publication, and the first part
     assert await stored(there) == ["first"]
+
+
+async def test_a_transaction_that_its_owner_gave_up_arrives_late(world, here, there):
+    """The owner has answered that it failed, since it had no answer itself."""
+    done = await world.contend(here, there)
+    await done
+    late, ended = [], []
+    boto = Faults().connect(there.store.settings)
+
+    def keep(operation):
+        if operation == "TransactWriteItems":
+            late.append(there.faults.requests[-1][1])
+            there.store.clock.ahead += 2 * LONG
+            timed_out(operation)
+
+    def arrive(operation):
+        if operation == "TransactWriteItems":
+            ended.append(sent_late(boto, late.pop()))
+
+    there.faults.before.append(keep)
+    here.faults.before.append(arrive)
+    outcome = await here.append("a", "b")
+    there.faults.before.clear()
+    assert ended == ["TransactionCanceledException"] and outcome.position.offset == 5
+    assert "failed" in answers(world)[-1]
+    assert await stored(here) == ["first", "won", "won", "a", "b"]
+
+
+def sent_late(boto, request):
+    """Send a transaction; return what came of it."""
+    try:
+        boto.transact_write_items(**request)
+    except boto.exceptions.TransactionCanceledException as error:
+        return type(error).__name__
+    return "stored"
 
 
 @pytest.mark.parametrize("here_too", [False, True])
