@@ -274,7 +274,8 @@ def test_the_table_is_the_one_that_the_code_makes(stack: Stack) -> None:
     wanted = table.template(DynamodbSettings())["Resources"]["Table"]
     del wanted["Properties"]["TableName"]
     assert found == wanted["Properties"]
-    assert wanted["UpdateReplacePolicy"] == wanted["DeletionPolicy"] == "Retain"
+    assert wanted["UpdateReplacePolicy"] == "Retain"
+    assert wanted["DeletionPolicy"] == "RetainExceptOnCreate"
 
 
 @pytest.mark.parametrize("name", ["Table", "TokenKey", "ApiKey"])
