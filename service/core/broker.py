@@ -109,8 +109,9 @@ class Broker(Signals, Protocol):
         Args:
             process: Its name.
             data: What `receive` is given there.
-            failed: Called if it is known not to arrive (False), or if the connection
-                was lost meanwhile and it may (True). That it arrived, nothing says.
+            failed: Called before this returns if it is not sent (False); later, if the
+                broker says that nobody has it (False), or if the connection was lost
+                meanwhile (True). Then it may arrive. That it arrived, nothing says.
         """
 
     def receive(self, received: Callable[[str, bytes], None]) -> None:

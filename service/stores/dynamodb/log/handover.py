@@ -33,7 +33,8 @@ Invariants, on the event loop:
 The interleavings, each a test in test_handover.py:
 
 * The owner dies before its transaction, or between that and its answer: no answer for
-  `WAIT`, or nobody has the message (the broker says so at once); this process writes.
+  `WAIT`, or nobody has the message (the broker says so at once, and may be wrong); this
+  process writes.
 * The owner stands still, and goes on after another one took over: its transaction
   fails, and it refuses what it was handed.
 * Two processes take each other for the owner, or the owner is another one by now: the
@@ -372,12 +373,14 @@ class Handover:
     def _lost(self, number: int, maybe: bool) -> None:
         """Handle that a request has not arrived, or maybe not."""
         asked = self._asked.get(number)
-        if maybe:
-            self._settle(number, None)
-        elif asked is not None:
-            if number != self._sending:  # nobody has it
-                self._avoid(asked[0])
+        if asked is not None and number == self._sending:  # it was not even sent
             self._settle(number, Answer(number, "refused"))
+            return
+        # That nobody has it is what the broker says: to one that listens at a replica
+        # it has given the request all the same.
+        if asked is not None and not maybe:
+            self._avoid(asked[0])
+        self._settle(number, None)
 
     def _avoid(self, process: str) -> None:
         if self._broker.fault() is None:

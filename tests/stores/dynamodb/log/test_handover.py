@@ -163,6 +163,20 @@ async def test_an_owner_that_is_gone_is_replaced_without_a_wait(world, here, the
     assert await stored(here) == ["first", "won", "won", "a"]
 
 
+async def test_a_broker_that_says_nobody_has_a_request_may_be_wrong(world, here, there):
+    """As it says to one at the primary of what it gives to another at a replica."""
+    world.wire.holds.update(("here", "there"))
+    done = await world.contend(here, there)
+    request = await world.wire.until_held()
+    world.wire.deliver(request)
+    await world.wire.until_held()  # the answer: it is stored
+    request.failed(False)
+    outcome = await done
+    assert outcome.fresh and outcome.position.offset == 4
+    assert (await owner(here)).startswith("here.")
+    assert await stored(here) == ["first", "won", "won", "a"]
+
+
 @pytest.mark.parametrize("still", ["before", "planned", "sent"])
 async def test_an_owner_that_stood_still_is_fenced_off(world, here, there, still):
     """It goes on after another process took over, or between the fence and that."""
