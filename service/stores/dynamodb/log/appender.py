@@ -385,8 +385,7 @@ class ChannelAppender:
             self._cache.remember(self._channel, None)
         if self._doubt is None:
             return self._remembered()
-        head = await self._cache.head(self._channel, deadline)
-        idents = await self._cache.idents(self._channel, head, self._doubt, deadline)
+        head, idents = await self._cache.idents(self._channel, self._doubt, deadline)
         for pending in self._batch:
             pending.stored = idents.get(pending.ident)
         self._doubt = None

@@ -140,21 +140,20 @@ class ChannelCache:
         return await self._reader.head(channel, self.now(), deadline)
 
     async def idents(
-        self, channel: Channel, head: Head, since: Position, deadline: float
-    ) -> dict[bytes, Position]:
-        """Return what was handed over of all that was stored behind *since*.
+        self, channel: Channel, since: Position, deadline: float
+    ) -> tuple[Head, dict[bytes, Position]]:
+        """Return HEAD, and what was handed over of all that was stored behind *since*.
 
         Raises:
             OutcomeUnknown: It is not all there any more.
             StoreError: It could not be read.
         """
-        if (
-            head.epoch != since.epoch
-            or head.floor > since.offset
-            or head.top > since.offset + SEARCHED
-        ):
-            raise OutcomeUnknown("the log no longer tells what its owner has stored")
-        return await self._reader.idents(channel, head, since.offset, deadline)
+        head = await self.head(channel, deadline)
+        _verify_kept(head, since)
+        found = await self._reader.idents(channel, head, since.offset, deadline)
+        head = await self.head(channel, deadline)  # it may have been removed meanwhile
+        _verify_kept(head, since)
+        return head, found
 
     def remembered(self, channel: Channel) -> Head | None:
         """Return a channel's state as of its last commit, if it is known."""
@@ -346,3 +345,17 @@ class ChannelCache:
         known = self._known.get(channel)
         if known is not None:
             known.read = known.topped = float("-inf")
+
+
+def _verify_kept(head: Head, since: Position) -> None:
+    """Verify that all that was stored behind *since* is there, and can be searched.
+
+    Raises:
+        OutcomeUnknown: It is not.
+    """
+    if (
+        head.epoch != since.epoch
+        or head.floor > since.offset
+        or head.top > since.offset + SEARCHED
+    ):
+        raise OutcomeUnknown("the log no longer tells what its owner has stored")

@@ -366,6 +366,30 @@ async def test_what_the_log_cannot_tell_any_more_is_unknown(world, here, there):
     assert (await here.append("a", "b")).position.offset == 5
 
 
+async def test_what_is_removed_while_it_is_looked_for_is_not_written_again(
+    world, here, there
+):
+    loop = asyncio.get_running_loop()
+    left = ["Query"]
+
+    def remove(operation):
+        if operation in left:
+            left.remove(operation)
+            coroutine = there.store.remove("a")
+            asyncio.run_coroutine_threadsafe(coroutine, loop).result(60)
+
+    world.wire.holds.add("there")
+    done = await world.contend(here, there)
+    await world.wire.until_held()  # it is stored
+    here.faults.before.append(remove)
+    world.nobody_answers()
+    with pytest.raises(OutcomeUnknown):
+        await done
+    assert not left
+    page = await there.read("a", 0)
+    assert page.top.offset == 4 and not page.publications
+
+
 @pytest.mark.parametrize("bound", ["ACCEPTED", "SENDERS", "closed"])
 async def test_one_that_takes_no_more_is_not_waited_for(
     world, here, there, monkeypatch, bound
