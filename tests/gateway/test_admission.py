@@ -250,3 +250,18 @@ async def test_one_thread_for_the_table_is_enough(environments: Environments) ->
     await asyncio.gather(*(one.handle(Kind.DISCONNECT, each) for each in clients))
     assert sockets.closed == []
     assert [each for each in await environments.items() if "book" in each] == []
+
+
+@pytest.mark.slow
+async def test_refused_credentials_are_looked_at_each_time(
+    strict: list[Environment], environments: Environments
+) -> None:
+    one, sockets = strict[0], environments.sockets
+    for number in range(25):
+        client = f"c{number}"
+        await one.handle(Kind.CONNECT, client)
+        sockets.messages[client] = []
+        await one.say(client, {"id": 1, "connect": {"token": "not one"}})
+        [told] = sockets.take(client)
+        assert told["push"]["disconnect"]["code"] == 3500
+    assert "connect" in await one.connect("good", token=token())
