@@ -204,7 +204,7 @@ def refresh(report):
 def connections(report):
     lines = [
         f"{report['machine']}, load {report['load']:.1f} when it began; Python "
-        f"{report['python']}; {report['date']}; `{report['command']}`.",
+        f"{report['python']}; {report['date']}; `bench_connections.py`.",
         "",
         "| idle connections | KiB each | of those more | CPU µs a second each | of "
         "those more |",
