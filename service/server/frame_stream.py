@@ -219,7 +219,7 @@ class FrameStream(WebSocketStream):
         if self._full:
             self._full = self._waiting = False
         if not self._waiting:
-            self._work()
+            self._go_on()
         return True
 
     def _release(self) -> None:

@@ -630,6 +630,8 @@ class TcpConnection(TCPServer):
     def _detach(self) -> None:
         if self._finishing or self._detached or self.reader.at_eof():
             return  # the end is the task's
+        if self._transport.is_closing():
+            return  # so is a loss that `lost` has been, or will be, called for
         if self._reading:
             self._detached = True
             self.reader.feed_eof()  # which the task waits for

@@ -111,6 +111,12 @@ class Sockets:
         if scope["path"] == "/handed":
             self.hand_over(scope["state"]["steadwire.frames"])
             return
+        if scope["path"] == "/handed_late":
+            transport = scope["state"]["steadwire.abort"].__self__.writer.transport
+            while not transport.is_closing():  # until the very turn of the loss
+                await asyncio.sleep(0)
+            self.hand_over(scope["state"]["steadwire.frames"])
+            return
         self.open[id(scope)] = send
         try:
             await getattr(self, "on_" + scope["path"][1:])(scope, receive, send)

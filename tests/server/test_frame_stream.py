@@ -417,6 +417,25 @@ async def test_the_end_that_waits_while_it_is_handed_over_comes_after_the_rest()
     assert receiver.ends == [1001]
 
 
+async def test_the_end_of_the_data_while_it_is_handed_over_is_passed_on() -> None:
+    bench, receiver = await Bench().open(), Receiver()
+    bench.come(text("1"), text("2"), text("3"))  # the queue has room for two
+    assert bench.tcp.target.eof_received() is False
+    assert bench.stream.hand_over(receiver)
+    assert receiver.messages == ["1", "2", "3"]
+    assert bench.tcp.eof
+
+
+async def test_a_receiver_that_is_busy_when_it_takes_the_frames_over() -> None:
+    bench, receiver = await Bench().open(), Receiver(limit=0)
+    bench.come(text("1"))
+    assert bench.stream.hand_over(receiver)
+    assert receiver.messages == []
+    receiver.takes(1)
+    await turn()
+    assert receiver.messages == ["1"]
+
+
 async def test_the_first_of_two_ends_counts() -> None:
     bench, receiver = await Bench().open(), Receiver()
     bench.stream.hand_over(receiver)

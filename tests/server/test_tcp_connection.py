@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
+import signal
 import socket
 import struct
 from typing import Any
@@ -247,6 +248,21 @@ async def test_an_upgrade_that_hypercorn_raises_on(launch: Any) -> None:
     log = "\n".join(server.errors)
     assert "cause=malformed" in log
     assert "secret" not in log
+
+
+async def test_a_socket_that_is_lost_in_the_turn_in_which_it_is_handed_over(
+    launch: Any,
+) -> None:
+    process = launch()
+    await process.ready()
+    (await process.open("/handed_late")).reset()
+
+    async def told() -> bool:
+        return bool((await process.state())["codes"] == [1006])
+
+    await until(told, 10.0, "the receiver is told of the end")
+    process.signal(signal.SIGTERM)
+    assert await process.ended(10.0) == 0  # no connection is left to wait for
 
 
 async def test_one_connection_for_many_requests(server: Any) -> None:
