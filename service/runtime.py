@@ -35,7 +35,7 @@ from service.connections.people import LocalPeople
 from service.connections.reaper import Reaper
 from service.connections.registry import Registry
 from service.connections.streams import USER_SHARE, Streams
-from service.connections.timer_wheel import TimerWheel
+from service.connections.timer_wheel import wheel_for
 from service.core.cluster import Cluster
 from service.core.health import Checks, Fault
 from service.core.hooks import Handlers
@@ -307,7 +307,7 @@ class Runtime:
                 permissions=permissions,
                 handlers=replace(base.handlers, rpc=agent_calls.rpc),
                 clock=clock,
-                wheel=TimerWheel(clock),
+                wheel=wheel_for(clock, settings.client),
                 flusher=flusher,
                 rng=rng,
                 new_client=_new_client,

@@ -32,8 +32,9 @@ from heapq import heappop, heappush
 from typing import Final
 
 from service.core.ports import Clock, Timer
+from service.settings import ClientSettings
 
-__all__ = ["LONGEST", "PORTION", "DeadlineTimer", "TimerWheel"]
+__all__ = ["LONGEST", "PORTION", "DeadlineTimer", "TimerWheel", "wheel_for"]
 
 LONGEST: Final = 1.0
 """Seconds by which a timer rings late at most, if the loop is on time."""
@@ -196,3 +197,12 @@ class DeadlineTimer:
         """Ring in a turn to come, instead of in this one."""
         if self._slot is None and self._due < math.inf:
             self._slot = self._wheel.add(self, self._due)
+
+
+def wheel_for(clock: Clock, settings: ClientSettings) -> TimerWheel:
+    """Return a wheel whose timers are never as late as a pong may be.
+
+    A tick that is so late means that the process stood still, and the silence of the
+    peer does not count until then (`service.session.keepalive`).
+    """
+    return TimerWheel(clock, min(LONGEST, settings.pong_timeout / 2))

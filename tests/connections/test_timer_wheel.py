@@ -7,7 +7,16 @@ from random import Random
 
 import pytest
 
-from service.connections.timer_wheel import LONGEST, PORTION, DeadlineTimer, TimerWheel
+from service.connections.timer_wheel import (
+    LONGEST,
+    PORTION,
+    DeadlineTimer,
+    TimerWheel,
+    wheel_for,
+)
+from service.session.heartbeat import Heartbeat
+from service.session.keepalive import Due, Keepalive
+from service.settings import ClientSettings
 from tests.clock import VirtualClock
 
 START = 1000.0
@@ -207,3 +216,32 @@ def test_timers_ring_in_order_after_the_clock_stood_still(bench: Bench) -> None:
     bench.clock.stall(400.0)
     assert bench.names == [f"{number:03}" for number in range(300)]
     assert bench.clock.pending == []
+
+
+def ends_of_a_silent_peer(settings: ClientSettings, rng: Random) -> list[float]:
+    """Return the seconds after which its keepalive says that it is dead."""
+    clock = VirtualClock(START + rng.random())
+    keepalive = Keepalive(settings, Heartbeat(60.0), "client")
+    started = clock.now()
+    ends: list[float] = []
+
+    def tick() -> None:
+        if keepalive.tick(clock.now(), reading=True) is Due.NO_PONG:
+            ends.append(clock.now() - started)
+        else:
+            timer.by(keepalive.next)
+
+    timer = DeadlineTimer(wheel_for(clock, settings), tick)
+    keepalive.start(started, rng)
+    timer.by(keepalive.next)
+    clock.advance(1000.0)
+    return ends
+
+
+@pytest.mark.parametrize("pong_timeout", [0.05, 0.5, 8.0])
+def test_a_late_timer_does_not_excuse_a_silent_peer(pong_timeout: float) -> None:
+    settings = ClientSettings(pong_timeout=pong_timeout)
+    rng = Random(7)  # of the starts, and so of how late the timers are
+    for _ in range(50):
+        [seconds] = ends_of_a_silent_peer(settings, rng)
+        assert 60.0 <= seconds <= 60.0 + LONGEST
