@@ -24,7 +24,8 @@ At the limit of a user, who may be connected to other processes, those are asked
 probe, too: each closes its dead, takes them out of the directory, and answers. One such
 question is under way per user. Where a process does not answer, perhaps because it has
 died, nobody knows whether its connections live: the newcomer is refused with 3013, so
-that it comes back.
+that it comes back. When all have answered, the directory is asked again: a process that
+was not asked counts as dead by then, and its connections keep nobody out.
 
 Invariants:
 
@@ -53,6 +54,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
+from typing import NamedTuple
 
 from msgspec.json import decode, encode
 
@@ -98,12 +100,16 @@ class Slot(enum.Enum):
     WAITING = enum.auto()
 
 
-class _Elsewhere(enum.Enum):
-    """What other processes say about a user's connections."""
+class _Elsewhere(NamedTuple):
+    """What other processes say about a user's connections.
 
-    NONE_DEAD = enum.auto()
-    DEAD = enum.auto()
-    UNKNOWN = enum.auto()
+    Attributes:
+        dead: Some were, and are out of the directory.
+        known: All processes have answered.
+    """
+
+    dead: bool
+    known: bool
 
 
 class _Round:
@@ -241,7 +247,9 @@ class ConnectionLimits:
         registry.take(record, identity)
         if self._directory is None:
             return Slot.TAKEN
-        self._spawn(self._enter(self._directory, record, done, probed=probed))
+        # After a round of the process, nobody knows whether the user's others live.
+        refusal = TOO_MANY_REQUESTS_CLOSE if probed else None
+        self._spawn(self._enter(self._directory, record, done, refusal))
         return Slot.WAITING
 
     def _acquire_again(
@@ -348,10 +356,10 @@ class ConnectionLimits:
         directory: Directory,
         record: Record,
         done: _Done,
-        *,
-        probed: bool,
+        refusal: Close | None,
         dead: Sequence[ClientId] = (),
     ) -> None:
+        """Let a newcomer in, or close it with *refusal*; None: after probes."""
         client = record.client
         answer: list[ClientId] | Close | ErrorReply
         try:
@@ -369,11 +377,11 @@ class ConnectionLimits:
             self._entered.add(client)
             self.evict(answer)
             done(None)
-        elif answer is CLOSE_CONNECTION_LIMIT and not probed:
+        elif answer is CLOSE_CONNECTION_LIMIT and refusal is None:
             await self._probe_all(directory, record, done)
         else:
-            if answer is CLOSE_CONNECTION_LIMIT:
-                answer = _over_limit(record.user)
+            if answer is CLOSE_CONNECTION_LIMIT and refusal is not None:
+                answer = refusal
             done(self._refused(record, answer))
 
     async def _probe_all(
@@ -383,19 +391,22 @@ class ConnectionLimits:
         everybody = self._registry.peers(record.connection.identity, record.address)
         peers = [peer for peer in everybody if peer is not record]
         here = self._dead(_key(user, record.address), peers)
-        elsewhere = _Elsewhere.NONE_DEAD
+        elsewhere: _Elsewhere | None = None
         counted = sum(peer.client in self._entered for peer in peers)
         if self._calls is not None and user and counted < self._user_limit:
             elsewhere = await self._ask(self._calls, user)
         dead = await here
         if record.over:
             return
-        if dead or elsewhere is _Elsewhere.DEAD:
-            await self._enter(directory, record, done, probed=True, dead=dead)
-        elif elsewhere is _Elsewhere.UNKNOWN:
-            done(self._refused(record, TOO_MANY_REQUESTS_CLOSE))
+        refusal, again = _over_limit(user), bool(dead)
+        if elsewhere is not None:
+            again = again or elsewhere.dead or elsewhere.known
+            if not elsewhere.known:
+                refusal = TOO_MANY_REQUESTS_CLOSE
+        if again:
+            await self._enter(directory, record, done, refusal, dead)
         else:
-            done(self._refused(record, _over_limit(user)))
+            done(self._refused(record, refusal))
 
     async def _ask(self, calls: ClusterCalls, user: UserId) -> _Elsewhere:
         """Let the other processes probe a user's connections."""
@@ -403,14 +414,11 @@ class ConnectionLimits:
         if under_way is not None:
             return await asyncio.shield(under_way)
         asking = self._asking[user] = asyncio.get_running_loop().create_future()
-        found = _Elsewhere.UNKNOWN
+        found = _Elsewhere(dead=False, known=False)
         try:
             within = self._settings.probe_timeout + ANSWER_TIME
             answers = await calls.ask("probe", encode(user).decode(), within)
-            if any(map(int, answers.bodies)):
-                found = _Elsewhere.DEAD
-            elif not answers.missing:
-                found = _Elsewhere.NONE_DEAD
+            found = _Elsewhere(any(map(int, answers.bodies)), not answers.missing)
         except StoreError:
             pass  # it is unknown
         finally:

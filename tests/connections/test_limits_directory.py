@@ -372,8 +372,38 @@ async def test_a_refusal_is_for_good_when_all_have_seen_them_alive(
     else:
         one_of_two.calls.answer.set_result(answer)
     await one_of_two.settle()
+    if code == 3504:
+        assert one_of_two.outcomes["b"] == []
+        await one_of_two.answer(CLOSE_CONNECTION_LIMIT)
     assert one_of_two.outcomes["b"] == [code]
-    assert one_of_two.directory.calls == [("admit", "ann", "b", "home")]
+
+
+async def test_a_process_that_was_not_asked_counts_as_dead_by_then(one_of_two):
+    one_of_two.enter("b")
+    await one_of_two.answer(CLOSE_CONNECTION_LIMIT)
+    one_of_two.calls.answer.set_result(Answers([], 0))
+    await one_of_two.answer([ClientId("of the dead")])
+    assert one_of_two.outcomes["b"] == [None]
+
+
+async def test_it_comes_back_if_another_took_the_room_and_not_all_have_answered(
+    one_of_two,
+):
+    one_of_two.enter("b")
+    await one_of_two.answer(CLOSE_CONNECTION_LIMIT)
+    one_of_two.calls.answer.set_result(Answers(["1"], 1))
+    await one_of_two.answer(CLOSE_CONNECTION_LIMIT)
+    assert one_of_two.outcomes["b"] == [3013]
+
+
+async def test_it_comes_back_after_a_round_of_the_process_alone():
+    process = Deployment(limit=1)
+    await process.entered("a")
+    process.clock.advance(2 * PROBE)
+    process.enter("b", "bob")
+    process.clock.advance(PROBE)  # the other is dead
+    await process.answer(CLOSE_CONNECTION_LIMIT)
+    assert process.outcomes["b"] == [3013]
 
 
 async def test_the_dead_of_another_process_make_room(one_of_two):
