@@ -428,7 +428,8 @@ class TcpConnection(TCPServer):
         if self._phase is not _Phase.WEBSOCKET:
             self._tracker.waits(self)
         if self._transport.can_write_eof():
-            self._transport.write_eof()
+            with suppress(OSError):  # asyncio's raises when the peer has reset it
+                self._transport.write_eof()
         self._deadline = self.loop.time() + (_LINGER if patience is None else patience)
         self._check_delivery()
 

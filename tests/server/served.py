@@ -298,6 +298,8 @@ def say(line: str) -> None:
 def main() -> None:
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     settings = msgspec.convert(json.loads(sys.argv[1]), Settings)
+    if sys.argv[2:] == ["asyncio"]:
+        sys.modules["uvloop"] = None  # type: ignore[assignment]  # not to be found
     app = App(sys.argv[2] if len(sys.argv) > 2 else "")
 
     def ready(addresses: list[str]) -> None:

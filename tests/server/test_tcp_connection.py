@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.harness.raw import CLOSE, TEXT, Closed, HandshakeRefused, RawClient
+from tests.harness.raw import CLOSE, PONG, TEXT, Closed, HandshakeRefused, RawClient
 from tests.harness.sockets import TcpClient
 from tests.server.running import close_frame, until
 
@@ -259,6 +259,29 @@ async def test_a_socket_that_is_lost_in_the_turn_in_which_it_is_handed_over(
 
     async def told() -> bool:
         return bool((await process.state())["codes"] == [1006])
+
+    await until(told, 10.0, "the receiver is told of the end")
+    process.signal(signal.SIGTERM)
+    assert await process.ended(10.0) == 0  # no connection is left to wait for
+
+
+@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
+async def test_a_socket_that_is_reset_by_what_we_write_last(
+    launch: Any, loop: str
+) -> None:
+    process = launch(fault=loop)
+    await process.ready()
+    client = await process.open("/handed")
+    # Stopped, so that the server finds all of it there; it handles 4,096 bytes a turn.
+    process.signal(signal.SIGSTOP)
+    for _ in range(800):
+        await client.send_frame(PONG, b"")
+    await client.send_frame(CLOSE, b"\x03\xe8")
+    client.tcp.close()  # so that our close frame is answered by a reset
+    process.signal(signal.SIGCONT)
+
+    async def told() -> bool:
+        return bool((await process.state())["codes"] == [1000])
 
     await until(told, 10.0, "the receiver is told of the end")
     process.signal(signal.SIGTERM)
