@@ -141,6 +141,7 @@ class FrameStream(WebSocketStream):
         *arguments: Any,
     ) -> None:
         self._writer: FrameWriter | None = None
+        self.write_message = _write_nothing  # until it is accepted
         super().__init__(settings, *arguments)
         self._shared = shared
         self._piece = _PIECE
@@ -488,3 +489,7 @@ class FrameStream(WebSocketStream):
                 await waits
             return
         await super().app_send(message)
+
+
+def _write_nothing(message: str | bytes) -> None:
+    pass

@@ -169,7 +169,7 @@ class Quota:
 
 
 class Bench:
-    """A stream that was accepted."""
+    """A stream: that of a handshake, or `open` once it was accepted."""
 
     def __init__(self) -> None:
         self.tcp = Tcp()
@@ -178,6 +178,14 @@ class Bench:
         self.sent: list[Any] = []
 
     async def open(self) -> Bench:
+        await self.begin()
+        await self.stream.app_send({"type": "websocket.accept"})  # type: ignore[typeddict-item]
+        [response] = self.sent
+        assert isinstance(response, Response) and response.status_code == 101
+        assert self.scope["state"]["steadwire.frames"] is self.stream
+        return self
+
+    async def begin(self) -> Bench:
         async def app(scope: Any, receive: Any, send: Any) -> None:
             self.scope = scope
             self.tasks.receive = receive
@@ -213,10 +221,6 @@ class Bench:
             )
         )
         assert (await self.tasks.receive())["type"] == "websocket.connect"
-        await stream.app_send({"type": "websocket.accept"})  # type: ignore[typeddict-item]
-        [response] = self.sent
-        assert isinstance(response, Response) and response.status_code == 101
-        assert self.scope["state"]["steadwire.frames"] is stream
         return self
 
     def come(self, *frames: bytes) -> None:
@@ -403,6 +407,17 @@ async def test_what_has_ended_is_not_handed_over() -> None:
     assert (await bench.tasks.receive())["text"] == "1"
     assert await bench.disconnect() == (1001, "")
     assert (receiver.messages, receiver.ends) == ([], [])
+
+
+async def test_what_has_ended_before_it_is_accepted_can_be_written_to() -> None:
+    bench, receiver = await Bench().begin(), Receiver()
+    await bench.stream.handle(StreamClosed(stream_id=1))
+    await bench.stream.app_send({"type": "websocket.accept"})  # type: ignore[typeddict-item]
+    assert bench.sent == []
+    assert bench.stream.write_message("x") is None
+    assert not bench.stream.hand_over(receiver)
+    assert await bench.disconnect() == (1006, "")
+    assert bench.tcp.written == []
 
 
 async def test_the_end_that_waits_while_it_is_handed_over_comes_after_the_rest() -> (
