@@ -127,7 +127,7 @@ class Process:
         connections = psutil.Process(self._process.pid).net_connections("tcp")
         return sum(each.status != psutil.CONN_LISTEN for each in connections)
 
-    async def freed(self, within: float = 2.0) -> float:
+    async def freed(self, within: float = 10.0) -> float:
         return await until(lambda: self.sockets() == 0, within, "descriptor freed")
 
     def memory(self, what: str = "VmRSS") -> int:

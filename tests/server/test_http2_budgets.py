@@ -88,7 +88,7 @@ async def test_a_flood_of_frames_ends_its_connection(server: Any, flood: str) ->
             kind, _, _, payload = await read(tcp)
         await sending
     assert int.from_bytes(payload[4:8], "big") == ENHANCE_YOUR_CALM
-    await server.freed(5.0)
+    await server.freed()
 
 
 async def test_pings_within_the_budget_are_answered(server: Any) -> None:
@@ -101,7 +101,7 @@ async def test_pings_within_the_budget_are_answered(server: Any) -> None:
             kind, flags, _, payload = await read(tcp)
             answered += (kind, flags, payload) == (PING, ACK, b"01234567")
     assert answered == pings
-    await server.freed(5.0)
+    await server.freed()
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ async def test_a_request_that_cannot_be_read_is_reset(
                 assert stream == 1
                 reset = int.from_bytes(payload, "big")
     assert reset == PROTOCOL_ERROR
-    await server.freed(5.0)
+    await server.freed()
     assert not any("connection failed" in line for line in server.errors)
 
 

@@ -179,7 +179,7 @@ async def test_a_wrong_frame(server: Any, case: str) -> None:
         await client.send_frame(**frame)
         assert await close_frame(client) == (code, reasons[code])
         await assert_ended(client)
-    await server.freed(2.0)
+    await server.freed()
     assert (await server.state())["codes"][-1] == code
 
 
@@ -188,7 +188,7 @@ async def test_a_wrong_peer_that_does_nothing_more(server: Any) -> None:
     clients = [await server.open(server.echo) for _ in WRONG]
     for client, (frame, _) in zip(clients, WRONG.values(), strict=True):
         await client.send_frame(**frame)
-    await server.freed(2.0)
+    await server.freed()
     for client, (_, code) in zip(clients, WRONG.values(), strict=True):
         assert (await close_frame(client))[0] == code
         client.tcp.close()
@@ -198,7 +198,7 @@ async def test_a_declared_length_is_enough(server: Any) -> None:
     async with await server.open(server.echo) as client:
         await client.tcp.send(b"\x81\xff" + (1 << 40).to_bytes(8, "big") + bytes(4))
         assert await close_frame(client) == (1009, "message too big")
-        await server.freed(2.0)
+        await server.freed()
 
 
 async def test_fragments_add_up(server: Any) -> None:
@@ -208,7 +208,7 @@ async def test_fragments_add_up(server: Any) -> None:
         assert await client.frame() == (True, 0, PONG, b"still here")
         await client.send_frame(CONTINUATION, b"a", fin=False)
         assert await close_frame(client) == (1009, "message too big")
-        await server.freed(2.0)
+        await server.freed()
 
 
 async def test_a_fragment_whose_header_comes_in_two_reads_counts_once(
@@ -252,7 +252,7 @@ async def test_an_oversize_sender_that_does_not_stop(server: Any) -> None:
 
         sending = asyncio.create_task(send_on())
         try:
-            await server.freed(2.0)
+            await server.freed()
         finally:
             sending.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -265,7 +265,7 @@ async def test_the_application_learns_the_peer_s_code(server: Any, code: int) ->
     async with await server.open(server.echo) as client:
         await client.send_frame(CLOSE, code.to_bytes(2, "big") + b"bye")
         assert await close_frame(client) == (code, "bye")
-        await server.freed(2.0)
+        await server.freed()
     assert (await server.state())["codes"][-1] == code
 
 
@@ -273,12 +273,12 @@ async def test_a_close_without_code(server: Any) -> None:
     async with await server.open(server.echo) as client:
         await client.send_frame(CLOSE, b"")
         assert await client.frame() == (True, 0, CLOSE, b"")
-        await server.freed(2.0)
+        await server.freed()
     assert (await server.state())["codes"][-1] == 1005
 
 
 async def test_a_lost_connection(server: Any) -> None:
     client = await server.open(server.echo)
     client.reset()
-    await server.freed(2.0)
+    await server.freed()
     assert (await server.state())["codes"][-1] == 1006

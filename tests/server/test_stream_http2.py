@@ -46,7 +46,7 @@ async def test_websocket(server: Any, frame: bytes, answer: bytes, code: int) ->
         assert (await server.state())["codes"][-1] == code
         # Only the stream has ended; the connection could carry others.
         await until(lambda: server.sockets() == 1, 2.0, "only ours is left")
-    await server.freed(2.0)
+    await server.freed()
 
 
 async def test_the_application_closes(server: Any) -> None:
@@ -57,4 +57,4 @@ async def test_the_application_closes(server: Any) -> None:
         while not stream.ended:
             await stream.read()
         assert stream.data == b"\x88\x0d\x0d\xadbad request"
-    await server.freed(2.0)
+    await server.freed()
