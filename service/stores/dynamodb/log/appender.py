@@ -242,6 +242,7 @@ class ChannelAppender:
                     pending.row = encode_draft(pending.draft)
                     self._channel.encode()
                     pending.draft.idempotency_key.encode()
+                    pending.draft.version_epoch.encode()
                 except UnicodeEncodeError:
                     error = StoreError("cannot be stored: it is not valid Unicode")
             if error is None:

@@ -222,8 +222,12 @@ async def test_versions_count_over_all_processes(bench, other):
     assert (await bench.append("a", version=8)).position.offset == 3
 
 
-async def test_one_that_cannot_be_stored_fails_alone(bench):
-    done = [bench.append("a", d) for d in ("1", '"\ud800"', "3")]
+@pytest.mark.parametrize(
+    "bad", [{"data": '"\ud800"'}, {"version": 1, "version_epoch": "\ud800"}]
+)
+async def test_one_that_cannot_be_stored_fails_alone(bench, bad):
+    draft = {"data": "2", **bad}
+    done = [bench.append("a", **each) for each in ({"data": "1"}, draft, {"data": "3"})]
     outcomes = await asyncio.gather(*done, return_exceptions=True)
     assert type(outcomes[1]) is StoreError
     assert [outcomes[0].position.offset, outcomes[2].position.offset] == [1, 2]
