@@ -220,6 +220,8 @@ class Revocations:
             tokens = await self._state.entries(_TOKEN)
             users = await self._state.entries(_USER)
         except StoreError as error:
+            if self._stopped:
+                return  # the store was closed under this poll
             if self.fault is None:
                 self._on_failure(error)
             self.fault = "revocations cannot be read"

@@ -171,6 +171,18 @@ async def test_a_look_that_fails_keeps_what_is_known_and_is_told_of_once(
     assert there.told == [Revocation("old"), Revocation("new")]
 
 
+async def test_a_look_under_way_when_the_process_ends_is_no_fault(
+    processes: tuple[Process, Process], clock: VirtualClock
+) -> None:
+    _, there = processes
+    clock.advance(2)  # the look begins with the next turn of the loop
+    there.revocations.stop()
+    there.state.cut = True
+    await there.settle()
+    assert there.state.reads == 3 and there.failed == []
+    assert there.revocations.fault is None
+
+
 async def test_until_the_list_was_read_nobody_is_believed(
     store: SqliteStore, clock: VirtualClock
 ) -> None:
