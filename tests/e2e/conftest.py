@@ -44,6 +44,7 @@ AT_GATEWAYS: dict[str, tuple[str, ...]] = {
     "test_interleavings": (
         # Subscribing again in the middle of a recovery closes the connection.
         "test_subscribe_and_unsubscribe_pipelined_ten_times",
+        "test_unsubscribe_stops_the_delivery_at_once",
         # A client does not hear its own join.
         "test_two_connections_of_one_user",
     ),
