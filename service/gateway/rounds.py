@@ -34,6 +34,8 @@ Interleavings that could break this, each explored:
   round after it was seen pending, only its own position counts.
 * It is replaced while a POST to it is under way: the waiting row is not let in before
   that POST was answered.
+* It becomes active so far behind the others that a round ends (`WINDOW`) before it has
+  what they have: they are ahead of `delivered`, which is theirs no more.
 * The epoch ends between two reads: `delivered` is offset 0 of the new one, and rows of
   the old one are told.
 * Two invocations claim one hold, or one comes late: each hold has a token of its own,
@@ -412,13 +414,13 @@ class _Delivery:
             if row.state is RowState.WAITING
             or (row.state in _PENDING and not rounds.is_overdue(row))
         )
-        begins = [
-            self._begin(row)
+        begins = {
+            (row.client, row.command): self._begin(row)
             for row in rows
             if row.state is RowState.ACTIVE and row.position.epoch == top.epoch
-        ]
+        }
         through, log = top.offset, []
-        if begins and (low := min(begins)) < through:
+        if begins and (low := min(begins.values())) < through:
             through = min(through, low + WINDOW)
             log = await rounds.stored.between(channel, state, low, through)
         now = self._owned(await rounds.leases.read(channel))
@@ -431,7 +433,8 @@ class _Delivery:
         if slow or len(idle) < len(rows):
             return None  # the others go on meanwhile
         self._delivered = Position(through, top.epoch)
-        self._have.clear()
+        # Where one is far behind, this may be less than before: others are ahead of it.
+        self._have = {row: begin for row, begin in begins.items() if begin > through}
         if through < top.offset or now.top != top:
             self._polls = 0
             return now

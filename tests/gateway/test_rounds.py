@@ -183,6 +183,17 @@ async def test_each_client_gets_what_it_lacks_and_the_lease_is_released(bench):
     assert bench.owner == ""
 
 
+async def test_one_far_behind_catches_up_and_the_others_get_nothing_again(bench):
+    bench.publish(*range(200))
+    bench.subscribe(A)
+    bench.subscribe(B, 10)  # it was seen while it was pending
+    hold = bench.hold(delivered=190, seen=frozenset({B}))
+    await bench.run(bench.rounds.deliver(hold))
+    assert bench.offsets(A) == list(range(191, 201))
+    assert bench.offsets(B) == list(range(11, 201))
+    assert bench.owner == ""
+
+
 async def test_a_frame_has_up_to_32_kb(bench):
     bench.publish(*["x" * 10_000] * 7, "y" * 50_000, "z")
     bench.subscribe(A)
