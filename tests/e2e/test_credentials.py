@@ -31,15 +31,16 @@ CHAT = {
 }
 
 
-server = server_with(
-    token_settings(
-        STEADWIRE_SERVER_ORIGINS=json.dumps([ORIGIN, "https://other.example"]),
-        STEADWIRE_CHANNELS_WITHOUT_NAMESPACE=json.dumps(CHAT),
-        STEADWIRE_CHANNELS_NAMESPACES=json.dumps(NAMESPACES),
-        STEADWIRE_CONNECTIONS_USER_LIMIT="20",
-        STEADWIRE_GATEWAY_SWEEP_INTERVAL="2",
-    )
+SETTINGS = token_settings(
+    STEADWIRE_SERVER_ORIGINS=json.dumps([ORIGIN, "https://other.example"]),
+    STEADWIRE_CHANNELS_WITHOUT_NAMESPACE=json.dumps(CHAT),
+    STEADWIRE_CHANNELS_NAMESPACES=json.dumps(NAMESPACES),
+    STEADWIRE_CONNECTIONS_USER_LIMIT="20",
+    STEADWIRE_GATEWAY_SWEEP_INTERVAL="2",
 )
+server = server_with(SETTINGS)
+# Others ask the dead process, too, for as long as it may live.
+killed = server_with(SETTINGS)
 
 
 async def ticket(api: Api, user: str, **fields: Any) -> str:
@@ -219,13 +220,14 @@ async def test_a_users_tokens_are_revoked_by_their_time(
         assert reply.get("error", {}).get("code") == code
 
 
-async def test_revocations_outlive_the_process(server: Server, api: Api) -> None:
+async def test_revocations_outlive_the_process(killed: Server) -> None:
     token = connection("ruth", jti="ruth-1")
-    given = await ticket(api, "ruth")
-    await api.call("revoke_token", {"uid": "ruth-1"})
-    await server.restart()  # with SIGKILL
-    assert await outcome(server, token) == 109
-    assert await outcome(server, given) == "in"
+    async with killed.api() as api:
+        given = await ticket(api, "ruth")
+        await api.call("revoke_token", {"uid": "ruth-1"})
+    await killed.restart()  # with SIGKILL
+    assert await outcome(killed, token) == 109
+    assert await outcome(killed, given) == "in"
 
 
 @pytest.mark.parametrize(
