@@ -17,7 +17,7 @@ from unittest.mock import patch
 
 import structlog
 
-from service.gateway import subscribing
+from service.gateway import rounds, subscribing
 from tests.gateway.explorer.invocations import InvocationWorld, patched
 from tests.gateway.explorer.loop import StepLoop
 from tests.gateway.explorer.world import Bounds, Choice, Crash, Violation, World
@@ -57,9 +57,11 @@ def _running(bounds: Bounds) -> Iterator[StepLoop]:
         cache_logger_on_first_use=False,
     )
     recovered = 1 if bounds.piece else subscribing.RECOVERED
+    window = 1 if bounds.piece else rounds.WINDOW
     try:
         with (
             patch.object(subscribing, "RECOVERED", recovered),
+            patch.object(rounds, "WINDOW", window),
             patched(),
             loop.running(),
         ):

@@ -33,6 +33,7 @@ BUGS = {
     "the-owner-is-not-checked-before-posts": Bounds("dd", zombie=1),
     "what-was-delivered-counts-in-the-next-epoch": Bounds("dd", restart=1),
     "a-hand-over-forgets-who-was-pending": Bounds("d", handover=1),
+    "one-behind-takes-the-others-back": Bounds("ddd", clients=2, piece=True),
     # These are only seen in whole invocations.
     "an-unsubscribe-counts-by-its-arrival": Bounds(
         "d", is_warm=True, toggle=1, whole=True

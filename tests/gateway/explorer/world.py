@@ -106,7 +106,7 @@ class Bounds:
             acknowledgement was posted, ``h`` hands over to an asynchronous invocation.
         clients: How many.
         is_warm: They are subscribed at the beginning.
-        piece: Recoveries go out one publication at a time.
+        piece: Recoveries and rounds go on one publication at a time.
         behind: "2500" or "kill": whether subscriptions are the client's own.
         crash: Actors that die, between any two steps.
         unknown: POSTs without an answer.
