@@ -78,7 +78,7 @@ from service.core.ports import (
 )
 from service.protocol import replies
 
-__all__ = ["FRAME", "POLL", "Rounds"]
+__all__ = ["FRAME", "POLL", "WINDOW", "Rounds"]
 
 FRAME = 32 * 1024  # bytes of several publications in one POST; a larger one goes alone
 
