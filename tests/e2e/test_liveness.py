@@ -220,7 +220,7 @@ async def test_an_old_connection_starts_afresh_and_misses_nothing(
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 async def test_ten_thousand_cycles_leave_nothing(make_server: MakeServer) -> None:
-    # R10, after 2,500 to warm up: arenas, caches and thread stacks are there by then.
+    # R10, after 7,500 to warm up: arenas, caches and thread stacks are there by then.
     server = await make_server(SHORT).start()
 
     async def cycle(mine: int) -> None:
@@ -247,7 +247,7 @@ async def test_ten_thousand_cycles_leave_nothing(make_server: MakeServer) -> Non
             channels: dict[str, Any] = await api.call("channels", {})
             return channels, (await scrape(api))["tasks"]
 
-    await cycles(2500)
+    await cycles(7500)
     channels, tasks = await settled()
     assert channels == {"channels": {}}
     before, descriptors = server.memory(), server.descriptors()
