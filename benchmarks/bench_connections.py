@@ -87,12 +87,8 @@ class Clients:
         self._head = head(path)
         self._epoll = select.epoll()
         self._peers = {}
-        self._ready = []
         self._subscribed = 0
         self.pongs = 0
-
-    def __len__(self):
-        return len(self._peers)
 
     def _open(self):
         number = self._subscribed
@@ -133,17 +129,8 @@ class Clients:
                     ready.append(peer)
         return ready
 
-    def open(self, count):
-        """Open so many more, and keep them."""
-        opened = ready = 0
-        while ready < count:
-            while opened < min(count, ready + AT_ONCE):
-                self._open()
-                opened += 1
-            ready += len(self._step(10.0))
-
-    def come_and_go(self, count):
-        """Open so many, one after the other but for `AT_ONCE`, and close each."""
+    def open(self, count, keep=True):
+        """Open so many, `AT_ONCE` at a time; *keep* them, or close each when it is."""
         opened = ready = 0
         while ready < count:
             while opened < min(count, ready + AT_ONCE):
@@ -151,7 +138,8 @@ class Clients:
                 opened += 1
             for peer in self._step(10.0):
                 ready += 1
-                self._close(peer)
+                if not keep:
+                    self._close(peer)
 
     def answer(self, seconds):
         """Answer pings for so long."""
@@ -197,7 +185,7 @@ def idle(most):
     rows = {}
     with tempfile.TemporaryDirectory() as place, ours(place) as (pid, port, _):
         warm = Clients(port, "/connection/websocket")
-        warm.come_and_go(200)
+        warm.open(200, keep=False)
         warm.answer(3.0)
         warm.close()
         clients = Clients(port, "/connection/websocket")
@@ -237,9 +225,9 @@ def connects_of(server, path):
     """Return what a connect costs the server."""
     with tempfile.TemporaryDirectory() as place, server(place) as (pid, port, version):
         clients = Clients(port, path)
-        clients.come_and_go(300)
+        clients.open(300, keep=False)
         before, own, begin = cpu(pid), time.process_time(), time.monotonic()
-        clients.come_and_go(CONNECTS)
+        clients.open(CONNECTS, keep=False)
         elapsed = time.monotonic() - begin
         row = {
             "cpu_us": (cpu(pid) - before) / CONNECTS * 1e6,

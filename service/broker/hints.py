@@ -31,9 +31,9 @@ from __future__ import annotations
 
 import hmac
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from hashlib import sha256
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
@@ -78,6 +78,8 @@ class _Message(msgspec.Struct, array_like=True, frozen=True):
     sent: int  # Unix milliseconds
     data: bytes
 
+
+_Signed = TypeVar("_Signed", _Body, _Message)
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(_Body).decode
@@ -172,12 +174,7 @@ class Hints:
         Raises:
             Forged: It is not a message.
         """
-        try:
-            message = _decode_message(self._verified(topic, data))
-        except msgspec.MsgspecError as error:
-            raise Forged from error
-        if message.version != VERSION:
-            raise Forged
+        message = self._verified(topic, data, _decode_message)
         if abs(self._clock.wall() - message.sent / 1000) > LATE:
             return None
         if not _is_first(self._received, message.sender, message.number):
@@ -190,12 +187,7 @@ class Hints:
         Raises:
             Forged: It says nothing.
         """
-        try:
-            body = _decode(self._verified(topic, data))
-        except msgspec.MsgspecError as error:
-            raise Forged from error
-        if body.version != VERSION:
-            raise Forged
+        body = self._verified(topic, data, _decode)
         if body.sender == self._sender:
             return None
         fresh = abs(self._clock.wall() - body.sent / 1000) <= AGE
@@ -221,16 +213,24 @@ class Hints:
         )
         return self._sign(topic, blob) + blob
 
-    def _verified(self, topic: bytes, data: bytes) -> bytes:
-        """Return what was signed.
+    def _verified(
+        self, topic: bytes, data: bytes, decode: Callable[[bytes], _Signed]
+    ) -> _Signed:
+        """Return what was signed, decoded.
 
         Raises:
-            Forged: It was not.
+            Forged: It was not signed, or is of another form or version.
         """
         signature, blob = data[:_SIGNATURE], data[_SIGNATURE:]
         if not hmac.compare_digest(signature, self._sign(topic, blob)):
             raise Forged
-        return blob
+        try:
+            signed = decode(blob)
+        except msgspec.MsgspecError as error:
+            raise Forged from error
+        if signed.version != VERSION:
+            raise Forged
+        return signed
 
     def _sign(self, topic: bytes, blob: bytes) -> bytes:
         return hmac.digest(self._signs, topic + blob, sha256)[:_SIGNATURE]

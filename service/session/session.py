@@ -270,8 +270,7 @@ class Session:
             port, queue, settings, permissions, handlers, subscriptions
         )
 
-    @property
-    def _connecting(self) -> ConnectCommand:
+    def _require_connecting(self) -> ConnectCommand:
         if self._state is not _State.CONNECTING or self._connect is None:
             raise AssertionError(f"an outcome of a connect while {self._state.name}")
         return self._connect
@@ -481,7 +480,7 @@ class Session:
         """Go on with a connect that has its slot, or gets none."""
         if self._state is _State.CLOSED:
             return
-        connect = self._connecting
+        connect = self._require_connecting()
         if isinstance(refusal, Close):
             self.disconnect(refusal)
         else:
@@ -539,7 +538,7 @@ class Session:
         if self._state is _State.CLOSED:
             return None
         if isinstance(event, ConnectEvent):
-            _ = self._connecting
+            self._require_connecting()
         wrong: Exception | None = None
         outcome: Checked | ReplyError | CloseError
         if isinstance(answer, ReplyError | CloseError):
@@ -576,7 +575,7 @@ class Session:
     ) -> None:
         match event, grant:
             case _, Welcome():
-                self._connecting.granted(command, grant, now)
+                self._require_connecting().granted(command, grant, now)
             case _, ConnectionRefresh():
                 self._refreshes.connection_granted(command, grant)
             case SubRefreshEvent(), SubscriptionRefresh():
@@ -595,7 +594,7 @@ class Session:
     def _answer_refused(self, command: int, event: Event, error: ErrorReply) -> None:
         match event:
             case ConnectEvent():
-                self._connecting.refuse(command, error)
+                self._require_connecting().refuse(command, error)
             case RefreshEvent() | SubRefreshEvent():
                 self._refreshes.refused(command, event, error)
             case SubscribeEvent():
@@ -641,7 +640,7 @@ class Session:
             self._queue.blocked = True
             self._queue.under_way += 1
             self._connected_at = now
-            self._connecting.begin(command, request, now)
+            self._require_connecting().begin(command, request, now)
         else:
             raise CloseError(CLOSE_BAD_REQUEST)
 
@@ -661,7 +660,7 @@ class Session:
         self.keepalive.expire(welcome.close_at)
 
     def _welcomed(self) -> None:
-        connect, self._connect = self._connecting, None
+        connect, self._connect = self._require_connecting(), None
         self._go_to(_State.CONNECTED)
         self._queue.under_way -= 1
         self._queue.blocked = False

@@ -1,4 +1,4 @@
-"""Who types, told to the members on another process."""
+"""Members on another process hear who types."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ async def test_it_ends_by_itself_where_nothing_is_heard_any_more(
     clock.advance(AGAIN)
     assert other.told("bob") == [("stopped", "ann")]
     assert clock.pending == []
-    # Who goes on is not ended in between.
+    # One that goes on typing is not ended in between.
     for _ in range(5):
         one.says("ann")
         clock.advance(LASTS - 0.5)

@@ -470,7 +470,7 @@ async def test_a_process_that_is_asked_takes_its_dead_out_before_it_answers(one_
     assert await asking == "0"
     assert await one_of_two.calls.handlers["probe"]('"nobody"') == "0"
     assert living.connection.closes == []
-    # What cannot be taken out is not answered for.
+    # There is no answer where the dead cannot be taken out of the directory.
     one_of_two.directory.cut_off = True
     asking = asyncio.ensure_future(one_of_two.calls.handlers["probe"]('"cid"'))
     await one_of_two.settle()

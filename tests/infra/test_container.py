@@ -371,7 +371,7 @@ def test_alarms_are_on_metrics_that_exist(stack: Stack) -> None:
 
 
 def test_each_alarm_of_the_gateway_counts_what_it_says() -> None:
-    """Who refuses: the call of the service, the gateway before it, the service."""
+    """Failed calls of the service; refusals by the gateway; refusals by the service."""
     stack = Stack(read_template(TEMPLATE), EVERYTHING)
     for name, metric, least in (
         ("GatewayFails", "ExecutionError", 5),

@@ -412,7 +412,7 @@ def test_every_alarm_is_told_and_has_a_runbook(stack: Stack) -> None:
 
 
 def test_each_alarm_of_the_sockets_counts_what_it_says(stack: Stack) -> None:
-    """Who refuses: the call of the function, the gateway before it, the function."""
+    """Failed calls of the function; refusals by the gateway; and by the function."""
     for name, metric in (
         ("SocketsFail", "ExecutionError"),
         ("SocketsRefused", "ClientError"),

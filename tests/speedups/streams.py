@@ -245,7 +245,7 @@ class Wsproto:
 
 
 class Websockets:
-    """What websockets makes of a stream, with messages that are deflated or without."""
+    """Parses a stream with the library websockets, deflated messages too if asked."""
 
     def __init__(self, *, deflate=False):
         self._protocol = Protocol(SERVER, state=OPEN, max_size=None)

@@ -180,7 +180,7 @@ def test_a_message_that_does_not_get_shorter_by_it_has_the_whole_limit(side):
     assert side.FrameParser(LIMIT, True).feed(message(sent, BINARY)) == [(BINARY, data)]
 
 
-# What is sent.
+# Building frames.
 
 
 @pytest.mark.parametrize("window", range(9, 16))
@@ -249,7 +249,7 @@ def test_a_thousand_streams_show_no_disagreement_of_the_twins():
 
 
 def test_five_hundred_streams_show_no_disagreement_with_a_library():
-    """What ends with a breach of the frames is compared up to that."""
+    """A stream that breaks the rules of frames is compared up to there."""
     rng = random.Random(7692)
     messages = 0
     for data in streams(rng, 500, minimal=True, deflate=True):

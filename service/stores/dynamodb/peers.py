@@ -1,4 +1,4 @@
-"""What the rows of other processes say about the heads that have to be polled.
+"""Which heads have to be polled, as the rows of other processes tell.
 
 Every process reads these rows once a second (`registry.nodes`), so it knows without
 further cost whether there is another one, and whether each has a broker.

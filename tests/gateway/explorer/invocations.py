@@ -436,7 +436,7 @@ class InvocationTools(Tools):
     async def post(self, client: ClientId, text: str) -> Posted:
         world = self.world
         if client in world.publishers and f"p{client[1:]}" not in world.audible:
-            # When it arrives changes nothing; that it may be lost is ``a``.
+            # It matters only to publishers of the kind ``a`` when this arrives.
             self.answered = True
             world.publisher_receives(client, text)
             return Posted.DELIVERED
@@ -448,7 +448,7 @@ class InvocationTools(Tools):
 
 
 class _Shared:
-    """What all environments have in common: nothing of it changes."""
+    """The parts that all environments share; none of them changes."""
 
     def __init__(self) -> None:
         clock = SystemClock()

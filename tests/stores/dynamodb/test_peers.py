@@ -1,4 +1,4 @@
-"""What is polled, by who else is there."""
+"""Which channels are polled depends on which other processes there are."""
 
 from __future__ import annotations
 

@@ -328,11 +328,11 @@ class Handover:
         data = _encode(_request(number, channel, batch, term, wait))
         future: asyncio.Future[Answer | None]
         future = asyncio.get_running_loop().create_future()
-        self._asked[number] = _process(term), future
+        process = _process(term)
+        self._asked[number] = process, future
         timer = self._clock.call_at(now + wait, partial(self._silent, number))
         answer: Answer | None = None
         try:
-            process = _process(term)
             self._sending = number
             self._broker.send(process, data, partial(self._lost, number))
             self._sending = 0
@@ -466,8 +466,7 @@ class Handover:
             if isinstance(outcome, OwnerChanged):
                 job.moved = outcome.term
         if not job.left:
-            answer = job.answer()
-            self._reply(sender, answer)
+            self._reply(sender, job.answer())
 
     def _reply(self, sender: str, answer: Answer) -> None:
         # One that does not arrive is not sent again: its process writes by itself.

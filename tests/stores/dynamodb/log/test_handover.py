@@ -297,7 +297,7 @@ async def test_the_broker_dies_while_an_answer_is_awaited(world, here, there):
 
 
 async def test_nothing_is_appended_before_the_fence(world, open_bench, there):
-    """What is given up is not overtaken by what comes after it."""
+    """A later append does not overtake one that waits for the fence."""
     here = await world.process("here", timeout=4.0)
     world.wire.holds.add("here")
     done = await world.contend(here, there)
