@@ -208,12 +208,15 @@ class SqliteStore:
         idle = None
         if self._settings.shared_by:
             idle = await asyncio.to_thread(self._share, files.writer)
-        self._writer = self._start_thread("write", self._wrote, idle)
+        self._writer = self._thread("write", self._wrote, idle)
         self._reader = self._writer
         if files.reader is not files.writer:
-            self._reader = self._start_thread("read", lambda error: None)
+            self._reader = self._thread("read", lambda error: None)
         self._put = self._writer.put
         self._guard.start(self._writer, probe=self._log.probe, reopen=self._reopen)
+        # Last: the thread may find news at once, and hands them over by this store.
+        for thread in {self._writer, self._reader}:
+            thread.start()
         self._open = True
         self._refusal = "the store is closed"
         self._sweeper = Sweeper(
@@ -277,7 +280,7 @@ class SqliteStore:
         swept = expiry.step(self._now())
         return swept if swept.more else swept._replace(more=self._space.tidy())
 
-    def _start_thread(
+    def _thread(
         self,
         work: str,
         ended: Callable[[BaseException | None], None],

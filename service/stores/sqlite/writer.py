@@ -110,7 +110,7 @@ class Job(Generic[T]):
 
 
 class StoreThread:
-    """One thread and its queue.
+    """One thread and its queue; nothing is called before `start`.
 
     Args:
         work: "write" or "read"; the thread is named after it.
@@ -177,6 +177,9 @@ class StoreThread:
         self._thread = threading.Thread(
             target=self._main, name=f"store-{work}r", daemon=True
         )
+
+    def start(self) -> None:
+        """Begin: from here on the thread calls what it was given."""
         self._thread.start()
 
     def put(self, append: QueuedAppend) -> None:

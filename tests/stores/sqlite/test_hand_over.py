@@ -86,6 +86,7 @@ class Writer:
             batch=BATCH,
             needs_store=lambda draft, history: True,
         )
+        self.thread.start()
 
     def put(self, *data: str) -> None:
         for each in data:

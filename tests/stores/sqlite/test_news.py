@@ -113,6 +113,41 @@ async def test_each_hears_of_all_in_order_and_once(pair):
         assert len(bench.heard) == 20  # the listener was told of the others
 
 
+async def test_news_at_the_first_look_are_told(tmp_path, clock, monkeypatch):
+    start, look = threading.Thread.start, news.News.look
+    looked = threading.Event()
+
+    async def publish():
+        other = await Process(shared(tmp_path, clock), clock).start()
+        await other.append("a", "1")
+        await other.store.close()
+
+    def begin(thread):  # as if this thread stood still before and after
+        if thread.name == "store-writer":
+            monkeypatch.setattr(threading.Thread, "start", start)
+            other = threading.Thread(target=lambda: asyncio.run(publish()))
+            other.start()
+            other.join()
+            monkeypatch.setattr(news.News, "look", watched)
+            start(thread)
+            looked.wait(10)
+        else:
+            start(thread)
+
+    def watched(self):
+        try:
+            return look(self)
+        finally:
+            looked.set()
+
+    monkeypatch.setattr(threading.Thread, "start", begin)
+    bench = await Process(shared(tmp_path, clock), clock).start()
+    await heard(bench, "a", [1])
+    assert len(bench.heard) == 1
+    assert (await bench.append("a", "2")).position.offset == 2
+    await bench.store.close()
+
+
 async def test_many_at_once_stay_dense_and_in_order(pair, tmp_path):
     seed = random.randrange(2**32)
     print("seed", seed)

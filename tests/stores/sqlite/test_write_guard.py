@@ -324,6 +324,7 @@ async def test_the_lock_timeout_is_that_of_the_settings_after_repeats():
         batch=8,
         needs_store=lambda draft, history: True,
     )
+    thread.start()
     thread.put(("a", Draft("1"), CHAT, lambda outcome: None, 1))
     await thread.stop()
     assert (faults, waits, failed) == ([0, 1, 2], [0.5, 0.5, None], [(1, locked)])
