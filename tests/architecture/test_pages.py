@@ -22,3 +22,17 @@ def test_the_folders_of_the_table_are_those_that_are_there() -> None:
     named = set(re.findall(r"^\| `(\w+)/` \|", table, re.MULTILINE)) - {"_speedups"}
     folders = {path.parent.name for path in (ROOT / "service").glob("*/__init__.py")}
     assert named == folders
+
+
+def test_the_files_that_pages_name_are_there() -> None:
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    named = [
+        (page.name, name)
+        for page in pages
+        for name in re.findall(
+            r"`((?:tests|service|benchmarks|infra|clients|_speedups)/[\w./-]+)`",
+            page.read_text(),
+        )
+    ]
+    assert len(named) >= 100
+    assert [each for each in named if not (ROOT / each[1]).exists()] == []
