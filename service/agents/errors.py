@@ -64,5 +64,6 @@ class AgentsMissing(SteadwireError):
 
     def __init__(self) -> None:
         super().__init__(
-            "agent runs need the package ag-ui-protocol: pip install steadwire[agents]"
+            "agent runs need the package ag-ui-protocol: "
+            "pip install 'steadwire[agents]'"
         )

@@ -53,3 +53,18 @@ def test_each_agent_is_asked_for_its_options(listening: tuple[int, list[str]]) -
     assert gone.text == "gone cannot be reached: Connection refused"
     assert asked == ["Bearer x"]
     assert list(examine_agents(load({}, {}))) == []
+
+
+def test_a_missing_package_is_a_problem_only_for_agents_of_the_settings(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("service.cli.doctor.agents.find_spec", lambda name: None)
+    (page,) = examine_agents(load({}, {}))
+    assert (page.level, page.remedy) == ("note", "pip install 'steadwire[agents]'")
+    named = json.dumps([{"name": "x", "url": f"http://127.0.0.1:{free_port()}/"}])
+    levels = [
+        each.level for each in examine_agents(load({"STEADWIRE_AGENTS": named}, {}))
+    ]
+    assert levels == ["problem", "problem"]  # and it cannot be reached
+    key = {"STEADWIRE_TOKEN_HMAC_SECRET_KEY": "k" * 48}
+    assert list(examine_agents(load(key, {}))) == []  # no page

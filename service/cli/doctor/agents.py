@@ -17,11 +17,12 @@ _AGENTS = "agents"
 
 def examine_agents(settings: Settings) -> Iterator[Finding]:
     """Examine whether agents can be run, and each be reached; none is run."""
+    if find_spec("ag_ui") is None and (settings.agents or settings.has_page):
+        level = PROBLEM if settings.agents else NOTE  # the page's agent is a toy
+        words = "ag-ui-protocol is not installed: no agent can be run"
+        yield Finding(level, _AGENTS, words, "pip install 'steadwire[agents]'")
     if not settings.agents:
         return
-    if find_spec("ag_ui") is None:
-        words = "ag-ui-protocol is not installed: no agent can be run"
-        yield Finding(PROBLEM, _AGENTS, words, "pip install 'steadwire[agents]'")
     try:
         unreachable = asyncio.run(_unreachable(settings))
     except SettingsError as error:

@@ -111,7 +111,10 @@ def failure_of(
             words = error.description or "a parameter is not valid"
             return failure(400, "bad_request", words, more=more)
         case AgentsMissing():
-            words = "the server was installed without steadwire[agents]"
+            words = (
+                "the server was installed without its agents: "
+                "pip install 'steadwire[agents]', and start it again"
+            )
             return failure(501, "agents_missing", words, more=more)
     return None
 
