@@ -22,12 +22,36 @@ const page = {
 // Who we are, and what we talk in. A second tab is the same person; a link is the same thread.
 
 const query = new URLSearchParams(location.search)
-const user = query.get('user') ?? localStorage.getItem('user') ?? NAMES[Math.floor(Math.random() * NAMES.length)]
-if (!query.has('user')) localStorage.setItem('user', user)
-if (!location.hash) history.replaceState(null, '', `#${unique(4)}`)
-const thread = decodeURIComponent(location.hash.slice(1))
+const user = name(query.get('user')) || remembered()
+if (!named()) history.replaceState(null, '', `#${unique(4)}`)
+const thread = named()
 const agent = query.get('agent') ?? 'demo'
 addEventListener('hashchange', () => location.reload())
+
+// What a ticket can be asked for: 64 characters that can be seen.
+function name(text) {
+    return [...(text ?? '').replace(/[\p{C}\p{Z}]+/gu, ' ').trim()].slice(0, 64).join('')
+}
+
+function remembered() {
+    const chosen = NAMES[Math.floor(Math.random() * NAMES.length)]
+    try {
+        const found = localStorage.getItem('user') ?? chosen
+        localStorage.setItem('user', found)
+        return found
+    } catch {
+        return chosen // a browser that keeps nothing for pages
+    }
+}
+
+// The thread of the address; '' without one, and for one that is not encoded as an address is.
+function named() {
+    try {
+        return decodeURIComponent(location.hash.slice(1))
+    } catch {
+        return ''
+    }
+}
 
 function unique(bytes) {
     const found = crypto.getRandomValues(new Uint8Array(bytes)) // also where a page is not secure
@@ -313,6 +337,9 @@ if (!client) {
 
 watch().catch((error) => {
     badge('closed')
-    notice(`This conversation cannot be shown: ${error.message}.`, 'Load again', () => location.reload())
+    const [action, act] = error instanceof Refused
+        ? ['Begin a new one', () => { location.hash = unique(4) }] // which loads the page again
+        : ['Load again', () => location.reload()]
+    notice(`This conversation cannot be shown: ${error.message}.`, action, act)
 })
 page.question.focus()

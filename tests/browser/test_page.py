@@ -322,3 +322,28 @@ async def test_the_sdk_is_served_from_where_npm_has_put_it(
     await ada.badge("connected")
     await expect(ada.page.locator("#notice")).to_be_hidden()
     assert await ada.page.evaluate("typeof Centrifuge") == "function"
+
+
+async def test_an_address_that_names_nobody_or_nothing(
+    browser: Browser, server: Server
+) -> None:
+    # Escapes that are none, and users that no ticket is for.
+    for user, thread in (("", "%E0%A4"), ("%00%0A", "x"), ("y" * 99, "y")):
+        visitor = await open_page(browser, server, user, thread)
+        await visitor.badge("connected")
+        assert visitor.errors == []
+    await expect(visitor.page.locator("#present li")).to_have_text("y" * 64)
+    await look(visitor, "long-name", forms=("desktop-light", "phone-light"))
+
+
+async def test_a_conversation_that_cannot_be_shown_leads_to_a_new_one(
+    browser: Browser, server: Server
+) -> None:
+    visitor = await open_page(browser, server, "Ada", "Caf%C3%A9")  # no channel's name
+    await visitor.badge("closed")
+    await expect(visitor.page.locator("#notice-text")).to_contain_text(
+        "cannot be shown"
+    )
+    await visitor.page.locator("#notice-action").click()
+    await visitor.badge("connected")
+    assert re.search(r"#[0-9a-f]{8}$", visitor.page.url)
