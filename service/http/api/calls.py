@@ -38,6 +38,7 @@ from service.core.errors import (
 from service.core.model import is_user
 from service.http.api.context import ApiContext, ApiRuntime, store_error
 from service.http.api.keys import ApiKeys
+from service.http.api.refused_calls import RefusedCalls
 from service.protocol.replies import error_body
 
 __all__ = [
@@ -106,6 +107,8 @@ async def call(method: Method, context: ApiContext, body: bytes | str) -> str:
     except ReplyError as refusal:
         metrics.api_errors.add(refusal.error.code)
         outcome = str(refusal.error.code)
+        if refusal.error is BAD_REQUEST and context.refused is not None:
+            context.refused.add(method.name, context.key.name, refusal.reason)
         raise
     finally:
         if method.scope is Scope.ADMINISTER:
@@ -122,11 +125,13 @@ async def call(method: Method, context: ApiContext, body: bytes | str) -> str:
 def _decode(method: Method, body: bytes | str) -> msgspec.Struct:
     try:
         request = msgspec.json.decode(body, type=method.request)
+    except msgspec.ValidationError as error:  # it names fields and types, not values
+        raise ReplyError(BAD_REQUEST, reason=str(error)) from None
     except (msgspec.DecodeError, UnicodeDecodeError):
         raise ReplyError(BAD_REQUEST) from None
     # The schema bounds characters, not bytes.
     if not is_user(getattr(request, "user", None) or ""):
-        raise ReplyError(BAD_REQUEST)
+        raise ReplyError(BAD_REQUEST, reason="user is over 600 bytes")
     return request
 
 
@@ -169,7 +174,7 @@ class Batch:
         """Carry out the commands; one that fails does not stop the others."""
         commands = request.commands
         if len(commands) > context.settings.batch_size:
-            raise ReplyError(BAD_REQUEST)
+            raise ReplyError(BAD_REQUEST, reason="more commands than api.batch_size")
         replies: list[str] = []
         written = 0
         size = PARALLEL if request.parallel else 1
@@ -197,11 +202,18 @@ class Batch:
 class ApiResource:
     """The Falcon resource of one method."""
 
-    def __init__(self, method: Method, runtime: ApiRuntime, keys: ApiKeys) -> None:
+    def __init__(
+        self,
+        method: Method,
+        runtime: ApiRuntime,
+        keys: ApiKeys,
+        refused: RefusedCalls,
+    ) -> None:
         self._method = method
         self._runtime = runtime
         self._settings = runtime.settings.api
         self._keys = keys
+        self._refused = refused
 
     async def on_post(
         self, req: falcon.asgi.Request, resp: falcon.asgi.Response
@@ -225,9 +237,12 @@ class ApiResource:
         if not text.startswith("{"):
             resp.status = falcon.HTTP_400
             resp.text = error_body(BAD_REQUEST)
+            words = "the body is not a JSON object"
+            self._refused.add(self._method.name, key.name, words)
             return
+        context = ApiContext(self._runtime, key, self._refused)
         try:
-            result = await call(self._method, ApiContext(self._runtime, key), text)
+            result = await call(self._method, context, text)
         except ReplyError as refusal:
             self._refuse(req, resp, refusal.error)
             return

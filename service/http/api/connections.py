@@ -170,7 +170,8 @@ async def disconnect(context: ApiContext, request: DisconnectRequest) -> str:
     if asked is not None and (asked.code or asked.reason):
         custom = close_of(asked.code, asked.reason)
         if custom is None:
-            raise ReplyError(BAD_REQUEST)
+            words = "disconnect: no code and reason that clients understand"
+            raise ReplyError(BAD_REQUEST, reason=words)
         close = custom
     if request.session:
         return "{}"  # no connection has a session id

@@ -38,6 +38,7 @@ from service.core.people import People
 from service.core.ports import Clock, Delivery, History, Store
 from service.core.shedding import Shedding
 from service.core.waiter import Waiter
+from service.http.api.refused_calls import RefusedCalls
 from service.metrics import Metrics
 from service.payload.encoder import PayloadEncoder
 from service.settings import ApiSettings, Namespace, Settings
@@ -160,10 +161,12 @@ class ApiContext:
     Attributes:
         runtime: The running service.
         key: The caller's key; by default that of a call from the same process.
+        refused: Logs bad requests; None for calls from the same process.
     """
 
     runtime: ApiRuntime
     key: ApiKey = FULL_ACCESS
+    refused: RefusedCalls | None = None
 
     @property
     def resident(self) -> Runtime:

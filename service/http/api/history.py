@@ -77,7 +77,7 @@ async def history(context: ApiContext, request: HistoryRequest) -> str:
     since, reverse = request.since, bool(request.reverse)
     offset = None if since is None else since.offset or 0
     if reverse and offset == 0:
-        raise ReplyError(BAD_REQUEST)
+        raise ReplyError(BAD_REQUEST, reason="nothing is before the offset 0 of since")
     page = await context.read(
         Channel(request.channel), kept, offset, request.limit or 0, reverse=reverse
     )

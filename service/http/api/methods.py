@@ -67,6 +67,7 @@ from service.http.api.publications import (
     broadcast,
     publish,
 )
+from service.http.api.refused_calls import RefusedCalls
 from service.http.api.rpc import RpcRequest, RpcResult, rpc
 from service.http.api.subscriptions import (
     SubscribeRequest,
@@ -197,6 +198,8 @@ def add_routes(
 ) -> None:
     """Serve the API and its description, which has *more* in it."""
     methods = (*METHODS, BATCH)
+    refused = RefusedCalls(runtime.clock)
     for method in methods:
-        routes.add_route(f"/api/{method.name}", ApiResource(method, runtime, keys))
+        resource = ApiResource(method, runtime, keys, refused)
+        routes.add_route(f"/api/{method.name}", resource)
     routes.add_route("/api/openapi.json", OpenApi(methods, more))

@@ -209,7 +209,7 @@ async def send(
         ReplyError: 107 for too many channels.
     """
     if len(channels) > context.settings.batch_size:
-        raise ReplyError(BAD_REQUEST)
+        raise ReplyError(BAD_REQUEST, reason="more channels than api.batch_size")
 
     async def one(channel: str) -> Outcome:
         try:
@@ -275,7 +275,8 @@ def _draft(context: ApiContext, request: _Publication) -> Draft:
     limit = context.settings.publication_size
     data = payload_of(request.data, request.b64data, limit)
     if data is None:
-        raise ReplyError(BAD_REQUEST)
+        words = "data is missing, or b64data is not JSON in base64 within its limit"
+        raise ReplyError(BAD_REQUEST, reason=words)
     return draft_of(
         context,
         data,
@@ -302,9 +303,10 @@ def draft_of(
         parts = [f"{quote(name)}:{quote(value)}" for name, value in tags.items()]
         labels = RawJson(f"{{{','.join(parts)}}}")
     if size_of(data) + size_of(labels or "") > context.settings.publication_size:
-        raise ReplyError(BAD_REQUEST)
+        raise ReplyError(BAD_REQUEST, reason="it is over api.publication_size")
     draft = Draft(data, tags=labels, **options)
     # The schema bounds them in the server API, not in calls from the same process.
     if max(len(draft.idempotency_key), len(draft.version_epoch)) > KEY_LENGTH:
-        raise ReplyError(BAD_REQUEST)
+        words = f"idempotency_key or version_epoch is over {KEY_LENGTH} characters"
+        raise ReplyError(BAD_REQUEST, reason=words)
     return draft

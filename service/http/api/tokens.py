@@ -137,5 +137,6 @@ def _end(context: ApiContext, expire_at: int | None) -> float:
     if expire_at is None:
         return now + DEFAULT_TTL
     if expire_at <= now:
-        raise ReplyError(BAD_REQUEST)  # it would revoke nothing
+        words = "expire_at is over: it would revoke nothing"
+        raise ReplyError(BAD_REQUEST, reason=words)
     return float(expire_at)
