@@ -51,7 +51,7 @@ from service.hub.publish_metrics import PublishMetrics
 from service.metrics import Metrics
 from service.protocol import replies
 from service.protocol.json import Json
-from service.session.heartbeat import Heartbeat
+from service.session.liveness_stats import LivenessStats
 from service.session.session import Session
 from service.settings import ClientSettings, Settings, StoreSettings
 from service.stores.sqlite.store import SqliteStore
@@ -108,7 +108,7 @@ def session_stage():
         settings.client,
         Permissions(settings.channels, insecure=True),
         Handlers(),
-        Heartbeat(60.0),
+        LivenessStats(60.0),
         client=ClientId("c"),
         version="0",
         insecure=True,

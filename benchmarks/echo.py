@@ -50,11 +50,11 @@ async def main():
     app.add_route("/echo", Echo())
     app.add_route("/fan", Fan())
     if sys.argv[1] == "adapted":
-        from service.core.refusals import Refusals
+        from service.core.refusal_log import RefusalLog
         from service.server import install
         from service.settings import Settings
 
-        install(Settings(), Refusals())
+        install(Settings(), RefusalLog())
     listener = socket.create_server(("127.0.0.1", 0), backlog=4096)
     port = listener.getsockname()[1]
     config = Config()

@@ -22,7 +22,7 @@ from service.core.errors import SettingsError
 from service.core.hooks import Handlers
 from service.core.model import Position
 from service.core.ports import Clock
-from service.core.refusals import Refusals
+from service.core.refusal_log import RefusalLog
 from service.http.api.context import ApiContext
 from service.http.api.keys import open_keys
 from service.http.api.publications import SendResult, append, draft_of, send
@@ -71,7 +71,7 @@ class Application(OpenedByScope[Routing]):
                 mistakes += error.mistakes
         if mistakes:
             raise SettingsError(*mistakes)
-        self.refusals = Refusals()
+        self.refusals = RefusalLog()
         self.api_key = self._keys.key
         super().__init__(
             lambda: open_routing(

@@ -30,7 +30,7 @@ from service.core.health import Checks, Fault
 from service.core.hooks import Handlers
 from service.core.people import People
 from service.core.ports import Clock, CommitListener, Hearer
-from service.core.refusals import Refusals
+from service.core.refusal_log import RefusalLog
 from service.metrics import Metrics
 from service.payload.encoder import PayloadEncoder
 from service.settings import BrokerSettings, Settings, changes
@@ -111,7 +111,7 @@ class Foundation:
                 stack.push_async_callback(endpoint.close)
             self.checks.add("keys", partial(_first_fault, list(endpoints.values())))
         verifier = Verifier(settings, clock.wall, remote)
-        refusals = Refusals()
+        refusals = RefusalLog()
         stack.callback(refusals.close)
         self.permissions = Permissions(
             settings.channels,
@@ -178,7 +178,7 @@ def _first_fault(parts: Sequence[_Checked]) -> Fault | None:
 
 
 def _log_refusal(
-    refusals: Refusals, clock: Clock, rule: str, channel: str, remedy: str
+    refusals: RefusalLog, clock: Clock, rule: str, channel: str, remedy: str
 ) -> None:
     """Log at a bounded rate what a client may not do, and what would allow it."""
     where = {"channel": channel} if channel else {}

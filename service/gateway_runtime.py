@@ -27,7 +27,7 @@ from service.gateway.signed_calls import SignedCalls
 from service.gateway.sweeper import Sweeper
 from service.gateway.upkeep import GatewayUpkeep
 from service.session.command_queue import CommandLimits
-from service.session.heartbeat import Heartbeat
+from service.session.liveness_stats import LivenessStats
 from service.settings import ClientSettings, Settings
 from service.stores.dynamodb.registry.connections import AdmissionLimits
 from service.stores.dynamodb.registry.maintenance import Maintenance
@@ -135,7 +135,7 @@ class GatewayRuntime:
             version=base.node.version,
             metrics=base.metrics,
             hook_health=hook_health or HookHealth(clock, base.metrics),
-            heartbeat=Heartbeat(NEVER),
+            liveness_stats=LivenessStats(NEVER),
             limits=CommandLimits(settings.effective_limits),
             sessions=sessions,
             subscribers=store.subscribers,

@@ -43,7 +43,7 @@ from service.core.errors import CodecError, SettingsError
 from service.core.health import Fault
 from service.core.hooks import Handlers
 from service.core.rate_limits import rate_of
-from service.core.refusals import Refusals
+from service.core.refusal_log import RefusalLog
 from service.foundation import Foundation
 from service.gateway.events import Kind, from_event, hold_of
 from service.gateway.handshake import Handshake, answer
@@ -81,7 +81,7 @@ class _Function:
         self._handlers = handlers
         self._clock = clock = SystemClock()
         self._stack = AsyncExitStack()
-        self._refusals = Refusals()
+        self._refusals = RefusalLog()
         rates = settings.effective_limits
         self._handshake = Handshake(
             settings.origins,

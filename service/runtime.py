@@ -49,7 +49,7 @@ from service.hub.hub import Hub
 from service.hub.publish_metrics import PublishMetrics
 from service.metrics import Metrics
 from service.payload.encoder import PayloadEncoder
-from service.session.heartbeat import Heartbeat
+from service.session.liveness_stats import LivenessStats
 from service.settings import GATEWAY_PUBLICATION, Settings
 from service.stores.factory import make_upkeep
 from service.transports.handshake_gate import HandshakeGate
@@ -88,7 +88,7 @@ class Runtime:
         gateway: Serves clients whose sockets end at an API Gateway; None without one.
         connections: The registry of connections.
         limits: Gives slots to connections.
-        heartbeat: Counters of pings and pongs.
+        liveness_stats: Counters of pings and pongs.
         grace_period: Keeps the places of lost connections.
         reaper: Closes idle connections, periodically.
         drain: Sends the clients away.
@@ -120,7 +120,7 @@ class Runtime:
     figures: NodeFigures
     connections: Registry
     limits: ConnectionLimits
-    heartbeat: Heartbeat
+    liveness_stats: LivenessStats
     grace_period: GracePeriod
     reaper: Reaper
     drain: Drain
@@ -297,9 +297,9 @@ class Runtime:
             typing = Typing(hub, clock, base.broker)
             stack.callback(typing.stop)
             agent_calls = AgentCalls(threads, typing, hub, base.handlers.rpc)
-            heartbeat = Heartbeat(settings.heartbeat_timeout)
-            heartbeat.rtt_listeners.append(metrics.rtt.observe)
-            heartbeat.listeners.append(log_level)
+            liveness_stats = LivenessStats(settings.heartbeat_timeout)
+            liveness_stats.rtt_listeners.append(metrics.rtt.observe)
+            liveness_stats.listeners.append(log_level)
             context = ConnectionContext(
                 settings=settings,
                 hub=hub,
@@ -317,7 +317,7 @@ class Runtime:
                 shedding=shedding,
                 registry=connections,
                 limits=limits,
-                heartbeat=heartbeat,
+                liveness_stats=liveness_stats,
                 hook_health=hook_health,
                 grace_period=grace_period,
                 drain=drain,
@@ -352,7 +352,7 @@ class Runtime:
                 figures=figures,
                 connections=connections,
                 limits=limits,
-                heartbeat=heartbeat,
+                liveness_stats=liveness_stats,
                 grace_period=grace_period,
                 reaper=reaper,
                 drain=drain,

@@ -354,7 +354,7 @@ STEPS = [
             "ConnectionLimits",
             "Reaper",
             "Reaper.start",
-            "Heartbeat",
+            "LivenessStats",
             "LoopMonitor",
             "LoopMonitor.start",
             "HandshakeGate",

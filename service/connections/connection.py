@@ -74,8 +74,8 @@ from service.metrics import Metrics
 from service.payload.encoder import PayloadEncoder
 from service.protocol import replies
 from service.protocol.codec import Codec
-from service.session.heartbeat import Heartbeat
 from service.session.keepalive import Keepalive
+from service.session.liveness_stats import LivenessStats
 from service.session.port import Decision, Identity
 from service.session.session import Session
 from service.settings import Settings
@@ -106,7 +106,7 @@ class ConnectionContext:
         shedding: Tells what is refused while the process is overloaded.
         registry: Holds the connections.
         limits: Gives slots, and takes them back.
-        heartbeat: The timeout of heartbeats, and their counts.
+        liveness_stats: The timeout of silence; counts of pings and of levels.
         grace_period: Holds back the leaves of lost connections.
         drain: Tells whether more clients and subscriptions are taken.
         hook_health: Counts the calls of hooks without a usable answer.
@@ -128,7 +128,7 @@ class ConnectionContext:
     shedding: Shedding
     registry: Registry
     limits: ConnectionLimits
-    heartbeat: Heartbeat
+    liveness_stats: LivenessStats
     grace_period: GracePeriod
     drain: Drain
     hook_health: HookHealth
@@ -214,7 +214,7 @@ class ClientConnection:
             context.settings.client,
             context.permissions,
             context.handlers,
-            context.heartbeat,
+            context.liveness_stats,
             client=client,
             version=context.version,
             insecure=context.settings.insecure,
@@ -265,7 +265,7 @@ class ClientConnection:
         return self._codec.name
 
     @property
-    def liveness(self) -> Keepalive:
+    def keepalive(self) -> Keepalive:
         """Its level, round-trip times and pings without a pong; to be read only."""
         return self._session.keepalive
 

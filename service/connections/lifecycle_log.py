@@ -23,7 +23,7 @@ from service.core.errors import (
 )
 from service.core.model import Channel, ClientId, Joined, Position, UserId
 from service.metrics import PROTOCOL_CLOSES, Metrics
-from service.session.heartbeat import Level
+from service.session.liveness_stats import Level
 
 __all__ = ["LifecycleLog", "log_level"]
 
@@ -170,7 +170,7 @@ class LifecycleLog:
 
 
 def log_level(client: ClientId, before: Level, after: Level) -> None:
-    """Log that a connection is at another level of its heartbeat."""
+    """Log that a connection is at another level of liveness."""
     what = "resurrected" if after is Level.HEALTHY else after.value
     log.info(
         f"connection {what}",

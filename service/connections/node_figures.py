@@ -53,7 +53,7 @@ class NodeFigures:
         rtts = [
             Rtt.of(rtt)
             for one in self._connections
-            if (rtt := one.liveness.rtt) is not None
+            if (rtt := one.keepalive.rtt) is not None
         ]
         figures = {
             **self._about,

@@ -162,7 +162,7 @@ class LocalPeople:
 
 def _status_of(record: Record, now: float) -> ConnectionStatus:
     connection = record.connection
-    liveness, rtt = connection.liveness, connection.liveness.rtt
+    liveness, rtt = connection.keepalive, connection.keepalive.rtt
     return ConnectionStatus(
         client=connection.identity.client,
         protocol=connection.protocol,

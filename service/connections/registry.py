@@ -65,7 +65,7 @@ class Connection(Protocol):
         """The form of the wire protocol that it speaks: ``json`` or ``protobuf``."""
 
     @property
-    def liveness(self) -> Keepalive:
+    def keepalive(self) -> Keepalive:
         """Its level, round-trip times and pings without a pong; to be read only."""
 
     @property

@@ -26,7 +26,7 @@ from service.metrics import Metrics
 from service.payload.encoder import PayloadEncoder
 from service.protocol import replies
 from service.session.command_queue import CommandLimits
-from service.session.heartbeat import Heartbeat
+from service.session.liveness_stats import LivenessStats
 from service.session.port import Identity
 from service.session.record import ChannelRecord, SessionRecord, identity_of
 from service.settings import ClientSettings
@@ -52,7 +52,7 @@ class GatewayContext:
         version: Shown to clients.
         metrics: Counts.
         hook_health: Counts the calls of hooks without a usable answer.
-        heartbeat: Of no use here: no session waits for a pong.
+        liveness_stats: Of no use here: no session waits for a pong.
         limits: The rates of commands, as far as one process sees them.
         sessions: The sessions.
         subscribers: Their rows.
@@ -72,7 +72,7 @@ class GatewayContext:
     version: str
     metrics: Metrics
     hook_health: HookHealth
-    heartbeat: Heartbeat
+    liveness_stats: LivenessStats
     limits: CommandLimits
     sessions: Sessions
     subscribers: Subscribers

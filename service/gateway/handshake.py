@@ -20,7 +20,7 @@ from service.core.errors import describe
 from service.core.origins import Origins
 from service.core.ports import Clock
 from service.core.rate_limits import Buckets, Rate
-from service.core.refusals import Refusals
+from service.core.refusal_log import RefusalLog
 from service.gateway.events import Answer, Application, Arrival, Kind
 from service.protocol.codec import negotiate
 
@@ -48,7 +48,7 @@ class Handshake:
         origins: Origins,
         connects: Rate | None,
         clock: Clock,
-        refusals: Refusals,
+        refusals: RefusalLog,
     ) -> None:
         self._origins = origins
         self._connects = Buckets[str](connects, _KEYS) if connects else None

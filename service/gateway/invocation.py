@@ -117,7 +117,7 @@ class Invocation:
             context.client,
             context.permissions,
             context.handlers,
-            context.heartbeat,
+            context.liveness_stats,
             client=client,
             version=context.version,
             insecure=context.insecure,

@@ -12,14 +12,14 @@ from service.core.errors import (
     NO_PONG,
     TOO_MANY_REQUESTS_CLOSE,
 )
-from service.core.refusals import Refusals
+from service.core.refusal_log import RefusalLog
 from service.core.shedding import READS
 from service.http.api.keys import ApiKeys
 from service.http.api.methods import METHODS
 from service.logs import dropped
 from service.metrics import Metrics
 from service.runtime import Runtime
-from service.session.heartbeat import Level
+from service.session.liveness_stats import Level
 
 __all__ = ["add_gauges"]
 
@@ -51,7 +51,7 @@ _ADMISSIONS_REFUSED = {
 }
 
 
-def add_gauges(runtime: Runtime, keys: ApiKeys, sockets: Refusals) -> None:
+def add_gauges(runtime: Runtime, keys: ApiKeys, sockets: RefusalLog) -> None:
     """Add metrics that show what the parts of a service hold and have counted.
 
     Args:
@@ -65,7 +65,7 @@ def add_gauges(runtime: Runtime, keys: ApiKeys, sockets: Refusals) -> None:
         metrics.api_calls.allow(method.name)
     _add_connections(metrics, runtime)
     _add_limits(metrics, runtime, keys, sockets)
-    _add_heartbeat(metrics, runtime)
+    _add_liveness(metrics, runtime)
     _add_reaper(metrics, runtime)
     _add_grace_period(metrics, runtime)
     _add_shedding(metrics, runtime)
@@ -165,7 +165,7 @@ def _add_limits(
     metrics: Metrics,
     runtime: Runtime,
     keys: ApiKeys,
-    sockets: Refusals,
+    sockets: RefusalLog,
 ) -> None:
     limits, gate = runtime.limits, runtime.gate
     metrics.total(
@@ -207,20 +207,20 @@ def _add_limits(
     )
 
 
-def _add_heartbeat(metrics: Metrics, runtime: Runtime) -> None:
-    heartbeat, registry = runtime.heartbeat, runtime.connections
+def _add_liveness(metrics: Metrics, runtime: Runtime) -> None:
+    stats, registry = runtime.liveness_stats, runtime.connections
 
     def levels() -> dict[str, float]:
         found = dict.fromkeys((level.value for level in Level), 0.0)
         for record in registry.slots():
-            found[record.connection.liveness.level.value] += 1
+            found[record.connection.keepalive.level.value] += 1
         # Connections that have ended are remembered for twice the timeout.
-        found[Level.DEAD.value] = len(heartbeat.dead(runtime.clock.now()))
+        found[Level.DEAD.value] = len(stats.dead(runtime.clock.now()))
         return found
 
     def steps() -> dict[str, float]:
         found = dict.fromkeys((level.value for level in Level), 0.0)
-        for (_, after), count in heartbeat.steps.items():
+        for (_, after), count in stats.steps.items():
             found[after.value] += count
         return found
 
@@ -240,17 +240,17 @@ def _add_heartbeat(metrics: Metrics, runtime: Runtime) -> None:
     metrics.gauge(
         "pings_waiting",
         "Pings that wait for their pong.",
-        lambda: sum(one.liveness.pending for one in registry),
+        lambda: sum(one.keepalive.pending for one in registry),
     )
     metrics.total(
         "pings",
         "Pings written (sent); of these, answered, or orphaned: no pong came within "
         "twice the timeout or before the end; and pongs of orphaned ones (late).",
         lambda: {
-            "sent": heartbeat.sent,
-            "answered": heartbeat.answered,
-            "orphaned": heartbeat.orphaned,
-            "late": heartbeat.late,
+            "sent": stats.sent,
+            "answered": stats.answered,
+            "orphaned": stats.orphaned,
+            "late": stats.late,
         },
         "outcome",
     )
@@ -259,8 +259,8 @@ def _add_heartbeat(metrics: Metrics, runtime: Runtime) -> None:
         "Round-trip times that were rejected: over 30 s (late), or impossible on a "
         "monotonic clock (clock_skew).",
         lambda: {
-            "late": heartbeat.rejected_samples,
-            "clock_skew": heartbeat.clock_skew_corrections,
+            "late": stats.rejected_samples,
+            "clock_skew": stats.clock_skew_corrections,
         },
         "cause",
     )

@@ -73,7 +73,7 @@ class StatsResource:
 def _summary(runtime: Runtime) -> dict[str, object]:
     registry = runtime.connections
     levels = Counter(
-        record.connection.liveness.level.value for record in registry.slots()
+        record.connection.keepalive.level.value for record in registry.slots()
     )
     states = registry.states()
     return {
@@ -82,7 +82,7 @@ def _summary(runtime: Runtime) -> dict[str, object]:
         "pending": states["pending"],
         "closing": states["closing"],
         "levels": levels,
-        "pending_pings": sum(one.liveness.pending for one in registry),
+        "pending_pings": sum(one.keepalive.pending for one in registry),
         "queued_bytes": sum(one.queued_bytes for one in registry),
     }
 

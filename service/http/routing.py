@@ -25,7 +25,7 @@ from service.core.errors import INTERNAL_CLOSE
 from service.core.hooks import Handlers
 from service.core.ports import Clock
 from service.core.rate_limits import rate_of
-from service.core.refusals import Refusals
+from service.core.refusal_log import RefusalLog
 from service.http.agui.openapi import DESCRIPTION
 from service.http.agui.relay import Relay
 from service.http.agui.routes import add_agui_routes
@@ -63,7 +63,7 @@ async def open_routing(
     handlers: Handlers,
     clock: Clock,
     keys: ApiKeys,
-    refusals: Refusals,
+    refusals: RefusalLog,
     stopping: asyncio.Event,
 ) -> AsyncIterator[Routing]:
     """Open a runtime, with hooks over HTTP where they are set, and make its routes.
@@ -98,7 +98,7 @@ async def open_routing(
         stack.push_async_callback(relay.close)
         if settings.agents:
             await relay.prepare()
-        unknown_paths = Refusals(logging.INFO)
+        unknown_paths = RefusalLog(logging.INFO)
         stack.callback(unknown_paths.close)
         yield Routing(runtime, keys, refusals, unknown_paths, relay, demo)
 
@@ -114,8 +114,8 @@ class Routing:
         self,
         runtime: Runtime,
         keys: ApiKeys,
-        refusals: Refusals,
-        unknown_paths: Refusals,
+        refusals: RefusalLog,
+        unknown_paths: RefusalLog,
         relay: Relay,
         demo: Demo | None = None,
     ) -> None:
@@ -142,7 +142,7 @@ class Routing:
             routes.add_sink(self._unknown)
 
     @staticmethod
-    def _add_gateway(routes: _App, runtime: Runtime, refusals: Refusals) -> None:
+    def _add_gateway(routes: _App, runtime: Runtime, refusals: RefusalLog) -> None:
         """Serve the HTTP_PROXY integrations of an API Gateway, if it has a secret."""
         from service.gateway.handshake import Handshake
         from service.transports.apigateway import GATEWAY_PATH, GatewayResource

@@ -17,7 +17,7 @@ import hypercorn.protocol.h11
 
 from _speedups import SharedFrame
 from service.core.errors import StartupError
-from service.core.refusals import Refusals
+from service.core.refusal_log import RefusalLog
 from service.server.frame_stream import FrameStream
 from service.server.http1 import Http1Protocol
 from service.server.http2 import Http2Protocol
@@ -33,7 +33,7 @@ __all__ = ["HYPERCORN_VERSIONS", "install"]
 HYPERCORN_VERSIONS: Final = frozenset({"0.18.0"})
 
 
-def install(settings: Settings, refusals: Refusals) -> ConnectionTracker:
+def install(settings: Settings, refusals: RefusalLog) -> ConnectionTracker:
     """Make Hypercorn construct our connections and streams; the last call counts.
 
     Args:

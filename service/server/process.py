@@ -34,7 +34,7 @@ from hypercorn.logging import Logger
 from hypercorn.utils import LifespanFailureError, LifespanTimeoutError
 
 from service.core.errors import StartupError, SteadwireError, describe
-from service.core.refusals import Refusals
+from service.core.refusal_log import RefusalLog
 from service.server.install import install
 from service.server.tracker import ConnectionTracker
 from service.settings import Settings
@@ -69,7 +69,7 @@ class Application(Protocol):
     """
 
     startup_error: BaseException | None
-    refusals: Refusals
+    refusals: RefusalLog
 
     def __call__(
         self, scope: _Message, receive: _Receive, send: _Send

@@ -23,7 +23,7 @@ from typing import Any, Final, Protocol
 
 from service.core.address_shares import AddressShares
 from service.core.client_address import Proxies
-from service.core.refusals import Refusals
+from service.core.refusal_log import RefusalLog
 from service.settings import Settings
 
 __all__ = ["RESERVE", "ConnectionTracker"]
@@ -98,7 +98,7 @@ class ConnectionTracker:
         "shares",
     )
 
-    def __init__(self, settings: Settings, refusals: Refusals) -> None:
+    def __init__(self, settings: Settings, refusals: RefusalLog) -> None:
         self.settings = settings.server
         self.proxies = Proxies(settings.server.trusted_proxies)
         self._per_address = settings.effective_limits.sockets_per_address or 0

@@ -1,9 +1,9 @@
 """Keepalive of one connection: pings, pongs, levels of liveness, and its end in time.
 
-`heartbeat` draws the levels. Anything that the peer sends is a sign of life. A write
-that succeeds is not one, since the kernel takes it for a peer that is long gone. While
-we do not read, or do not run at all, a pong may wait in the socket: that silence is our
-own and does not count against the peer.
+`liveness_stats` draws the levels, and counts for the process. Anything that the peer
+sends is a sign of life. A write that succeeds is not one, since the kernel takes it for
+a peer that is long gone. While we do not read, or do not run at all, a pong may wait in
+the socket: that silence is our own and does not count against the peer.
 
 Pongs have no ids, but come in the order of their pings. A ping without a pong is given
 up after twice the timeout; its pong may still come and is then ignored. A pong for no
@@ -19,7 +19,7 @@ from _speedups import RttFilter
 from service.core.errors import CONNECTION_EXPIRED, FORCE_RECONNECT, NO_PONG, Close
 from service.core.model import ClientId
 from service.session.expiry import NEVER
-from service.session.heartbeat import Heartbeat, Level
+from service.session.liveness_stats import Level, LivenessStats
 from service.settings import ClientSettings
 
 __all__ = ["Due", "Keepalive"]
@@ -75,21 +75,21 @@ class Keepalive:
         "_client",
         "_expires_at",
         "_given_up",
-        "_heartbeat",
         "_ping_at",
         "_pings",
         "_pong_by",
         "_settings",
+        "_stats",
         "heard",
         "level",
         "rtt",
     )
 
     def __init__(
-        self, settings: ClientSettings, heartbeat: Heartbeat, client: ClientId
+        self, settings: ClientSettings, stats: LivenessStats, client: ClientId
     ) -> None:
         self._settings = settings
-        self._heartbeat = heartbeat
+        self._stats = stats
         self._client = client
         self._ping_at = NEVER
         self._pong_by = NEVER
@@ -112,11 +112,11 @@ class Keepalive:
 
     @property
     def _suspect_at(self) -> float:
-        return self.heard + SUSPECT * self._heartbeat.timeout
+        return self.heard + SUSPECT * self._stats.timeout
 
     @property
     def _dead_at(self) -> float:
-        return self.heard + self._heartbeat.timeout
+        return self.heard + self._stats.timeout
 
     @property
     def pending(self) -> int:
@@ -150,7 +150,7 @@ class Keepalive:
 
     def end(self) -> None:
         """Give up every ping: the connection is over. Safe to call again."""
-        self._heartbeat.orphaned += len(self._pings)
+        self._stats.orphaned += len(self._pings)
         self._pings.clear()
         self._given_up = 0
 
@@ -166,15 +166,15 @@ class Keepalive:
 
     def pong(self, now: float) -> bool:
         """Take a pong; False when there was no ping for it."""
-        pings, heartbeat = self._pings, self._heartbeat
+        pings, stats = self._pings, self._stats
         if self._given_up:
             self._given_up -= 1
-            heartbeat.late += 1
+            stats.late += 1
             return True
         if not pings:
             return False
         sent = pings.pop(0)
-        heartbeat.answered += 1
+        stats.answered += 1
         self._pong_by = NEVER
         if not pings:  # else several come together, since we did not read for a while
             self._sample(now - sent)
@@ -199,7 +199,7 @@ class Keepalive:
             if now >= self._pong_by:
                 self._wait(now)
         if now >= self._dead_at:
-            self._heartbeat.record_death(self._client, self.heard)
+            self._stats.record_death(self._client, self.heard)
             self._step(Level.DEAD)
             return Due.NO_PONG
         if now >= self._suspect_at and self.level is not Level.SUSPECT:
@@ -221,13 +221,13 @@ class Keepalive:
     def pinged(self, now: float) -> None:
         """Note a ping that is written now."""
         pings = self._pings
-        oldest = now - 2 * self._heartbeat.timeout
+        oldest = now - 2 * self._stats.timeout
         while pings and (pings[0] <= oldest or len(pings) >= MAX_PINGS):
             del pings[0]
             self._given_up += 1
-            self._heartbeat.orphaned += 1
+            self._stats.orphaned += 1
         pings.append(now)
-        self._heartbeat.sent += 1
+        self._stats.sent += 1
         if self._pong_by == NEVER and self.level is Level.HEALTHY:
             self._wait(now)
 
@@ -237,17 +237,17 @@ class Keepalive:
 
     def _step(self, level: Level) -> None:
         before, self.level = self.level, level
-        self._heartbeat.step(self._client, before, level)
+        self._stats.step(self._client, before, level)
 
     def _sample(self, seconds: float) -> None:
         rtt = self.rtt
         if rtt is None:
             rtt = self.rtt = RttFilter()
-        heartbeat, accepted = self._heartbeat, rtt.accepted
+        stats, accepted = self._stats, rtt.accepted
         rejected, skewed = rtt.rejected, rtt.clock_skew_corrections
         rtt.accept(seconds)
-        heartbeat.rejected_samples += rtt.rejected - rejected
-        heartbeat.clock_skew_corrections += rtt.clock_skew_corrections - skewed
+        stats.rejected_samples += rtt.rejected - rejected
+        stats.clock_skew_corrections += rtt.clock_skew_corrections - skewed
         if rtt.accepted > accepted:
-            for observe in heartbeat.rtt_listeners:
+            for observe in stats.rtt_listeners:
                 observe(seconds)

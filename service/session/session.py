@@ -108,8 +108,8 @@ from service.session.command_queue import CommandQueue, CommandQuota
 from service.session.commands import Commands, Method
 from service.session.connect import ConnectCommand
 from service.session.expiry import NEVER, Expiry
-from service.session.heartbeat import Heartbeat
 from service.session.keepalive import Due, Keepalive
+from service.session.liveness_stats import LivenessStats
 from service.session.port import Identity, Port
 from service.session.record import ChannelRecord, SessionRecord, identity_of
 from service.session.refresh import Refreshes
@@ -163,7 +163,7 @@ class Session:
         settings: Limits and times of each client.
         permissions: Decide about channels.
         handlers: Decide, where they are.
-        heartbeat: Shared by the connections of a process.
+        liveness_stats: Shared by the connections of a process.
         client: The connection's id.
         version: The server's.
         insecure: Clients may connect with any token, or none.
@@ -212,7 +212,7 @@ class Session:
         settings: ClientSettings,
         permissions: Permissions,
         handlers: Handlers,
-        heartbeat: Heartbeat,
+        liveness_stats: LivenessStats,
         *,
         client: ClientId,
         version: str,
@@ -228,7 +228,7 @@ class Session:
         self.token_id = ""
         self.issued_at = 0.0
         self.expiry = Expiry(settings, wall - now)
-        self.keepalive = Keepalive(settings, heartbeat, client)
+        self.keepalive = Keepalive(settings, liveness_stats, client)
         self.next_tick = now + settings.stale_timeout
         self._port = port
         self._rng = rng

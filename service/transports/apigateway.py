@@ -17,7 +17,7 @@ import falcon.asgi
 
 from service.core.errors import CodecError
 from service.core.ports import Clock
-from service.core.refusals import Refusals
+from service.core.refusal_log import RefusalLog
 from service.gateway.events import (
     SECRET_HEADER,
     Answer,
@@ -52,7 +52,7 @@ class GatewayResource:
         application: Application,
         handshake: Handshake,
         secret: str,
-        refusals: Refusals,
+        refusals: RefusalLog,
         clock: Clock,
     ) -> None:
         self._application = application

@@ -46,7 +46,7 @@ from service.core.client_address import Proxies
 from service.core.errors import TOO_MANY_REQUESTS_CLOSE
 from service.core.ports import Clock
 from service.core.rate_limits import Buckets, Failures, Holders, rate_of
-from service.core.refusals import Refusals
+from service.core.refusal_log import RefusalLog
 from service.core.shedding import Shedding
 from service.session.command_queue import CommandLimits
 from service.settings import Settings
@@ -118,7 +118,7 @@ class HandshakeGate:
         self._addresses = Holders[str](limits.unauthenticated_per_address or 0)
         self._shares = AddressShares(asyncio.get_running_loop)
         self.commands = CommandLimits(limits)
-        self.refusals = Refusals()
+        self.refusals = RefusalLog()
 
     async def serve(self, app: Any, scope: Any, receive: Any, send: Any) -> None:
         """Let one WebSocket in to *app*, or refuse it."""

@@ -17,7 +17,7 @@ from msgspec import structs
 
 from service.core.errors import FORCE_DISCONNECT
 from service.core.model import Channel
-from service.session.heartbeat import Level
+from service.session.liveness_stats import Level
 from service.settings import ChannelSettings
 from tests.world.scripted import Client, limited
 from tests.world.world import CHANNELS as ALL_CHANNELS
@@ -135,7 +135,7 @@ class Connections(RuleBasedStateMachine):
     @rule(data=st.data(), seconds=st.sampled_from([0.0, 5.0, 40.0]))
     def expire(self, data: Any, seconds: float) -> None:
         client = data.draw(st.sampled_from(self.talking))
-        client.connection.liveness.expire(self.world.clock.now() + seconds)
+        client.connection.keepalive.expire(self.world.clock.now() + seconds)
         self.world.settle()
 
     @rule()
@@ -172,7 +172,7 @@ class Connections(RuleBasedStateMachine):
         assert len(world.grace_period) <= len(lately)
         for client in world.clients:
             if client.close_code == 3012:
-                level = client.connection.liveness.level
+                level = client.connection.keepalive.level
                 probed = world.limits.evicted[3012] > 0
                 swept = world.reaper.idle > 0
                 assert level is Level.DEAD or probed or swept
@@ -185,8 +185,8 @@ class Connections(RuleBasedStateMachine):
         self.world.run_due()
         self.world.assert_free()
         self.world.check()
-        heartbeat = self.world.heartbeat
-        assert heartbeat.sent == heartbeat.answered + heartbeat.orphaned
+        stats = self.world.liveness_stats
+        assert stats.sent == stats.answered + stats.orphaned
 
 
 class Rejecting(Connections):

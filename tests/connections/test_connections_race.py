@@ -28,7 +28,7 @@ async def test_a_thousand_at_once(seed: int) -> None:
     )
     world = LoopWorld(given, clock)
     await world.start()
-    registry, heartbeat = world.registry, world.heartbeat
+    registry, stats = world.registry, world.liveness_stats
     ended = 0
 
     async def live() -> None:
@@ -45,7 +45,7 @@ async def test_a_thousand_at_once(seed: int) -> None:
                 assert connection.probe()
             elif step == 2:
                 clock.advance(rng.random() * 0.01)
-            elif connection.liveness.pending:
+            elif connection.keepalive.pending:
                 connection.receive("{}")
         assert socket.closes == []
         connection.gone(rng.choice([None, 1000, 1006]))
@@ -57,10 +57,10 @@ async def test_a_thousand_at_once(seed: int) -> None:
         await asyncio.sleep(0)
         assert len(registry) <= THOUSAND
         assert registry.connected <= len(registry)
-        pending = sum(one.liveness.pending for one in registry)
-        assert heartbeat.sent == heartbeat.answered + heartbeat.orphaned + pending
+        pending = sum(one.keepalive.pending for one in registry)
+        assert stats.sent == stats.answered + stats.orphaned + pending
     await asyncio.gather(*tasks)
     assert (len(registry), registry.connected, registry.users) == (0, 0, 0)
-    assert heartbeat.sent == heartbeat.answered + heartbeat.orphaned > 100
+    assert stats.sent == stats.answered + stats.orphaned > 100
     assert clock.pending == []
     await world.stop()

@@ -90,7 +90,7 @@ def test_active_every_ten_seconds_is_there_after_half_an_hour() -> None:
         client.say({"unsubscribe": {"channel": "x"}})
         world.settle()
     assert world.inside(client) == [True]
-    assert world.heartbeat.steps == {}
+    assert world.liveness_stats.steps == {}
 
 
 @pytest.mark.requirement("R8")

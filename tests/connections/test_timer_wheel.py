@@ -14,8 +14,8 @@ from service.connections.timer_wheel import (
     TimerWheel,
     wheel_for,
 )
-from service.session.heartbeat import Heartbeat
 from service.session.keepalive import Due, Keepalive
+from service.session.liveness_stats import LivenessStats
 from service.settings import ClientSettings
 from tests.clock import VirtualClock
 
@@ -221,7 +221,7 @@ def test_timers_ring_in_order_after_the_clock_stood_still(bench: Bench) -> None:
 def ends_of_a_silent_peer(settings: ClientSettings, rng: Random) -> list[float]:
     """Return the seconds after which its keepalive says that it is dead."""
     clock = VirtualClock(START + rng.random())
-    keepalive = Keepalive(settings, Heartbeat(60.0), "client")
+    keepalive = Keepalive(settings, LivenessStats(60.0), "client")
     started = clock.now()
     ends: list[float] = []
 

@@ -60,9 +60,9 @@ MODULES = {
         ),
     ),
     "liveness": Module(
-        ("session/heartbeat.py", "session/keepalive.py"),
+        ("session/liveness_stats.py", "session/keepalive.py"),
         (
-            "session/test_heartbeat.py",
+            "session/test_liveness_levels.py",
             "session/test_keepalive.py",
         ),
     ),

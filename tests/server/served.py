@@ -21,7 +21,7 @@ import msgspec
 import structlog
 
 from service.core.errors import StartupError
-from service.core.refusals import Refusals
+from service.core.refusal_log import RefusalLog
 from service.server import run, serve
 from service.settings import Settings
 
@@ -255,7 +255,7 @@ class App:
     def __init__(self, fault: str) -> None:
         self.fault = fault
         self.startup_error: BaseException | None = None
-        self.refusals = Refusals()
+        self.refusals = RefusalLog()
         self.sockets = Sockets()
         self.hurry = asyncio.Event()
         self._falcon = falcon.asgi.App(middleware=[Lifespan(self)])

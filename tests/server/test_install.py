@@ -9,7 +9,7 @@ import pytest
 
 from service.app import create_app
 from service.core.errors import StartupError
-from service.core.refusals import Refusals
+from service.core.refusal_log import RefusalLog
 from service.server import HYPERCORN_VERSIONS, install
 from service.settings import ApiSettings, Settings, StoreSettings
 from tests.harness.metrics import scrape
@@ -70,4 +70,4 @@ def test_supported_versions_of_hypercorn(monkeypatch: pytest.MonkeyPatch) -> Non
         import_module("service.server.install"), "version", lambda name: "0.18.1"
     )
     with pytest.raises(StartupError, match=r"hypercorn 0\.18\.1 is not supported"):
-        install(Settings(), Refusals())
+        install(Settings(), RefusalLog())

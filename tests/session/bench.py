@@ -27,7 +27,7 @@ from service.payload import dump
 from service.protocol import replies
 from service.protocol.json import Json
 from service.session.command_queue import CommandQuota
-from service.session.heartbeat import Heartbeat
+from service.session.liveness_stats import LivenessStats
 from service.session.port import Decision, Identity
 from service.session.session import Session
 from service.settings import ChannelSettings, ClientSettings
@@ -115,7 +115,7 @@ class Bench:
         self.calls: list[tuple[str, ...]] = []
         self.turns = 0
         self.turning = True
-        self.heartbeat = Heartbeat(timeout)
+        self.liveness_stats = LivenessStats(timeout)
         self.entered: set[Channel] = set()  # joined, or about to be
         self.decisions: list[Decision] = []
         self.session = Session(
@@ -123,7 +123,7 @@ class Bench:
             ClientSettings(**client),
             Permissions(channels, insecure=insecure),
             handlers or Handlers(),
-            self.heartbeat,
+            self.liveness_stats,
             client=ClientId("me"),
             version="test",
             insecure=insecure,

@@ -9,8 +9,8 @@ import pytest
 from service.core.errors import StoreUnavailable
 from service.core.hooks import ConnectResult, Handlers
 from service.core.model import ClientId
-from service.session.heartbeat import Heartbeat, Level
 from service.session.keepalive import Keepalive
+from service.session.liveness_stats import Level, LivenessStats
 from service.settings import ClientSettings
 from tests.session.bench import WALL, Bench, hook
 
@@ -30,7 +30,7 @@ def at_first_ping() -> Bench:
 def test_the_first_ping_is_somewhere_in_the_second_half_of_an_interval() -> None:
     times = []
     for seed in range(200):
-        liveness = Keepalive(ClientSettings(), Heartbeat(60.0), ClientId("c"))
+        liveness = Keepalive(ClientSettings(), LivenessStats(60.0), ClientId("c"))
         liveness.start(100.0, Random(seed))
         times.append(liveness.next - 100.0)
     assert 12.5 <= min(times) < 13.5

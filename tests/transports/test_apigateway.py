@@ -11,7 +11,7 @@ from falcon.testing import ASGIConductor, Result
 
 from service.core.origins import Origins
 from service.core.rate_limits import Rate
-from service.core.refusals import Refusals
+from service.core.refusal_log import RefusalLog
 from service.gateway.events import Answer, Application, Arrival, Kind
 from service.gateway.handshake import Handshake
 from service.transports.apigateway import GATEWAY_PATH, GatewayResource
@@ -52,7 +52,7 @@ class World:
     def __init__(self) -> None:
         self.clock = VirtualClock()
         self.recorder = Recorder()
-        self.refusals = Refusals()
+        self.refusals = RefusalLog()
         origins = Origins(
             ["https://page.example.org"],
             own_host="127.0.0.1",

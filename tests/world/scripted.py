@@ -414,9 +414,9 @@ class ScriptedWorld(World):
             if user:
                 assert count <= self.settings.user_limit
         assert len(slots) <= self.settings.connection_limit
-        heartbeat = self.heartbeat
-        pending = sum(one.liveness.pending for one in registry)
-        assert heartbeat.sent == heartbeat.answered + heartbeat.orphaned + pending
+        stats = self.liveness_stats
+        pending = sum(one.keepalive.pending for one in registry)
+        assert stats.sent == stats.answered + stats.orphaned + pending
 
 
 def limited(*, limits: dict[str, Any] | None = None, **options: Any) -> ScriptedWorld:

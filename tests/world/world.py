@@ -31,7 +31,7 @@ from service.hub.hub import Hub
 from service.hub.publish_metrics import PublishMetrics
 from service.metrics import Metrics
 from service.payload.encoder import PayloadEncoder
-from service.session.heartbeat import Heartbeat
+from service.session.liveness_stats import LivenessStats
 from service.settings import (
     ChannelOptions,
     ChannelSettings,
@@ -104,7 +104,7 @@ class World:
             grace_period=self.grace_period,
             connects=rate_of(rates.connects_per_user, rates.burst),
         )
-        self.heartbeat = Heartbeat(settings.heartbeat_timeout)
+        self.liveness_stats = LivenessStats(settings.heartbeat_timeout)
         self.reaper = Reaper(
             self.registry,
             clock,
@@ -130,7 +130,7 @@ class World:
             shedding=self.shedding,
             registry=self.registry,
             limits=self.limits,
-            heartbeat=self.heartbeat,
+            liveness_stats=self.liveness_stats,
             grace_period=self.grace_period,
             drain=self.drain,
             hook_health=HookHealth(clock, metrics),

@@ -49,7 +49,7 @@ from service.gateway.rounds import Rounds
 from service.metrics import Metrics
 from service.payload.encoder import PayloadEncoder
 from service.session.command_queue import CommandLimits
-from service.session.heartbeat import Heartbeat
+from service.session.liveness_stats import LivenessStats
 from service.settings import load
 from service.stores.dynamodb import store, table
 from service.stores.dynamodb.registry.connections import AdmissionLimits
@@ -382,7 +382,7 @@ class InvocationTools(Tools):
             version="0",
             metrics=_shared().metrics,
             hook_health=_shared().hook_health,
-            heartbeat=_shared().heartbeat,
+            liveness_stats=_shared().liveness_stats,
             limits=_shared().limits,
             sessions=sessions,
             subscribers=own.subscribers,
@@ -455,7 +455,7 @@ class _Shared:
         self.metrics = Metrics()
         self.encoder = PayloadEncoder(clock)
         self.hook_health = HookHealth(clock, self.metrics)
-        self.heartbeat = Heartbeat(float("inf"))
+        self.liveness_stats = LivenessStats(float("inf"))
         self.limits = CommandLimits(_SETTINGS.effective_limits)
         self.permissions = Permissions(_SETTINGS.channels, insecure=True)
         self.revocations: Any = SimpleNamespace(

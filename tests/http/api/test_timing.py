@@ -92,7 +92,7 @@ class Caller:
             ),
             connections=world.registry,
             limits=context.limits,
-            heartbeat=context.heartbeat,
+            liveness_stats=context.liveness_stats,
             grace_period=context.grace_period,
             reaper=world.reaper,
             drain=world.drain,

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from structlog.testing import capture_logs
 
-from service.core.refusals import Refusals
+from service.core.refusal_log import RefusalLog
 
 
 def test_each_refusal_is_counted_and_one_in_ten_seconds_logged() -> None:
-    refusals = Refusals()
+    refusals = RefusalLog()
     with capture_logs() as logs:
         for now in (0.0, 1.0, 9.9, 10.0, 11.0):
             refusals.add("origin", "192.0.2.1", now)

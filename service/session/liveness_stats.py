@@ -1,13 +1,14 @@
-"""Levels of liveness, and what all connections of a process share about them.
+"""Levels of liveness, and statistics of pings and levels of one process.
 
                 missed pong          80 %           100 % of the timeout without a sign
     healthy ──────────────► degraded ────► suspect ────► dead: close 3012
        ▲                       │              │
        └───────────────────────┴──────────────┘ any sign of life: resurrected
 
-The timers of one connection are in `keepalive`, which reports each of its steps here
-once. Dead connections are remembered for twice the timeout, so that one can look up why
-a connection has ended; they are never resurrected.
+`keepalive` has the timers of one connection: it pings, decides the level, and reports
+each step here once. Nothing is decided here. Dead connections are remembered for twice
+the timeout, so that one can look up why a connection has ended; they are never
+resurrected.
 
 Every ping has one of three fates: ``sent == answered + orphaned + pending``.
 """
@@ -20,7 +21,7 @@ from collections.abc import Callable
 
 from service.core.model import ClientId
 
-__all__ = ["Heartbeat", "Level"]
+__all__ = ["LivenessStats", "Level"]
 
 REMEMBERED = 500
 """Dead connections remembered (count); with one more, the oldest is forgotten."""
@@ -39,8 +40,8 @@ Listener = Callable[[ClientId, Level, Level], None]
 """Called with a connection and its level before and after; must not raise."""
 
 
-class Heartbeat:
-    """The heartbeats of one process.
+class LivenessStats:
+    """Statistics of the liveness of a process's connections.
 
     Args:
         timeout: Seconds without a sign of life until a connection is dead.

@@ -1,4 +1,4 @@
-"""Refusals of clients: counted by cause, and logged at a bounded rate."""
+"""Log of refused clients at a bounded rate, with a count of each cause."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections import Counter
 
 import structlog
 
-__all__ = ["Refusals"]
+__all__ = ["RefusalLog"]
 
 _PAUSE = 10.0  # s between two lines about one cause
 
 log = structlog.get_logger("steadwire")
 
 
-class Refusals:
+class RefusalLog:
     """Counter and log of refusals by cause; the causes are a small fixed set.
 
     The first refusal of a cause is logged at once, then one each ten seconds with the
@@ -25,7 +25,7 @@ class Refusals:
         level: Of the lines, as in `logging`.
 
     Attributes:
-        counts: Refusals so far by cause.
+        counts: RefusalLog so far by cause.
     """
 
     def __init__(self, level: int = logging.WARNING) -> None:

@@ -7,8 +7,8 @@ from random import Random
 import pytest
 
 from service.core.model import ClientId
-from service.session.heartbeat import Heartbeat, Level
 from service.session.keepalive import Due, Keepalive
+from service.session.liveness_stats import Level, LivenessStats
 from service.settings import ClientSettings
 from tests.session.bench import Bench
 
@@ -23,7 +23,7 @@ class Watched(Bench):
     def __init__(self, timeout: float = 60.0, **client: float) -> None:
         super().__init__(timeout=timeout, **client)
         self.steps: list[tuple[float, Level, Level]] = []
-        self.heartbeat.listeners.append(self._step)
+        self.liveness_stats.listeners.append(self._step)
         self.connect()
         self.pass_time(self.session.next_tick - self.now)
         self.frame("{}")
@@ -32,7 +32,7 @@ class Watched(Bench):
 
     @property
     def resurrections(self) -> int:
-        steps = self.heartbeat.steps.items()
+        steps = self.liveness_stats.steps.items()
         return sum(count for (_, after), count in steps if after is H)
 
     def _step(self, client: ClientId, before: Level, after: Level) -> None:
@@ -52,7 +52,7 @@ def test_a_silent_connection_takes_each_step_once(timeout: float) -> None:
     assert bench.steps[2:] == [(timeout, S, X)]
     bench.pass_time(1000)
     assert len(bench.steps) == 3
-    assert bench.heartbeat.steps == {(H, D): 1, (D, S): 1, (S, X): 1}
+    assert bench.liveness_stats.steps == {(H, D): 1, (D, S): 1, (S, X): 1}
 
 
 @pytest.mark.parametrize("timeout", PROFILES)
@@ -120,51 +120,51 @@ def test_nobody_rises_from_the_dead() -> None:
 @pytest.mark.requirement("R34")
 def test_the_dead_are_remembered_for_twice_the_timeout() -> None:
     bench = Watched()
-    heartbeat = bench.heartbeat
+    stats = bench.liveness_stats
     bench.pass_time(60)
-    assert heartbeat.dead(bench.heard + 1.99 * 60) == {"me": bench.heard}
-    assert heartbeat.dead(bench.heard + 2 * 60) == {}
+    assert stats.dead(bench.heard + 1.99 * 60) == {"me": bench.heard}
+    assert stats.dead(bench.heard + 2 * 60) == {}
 
 
 @pytest.mark.requirement("R1")
 def test_no_more_than_five_hundred_dead_are_remembered() -> None:
-    heartbeat = Heartbeat(60.0)
+    stats = LivenessStats(60.0)
     for number in range(600):
-        heartbeat.record_death(ClientId(str(number)), 1000.0)
-    assert list(heartbeat.dead(1001.0)) == [str(number) for number in range(100, 600)]
+        stats.record_death(ClientId(str(number)), 1000.0)
+    assert list(stats.dead(1001.0)) == [str(number) for number in range(100, 600)]
 
 
-def liveness(**settings: float) -> tuple[Keepalive, Heartbeat]:
-    heartbeat = Heartbeat(60.0)
-    found = Keepalive(ClientSettings(**settings), heartbeat, ClientId("me"))  # type: ignore[arg-type]
+def liveness(**settings: float) -> tuple[Keepalive, LivenessStats]:
+    stats = LivenessStats(60.0)
+    found = Keepalive(ClientSettings(**settings), stats, ClientId("me"))  # type: ignore[arg-type]
     found.start(0.0, Random(1))
-    return found, heartbeat
+    return found, stats
 
 
 @pytest.mark.requirement("R31")
 def test_a_ping_that_nobody_answers_is_given_up_after_twice_the_timeout() -> None:
-    found, heartbeat = liveness()
+    found, stats = liveness()
     now = 0.0
     while now < 300.0:
         now += 1.0
         found.hear(now)  # it talks, and never pongs
         found.tick(now, reading=True)
     assert found.level is H
-    assert heartbeat.sent == 12
+    assert stats.sent == 12
     assert found.pending == 5  # of the last 120 s
-    assert heartbeat.orphaned == 7
+    assert stats.orphaned == 7
     # Should they come after all, they are ignored: that is no protocol error.
     for _ in range(12):
         assert found.pong(now) is True
     assert found.pong(now) is False
-    assert (heartbeat.late, heartbeat.answered, found.pending) == (7, 5, 0)
+    assert (stats.late, stats.answered, found.pending) == (7, 5, 0)
 
 
 @pytest.mark.requirement("R31")
 def test_every_ping_is_answered_orphaned_or_waits() -> None:
     for seed in range(50):
         random = Random(seed)
-        found, heartbeat = liveness()
+        found, stats = liveness()
         now = 0.0
         while now < 1000.0:
             now += random.uniform(0.0, 10.0)
@@ -175,39 +175,39 @@ def test_every_ping_is_answered_orphaned_or_waits() -> None:
             if random.random() < 0.3:
                 found.hear(now)
                 found.pong(now)
-            known = heartbeat.answered + heartbeat.orphaned + found.pending
-            assert heartbeat.sent == known, f"seed {seed}"
+            known = stats.answered + stats.orphaned + found.pending
+            assert stats.sent == known, f"seed {seed}"
         found.end()
         found.end()
-        assert heartbeat.sent == heartbeat.answered + heartbeat.orphaned, f"seed {seed}"
+        assert stats.sent == stats.answered + stats.orphaned, f"seed {seed}"
 
 
 def test_pings_that_wait_are_bounded() -> None:
-    found, heartbeat = liveness()
+    found, stats = liveness()
     for _ in range(1000):
         found.pinged(1.0)
     assert found.pending == 64
-    assert heartbeat.orphaned == 936
+    assert stats.orphaned == 936
 
 
 @pytest.mark.requirement("R32", "B86")
 def test_a_pong_later_than_30_s_measures_nothing_and_is_life_all_the_same() -> None:
-    found, heartbeat = liveness()  # R32
+    found, stats = liveness()  # R32
     found.pinged(0.0)
     found.hear(31.0)
     assert found.pong(31.0)
-    assert heartbeat.rejected_samples == 1
+    assert stats.rejected_samples == 1
     assert found.rtt is not None and found.rtt.accepted == 0
     assert found.level is H
 
 
 @pytest.mark.requirement("R33", "B86")
 def test_a_clock_that_goes_back_is_counted_and_kills_nobody() -> None:
-    found, heartbeat = liveness()
+    found, stats = liveness()
     found.pinged(100.0)
     found.hear(99.0)
     assert found.pong(99.0)
-    assert heartbeat.clock_skew_corrections == 1
+    assert stats.clock_skew_corrections == 1
     assert found.rtt is not None and found.rtt.accepted == 0
     assert found.tick(99.0, reading=True) is not Due.NO_PONG
 
@@ -241,19 +241,19 @@ def test_an_old_connection_is_told_to_come_back() -> None:
 
 
 def test_nothing_is_due_before_the_start() -> None:
-    found = Keepalive(ClientSettings(), Heartbeat(60.0), ClientId("me"))
+    found = Keepalive(ClientSettings(), LivenessStats(60.0), ClientId("me"))
     assert found.next == float("inf")
     assert found.tick(1e9, reading=True) is Due.NOTHING
 
 
-def answered(at: float, **settings: float) -> tuple[Keepalive, Heartbeat]:
+def answered(at: float, **settings: float) -> tuple[Keepalive, LivenessStats]:
     """Return one whose first ping was sent and answered; the next is 25 s later."""
-    found, heartbeat = liveness(**settings)
+    found, stats = liveness(**settings)
     assert found.tick(at, reading=True) is Due.PING
     found.hear(at)
     assert found.pong(at)
     assert found.next == at + 25.0
-    return found, heartbeat
+    return found, stats
 
 
 def test_a_process_that_stood_still_does_not_hold_it_against_the_peer() -> None:
@@ -283,10 +283,10 @@ def test_a_pong_has_its_whole_time_again_after_a_standstill() -> None:
 
 
 def test_a_probe_is_a_ping_like_any_other() -> None:
-    found, heartbeat = liveness()
+    found, stats = liveness()
     assert found.tick(25.0, reading=True) is Due.PING
     assert found.tick(33.0, reading=True) is Due.PING  # it had no pong
-    assert (found.level, heartbeat.sent, found.pending) == (D, 2, 2)
+    assert (found.level, stats.sent, found.pending) == (D, 2, 2)
     assert found.next == 50.0  # the next as planned: no pong is waited for
 
 
@@ -300,34 +300,34 @@ def test_a_further_ping_does_not_give_the_first_pong_more_time() -> None:
 
 
 def test_a_ping_is_given_up_at_twice_the_timeout() -> None:
-    found, heartbeat = liveness()
+    found, stats = liveness()
     found.pinged(0.0)
     found.pinged(119.999)
-    assert (found.pending, heartbeat.orphaned) == (2, 0)
+    assert (found.pending, stats.orphaned) == (2, 0)
     found.pinged(120.0)
-    assert (found.pending, heartbeat.orphaned) == (2, 1)
+    assert (found.pending, stats.orphaned) == (2, 1)
 
 
 def test_no_pong_is_waited_for_after_the_end() -> None:
-    found, heartbeat = liveness()
+    found, stats = liveness()
     for _ in range(66):
         found.pinged(1.0)
     found.end()
-    assert (found.pending, heartbeat.orphaned) == (0, 66)
+    assert (found.pending, stats.orphaned) == (0, 66)
     assert found.pong(2.0) is False
 
 
 def test_the_round_trips_of_one_connection_are_judged_together() -> None:
-    found, heartbeat = liveness()
+    found, stats = liveness()
     observed: list[float] = []
-    heartbeat.rtt_listeners.append(observed.append)
+    stats.rtt_listeners.append(observed.append)
     for took in (0.5, 31.0, 32.0, -1.0, -2.0, 0.25):
         found.pinged(100.0)
         assert found.pong(100.0 + took)
     assert found.rtt is not None
     assert (found.rtt.accepted, observed) == (2, [0.5, 0.25])
-    assert (heartbeat.rejected_samples, heartbeat.clock_skew_corrections) == (2, 2)
-    assert heartbeat.answered == 6
+    assert (stats.rejected_samples, stats.clock_skew_corrections) == (2, 2)
+    assert stats.answered == 6
 
 
 def test_the_levels_have_the_names_of_the_metrics() -> None:
