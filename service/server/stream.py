@@ -162,6 +162,7 @@ class WebSocketStream(WSStream):
         "_frames",
         "_plain",
         "_queue",
+        "_refused",
         "_settings",
         "_tcp",
         "_watcher",
@@ -176,6 +177,7 @@ class WebSocketStream(WSStream):
         self._queue: Queue[Any] | None = None
         self._plain = True  # frames need no compression
         self._direct = False
+        self._refused = False  # the application has begun to refuse the handshake
         self._frames: FrameQuota | None = None
         self._flooded = False  # the peer sent too many frames: nothing more is handled
         self._fragment = 0  # bytes read of a frame that is not the last of its message
@@ -209,10 +211,13 @@ class WebSocketStream(WSStream):
         if isinstance(event, Body | Data):
             if self.handshake.accepted:
                 await self.receive(event.data)
-            else:
+            elif not self._refused:
                 # Frames before our answer; Hypercorn does not tell the application.
+                # A write to a peer that is gone suspends: the application's answer
+                # may come meanwhile, and is too late.
+                self.closed = True
                 await self._send_error_response(400)
-                await self._end(1002, "")
+                await self._over(1002, "")
         elif isinstance(event, StreamClosed):
             self._direct = False
             self.closed = True
@@ -327,6 +332,8 @@ class WebSocketStream(WSStream):
             self._empty_queue()
             await self._end(code, reason, patience=self._settings.abort_timeout)
         else:
+            if not self.is_connected and message["type"] != "websocket.accept":
+                self._refused = True
             await super().app_send(message)
 
     @property
@@ -339,6 +346,7 @@ class WebSocketStream(WSStream):
         cancelled = self.context.terminated.is_set()
         code, reason = (SHUTDOWN.code, SHUTDOWN.reason) if cancelled else (1011, "")
         if self.state is ASGIWebsocketState.HANDSHAKE:
+            self._refused = True
             await self._send_error_response(500)
         elif self.is_connected:
             await self._send_close(code, reason)
@@ -349,9 +357,13 @@ class WebSocketStream(WSStream):
         self, code: int, reason: str, *, patience: float | None = None
     ) -> None:
         """End the connection and tell the application; a close frame is written."""
-        if self.closed:
-            return
-        self.closed = True
+        if not self.closed:
+            self.closed = True
+            await self._over(code, reason, patience=patience)
+
+    async def _over(
+        self, code: int, reason: str, *, patience: float | None = None
+    ) -> None:
         self.state = ASGIWebsocketState.CLOSED
         if self._tcp is not None:
             self._tcp.finish(patience)

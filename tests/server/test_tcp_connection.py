@@ -288,6 +288,33 @@ async def test_a_socket_that_is_reset_by_what_we_write_last(
     assert await process.ended(10.0) == 0  # no connection is left to wait for
 
 
+@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
+async def test_frames_before_the_answer_of_a_peer_that_is_gone(
+    launch: Any, loop: str
+) -> None:
+    """The 400 meets a reset, and the application answers meanwhile."""
+    process = launch(fault=loop)
+    await process.ready()
+    for path in (b"/echo", b"/refuse"):
+        tcp = await TcpClient.connect(process.port)
+        await tcp.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        await tcp.read_answer()  # it is served, and waits for its next request
+        process.signal(signal.SIGSTOP)
+        await tcp.send(UPGRADE.replace(b"/echo", path) + b"\x81\x80aaaa")
+        tcp.reset()
+        process.signal(signal.SIGCONT)
+        await process.freed()
+
+    async def told() -> bool:
+        state = await process.state()
+        return bool(state["codes"] == [1002] and not state["open"])
+
+    await until(told, 10.0, "the application is told of the end")
+    process.signal(signal.SIGTERM)
+    assert await process.ended(10.0) == 0
+    assert process.errors == []  # no error of a library
+
+
 async def test_one_connection_for_many_requests(server: Any) -> None:
     request = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
     with contextlib.closing(await TcpClient.connect(server.port)) as tcp:
