@@ -9,7 +9,8 @@ restart a worker that was killed, ends the others with it, and knows nothing of 
 The first worker is started alone: it makes or migrates the store, and a mistake that
 keeps it from starting is reported once. A worker that ends later is started again: at
 once if it ended by itself (SIGTERM to a worker replaces it), else after `FIRST_PAUSE`,
-twice that after each failure that follows within `CALM`, at most `LONGEST_PAUSE`.
+twice that after each failure that follows within `CALM`, at most `LONGEST_PAUSE`. One
+for which the system makes no process has failed so, too.
 
 SIGTERM or SIGINT: the parent closes its listeners and sends SIGTERM to each worker,
 which drains and ends as it does alone; further signals are passed on, so the second one
@@ -22,7 +23,8 @@ only the parent can write to.
 
 Interleavings, each a test in tests/server/test_workers.py: a signal before the first
 worker is ready; one while a worker is being started again; a worker that is killed; one
-that is terminated; one that cannot start; the parent is killed.
+that is terminated; one that cannot start; one for which there is no process; the parent
+is killed.
 """
 
 from __future__ import annotations
@@ -167,12 +169,19 @@ class _Parent:
         loop = asyncio.get_running_loop()
         failures = 0
         while not self._stopping.is_set():
-            process, is_ready = await self._start()
             began = loop.time()
-            if await is_ready and not served.done():
-                served.set_result(True)
-            status = await process.wait()
-            self._processes.discard(process)
+            pid, status = None, 1
+            try:
+                process, is_ready = await self._start()
+            except OSError as error:  # too many processes or files, too little memory
+                why = os.strerror(error.errno or 0)
+                _log.error("a worker cannot be started", worker=number, reason=why)
+            else:
+                pid = process.pid
+                if await is_ready and not served.done():
+                    served.set_result(True)
+                status = await process.wait()
+                self._processes.discard(process)
             if self._stopping.is_set():
                 if status not in (0, -signal.SIGTERM):
                     self._note(status)
@@ -188,7 +197,7 @@ class _Parent:
             (_log.error if status else _log.info)(
                 "a worker has ended, and is started again",
                 worker=number,
-                pid=process.pid,
+                pid=pid,
                 status=status,
                 seconds=pause,
             )
@@ -199,7 +208,11 @@ class _Parent:
             served.set_result(False)
 
     async def _start(self) -> tuple[asyncio.subprocess.Process, asyncio.Task[bool]]:
-        """Start a worker; also return what tells whether it serves."""
+        """Start a worker; also return what tells whether it serves.
+
+        Raises:
+            OSError: The system makes no process or pipe for it.
+        """
         loop = asyncio.get_running_loop()
         theirs, ours = socket.socketpair()
         ours.setblocking(False)

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
+from service.server import workers
+from service.server.workers import supervise
+from service.settings import Settings
+from service.settings.sections import ServerSettings
 from tests.harness.process import environment, launched
 from tests.harness.raw import RawClient
 from tests.harness.server import Server
@@ -147,3 +153,74 @@ async def test_workers_cannot_share_a_store_in_memory(tmp_path: Path) -> None:
     _, error = await asyncio.to_thread(process.communicate)
     assert process.returncode == 2
     assert b"a store in memory is one process's" in error
+
+
+# The least that is a worker: it says that it serves, and waits for a signal.
+WORKER = """
+import os, signal, sys
+os.write(int(sys.argv[1].split(",")[1]), b"r")
+signal.pause()
+"""
+
+
+class Forks:
+    """Makes the processes of a parent; those of *fails* fail, as the first is 0."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *fails: int) -> None:
+        self.made: asyncio.Queue[asyncio.subprocess.Process] = asyncio.Queue()
+        self._fails = fails
+        self._count = 0
+        self._make = asyncio.create_subprocess_exec
+        monkeypatch.setattr(asyncio, "create_subprocess_exec", self)
+
+    async def __call__(self, *words: str, **options: Any) -> asyncio.subprocess.Process:
+        number, self._count = self._count, self._count + 1
+        if number in self._fails:
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        process = await self._make(*words, **options)
+        self.made.put_nowait(process)
+        return process
+
+
+@pytest.fixture
+def handled() -> Iterator[None]:
+    """Keep what signals do."""
+    before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+async def supervised(ready: Callable[[list[str]], None]) -> int:
+    settings = Settings(server=ServerSettings(port=0, workers=2))
+    command = (sys.executable, "-S", "-c", WORKER)
+    return await supervise(
+        settings, lambda text: [*command, text], os.environ, ready=ready
+    )
+
+
+@pytest.mark.usefixtures("handled")
+async def test_a_worker_that_could_not_be_forked_is_started_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(workers, "FIRST_PAUSE", 0.01)
+    forks = Forks(monkeypatch, 2, 3)  # the first two tries to replace a worker
+    ready = asyncio.Event()
+    task = asyncio.create_task(supervised(lambda addresses: ready.set()))
+    await ready.wait()
+    killed, _ = await forks.made.get(), await forks.made.get()
+    killed.kill()
+    another = asyncio.ensure_future(forks.made.get())
+    await asyncio.wait([another, task], return_when=asyncio.FIRST_COMPLETED)
+    assert another.done() and another.result().returncode is None
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert await task == 0
+
+
+@pytest.mark.usefixtures("handled")
+async def test_a_worker_that_cannot_be_forked_at_the_start_ends_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for number in range(2):
+        Forks(monkeypatch, number)
+        assert await supervised(lambda addresses: None) == 1
