@@ -17,12 +17,14 @@ Bounds: `RUNS` live runs, `MEMORY` bytes of threads; a start beyond is refused w
 Interleavings, each a test in tests/agents/test_threads.py: two starts of a thread at
 once, of one run or of two, in one process and in two; a process that dies between the
 entry and the start, between the start and the terminal event, and between that and the
-taking of the entry; a process that was thought to be dead and goes on.
+taking of the entry; a process that was thought to be dead and goes on; a start whose
+caller is cancelled, and one that is under way when the process closes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, Protocol
 
 import structlog
@@ -120,6 +122,7 @@ class Threads:
         self._threads: dict[Channel, Thread] = {}  # the least recently used first
         self._feeds: dict[Channel, Feed] = {}
         self._writers: dict[Channel, RunWriter] = {}
+        self._beginning: set[asyncio.Task[RunWriter]] = set()
         self._busy: set[Channel] = set()
         self._waiting: dict[Channel, float] = {}  # agents that may come back, until
         # Channels of the runs that other processes write, as of the last two rounds.
@@ -143,11 +146,14 @@ class Threads:
         self._closing = True
         if self._timer is not None:
             self._timer.cancel()
-        writers = tuple(self._writers.values())
-        for writer in writers:
-            writer.lose()
-        for writer in writers:
-            await writer.ended.wait()
+        while self._beginning or self._writers:
+            writers = tuple(self._writers.values())
+            for writer in writers:
+                writer.lose()
+            if self._beginning:
+                await asyncio.wait(self._beginning)
+            for writer in writers:
+                await writer.ended.wait()
 
     # Threads.
 
@@ -281,15 +287,38 @@ class Threads:
         if lease is None:
             lease = self.lease if writes == "push" else 0.0
         found = self._thread(channel, thread)
-        found.users += 1
+
+        def begin() -> Coroutine[Any, Any, RunWriter]:
+            return self._start(
+                found, run, writes, agent, messages, started, info, lease
+            )
+
+        task = self._begin(found, begin)
         try:
-            async with found.starting:
-                return await self._start(
-                    found, run, writes, agent, messages, started, info, lease
-                )
-        except BaseException:
-            self._release(found)
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if writes != "push":  # else the agent comes back, or its lease ends
+                task.add_done_callback(_cancel)
             raise
+
+    def _begin(
+        self, thread: Thread, begin: Callable[[], Coroutine[Any, Any, RunWriter]]
+    ) -> asyncio.Task[RunWriter]:
+        """Let a run begin; it does so whether or not somebody waits for it."""
+        thread.users += 1
+
+        async def work() -> RunWriter:
+            try:
+                async with thread.starting:
+                    return await begin()
+            except BaseException:
+                self._release(thread)
+                raise
+
+        task = asyncio.create_task(work())
+        self._beginning.add(task)
+        task.add_done_callback(self._beginning.discard)
+        return task
 
     async def _start(
         self,
@@ -338,6 +367,9 @@ class Threads:
                 self._check(thread, run)
             else:
                 raise Refused("thread_busy", "other runs start in this thread")
+            thread.committed(outcome.position.offset, event)
+            if thread.fold.offset != outcome.position.offset:
+                await thread.refresh()
         except Refused:
             await self._live.drop(thread.channel, run)
             raise
@@ -346,9 +378,6 @@ class Threads:
             raise
         finally:
             self._busy.discard(thread.channel)
-        thread.committed(outcome.position.offset, event)
-        if thread.fold.offset != outcome.position.offset:
-            await thread.refresh()
         thread.keep(now=info is not None, info=info)
         return self._write(thread, run, lease)
 
@@ -379,17 +408,15 @@ class Threads:
         channel = self.channel_of(thread)
         await load_models()
         found = self._thread(channel, thread)
-        found.users += 1
-        try:
-            async with found.starting:
-                writer = self._writers.get(channel)
-                if writer is None or writer.run != run or writer.over:
-                    return await self._resume(found, run, lease)
-                self._release(found)
-                return writer
-        except BaseException:
+
+        async def begin() -> RunWriter:
+            writer = self._writers.get(channel)
+            if writer is None or writer.run != run or writer.over:
+                return await self._resume(found, run, lease)
             self._release(found)
-            raise
+            return writer
+
+        return await asyncio.shield(self._begin(found, begin))
 
     async def _resume(self, thread: Thread, run: str, lease: float | None) -> RunWriter:
         await thread.refresh()
@@ -579,6 +606,12 @@ class Threads:
 
     def _look_again(self) -> None:
         self._looked_at = float("-inf")
+
+
+def _cancel(begun: asyncio.Task[RunWriter]) -> None:
+    """End a run whose caller was cancelled before it had begun."""
+    if not begun.cancelled() and begun.exception() is None:
+        begun.result().cancel()
 
 
 def _run_started(

@@ -10,9 +10,11 @@ from service.agents import threads as bounds
 from service.agents.errors import Refused, RunExists
 from service.agents.writer import RunWriter
 from service.core.errors import ReplyError, StoreUnavailable
+from service.core.model import Publication, RawJson
 from tests.agents.fakes import THREAD, World, put, terminals
 from tests.agents.runs import finished, started, text_of, words
 
+CANCELLED = {**finished(), "outcome": {"type": "cancelled"}}
 LOST = {"type": "RUN_ERROR", "message": "the agent is gone", "code": "agent_lost"}
 
 
@@ -208,6 +210,76 @@ async def test_a_start_whose_outcome_is_unknown_is_ended() -> None:
 
 
 @pytest.mark.requirement("R44")
+@pytest.mark.parametrize("fault", ["late", "hold"])
+async def test_a_start_whose_caller_is_cancelled_is_ended(fault: str) -> None:
+    world = World()
+    threads = world.process()
+    await world.settle()
+    world.store.script.append(fault)
+    task = asyncio.create_task(threads.start("t", "r", writes="relay"))
+    await world.settle()
+    task.cancel()
+    await world.pass_time(3)
+    assert task.cancelled()
+    world.store.release()
+    await world.pass_time(3)
+    assert world.store.events() == [started(), CANCELLED]
+    assert world.store.state.values == {}
+    await threads.start("t", "r2", writes="relay")
+
+
+async def test_a_start_of_an_agent_that_pushes_lives_on_without_its_request() -> None:
+    world = World()
+    threads = world.process()
+    await world.settle()
+    world.store.script.append("late")
+    task = asyncio.create_task(threads.start("t", "r", writes="push"))
+    await world.settle()
+    task.cancel()
+    await world.settle()
+    world.store.release()
+    await world.pass_time(3)
+    await (await threads.resume("t", "r")).append(text_of(finished()))
+    assert world.store.events() == [started(), finished()]
+
+
+@pytest.mark.requirement("R44")
+async def test_a_start_under_way_is_ended_by_a_close() -> None:
+    world = World()
+    threads = world.process()
+    await world.settle()
+    world.store.script.append("hold")
+    task = asyncio.create_task(threads.start("t", "r", writes="python"))
+    await world.settle()
+    closing = asyncio.create_task(threads.close())
+    await world.settle()
+    assert not closing.done()
+    world.store.release()
+    await closing
+    assert (await task).ended.is_set()
+    assert world.store.events() == [started(), LOST]
+
+
+@pytest.mark.requirement("R44")
+async def test_a_start_that_was_stored_and_cannot_be_read_is_ended() -> None:
+    world = World()
+    threads = world.process()
+    await world.settle()
+    world.store.script.append("hold")
+    task = asyncio.create_task(threads.start("t", "r", writes="relay"))
+    await world.settle()
+    # Somebody publishes to the thread meanwhile: it is read behind the start.
+    world.store.logs[THREAD].append(Publication(1, RawJson("{}"), None))
+    world.store.read_fails = 1
+    world.store.release()
+    with pytest.raises(StoreUnavailable):
+        await task
+    await world.pass_time(3)
+    assert world.store.events() == [{}, started(), LOST]
+    assert world.store.state.values == {}
+
+
+@pytest.mark.requirement("R44")
 async def test_a_process_that_dies_after_the_end_leaves_nothing_to_end() -> None:
     world = World()
     before = world.process("before")
@@ -245,8 +317,7 @@ async def test_a_run_is_cancelled_from_any_server() -> None:
     assert await two.cancel("t", "r")
     await world.pass_time(6)
     assert writer.cancelled.is_set()
-    cancelled = {**finished(), "outcome": {"type": "cancelled"}}
-    assert world.store.events() == [started(), cancelled]
+    assert world.store.events() == [started(), CANCELLED]
     assert not await one.cancel("t", "r")
 
 
