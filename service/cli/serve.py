@@ -90,6 +90,7 @@ def serve(
 
 async def _work(served: Callable[..., Coroutine[Any, Any, None]], worker: str) -> None:
     """Serve on the listeners of the parent."""
+    from service.server.process import AGAIN
     from service.server.workers import Inherited
 
     inherited = Inherited(worker)
@@ -98,6 +99,7 @@ async def _work(served: Callable[..., Coroutine[Any, Any, None]], worker: str) -
         ready=inherited.tell_ready,
         inherited=inherited.listeners,
         signals=(signal.SIGTERM,),  # the parent passes SIGINT on as this
+        again=(AGAIN,),
     )
 
 

@@ -39,7 +39,11 @@ from service.server.install import install
 from service.server.tracker import ConnectionTracker
 from service.settings import Settings
 
-__all__ = ["Application", "address_of", "bind_all", "run", "serve"]
+__all__ = ["AGAIN", "Application", "address_of", "bind_all", "run", "serve"]
+
+AGAIN = signal.SIGUSR1
+"""From the parent of workers: a further signal has come to it. Those that it got may
+have come to the workers, too: some process managers send them to a whole group."""
 
 _ADMIN = "steadwire.admin"
 """Key in the scope: True for a connection to the API's own listener."""
@@ -98,6 +102,7 @@ async def serve(
     ready: Callable[[list[str]], None] | None = None,
     inherited: Sequence[socket.socket] = (),
     signals: Sequence[int] = (signal.SIGTERM, signal.SIGINT),
+    again: Sequence[int] = (),
     send_away: Callable[[], Awaitable[None]],
     hurry: Callable[[], None],
     drain: Callable[[], Awaitable[None]],
@@ -118,6 +123,8 @@ async def serve(
             are accepted: that of clients, and that of the API if it has its own.
         inherited: Bound listeners, in that order; by default they are bound here.
         signals: They begin the shutdown; of SIGTERM and SIGINT, others are ignored.
+        again: The signals that count as the second and the third; those that begin the
+            shutdown by default, else these are ignored once it has begun.
         send_away: Sends the clients away over the drain time, if there is one.
         hurry: Ends the drain time.
         drain: Ends the clients' connections and flushes the store. The lifespan's
@@ -137,7 +144,14 @@ async def serve(
     config = _configure(settings, listeners)
     addresses = [address_of(listener) for listener in listeners]
     shutdown = _Shutdown(
-        tracker, listeners, settings.drain_time, signals, send_away, hurry, drain
+        tracker,
+        listeners,
+        settings.drain_time,
+        signals,
+        again or signals,
+        send_away,
+        hurry,
+        drain,
     )
     admin = listeners[1].getsockname()[:2] if len(listeners) > 1 else None
     lifespan = _Lifespan(app, shutdown.finished, admin)
@@ -252,11 +266,13 @@ class _Shutdown:
         listeners: Sequence[socket.socket],
         drain_time: float,
         signals: Sequence[int],
+        again: Sequence[int],
         send_away: Callable[[], Awaitable[None]],
         hurry: Callable[[], None],
         drain: Callable[[], Awaitable[None]],
     ) -> None:
         self._signals = signals
+        self._repeats = again
         self.requested = asyncio.Event()
         self.finished = asyncio.Event()
         self.serving = False
@@ -278,6 +294,9 @@ class _Shutdown:
                 self._loop.add_signal_handler(number, self._begin)
             else:
                 signal.signal(number, signal.SIG_IGN)
+        for each in self._repeats:
+            if each not in self._signals:
+                signal.signal(each, signal.SIG_IGN)  # until the first has come
 
     def drain(self) -> None:
         """Drain the application, once Hypercorn has closed the listener."""
@@ -295,6 +314,8 @@ class _Shutdown:
         for number in self._signals:
             # From here on without the event loop, for it may hang.
             loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_IGN)
+        for number in self._repeats:
             signal.signal(number, self._signalled_again)
         timeout = self._tracker.settings.shutdown_timeout
         if self.serving and self._drain_time:
@@ -318,7 +339,7 @@ class _Shutdown:
     def _signalled_again(self, number: int, frame: object) -> None:
         if self.requested.is_set():
             _end_at_once(number, frame)
-        for each in self._signals:
+        for each in self._repeats:
             signal.signal(each, _end_at_once)
         self._loop.call_soon_threadsafe(self._shorten)
 
@@ -355,7 +376,7 @@ class _Shutdown:
 
 
 def _end_at_once(number: int, frame: object) -> NoReturn:
-    os._exit(128 + number)
+    os._exit(128 + (signal.SIGTERM if number == AGAIN else number))
 
 
 def _end_late(timeout: float) -> NoReturn:

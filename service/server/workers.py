@@ -13,10 +13,11 @@ twice that after each failure that follows within `CALM`, at most `LONGEST_PAUSE
 for which the system makes no process has failed so, too.
 
 SIGTERM or SIGINT: the parent closes its listeners and sends SIGTERM to each worker,
-which drains and ends as it does alone; further signals are passed on, so the second one
-ends the drain time and the third one all workers at once. Who is left `GRACE` after the
-time that a worker may take is killed. Workers ignore SIGINT, which a terminal sends to
-them, too.
+which drains and ends as it does alone; further signals are passed on as `AGAIN`, so the
+second one ends the drain time and the third one all workers at once. Who is left
+`GRACE` after the time that a worker may take is killed. Workers ignore SIGINT, which a
+terminal sends to them, too, and each SIGTERM after the first: process managers may send
+it to the whole group.
 
 A worker whose parent has died ends as with SIGTERM: it finds the end of a pipe that
 only the parent can write to.
@@ -24,7 +25,7 @@ only the parent can write to.
 Interleavings, each a test in tests/server/test_workers.py: a signal before the first
 worker is ready; one while a worker is being started again; a worker that is killed; one
 that is terminated; one that cannot start; one for which there is no process; the parent
-is killed.
+is killed; a signal that all processes get.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import structlog
 
-from service.server.process import address_of, bind_all
+from service.server.process import AGAIN, address_of, bind_all
 from service.settings import Settings
 
 __all__ = ["Inherited", "supervise"]
@@ -183,7 +184,7 @@ class _Parent:
                 status = await process.wait()
                 self._processes.discard(process)
             if self._stopping.is_set():
-                if status not in (0, -signal.SIGTERM):
+                if status not in (0, -signal.SIGTERM, -AGAIN):
                     self._note(status)
                 break
             if not served.done():
@@ -246,7 +247,7 @@ class _Parent:
     def _signalled(self) -> None:
         if self._stopping.is_set():
             for process in self._processes:
-                self._pass_on(process)
+                self._pass_on(process, AGAIN)
         else:
             self._stop()
 
@@ -261,9 +262,11 @@ class _Parent:
         asyncio.get_running_loop().call_later(longest, self._kill)
 
     @staticmethod
-    def _pass_on(process: asyncio.subprocess.Process) -> None:
+    def _pass_on(
+        process: asyncio.subprocess.Process, number: int = signal.SIGTERM
+    ) -> None:
         with contextlib.suppress(ProcessLookupError):
-            process.send_signal(signal.SIGTERM)
+            process.send_signal(number)
 
     def _kill(self) -> None:
         for process in self._processes:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import signal
 import socket
 import sys
 import time
@@ -23,6 +24,7 @@ import structlog
 from service.core.errors import StartupError
 from service.core.refusal_log import RefusalLog
 from service.server import run, serve
+from service.server.process import AGAIN
 from service.settings import Settings
 
 
@@ -301,6 +303,7 @@ def main() -> None:
     if sys.argv[2:] == ["asyncio"]:
         sys.modules["uvloop"] = None  # type: ignore[assignment]  # not to be found
     app = App(sys.argv[2] if len(sys.argv) > 2 else "")
+    worker = app.fault == "worker"
 
     def ready(addresses: list[str]) -> None:
         say("ready " + " ".join(addresses))
@@ -311,6 +314,10 @@ def main() -> None:
                 app,
                 settings,
                 ready=ready,
+                signals=(signal.SIGTERM,)
+                if worker
+                else (signal.SIGTERM, signal.SIGINT),
+                again=(AGAIN,) if worker else (),
                 send_away=app.send_away,
                 hurry=app.hurry.set,
                 drain=app.drain,

@@ -108,6 +108,26 @@ async def test_the_drain_time(launch: Any) -> None:
     ]
 
 
+async def test_a_worker_hears_further_signals_from_its_parent_alone(
+    launch: Any,
+) -> None:
+    """Those that a process manager sends to all are the one that the parent sends."""
+    process = launch(fault="worker", drain_time=60.0)
+    await process.ready()
+    client = await process.open("/echo")
+    process.signal(signal.SIGUSR1)  # before the first: ignored
+    process.signal(signal.SIGTERM)
+    await until(lambda: len(process.lines) > 1, 30, "the drain time")
+    for _ in range(2):
+        process.signal(signal.SIGTERM)
+        assert (await process.state())["open"] == 1
+    assert process.lines[1:] == ["sending away 1"]
+    process.signal(signal.SIGUSR1)
+    assert await close_frame(client) == (3001, "shutdown")
+    client.tcp.close()
+    assert await process.ended(30) == 0
+
+
 @pytest.mark.requirement("R49")
 @pytest.mark.parametrize("fault", ["drain", "hang"])
 async def test_a_third_signal(launch: Any, fault: str) -> None:
