@@ -142,14 +142,20 @@ class Threads:
             self._tick()
 
     async def close(self) -> None:
-        """End the runs that live in this process alone, and stop."""
+        """End the runs that live in this process alone, and stop.
+
+        An agent that pushes may go on at another process, or at the next.
+        """
         self._closing = True
         if self._timer is not None:
             self._timer.cancel()
         while self._beginning or self._writers:
             writers = tuple(self._writers.values())
             for writer in writers:
-                writer.lose()
+                if writer.pushed:
+                    writer.leave()
+                else:
+                    writer.lose()
             if self._beginning:
                 await asyncio.wait(self._beginning)
             for writer in writers:
@@ -379,7 +385,7 @@ class Threads:
         finally:
             self._busy.discard(thread.channel)
         thread.keep(now=info is not None, info=info)
-        return self._write(thread, run, lease)
+        return self._write(thread, run, lease, pushed=writes == "push")
 
     def _check(self, thread: Thread, run: str) -> None:
         known = thread.fold.runs.get(run)
@@ -428,9 +434,12 @@ class Threads:
         if self._shared:
             await self._live.drop_others(thread.channel, run)
         self._waiting.pop(thread.channel, None)
-        return self._write(thread, run, self.lease if lease is None else lease)
+        lease = self.lease if lease is None else lease
+        return self._write(thread, run, lease, pushed=True)
 
-    def _write(self, thread: Thread, run: str, lease: float) -> RunWriter:
+    def _write(
+        self, thread: Thread, run: str, lease: float, *, pushed: bool
+    ) -> RunWriter:
         writer = self._writers[thread.channel] = RunWriter(
             thread,
             run,
@@ -441,6 +450,7 @@ class Threads:
                 thread.channel, draft, thread.history, done
             ),
             event_size=self._event_size,
+            pushed=pushed,
             finished=self._finished,
         )
         return writer

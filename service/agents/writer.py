@@ -85,6 +85,7 @@ class RunWriter:
         spawn: Runs a coroutine in the background.
         append: Hands a draft to the store.
         event_size: Bytes of an event at most.
+        pushed: Whether its agent pushes, and may come back to any process.
         finished: Called once when nothing more will be stored: with True after a
             terminal event, with False when the run is lost and somebody has to see
             that it has one.
@@ -96,6 +97,7 @@ class RunWriter:
         start: The offset of the RUN_STARTED.
         heard_at: When the agent was heard of, on the clock.
         told_at: When the viewers were told something last.
+        pushed: The same.
         stepped_aside: Whether another process goes on with the run.
     """
 
@@ -109,6 +111,7 @@ class RunWriter:
         spawn: Callable[[Awaitable[None]], object],
         append: Callable[[Draft, Callable[[Appended | StoreError], None]], None],
         event_size: int,
+        pushed: bool,
         finished: Callable[[RunWriter, bool], None],
     ) -> None:
         self.thread = thread
@@ -116,6 +119,7 @@ class RunWriter:
         self.start = thread.fold.runs[run].start
         self.offset = thread.fold.offset
         self.cancelled = asyncio.Event()
+        self.pushed = pushed
         self.stepped_aside = False
         self.ended = asyncio.Event()
         self.heard_at = self.told_at = clock.now()
@@ -238,6 +242,18 @@ class RunWriter:
             self.stepped_aside = True
             self._lose()
 
+    def leave(self) -> None:
+        """Take no more events: this process ends, and the agent goes on at another.
+
+        What is on its way is waited for (`ended`).
+        """
+        if not self.over:
+            self.stepped_aside = self._lost = True
+            self._stop_lease()
+            self._moved.set()
+            if not self._items:
+                self._finish(ended=False)
+
     def lose(self) -> bool:
         """End the run because its agent is gone: a RUN_ERROR ``agent_lost``."""
         return self.fail(*AGENT_LOST)
@@ -331,6 +347,8 @@ class RunWriter:
         self.thread.keep(now=terminal)
         if terminal:
             self._finish(ended=True)
+        elif self._lost and not self._items:
+            self._finish(ended=False)
 
     async def _settle(self) -> None:
         """After a fault, find out what is in the log, and repeat what is not."""

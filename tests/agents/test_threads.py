@@ -309,6 +309,41 @@ async def test_a_process_that_is_closed_ends_its_runs() -> None:
 
 
 @pytest.mark.requirement("R44")
+async def test_an_agent_that_pushes_goes_on_after_a_close() -> None:
+    world = World()
+    before = world.process("before")
+    writer = await before.start("t", "r", writes="push")
+    world.store.script.append("hold")
+    late = await put(writer, *words("a", "b")[:2])
+    closing = asyncio.create_task(before.close())
+    await world.settle()
+    assert writer.over and not closing.done()  # until what was taken is stored
+    with pytest.raises(Refused, match="run_lost"):
+        await put(writer, words("a", "b")[2])
+    world.store.release()
+    await closing
+    assert [await each for each in late] == [2, 3]
+    after = world.process("after")
+    again = await after.resume("t", "r")
+    await put(again, *words("a", "b")[2:], finished())
+    await world.pass_time(60)
+    assert world.store.events() == [started(), *words("a", "b"), finished()]
+    assert world.store.state.values == {}
+
+
+@pytest.mark.requirement("R44")
+async def test_an_agent_that_does_not_come_back_after_a_close_is_lost() -> None:
+    world = World(shared=True)
+    before, _ = world.process("before"), world.process("after")
+    await before.start("t", "r", writes="push")
+    await world.settle()
+    await before.close()
+    world.kill(before)
+    await world.pass_time(60)
+    assert world.store.events() == [started(), LOST]
+
+
+@pytest.mark.requirement("R44")
 async def test_a_run_is_cancelled_from_any_server() -> None:
     world = World(shared=True)
     one, two = world.process("one"), world.process("two")

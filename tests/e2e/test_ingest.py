@@ -318,6 +318,32 @@ async def test_after_a_crash_of_the_server_the_agent_goes_on(
     assert [e.fields for e in await log_of(own, thread)] == events
 
 
+@pytest.mark.slow
+@pytest.mark.requirement("R44")
+async def test_after_a_shutdown_of_the_server_the_agent_goes_on(
+    make_server: Any, thread: str
+) -> None:
+    own = await make_server({"STEADWIRE_RUNS_LEASE": "60"}).start()
+    events = said("r1", WORDS, thread)
+    pusher, gate = Pusher(own, thread), asyncio.Event()
+
+    async def body() -> AsyncIterator[bytes]:
+        yield lines(events[:10])
+        await gate.wait()
+
+    pushing = asyncio.create_task(pusher.push(body()))
+    while (await pusher.control())["next"] < 11:
+        await asyncio.sleep(0.05)
+    assert await own.terminate() == 0
+    gate.set()
+    with contextlib.suppress(httpx.HTTPError):  # cut off, or told that it lives
+        await pushing
+    await own.start()
+    answer = await pusher.push(lines(events[8:]), "?from=9")
+    assert answer.json() == {**OVER, "next": 25}
+    assert [e.fields for e in await log_of(own, thread)] == events
+
+
 async def test_of_two_that_start_a_run_at_once_one_starts_it(
     server: Server, thread: str
 ) -> None:
