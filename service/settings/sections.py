@@ -468,8 +468,8 @@ class ProxySettings(Section, frozen=True, kw_only=True):
 
     Each gets a POST with JSON and answers ``{"result":{…}}``, ``{"error":{code,
     message}}`` or ``{"disconnect":{code,reason}}``. An answer that is late, has another
-    status than 2xx, or is anything else admits nobody: the client gets a temporary
-    error.
+    status than 2xx, or is anything else admits nobody: the client gets error 100,
+    temporary unless a field of the answer is wrong (docs/hooks.md).
 
     Attributes:
         connect: Asked when a client connects; "" for no endpoint.
