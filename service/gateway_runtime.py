@@ -8,7 +8,6 @@ from random import Random
 from uuid import uuid4
 
 import msgspec
-from botocore.session import Session
 
 from service.connections.hook_health import HookHealth
 from service.core.clock import SystemClock
@@ -76,7 +75,7 @@ class GatewayRuntime:
             raise AssertionError("the gateway needs DynamoDB")
         self._base, self._store = base, store
         own = settings.gateway
-        session = Session()
+        session = store.client.session
         self._calls = [
             SignedCalls(
                 own.endpoint, "execute-api", settings.dynamodb.region, session, clock

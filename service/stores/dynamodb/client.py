@@ -29,7 +29,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Literal, TypeVar
 
 import structlog
@@ -56,12 +56,12 @@ from service.stores.dynamodb.errors import (
     Throttled,
     classify,
 )
+from service.stores.dynamodb.models import SERVICE, load_quickly
 
 __all__ = [
     "Client",
     "Connect",
     "Operation",
-    "connect",
     "gather_limited",
     "opened",
     "query_all",
@@ -106,7 +106,7 @@ Connect = Callable[[DynamodbSettings], Any]
 _log = structlog.get_logger(__name__)
 
 
-def connect(settings: DynamodbSettings) -> Any:
+def _connect(client: Client, settings: DynamodbSettings) -> Any:
     """Return a boto client for DynamoDB. Blocks: it reads files.
 
     Raises:
@@ -114,8 +114,9 @@ def connect(settings: DynamodbSettings) -> Any:
     """
     try:
         # Not by boto3: it takes 0.1 s more to import, at each cold start.
-        return Session().create_client(
-            "dynamodb",
+        load_quickly(client.session)
+        return client.session.create_client(
+            SERVICE,
             region_name=settings.region or None,
             endpoint_url=settings.endpoint or None,
             config=Config(
@@ -141,7 +142,7 @@ class Client:
         settings: Region, endpoint, table, threads and the timeout.
         clock: Times deadlines, pauses and the breaker.
         rng: Spreads repeats; the system's by default.
-        connect: Makes the boto client.
+        connect: Makes the boto client; botocore by default.
 
     Attributes:
         table: The table's name, for requests.
@@ -156,7 +157,7 @@ class Client:
         clock: Clock,
         *,
         rng: random.Random | None = None,
-        connect: Connect = connect,
+        connect: Connect | None = None,
     ) -> None:
         self.table = settings.table
         self.attempts = 0
@@ -164,7 +165,7 @@ class Client:
         self._settings = settings
         self._clock = clock
         self._rng = rng or random.SystemRandom()
-        self._connect = connect
+        self._connect = connect or partial(_connect, self)
         self._boto: Any = None
         self._threads = ThreadPoolExecutor(settings.connections, "dynamodb")
         self._waiting = 0  # attempts that have not ended
@@ -177,6 +178,11 @@ class Client:
             rng=self._rng,
             changed=self._changed,
         )
+
+    @cached_property
+    def session(self) -> Session:
+        """The session of botocore, which finds credentials."""
+        return Session()
 
     async def start(self) -> None:
         """Make the boto client; sends nothing.

@@ -56,7 +56,7 @@ from service.settings import DynamodbSettings, StoreSettings
 from service.stores.append_budget import AppendBudget
 from service.stores.dynamodb import table
 from service.stores.dynamodb.broker_outages import BrokerOutages
-from service.stores.dynamodb.client import Client, Connect, connect
+from service.stores.dynamodb.client import Client, Connect
 from service.stores.dynamodb.lease import DynamodbLeases
 from service.stores.dynamodb.log.appender import ChannelAppender, Job
 from service.stores.dynamodb.log.cache import ChannelCache
@@ -117,7 +117,7 @@ class DynamodbStore:
         clock: Clock,
         *,
         rng: random.Random | None = None,
-        connect: Connect = connect,
+        connect: Connect | None = None,
         broker: Broker | None = None,
     ) -> None:
         self.broker = broker
