@@ -5,8 +5,8 @@
 Each start is a process of its own, with a table of the emulator ministack. Two times of
 each: on the clock, and on the processor; on an idle machine they differ by the table's
 answers alone. In turns with it starts bare boto3 with a client for DynamoDB: on a
-machine that is not idle the ratio of both tells more than either. rich is hidden, as a
-package of what requirements.lock names has none.
+machine that is not idle the ratio of both tells more than either. rich and greenlet are
+hidden, as a package of what requirements.lock names has neither.
 The start of Python itself is not counted: Lambda has done that before.
 """
 
@@ -27,7 +27,7 @@ from tests.harness.process import ROOT, environment
 
 START = """
 import json, sys, time
-sys.modules["rich"] = None
+sys.modules["rich"] = sys.modules["greenlet"] = None
 clock, processor = time.perf_counter(), time.process_time()
 import service.lambda_entry
 imported = time.perf_counter() - clock, time.process_time() - processor
