@@ -46,7 +46,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
 from typing import NamedTuple
 
@@ -281,16 +281,14 @@ _DISCONNECT = replies.disconnect_push(INSUFFICIENT_STATE)
 
 
 class _Span(NamedTuple):
-    """What one round delivers: `log`, up to `through`, of one epoch.
+    """What one round delivers: `log`, up to `through`.
 
     Attributes:
-        epoch: The epoch.
         through: The last offset.
         floor: Everything up to this offset was removed.
         log: Begins after the first hole below `through`; empty if that one is missing.
     """
 
-    epoch: str
     through: int
     floor: int
     log: list[Publication]
@@ -425,9 +423,9 @@ class _Delivery:
             log = await rounds.stored.between(channel, state, low, through)
         now = self._owned(await rounds.leases.read(channel))
         floor = now.floor if now.top.epoch == top.epoch else 0
-        span = _Span(top.epoch, through, floor, log)
+        span = _Span(through, floor, log)
         idle = [row for row in rows if row.client not in busy]
-        self._start(idle, span)
+        self._start(idle, begins, span)
         slow = await self._ended(SLOW)
         self._seen = waiting
         if slow or len(idle) < len(rows):
@@ -458,8 +456,19 @@ class _Delivery:
             begin = max(begin, self._delivered.offset)
         return max(begin, self._have.get((row.client, row.command), 0))
 
-    def _start(self, rows: Iterable[SubscriberRow], span: _Span) -> None:
-        """Begin what this round does for each row; nothing is under way for them."""
+    def _start(
+        self,
+        rows: Iterable[SubscriberRow],
+        begins: Mapping[tuple[ClientId, int], int],
+        span: _Span,
+    ) -> None:
+        """Begin what this round does for each row; nothing is under way for them.
+
+        Args:
+            rows: The rows.
+            begins: What the clients have of those that are active in this epoch.
+            span: What the round delivers.
+        """
         first = span.log[0].offset if span.log else math.inf
         frames: dict[int, list[tuple[str, int]]] = {}
         for row in rows:
@@ -470,9 +479,9 @@ class _Delivery:
                     self._begin_job(row, self._kill(row.client))
             elif row.state is not RowState.ACTIVE:
                 continue
-            elif row.position.epoch != span.epoch:
+            elif (begin := begins.get((row.client, row.command))) is None:
                 self._begin_job(row, self._tell_behind(row))
-            elif (begin := self._begin(row)) >= span.through:
+            elif begin >= span.through:
                 continue
             elif begin + 1 < first or begin < span.floor:
                 self._begin_job(row, self._tell_behind(row))
