@@ -10,6 +10,7 @@ from uuid import uuid4
 import msgspec
 
 from service.connections.hook_health import HookHealth
+from service.connections.refused_credentials import RefusedCredentials
 from service.core.clock import SystemClock
 from service.core.model import ClientId
 from service.core.people import People
@@ -48,6 +49,7 @@ class GatewayRuntime:
     Args:
         base: The parts that every way to serve clients needs, not started: its store's
             listener is `delivery.committed`.
+        refused: Credentials that were refused in this process.
         local: The subscribers of this process; None where it has none.
         posts: Writes to connections; through the gateway by default.
         hook_health: Counts failed calls of hooks; that of this process, if it has one.
@@ -66,6 +68,7 @@ class GatewayRuntime:
     def __init__(
         self,
         base: Foundation,
+        refused: RefusedCredentials,
         local: LocalSubscribers | None = None,
         posts: Posts | None = None,
         hook_health: HookHealth | None = None,
@@ -133,6 +136,7 @@ class GatewayRuntime:
             rng=Random(),
             version=base.node.version,
             metrics=base.metrics,
+            refused=refused,
             hook_health=hook_health or HookHealth(clock, base.metrics),
             liveness_stats=LivenessStats(NEVER),
             limits=CommandLimits(settings.effective_limits),

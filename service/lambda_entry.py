@@ -38,6 +38,7 @@ from typing import Any
 import structlog
 
 from service import logs
+from service.connections.refused_credentials import RefusedCredentials
 from service.core.clock import SystemClock
 from service.core.errors import CodecError, SettingsError
 from service.core.health import Fault
@@ -102,7 +103,10 @@ class _Function:
             stack.push_async_callback(proxy.close)
             handlers = proxy.handlers(handlers)
         base = Foundation(settings, handlers, self._clock, stack)
-        gateway = GatewayRuntime(base)
+        refused = RefusedCredentials(
+            settings.effective_limits, self._clock, self._refusals
+        )
+        gateway = GatewayRuntime(base, refused)
         await gateway.start()
         await base.start(gateway.delivery.committed)
         base.people = gateway.people

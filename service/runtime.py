@@ -173,12 +173,15 @@ class Runtime:
             )
             stack.callback(hub.announcements.stop)
             hook_health = HookHealth(clock, metrics)
+            gate = HandshakeGate(settings, clock, shedding)
             gateway = None
             listener: CommitListener = hub.committed
             if settings.gateway.endpoint:
                 from service.gateway_runtime import GatewayRuntime
 
-                gateway = GatewayRuntime(base, hub, hook_health=hook_health)
+                gateway = GatewayRuntime(
+                    base, gate.refused, hub, hook_health=hook_health
+                )
                 await gateway.start()
                 stack.push_async_callback(gateway.close)
                 listener = gateway.delivery.committed
@@ -265,7 +268,6 @@ class Runtime:
             )
             stack.callback(reaper.stop)
             reaper.start()
-            gate = HandshakeGate(settings, clock, shedding)
             streams = Streams(
                 clock,
                 limit=settings.connection_limit,

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Final, Protocol
 
 from service.connections.frame_quota import FrameQuota
+from service.connections.refused_credentials import RefusedCredentials
 from service.core.errors import Close
 from service.core.hooks import ConnectEvent
 from service.core.model import UserId
@@ -24,12 +25,6 @@ class Gate(Protocol):
     def forget(self, pending: PendingConnection) -> None:
         """Free the place of *pending*: it has connected, or is gone."""
 
-    def credentials_refused(self, address: str, credentials: bytes) -> None:
-        """Count credentials from *address* that were refused, by their digest."""
-
-    def blocked(self, address: str, credentials: bytes) -> bool:
-        """Tell whether *credentials* are not to be looked at: they failed before."""
-
 
 class PendingConnection:
     """One WebSocket, from the handshake gate until it is gone.
@@ -38,7 +33,8 @@ class PendingConnection:
         address: The key of the client's address.
         origin: Its Origin header, "" for none.
         headers: The headers of its handshake that the connect hook is given.
-        gate: Told when it has connected or was refused; None where no gate let it in.
+        gate: Told when it has connected; None where no gate let it in.
+        refused: Told when its credentials are refused; None where that is not counted.
 
     Attributes:
         address: The key of the client's address.
@@ -53,6 +49,7 @@ class PendingConnection:
     __slots__ = (
         "_credentials",
         "_gate",
+        "_refused",
         "address",
         "close",
         "frames",
@@ -68,6 +65,7 @@ class PendingConnection:
         origin: str = "",
         headers: Mapping[str, str] = NO_HEADERS,
         gate: Gate | None = None,
+        refused: RefusedCredentials | None = None,
     ) -> None:
         self.address = address
         self.origin = origin
@@ -76,6 +74,7 @@ class PendingConnection:
         self.frames: FrameQuota | None = None
         self._credentials = b""
         self._gate = gate
+        self._refused = refused
         self.close: Callable[[Close], None] | None = None
         self.kept = False
 
@@ -100,10 +99,10 @@ class PendingConnection:
 
     def blocked(self, event: ConnectEvent) -> bool:
         """Tell whether the credentials in *event* are not to be looked at."""
-        if self._gate is None:
+        if self._refused is None:
             return False
         self._credentials = _digest(event)
-        return self._gate.blocked(self.address, self._credentials)
+        return self._refused.blocked(self.address, self._credentials)
 
     def credentials_refused(self, *, connecting: bool) -> None:
         """Count credentials against its address.
@@ -111,9 +110,9 @@ class PendingConnection:
         Args:
             connecting: They are those of its connect.
         """
-        if self._gate is not None:
+        if self._refused is not None:
             credentials = self._credentials if connecting else b""
-            self._gate.credentials_refused(self.address, credentials)
+            self._refused.add(self.address, credentials)
 
 
 def _digest(event: ConnectEvent) -> bytes:

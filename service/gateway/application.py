@@ -139,7 +139,9 @@ class GatewayApplication:
             stored = await sessions.load(client)
             return stored and resumed(self.context, client, stored)[0]
         said = msgspec.json.decode(arrived, type=_Handshake)
-        pending = PendingConnection(said.address, said.origin, said.headers)
+        pending = PendingConnection(
+            said.address, said.origin, said.headers, refused=self.context.refused
+        )
         return Invocation(self.context, client, pending)
 
     async def _refuse(self, client: ClientId, text: str) -> None:

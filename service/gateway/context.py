@@ -12,6 +12,7 @@ import structlog
 from service.auth.permissions import Permissions
 from service.auth.revocations import Revocations
 from service.connections.hook_health import HookHealth
+from service.connections.refused_credentials import RefusedCredentials
 from service.core.errors import (
     CLOSE_CONNECTION_LIMIT,
     Close,
@@ -52,6 +53,7 @@ class GatewayContext:
         version: Shown to clients.
         metrics: Counts.
         hook_health: Counts the calls of hooks without a usable answer.
+        refused: Credentials that were refused in this process.
         liveness_stats: Of no use here: no session waits for a pong.
         limits: The rates of commands, as far as one process sees them.
         sessions: The sessions.
@@ -72,6 +74,7 @@ class GatewayContext:
     version: str
     metrics: Metrics
     hook_health: HookHealth
+    refused: RefusedCredentials
     liveness_stats: LivenessStats
     limits: CommandLimits
     sessions: Sessions

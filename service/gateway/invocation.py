@@ -41,7 +41,7 @@ import structlog
 
 from service.auth.errors import KeysUnavailable
 from service.connections.audit_log import log_decision
-from service.connections.hook_calls import Outcome, ask, note_answer
+from service.connections.hook_calls import BLOCKED, Outcome, ask, note_answer
 from service.connections.pending_connection import PendingConnection
 from service.core.errors import (
     CONNECTION_EXPIRED,
@@ -313,14 +313,18 @@ class Invocation:
     def ask(self, command: int, event: Event) -> None:
         """Ask a hook; the session is given its answer, or a refusal if it is late."""
         context, pending = self._context, self._pending
+        handlers = context.handlers
         if isinstance(event, ConnectEvent):
             event = replace(event, origin=pending.origin, http_headers=pending.headers)
+            if pending.blocked(event):
+                handlers = BLOCKED
         elif isinstance(event, RefreshEvent):
             event = replace(event, origin=pending.origin)
+        answered = partial(self._answered, command, event, handlers is not BLOCKED)
         ask(
-            context.handlers,
+            handlers,
             event,
-            self._awaited(partial(self._outcome, self._answered, command, event)),
+            self._awaited(partial(self._outcome, answered)),
             dump=context.encoder.dump,
             clock=self._clock,
             timeout=context.client.hook_timeout,
@@ -328,9 +332,10 @@ class Invocation:
             health=context.hook_health,
         )
 
-    def _answered(self, command: int, event: Event, outcome: Outcome) -> None:
-        wrong = self.session.answered(command, event, outcome, self._clock.now())
-        note_answer(event, outcome, wrong, self._context.hook_health)
+    def _answered(self, command: int, event: Event, asked: bool, it: Outcome) -> None:
+        wrong = self.session.answered(command, event, it, self._clock.now())
+        if asked:
+            note_answer(event, it, wrong, self._context.hook_health)
 
     def publish(
         self, command: int, channel: Channel, draft: Draft, history: History

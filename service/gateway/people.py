@@ -33,7 +33,7 @@ def resumed(
 ) -> tuple[Invocation, SessionRecord]:
     """Return an invocation for a session as stored, and its record."""
     record = msgspec.json.decode(stored.record, type=SessionRecord)
-    pending = PendingConnection(record.address, record.origin)
+    pending = PendingConnection(record.address, record.origin, refused=context.refused)
     invocation = Invocation(context, client, pending)
     invocation.restore(stored, record)
     return invocation, record

@@ -41,11 +41,12 @@ from typing import Any, NamedTuple
 
 from service.connections.frame_quota import FrameQuota
 from service.connections.pending_connection import PendingConnection
+from service.connections.refused_credentials import RefusedCredentials
 from service.core.address_shares import AddressShares
 from service.core.client_address import Proxies
 from service.core.errors import TOO_MANY_REQUESTS_CLOSE
 from service.core.ports import Clock
-from service.core.rate_limits import Buckets, Failures, Holders, rate_of
+from service.core.rate_limits import Buckets, Holders, rate_of
 from service.core.refusal_log import RefusalLog
 from service.core.shedding import Shedding
 from service.session.command_queue import CommandLimits
@@ -95,6 +96,7 @@ class HandshakeGate:
     Attributes:
         commands: The limits of commands, and their counts.
         refusals: Handshakes that were refused, by cause; some are logged.
+        refused: Credentials that were refused.
     """
 
     def __init__(self, settings: Settings, clock: Clock, shedding: Shedding) -> None:
@@ -107,18 +109,13 @@ class HandshakeGate:
         self._proxies = Proxies(settings.server.trusted_proxies)
         connects = rate_of(limits.connects_per_address, limits.burst)
         self._connects = Buckets[str](connects, _KEYS) if connects else None
-        self._failures: Failures[str] | None = None
-        self._refused: Failures[tuple[str, bytes]] | None = None
-        if limits.failures_per_address:
-            window, block = limits.failure_window, limits.failure_block
-            self._failures = Failures(limits.failures_per_address, window, block, _KEYS)
-            self._refused = Failures(1, window, block, _KEYS)
         self._places = limits.unauthenticated  # 0 for any number
         self._pending: dict[PendingConnection, None] = {}  # the oldest first
         self._addresses = Holders[str](limits.unauthenticated_per_address or 0)
         self._shares = AddressShares(asyncio.get_running_loop)
         self.commands = CommandLimits(limits)
         self.refusals = RefusalLog()
+        self.refused = RefusedCredentials(limits, clock, self.refusals)
 
     async def serve(self, app: Any, scope: Any, receive: Any, send: Any) -> None:
         """Let one WebSocket in to *app*, or refuse it."""
@@ -155,7 +152,9 @@ class HandshakeGate:
         passed_on = {
             name: text for name in self._headers if (text := _joined(headers, name))
         }
-        return PendingConnection(address, origin, passed_on, self)
+        return PendingConnection(
+            address, origin, passed_on, gate=self, refused=self.refused
+        )
 
     def refuses_request(
         self, pending: PendingConnection, headers: list[tuple[bytes, bytes]]
@@ -220,30 +219,6 @@ class HandshakeGate:
         if pending in self._pending:
             del self._pending[pending]
             self._addresses.release(pending.address)
-
-    def credentials_refused(self, address: str, credentials: bytes) -> None:
-        """Count credentials from *address* that were refused.
-
-        Args:
-            address: The key of the client's address.
-            credentials: Their digest; empty when they may be those of others too.
-        """
-        if self._failures is None or self._refused is None:
-            return
-        now = self._clock.now()
-        if self._failures.failed(address, now):
-            self._count("failures", address)
-        if credentials and self._failures.blocked(address, now):
-            self._refused.failed((address, credentials), now)
-
-    def blocked(self, address: str, credentials: bytes) -> bool:
-        """Tell whether *credentials* are not to be looked at: they failed before."""
-        if self._refused is None:
-            return False
-        blocked = self._refused.blocked((address, credentials), self._clock.now()) > 0
-        if blocked:
-            self._count("blocked", address)
-        return blocked
 
     def drain(self) -> None:
         """Refuse every handshake from now on."""

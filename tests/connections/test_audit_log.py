@@ -11,6 +11,7 @@ from structlog.testing import capture_logs
 from service.connections import audit_log
 from service.connections.audit_log import log_decision
 from service.connections.pending_connection import PendingConnection
+from service.connections.refused_credentials import RefusedCredentials
 from service.core.errors import (
     CONNECTION_EXPIRED,
     INTERNAL,
@@ -20,32 +21,21 @@ from service.core.errors import (
     UNAUTHORIZED,
 )
 from service.core.model import ClientId, UserId
+from service.core.refusal_log import RefusalLog
 from service.metrics import Metrics
 from service.session.port import Decision
+from service.settings import LimitSettings
+from tests.clock import VirtualClock
 
 
-class Gate:
-    """A handshake gate that keeps whose credentials were refused."""
-
-    def __init__(self) -> None:
-        self.refused: list[str] = []
-
-    def forget(self, pending: PendingConnection) -> None:
-        raise AssertionError("a decision does not free the place")
-
-    def credentials_refused(self, address: str, credentials: bytes) -> None:
-        self.refused.append(address)
-
-    def blocked(self, address: str, credentials: bytes) -> bool:
-        raise AssertionError("it is asked before a decision")
-
-
-def decide(about: str, code: int, reason: str = "") -> tuple[Gate, Metrics]:
-    gate, metrics = Gate(), Metrics()
-    pending = PendingConnection("192.0.2.1", gate=gate)
+def decide(about: str, code: int, reason: str = "") -> tuple[RefusalLog, Metrics]:
+    refusals, metrics = RefusalLog(), Metrics()
+    limits = LimitSettings(failures_per_address=1)
+    refused = RefusedCredentials(limits, VirtualClock(), refusals)
+    pending = PendingConnection("192.0.2.1", refused=refused)
     decision = Decision(about, UserId("ann"), code, reason)
     log_decision(decision, ClientId("me"), pending, metrics)
-    return gate, metrics
+    return refusals, metrics
 
 
 @pytest.mark.parametrize(
@@ -64,10 +54,10 @@ def decide(about: str, code: int, reason: str = "") -> tuple[Gate, Metrics]:
 )
 def test_decisions(about: str, code: int, outcome: str, counts: bool) -> None:
     with capture_logs() as lines:
-        gate, metrics = decide(about, code, "why")
-    assert gate.refused == (["192.0.2.1"] if counts else [])
+        refusals, metrics = decide(about, code, "why")
+    assert refusals.counts == ({"failures": 1} if counts else {})
     assert {k for k, v in metrics.auth.values.items() if v} == {outcome}
-    assert lines == [
+    assert lines[-1:] == [
         {
             "event": "authentication",
             "log_level": "info",

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 from service.connections.pending_connection import PendingConnection
+from service.connections.refused_credentials import RefusedCredentials
 from service.core.hooks import ConnectEvent
 from service.core.model import ClientId, RawJson, UserId
+from service.core.refusal_log import RefusalLog
+from service.settings import LimitSettings
+from tests.clock import VirtualClock
 
 
 class Gate:
     def __init__(self) -> None:
         self.forgotten: list[PendingConnection] = []
-        self.refused: list[bytes] = []
 
     def forget(self, pending: PendingConnection) -> None:
         self.forgotten.append(pending)
 
-    def credentials_refused(self, address: str, credentials: bytes) -> None:
-        self.refused.append(credentials)
 
-    def blocked(self, address: str, credentials: bytes) -> bool:
-        return credentials in self.refused
+def make_refused() -> RefusedCredentials:
+    """What remembers all that is refused, from the first on."""
+    limits = LimitSettings(failures_per_address=1)
+    return RefusedCredentials(limits, VirtualClock(), RefusalLog())
 
 
 def test_connecting_frees_the_place_and_the_connection() -> None:
@@ -40,7 +43,7 @@ def test_without_a_gate_nobody_is_told() -> None:
 
 
 def test_credentials_are_all_that_the_client_sent() -> None:
-    gate = Gate()
+    refused = make_refused()
     client = ClientId("c")
     every = [
         ConnectEvent(client, "token"),
@@ -50,19 +53,18 @@ def test_credentials_are_all_that_the_client_sent() -> None:
         ConnectEvent(client, "token", http_headers={"cookie": "a=1"}),
     ]
     for event in every:
-        pending = PendingConnection("192.0.2.1", gate=gate)
+        pending = PendingConnection("192.0.2.1", refused=refused)
         assert not pending.blocked(event)
         pending.credentials_refused(connecting=True)
         assert pending.blocked(event)
-        assert PendingConnection("192.0.2.1", gate=gate).blocked(event)
-    assert len(set(gate.refused)) == len(every)
+        assert PendingConnection("192.0.2.1", refused=refused).blocked(event)
+        assert not PendingConnection("192.0.2.2", refused=refused).blocked(event)
 
 
 def test_a_refresh_does_not_count_against_the_connect() -> None:
-    gate = Gate()
-    pending = PendingConnection("192.0.2.1", gate=gate)
+    pending = PendingConnection("192.0.2.1", refused=make_refused())
     event = ConnectEvent(ClientId("c"), "token")
     pending.blocked(event)
-    pending.credentials_refused(connecting=False)
-    assert gate.refused == [b""]
-    assert not pending.blocked(event)
+    for _ in range(2):
+        pending.credentials_refused(connecting=False)
+        assert not pending.blocked(event)

@@ -15,10 +15,12 @@ from typing import Any
 
 import jwt
 
+from service.connections.refused_credentials import RefusedCredentials
 from service.core.errors import StoreError
 from service.core.hooks import Handlers
 from service.core.model import Channel, ClientId, Draft, RawJson
 from service.core.ports import Clock, Posted
+from service.core.refusal_log import RefusalLog
 from service.foundation import Foundation
 from service.gateway.events import Answer, Arrival, Kind
 from service.gateway_runtime import GatewayRuntime
@@ -99,6 +101,7 @@ class Environment:
     Attributes:
         runtime: Its parts.
         base: Its foundation.
+        refusals: What it refused.
     """
 
     def __init__(
@@ -106,7 +109,9 @@ class Environment:
     ) -> None:
         self._stack = AsyncExitStack()
         self.base = Foundation(settings, handlers, clock, self._stack)
-        self.runtime = GatewayRuntime(self.base, posts=sockets)
+        self.refusals = RefusalLog()
+        refused = RefusedCredentials(settings.effective_limits, clock, self.refusals)
+        self.runtime = GatewayRuntime(self.base, refused, posts=sockets)
         self.sockets = sockets
         self._commands = 0
 

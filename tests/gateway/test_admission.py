@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from service.core.clock import SystemClock
+from service.core.errors import PERMISSION_DENIED, TOO_MANY_REQUESTS, ReplyError
+from service.core.hooks import ConnectEvent, ConnectResult, Handlers
 from service.core.model import Channel, ClientId, RawJson, UserId
 from service.gateway.events import Kind
 from tests.gateway.environments import SECRET, Environment, Environments, token
@@ -252,16 +254,33 @@ async def test_one_thread_for_the_table_is_enough(environments: Environments) ->
     assert [each for each in await environments.items() if "book" in each] == []
 
 
-@pytest.mark.slow
-async def test_refused_credentials_are_looked_at_each_time(
-    strict: list[Environment], environments: Environments
+@pytest.mark.requirement("B100", "B104")
+async def test_refused_credentials_are_not_looked_at_again(
+    environments: Environments,
 ) -> None:
-    one, sockets = strict[0], environments.sockets
-    for number in range(25):
-        client = f"c{number}"
-        await one.handle(Kind.CONNECT, client)
-        sockets.messages[client] = []
-        await one.say(client, {"id": 1, "connect": {"token": "not one"}})
-        [told] = sockets.take(client)
-        assert told["push"]["disconnect"]["code"] == 3500
-    assert "connect" in await one.connect("good", token=token())
+    """In the process that refused them; others, and valid ones, are looked at."""
+    asked: list[str] = []
+
+    async def decide(event: ConnectEvent) -> ConnectResult:
+        asked.append(event.token)
+        if event.token == "good":
+            return ConnectResult(user="ann")
+        raise ReplyError(PERMISSION_DENIED)
+
+    one = await environments.open(
+        SystemClock(),
+        Handlers(connect=decide),
+        STEADWIRE_LIMITS_FAILURES_PER_ADDRESS="2",
+    )
+
+    async def code(client: str, token: str) -> int:
+        found: int = (await one.connect(client, token=token))["error"]["code"]
+        return found
+
+    denied, busy = PERMISSION_DENIED.code, TOO_MANY_REQUESTS.code
+    found = [await code(f"c{n}", "bad") for n in range(4)]
+    assert found == [denied, denied, busy, busy]
+    assert [await code("d", "other"), await code("e", "other")] == [denied, busy]
+    assert "connect" in await one.connect("f", token="good")
+    assert asked == ["bad", "bad", "other", "good"]
+    assert one.refusals.counts == {"failures": 1, "blocked": 3}

@@ -106,9 +106,9 @@ ADDRESS, GOOD, BAD = "192.0.2.1", b"good", b"bad"
 
 def blocked(bench: GateBench, credentials: bytes, address: str = ADDRESS) -> bool:
     """Present credentials that are refused, unless they are not looked at."""
-    found = bench.gate.blocked(address, credentials)
+    found = bench.gate.refused.blocked(address, credentials)
     if not found and credentials != GOOD:
-        bench.gate.credentials_refused(address, credentials)
+        bench.gate.refused.add(address, credentials)
     return found
 
 
@@ -133,8 +133,8 @@ def test_what_fails_is_blocked_and_nobody_beside_it() -> None:
 def test_credentials_that_are_not_those_of_a_connect_are_not_blocked() -> None:
     bench = GateBench(failures_per_address=3)
     for _ in range(5):
-        bench.gate.credentials_refused(ADDRESS, b"")
-    assert not bench.gate.blocked(ADDRESS, b"")
+        bench.gate.refused.add(ADDRESS, b"")
+    assert not bench.gate.refused.blocked(ADDRESS, b"")
     assert bench.gate.refusals.counts == {"failures": 1}
 
 

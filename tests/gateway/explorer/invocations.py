@@ -34,12 +34,14 @@ from unittest.mock import patch
 
 from service.auth.permissions import Permissions
 from service.connections.hook_health import HookHealth
+from service.connections.refused_credentials import RefusedCredentials
 from service.core.clock import SystemClock
 from service.core.errors import CLOSE_CONNECTION_LIMIT, StoreError
 from service.core.hooks import ConnectEvent, ConnectResult, Handlers
 from service.core.lease import Hold
 from service.core.model import ClientId, Draft, RawJson
 from service.core.ports import Posted
+from service.core.refusal_log import RefusalLog
 from service.gateway import invocation
 from service.gateway.application import GatewayApplication
 from service.gateway.context import GatewayContext
@@ -50,7 +52,7 @@ from service.metrics import Metrics
 from service.payload.encoder import PayloadEncoder
 from service.session.command_queue import CommandLimits
 from service.session.liveness_stats import LivenessStats
-from service.settings import load
+from service.settings import LimitSettings, load
 from service.stores.dynamodb import store, table
 from service.stores.dynamodb.registry.connections import AdmissionLimits
 from service.stores.dynamodb.sessions import DynamodbSessions
@@ -382,6 +384,7 @@ class InvocationTools(Tools):
             version="0",
             metrics=_shared().metrics,
             hook_health=_shared().hook_health,
+            refused=_shared().refused,
             liveness_stats=_shared().liveness_stats,
             limits=_shared().limits,
             sessions=sessions,
@@ -455,6 +458,7 @@ class _Shared:
         self.metrics = Metrics()
         self.encoder = PayloadEncoder(clock)
         self.hook_health = HookHealth(clock, self.metrics)
+        self.refused = RefusedCredentials(LimitSettings(), clock, RefusalLog())
         self.liveness_stats = LivenessStats(float("inf"))
         self.limits = CommandLimits(_SETTINGS.effective_limits)
         self.permissions = Permissions(_SETTINGS.channels, insecure=True)
