@@ -33,11 +33,16 @@ async def world(make_world: MakeWorld) -> LoopWorld:
     return await make_world(short, SystemClock())
 
 
-async def elapsed(socket: FakeSocket, condition: Callable[[], object]) -> float:
-    loop = asyncio.get_running_loop()
-    start = loop.time()
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+async def elapsed(
+    start: float, socket: FakeSocket, condition: Callable[[], object]
+) -> float:
+    """Return the time since *start*, which is before what begins a timer."""
     await socket.until(condition)
-    return loop.time() - start
+    return now() - start
 
 
 # The clock's resolution: a timer may be called that much before its time.
@@ -45,16 +50,18 @@ EARLY = 0.002  # s
 
 
 async def test_stale(world: LoopWorld) -> None:
+    start = now()
     _, socket = world.open()
-    took = await elapsed(socket, lambda: socket.closes)
+    took = await elapsed(start, socket, lambda: socket.closes)
     assert socket.closes == [3502]
     assert took >= 2 * SHORT - EARLY
 
 
 async def test_ping(world: LoopWorld) -> None:
+    start = now()
     _, socket = await world.connect()
-    took = await elapsed(socket, lambda: "{}" in socket.frames)
-    assert took >= 2 * SHORT - 20 * EARLY  # from the connect, which was before
+    took = await elapsed(start, socket, lambda: "{}" in socket.frames)
+    assert took >= 2 * SHORT - EARLY
     assert socket.messages[-1] == {}
 
 
@@ -63,12 +70,13 @@ async def test_pongs_keep_a_connection_and_their_absence_ends_it(
 ) -> None:
     connection, socket = await world.connect()
     for count in (1, 2, 3):
-        await socket.until(lambda count=count: socket.frames.count("{}") == count)
+        await socket.until(lambda count=count: socket.frames.count("{}") >= count)
+        start = now()
         connection.receive("{}")
-    took = await elapsed(socket, lambda: socket.closes)
+    took = await elapsed(start, socket, lambda: socket.closes)
     assert socket.closes == [3012]
-    assert socket.frames.count("{}") >= 5  # on schedule, and when that was missed
-    assert took >= 8 * SHORT - 10 * EARLY
+    assert socket.frames.count("{}") > 3  # they go on, however late the machine is
+    assert took >= 8 * SHORT - EARLY
 
 
 @pytest.mark.requirement("B36")
@@ -89,8 +97,9 @@ async def test_write(world: LoopWorld) -> None:
 async def test_abort(world: LoopWorld) -> None:
     connection, socket = await world.connect()
     socket.stop_reading()
+    start = now()
     connection.malformed()
-    took = await elapsed(socket, lambda: socket.aborts)
+    took = await elapsed(start, socket, lambda: socket.aborts)
     assert took >= 2 * SHORT - EARLY
     assert socket.closes == []
 
