@@ -27,8 +27,8 @@ from tests.chaos.slow_agent import WORDS
 from tests.harness.agents import Event, agent_settings, run_input, viewing
 from tests.harness.agui import started_judge
 from tests.harness.backends import BACKENDS
+from tests.harness.ports import free_port
 from tests.harness.process import environment, launched
-from tests.harness.proxies import free_port
 from tests.harness.server import Server
 
 _AGENT = Path(__file__).with_name("slow_agent.py")

@@ -24,6 +24,7 @@ from service.settings import Settings, StoreSettings, TokenSettings, load
 from service.stores.sqlite.schema import open_files
 from tests.auth.keyring import OTHER_SECRET, SECRET, odd_curve_pem
 from tests.cli.running import KEYS, printed, run
+from tests.harness.ports import free_port
 from tests.harness.process import environment, launched
 from tests.harness.server import Server
 
@@ -260,10 +261,8 @@ def test_a_lock_that_another_process_holds(tmp_path: Path) -> None:
 
 
 def test_the_port() -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = str(taken.getsockname()[1])
+    port = str(free_port())
+    with socket.create_server(("127.0.0.1", int(port))):
         found = examined(STEADWIRE_SERVER_PORT=port)["port"]
         assert found.level == "problem"
         assert found.text == f"{port} on 127.0.0.1 is in use"

@@ -11,7 +11,7 @@ import pytest
 
 from service.cli.doctor.agents import examine_agents
 from service.settings import load
-from tests.harness.proxies import free_port
+from tests.harness.ports import free_port
 
 
 @pytest.fixture

@@ -16,8 +16,8 @@ import pytest
 
 from tests.harness.agents import agent_settings, run_input, text_of, viewing
 from tests.harness.fixtures import server_with
+from tests.harness.ports import free_port
 from tests.harness.process import ROOT, environment, launched
-from tests.harness.proxies import free_port
 from tests.harness.server import Server
 
 PORT = free_port()

@@ -10,6 +10,7 @@ import pytest
 
 from tests.harness.api import Api
 from tests.harness.fixtures import server_with
+from tests.harness.ports import free_port
 from tests.harness.raw import HandshakeRefused, RawClient
 from tests.harness.server import API_KEY, Server
 
@@ -113,9 +114,7 @@ async def test_both_listeners_are_closed_at_the_end(
 async def test_one_port_and_two_addresses(
     make_server: Callable[..., Server],
 ) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     server = make_server(
         {
             "STEADWIRE_SERVER_PORT": str(port),

@@ -6,7 +6,6 @@ import json
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -16,6 +15,7 @@ import pytest
 from websockets.sync.client import connect
 
 from tests.harness.emulators import Emulator
+from tests.harness.ports import free_port
 from tests.harness.process import ROOT, TOOLS, environment, launched
 from tests.harness.tools import node
 
@@ -53,12 +53,6 @@ def start(tmp_path: Path) -> Iterator[Start]:
     for process in started:
         process.kill()
         process.communicate()
-
-
-def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
 
 
 def line(process: subprocess.Popen[str], beginning: str = "") -> str:

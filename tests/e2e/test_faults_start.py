@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.harness.ports import free_port
 from tests.harness.process import environment, launched
 from tests.harness.server import Server
 
@@ -146,9 +147,7 @@ async def test_several_workers_of_hypercorn_are_refused(
     make_server: MakeServer, tmp_path: Path, channel: str
 ) -> None:
     """Each worker would answer from its own memory only."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     server = make_server()
     path = server.settings["STEADWIRE_STORE_PATH"]
     _, _, stderr = await asyncio.to_thread(

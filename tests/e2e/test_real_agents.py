@@ -18,8 +18,8 @@ import pytest
 from tests.harness.agents import Event, agent_settings, run_input, text_of, viewing
 from tests.harness.agui import Judge, started_judge
 from tests.harness.fixtures import server_with
+from tests.harness.ports import free_port
 from tests.harness.process import TOOLS, environment, launched
-from tests.harness.proxies import free_port
 from tests.harness.server import Server
 from tests.harness.tools import node
 

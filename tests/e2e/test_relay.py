@@ -21,7 +21,7 @@ from tests.harness.agents import (
     viewing,
 )
 from tests.harness.fixtures import backends, server_with
-from tests.harness.proxies import free_port
+from tests.harness.ports import free_port
 from tests.harness.server import Server
 
 WORDS = [f"word{n} " for n in range(40)]

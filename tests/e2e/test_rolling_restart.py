@@ -20,8 +20,9 @@ import pytest
 from tests.chaos.load import Load, compare, has_everything
 from tests.harness.api import Api
 from tests.harness.fixtures import backends
+from tests.harness.ports import free_port
 from tests.harness.process import ROOT
-from tests.harness.proxies import free_port, start_proxy
+from tests.harness.proxies import start_proxy
 from tests.harness.raw import PATH
 from tests.harness.sdk import SdkClient
 from tests.harness.server import API_KEY, Server

@@ -16,7 +16,7 @@ from tests.agents.runs import text_of
 from tests.harness import tokens
 from tests.harness.agents import Agent, agent_settings, run_input, said
 from tests.harness.fixtures import server_with
-from tests.harness.proxies import free_port
+from tests.harness.ports import free_port
 from tests.harness.server import Server
 
 PORT = free_port()

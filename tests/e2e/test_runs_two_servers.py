@@ -13,7 +13,7 @@ from tests.agents.runs import finished, started, text_of, words
 from tests.harness.agents import Agent, Answer, agent_settings, run_input, viewing
 from tests.harness.api import Api
 from tests.harness.backends import BACKENDS
-from tests.harness.proxies import free_port
+from tests.harness.ports import free_port
 from tests.harness.server import Server
 
 PORT = free_port()

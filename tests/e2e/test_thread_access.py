@@ -22,7 +22,7 @@ from tests.harness.agents import (
 )
 from tests.harness.api import Api
 from tests.harness.fixtures import server_with
-from tests.harness.proxies import free_port
+from tests.harness.ports import free_port
 from tests.harness.server import Server
 
 PORT = free_port()

@@ -23,7 +23,7 @@ from tests.harness.agents import (
     viewing,
 )
 from tests.harness.fixtures import backends, server_with
-from tests.harness.proxies import free_port
+from tests.harness.ports import free_port
 from tests.harness.raw import RawClient
 from tests.harness.server import Server
 from tests.harness.sockets import TcpClient

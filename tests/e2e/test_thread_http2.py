@@ -26,7 +26,7 @@ from tests.harness.agents import (
     said,
 )
 from tests.harness.fixtures import server_with
-from tests.harness.proxies import free_port
+from tests.harness.ports import free_port
 from tests.harness.server import Server
 from tests.harness.sockets import TcpClient
 

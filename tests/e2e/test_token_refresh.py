@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 from aiohttp import web
 
 from tests.harness.fixtures import server_with
+from tests.harness.ports import free_port
 from tests.harness.raw import Closed, RawClient
 from tests.harness.sdk import SdkClient
 from tests.harness.server import Server
@@ -245,8 +245,7 @@ async def test_keys_that_cannot_be_had_again_and_again_degrade(
     make_server: Callable[..., Server],
 ) -> None:
     """Although one token came; and that ends when they can be had, without another."""
-    with socket.create_server(("127.0.0.1", 0)) as unused:
-        port = unused.getsockname()[1]
+    port = free_port()
     url = f"http://127.0.0.1:{port}/jwks"
     server = await make_server(
         token_settings(STEADWIRE_TOKEN_JWKS_PUBLIC_ENDPOINT=url)

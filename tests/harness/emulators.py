@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -26,6 +25,7 @@ from pathlib import Path
 from typing import Self
 
 from service.settings import DynamodbSettings
+from tests.harness.ports import free_port
 from tests.harness.process import TOOLS, launched
 from tests.harness.tools import missing, node
 
@@ -82,7 +82,7 @@ class Emulator:
     def start(self) -> Self:
         """Start it and wait until it answers."""
         for _ in range(5):
-            self.port = _free_port()
+            self.port = free_port()
             if self._start():
                 return self
         raise AssertionError(f"{self.name} does not start:\n{self.output()}")
@@ -183,10 +183,3 @@ def _moto() -> Emulator:
     return Emulator(
         "moto", [sys.executable, program, "-H", "127.0.0.1", "-p", "{port}"]
     )
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import socket
 import subprocess
 from pathlib import Path
 
 from tests.harness.process import environment, launched
 from tests.harness.tools import proxy
 
-__all__ = ["free_port", "start_proxy"]
+__all__ = ["start_proxy"]
 
 NGINX = """
 daemon off;
@@ -33,12 +32,6 @@ CADDY = """
 }}
 {block}
 """
-
-
-def free_port() -> int:
-    """Return a port of the loopback that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as one:
-        return int(one.getsockname()[1])
 
 
 def start_proxy(name: str, block: str, directory: Path) -> subprocess.Popen[bytes]:

@@ -18,6 +18,7 @@ from typing import IO, Any, Self
 import psutil
 
 from tests.harness.api import Api
+from tests.harness.ports import free_port
 from tests.harness.process import environment, launched
 from tests.harness.raw import PATH, RawClient
 
@@ -107,6 +108,7 @@ class Server:
     def spawn(self) -> None:
         """Start the process and return at once."""
         assert self._process is None, "it is running"
+        self.port = self.port or free_port()
         # The working directory has no steadwire.toml, and takes whatever is written.
         port = {"STEADWIRE_SERVER_PORT": str(self.port)}
         if self._app:

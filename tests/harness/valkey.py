@@ -8,8 +8,8 @@ import subprocess
 import time
 from typing import Self
 
+from tests.harness.ports import free_port
 from tests.harness.process import environment, launched
-from tests.harness.proxies import free_port
 from tests.harness.tools import missing
 
 __all__ = ["Valkey", "close_shared", "shared"]

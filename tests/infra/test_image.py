@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from service.settings import load
+from tests.harness.ports import free_port
 from tests.harness.process import ROOT
-from tests.harness.proxies import free_port
 from tests.harness.raw import RawClient
 from tests.harness.tokens import signed
 from tests.infra.dockerfile import Instruction, read_dockerfile

@@ -13,8 +13,9 @@ import httpx
 import psutil
 import pytest
 
+from tests.harness.ports import free_port
 from tests.harness.process import ROOT
-from tests.harness.proxies import free_port, start_proxy
+from tests.harness.proxies import start_proxy
 from tests.harness.raw import RawClient
 from tests.harness.sdk import SdkClient
 from tests.harness.server import Server

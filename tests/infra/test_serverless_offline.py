@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from tests.harness.backends import GATEWAYS, INTEGRATION
+from tests.harness.ports import free_port
 from tests.harness.process import TOOLS, environment, launched
 from tests.harness.sdk import SdkClient
 from tests.harness.tools import missing, node
@@ -39,16 +40,6 @@ class Offline(NamedTuple):
     websocket: int
 
 
-def free_ports(count: int) -> list[int]:
-    probes = [socket.socket() for _ in range(count)]
-    for probe in probes:
-        probe.bind(("127.0.0.1", 0))
-    ports = [probe.getsockname()[1] for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports
-
-
 @pytest.fixture(scope="module")
 def offline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Offline]:
     modules = TOOLS / "offline" / "node_modules"
@@ -59,7 +50,7 @@ def offline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Offline]:
     template = Path(__file__).with_name("offline") / "serverless.yml"
     (folder / "serverless.yml").write_bytes(template.read_bytes())
     (folder / "handler.py").write_text("from service.lambda_entry import handler\n")
-    http, websocket, functions = free_ports(3)
+    http, websocket, functions = (free_port() for _ in range(3))
     own = GATEWAYS["lambda"]()
     del own[INTEGRATION]
     variables = environment(

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.harness.ports import free_port
 from tests.harness.sockets import TcpClient
 from tests.server.running import close_frame, until
 
@@ -198,7 +199,7 @@ async def test_a_start_that_fails(launch: Any, fault: str, text: str) -> None:
 
 async def test_it_is_there_at_once_after_a_kill(launch: Any) -> None:
     """The port is not held back by connections of the process before."""
-    first = launch()
+    first = launch(port=free_port())
     await first.ready()
     client = await first.open("/echo")
     first.kill()

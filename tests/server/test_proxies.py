@@ -18,8 +18,9 @@ import pytest
 
 from tests.faultproxy import FaultProxy
 from tests.harness.metrics import scrape
+from tests.harness.ports import free_port
 from tests.harness.process import ROOT
-from tests.harness.proxies import free_port, start_proxy
+from tests.harness.proxies import start_proxy
 from tests.harness.raw import RawClient
 from tests.harness.sdk import SdkClient
 from tests.harness.server import Server

@@ -18,6 +18,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from tests.harness.ports import free_port
 from tests.harness.process import ROOT, environment, launched
 from tests.server.running import until
 
@@ -57,8 +58,7 @@ def certificate(file: Path) -> None:
 @pytest.fixture
 def port(tmp_path: Path) -> Iterator[int]:
     """Serve with a certificate, and return the port."""
-    with socket.create_server(("127.0.0.1", 0)) as one:
-        port = int(one.getsockname()[1])
+    port = free_port()
     file = tmp_path / "localhost.pem"
     certificate(file)
     bind = f"127.0.0.1:{port}"
