@@ -2,12 +2,15 @@
 
 Each case is a client of its own, and the cases of one SDK run at once: they wait for
 tokens to expire. A token lives about a second here, and the delays after an expiry are
-a second too; their default is 25.
+a second too; their default is 25. Where a machine is so late that the first token of a
+case has expired before it is shown, the case shows nothing, and is tried again with a
+token that lives longer.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -24,7 +27,8 @@ from tests.harness.tokens import settings as token_settings
 
 Make = Callable[..., Awaitable[SdkClient]]
 
-TOKEN = 1.4  # seconds that a short token lives; SDKs refresh after a whole one
+# Seconds that a short token lives, and then longer; SDKs refresh after whole ones.
+LIVES = (1.4, 4.4, 16.4)
 CHANNELS = {"history_size": 100, "history_ttl": 60, "force_recovery": True}
 
 
@@ -45,21 +49,46 @@ def of(client: SdkClient, event: str) -> list[int]:
 
 
 class Rows:
-    """The cases; each makes its clients with *make*."""
+    """The cases; each makes its clients with *make*, and short tokens of *life*."""
 
-    def __init__(self, server: Server, make: Make, sdk: str, api: Api) -> None:
+    def __init__(
+        self, server: Server, make: Make, sdk: str, api: Api, life: float
+    ) -> None:
         self.url = server.url
         self.api = api
         self.sdk = sdk
-        self.life = TOKEN if server.load == 1.0 else 4.0
+        self._life = life if server.load == 1.0 else life + 3.0
+        self.short = False
+        self.clients: list[SdkClient] = []
         self.new = sdk.startswith(("js-5.8.0", "python-0.7.0"))
         self._make = make
 
     async def make(self, token: str = "", get_token: Any = None) -> SdkClient:
-        return await self._make(self.url, token=token, get_token=get_token)
+        client = await self._make(self.url, token=token, get_token=get_token)
+        self.clients.append(client)
+        return client
 
     def channel(self, name: str) -> str:
-        return f"${name}-{self.sdk}".replace(" ", "-")
+        return f"${name}-{self.sdk}-{self._life:.0f}".replace(" ", "-")
+
+    @property
+    def life(self) -> float:
+        """The seconds that a short token lives."""
+        self.short = True
+        return self._life
+
+    def late(self) -> bool:
+        """Tell whether a short token had expired when it was shown first."""
+        return self.short and any(
+            "token expired" in event["message"]  # some SDKs keep the code to themselves
+            for client in self.clients
+            for error, success in (("error", "connected"), ("sub_error", "subscribed"))
+            for event in itertools.takewhile(
+                lambda event, end=success: event["event"] != end,  # type: ignore[misc]
+                client.log,
+            )
+            if event["event"] == error
+        )
 
     # Connections.
 
@@ -283,7 +312,7 @@ class Rows:
 
 
 ROWS = [name for name in vars(Rows) if not name.startswith("_")]
-ROWS = [name for name in ROWS if name not in ("make", "channel", "enter")]
+ROWS = [n for n in ROWS if n not in ("make", "channel", "enter", "life", "late")]
 
 
 @pytest.mark.requirement("B19", "B101", "B102")
@@ -297,9 +326,18 @@ async def test_every_row_of_the_table(
 ) -> None:
     sdk = request.node.callspec.params["make_client"]
     async with server.api() as api:
-        rows = Rows(server, make_client, sdk, api)
+
+        async def carry_out(name: str) -> None:
+            for life in LIVES:
+                rows = Rows(server, make_client, sdk, api, life)
+                try:
+                    return await getattr(rows, name)()
+                except AssertionError:
+                    if life == LIVES[-1] or not rows.late():
+                        raise
+
         outcomes = await asyncio.gather(
-            *(getattr(rows, name)() for name in ROWS), return_exceptions=True
+            *(carry_out(name) for name in ROWS), return_exceptions=True
         )
     wrong = {n: o for n, o in zip(ROWS, outcomes, strict=True) if o is not None}
     assert not wrong, "\n".join(f"{name}: {error!r}" for name, error in wrong.items())
