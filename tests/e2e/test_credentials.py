@@ -184,10 +184,9 @@ async def test_a_revoked_token_is_out_at_once_and_another_is_in(
     token = connection("rita", jti="rita-1")
     client = await join(server, token)
     other = await join(server, connection("rita", jti="rita-2"))
-    started = time.monotonic()
     assert await api.call("revoke_token", {"uid": "rita-1"}) == {}
+    assert len(await names(api, "rita")) == 1  # when that is answered, it is out
     assert (await client.closed()).code == 3005
-    assert time.monotonic() - started < 1.0
     assert await outcome(server, token) == 109
     assert await outcome(server, connection("rita", jti="rita-3")) == "in"
     await other.publish("room-of-rita", {"n": 1})  # lives on
@@ -252,23 +251,27 @@ async def test_what_would_do_nothing_is_refused(
     assert refused.value.code == 107
 
 
-async def test_disconnect_unsubscribe_and_refresh_act_within_a_second(
+async def names(api: Api, user: str) -> list[str]:
+    """Return the connections of a user."""
+    return [*(await api.call("connections", {"user": user}))["connections"]]
+
+
+async def test_disconnect_unsubscribe_and_refresh_act_before_they_are_answered(
     server: Server, api: Api, channel: str
 ) -> None:
     client = await join(server, connection("dora"))
     await client.subscribe(channel)
-    started = time.monotonic()
     await api.call("unsubscribe", {"user": "dora", "channel": channel})
+    assert await api.call("presence", {"channel": channel}) == {"presence": {}}
     push = await client.push()
     assert push["unsubscribe"]["code"] == 2000
-    assert time.monotonic() - started < 1.0
-    started = time.monotonic()
     await api.call("refresh", {"user": "dora", "expired": True})
+    assert await names(api, "dora") == []
     assert (await client.closed()).code == 3005
     client = await join(server, connection("dora"))
     await api.call("disconnect", {"user": "dora"})
+    assert await names(api, "dora") == []
     assert (await client.closed()).code == 3503
-    assert time.monotonic() - started < 1.0
 
 
 @pytest.mark.parametrize("name", ["js-5.8.0", "python-0.7.0", "js-5.5.3"])
@@ -379,8 +382,10 @@ async def test_nothing_of_these_is_in_the_log(server: Server, api: Api) -> None:
         await outcome(server, each)
         await outcome(server, each + "x")
     await api.call("revoke_token", {"uid": "jti-of-the-log"})
+    # The last line comes after those of the calls before.
+    await api.call("disconnect", {"user": "the last of the log"})
+    await server.logged('"user": "the last of the log"')
     text = server.output()
-    assert "administered" in text
     for secret in (given, given[4:], token, token.split(".")[2], "load-of-the-log"):
         assert secret not in text
     assert "jti-of-the-log" not in text
