@@ -264,6 +264,7 @@ async def rotate(server: Server, api: Api, path: Path) -> None:
     assert "API keys" in (await ready(api))["checks"]["api_keys"]
     assert (await api.post("info", {}, key=new)).status == 200
     assert (await api.post("info", {}, key=API_KEY)).status == 200
+    await server.logged("file of API keys cannot be used")
     assert server.output().count("file of API keys cannot be used") == 1
     path.write_text(good)
     deadline = time.monotonic() + 10

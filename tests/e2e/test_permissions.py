@@ -67,6 +67,7 @@ async def test_wider_permissions_are_said_once(tmp_path: Path) -> None:
     (tmp_path / "steadwire.db").chmod(0o644)
     await server.start()
     path = str(tmp_path / "steadwire.db")
+    await server.logged("other users")
     (line,) = [line for line in server.log() if "other users" in line["event"]]
     assert (line["level"], line["remedy"]) == ("warning", f"chmod 600 {path}")
     assert modes(tmp_path)["steadwire.db"] == 0o644, "it is the operator's to mend"

@@ -82,6 +82,7 @@ async def test_recovery_without_history_is_told_once(server: Server) -> None:
 async def test_a_service_link_is_ignored_and_told(server: Server) -> None:
     async with server.api() as api:
         await api.call("info", {})  # beside the clients: api.port is not set
+    await server.logged("was written by Kubernetes")
     (line,) = logged(server, "was written by Kubernetes")
     assert line["event"].startswith("STEADWIRE_API_PORT ")
     assert "enableServiceLinks: false" in line["remedy"]

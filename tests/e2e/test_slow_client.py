@@ -177,7 +177,7 @@ async def test_a_client_that_reads_a_trickle_is_closed(
         api.drop_connections()
         await until(server.connections, 0, 30.0)
         reading.cancel()
-    assert '"code": 3009' in server.output()
+    await server.logged('"code": 3009')
 
 
 async def trickle(client: RawClient) -> None:

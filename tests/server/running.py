@@ -88,6 +88,10 @@ class Process:
 
         await until(is_ready, 30, "ready")
 
+    async def logged(self, text: str) -> None:
+        """Wait until its log has *text*."""
+        await until(lambda: text in "\n".join(self.errors), 30, text)
+
     def signal(self, number: signal.Signals) -> None:
         self._process.send_signal(number)
 

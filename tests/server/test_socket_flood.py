@@ -113,6 +113,7 @@ async def test_one_address_makes_room_among_its_own(
     assert await answer(other, HEALTH) == b"200"
     for tcp in (*clients, other):
         tcp.close()
+    await server.logged('"cause": "sockets"')
     assert server.output().count('"cause": "sockets"') == 1
 
 

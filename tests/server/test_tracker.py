@@ -79,7 +79,7 @@ async def test_at_the_limit_the_longest_silent_connection_is_cut_off(
         assert (await used.frame()).payload == b"hi"
     for client in silent:
         client.close()
-    assert any("cause=silent" in line for line in process.errors)
+    await process.logged("cause=silent")
 
 
 @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
@@ -111,6 +111,7 @@ async def test_descriptors_run_out_and_come_back(
         async with await server.raw() as fresh:
             assert await fresh.publish("ch", 4) == {}
         await bystander.publications("ch", 1)
+    await server.logged('"cause": "descriptors"')
     assert server.output().count('"cause": "descriptors"') == 1
     assert "Traceback" not in server.output()
     assert server.running

@@ -68,6 +68,7 @@ async def test_a_token_that_was_refused_is_not_looked_at_again_for_a_while(
             await other.connect(token=token(user))
     assert "id" in await good.request(presence={"channel": "ch"})
     good.tcp.close()
+    await server.logged('"cause": "failures"')
     assert server.output().count('"cause": "failures"') == 1
 
 
