@@ -116,9 +116,11 @@ class Nodes:
         """Do every fault once, in a seeded order, at seeded times."""
         faults = list(FAULTS)
         self._random.shuffle(faults)
+        victims = [0, 1] * (FAULTS.count("kill") // 2)  # each client's own dies, too
+        self._random.shuffle(victims)
         for fault in faults:
             await asyncio.sleep(self._random.uniform(0.0, 1.5))
-            victim = self._random.randrange(2)
+            victim = victims.pop() if fault == "kill" else self._random.randrange(2)
             if fault == "kill":
                 await self._kill(victim)
             elif fault == "broker":
