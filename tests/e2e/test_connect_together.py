@@ -25,14 +25,12 @@ REJECTED, FULL = 3504, 3013
 full = server_with(
     settings(
         STEADWIRE_CONNECTIONS_LIMIT=str(LIMIT),
-        STEADWIRE_CONNECTIONS_PROBE_TIMEOUT="0.5",
     )
 )
 rejecting = server_with(
     settings(
         STEADWIRE_CONNECTIONS_USER_LIMIT=str(LIMIT),
         STEADWIRE_CONNECTIONS_POLICY="reject",
-        STEADWIRE_CONNECTIONS_PROBE_TIMEOUT="0.5",
     )
 )
 

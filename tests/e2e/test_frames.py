@@ -23,12 +23,12 @@ from tests.harness.server import Server
 
 framing = framings()
 
-TIMEOUT = 1.0  # s
+TIMEOUT = 2.0  # s
 
 server = server_with(
     {
-        "STEADWIRE_CLIENT_PING_INTERVAL": "0.4",
-        "STEADWIRE_CLIENT_PONG_TIMEOUT": "0.2",
+        "STEADWIRE_CLIENT_PING_INTERVAL": "0.8",
+        "STEADWIRE_CLIENT_PONG_TIMEOUT": "0.4",
         "STEADWIRE_CLIENT_HEARTBEAT_TIMEOUT": str(TIMEOUT),
     }
 )

@@ -16,7 +16,7 @@ from tests.harness.raw import CLOSE, Closed, RawClient
 from tests.harness.server import Server
 from tests.harness.tokens import connection, settings
 
-PROBE = 0.5  # s
+PROBE = 1.0  # s
 
 
 evicting = server_with(

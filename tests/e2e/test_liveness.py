@@ -16,7 +16,7 @@ from tests.harness.raw import CLOSE, RawClient
 from tests.harness.server import Server
 from tests.harness.tokens import connection, settings
 
-PING, TIMEOUT = 0.4, 1.5  # s
+PING, TIMEOUT = 0.5, 2.0  # s
 
 SHORT = settings(
     STEADWIRE_CLIENT_PING_INTERVAL=str(PING),
