@@ -18,7 +18,7 @@ from tests.harness.tokens import SECRET
 @pytest.fixture
 async def http(server: Server) -> AsyncIterator[httpx.AsyncClient]:
     url = f"http://127.0.0.1:{server.port}"
-    async with httpx.AsyncClient(base_url=url, trust_env=False) as client:
+    async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=30.0) as client:
         yield client
 
 
@@ -118,7 +118,7 @@ async def test_it_is_not_there_where_tokens_have_keys(
     secret = {"STEADWIRE_TOKEN_HMAC_SECRET_KEY": SECRET, "STEADWIRE_API_KEY": "k" * 40}
     server = await make_server({**secret, **settings}).start()
     url = f"http://127.0.0.1:{server.port}"
-    async with httpx.AsyncClient(base_url=url, trust_env=False) as http:
+    async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=30.0) as http:
         assert (await http.get("/")).status_code == 404
         answer = await http.post("/demo/ticket", json={"user": "Ada"})
         assert answer.status_code == 404

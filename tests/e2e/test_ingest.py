@@ -20,7 +20,8 @@ from tests.harness.sockets import TcpClient
 LEASE = 2.0  # s
 
 backend = backends("sqlite", slow=("dynamodb",))
-server = server_with({"STEADWIRE_RUNS_LEASE": str(LEASE)})
+server = server_with({"STEADWIRE_RUNS_LEASE": "20"})
+brief = server_with({"STEADWIRE_RUNS_LEASE": str(LEASE)})
 NDJSON = "application/x-ndjson"
 WORDS = [f"word{n} " for n in range(20)]
 
@@ -153,21 +154,21 @@ async def test_a_newer_request_takes_over_from_one_that_hangs(
 
 @pytest.mark.requirement("R44")
 async def test_silence_beyond_the_lease_ends_the_run_once(
-    server: Server, thread: str
+    brief: Server, thread: str
 ) -> None:
     events = said("r1", WORDS, thread)
-    pusher = Pusher(server, thread)
+    pusher = Pusher(brief, thread)
     await pusher.push(lines(events[:5]))
-    found = await log_of(server, thread, "RUN_ERROR")
+    found = await log_of(brief, thread, "RUN_ERROR")
     assert found[-1].fields["code"] == "agent_lost" and len(found) == 6
     lost = {"live": False, "cancelled": False, "outcome": "agent_lost", "next": 7}
     assert await pusher.control() == lost
     answer = await pusher.push(lines(events[5:]), "?from=6")
     assert answer.json() == lost
-    assert len(await log_of(server, thread, "RUN_ERROR")) == 6
+    assert len(await log_of(brief, thread, "RUN_ERROR")) == 6
 
 
-async def test_empty_lines_keep_a_run_alive(server: Server, thread: str) -> None:
+async def test_empty_lines_keep_a_run_alive(brief: Server, thread: str) -> None:
     events = said("r1", WORDS, thread)
 
     async def body() -> AsyncIterator[bytes]:
@@ -177,7 +178,7 @@ async def test_empty_lines_keep_a_run_alive(server: Server, thread: str) -> None
             yield b"\n"
         yield lines(events[5:])
 
-    answer = await Pusher(server, thread).push(body())
+    answer = await Pusher(brief, thread).push(body())
     assert answer.json() == {**OVER, "next": 25}
 
 

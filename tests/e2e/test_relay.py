@@ -61,7 +61,7 @@ async def log_of(server: Server, thread: str, count: int) -> list[Event]:
 
 async def post(server: Server, path: str, **options: Any) -> httpx.Response:
     url = f"http://127.0.0.1:{server.port}{path}"
-    async with httpx.AsyncClient(trust_env=False) as client:
+    async with httpx.AsyncClient(trust_env=False, timeout=30.0) as client:
         return await client.post(url, **options)
 
 

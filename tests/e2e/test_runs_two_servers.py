@@ -124,7 +124,7 @@ async def test_a_run_of_another_server_is_cancelled_in_every_way(
 
     async def by_http(server: Server, path: str) -> httpx.Response:
         url = f"http://127.0.0.1:{server.port}/agui{path}"
-        async with httpx.AsyncClient(trust_env=False) as client:
+        async with httpx.AsyncClient(trust_env=False, timeout=30.0) as client:
             return await client.post(url)
 
     async def cancel(thread: str, path: str) -> None:

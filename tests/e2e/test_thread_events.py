@@ -53,7 +53,7 @@ async def ended(server: Server, thread: str, run: str = "r1") -> list[Event]:
 
 async def get(server: Server, path: str, **options: Any) -> httpx.Response:
     url = f"http://127.0.0.1:{server.port}{path}"
-    async with httpx.AsyncClient(trust_env=False) as client:
+    async with httpx.AsyncClient(trust_env=False, timeout=30.0) as client:
         return await client.get(url, **options)
 
 
@@ -276,7 +276,7 @@ async def test_a_path_has_one_spelling(server: Server) -> None:
 
 async def test_a_head_opens_no_stream(server: Server) -> None:
     url = f"http://127.0.0.1:{server.port}/agui/threads/x/events"
-    async with httpx.AsyncClient(trust_env=False) as client:
+    async with httpx.AsyncClient(trust_env=False, timeout=30.0) as client:
         assert (await client.head(url)).status_code == 405
 
 
@@ -425,7 +425,7 @@ async def test_the_page_of_another_origin_is_answered_as_for_websockets(
     assert refused.status_code == 403
     assert "access-control-allow-origin" not in refused.headers
     url = f"http://127.0.0.1:{server.port}"
-    async with httpx.AsyncClient(trust_env=False) as client:
+    async with httpx.AsyncClient(trust_env=False, timeout=30.0) as client:
         for each, methods in ((path, "GET"), ("/agui/helper", "POST")):
             asks = {**allowed, "Access-Control-Request-Method": methods}
             preflight = await client.options(url + each, headers=asks)

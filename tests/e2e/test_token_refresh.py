@@ -102,7 +102,7 @@ async def test_an_sdk_refreshes_in_the_middle_of_a_stream(
     # SDK itself while 20 messages of 0.2 s come.
     sdk = request.node.callspec.params["make_client"]
     channel = f"$chat-{sdk}".replace(" ", "-")
-    lives = [1.4 + n * 1.1 for n in range(6)]
+    lives = [2.4 + n * 1.1 for n in range(6)]
     plan = [connection("ann", seconds=life) for life in lives]
     client = await make_client(
         server.url, token=plan[0], get_token=[*plan[1:], connection("ann")]
@@ -143,17 +143,18 @@ async def test_many_connections_refresh_at_once(server: Server, count: int) -> N
 @pytest.mark.requirement("B107")
 async def test_one_connection_refreshes_ten_times_at_once(server: Server) -> None:
     client = await enter(server, "ann")
-    seconds = range(600, 610)
+    seconds = range(600, 1100, 50)
     await client.send(
         *(
-            {"id": 100 + n, "refresh": {"token": connection("ann", seconds=s + 0.9)}}
+            {"id": 100 + n, "refresh": {"token": connection("ann", seconds=s + 49.5)}}
             for n, s in enumerate(seconds)
         )
     )
     replies = [await client.message() for _ in seconds]
     # In order, so the last one is the one that holds.
     assert [reply["id"] for reply in replies] == list(range(100, 110))
-    assert [reply["refresh"]["ttl"] for reply in replies] == list(seconds)
+    left = [reply["refresh"]["ttl"] for reply in replies]
+    assert [seconds - seconds % 50 for seconds in left] == list(seconds)
 
 
 @pytest.mark.requirement("B20", "B107")
@@ -219,8 +220,8 @@ async def test_keys_that_cannot_be_had_let_nobody_in_and_nobody_down(
         )
     ).start()
     client = await server.raw(connected=False)
-    reply = await client.connect(token=connection("ann", seconds=2.5))
-    assert reply["ttl"] == 2
+    reply = await client.connect(token=connection("ann", seconds=3.9))
+    assert 1 <= reply["ttl"] <= 3
     await client.subscribe(channel, token=subscription("ann", channel))
     published = {"algorithm": "RS256", "kid": "k1"}
     temporary = {"code": 100, "message": "internal server error", "temporary": True}

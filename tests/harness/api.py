@@ -76,7 +76,7 @@ class Api:
         path: str,
         body: bytes = b"",
         headers: dict[str, str] | None = None,
-        within: float = 10.0,
+        within: float = 30.0,
     ) -> Response:
         """Send one request exactly as given and return the response.
 
@@ -121,7 +121,7 @@ class Api:
         return None
 
     async def post(
-        self, method: str, body: Any, *, key: str | None = None, within: float = 10.0
+        self, method: str, body: Any, *, key: str | None = None, within: float = 30.0
     ) -> Response:
         """POST a JSON body to ``/api/<method>`` with the key."""
         headers = {
@@ -131,7 +131,7 @@ class Api:
         text = json.dumps(body).encode()
         return await self.request("POST", f"/api/{method}", text, headers, within)
 
-    async def call(self, method: str, body: Any, within: float = 10.0) -> Any:
+    async def call(self, method: str, body: Any, within: float = 30.0) -> Any:
         """Return the result of an API method.
 
         Raises:

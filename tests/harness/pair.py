@@ -89,7 +89,7 @@ class ServerPair(Server):
 
     async def logged(self, text: str, times: int = 1) -> None:
         """Wait until they have written *text* that many times together."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while self.output().count(text) < times:
                 await asyncio.sleep(0.02)
 

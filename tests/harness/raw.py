@@ -100,7 +100,7 @@ class RawClient:
         headers: Mapping[str, str] | None = None,
         receive_buffer: int | None = None,
         source: str = "",
-        within: float = 10.0,
+        within: float = 30.0,
     ) -> Self:
         """Do the handshake. No subprotocol, no extension unless *headers* offer one.
 
@@ -183,7 +183,7 @@ class RawClient:
 
     # --- reading
 
-    async def frame(self, within: float = 10.0) -> Frame:
+    async def frame(self, within: float = 30.0) -> Frame:
         """Return the next frame of any kind.
 
         Raises:
@@ -206,7 +206,7 @@ class RawClient:
             raise Closed(None, str(error)) from None
         return Frame(bool(first & 0x80), (first >> 4) & 7, first & 0xF, payload)
 
-    async def message(self, within: float = 10.0) -> dict[str, Any]:
+    async def message(self, within: float = 30.0) -> dict[str, Any]:
         """Return the next JSON message; pings of both layers are answered unseen.
 
         Holds the server to the framing: whole text frames, one object a line, no
@@ -247,7 +247,7 @@ class RawClient:
             assert all(lines), f"blank line in {frame.payload[:200]!r}"
             self._lines.extend(lines)
 
-    async def push(self, within: float = 10.0) -> dict[str, Any]:
+    async def push(self, within: float = 30.0) -> dict[str, Any]:
         """Return the next push's content, kept ones first: ``{"channel", kind}``."""
         message = self.pushes.popleft() if self.pushes else await self.message(within)
         assert "push" in message, f"not a push: {message}"
@@ -255,7 +255,7 @@ class RawClient:
         return push
 
     async def publications(
-        self, channel: str, count: int, within: float = 10.0
+        self, channel: str, count: int, within: float = 30.0
     ) -> list[dict[str, Any]]:
         """Return the next *count* publications, which must all be of *channel*."""
         found: list[dict[str, Any]] = []
@@ -266,7 +266,7 @@ class RawClient:
                 found.append(push["pub"])
         return found
 
-    async def closed(self, within: float = 10.0) -> Closed:
+    async def closed(self, within: float = 30.0) -> Closed:
         """Return how the connection ended, after reading all that came before."""
         try:
             async with asyncio.timeout(within):
@@ -277,7 +277,7 @@ class RawClient:
 
     # --- commands
 
-    async def request(self, within: float = 10.0, **command: Any) -> dict[str, Any]:
+    async def request(self, within: float = 30.0, **command: Any) -> dict[str, Any]:
         """Send one command and return its whole reply; pushes meanwhile are kept."""
         number = next(self._ids)
         await self.send({"id": number, **command})

@@ -132,7 +132,7 @@ class SdkClient:
 
     # --- commands
 
-    async def connect(self, within: float = 10.0) -> None:
+    async def connect(self, within: float = 30.0) -> None:
         """Connect and wait until it is connected."""
         count = len(self.events["connected"])
         await self.do("connect")
@@ -147,7 +147,7 @@ class SdkClient:
     async def subscribe(
         self,
         channel: str,
-        within: float = 10.0,
+        within: float = 30.0,
         *,
         join_leave: bool = False,
         delta: bool = False,
@@ -211,7 +211,7 @@ class SdkClient:
         return [publication["offset"] for publication in self.publications(channel)]
 
     async def seen(
-        self, event: str, count: int, within: float = 10.0
+        self, event: str, count: int, within: float = 30.0
     ) -> list[dict[str, Any]]:
         """Wait until there were *count* events of a kind and return all of them."""
         happened = self.events[event]
@@ -219,7 +219,7 @@ class SdkClient:
         return happened
 
     async def until(
-        self, condition: Callable[[], bool], what: str, within: float = 10.0
+        self, condition: Callable[[], bool], what: str, within: float = 30.0
     ) -> None:
         """Wait until *condition*, asked after every event, is true."""
         if condition():

@@ -30,7 +30,7 @@ opened: list[Server] = []
 """Servers that were started and not closed: their output explains a failed test."""
 
 # Seconds from the start of the process until it says that it is ready.
-_READY_WITHIN = 30.0
+_READY_WITHIN = 60.0
 
 _READY = {
     "steadwire": re.compile(rf"ws://127\.0\.0\.1:(\d+){PATH}"),
@@ -264,7 +264,7 @@ class Server:
         def wait() -> bool:
             with self._changed:
                 return self._changed.wait_for(
-                    lambda: self.output().count(text) >= times, 10
+                    lambda: self.output().count(text) >= times, 30.0
                 )
 
         assert await asyncio.to_thread(wait), self.output()

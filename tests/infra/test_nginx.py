@@ -140,7 +140,7 @@ async def test_paths_addresses_and_kept_connections(
         await stranger.send(health % b"/api/info")
         assert b" 403 " in await stranger.read_until(b"\r\n")
 
-    async with httpx.AsyncClient(verify=False, trust_env=False) as client:
+    async with httpx.AsyncClient(verify=False, trust_env=False, timeout=30.0) as client:
         url = f"https://localhost:{nginx.tls}/health/ready"
         assert (await client.get(url)).json()["status"] == "ready"
 

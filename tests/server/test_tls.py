@@ -91,7 +91,7 @@ async def test_http2_over_tls(port: int, tmp_path: Path) -> None:
     await until(accepts, 30.0, "listening")
     url = f"https://localhost:{port}"
     async with httpx.AsyncClient(
-        http2=True, verify=context(), trust_env=False
+        http2=True, verify=context(), trust_env=False, timeout=30.0
     ) as client:
         answers = await asyncio.gather(
             *(client.get(f"{url}/health/live") for _ in range(20)),
