@@ -78,8 +78,8 @@ def judge() -> Iterator[Judge]:
         yield judge
 
 
-def asked(thread: str, run: str) -> dict[str, Any]:
-    message = {"id": f"u-{run}", "role": "user", "content": "find it"}
+def asked(thread: str, run: str, text: str = "find it") -> dict[str, Any]:
+    message = {"id": f"u-{run}", "role": "user", "content": text}
     return run_input(thread, run, messages=[message])
 
 
@@ -168,10 +168,9 @@ async def test_a_join_at_any_event_is_what_the_client_accepts(
 async def test_an_agent_that_is_killed_is_lost_and_the_stream_is_accepted(
     agent: PydanticAgent, server: Server, judge: Judge, thread: str
 ) -> None:
+    question = asked(thread, "r1", "stop half way")
     try:
-        async with viewing(
-            server, "/agui/helper", method="POST", json=asked(thread, "r1")
-        ) as run:
+        async with viewing(server, "/agui/helper", method="POST", json=question) as run:
             begin = [await run.next() for _ in range(60)]
             agent.kill()
             events = [event for event in begin if event] + await run.all()

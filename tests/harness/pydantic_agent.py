@@ -35,7 +35,8 @@ Piece = str | dict[int, DeltaToolCall] | dict[int, DeltaThinkingPart]
 
 
 async def think(messages: list[ModelMessage], info: AgentInfo) -> AsyncIterator[Piece]:
-    """Reason, look in two places, then say words."""
+    """Reason, look in two places, then say words; stop among them when asked to."""
+    asked = [getattr(part, "content", None) for each in messages for part in each.parts]
     looked = sum(
         isinstance(part, ToolReturnPart) for each in messages for part in each.parts
     )
@@ -50,6 +51,8 @@ async def think(messages: list[ModelMessage], info: AgentInfo) -> AsyncIterator[
             yield {1: DeltaToolCall(json_args=piece, tool_call_id=call)}
         return
     for number in range(WORDS):
+        if number == WORDS // 2 and "stop half way" in asked:
+            await asyncio.Event().wait()
         yield f"word{number} "
 
 
