@@ -179,7 +179,12 @@ def test_development_within_reach_of_others_warns(start: Start) -> None:
     process.send_signal(signal.SIGTERM)
     _, stderr = process.communicate(timeout=15)
     warnings = [json.loads(line) for line in stderr.splitlines()]
-    (warning,) = [line for line in warnings if line["level"] == "warning"]
+    # A machine that stalls is one, too.
+    (warning,) = [
+        line
+        for line in warnings
+        if line["level"] == "warning" and "shed level" not in line["event"]
+    ]
     assert warning["event"] == (
         "DEVELOPMENT ON 0.0.0.0: WHOEVER REACHES THIS ADDRESS IS ADMITTED TO EVERY "
         "CHANNEL WITHOUT A TOKEN"
