@@ -163,6 +163,13 @@ async def settled(api: Api, server: Server) -> dict[str, float]:
             await asyncio.sleep(0.05)
 
 
+def left_nothing(before: dict[str, float], after: dict[str, float]) -> bool:
+    """Tell whether no more is held; one task may have ended late in *before*, too."""
+    return {**after, "tasks": 0} == {**before, "tasks": 0} and (
+        before["tasks"] - 1 <= after["tasks"] <= before["tasks"]
+    )
+
+
 @pytest.mark.requirement("B77", "B14")
 async def test_a_client_that_flaps_fifty_times_leaves_nothing(
     make_server: MakeServer,
@@ -196,10 +203,9 @@ async def test_a_client_that_flaps_fifty_times_leaves_nothing(
             await flap(number)
         async with asyncio.timeout(30):
             # The task of a connection that has just been closed may end a moment later.
-            while (after := await settled(api, server)) != before:
-                assert after["tasks"] != before["tasks"], after
+            while not left_nothing(before, after := await settled(api, server)):
+                assert after["tasks"] > before["tasks"], after
                 await asyncio.sleep(0.05)
-        assert after == before
         presence = await api.call("presence_stats", {"channel": "flapping"})
         assert presence == {"num_clients": 0, "num_users": 0}
         figures = await scrape(api)
