@@ -51,8 +51,8 @@ def asking(**more: str) -> Any:
     )
 
 
-server = asking(STEADWIRE_PROXY_TIMEOUT="10")  # on a machine that stalls, too
-brief = asking()
+server = asking()
+brief = asking(STEADWIRE_PROXY_TIMEOUT="1")  # for endpoints that are silent
 
 
 async def enter(server: Server, **fields: Any) -> tuple[RawClient, dict[str, Any]]:

@@ -144,7 +144,7 @@ async def test_slow_client_that_never_reads(
         for round_ in range(2):
             await run_beside(server, api, f"{channel}-warm-{round_}", readers=2)
         api.drop_connections()
-        await until(server.connections, 0, 5.0)
+        await until(server.connections, 0, 30.0)
         descriptors, memory = server.descriptors(), server.memory()
 
         slow = await server.raw(receive_buffer=SMALL_BUFFER)

@@ -303,7 +303,7 @@ async def test_connections_are_used_again_one_request_at_a_time() -> None:
     async with peer(echo) as url, pool(url) as shared:
         many = LIMIT * 3
         calls = [asyncio.ensure_future(get(shared, f"/{n}")) for n in range(many)]
-        await until(lambda: len(peers) == LIMIT, 10.0, "connections")
+        await until(lambda: len(peers) == LIMIT, 30.0, "connections")
         gate.set()
         bodies = await asyncio.gather(*calls)
         assert bodies == [f"/{number}".encode() for number in range(many)]
@@ -343,7 +343,7 @@ async def test_an_answer_that_is_late_goes_to_no_other_request() -> None:
     clock = VirtualClock()
     async with peer(slow) as url, pool(url, clock) as shared:
         call = asyncio.ensure_future(get(shared, "/slow", timeout=2.0))
-        await until(lambda: bool(waiting), 10.0, "the request")
+        await until(lambda: bool(waiting), 30.0, "the request")
         waiting[0].write(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nsl")
         clock.advance(2.0)
         with pytest.raises(NoAnswer):
@@ -361,7 +361,7 @@ async def test_a_request_that_waits_too_long_is_not_sent() -> None:
     clock = VirtualClock()
     async with peer(silent) as url, pool(url, clock) as shared:
         calls = [asyncio.ensure_future(get(shared, timeout=60.0)) for _ in range(LIMIT)]
-        await until(lambda: len(came) == LIMIT, 10.0, "requests")
+        await until(lambda: len(came) == LIMIT, 30.0, "requests")
         late = asyncio.ensure_future(get(shared, timeout=2.0))
         await asyncio.sleep(0)
         clock.advance(2.0)
@@ -386,7 +386,7 @@ async def test_a_cancelled_request_frees_its_connection() -> None:
             calls = [
                 asyncio.ensure_future(get(shared, timeout=60.0)) for _ in range(LIMIT)
             ]
-            await until(lambda n=count: len(came) == n, 10.0, "requests")  # type: ignore[misc]
+            await until(lambda n=count: len(came) == n, 30.0, "requests")  # type: ignore[misc]
             for call in calls:
                 call.cancel()
             ends = await asyncio.gather(*calls, return_exceptions=True)

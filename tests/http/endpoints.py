@@ -37,7 +37,7 @@ class Endpoints:
         hooks = ("connect", "subscribe", "publish", "rpc")
         return {
             **{f"STEADWIRE_PROXY_{hook.upper()}": f"{url}/{hook}" for hook in hooks},
-            "STEADWIRE_PROXY_TIMEOUT": "1",
+            "STEADWIRE_PROXY_TIMEOUT": "10",
             "STEADWIRE_PROXY_ANSWER_SIZE": "5000",
             **more,
         }

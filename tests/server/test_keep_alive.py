@@ -139,9 +139,9 @@ async def test_a_shutdown_answers_what_was_sent_before_it(
         # One that was read in the turn before the signal is not told of the close.
         assert (b"connection: close" in head) != (b"keep-alive: " in head)
     for tcp in tcps:
-        await until(tcp.ended, 10.0, "closed")
+        await until(tcp.ended, 30.0, "closed")
         tcp.close()
-    await until(lambda: not server.running, 10.0, "ended")
+    await until(lambda: not server.running, 30.0, "ended")
 
 
 async def test_a_shutdown_closes_after_an_answer_that_had_begun(
@@ -156,5 +156,5 @@ async def test_a_shutdown_closes_after_an_answer_that_had_begun(
         assert await tcp.read_exactly(4) == b"one,"
         server.signal(signal.SIGTERM)
         assert await tcp.read_exactly(3) == b"two"
-        await until(tcp.ended, 10.0, "closed")
+        await until(tcp.ended, 30.0, "closed")
     assert await server.ended(10.0) == 0
