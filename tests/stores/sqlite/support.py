@@ -31,7 +31,7 @@ async def publisher(directory: Path) -> asyncio.subprocess.Process:
 
 async def until(check: Callable[[], object]) -> None:
     """Wait for what a thread of the store does."""
-    async with asyncio.timeout(10.0):
+    async with asyncio.timeout(60.0):
         while not check():
             await asyncio.sleep(0.001)  # between two looks
 
