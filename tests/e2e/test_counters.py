@@ -251,7 +251,7 @@ async def test_every_message_was_sent_or_dropped(
         client = await server.raw(receive_buffer=4096)
         await client.subscribe("much")
         published = 0
-        async with asyncio.timeout(30.0):
+        async with asyncio.timeout(90.0):
             while not (await scrape(seen.api)).labels("connections")["closing"]:
                 async with asyncio.TaskGroup() as group:
                     for _ in range(10):
