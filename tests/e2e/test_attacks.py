@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import signal
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from tests.harness.fixtures import server_with
+from tests.harness.process import stopped
 from tests.harness.raw import TEXT, RawClient
 from tests.harness.sdk import SdkClient
 from tests.harness.server import Server
@@ -35,11 +35,10 @@ async def test_the_last_byte_of_a_large_message_costs_its_address_the_whole(
             assert (await one.frame()).payload == b"read"
         begun = len(server.log())
         ended = server.output().count("connection closed")
-        server.process.send_signal(signal.SIGSTOP)
-        for one in sockets:
-            await one.send_frame(0, payload[-1:])
-        await other.send({"id": 1, "connect": {}})
-        server.process.send_signal(signal.SIGCONT)
+        with stopped(server.process.pid):
+            for one in sockets:
+                await one.send_frame(0, payload[-1:])
+            await other.send({"id": 1, "connect": {}})
         assert "connect" in await other.message()
     for one in sockets:
         assert (await one.closed()).code == 3501

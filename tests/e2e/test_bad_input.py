@@ -7,7 +7,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import signal
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -16,6 +15,7 @@ import pytest
 
 from tests.harness.api import Api
 from tests.harness.fixtures import framings, server_with
+from tests.harness.process import stopped
 from tests.harness.raw import BINARY, CONTINUATION, PING, TEXT, Closed, RawClient
 from tests.harness.server import Server
 
@@ -566,10 +566,9 @@ async def test_ten_thousand_commands_in_a_frame(wide: Server) -> None:
         await client.send_frame(PING, b"read")  # and all that came before it
         assert (await client.frame()).payload == b"read"
         # What comes while it stands still is there in one turn, that of the other last.
-        wide.process.send_signal(signal.SIGSTOP)
-        await client.send_frame(CONTINUATION, text[-1:])
-        await other.send({"id": 9, "publish": {"channel": "plain:ch", "data": 1}})
-        wide.process.send_signal(signal.SIGCONT)
+        with stopped(wide.process.pid):
+            await client.send_frame(CONTINUATION, text[-1:])
+            await other.send({"id": 9, "publish": {"channel": "plain:ch", "data": 1}})
         messages = [await client.message() for _ in range(10_001)]
         [waited] = [n for n, each in enumerate(messages) if "push" in each]
         assert waited < 1_000  # some portions, and not a frame

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +13,7 @@ from tests.conftest import SDKS
 from tests.faultproxy import FaultProxy
 from tests.harness.fixtures import server_with
 from tests.harness.metrics import scrape
+from tests.harness.process import stopped
 from tests.harness.raw import CLOSE, RawClient
 from tests.harness.sdk import SdkClient
 from tests.harness.server import Server
@@ -70,13 +70,10 @@ async def test_the_reply_comes_before_the_ping_of_a_probe(
     await nobody_left(server)
     clients = [await RawClient.open(server.port) for _ in range(LIMIT + 3)]
     # What comes while it stands still is handled in one turn.
-    server.process.send_signal(signal.SIGSTOP)
-    try:
+    with stopped(server.process.pid):
         for number, client in enumerate(clients):
             token = connection(user(code, number))
             await client.send({"id": 1, "connect": {"token": token}})
-    finally:
-        server.process.send_signal(signal.SIGCONT)
     known = asyncio.Barrier(len(clients))
     codes = await asyncio.gather(*(first_of(client, known) for client in clients))
     assert codes == [0] * LIMIT + [code] * 3
@@ -145,11 +142,8 @@ async def rounds(server: Server, proxy: FaultProxy, clients: list[SdkClient]) ->
             while proxy.held < len(clients):
                 await asyncio.sleep(0.001)
             # What comes while it stands still is handled in one turn.
-            server.process.send_signal(signal.SIGSTOP)
-            try:
+            with stopped(server.process.pid):
                 await proxy.release()
-            finally:
-                server.process.send_signal(signal.SIGCONT)
         # Not every SDK tells of a 3013 that comes before the reply.
         async with asyncio.timeout(10.0):
             while await refused(server) < before_all + 3 * round_:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["ROOT", "TOOLS", "environment", "launched"]
+import psutil
+
+__all__ = ["ROOT", "TOOLS", "environment", "launched", "stopped"]
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS = ROOT / ".tools"
@@ -19,6 +24,19 @@ def launched(*command: str | Path) -> list[str]:
     """Return *command* so that it dies with the test process, however that ends."""
     # -I -S: no site-packages to look through, a few milliseconds each time.
     return [sys.executable, "-I", "-S", str(_LAUNCH), *map(str, command)]
+
+
+@contextmanager
+def stopped(pid: int) -> Iterator[None]:
+    """Let a process stand still: all that comes meanwhile is there when it goes on."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        # A signal is sent before it is received.
+        while psutil.Process(pid).status() != psutil.STATUS_STOPPED:
+            time.sleep(0.001)
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
 
 
 def environment(settings: Mapping[str, str]) -> dict[str, str]:

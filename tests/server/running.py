@@ -81,6 +81,10 @@ class Process:
     def port(self) -> int:
         return int(self.lines[0].rsplit(":", 1)[1])
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     async def ready(self) -> None:
         def is_ready() -> bool:
             assert self._process.poll() is None, self.errors

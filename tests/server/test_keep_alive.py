@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.harness.process import stopped
 from tests.harness.server import Server
 from tests.harness.sockets import TcpClient
 from tests.server.running import Process, until
@@ -103,15 +104,12 @@ async def stopped_across(server: Server, request: bytes, *, late: bool) -> bool:
     for tcp in tcps:
         await tcp.send(request)
         assert await answered(tcp)
-    server.process.send_signal(signal.SIGSTOP)
-    try:
+    with stopped(server.process.pid):
         await asyncio.sleep(1.2 * KEEP_ALIVE if late else 0)
         open_ones = [tcp for tcp in tcps if not tcp.ended()]
         for tcp in open_ones:
             await tcp.send(request)
         await asyncio.sleep(0 if late else 1.2 * KEEP_ALIVE)
-    finally:
-        server.process.send_signal(signal.SIGCONT)
     assert [await answered(tcp) for tcp in open_ones] == [True] * len(open_ones)
     for tcp in tcps:
         tcp.close()
@@ -127,11 +125,10 @@ async def test_a_shutdown_answers_what_was_sent_before_it(
     for tcp in tcps:
         await tcp.send(request)
         assert await answered(tcp)
-    server.process.send_signal(signal.SIGSTOP)
-    for tcp in tcps:
-        await tcp.send(request)
-    server.process.send_signal(signal.SIGTERM)
-    server.process.send_signal(signal.SIGCONT)
+    with stopped(server.process.pid):
+        for tcp in tcps:
+            await tcp.send(request)
+        server.process.send_signal(signal.SIGTERM)
     for tcp in tcps:
         async with asyncio.timeout(10.0):
             head, _ = await tcp.read_answer()

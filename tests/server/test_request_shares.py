@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import signal
 from collections.abc import Callable
 
 import pytest
 
 from service.server.http1 import REQUESTS
+from tests.harness.process import stopped
 from tests.harness.sockets import TcpClient
 from tests.server.running import Process
 
@@ -37,11 +37,10 @@ async def test_an_address_has_a_share(
         await tcp.send(GET)
         await number(tcp)
     each = 10 if pipelined else 1
-    server.signal(signal.SIGSTOP)
-    for tcp in many:
-        await tcp.send(GET * each)
-    await other.send(GET)
-    server.signal(signal.SIGCONT)
+    with stopped(server.pid):
+        for tcp in many:
+            await tcp.send(GET * each)
+        await other.send(GET)
     first = ALL + 2  # the number of the first request of these
     assert await number(other) <= first + 2 * REQUESTS
     found = [await number(tcp) for tcp in many for _ in range(each)]

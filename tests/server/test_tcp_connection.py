@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.harness.process import stopped
 from tests.harness.raw import CLOSE, PONG, TEXT, Closed, HandshakeRefused, RawClient
 from tests.harness.sockets import TcpClient
 from tests.server.running import close_frame, until
@@ -272,12 +273,11 @@ async def test_a_socket_that_is_reset_by_what_we_write_last(
     await process.ready()
     client = await process.open("/handed")
     # Stopped, so that the server finds all of it there; it handles 4,096 bytes a turn.
-    process.signal(signal.SIGSTOP)
-    for _ in range(800):
-        await client.send_frame(PONG, b"")
-    await client.send_frame(CLOSE, b"\x03\xe8")
-    client.tcp.close()  # so that our close frame is answered by a reset
-    process.signal(signal.SIGCONT)
+    with stopped(process.pid):
+        for _ in range(800):
+            await client.send_frame(PONG, b"")
+        await client.send_frame(CLOSE, b"\x03\xe8")
+        client.tcp.close()  # so that our close frame is answered by a reset
 
     async def told() -> bool:
         return bool((await process.state())["codes"] == [1000])
