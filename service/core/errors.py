@@ -28,7 +28,6 @@ from typing import Final
 __all__ = [
     "ALREADY_SUBSCRIBED",
     "BAD_REQUEST",
-    "CHANNEL_LIMIT",
     "CLOSE_BAD_REQUEST",
     "CLOSE_CONNECTION_LIMIT",
     "CLOSE_NOT_AVAILABLE",
@@ -212,7 +211,6 @@ CLOSE_BAD_REQUEST: Final = Close(3501, "bad request")
 STALE: Final = Close(3502, "stale")
 FORCE_DISCONNECT: Final = Close(3503, "force disconnect")
 CLOSE_CONNECTION_LIMIT: Final = Close(3504, "connection limit")
-CHANNEL_LIMIT: Final = Close(3505, "channel limit")
 INAPPROPRIATE_PROTOCOL: Final = Close(3506, "inappropriate protocol")
 CLOSE_NOT_AVAILABLE: Final = Close(3508, "not available")
 

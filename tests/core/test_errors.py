@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 from service.core import errors
 from service.core.errors import Close, ErrorReply, Unsubscribe, describe
+from tests.harness.process import ROOT
 
 ROWS = [row for row in vars(errors).values() if isinstance(row, ErrorReply | Close)]
 
@@ -35,3 +38,16 @@ def test_a_description_has_type_and_stack_but_no_text() -> None:
     assert "test_errors" in found["stack"]
     shown = [line for line in found["stack"].splitlines() if "raise" not in line]
     assert "secret" not in "".join(shown) + found["error"]
+
+
+def test_the_page_of_codes_has_every_row_and_no_other() -> None:
+    page = (ROOT / "docs" / "codes.md").read_text(encoding="utf-8")
+    found = re.findall(r"^\| (\d+) \| ([^|]+) \| (?:(yes)? ?\| )?", page, re.MULTILINE)
+    documented = [(int(code), text, word == "yes") for code, text, word in found]
+    rows = [
+        (row.code, row.message, row.temporary)
+        if isinstance(row, ErrorReply)
+        else (row.code, row.reason, False)
+        for row in ROWS
+    ]
+    assert sorted(documented) == sorted(rows)
