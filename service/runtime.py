@@ -21,7 +21,7 @@ from service.connections.cluster_channels import ClusterChannels
 from service.connections.cluster_people import ClusterPeople
 from service.connections.cluster_presence import ClusterPresence
 from service.connections.cluster_sync import ClusterSync
-from service.connections.connection import ConnectionContext
+from service.connections.context import ConnectionContext
 from service.connections.drain import Drain
 from service.connections.flusher import Flusher
 from service.connections.grace_period import GracePeriod

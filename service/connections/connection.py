@@ -21,26 +21,20 @@ ends.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial, wraps
-from random import Random
 from typing import Any, Concatenate, ParamSpec
 
-from service.auth.permissions import Permissions
 from service.connections.audit_log import log_decision
-from service.connections.drain import Drain
-from service.connections.flusher import Flusher
-from service.connections.grace_period import GracePeriod
+from service.connections.context import ConnectionContext
 from service.connections.hook_calls import BLOCKED, Outcome, ask, note_answer
-from service.connections.hook_health import HookHealth
 from service.connections.lifecycle_log import LifecycleLog
-from service.connections.limits import ConnectionLimits, Slot
+from service.connections.limits import Slot
 from service.connections.outbox import Outbox
 from service.connections.pending_connection import PendingConnection
-from service.connections.registry import Registry
 from service.connections.send_window import SendWindow
-from service.connections.timer_wheel import DeadlineTimer, TimerWheel
+from service.connections.timer_wheel import DeadlineTimer
 from service.connections.wakeups import CoalescedCall, ReadGate
 from service.core.errors import (
     INTERNAL_CLOSE,
@@ -53,11 +47,10 @@ from service.core.errors import (
     StoreError,
     Unsubscribe,
 )
-from service.core.hooks import ConnectEvent, Event, Handlers, RefreshEvent
+from service.core.hooks import ConnectEvent, Event, RefreshEvent
 from service.core.model import (
     Appended,
     Channel,
-    ClientId,
     Draft,
     HistoryPage,
     Joined,
@@ -65,73 +58,18 @@ from service.core.model import (
     RawJson,
     SubscriberInfo,
 )
-from service.core.ports import Clock, Frame, History, Socket
+from service.core.ports import Frame, History, Socket
 from service.core.position import size_of_publication, take_piece
-from service.core.shedding import Shedding
-from service.hub.hub import Hub
 from service.hub.subscription import Subscription
-from service.metrics import Metrics
-from service.payload.encoder import PayloadEncoder
 from service.protocol import replies
 from service.protocol.codec import Codec
 from service.session.keepalive import Keepalive
-from service.session.liveness_stats import LivenessStats
 from service.session.port import Decision, Identity
 from service.session.session import Session
-from service.settings import Settings
 
-__all__ = ["ClientConnection", "ConnectionContext"]
+__all__ = ["ClientConnection"]
 
 LOST = 1006  # the transport ended without a close frame of either side
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ConnectionContext:
-    """The parts that all connections of a process share.
-
-    Attributes:
-        settings: The process's.
-        hub: Channels and delivery.
-        encoder: Makes JSON text of what hooks answer.
-        permissions: Decide about channels.
-        handlers: The hooks.
-        clock: Of everything.
-        wheel: Has the timers of the connections.
-        flusher: Flushes the outboxes at the end of the loop's turn.
-        rng: Spreads pings and ages.
-        new_client: Makes the id of a connection.
-        spawn: Runs a coroutine in the background, and logs what it raises.
-        version: Shown to clients.
-        metrics: Counts.
-        shedding: Tells what is refused while the process is overloaded.
-        registry: Holds the connections.
-        limits: Gives slots, and takes them back.
-        liveness_stats: The timeout of silence; counts of pings and of levels.
-        grace_period: Holds back the leaves of lost connections.
-        drain: Tells whether more clients and subscriptions are taken.
-        hook_health: Counts the calls of hooks without a usable answer.
-    """
-
-    settings: Settings
-    hub: Hub
-    encoder: PayloadEncoder
-    permissions: Permissions
-    handlers: Handlers
-    clock: Clock
-    wheel: TimerWheel
-    flusher: Flusher
-    rng: Random
-    new_client: Callable[[], ClientId]
-    spawn: Callable[[Awaitable[None]], object]
-    version: str
-    metrics: Metrics
-    shedding: Shedding
-    registry: Registry
-    limits: ConnectionLimits
-    liveness_stats: LivenessStats
-    grace_period: GracePeriod
-    drain: Drain
-    hook_health: HookHealth
 
 
 _P = ParamSpec("_P")
@@ -164,6 +102,8 @@ class ClientConnection:
     Attributes:
         behind: Subscriptions that are being caught up; kept by the hub.
         later: Calls `Session.turn` in the event loop's next turn.
+        put: Writes a message.
+        reply: The same.
         refuses_read: Tells whether a read that may be expensive is refused now.
         knows: Tells whether a channel is known to have had a publication.
     """
@@ -204,7 +144,8 @@ class ClientConnection:
             failed=self._failed,
         )
         self.behind: dict[Subscription, None] = self._outbox.behind
-        self.put = self._outbox.put  # of `hub.Member`; saves a call for each delivery
+        # Of `hub.Member` and `session.Port`; saves a call for each message.
+        self.put = self.reply = self._outbox.put
         size = context.settings.client.recovery_size
         self._window = SendWindow(
             context.clock, size, self._outbox, socket.progress, self._catch_up
@@ -344,20 +285,29 @@ class ClientConnection:
         """Handle a frame that is not of the kind its codec takes."""
         self._session.malformed()
 
-    @_ends_on_error
+    # Each message calls this and `_published`: they have no decorator.
+
     def receive(self, frame: Frame) -> None:
-        """Handle one frame, of the kind that its codec takes."""
-        now = self._clock.now()
+        """Handle one frame; one that is not of the kind its codec takes ends it."""
+        codec, session = self._codec, self._session
+        if isinstance(frame, bytes) is not codec.binary:
+            session.malformed()
+            return
         try:
-            commands = self._codec.decode(frame)
-        except CodecError:
-            self._session.malformed()
-        else:
-            for _, method, _ in commands:
-                self._lifecycle.received(method)
-            self._session.receive(commands, now)
-        self._record.hear(now)
-        self._schedule()
+            now = self._clock.now()
+            try:
+                commands = codec.decode(frame)
+            except CodecError:
+                session.malformed()
+            else:
+                self._lifecycle.received(commands)
+                session.receive(commands, now)
+            self._record.hear(now)
+            if session.busy:
+                self._outbox.watched = True  # until `_drained` finds that it is not
+            self._timer.by(session.next_tick)
+        except Exception as error:
+            self._end_on_error(error)
 
     @_ends_on_error
     def heard(self) -> None:
@@ -404,10 +354,6 @@ class ClientConnection:
     def draining(self) -> bool:
         """True when no more subscriptions are taken: the client is sent away soon."""
         return self._context.drain.begun
-
-    def reply(self, text: str) -> None:
-        """Write one reply or push."""
-        self._outbox.put(text)
 
     def acquire_slot(self, identity: Identity) -> None:
         """Ask for a slot; the outcome goes to the session."""
@@ -498,7 +444,8 @@ class ClientConnection:
     @property
     def has_room(self) -> bool:
         """True if replies of some size may be asked for."""
-        return self._room > 0
+        limit = self._context.settings.client.recovery_size
+        return self._outbox.size + self._reserved < limit
 
     def activate(self, channel: Channel) -> None:
         """Let pushes follow for a channel that was held."""
@@ -588,10 +535,13 @@ class ClientConnection:
             note_answer(event, it, wrong, self._context.hook_health)
         self._resume()
 
-    @_ends_on_error
     def _published(self, command: int, outcome: Appended | StoreError) -> None:
-        self._session.published(command, outcome)
-        self._resume()
+        try:
+            self._session.published(command, outcome)
+        except Exception as error:
+            self._end_on_error(error)
+        else:
+            self._resume()
 
     @_ends_on_error
     def _joined(
@@ -635,13 +585,17 @@ class ClientConnection:
         self._session.turn()
         self._resume()
 
-    @_ends_on_error
     def _resume(self) -> None:
-        session = self._session
-        session.resume(self._clock.now())
-        if not session.busy:
-            self._gate.open()
-        self._schedule()
+        try:
+            session = self._session
+            session.resume(self._clock.now())
+            if session.busy:
+                self._outbox.watched = True
+            else:
+                self._gate.open()
+            self._timer.by(session.next_tick)
+        except Exception as error:
+            self._end_on_error(error)
 
     @_ends_on_error
     def _drained(self) -> None:

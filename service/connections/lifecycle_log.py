@@ -23,6 +23,7 @@ from service.core.errors import (
 )
 from service.core.model import Channel, ClientId, Joined, Position, UserId
 from service.metrics import PROTOCOL_CLOSES, Metrics
+from service.protocol.commands import Command
 from service.session.liveness_stats import Level
 
 __all__ = ["LifecycleLog", "log_level"]
@@ -67,10 +68,12 @@ class LifecycleLog:
         metrics.opened.add()
         log.info("connection opened", connection=client)
 
-    def received(self, method: str) -> None:
-        """Count a command."""
-        self.commands += 1
-        self._metrics.commands.add(method or "pong")
+    def received(self, commands: list[Command]) -> None:
+        """Count the commands of a frame."""
+        count = self._metrics.commands.add
+        for _, method, _ in commands:
+            self.commands += 1
+            count(method or "pong")
 
     def connected(self, user: UserId, now: float) -> None:
         """Log that it has connected as *user*."""

@@ -288,7 +288,8 @@ class FrameStream(WebSocketStream):
             self._pause()
         elif not self._waiting:
             self._data, self._at = b"", 0
-            self._resume()
+            if self._paused:
+                self._resume()
 
     def _handle_data(self) -> None:
         pieces = 0
@@ -296,9 +297,12 @@ class FrameStream(WebSocketStream):
             if self._events:
                 self._handle_parsed()
                 continue
-            size = min(len(self._data) - self._at, self._granted or self._piece)
+            size = len(self._data) - self._at
             if not size:
                 return
+            most = self._granted or self._piece
+            if size > most:
+                size = most
             if pieces:
                 # There is more. A flood of tiny frames must not hold the event loop.
                 self._soon()
@@ -325,7 +329,14 @@ class FrameStream(WebSocketStream):
                 if len(value) > self._read and not self._may_handle(len(value)):
                     self._events = events[place - 1 :]
                     return
-                self._deliver(value)
+                receiver = self._receiver
+                if receiver is None:
+                    self._queue_up(value)
+                else:
+                    receiver.receive(value)
+                    if receiver.busy:
+                        self._waiting = True
+                        receiver.on_ready(self._soon)
             elif kind == _FRAGMENT:
                 self._may_send(value)
             elif kind == _PING:
@@ -352,14 +363,7 @@ class FrameStream(WebSocketStream):
         self._waiting = True
         return False
 
-    def _deliver(self, message: str | bytes) -> None:
-        receiver = self._receiver
-        if receiver is not None:
-            receiver.receive(message)
-            if receiver.busy:
-                self._waiting = True
-                receiver.on_ready(self._soon)
-            return
+    def _queue_up(self, message: str | bytes) -> None:
         assert self._queue is not None
         text = isinstance(message, str)
         self._queue.put_nowait(

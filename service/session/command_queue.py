@@ -23,7 +23,6 @@ one its address, a token of another rate, unless the process knows the channel.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
 
 from service.core.errors import (
     TOO_MANY_REQUESTS,
@@ -158,26 +157,28 @@ class CommandQueue:
     @property
     def busy(self) -> bool:
         """No more commands should be read for now."""
-        return bool(self.backlog) or self.under_way >= self._in_flight
+        return self.under_way >= self._in_flight or len(self.backlog) > 0
 
     def add(self, commands: list[Command]) -> None:
         """Put commands behind all that wait."""
         self.backlog[:0] = commands[::-1]
 
-    def take(self, port: Port) -> Iterator[Command]:
-        """Take from the backlog what can be handled now, one after the other.
+    def take(self, port: Port) -> Command | None:
+        """Take the next command from the backlog; None when none can be handled now.
 
         The rest is taken after an outcome, when there is room to write, or in the next
         turn of the event loop, which *port* is then asked for.
         """
-        while self.backlog and self.under_way < self._in_flight and not self.blocked:
-            if self._spent >= TURN_BUDGET:
-                port.later()
-                return
-            if not port.has_room:
-                return  # replies are small, but histories and recoveries are not
-            self._spent += 1
-            yield self.backlog.pop()
+        backlog = self.backlog
+        if not backlog or self.blocked or self.under_way >= self._in_flight:
+            return None
+        if self._spent >= TURN_BUDGET:
+            port.later()
+            return None
+        if not port.has_room:
+            return None  # replies are small, but histories and recoveries are not
+        self._spent += 1
+        return backlog.pop()
 
     def allows(self, command: int, method: str, now: float) -> bool:
         """Tell whether a command that was taken is handled; if not, it is dropped.

@@ -24,6 +24,7 @@ from service.core.errors import (
 )
 from service.core.hooks import Handlers, PublishEvent, RpcEvent
 from service.core.model import (
+    NO_OVERRIDE,
     Appended,
     Channel,
     Draft,
@@ -93,7 +94,11 @@ class Commands:
     ) -> None:
         """Handle a publish command."""
         channel, data = request.channel, request.data
-        rules = self._permissions.rules(channel)
+        state = self._subscriptions.established(channel)
+        if state is not None and state.override is NO_OVERRIDE:
+            rules = state.rules  # the channel's own
+        else:
+            rules = self._permissions.rules(channel)
         if rules.runs_only:
             raise ReplyError(NOT_AVAILABLE)
         if self._handlers.publish is not None:
@@ -106,8 +111,9 @@ class Commands:
                 ),
             )
             return
-        subscribed = self._subscriptions.is_established(channel)
-        self._permissions.may_publish(rules, identity.user, subscribed=subscribed)
+        self._permissions.may_publish(
+            rules, identity.user, subscribed=state is not None
+        )
         if rules.history.size:
             self._queue.create_channel(self._port, channel)
         self._queue.under_way += 1

@@ -127,6 +127,9 @@ class _State(enum.Enum):
     CLOSED = enum.auto()
 
 
+_CONNECTED, _CLOSED = _State.CONNECTED, _State.CLOSED  # asked for by each message
+
+
 _STEPS = {
     (_State.NEW, _State.CONNECTING),
     (_State.NEW, _State.CONNECTED),  # restored
@@ -283,9 +286,9 @@ class Session:
     @property
     def busy(self) -> bool:
         """No more commands should be read for now."""
-        if self._state is _State.CLOSED:
-            return False  # the reader must get to see the end
-        return self._leaving or self._queue.busy
+        if self._queue.busy or self._leaving:
+            return self._state is not _CLOSED  # the reader must get to see the end
+        return False
 
     @property
     def in_flight(self) -> bool:
@@ -298,16 +301,17 @@ class Session:
 
     def receive(self, commands: list[Command], now: float) -> None:
         """Handle the commands of one frame; the caller then looks at `next_tick`."""
-        if self._state is _State.CLOSED:
-            return
-        if self._state is _State.CONNECTED:
+        if self._state is _CONNECTED:
             self.keepalive.hear(now)
             if len(commands) == 1 and type(commands[0][2]) is Pong:
                 self._pong(now)
                 return
+        elif self._state is _CLOSED:
+            return
         self._queue.add(commands)
         self._go_on(now)
-        self._leave()
+        if self._leaving:
+            self._leave()
 
     def heard(self, now: float) -> None:
         """Take a frame without commands as a sign of life."""
@@ -336,9 +340,10 @@ class Session:
 
     def resume(self, now: float) -> None:
         """Take up commands that waited for an outcome."""
-        if self._queue.backlog and self._state is not _State.CLOSED:
+        if self._queue.backlog and self._state is not _CLOSED:
             self._go_on(now)
-        self._leave()
+        if self._leaving:
+            self._leave()
 
     def turn(self) -> None:
         """Note that the event loop has turned; the caller then resumes."""
@@ -488,7 +493,7 @@ class Session:
 
     def published(self, command: int, outcome: Appended | StoreError) -> None:
         """Answer a publish."""
-        if self._state is not _State.CLOSED:
+        if self._state is not _CLOSED:
             self._commands.published(command, outcome)
 
     def history_read(
@@ -607,18 +612,20 @@ class Session:
     # Commands.
 
     def _go_on(self, now: float) -> None:
-        for command, method, request in self._queue.take(self._port):
+        queue, port = self._queue, self._port
+        while (taken := queue.take(port)) is not None:
+            command, method, request = taken
             try:
                 self._handle(command, method, request, now)
             except ReplyError as refusal:
-                self._port.reply_error(command, refusal.error)
+                port.reply_error(command, refusal.error)
             except CodecError:
                 self.disconnect(CLOSE_BAD_REQUEST)
             except CloseError as end:
                 self.disconnect(end.close)
 
     def _handle(self, command: int, method: str, request: Request, now: float) -> None:
-        if self._state is _State.CONNECTED:
+        if self._state is _CONNECTED:
             if not self._queue.allows(command, method, now):
                 return
             kind = type(request)

@@ -334,9 +334,12 @@ class TailCache:
                 tail = self._put(channel, Tail(epoch, offset - 1, offset - 1, []))
             tail.publications.append(publication)
             tail.top = offset
-            cost = OVERHEAD + 2 * getsizeof(publication.data)
-            if publication.info is not None or publication.tags is not None:
-                cost = _cost(publication)
+            strings = getsizeof(publication.data)  # as `_cost`
+            if publication.info is not None:
+                strings += getsizeof(publication.info)
+            if publication.tags is not None:
+                strings += getsizeof(publication.tags)
+            cost = OVERHEAD + 2 * strings
             tail.bytes += cost
             added += cost
         self._bytes += added

@@ -14,7 +14,8 @@ import falcon
 import falcon.asgi
 from falcon import OperationNotAllowed, PayloadTypeError, WebSocketDisconnected
 
-from service.connections.connection import ClientConnection, ConnectionContext
+from service.connections.connection import ClientConnection
+from service.connections.context import ConnectionContext
 from service.core.errors import Close
 from service.core.ports import Frame, Send, Socket
 from service.protocol.codec import negotiate
@@ -40,7 +41,7 @@ ASGI (service.server). Others have none."""
 class Frames(Protocol):
     """What is there under `FRAMES`."""
 
-    def hand_over(self, receiver: _Receiver) -> bool:
+    def hand_over(self, receiver: ClientConnection) -> bool:
         """Give *receiver* the messages and the end; False: ASGI has the end already."""
 
     async def close(self, code: int, reason: str) -> None:
@@ -80,10 +81,9 @@ class WebSocketResource:
         pending, socket = req.scope[PENDING], _socket(ws, state, frames)
         connection = ClientConnection(self._context, socket, codec, pending)
         if frames is not None:
-            receiver = _Receiver(connection, binary=codec.binary)
-            pending.kept = frames.hand_over(receiver)
+            pending.kept = frames.hand_over(connection)
             if pending.kept:
-                return  # the receiver is told of the end; nothing waits for it here
+                return  # the connection is told of the end; nothing waits for it here
         receive = ws.receive_data if codec.binary else ws.receive_text
         code: int | None = None
         try:
@@ -113,32 +113,6 @@ def _socket(
     if frames is not None:
         return _FrameSocket(frames, state[ABORT], state[PROGRESS])
     return _FalconSocket(ws, state.get(ABORT), state.get(PROGRESS) or _unknown)
-
-
-class _Receiver:
-    """A connection as the receiver of what is handed over."""
-
-    __slots__ = ("_binary", "_connection")
-
-    def __init__(self, connection: ClientConnection, *, binary: bool) -> None:
-        self._connection = connection
-        self._binary = binary
-
-    def on_ready(self, callback: Callable[[], object]) -> None:
-        self._connection.on_ready(callback)
-
-    def gone(self, code: int) -> None:
-        self._connection.gone(code)
-
-    def receive(self, message: str | bytes) -> None:
-        if isinstance(message, bytes) is self._binary:
-            self._connection.receive(message)
-        else:
-            self._connection.malformed()
-
-    @property
-    def busy(self) -> bool:
-        return self._connection.busy
 
 
 class _FalconSocket:

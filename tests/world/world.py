@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from random import Random
 
 from service.auth.permissions import Permissions
-from service.connections.connection import ConnectionContext
+from service.connections.context import ConnectionContext
 from service.connections.drain import Drain
 from service.connections.flusher import Flusher
 from service.connections.grace_period import GracePeriod

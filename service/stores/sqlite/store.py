@@ -401,11 +401,12 @@ class SqliteStore:
                 self._listener(result.committed)
             except Exception as error:
                 _log.error("the listener of the store failed", **describe(error))
-        outcomes = iter(result.outcomes)
-        for _, _, _, done, cost in result.appends:
-            self._budget.release(cost)
+        release = self._budget.release
+        reports = zip(result.appends, result.outcomes, strict=True)
+        for (_, _, _, done, cost), outcome in reports:
+            release(cost)
             try:
-                done(next(outcomes))
+                done(outcome)
             except Exception as error:
                 _log.error("the caller of an append failed", **describe(error))
 
