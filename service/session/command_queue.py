@@ -131,16 +131,17 @@ class CommandQueue:
         backlog: Commands not yet handled, the next one last.
         under_way: Commands that wait for an outcome (count).
         blocked: A command under way holds up all that follow.
+        in_flight: As above.
     """
 
     __slots__ = (
         "_granted",
-        "_in_flight",
         "_now",
         "_quota",
         "_spent",
         "backlog",
         "blocked",
+        "in_flight",
         "under_way",
     )
 
@@ -148,20 +149,18 @@ class CommandQueue:
         self.backlog: list[Command] = []  # most of the time empty, so no deque
         self.under_way = 0
         self.blocked = False
-        self._in_flight = in_flight
+        self.in_flight = in_flight
         self._quota = quota
         self._now = 0.0  # when the last command was taken
         self._granted = 0  # commands of the backlog that the quota has passed
         self._spent = 0  # units, in this turn of the loop
 
-    @property
-    def busy(self) -> bool:
-        """No more commands should be read for now."""
-        return self.under_way >= self._in_flight or len(self.backlog) > 0
-
     def add(self, commands: list[Command]) -> None:
         """Put commands behind all that wait."""
-        self.backlog[:0] = commands[::-1]
+        if len(commands) == 1:
+            self.backlog.insert(0, commands[0])
+        else:
+            self.backlog[:0] = commands[::-1]
 
     def take(self, port: Port) -> Command | None:
         """Take the next command from the backlog; None when none can be handled now.
@@ -170,7 +169,7 @@ class CommandQueue:
         turn of the event loop, which *port* is then asked for.
         """
         backlog = self.backlog
-        if not backlog or self.blocked or self.under_way >= self._in_flight:
+        if not backlog or self.blocked or self.under_way >= self.in_flight:
             return None
         if self._spent >= TURN_BUDGET:
             port.later()

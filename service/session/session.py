@@ -127,8 +127,7 @@ class _State(enum.Enum):
     CLOSED = enum.auto()
 
 
-_CONNECTED, _CLOSED = _State.CONNECTED, _State.CLOSED  # asked for by each message
-
+_CONNECTED, _CLOSED = _State.CONNECTED, _State.CLOSED  # each message asks for them
 
 _STEPS = {
     (_State.NEW, _State.CONNECTING),
@@ -286,7 +285,8 @@ class Session:
     @property
     def busy(self) -> bool:
         """No more commands should be read for now."""
-        if self._queue.busy or self._leaving:
+        queue = self._queue
+        if queue.backlog or queue.under_way >= queue.in_flight or self._leaving:
             return self._state is not _CLOSED  # the reader must get to see the end
         return False
 
@@ -613,7 +613,7 @@ class Session:
 
     def _go_on(self, now: float) -> None:
         queue, port = self._queue, self._port
-        while (taken := queue.take(port)) is not None:
+        while queue.backlog and (taken := queue.take(port)) is not None:
             command, method, request = taken
             try:
                 self._handle(command, method, request, now)
