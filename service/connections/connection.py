@@ -289,12 +289,11 @@ class ClientConnection:
 
     def receive(self, frame: Frame) -> None:
         """Handle one frame; one that is not of the kind its codec takes ends it."""
-        codec, session = self._codec, self._session
-        if isinstance(frame, bytes) is not codec.binary:
-            session.malformed()
-            return
         try:
-            now = self._clock.now()
+            codec, session, now = self._codec, self._session, self._clock.now()
+            if isinstance(frame, bytes) is not codec.binary:
+                session.malformed()
+                return
             try:
                 commands = codec.decode(frame)
             except CodecError:
