@@ -22,6 +22,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from shlex import quote
 from typing import Any, NamedTuple
 
 from botocore.session import Session
@@ -190,12 +191,21 @@ def main() -> None:
 
 
 def _show(made: Deployed) -> None:
+    # Keys and addresses have characters that mean something to a shell.
+    url, key = quote(f"{made.api}/api/publish"), quote(f"X-API-Key: {made.api_key}")
+    command = Path(sys.executable).with_name("steadwire")
     print(
         f"stack {made.name} in ministack\n"
         f"  WebSocket  {made.socket}\n"
         f"  API        {made.api}/api\n"
         f"  API key    {made.api_key}\n"
-        f"  token key  {made.token_key}",
+        f"  token key  {made.token_key}\n"
+        "\nPublish a message:\n\n"
+        f"curl -sS -w '\\n' {url} -H 'Content-Type: application/json' -H {key} "
+        """-d '{"channel":"chat","data":{"text":"hello"}}'\n"""
+        "\nMake a token for a client, which is subscribed to that channel:\n\n"
+        f"STEADWIRE_TOKEN_HMAC_SECRET_KEY={quote(made.token_key)} "
+        f"{command} token --user ann --join chat",
         flush=True,
     )
 
