@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import enum
-import fcntl
 import socket
-import struct
 import sys
-import termios
 from collections.abc import Awaitable
 from contextlib import suppress
 from typing import Any, cast
@@ -26,6 +23,7 @@ from hypercorn.utils import parse_socket_addr
 from _speedups import SocketWriter
 from service.core.client_address import key_of
 from service.core.errors import describe
+from service.server.kernel_buffers import undelivered, unread
 from service.server.stream import DirectReader, WebSocketStream
 from service.server.tracker import ConnectionTracker
 from service.settings import ServerSettings
@@ -59,6 +57,8 @@ _TIMEOUT = b"HTTP/1.1 408 \r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 
 class _State(dict[str, Any]):
     """The scope's state; as an attribute, the connection, for our own streams."""
+
+    __slots__ = ("connection",)
 
     connection: TcpConnection
 
@@ -106,6 +106,14 @@ class _Diversion(asyncio.Protocol):
         self._discards = True
         if self._kept_eof:
             self._tcp.loop.call_soon(self.pass_eof)
+
+    def forget_task(self) -> None:
+        """Let go of what asyncio's protocol keeps of the task that has served it."""
+        kept: Any = self.reader
+        if hasattr(kept, "_drain_waiters"):
+            kept._task = None
+            # A deque takes 760 bytes, and one waits at most: the flusher, or a pong.
+            kept._drain_waiters = list(kept._drain_waiters)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._tcp.socket.direct = False  # the descriptor is closed after this
@@ -253,7 +261,10 @@ class TcpConnection(TCPServer):
             self.state.clear()
             self._requests.clear()
             self._streams.clear()
-            vars(self).pop("protocol", None)
+            with suppress(AttributeError):
+                del self.protocol
+            if self._detached and self._diversion is not None:
+                self._diversion.forget_task()
 
     async def _serve(self) -> None:
         raw = self.writer.get_extra_info("socket")
@@ -449,15 +460,7 @@ class TcpConnection(TCPServer):
 
     def _undelivered(self) -> int:
         waiting: int = self._transport.get_write_buffer_size()
-        if sys.platform == "linux":
-            raw = self.writer.get_extra_info("socket")
-            try:
-                # SIOCOUTQ: the bytes that the peer's kernel has not acknowledged.
-                answer = fcntl.ioctl(raw.fileno(), termios.TIOCOUTQ, bytes(4))
-            except (OSError, ValueError):
-                return 0  # the peer reset it; a closed socket has the descriptor -1
-            waiting += struct.unpack("i", answer)[0]
-        return waiting
+        return waiting + undelivered(self.writer.get_extra_info("socket"))
 
     def abort(self) -> None:
         """Free the socket at once, and drop what was not sent."""
@@ -603,12 +606,7 @@ class TcpConnection(TCPServer):
 
     def has_unread(self) -> bool:
         """Return whether the kernel has bytes of the peer that were not read."""
-        raw = self.writer.get_extra_info("socket")
-        try:
-            answer = fcntl.ioctl(raw.fileno(), termios.FIONREAD, bytes(4))
-        except (OSError, ValueError):
-            return False  # the descriptor is closed
-        return bool(struct.unpack("i", answer)[0])
+        return unread(self.writer.get_extra_info("socket"))
 
     def take_over(self, stream: WebSocketStream) -> None:
         """Give *stream* the bytes that are read from here on."""
