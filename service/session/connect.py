@@ -33,6 +33,7 @@ from service.protocol.commands import ConnectRequest
 from service.session.answers import SubscribeGrant, Welcome
 from service.session.expiry import NEVER
 from service.session.port import Decision, Identity, Port
+from service.session.refresh import NO_CHANNELS
 from service.session.subscriptions import Subscriptions
 
 __all__ = ["ConnectCommand"]
@@ -101,7 +102,7 @@ class ConnectCommand:
         self._positions: dict[Channel, Position] = {}
         self._awaiting: _AwaitingSlot | None = None
         self._by_token = False
-        self.of_token: frozenset[Channel] = frozenset()
+        self.of_token = NO_CHANNELS
 
     def begin(self, command: int, request: ConnectRequest, now: float) -> None:
         """Handle the connect command.
@@ -175,7 +176,7 @@ class ConnectCommand:
             self.refuse(command, refusal.error)
             return
         if self._by_token:
-            self.of_token = frozenset(grants) - {own}
+            self.of_token = frozenset(grants) - {own} or NO_CHANNELS
         if own is not None:
             grants.setdefault(own, SubscribeGrant())
         if not grants:

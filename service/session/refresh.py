@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from typing import Final
 
 from service.core.errors import (
     CONNECTION_EXPIRED,
@@ -46,7 +47,10 @@ from service.session.command_queue import CommandQueue
 from service.session.port import Identity, Port
 from service.session.subscriptions import Subscriptions
 
-__all__ = ["Refreshes"]
+__all__ = ["NO_CHANNELS", "Refreshes"]
+
+NO_CHANNELS: Final[frozenset[Channel]] = frozenset()
+"""Shared by the connections: each empty set is an object of its own, of 216 bytes."""
 
 _Event = RefreshEvent | SubRefreshEvent
 
@@ -98,7 +102,7 @@ class Refreshes:
         self._waiting: dict[Channel | None, deque[tuple[int, _Event]]] = {}
         self.allowed = False
         self.last = 0
-        self.of_token: frozenset[Channel] = frozenset()
+        self.of_token = NO_CHANNELS
 
     # Commands.
 

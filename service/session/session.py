@@ -246,7 +246,7 @@ class Session:
             settings,
             permissions,
             handlers,
-            lambda channel: self._refreshes.subscription_ended(channel),
+            self._subscription_ended,
             deltas=deltas,
         )
         self._refreshes = Refreshes(
@@ -687,6 +687,9 @@ class Session:
         self.token_id, self.issued_at = grant.token_id, grant.issued_at
         self._describe(grant.info)
         self._plan()
+
+    def _subscription_ended(self, channel: Channel) -> None:
+        self._refreshes.subscription_ended(channel)
 
     def _describe(self, info: RawJson | None) -> None:
         old = self.identity
