@@ -39,7 +39,6 @@ from service.connections.wakeups import CoalescedCall, ReadGate
 from service.core.errors import (
     INTERNAL_CLOSE,
     SHUTDOWN,
-    TOO_MANY_REQUESTS_CLOSE,
     WRITE_ERROR,
     Close,
     CodecError,
@@ -166,8 +165,7 @@ class ClientConnection:
         )
         pending.close = self._session.disconnect
         if frames is not None:
-            too_many = partial(self._session.disconnect, TOO_MANY_REQUESTS_CLOSE)
-            frames.listen(self.heard, too_many)
+            frames.listen(self.heard, self._session.disconnect)
         self._record = context.registry.open(self, pending.address, now)
         self._outbox.activity = self._record
         self._schedule()

@@ -19,6 +19,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from service.core.address_shares import AddressShares
+from service.core.errors import TOO_MANY_REQUESTS_CLOSE, Close
 from service.core.ports import Clock
 from service.core.rate_limits import Bucket, Rate
 
@@ -81,14 +82,14 @@ class FrameQuota:
         self._left = BEFORE_CONNECT
         self._bucket: Bucket | None = None
         self._heard: Callable[[], None] | None = None
-        self._close: Callable[[], None] | None = None
+        self._close: Callable[[Close], None] | None = None
 
-    def listen(self, heard: Callable[[], None], close: Callable[[], None]) -> None:
+    def listen(self, heard: Callable[[], None], close: Callable[[Close], None]) -> None:
         """Tell the socket's connection of frames.
 
         Args:
             heard: Called for each frame that is counted or free: a sign of life.
-            close: Called when the socket has sent a frame too many.
+            close: Called with a reason when the socket has sent a frame too many.
         """
         self._heard = heard
         self._close = close
@@ -116,7 +117,7 @@ class FrameQuota:
             self._left = -1
             self._refused()
             if self._close is not None:
-                self._close()
+                self._close(TOO_MANY_REQUESTS_CLOSE)
             return False
         if self._heard is not None:
             self._heard()

@@ -13,6 +13,7 @@ from service.connections.frame_quota import (
     FrameQuota,
 )
 from service.core.address_shares import SHARE, AddressShares
+from service.core.errors import TOO_MANY_REQUESTS_CLOSE, Close
 from tests.clock import VirtualClock
 
 
@@ -29,7 +30,8 @@ class Socket:
     def _hear(self) -> None:
         self.heard += 1
 
-    def _close(self) -> None:
+    def _close(self, close: Close) -> None:
+        assert close is TOO_MANY_REQUESTS_CLOSE
         self.closed += 1
 
     def _refuse(self) -> None:
