@@ -108,7 +108,10 @@ class _Diversion(asyncio.Protocol):
             self._tcp.loop.call_soon(self.pass_eof)
 
     def forget_task(self) -> None:
-        """Let go of what asyncio's protocol keeps of the task that has served it."""
+        """Let go of what asyncio's protocol keeps of the task that has served it.
+
+        It has no public name (docs/decisions, 94).
+        """
         kept: Any = self.reader
         if hasattr(kept, "_drain_waiters"):
             kept._task = None

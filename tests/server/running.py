@@ -121,9 +121,9 @@ class Process:
     async def open(self, path: str, **options: Any) -> RawClient:
         return await RawClient.open(self.port, path=path, **options)
 
-    async def state(self) -> dict[str, Any]:
+    async def state(self, query: str = "") -> dict[str, Any]:
         def get() -> Any:
-            url = f"http://127.0.0.1:{self.port}/"
+            url = f"http://127.0.0.1:{self.port}/{query}"
             with urllib.request.urlopen(url, timeout=10) as response:
                 return json.load(response)
 

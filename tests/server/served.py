@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import signal
 import socket
 import sys
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine
 from functools import partial
 from typing import Any
@@ -186,6 +188,14 @@ class Sockets:
         await receive()
 
 
+def kept() -> dict[str, int]:
+    """Return how many there are of the objects that a handshake is made of."""
+    gc.collect()
+    found = Counter(type(each).__name__ for each in gc.get_objects())
+    found["ended tasks"] = found["Task"] - len(asyncio.all_tasks())
+    return {name: found[name] for name in ("ended tasks", "coroutine", "deque")}
+
+
 class State:
     """The state of the server, for the tests to read over HTTP."""
 
@@ -204,6 +214,7 @@ class State:
             "open": len(self._sockets.open),
             "codes": self._sockets.codes,
             "tasks": len(asyncio.all_tasks()),
+            "kept": kept() if req.query_string == "kept" else None,
             "send_buffer": raw.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF),
             "no_delay": raw.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY),
             "user_timeout": raw.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT),

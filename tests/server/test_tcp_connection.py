@@ -91,6 +91,27 @@ async def test_a_websocket_handed_over_has_no_task(server: Any) -> None:
     ends.reset()
 
 
+async def test_a_websocket_handed_over_keeps_nothing_of_its_handshake(
+    server: Any,
+) -> None:
+    """Neither do asyncio's streams, for which we write attributes that are private."""
+
+    await server.freed(20.0)
+    await server.state("?kept")  # the first request makes things that stay
+    before = (await server.state("?kept"))["kept"]
+    clients = [await server.open("/handed") for _ in range(16)]
+
+    async def is_freed() -> bool:
+        state = await server.state("?kept")
+        assert state["open"] == 16
+        return all(state["kept"][name] <= before[name] for name in before)
+
+    await until(is_freed, 20.0, "what sixteen handshakes took is freed")
+    for client in clients:
+        client.reset()
+    await server.freed(20.0)
+
+
 async def test_a_peer_that_does_not_read_is_noticed_early(server: Any) -> None:
     """The kernel takes at most the send buffer, not its own megabytes."""
     async with await server.open("/flood", receive_buffer=4096) as client:
