@@ -241,13 +241,7 @@ class Session:
         self._audits_subscribe_tokens = handlers.subscribe_token is not None
         self._queue = queue = CommandQueue(settings.in_flight, quota)
         self.subscriptions = subscriptions = Subscriptions(
-            port,
-            queue,
-            settings,
-            permissions,
-            handlers,
-            self._subscription_ended,
-            deltas=deltas,
+            port, queue, settings, permissions, handlers, self._ended, deltas=deltas
         )
         self._refreshes = Refreshes(
             port, queue, handlers, subscriptions, self._refreshed
@@ -688,7 +682,7 @@ class Session:
         self._describe(grant.info)
         self._plan()
 
-    def _subscription_ended(self, channel: Channel) -> None:
+    def _ended(self, channel: Channel) -> None:
         self._refreshes.subscription_ended(channel)
 
     def _describe(self, info: RawJson | None) -> None:
