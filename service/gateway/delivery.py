@@ -2,7 +2,7 @@
 
 An append that finds its channel free takes the lease in its own transaction. Here the
 hold is delivered in the background, or handed over to another invocation. Publications
-that are not kept, joins and leaves go to all active rows at once, each at most once.
+that are not kept, joins and leaves go to all active rows, each at most once.
 
 Invariants:
 
@@ -42,6 +42,7 @@ from service.core.ports import (
     ReadDone,
     Store,
 )
+from service.gateway.passing import Passing, PassingPushes
 from service.gateway.rounds import Rounds
 from service.protocol import replies
 
@@ -111,6 +112,7 @@ class GatewayDelivery:
         self._invoker = invoker
         self._local = local
         self._running: set[asyncio.Future[None]] = set()
+        self._passing = PassingPushes(rounds, self._run)
 
     # ports.Delivery
 
@@ -176,7 +178,7 @@ class GatewayDelivery:
         for channel, publication, _, _, _ in batch:
             if not publication.offset:
                 push = replies.publication_push(replies.quote(channel), publication)
-                self._run(self._rounds.spread(channel, push))
+                self._passing.send(channel, Passing(push))
 
     def took(self, hold: Hold) -> None:
         """Deliver under a hold, or hand it over."""
@@ -208,12 +210,12 @@ class GatewayDelivery:
     def join(self, channel: Channel, client: ClientId, info: RawJson) -> None:
         """Tell those who hear it that a client has joined; not the client."""
         push = replies.join_push(replies.quote(channel), info)
-        self._run(self._rounds.spread(channel, push, joins=True, but=client))
+        self._passing.send(channel, Passing(push, joins=True, but=client))
 
     def leave(self, channel: Channel, client: ClientId, info: RawJson) -> None:
         """Tell those who hear it that a client has left."""
         push = replies.leave_push(replies.quote(channel), info)
-        self._run(self._rounds.spread(channel, push, joins=True, but=client))
+        self._passing.send(channel, Passing(push, joins=True, but=client))
 
     # Background.
 

@@ -235,43 +235,6 @@ class Rounds:
         await self.rows.remove(channel, client)
         return True
 
-    async def spread(
-        self,
-        channel: Channel,
-        push: str,
-        *,
-        joins: bool = False,
-        but: ClientId | None = None,
-    ) -> None:
-        """Send a push that is not in the log to all active rows, at most once.
-
-        For channels without history, and for joins and leaves, which go only to those
-        rows that hear them, and not to *but*. A client that cannot be reached misses
-        it.
-
-        Raises:
-            StoreError: The rows could not be read.
-        """
-        gate = asyncio.Semaphore(PARALLEL)
-
-        async def one(client: ClientId) -> None:
-            async with gate:
-                outcome = await self.posts.post(client, push)
-                if outcome is Posted.GONE:
-                    await self.kill(channel, client, outcome)
-
-        ended = await asyncio.gather(
-            *(
-                one(row.client)
-                for row in await self.rows.rows(channel)
-                if row.state is RowState.ACTIVE
-                and (row.hears_joins or not joins)
-                and row.client != but
-            ),
-            return_exceptions=True,
-        )
-        _report(ended)
-
     async def wait(self, seconds: float) -> None:
         """Wait by the clock."""
         await _first(self.clock, [], self.clock.now() + seconds)

@@ -350,14 +350,3 @@ async def test_the_watchdog_takes_what_has_expired(bench):
     bench.clock.stall(60.0)
     assert await bench.rounds.watch(CHANNEL) is not None
     assert bench.table == {}
-
-
-async def test_what_is_not_in_the_log_goes_to_active_rows(bench):
-    bench.subscribe(A)
-    bench.subscribe(B, hears_joins=True)
-    bench.subscribe(ClientId("c"), state=RowState.PENDING)
-    await bench.run(bench.rounds.spread(CHANNEL, "push"))
-    assert bench.frames == {A: ["push"], B: ["push"]}
-    bench.answers = {B: [Posted.GONE]}
-    await bench.run(bench.rounds.spread(CHANNEL, "join", joins=True))
-    assert B not in bench.table
