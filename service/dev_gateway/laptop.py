@@ -11,6 +11,7 @@ the table held is gone with it.
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
 import shutil
 import signal
@@ -81,7 +82,13 @@ async def laptop(
             table = await stack.enter_async_context(_table(environment))
         environment["STEADWIRE_DYNAMODB_ENDPOINT"] = table
         gateway = Gateway(_not_yet, SystemClock(), stage="dev")
-        await stack.enter_async_context(gateway.run(port))
+        try:
+            await stack.enter_async_context(gateway.run(port))
+        except OSError as error:
+            why = os.strerror(error.errno or 0)  # asyncio's own text is a sentence
+            raise StartupError(
+                f"port {port} on 127.0.0.1: {why}; --port takes another"
+            ) from error
         environment["STEADWIRE_GATEWAY_ENDPOINT"] = gateway.endpoint
         say("making the table")
         await _once(environment, "tables", "create")

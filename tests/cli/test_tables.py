@@ -88,7 +88,8 @@ def test_nobody_is_there(steadwire):
     assert status == 2
     warning, error = output.splitlines()  # the log's, and the command's own
     assert "DynamoDB has failed a call" in warning
-    assert error == "steadwire: DynamoDB: EndpointConnectionError"
+    assert error.startswith("steadwire: DynamoDB: EndpointConnectionError")
+    assert "dynamodb.endpoint" in error
 
 
 def test_the_commands_of_sqlite_refuse(steadwire, tmp_path):

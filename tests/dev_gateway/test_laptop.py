@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import re
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
 
+from service.core.errors import StartupError
+from service.dev_gateway.laptop import laptop
 from tests.harness.api import Api
 from tests.harness.backends import GATEWAYS, INTEGRATION
 from tests.harness.process import environment, launched
@@ -74,3 +77,19 @@ async def test_a_client_at_the_gateway_hears_what_is_published(
             push = await client.message(10.0)
         publication = push["push"]["pub"]
         assert (publication["data"], publication["offset"]) == ({"text": "hello"}, 1)
+
+
+async def test_a_port_that_is_taken_is_said_in_one_line() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        nothing = laptop(
+            {},
+            port=port,
+            server_port=0,
+            table="http://127.0.0.1:9",
+            function=True,
+            say=lambda line: None,
+        )
+        with pytest.raises(StartupError, match=f"port {port} on .* in use; --port"):
+            async with nothing:
+                raise AssertionError("it has started")

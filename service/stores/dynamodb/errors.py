@@ -148,6 +148,11 @@ _REFUSED = {
     "UnrecognizedClientException",
 }
 _UNREACHABLE = (NoCredentialsError, PartialCredentialsError, CredentialRetrievalError)
+_WORDS = {  # of what a first start meets
+    "EndpointConnectionError": "EndpointConnectionError: nobody answers there; see "
+    "dynamodb.endpoint and dynamodb.region",
+    "NoCredentialsError": "NoCredentialsError: there are no AWS credentials",
+}
 _UNANSWERED = (ReadTimeoutError, ConnectionClosedError, ResponseParserError)
 
 
@@ -156,6 +161,7 @@ def classify(error: BaseException, *, repeated: bool) -> Failure | None:
     if isinstance(error, ClientError):
         return _answered(error, repeated=repeated)
     name = type(error).__name__
+    name = _WORDS.get(name, name)
     if isinstance(error, _UNREACHABLE):
         return Failure("refused", False, name)
     if isinstance(error, _UNANSWERED):
