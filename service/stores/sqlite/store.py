@@ -191,23 +191,23 @@ class SqliteStore:
         self._hearer = hearer
         files = await self._open_files()
         self._files: Files = files
+        idle = None
         try:
             self._space = await asyncio.to_thread(
                 Space, files.writer, self._settings, self._namespaces
             )
+            self._channels = ChannelStateCache(
+                files.writer, self._rng, self._space, self._settings.lock_timeout
+            )
+            if self._settings.shared_by:
+                idle = await asyncio.to_thread(self._share, files.writer)
         except BaseException:
             files.close()
             raise
-        self._channels = ChannelStateCache(
-            files.writer, self._rng, self._space, self._settings.lock_timeout
-        )
         self._log = Log(self._channels)
         self._state_table = StateTable(files.writer)
         self._eraser = Eraser(files.writer)
         expiry = Expiry(self._channels, self._state_table)
-        idle = None
-        if self._settings.shared_by:
-            idle = await asyncio.to_thread(self._share, files.writer)
         self._writer = self._thread("write", self._wrote, idle)
         self._reader = self._writer
         if files.reader is not files.writer:

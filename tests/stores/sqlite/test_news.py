@@ -18,6 +18,7 @@ from service.settings import StoreSettings
 from service.stores.sqlite import news
 from service.stores.sqlite.channel_state import ChannelStateCache
 from service.stores.sqlite.schema import open_files
+from service.stores.sqlite.space import Space
 from service.stores.sqlite.state import StateTable
 from service.stores.sqlite.store import SqliteStore
 from tests.clock import VirtualClock
@@ -146,6 +147,20 @@ async def test_news_at_the_first_look_are_told(tmp_path, clock, monkeypatch):
     assert len(bench.heard) == 1
     assert (await bench.append("a", "2")).position.offset == 2
     await bench.store.close()
+
+
+async def test_a_start_that_fails_at_the_first_look_leaves_the_file(
+    tmp_path, clock, monkeypatch
+):
+    def fail(space):
+        raise sqlite3.OperationalError("disk I/O error")
+
+    monkeypatch.setattr(Space, "blanked", fail)
+    with pytest.raises(sqlite3.OperationalError):
+        await Process(shared(tmp_path, clock), clock).start()
+    monkeypatch.undo()
+    other = await Process(on_disk(tmp_path, clock), clock).start()  # alone
+    await other.store.close()
 
 
 async def test_many_at_once_stay_dense_and_in_order(pair, tmp_path):
