@@ -13,6 +13,8 @@ Invariants:
 * A poll only adds to the copy, so it does not lose a revocation made while it was under
   way.
 * `on_revoked` is called once in each process for each new revocation.
+* Calls for one token, or one user, write one after the other: each adds to what the one
+  before it has written.
 
 A revoked token counts as an expired one. A live connection that was accepted with it
 is closed with 3005, reconnects with the same token, is answered 109, and gets another
@@ -29,6 +31,7 @@ import msgspec
 
 from service.auth.errors import KeysUnavailable
 from service.core.errors import SteadwireError, StoreError
+from service.core.keyed_lock import KeyedLock
 from service.core.model import UserId
 from service.core.ports import Clock, State, StateEntry, Timer
 
@@ -106,6 +109,7 @@ class Revocations:
         self._read_at = float("-inf")  # Unix seconds
         self._timer: Timer | None = None
         self._stopped = False
+        self._writes = KeyedLock()
 
     async def start(self) -> None:
         """Read the list, and then again every `POLL_INTERVAL`."""
@@ -149,8 +153,9 @@ class Revocations:
             TooManyRevocations: The list is full.
             StoreError: Whether it is revoked is not known.
         """
-        expire_at = max(expire_at, self._tokens.get(token_id, 0.0))
-        await self._revoke(Revocation(token_id), token_id, token_id, expire_at)
+        async with self._writes.hold(_TOKEN + token_id):
+            expire_at = max(expire_at, self._tokens.get(token_id, 0.0))
+            await self._revoke(Revocation(token_id), token_id, token_id, expire_at)
 
     async def revoke_user(self, user: UserId, before: float, expire_at: float) -> None:
         """Revoke a user's tokens issued before *before*, until *expire_at*.
@@ -162,11 +167,12 @@ class Revocations:
             TooManyRevocations: The list is full.
             StoreError: Whether they are revoked is not known.
         """
-        known, end = self._users.get(user, (0.0, 0.0))
-        if end > self._clock.wall():
-            before, expire_at = max(before, known), max(expire_at, end)
-        value = msgspec.json.encode(_User(user, before)).decode()
-        await self._revoke(Revocation("", user, before), user, value, expire_at)
+        async with self._writes.hold(_USER + user):
+            known, end = self._users.get(user, (0.0, 0.0))
+            if end > self._clock.wall():
+                before, expire_at = max(before, known), max(expire_at, end)
+            value = msgspec.json.encode(_User(user, before)).decode()
+            await self._revoke(Revocation("", user, before), user, value, expire_at)
 
     async def _revoke(
         self, revocation: Revocation, name: str, value: str, expire_at: float

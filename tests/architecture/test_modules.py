@@ -49,6 +49,7 @@ FETCHING = {"service.auth.jwks", "service.core.fetch", "service.payload.encoder"
 IO: dict[str, set[str]] = {
     "asyncio": {
         "service.core.clock",  # timers of the running loop
+        "service.core.keyed_lock",  # locks of the running loop
         "service.core.waiter",  # futures of the running loop
     },
     "os": {"service.payload.strategies"},  # the type os.PathLike

@@ -228,6 +228,23 @@ async def test_a_second_revocation_of_a_user_takes_nothing_back(
     assert there.told == [Revocation("", ANN, WALL + 5)]
 
 
+async def test_revocations_at_once_take_nothing_back(
+    processes: tuple[Process, Process], clock: VirtualClock
+) -> None:
+    here, there = processes
+    await asyncio.gather(
+        here.revocations.revoke_token("t", WALL + 100),
+        here.revocations.revoke_token("t", WALL + 10),
+        here.revocations.revoke_user(ANN, WALL, WALL + 100),
+        here.revocations.revoke_user(ANN, WALL - 50, WALL + 10),
+    )
+    clock.advance(20)
+    await there.settle()  # knows what the State holds, and nothing else
+    for process in processes:
+        assert process.revoked("bob", "t")
+        assert process.revoked("ann", "x", WALL - 1)
+
+
 async def test_the_list_is_bounded(
     processes: tuple[Process, Process],
     clock: VirtualClock,

@@ -48,11 +48,11 @@ import heapq
 import random
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 from service.core.errors import StoreBusy
+from service.core.keyed_lock import KeyedLock
 from service.core.model import ClientId
 from service.core.ports import Clock
 from service.stores.dynamodb.client import Client
@@ -154,32 +154,6 @@ class _AdmitTransaction(NamedTuple):
     evicted: list[ConnectionRecord]
     increment: int | None  # index of the action on the counter
     entry: int  # index of the first action that writes a record; the owner's is last
-
-
-class KeyedLock:
-    """A lock for each name; a name that nobody uses takes no memory."""
-
-    def __init__(self) -> None:
-        self._queues: dict[str, _Queue] = {}
-
-    @asynccontextmanager
-    async def hold(self, name: str) -> AsyncIterator[None]:
-        """Hold the lock of *name*, acquired in the order of the calls."""
-        queue = self._queues.setdefault(name, _Queue())
-        queue.length += 1
-        try:
-            async with queue.lock:
-                yield
-        finally:
-            queue.length -= 1
-            if not queue.length:
-                del self._queues[name]
-
-
-class _Queue:
-    def __init__(self) -> None:
-        self.lock = asyncio.Lock()
-        self.length = 0
 
 
 class Connections:
