@@ -226,19 +226,28 @@ async def test_a_second_subscribe_begins_anew(
     assert [each["offset"] for each in found] == [1, 2]
 
 
-async def _subscribe_for_joins(client: RawClient, channel: str) -> None:
-    """Subscribe and be active: the reply comes before that, a publication after it."""
+async def listens(client: RawClient, api: Api, channel: str) -> None:
+    """Subscribe, and wait until what is told to all of a channel reaches the client.
+
+    That begins a moment after the reply, when its row becomes active.
+    """
     await client.subscribe(channel)
-    await client.publish(channel, 0)
-    await client.publications(channel, 1)
+    told = asyncio.ensure_future(client.push(60.0))
+    count = 0
+    while not told.done():
+        count += 1
+        await api.call("publish", {"channel": channel, "data": count})
+        await asyncio.wait([told], timeout=1.0)
+    for _ in range((await told)["pub"]["data"], count):
+        assert "pub" in await client.push()
 
 
 async def test_a_client_hears_the_joins_of_others_alone(
-    server: Server, channel: str
+    server: Server, api: Api, channel: str
 ) -> None:
     channel = f"who:{channel}"
     async with await server.raw() as one, await server.raw() as two:
-        await _subscribe_for_joins(one, channel)
+        await listens(one, api, channel)
         await two.subscribe(channel)
         assert "join" in await one.push()
         await two.request(unsubscribe={"channel": channel})
@@ -247,13 +256,15 @@ async def test_a_client_hears_the_joins_of_others_alone(
 
 
 @pytest.mark.slow
-async def test_joins_and_leaves_go_out_one_by_one(server: Server, channel: str) -> None:
+async def test_joins_and_leaves_go_out_one_by_one(
+    server: Server, api: Api, channel: str
+) -> None:
     channel = f"who:{channel}"
     async with await server.raw() as one, await server.raw() as two:
-        await _subscribe_for_joins(one, channel)
+        await listens(one, api, channel)
         for _ in range(5):
             await two.subscribe(channel)
-            # Who leaves before this was told is told of by the leave alone.
+            # It is told when the row is active, which is after the reply.
             assert "join" in await one.push()
             await two.request(unsubscribe={"channel": channel})
             assert "leave" in await one.push()
