@@ -93,6 +93,8 @@ class Converter:
 
     def _wrong_value(self, path: str, value: Any, fault: str) -> None:
         fault, _, place = fault.partition(" - at `$")
+        if fault == "Expected `array`, got `str`":  # as of one origin
+            fault = 'expected a list, as ["…", "…"]'
         fault = fault[:1].lower() + fault[1:]
         self._report(f"{path}{place.rstrip('`')}", value, fault)
 

@@ -619,3 +619,11 @@ def test_headers_that_hooks_cannot_be_given(name: str, fault: str) -> None:
     assert load({}, {"proxy": {"http_headers": ["Cookie", "X-Forwarded-For"]}})
     with pytest.raises(SettingsError, match=rf"proxy\.http_headers: .*{fault}"):
         load({}, {"proxy": {"http_headers": [name]}})
+
+
+def test_an_origin_outside_a_list_is_refused_with_how_to_write_it() -> None:
+    with pytest.raises(SettingsError) as refused:
+        load({"STEADWIRE_SERVER_ORIGINS": "https://chat.example.org"}, {})
+    assert str(refused.value) == (
+        'server.origins (STEADWIRE_SERVER_ORIGINS): expected a list, as ["…", "…"]'
+    )
