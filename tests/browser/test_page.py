@@ -327,7 +327,7 @@ async def test_the_sdk_is_served_from_where_npm_has_put_it(
 async def test_an_address_that_names_nobody_or_nothing(
     browser: Browser, server: Server
 ) -> None:
-    # Escapes that are none, and users that no ticket is for.
+    # An escape that is not valid, and users that get no ticket.
     for user, thread in (("", "%E0%A4"), ("%00%0A", "x"), ("y" * 99, "y")):
         visitor = await open_page(browser, server, user, thread)
         await visitor.badge("connected")
