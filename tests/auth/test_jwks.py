@@ -398,3 +398,31 @@ async def test_an_issuer_that_fails_again_and_again_degrades_until_it_answers(
     await world.fetched(4)
     assert world.issuer.asked == 4
     world.now()  # the key is there
+
+
+@pytest.mark.requirement("B22")
+async def test_an_issuer_that_fails_at_every_third_call(world: World) -> None:
+    """Nine clients, each with a key that is published when it comes."""
+    newest = 0
+
+    async def answer(writer: asyncio.StreamWriter) -> None:
+        if world.issuer.asked % 3 == 0:
+            await body(b"", "503 Service Unavailable")(writer)
+        else:
+            await published(*(f"k{n}" for n in range(newest + 1)))(writer)
+
+    world.issuer.answer = answer
+    refused: list[int] = []
+    for newest in range(9):
+        while True:
+            try:
+                await world.admit(f"k{newest}")
+                break
+            except KeysUnavailable:
+                refused.append(newest)
+                world.clock.advance(PAUSE)  # and it repeats
+        world.clock.advance(PAUSE)
+    assert refused == [2, 4, 6, 8]  # each once
+    assert world.issuer.asked == 13
+    for n in range(9):
+        assert isinstance(world.now(f"k{n}"), ConnectionClaims)  # without asking

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -26,3 +27,7 @@ def test_half_a_minute_of_the_soak() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "WRONG" not in done.stdout
     assert " 0 connects failed" in done.stdout
+    # A message a second for each, at least; every one of them was checked.
+    delivered = re.search(r"^([\d,]+) delivered", done.stdout, re.MULTILINE)
+    assert delivered is not None, done.stdout
+    assert int(delivered[1].replace(",", "")) >= 50 * 30

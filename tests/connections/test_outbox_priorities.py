@@ -258,6 +258,8 @@ async def test_a_write_that_fails_drops_its_messages_and_the_rest() -> None:
     bench.stick()
     fill(bench, ("1", None))
     bench.turns.run()
+    # It has left the queue, and its write has not ended.
+    assert (bench.outbox.sent, bench.outbox.dropped) == (0, 0)
     fill(bench, ("j", JOIN), ("2", None), ("3", None), ("4", None))
     bench.error = ConnectionResetError("the client is gone")
     bench.free()

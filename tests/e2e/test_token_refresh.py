@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -177,9 +178,10 @@ async def test_one_bad_refresh_among_many_harms_nobody_else(server: Server) -> N
 
 
 class Issuer:
-    """Publishes keys, until it is told to be silent."""
+    """Publishes keys, until it is told to be silent; *failing* answers are a 503."""
 
     def __init__(self) -> None:
+        self.failing = 0
         self.silent = asyncio.Event()
         self.asked = asyncio.Event()
         self.requests = 0
@@ -189,6 +191,8 @@ class Issuer:
         self.asked.set()
         if self.silent.is_set():
             await asyncio.sleep(60)
+        if self.requests <= self.failing:
+            raise web.HTTPServiceUnavailable
         return web.json_response(jwks("k1"))
 
 
@@ -279,6 +283,26 @@ async def test_keys_that_cannot_be_had_again_and_again_degrade(
         await web.TCPSite(runner, "127.0.0.1", port).start()
         await until()
         await runner.cleanup()
+
+
+@pytest.mark.slow
+@pytest.mark.requirement("B22")
+async def test_an_sdk_gets_in_once_the_keys_can_be_had_again(
+    make_server: Callable[..., Server],
+    issuer: tuple[Issuer, str],
+    start_host: Callable[..., Any],
+) -> None:
+    source, url = issuer
+    source.failing = 1
+    server = await make_server(
+        token_settings(STEADWIRE_TOKEN_JWKS_PUBLIC_ENDPOINT=url)
+    ).start()
+    token = connection("ann", algorithm="RS256", kid="k1")
+    host = await start_host("js-5.8.0")
+    client = await SdkClient.create(host, server.url, token=token)
+    await client.connect(within=60.0)
+    assert not client.events["disconnected"]  # which would be for good
+    assert source.requests >= 2
 
 
 @pytest.mark.requirement("B23")
