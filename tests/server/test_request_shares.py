@@ -7,13 +7,12 @@ from collections.abc import Callable
 
 import pytest
 
-from service.server.http1 import REQUESTS
 from tests.harness.process import stopped
 from tests.harness.sockets import TcpClient
 from tests.server.running import Process
 
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
-ALL = 5 * REQUESTS
+ALL = 20
 
 
 async def number(tcp: TcpClient) -> int:
@@ -42,7 +41,8 @@ async def test_an_address_has_a_share(
             await tcp.send(GET * each)
         await other.send(GET)
     first = ALL + 2  # the number of the first request of these
-    assert await number(other) <= first + 2 * REQUESTS
+    # One a turn; without a share all of them come before it.
+    assert await number(other) <= first + ALL // 2
     found = [await number(tcp) for tcp in many for _ in range(each)]
     assert len(set(found)) == each * ALL
     assert max(found) == first + each * ALL
