@@ -143,6 +143,9 @@ async def test_a_newer_request_takes_over_from_one_that_hangs(
     pusher = Pusher(server, thread)
     hanging = asyncio.create_task(pusher.push(body()))
     await sent.wait()
+    async with viewing(server, f"/agui/threads/{thread}/events?after=0") as view:
+        for _ in range(5):  # until all of that is stored
+            assert await view.next()
     answer = await pusher.push(lines(events[2:10]), "?from=3")
     assert answer.json() == {**LIVE, "next": 11}
     hanging.cancel()
