@@ -62,7 +62,9 @@ async def request(
     server: Server, method: str, path: str, token: str = "", **options: Any
 ) -> httpx.Response:
     headers = {"Authorization": f"Bearer {token}"} if token else {}
-    async with httpx.AsyncClient(trust_env=False, timeout=30.0) as client:
+    client = httpx.AsyncClient(trust_env=False, timeout=30.0)
+    # In all: a stream that is wrongly shown has something to read for ever.
+    async with client, asyncio.timeout(30.0):
         url = f"http://127.0.0.1:{server.port}{path}"
         return await client.request(
             method, url, headers=headers | options.pop("headers", {}), **options
