@@ -5,9 +5,8 @@ rules of the proxy could be got round. HTTP/2 without TLS is off unless
 ``server.cleartext_http2`` asks for it: ``Upgrade: h2c`` is ignored and the preface of
 HTTP/2 answered with 505.
 
-In a turn of the event loop one request of an address is begun, however many connections
-they come on. The others wait for a turn to come, in their order: what is published by
-another address takes some five turns, and each may cost one request.
+In a turn of the event loop `REQUESTS` requests of one address are begun, however many
+connections they come on. The others wait for a turn to come, in their order.
 """
 
 from __future__ import annotations
@@ -26,7 +25,10 @@ from hypercorn.protocol.h11 import H11Protocol
 from service.core.address_shares import SHARE
 from service.settings import ServerSettings
 
-__all__ = ["Http1Protocol", "joined"]
+__all__ = ["REQUESTS", "Http1Protocol", "joined"]
+
+REQUESTS: Final = 4
+"""Requests of one address that are begun in a turn of the event loop."""
 
 _HEALTH = b"/health/"
 """The only paths that are served to a connection in the reserve."""
@@ -111,7 +113,7 @@ class Http1Protocol(H11Protocol):
 
     async def _create_stream(self, request: h11.Request) -> None:
         normal = _normal(request)
-        later = self._tcp.turn(SHARE)
+        later = self._tcp.turn(SHARE // REQUESTS)
         if later is not None:
             await later
         await super()._create_stream(normal)
