@@ -22,13 +22,12 @@ ends.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from functools import partial, wraps
 from typing import Any, Concatenate, ParamSpec
 
 from service.connections.audit_log import log_decision
 from service.connections.context import ConnectionContext
-from service.connections.hook_calls import BLOCKED, Outcome, ask, note_answer
+from service.connections.hook_calls import BLOCKED, Outcome, ask, complete, note_answer
 from service.connections.lifecycle_log import LifecycleLog
 from service.connections.limits import Slot
 from service.connections.outbox import Outbox
@@ -46,7 +45,7 @@ from service.core.errors import (
     StoreError,
     Unsubscribe,
 )
-from service.core.hooks import ConnectEvent, Event, RefreshEvent
+from service.core.hooks import Event
 from service.core.model import (
     Appended,
     Channel,
@@ -395,14 +394,7 @@ class ClientConnection:
     def ask(self, command: int, event: Event) -> None:
         """Ask a hook; the session is given its answer, or a refusal if it is late."""
         context = self._context
-        handlers = context.handlers
-        if isinstance(event, ConnectEvent):
-            pending = self._pending
-            event = replace(event, origin=pending.origin, http_headers=pending.headers)
-            if pending.blocked(event):
-                handlers = BLOCKED
-        elif isinstance(event, RefreshEvent):
-            event = replace(event, origin=self._pending.origin)
+        handlers, event = complete(event, self._pending, context.handlers)
         ask(
             handlers,
             event,

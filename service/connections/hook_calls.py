@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 import structlog
 
 from service.connections.hook_health import HookHealth
+from service.connections.pending_connection import PendingConnection
 from service.core.errors import (
     INTERNAL,
     TOO_MANY_REQUESTS,
@@ -41,7 +42,7 @@ from service.core.hooks import (
 from service.core.model import RawJson
 from service.core.ports import Clock
 
-__all__ = ["BLOCKED", "Outcome", "ask", "encoded", "note_answer"]
+__all__ = ["BLOCKED", "Outcome", "ask", "complete", "encoded", "note_answer"]
 
 Outcome = Answer | ReplyError | CloseError
 Dump = Callable[[object], Awaitable[RawJson]]
@@ -53,6 +54,23 @@ async def _refuse(event: ConnectEvent) -> NoReturn:
 
 BLOCKED = Handlers(connect=_refuse, connect_token=_refuse, connect_ticket=_refuse)
 """The hooks of a client whose credentials were refused a moment ago."""
+
+
+def complete(
+    event: Event, pending: PendingConnection, handlers: Handlers
+) -> tuple[Handlers, Event]:
+    """Add to an event what its client's handshake said; return also who is asked.
+
+    That is `BLOCKED` for credentials that are not to be looked at.
+    """
+    if isinstance(event, ConnectEvent):
+        event = replace(event, origin=pending.origin, http_headers=pending.headers)
+        if pending.blocked(event):
+            handlers = BLOCKED
+    elif isinstance(event, RefreshEvent):
+        event = replace(event, origin=pending.origin)
+    return handlers, event
+
 
 _NAMES: dict[type, str] = {
     ConnectEvent: "connect",

@@ -32,7 +32,6 @@ import asyncio
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -41,7 +40,7 @@ import structlog
 
 from service.auth.errors import KeysUnavailable
 from service.connections.audit_log import log_decision
-from service.connections.hook_calls import BLOCKED, Outcome, ask, note_answer
+from service.connections.hook_calls import BLOCKED, Outcome, ask, complete, note_answer
 from service.connections.pending_connection import PendingConnection
 from service.core.errors import (
     CONNECTION_EXPIRED,
@@ -55,7 +54,7 @@ from service.core.errors import (
     StoreError,
     describe,
 )
-from service.core.hooks import ConnectEvent, Event, RefreshEvent
+from service.core.hooks import Event
 from service.core.model import (
     Channel,
     ClientId,
@@ -312,14 +311,8 @@ class Invocation:
 
     def ask(self, command: int, event: Event) -> None:
         """Ask a hook; the session is given its answer, or a refusal if it is late."""
-        context, pending = self._context, self._pending
-        handlers = context.handlers
-        if isinstance(event, ConnectEvent):
-            event = replace(event, origin=pending.origin, http_headers=pending.headers)
-            if pending.blocked(event):
-                handlers = BLOCKED
-        elif isinstance(event, RefreshEvent):
-            event = replace(event, origin=pending.origin)
+        context = self._context
+        handlers, event = complete(event, self._pending, context.handlers)
         answered = partial(self._answered, command, event, handlers is not BLOCKED)
         ask(
             handlers,
