@@ -8,6 +8,7 @@ import pytest
 
 from service.agents import threads as bounds
 from service.agents.errors import Refused, RunExists
+from service.agents.threads import Threads
 from service.agents.writer import RunWriter
 from service.core.errors import ReplyError, StoreUnavailable
 from service.core.model import Publication, RawJson
@@ -209,15 +210,23 @@ async def test_a_start_whose_outcome_is_unknown_is_ended() -> None:
         assert world.store.state.values == {}
 
 
-@pytest.mark.requirement("R44")
-@pytest.mark.parametrize("fault", ["late", "hold"])
-async def test_a_start_whose_caller_is_cancelled_is_ended(fault: str) -> None:
+async def starting(
+    fault: str, writes: str
+) -> tuple[World, Threads, asyncio.Task[RunWriter]]:
+    """Return a start of the run r in the thread t whose append meets *fault*."""
     world = World()
     threads = world.process()
     await world.settle()
     world.store.script.append(fault)
-    task = asyncio.create_task(threads.start("t", "r", writes="relay"))
+    task = asyncio.create_task(threads.start("t", "r", writes=writes))
     await world.settle()
+    return world, threads, task
+
+
+@pytest.mark.requirement("R44")
+@pytest.mark.parametrize("fault", ["late", "hold"])
+async def test_a_start_whose_caller_is_cancelled_is_ended(fault: str) -> None:
+    world, threads, task = await starting(fault, "relay")
     task.cancel()
     await world.pass_time(3)
     assert task.cancelled()
@@ -229,12 +238,7 @@ async def test_a_start_whose_caller_is_cancelled_is_ended(fault: str) -> None:
 
 
 async def test_a_start_of_an_agent_that_pushes_lives_on_without_its_request() -> None:
-    world = World()
-    threads = world.process()
-    await world.settle()
-    world.store.script.append("late")
-    task = asyncio.create_task(threads.start("t", "r", writes="push"))
-    await world.settle()
+    world, threads, task = await starting("late", "push")
     task.cancel()
     await world.settle()
     world.store.release()
@@ -245,12 +249,7 @@ async def test_a_start_of_an_agent_that_pushes_lives_on_without_its_request() ->
 
 @pytest.mark.requirement("R44")
 async def test_a_start_under_way_is_ended_by_a_close() -> None:
-    world = World()
-    threads = world.process()
-    await world.settle()
-    world.store.script.append("hold")
-    task = asyncio.create_task(threads.start("t", "r", writes="python"))
-    await world.settle()
+    world, threads, task = await starting("hold", "python")
     closing = asyncio.create_task(threads.close())
     await world.settle()
     assert not closing.done()
@@ -262,12 +261,7 @@ async def test_a_start_under_way_is_ended_by_a_close() -> None:
 
 @pytest.mark.requirement("R44")
 async def test_a_start_that_was_stored_and_cannot_be_read_is_ended() -> None:
-    world = World()
-    threads = world.process()
-    await world.settle()
-    world.store.script.append("hold")
-    task = asyncio.create_task(threads.start("t", "r", writes="relay"))
-    await world.settle()
+    world, _, task = await starting("hold", "relay")
     # Somebody publishes to the thread meanwhile: it is read behind the start.
     world.store.logs[THREAD].append(Publication(1, RawJson("{}"), None))
     world.store.read_fails = 1

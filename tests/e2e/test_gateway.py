@@ -226,28 +226,23 @@ async def test_a_second_subscribe_begins_anew(
     assert [each["offset"] for each in found] == [1, 2]
 
 
-async def listens(client: RawClient, api: Api, channel: str) -> None:
-    """Subscribe, and wait until what is told to all of a channel reaches the client.
+async def listens(client: RawClient, channel: str) -> None:
+    """Subscribe, and wait until the client hears joins.
 
-    That begins a moment after the reply, when its row becomes active.
+    That begins a moment after the reply, when its row becomes active. Only then is it
+    posted what has been published since, and that for certain: the channel has history.
     """
     await client.subscribe(channel)
-    told = asyncio.ensure_future(client.push(60.0))
-    count = 0
-    while not told.done():
-        count += 1
-        await api.call("publish", {"channel": channel, "data": count})
-        await asyncio.wait([told], timeout=1.0)
-    for _ in range((await told)["pub"]["data"], count):
-        assert "pub" in await client.push()
+    await client.publish(channel, 0)
+    await client.publications(channel, 1)
 
 
 async def test_a_client_hears_the_joins_of_others_alone(
-    server: Server, api: Api, channel: str
+    server: Server, channel: str
 ) -> None:
     channel = f"who:{channel}"
     async with await server.raw() as one, await server.raw() as two:
-        await listens(one, api, channel)
+        await listens(one, channel)
         await two.subscribe(channel)
         assert "join" in await one.push()
         await two.request(unsubscribe={"channel": channel})
@@ -256,12 +251,10 @@ async def test_a_client_hears_the_joins_of_others_alone(
 
 
 @pytest.mark.slow
-async def test_joins_and_leaves_go_out_one_by_one(
-    server: Server, api: Api, channel: str
-) -> None:
+async def test_joins_and_leaves_go_out_one_by_one(server: Server, channel: str) -> None:
     channel = f"who:{channel}"
     async with await server.raw() as one, await server.raw() as two:
-        await listens(one, api, channel)
+        await listens(one, channel)
         for _ in range(5):
             await two.subscribe(channel)
             # It is told when the row is active, which is after the reply.

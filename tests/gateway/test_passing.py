@@ -1,4 +1,4 @@
-"""What is not kept, at the gateway: who gets it, in which order, and how much waits."""
+"""Pushes that no log keeps, at the gateway: who gets them, their order, what waits."""
 
 import asyncio
 
@@ -31,6 +31,12 @@ class Sending(Bench):
     def send(self, *pushes, **more):
         for push in pushes:
             self.passing.send(CHANNEL, Passing(push, **more))
+
+    def hold(self, client):
+        """Return what the answer of the next POST to the client waits for."""
+        answer = future()
+        self.answers[client] = [answer]
+        return answer
 
     async def sent(self):
         for task in self.tasks:  # grows meanwhile
@@ -82,8 +88,7 @@ async def test_a_leave_never_comes_before_its_join(bench):
 
 async def test_what_comes_during_a_post_goes_into_the_next(bench):
     bench.subscribe(A)
-    slow = future()
-    bench.answers = {A: [slow]}
+    slow = bench.hold(A)
     bench.send("1")
     await bench.settle()
     bench.send("2", "3")
@@ -97,8 +102,7 @@ async def test_what_comes_during_a_post_goes_into_the_next(bench):
 async def test_nobody_waits_for_a_slow_client(bench):
     bench.subscribe(A)
     bench.subscribe(B)
-    slow = future()
-    bench.answers = {A: [slow]}
+    slow = bench.hold(A)
     for push in "123":
         bench.send(push)
         await bench.settle()
@@ -109,8 +113,7 @@ async def test_nobody_waits_for_a_slow_client(bench):
 
 async def test_the_oldest_give_way(bench):
     bench.subscribe(A)
-    slow = future()
-    bench.answers = {A: [slow]}
+    slow = bench.hold(A)
     bench.send("first")
     await bench.settle()
     for number in range(WAITING + 10):
