@@ -25,7 +25,7 @@ class RefusalLog:
         level: Of the lines, as in `logging`.
 
     Attributes:
-        counts: RefusalLog so far by cause.
+        counts: Refusals so far by cause.
     """
 
     def __init__(self, level: int = logging.WARNING) -> None:

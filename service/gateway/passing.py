@@ -1,4 +1,4 @@
-"""What is not kept of a channel: publications without history, joins and leaves.
+"""Pushes that no log keeps: publications without history, joins and leaves.
 
 They go to all active rows, each at most once: a client that cannot be reached misses
 them.

@@ -1,4 +1,4 @@
-"""What the kernel holds of a TCP socket, on its way in and out."""
+"""Bytes of a TCP socket that wait in the kernel, on their way in or out."""
 
 from __future__ import annotations
 

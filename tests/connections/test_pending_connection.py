@@ -20,7 +20,7 @@ class Gate:
 
 
 def make_refused() -> RefusedCredentials:
-    """What remembers all that is refused, from the first on."""
+    """Return a memory of refused credentials that begins with the first failure."""
     limits = LimitSettings(failures_per_address=1)
     return RefusedCredentials(limits, VirtualClock(), RefusalLog())
 

@@ -570,7 +570,7 @@ async def test_ten_thousand_commands_in_a_frame(wide: Server) -> None:
         await client.send_frame(TEXT, text[:-1], fin=False)
         await client.send_frame(PING, b"read")  # and all that came before it
         assert (await client.frame()).payload == b"read"
-        # What comes while it stands still is there in one turn, that of the other last.
+        # The server stands still, so it reads both in one turn, the other's last.
         with stopped(wide.process.pid):
             await client.send_frame(CONTINUATION, text[-1:])
             await other.send({"id": 9, "publish": {"channel": "plain:ch", "data": "o"}})
