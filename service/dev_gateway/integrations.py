@@ -95,6 +95,7 @@ class Lambda:
         environment: All variables of its processes.
         concurrency: Most environments; events beyond wait for a free one.
         seed: Of which free environment takes an event.
+        output: Descriptor that its processes write to; None: where this one does.
 
     Attributes:
         started: Environments so far: cold starts.
@@ -106,6 +107,7 @@ class Lambda:
         environment: Mapping[str, str],
         concurrency: int = 50,
         seed: int = 0,
+        output: int | None = None,
     ) -> None:
         self.started = 0
         self._command = [
@@ -115,6 +117,7 @@ class Lambda:
             handler,
         ]
         self._environment = environment
+        self._output = output
         self._slots = asyncio.Semaphore(concurrency)
         self._random = random.Random(seed)
         self._free: list[_Environment] = []
@@ -144,7 +147,7 @@ class Lambda:
     async def _start(self) -> _Environment:
         self.started += 1
         start = asyncio.ensure_future(
-            _Environment.start(self._command, self._environment)
+            _Environment.start(self._command, self._environment, self._output)
         )
         self._all.append(start)  # it goes on when the event is given up
         chosen = await asyncio.shield(start)
@@ -181,12 +184,20 @@ class _Environment:
 
     @classmethod
     async def start(
-        cls, command: list[str], environment: Mapping[str, str]
+        cls,
+        command: list[str],
+        environment: Mapping[str, str],
+        output: int | None,
     ) -> _Environment:
         ours, theirs = socket.socketpair()
         number = str(theirs.fileno())
         process = await asyncio.create_subprocess_exec(
-            *command, number, env=dict(environment), pass_fds=[theirs.fileno()]
+            *command,
+            number,
+            env=dict(environment),
+            pass_fds=[theirs.fileno()],
+            stdout=output,
+            stderr=output,
         )
         theirs.close()
         reader, writer = await asyncio.open_connection(sock=ours, limit=_LINE)

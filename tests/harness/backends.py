@@ -14,12 +14,16 @@ INTEGRATION = "INTEGRATION_OF_TESTS"
 """Key among a server's variables: ``http`` or ``lambda``; without it clients connect to
 the server itself."""
 
+ENVIRONMENTS = "ENVIRONMENTS_OF_TESTS"
+"""Key among a server's variables: how many environments a function has at most."""
+
 PROCESSES = "PROCESSES_OF_TESTS"
 """Key among a server's variables: two processes are to be on its store."""
 
 __all__ = [
     "ALL",
     "BACKENDS",
+    "ENVIRONMENTS",
     "GATEWAYS",
     "INTEGRATION",
     "PAIRS",

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import secrets
 import threading
 from collections.abc import Coroutine, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 from service.core.clock import SystemClock
 from service.dev_gateway.emulator import Answer, Gateway
 from service.dev_gateway.faults import Faults
 from service.dev_gateway.integrations import HttpProxy, Lambda
-from tests.harness.backends import INTEGRATION, PROCESSES
+from tests.harness.backends import ENVIRONMENTS, INTEGRATION, PROCESSES
 from tests.harness.pair import ServerPair
+from tests.harness.ports import free_port
 from tests.harness.process import environment
 from tests.harness.raw import RawClient
 from tests.harness.server import Server
@@ -39,7 +41,7 @@ class GatewayServer(Server):
 
     Args:
         directory: As of `Server`.
-        settings: As of `Server`; with `INTEGRATION`.
+        settings: As of `Server`; with `INTEGRATION`, and maybe `ENVIRONMENTS`.
         app: As of `Server`; a function has to be known for it.
         faults: Of the gateway.
 
@@ -63,6 +65,7 @@ class GatewayServer(Server):
     ) -> None:
         own = dict(settings)
         kind = own.pop(INTEGRATION)
+        environments = int(own.pop(ENVIRONMENTS, "8"))
         secret = secrets.token_urlsafe(32)
         super().__init__(
             directory,
@@ -75,6 +78,8 @@ class GatewayServer(Server):
         self._thread.start()
         self._closed = False
         self.function: Lambda | None = None
+        self._written = bytearray()  # by the function, in all lives of the server
+        self._ends: list[IO[bytes]] = []  # of the pipe that it writes to
         self._proxy: HttpProxy | None = None
         self._secret = secret
         self.gateway = Gateway(_unavailable, SystemClock(), faults=faults)
@@ -86,16 +91,27 @@ class GatewayServer(Server):
             self.settings["AWS_ENDPOINT_URL_LAMBDA"] = (
                 f"http://127.0.0.1:{self.gateway.port}"
             )
+            reading, writing = os.pipe()
+            self._ends = [os.fdopen(reading, "rb", 0), os.fdopen(writing, "wb", 0)]
+            self._reader = self._pump("function", self._ends[0], self._written)
+            self.port = free_port()
             self.function = Lambda(
                 FUNCTIONS[app],
-                environment(self.settings),
-                concurrency=8,
+                environment({**self.settings, "PORT_OF_TESTS": str(self.port)}),
+                concurrency=environments,
+                output=writing,
             )
             self.gateway.integration = self.function
 
     def call(self, work: Coroutine[Any, Any, T]) -> T:
         """Run *work* in the gateway's thread and wait for it."""
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(60.0)
+
+    def spawn(self) -> None:
+        """Start the process of the server and return at once."""
+        super().spawn()
+        if self.function is not None:
+            self._output["function"] = self._written
 
     def wait_ready(self) -> None:
         """Block until it serves, then let the gateway call it."""
@@ -113,10 +129,18 @@ class GatewayServer(Server):
         if not self._closed:
             self._closed = True
             self.call(self._close_gateway())
+            if self.function is not None:
+                self._close_pipe()
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
             self._loop.close()
         super().close()
+
+    def _close_pipe(self) -> None:
+        reading, writing = self._ends
+        writing.close()  # nobody else has it open, so the pump comes to the end
+        self._reader.join()
+        reading.close()
 
     async def _close_gateway(self) -> None:
         await self._running.__aexit__(None, None, None)

@@ -129,7 +129,11 @@ class Server:
             start_new_session=True,
         )
         pipes = {"stdout": self._process.stdout, "stderr": self._process.stderr}
-        self._pumps = [self._pump(name, pipe) for name, pipe in pipes.items() if pipe]
+        self._pumps = [
+            self._pump(name, pipe, self._output[name])
+            for name, pipe in pipes.items()
+            if pipe
+        ]
 
     def wait_ready(self) -> None:
         """Block until it says that it serves.
@@ -271,8 +275,12 @@ class Server:
 
     def log(self) -> list[dict[str, Any]]:
         """Return the whole lines of its log, in its present life."""
-        text = bytes(self._output["stderr"]).decode()
-        return [json.loads(line) for line in text.split("\n")[:-1]]
+        return [
+            json.loads(line)
+            for name, text in self._output.items()
+            if name != "stdout"
+            for line in bytes(text).decode().split("\n")[:-1]
+        ]
 
     def _announced_port(self) -> int | None:
         text = b"\n".join(bytes(text) for text in self._output.values())
@@ -281,9 +289,9 @@ class Server:
         )
         return int(found[1]) if found else None
 
-    def _pump(self, name: str, stream: IO[bytes]) -> threading.Thread:
-        output = self._output[name]
-
+    def _pump(
+        self, name: str, stream: IO[bytes], output: bytearray
+    ) -> threading.Thread:
         def pump() -> None:
             while data := os.read(stream.fileno(), 65536):
                 with self._changed:
