@@ -104,34 +104,15 @@ NOT_LAMBDA: dict[str, tuple[str, ...]] = {
         "test_revocations_outlive_the_process",
         "test_an_sdk_whose_token_is_revoked_gets_another",
     ),
-    "test_hooks_python": (
-        # Hooks run in the function's processes, and what they log and keep is theirs.
-        "test_connect_refused",
-        "test_rpc_publishes_from_inside",
+    "test_hooks_http": (
+        # No server asks the hooks, so none can tell that they fail.
+        "test_a_hook_that_keeps_failing_degrades_until_it_answers",
     ),
 }
 """What of them a function cannot do, whose environments are processes of their own."""
 
 STORES = {"test_sdk_recovery": ("dynamodb",), "test_thread_sockets": ("dynamodb",)}
 """Other stores of a module than SQLite."""
-
-HTTP_PROXY_ALONE = (
-    # They read a server's log, or count what one process does.
-    "test_hooks_http",
-    "test_one_token",
-    "test_token_permissions",
-    "test_tokens_anonymous",
-    # They pass with the function too, and would take five minutes more.
-    "test_cent",
-    "test_publishers",
-    "test_refused_credentials",
-    "test_sdk_recovery",
-    "test_secrets",
-    "test_thread_sockets",
-    # Its clients connect all at once, each to an environment that has yet to start.
-    "test_tokens_sdk",
-)
-"""Modules of which the function would show little that is new."""
 
 
 ON_WORKERS: dict[str, tuple[str, ...]] = {
@@ -211,7 +192,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     elsewhere = [*STORES.get(module, ())]
     if name not in AT_GATEWAYS.get(module, (name,)):
         elsewhere.append("http_proxy")
-        if module not in HTTP_PROXY_ALONE and name not in NOT_LAMBDA.get(module, ()):
+        if name not in NOT_LAMBDA.get(module, ()):
             elsewhere.append("lambda")
     if name in WITH_BROKER.get(module, ()):
         elsewhere.append("dynamodb-valkey")

@@ -287,6 +287,24 @@ async def test_the_servers_of_a_deployment_do_not_list_its_channels(
         assert (node["num_clients"], node["num_channels"]) == (0, 0)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["lambda"], indirect=True, scope="module")
+async def test_what_hooks_a_function_asks_in_vain_is_in_its_log_alone(
+    make_server: Callable[..., Server],
+) -> None:
+    """No server has asked, so that each says that it is well."""
+    nowhere = {"STEADWIRE_PROXY_CONNECT": "http://127.0.0.1:1/connect"}
+    server = await make_server(nowhere).start()
+    for _ in range(3):
+        async with await server.raw(connected=False) as client:
+            reply = await client.request(connect={}, within=60.0)
+        assert reply["error"]["code"] == 100
+    await server.logged("a hook's endpoint failed", 3)
+    async with server.api() as api:
+        ready = await api.request("GET", "/health/ready")
+    assert ready.json == {"status": "ready"}
+
+
 async def test_connections_without_a_user_are_in_no_list(
     server: Server, api: Api, channel: str
 ) -> None:

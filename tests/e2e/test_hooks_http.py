@@ -13,6 +13,7 @@ import pytest
 from aiohttp import web
 
 from tests.harness.api import ApiError
+from tests.harness.backends import ENVIRONMENTS
 from tests.harness.fixtures import server_with
 from tests.harness.raw import RawClient
 from tests.harness.server import Server
@@ -286,7 +287,9 @@ async def test_a_kept_connection_that_is_closed_is_tried_once_more_but_for_an_rp
     endpoint = await asyncio.start_server(closing.serve, "127.0.0.1", 0)
     async with endpoint:
         port = endpoint.sockets[0].getsockname()[1]
-        server = await make_server(Endpoints(port).settings()).start()
+        # Each environment of a function would keep connections of its own.
+        one = {**Endpoints(port).settings(), ENVIRONMENTS: "1"}
+        server = await make_server(one).start()
         client, _ = await enter(server)
         await client.subscribe(channel)
         assert closing.asked == [(1, "/connect"), (1, "/subscribe"), (2, "/subscribe")]
@@ -297,7 +300,7 @@ async def test_a_kept_connection_that_is_closed_is_tried_once_more_but_for_an_rp
         assert closing.asked[5:] == [(3, "/rpc")]
         assert "error" not in await client.request(rpc={"method": "m"})
         assert closing.asked[6:] == [(4, "/rpc")]
-        server.kill9()  # it ends the connection that it has kept
+        server.close()  # it ends the connection that it has kept
 
 
 # --- failing closed

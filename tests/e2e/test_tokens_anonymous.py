@@ -14,6 +14,7 @@ import pytest
 
 from tests.harness.api import Api
 from tests.harness.fixtures import server_with
+from tests.harness.gateway import GatewayServer
 from tests.harness.raw import Closed
 from tests.harness.sdk import SdkClient
 from tests.harness.server import Server, ServerFailed
@@ -69,7 +70,9 @@ async def test_a_user_of_another_type_is_invalid(server: Server) -> None:
 
 async def test_a_short_secret_is_said_in_development(server: Server) -> None:
     await server.logged("a setting is weak")
-    (weak,) = [e for e in server.log() if e["event"] == "a setting is weak"]
+    weak, *more = [e for e in server.log() if e["event"] == "a setting is weak"]
+    # Each environment of a function says it, and has begun later.
+    assert not more or isinstance(server, GatewayServer)
     assert weak["setting"] == "token.hmac_secret_key"
     assert weak["level"] == "warning"
     assert "less than 32 bytes" in weak["reason"]
