@@ -15,12 +15,16 @@ OURS = ("service", "_speedups")
 
 
 class Source(NamedTuple):
-    """One module; *name* is dotted, a package's without ``__init__``."""
+    """One module; *name* is dotted, a package's without ``__init__``.
+
+    *nodes* are all of the tree, as `ast.walk` finds them.
+    """
 
     path: Path
     name: str
     text: str
     tree: ast.Module
+    nodes: tuple[ast.AST, ...]
 
     @property
     def unit(self) -> str:
@@ -63,7 +67,9 @@ def parsed(folder: str) -> tuple[Source, ...]:
             if parts[-1] == "__init__":
                 parts = parts[:-1]
             text = path.read_text(encoding="utf-8")
-            found.append(Source(path, ".".join(parts), text, ast.parse(text)))
+            tree = ast.parse(text)
+            nodes = tuple(ast.walk(tree))
+            found.append(Source(path, ".".join(parts), text, tree, nodes))
     return tuple(found)
 
 
@@ -83,7 +89,7 @@ def _no_garbage() -> Iterator[None]:
 
 def imports(source: Source) -> Iterator[Import]:
     """Return every import of a module, those inside functions too."""
-    for node in ast.walk(source.tree):
+    for node in source.nodes:
         if isinstance(node, ast.Import):
             for alias in node.names:
                 yield Import(
@@ -120,8 +126,8 @@ def offered(source: Source) -> list[str] | None:
     return None
 
 
-def called(tree: ast.AST) -> Iterator[tuple[str, int]]:
+def called(source: Source) -> Iterator[tuple[str, int]]:
     """Return the dotted names of all calls, as ``time.time``, with their lines."""
-    for node in ast.walk(tree):
+    for node in source.nodes:
         if isinstance(node, ast.Call):
             yield ast.unparse(node.func), node.lineno

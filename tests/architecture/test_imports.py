@@ -237,7 +237,7 @@ def in_functions(source: Source) -> set[int]:
     """Return the lines of the imports that wait for a call."""
     return {
         node.lineno
-        for function in ast.walk(source.tree)
+        for function in source.nodes
         if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
         for node in ast.walk(function)
         if isinstance(node, ast.Import | ast.ImportFrom)

@@ -120,7 +120,7 @@ def test_the_core_does_no_io(source: Source) -> None:
         for banned, exempt in IO.items():
             if each.module == banned or each.module.startswith(banned + "."):
                 assert source.name in exempt, each
-    for name, line in called(source.tree):
+    for name, line in called(source):
         assert name not in ("open", "print", "input", "exec", "eval"), (name, line)
         assert not name.endswith((".today", ".utcnow", "datetime.now")), (name, line)
 
@@ -129,7 +129,7 @@ def test_the_core_does_no_io(source: Source) -> None:
 def test_only_the_composition_hands_over_the_environment(source: Source) -> None:
     if source.unit in ("app", "cli", "lambda_entry", "runtime"):
         return
-    for node in ast.walk(source.tree):
+    for node in source.nodes:
         if isinstance(node, ast.Attribute):
             assert node.attr not in ("environ", "getenv"), node.lineno
 
@@ -137,7 +137,7 @@ def test_only_the_composition_hands_over_the_environment(source: Source) -> None
 @pytest.mark.parametrize("source", SERVICE, ids=lambda s: s.name)
 def test_no_assertion_is_needed_at_run_time_to_be_safe(source: Source) -> None:
     # `assert` may narrow a type; what must hold raises AssertionError by name.
-    for node in ast.walk(source.tree):
+    for node in source.nodes:
         if isinstance(node, ast.Assert):
             text = ast.unparse(node.test)
             assert "is not None" in text or "isinstance" in text, (text, node.lineno)
@@ -188,7 +188,7 @@ def _uses(source: Source, modules: dict[str, Source]) -> Iterator[tuple[str, str
             aliases[each.asname] = whole
         elif each.module in modules and each.module != source.name:
             yield each.module, each.name
-    for node in ast.walk(source.tree):
+    for node in source.nodes:
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
             module = aliases.get(node.value.id)
             if module is not None and module != source.name:

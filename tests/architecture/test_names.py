@@ -165,12 +165,12 @@ def _names(source: Source) -> Iterator[str]:
     for word in source.path.stem.split("_"):
         if word in IDENTIFIERS:
             yield f"{word} in a file's name"
-    for identifier in _identifiers(source.tree):
+    for identifier in _identifiers(source):
         if identifier in CLASSES or identifier in IDENTIFIERS:
             yield identifier
         elif ours and (identifier, source.unit) in CLASSES_IN:
             yield f"{identifier} in {source.unit}"
-    for node in ast.walk(source.tree):
+    for node in source.nodes:
         if ours and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             name = node.name.strip("_")
             if name in FUNCTIONS:
@@ -178,8 +178,8 @@ def _names(source: Source) -> Iterator[str]:
     yield from _mentioned(source.text)
 
 
-def _identifiers(tree: ast.AST) -> Iterator[str]:
-    for node in ast.walk(tree):
+def _identifiers(source: Source) -> Iterator[str]:
+    for node in source.nodes:
         match node:
             case ast.Name(id=name) | ast.Attribute(attr=name) | ast.arg(arg=name):
                 yield name.strip("_")

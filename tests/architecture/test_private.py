@@ -26,7 +26,7 @@ def _is_private(name: str) -> bool:
 
 def _defined(source: Source) -> Iterator[str]:
     """Return the private names that a module defines, at its top or in a class."""
-    for node in ast.walk(source.tree):
+    for node in source.nodes:
         match node:
             case ast.ClassDef(name=name) | ast.FunctionDef(name=name):
                 found = name
@@ -45,7 +45,7 @@ def _defined(source: Source) -> Iterator[str]:
 def _read(source: Source) -> set[str]:
     """Return the private attributes that a module reads of others than itself."""
     found = set()
-    for node in ast.walk(source.tree):
+    for node in source.nodes:
         match node:
             case ast.Attribute(value=ast.Name(id="self" | "cls")):
                 continue
