@@ -28,7 +28,14 @@ from service.stores.sqlite.news import EXPIRED, FREED, News
 from service.stores.sqlite.schema import is_locked, new_epoch
 from service.stores.sqlite.space import Space
 
-__all__ = ["CHANNELS", "ChannelState", "ChannelStateCache", "unpublished_epoch"]
+__all__ = [
+    "CHANNELS",
+    "SLOTS",
+    "ChannelState",
+    "ChannelStateCache",
+    "slot_of",
+    "unpublished_epoch",
+]
 
 CHANNELS = 65_536  # count; states kept in memory; above, the older half is dropped
 
@@ -59,12 +66,17 @@ def unpublished_epoch(connection: sqlite3.Connection, channel: Channel) -> str:
     (epoch,) = connection.execute(
         "SELECT coalesce((SELECT epoch FROM generations WHERE slot = ?), generation)"
         " FROM meta WHERE id = 1",
-        (_slot(channel),),
+        (slot_of(channel),),
     ).fetchone()
     return epoch
 
 
-def _slot(channel: Channel) -> int:
+def slot_of(channel: Channel) -> int:
+    """Return the slot of a channel.
+
+    Raises:
+        UnicodeEncodeError: It has no UTF-8.
+    """
     return crc32(channel.encode()) % SLOTS
 
 
@@ -140,6 +152,7 @@ class ChannelStateCache:
         patience: Seconds that a shared store waits for another process's transaction.
 
     Attributes:
+        adding: Told of a channel before metadata of it is written.
         news: What other processes do; None where none has the file open.
         patience: As given.
         execute: Of the connection.
@@ -160,6 +173,7 @@ class ChannelStateCache:
         self._connection = connection
         self._rng = rng
         self._space = space
+        self.adding: Callable[[Channel], None] | None = None
         self.execute = connection.execute
         self.states: dict[Channel, ChannelState] = {}
         self.next_id = 0
@@ -208,6 +222,8 @@ class ChannelStateCache:
         """Put a channel's state, or that of a new channel, into the cache."""
         state = self.find(channel)
         if state is None:
+            if self.adding is not None:
+                self.adding(channel)
             epoch = unpublished_epoch(self._connection, channel)
             state = ChannelState(self.next_channel, channel, epoch, history)
             self.next_channel += 1
@@ -251,7 +267,8 @@ class ChannelStateCache:
         while fresh == epoch:
             fresh = new_epoch(self._rng)
         self.execute(
-            "INSERT OR REPLACE INTO generations VALUES (?, ?)", (_slot(channel), fresh)
+            "INSERT OR REPLACE INTO generations VALUES (?, ?)",
+            (slot_of(channel), fresh),
         )
 
     def tell(self, kind: str, channel: str, number: int = 0, data: str = "") -> None:

@@ -3,11 +3,10 @@
 The file is one process's, or shared by several of one machine (`StoreSettings.
 shared_by`). Then the writer's thread tells what others have committed, too (see
 `news`), in one order with its own commits. Their publications go into the tail cache,
-then to the hearer; but memory, which may be behind by
-some milliseconds, answers only with publications: what is at the top, and whether there
-is anything above, is read from the file. So who was told of a commit by any process
-finds it in all of them, and a client whose position was given by another process is not
-taken for one of the future.
+then to the hearer; but memory, which may be behind by some milliseconds, answers only
+with publications: what is at the top, and whether there is anything above, is read from
+the file. So who was told of a commit by any process finds it in all of them, and a
+client whose position was given by another process is not taken for one of the future.
 
 The event loop never touches the database. `append` puts the draft into a queue; the
 writer's thread commits all that wait in one transaction and reports the batch. Then, on
@@ -75,6 +74,7 @@ from service.stores.sqlite.schema import (
 )
 from service.stores.sqlite.space import Sizes, Space
 from service.stores.sqlite.state import SqliteState, StateTable
+from service.stores.sqlite.unpublished import Unpublished
 from service.stores.sqlite.write_guard import WriteGuard
 from service.stores.sqlite.writer import (
     BatchResult,
@@ -144,6 +144,7 @@ class SqliteStore:
         self._open = False  # accepts calls
         self._refusal = "the store was not started"  # why it does not
         self._dead = False  # a thread is
+        self._unpublished: Unpublished | None = None  # for a shared file
         self._followed: dict[Channel, int] = {}  # history sizes
         self._topics: dict[str, list[Callable[[], None]]] = {}  # by those that hear
         self._notifying: set[str] = set()  # notices that wait for the writer
@@ -201,6 +202,9 @@ class SqliteStore:
             )
             if self._settings.shared_by:
                 idle = await asyncio.to_thread(self._share, files.writer)
+            else:
+                self._unpublished = await asyncio.to_thread(Unpublished, files.writer)
+                self._channels.adding = self._unpublished.mark
         except BaseException:
             files.close()
             raise
@@ -475,7 +479,10 @@ class SqliteStore:
         return await self._shared_reads.read(channel, request)
 
     def _answer(self, channel: Channel, request: ReadRequest) -> HistoryPage | None:
-        return self._tails.answer(channel, request, self._now())
+        page = self._tails.answer(channel, request, self._now())
+        if page is None and self._unpublished is not None:
+            return self._unpublished.page(channel)
+        return page
 
     async def _load(
         self, channel: Channel, read: InFlightRead
