@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.architecture.sources import parsed
+from tests.architecture.sources import forget
 
 
 @pytest.fixture(scope="module", autouse=True)
 def no_tree_is_kept() -> Iterator[None]:
     """Forget the parsed sources when a module ends."""
     yield
-    parsed.cache_clear()
+    forget()

@@ -6,7 +6,7 @@ import ast
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,17 +14,38 @@ ROOT = Path(__file__).resolve().parents[2]
 OURS = ("service", "_speedups")
 
 
-class Source(NamedTuple):
-    """One module; *name* is dotted, a package's without ``__init__``.
+class Source:
+    """One module; it is read and parsed when it is first asked for more than names.
 
-    *nodes* are all of the tree, as `ast.walk` finds them.
+    Attributes:
+        path: Its file.
+        name: Dotted, a package's without ``__init__``.
     """
 
-    path: Path
-    name: str
-    text: str
-    tree: ast.Module
-    nodes: tuple[ast.AST, ...]
+    def __init__(self, path: Path, name: str) -> None:
+        self.path = path
+        self.name = name
+
+    @cached_property
+    def text(self) -> str:
+        """What the file has."""
+        return self.path.read_text(encoding="utf-8")
+
+    @cached_property
+    def tree(self) -> ast.Module:
+        """The text, parsed."""
+        with _no_garbage():
+            return ast.parse(self.text)
+
+    @cached_property
+    def nodes(self) -> tuple[ast.AST, ...]:
+        """All nodes of the tree, as `ast.walk` finds them."""
+        return tuple(ast.walk(self.tree))
+
+    def forget(self) -> None:
+        """Free what was read and parsed."""
+        for name in ("text", "tree", "nodes"):
+            vars(self).pop(name, None)
 
     @property
     def unit(self) -> str:
@@ -59,18 +80,21 @@ def sources(*folders: str) -> tuple[Source, ...]:
 def parsed(folder: str) -> tuple[Source, ...]:
     """Return the modules below *folder*; conftest.py forgets them after each module."""
     found = []
-    with _no_garbage():
-        for path in sorted((ROOT / folder).rglob("*.py")):
-            if path.name.endswith("_pb2.py"):
-                continue  # generated
-            parts = path.relative_to(ROOT).with_suffix("").parts
-            if parts[-1] == "__init__":
-                parts = parts[:-1]
-            text = path.read_text(encoding="utf-8")
-            tree = ast.parse(text)
-            nodes = tuple(ast.walk(tree))
-            found.append(Source(path, ".".join(parts), text, tree, nodes))
+    for path in sorted((ROOT / folder).rglob("*.py")):
+        if path.name.endswith("_pb2.py"):
+            continue  # generated
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        if parts[-1] == "__init__":
+            parts = parts[:-1]
+        found.append(Source(path, ".".join(parts)))
     return tuple(found)
+
+
+def forget() -> None:
+    """Free the texts and the trees of all modules: hundreds of megabytes."""
+    for folder in ("service", "_speedups", "tests", "benchmarks"):
+        for source in parsed(folder):
+            source.forget()
 
 
 @contextmanager
