@@ -79,7 +79,7 @@ async def test_a_deflate_bomb(launch: Any, deflate: bool, pieces: int) -> None:
         except ConnectionError:
             pytest.fail("reset before the close frame could be read")
         assert (await close_frame(client))[0] == (1009 if deflate else 1002)
-        await process.freed()
+    await process.freed()
     assert process.memory("VmHWM") - before < 5 * MiB
 
 

@@ -198,7 +198,7 @@ async def test_a_declared_length_is_enough(server: Any) -> None:
     async with await server.open(server.echo) as client:
         await client.tcp.send(b"\x81\xff" + (1 << 40).to_bytes(8, "big") + bytes(4))
         assert await close_frame(client) == (1009, "message too big")
-        await server.freed()
+    await server.freed()
 
 
 async def test_fragments_add_up(server: Any) -> None:
@@ -208,7 +208,7 @@ async def test_fragments_add_up(server: Any) -> None:
         assert await client.frame() == (True, 0, PONG, b"still here")
         await client.send_frame(CONTINUATION, b"a", fin=False)
         assert await close_frame(client) == (1009, "message too big")
-        await server.freed()
+    await server.freed()
 
 
 async def test_a_fragment_whose_header_comes_in_two_reads_counts_once(
@@ -265,7 +265,7 @@ async def test_the_application_learns_the_peer_s_code(server: Any, code: int) ->
     async with await server.open(server.echo) as client:
         await client.send_frame(CLOSE, code.to_bytes(2, "big") + b"bye")
         assert await close_frame(client) == (code, "bye")
-        await server.freed()
+    await server.freed()
     assert (await server.state())["codes"][-1] == code
 
 
@@ -273,7 +273,7 @@ async def test_a_close_without_code(server: Any) -> None:
     async with await server.open(server.echo) as client:
         await client.send_frame(CLOSE, b"")
         assert await client.frame() == (True, 0, CLOSE, b"")
-        await server.freed()
+    await server.freed()
     assert (await server.state())["codes"][-1] == 1005
 
 

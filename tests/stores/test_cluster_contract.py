@@ -115,8 +115,12 @@ async def make(
         yield make_sqlite
     else:
         yield make_dynamodb
-    for process in made:
-        await process.close()
+    with pytest.MonkeyPatch.context() as patch:
+        # Nobody who is left will go: that is not waited for.
+        patch.setattr("service.stores.sqlite.cluster.CLOSING", 0.0)
+        patch.setattr("service.stores.dynamodb.registry.directory.CLOSING", 0.0)
+        for process in made:
+            await process.close()
     for each in shared:
         await each.close()
 
