@@ -146,7 +146,7 @@ async def test_a_ticket_of_one_server_lets_in_once_at_any(
     assert sorted(map(str, outcomes)) == ["109"] * 9 + ["in"]
 
 
-async def test_what_one_server_revokes_the_other_closes_within_5_seconds(
+async def test_what_one_server_revokes_the_other_closes(
     make_node: Callable[..., Server], fleet: Fleet
 ) -> None:
     here, there = make_node(), make_node()
@@ -154,11 +154,10 @@ async def test_what_one_server_revokes_the_other_closes_within_5_seconds(
     clients = [(await enter(server, "rob"))[0] for server in (here, there)]
     bystander, _ = await enter(there, "bea")
     async with here.api() as api:
-        started = time.monotonic()
         assert await api.call("invalidate_user_tokens", {"user": "rob"}) == {}
-    assert (await clients[0].closed()).code == 3005
-    assert (await clients[1].closed(within=5.0)).code == 3005
-    assert time.monotonic() - started < 5.0
+    # How soon is a matter of its clock: tests/auth/test_revocations.py.
+    for client in clients:
+        assert (await client.closed()).code == 3005
     assert await answers(bystander)
 
 
