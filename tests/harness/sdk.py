@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import time
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -240,7 +241,8 @@ class SdkClient:
             self._waiting.remove(entry)
 
     def report(self, event: dict[str, Any]) -> None:
-        """Take an event from the host."""
+        """Take an event from the host; when it came is kept as its ``heard``."""
+        event["heard"] = time.time()
         if self.on_event is not None:
             self.on_event(event)
         self.events[event["event"]].append(event)
