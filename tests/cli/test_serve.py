@@ -48,7 +48,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
 def assert_refused(process: subprocess.Popen[str]) -> str:
     """Return the one line on stderr; exit status 2 and nothing else."""
-    stdout, stderr = process.communicate(timeout=30)
+    stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == 2, stderr
     assert stdout == ""
     (line,) = stderr.splitlines()
@@ -76,7 +76,7 @@ def paste(words: list[str]) -> Any:
     headers = dict(value.split(": ", 1) for name, value in values if name == "-H")
     (data,) = [value for name, value in values if name == "-d"]
     request = urllib.request.Request(url, data.encode(), headers)
-    with urllib.request.urlopen(request, timeout=10) as response:
+    with urllib.request.urlopen(request, timeout=60) as response:
         return json.load(response)
 
 
@@ -87,7 +87,7 @@ def test_the_announcement_is_true(start: Start) -> None:
     host = addresses["API"].removesuffix("/api")
     assert host.startswith("http://127.0.0.1:")
     assert addresses["WebSocket"] == f"ws{host[4:]}/connection/websocket"
-    with urllib.request.urlopen(addresses["health"], timeout=10) as response:
+    with urllib.request.urlopen(addresses["health"], timeout=60) as response:
         assert response.status == 200
     assert paste(words)["result"]["offset"] == 1
     assert paste(words)["result"]["offset"] == 2
@@ -159,14 +159,14 @@ def test_production_is_refused(start: Start) -> None:
 
 @pytest.mark.parametrize("arguments", [["--help"], ["serve", "-h"]])
 def test_help(start: Start, arguments: list[str]) -> None:
-    stdout, stderr = start(*arguments).communicate(timeout=30)
+    stdout, stderr = start(*arguments).communicate(timeout=60)
     assert stderr == ""
     assert stdout.startswith("Usage: python -m service")
 
 
 def test_an_option_that_is_none(start: Start) -> None:
     process = start("serve", "--prot", "1")
-    _, stderr = process.communicate(timeout=30)
+    _, stderr = process.communicate(timeout=60)
     assert process.returncode == 2
     assert "--prot" in stderr
 
@@ -196,7 +196,9 @@ def test_hooks_in_python_are_served_and_drained(
     patient = {"STEADWIRE_OVERLOAD_LOOP_LAG": "0"}
     process = start("serve", "--port", "0", "--app", name, **patient)
     addresses, _ = announced(process)
-    with connect(addresses["WebSocket"]) as socket:
+    # A wait that ends in failure; its own pings would end it sooner on a busy machine.
+    patience = {"open_timeout": 60.0, "close_timeout": 60.0, "ping_interval": None}
+    with connect(addresses["WebSocket"], **patience) as socket:
         socket.send('{"id":1,"connect":{}}')
         reply = json.loads(socket.recv())
         assert list(reply["connect"]["subs"]) == ["news"]
@@ -205,7 +207,7 @@ def test_hooks_in_python_are_served_and_drained(
             socket.recv()
     assert end.value.rcvd is not None
     assert end.value.rcvd.code == 3001
-    process.communicate(timeout=30)
+    process.communicate(timeout=60)
     assert process.returncode == 0
 
 
@@ -234,6 +236,6 @@ def test_a_mistake_in_the_module_of_hooks_is_shown(
 ) -> None:
     (tmp_path / "hooks.py").write_text("import nowhere_to_be_found\n")
     process = start("serve", "--port", "0", "--app", "hooks:handlers")
-    _, stderr = process.communicate(timeout=30)
+    _, stderr = process.communicate(timeout=60)
     assert process.returncode == 1
     assert "nowhere_to_be_found" in stderr

@@ -14,6 +14,7 @@ from tests.harness.server import Server
 from tests.harness.sockets import TcpClient
 from tests.server.running import until
 
+PATIENCE = 60.0  # s; a wait that ends in failure, never in success
 SILENT = 40
 PER_ADDRESS = 30
 SETTINGS = {
@@ -26,7 +27,7 @@ NO_BODY = b"POST /api/info HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n"
 
 async def answer(tcp: TcpClient, request: bytes) -> bytes:
     """Return the status; b"" when the connection ends without an answer."""
-    async with asyncio.timeout(10.0):
+    async with asyncio.timeout(PATIENCE):
         try:
             await tcp.send(request)
             return (await tcp.read_until(b"\r\n\r\n")).split(b" ")[1]
@@ -84,7 +85,9 @@ async def test_a_flood_from_many_addresses(
         sources = [f"127.0.0.{n}" for n in range(2, 7)]
         clients = await flood(server, sources, 60, request_bytes)
         await until(
-            lambda: open_sockets(server) <= SILENT + 1, 30.0, "cut down to the limit"
+            lambda: open_sockets(server) <= SILENT + 1,
+            PATIENCE,
+            "cut down to the limit",
         )
         assert [await health(server, f"127.0.0.{n}") for n in (1, 2, 9)] == [b"200"] * 3
         for number in range(1, 4):
@@ -104,10 +107,12 @@ async def test_one_address_makes_room_among_its_own(
 ) -> None:
     server = await make_server(SETTINGS).start()
     [other] = await flood(server, ["127.0.0.2"], 1, HEALTH)
-    async with asyncio.timeout(10.0):
+    async with asyncio.timeout(PATIENCE):
         await other.read_until(b"}")
     clients = await flood(server, ["127.0.0.3"], 2 * PER_ADDRESS, b"")
-    await until(lambda: all(c.ended() for c in clients[:PER_ADDRESS]), 30.0, "cut off")
+    await until(
+        lambda: all(c.ended() for c in clients[:PER_ADDRESS]), PATIENCE, "cut off"
+    )
     assert not any(c.ended() for c in clients[PER_ADDRESS:])
     # It has been idle for longer than any of these.
     assert await answer(other, HEALTH) == b"200"
@@ -125,13 +130,13 @@ async def test_the_reserve(make_server: Callable[..., Server]) -> None:
             await stack.enter_async_context(await server.raw())
         crowd = await flood(server, ["127.0.0.1"], 3 * RESERVE, b"")
         tcp = await TcpClient.connect(server.port)
-        async with asyncio.timeout(10.0):
+        async with asyncio.timeout(PATIENCE):
             await tcp.send(HEALTH)
             head = (await tcp.read_until(b"\r\n\r\n")).lower()
         assert head.startswith(b"http/1.1 200") and b"connection: close" in head
         await until(
             lambda: open_sockets(server) <= PER_ADDRESS + RESERVE,
-            30.0,
+            PATIENCE,
             "in the reserve",
         )
         with pytest.raises(HandshakeRefused) as refused:
@@ -163,7 +168,7 @@ async def test_the_reserve(make_server: Callable[..., Server]) -> None:
         except HandshakeRefused:
             return False
 
-    await until(admitted, 30.0, "room again")
+    await until(admitted, PATIENCE, "room again")
 
 
 async def test_the_sockets_of_a_trusted_proxy_have_no_limit_of_an_address(
@@ -173,7 +178,7 @@ async def test_the_sockets_of_a_trusted_proxy_have_no_limit_of_an_address(
     server = await make_server({**SETTINGS, **trusted}).start()
     clients = await flood(server, ["127.0.0.2"], PER_ADDRESS + 5, HEALTH)
     for tcp in clients:
-        async with asyncio.timeout(10.0):
+        async with asyncio.timeout(PATIENCE):
             await tcp.read_until(b"}")
     assert not any(tcp.ended() for tcp in clients)
     for tcp in clients:

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import json
 import weakref
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
@@ -41,7 +42,7 @@ from tests.protocol.public import commands, messages
 from tests.world.world import World
 
 JSON = Json()
-PATIENCE = 10.0  # s; a wait that ends in failure, never in success
+PATIENCE = 60.0  # s; a wait that ends in failure, never in success
 
 
 class FakeSocket:
@@ -62,6 +63,7 @@ class FakeSocket:
         self.aborts = 0
         self.gone = False
         self._messages: list[dict[str, Any]] = []
+        self._offsets: dict[str, list[int]] = defaultdict(list)
         self._parsed = 0  # frames whose messages are in there
         self.written = 0
         self.in_flight = 0
@@ -80,34 +82,43 @@ class FakeSocket:
 
     @property
     def messages(self) -> list[dict[str, Any]]:
+        self._parse()
+        return list(self._messages)
+
+    def _parse(self) -> None:
         for frame in self.frames[self._parsed :]:
             if isinstance(frame, bytes):
-                self._messages += messages(frame)
+                found = messages(frame)
             else:
-                self._messages += map(json.loads, frame.split("\n"))
+                found = list(map(json.loads, frame.split("\n")))
+            self._messages += found
+            for message in found:
+                self._note_offsets(message)
         self._parsed = len(self.frames)
-        return list(self._messages)
+
+    def _note_offsets(self, message: dict[str, Any]) -> None:
+        push = message.get("push", {})
+        if "pub" in push and "offset" in push["pub"]:
+            self._offsets[push["channel"]].append(push["pub"]["offset"])
+        results = [message.get("subscribe", {})]
+        results += message.get("connect", {}).get("subs", {}).values()
+        for result in results:
+            for publication in result.get("publications", ()):
+                data = publication["data"]
+                if isinstance(data, dict) and "ch" in data:
+                    self._offsets[data["ch"]].append(publication["offset"])
 
     def forget(self) -> None:
         """Forget what was written so far."""
         self.frames.clear()
         self._messages.clear()
+        self._offsets.clear()
         self._parsed = 0
 
     def offsets(self, channel: str) -> list[int]:
         """Return the offsets seen of *channel*, of replies and pushes, in order."""
-        found: list[int] = []
-        for message in self.messages:
-            push = message.get("push", {})
-            if push.get("channel") == channel and "pub" in push:
-                found.append(push["pub"]["offset"])
-            results = [message.get("subscribe", {})]
-            results += message.get("connect", {}).get("subs", {}).values()
-            for result in results:
-                for publication in result.get("publications", ()):
-                    if publication["data"]["ch"] == channel:
-                        found.append(publication["offset"])
-        return found
+        self._parse()
+        return self._offsets[channel].copy()
 
     async def until(self, condition: Callable[[], object]) -> None:
         """Wait until *condition* holds; looked at after each write."""
