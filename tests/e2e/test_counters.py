@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable
@@ -13,6 +14,8 @@ from typing import Any
 import jwt
 import pytest
 
+from service.core.model import Channel
+from service.stores.sqlite.channel_state import slot_of
 from tests.harness.api import Api, ApiError
 from tests.harness.metrics import Scrape, scrape
 from tests.harness.raw import HandshakeRefused, RawClient
@@ -545,7 +548,12 @@ async def test_rates_of_commands(make_server: Callable[..., Server]) -> None:
 
 
 async def test_reads_that_memory_could_not_answer(server: Server, channel: str) -> None:
+    # Where nothing was published, SQLite knows without a read, but not beside what was.
+    names = (Channel(f"{channel}-{number}") for number in itertools.count())
+    slot = slot_of(Channel(channel))
+    beside = next(name for name in names if slot_of(name) == slot)
     async with server.api() as api:
+        await api.publish(beside, {})
         before = (await scrape(api))["store_reads_total"]
         for _ in range(3):
             await api.history(channel)  # the first finds nothing in memory
