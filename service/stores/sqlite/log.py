@@ -41,6 +41,9 @@ TRIMMED_ROWS = 1024  # count per transaction and channel
 # Inserts of fewer rows have a statement each, others are put together: a prepared
 # statement is kept for each size, and one of 256 rows takes 200 KB.
 _EXACT = 32  # count
+# What is refused undoes the transaction, and not the statement alone: to be able to
+# undo that, SQLite would copy each page before it changes it, into a temporary file.
+_INSERT = "INSERT OR ROLLBACK"
 _ROW = "(?,?,?,?,?,?,?)"
 _KEY = "(?,?,?,?,?)"
 _NO_POSITION = Position(0, "")
@@ -90,7 +93,7 @@ class Log:
     def __init__(self, channels: ChannelStateCache) -> None:
         self._channels = channels
         self._inserts = {
-            count: "INSERT INTO publications VALUES " + ",".join([_ROW] * count)
+            count: f"{_INSERT} INTO publications VALUES " + ",".join([_ROW] * count)
             for count in (*range(1, _EXACT), 32, 64, 128, 256)
         }
 
