@@ -6,7 +6,8 @@
 The same work for all, from one load generator, one server after the other, `--turns`
 times round; the least of the turns counts, since other work can only add to it. A
 message has 128 bytes. The servers are in benchmarks/peers/, installed by its `install`;
-one that cannot be started is left out, by name.
+one that cannot be started is left out, by name. Each client comes from an address of its
+own (127.0.x.y), as clients do: ours shares each turn of its event loop among addresses.
 
 * echo: 100 clients send, and again when they have had that back.
 * paced: the same clients send 2,000 messages a second, however late the answers are;
@@ -264,6 +265,11 @@ SERVERS = {
 }
 
 
+def address(index):
+    """Return where client *index* comes from: each has an address of its own."""
+    return f"127.0.{1 + index // 250}.{1 + index % 250}"
+
+
 async def opened(wire, port, count, *, fan):
     """Return *count* clients that are ready, opened 50 at a time."""
     loop = asyncio.get_running_loop()
@@ -276,6 +282,7 @@ async def opened(wire, port, count, *, fan):
                     lambda index=index: Generator(wire.path(fan, index)),
                     "127.0.0.1",
                     port,
+                    local_addr=(address(index), 0),
                 )
                 for index in more
             )
