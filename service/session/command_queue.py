@@ -157,27 +157,23 @@ class CommandQueue:
 
     def add(self, commands: list[Command]) -> None:
         """Put commands behind all that wait."""
-        if len(commands) == 1:
-            self.backlog.insert(0, commands[0])
-        else:
-            self.backlog[:0] = commands[::-1]
+        self.backlog[:0] = commands[::-1]
 
-    def take(self, port: Port) -> Command | None:
-        """Take the next command from the backlog; None when none can be handled now.
+    def may_take(self, port: Port) -> bool:
+        """Tell whether the next command can be handled now, and count it if so.
 
-        The rest is taken after an outcome, when there is room to write, or in the next
-        turn of the event loop, which *port* is then asked for.
+        If not, it is to be handled after an outcome, when there is room to write, or in
+        the next turn of the event loop, which *port* is then asked for.
         """
-        backlog = self.backlog
-        if not backlog or self.blocked or self.under_way >= self.in_flight:
-            return None
+        if self.blocked or self.under_way >= self.in_flight:
+            return False
         if self._spent >= TURN_BUDGET:
             port.later()
-            return None
+            return False
         if not port.has_room:
-            return None  # replies are small, but histories and recoveries are not
+            return False  # replies are small, but histories and recoveries are not
         self._spent += 1
-        return backlog.pop()
+        return True
 
     def allows(self, command: int, method: str, now: float) -> bool:
         """Tell whether a command that was taken is handled; if not, it is dropped.

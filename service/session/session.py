@@ -302,8 +302,12 @@ class Session:
                 return
         elif self._state is _CLOSED:
             return
-        self._queue.add(commands)
-        self._go_on(now)
+        queue = self._queue
+        if len(commands) == 1 and not queue.backlog and queue.may_take(self._port):
+            self._handle(commands[0], now)  # most of them: nothing waits
+        else:
+            queue.add(commands)
+            self._go_on(now)
         if self._leaving:
             self._leave()
 
@@ -331,6 +335,11 @@ class Session:
         elif due is Due.PING:
             self._port.ping()
         self._plan()
+
+    @property
+    def waits(self) -> bool:
+        """`resume` has something to do: a command waits, or the end."""
+        return bool(self._queue.backlog) or self._leaving
 
     def resume(self, now: float) -> None:
         """Take up commands that waited for an outcome."""
@@ -606,33 +615,36 @@ class Session:
     # Commands.
 
     def _go_on(self, now: float) -> None:
-        queue, port = self._queue, self._port
-        while queue.backlog and (taken := queue.take(port)) is not None:
-            command, method, request = taken
-            try:
-                self._handle(command, method, request, now)
-            except ReplyError as refusal:
-                port.reply_error(command, refusal.error)
-            except CodecError:
-                self.disconnect(CLOSE_BAD_REQUEST)
-            except CloseError as end:
-                self.disconnect(end.close)
+        queue = self._queue
+        while queue.backlog and queue.may_take(self._port):
+            self._handle(queue.backlog.pop(), now)
 
-    def _handle(self, command: int, method: str, request: Request, now: float) -> None:
-        if self._state is _CONNECTED:
-            if not self._queue.allows(command, method, now):
-                return
-            kind = type(request)
-            handler = _HANDLERS.get(kind)
-            if handler is not None and (command or kind is SendRequest):
-                handler(self)(self.identity, command, request)
-            elif kind is Pong:
-                self._pong(now)
-            elif command and isinstance(request, Malformed):
-                raise request.error
-            else:
-                raise CloseError(CLOSE_BAD_REQUEST)
-        elif (
+    def _handle(self, taken: Command, now: float) -> None:
+        command, method, request = taken
+        try:
+            if self._state is not _CONNECTED:
+                self._handle_early(command, request, now)
+            elif self._queue.allows(command, method, now):
+                kind = type(request)
+                handler = _HANDLERS.get(kind)
+                if handler is not None and (command or kind is SendRequest):
+                    handler(self)(self.identity, command, request)
+                elif kind is Pong:
+                    self._pong(now)
+                elif command and isinstance(request, Malformed):
+                    raise request.error
+                else:
+                    raise CloseError(CLOSE_BAD_REQUEST)
+        except ReplyError as refusal:
+            self._port.reply_error(command, refusal.error)
+        except CodecError:
+            self.disconnect(CLOSE_BAD_REQUEST)
+        except CloseError as end:
+            self.disconnect(end.close)
+
+    def _handle_early(self, command: int, request: Request, now: float) -> None:
+        """Handle what comes before the connection has connected."""
+        if (
             self._state is _State.NEW
             and isinstance(request, ConnectRequest)
             and command
