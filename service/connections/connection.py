@@ -530,7 +530,8 @@ class ClientConnection:
         except Exception as error:
             self._end_on_error(error)
         else:
-            self._resume()
+            if self._session.waits or self._gate.closed:
+                self._resume()
 
     @_ends_on_error
     def _joined(

@@ -47,6 +47,11 @@ class ReadGate:
     def __init__(self) -> None:
         self._waiting: Callable[[], object] | None = None
 
+    @property
+    def closed(self) -> bool:
+        """True while the reader waits here."""
+        return self._waiting is not None
+
     async def wait(self) -> None:
         """Wait until `open` is called."""
         waiting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
