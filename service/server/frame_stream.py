@@ -292,35 +292,39 @@ class FrameStream(WebSocketStream):
                 self._resume()
 
     def _handle_data(self) -> None:
-        pieces = 0
-        while not (self._waiting or self.closed or self._flooded):
-            if self._events:
-                self._handle_parsed()
-                continue
-            size = len(self._data) - self._at
-            if not size:
+        if self._events:
+            self._handle_parsed()
+            if self._waiting or self.closed or self._flooded:
                 return
-            most = self._granted or self._piece
-            if size > most:
-                size = most
-            if pieces:
-                # There is more. A flood of tiny frames must not hold the event loop.
-                self._soon()
-                return
-            frames = self._frames
-            if frames is not None and not self._granted:
-                self._granted = size
-                if not frames.may_read(size, self._go_on):
-                    self._waiting = self._sharing = True
-                    return
-            self._granted = 0
-            start, self._at = self._at, self._at + size
-            piece = self._data
-            if size != len(piece):
-                piece = piece[start : self._at]
-            self._read = size
-            self._events = self._parser.feed(piece)
-            pieces += 1
+        if self._at == len(self._data) or not self._parse():
+            return
+        self._handle_parsed()
+        if self._at < len(self._data) and not (
+            self._waiting or self.closed or self._flooded
+        ):
+            # There is more. A flood of tiny frames must not hold the event loop.
+            self._soon()
+
+    def _parse(self) -> bool:
+        """Parse a piece of what was read; False if it waits for its share."""
+        size = len(self._data) - self._at
+        most = self._granted or self._piece
+        if size > most:
+            size = most
+        frames = self._frames
+        if frames is not None and not self._granted:
+            self._granted = size
+            if not frames.may_read(size, self._go_on):
+                self._waiting = self._sharing = True
+                return False
+        self._granted = 0
+        start, self._at = self._at, self._at + size
+        piece = self._data
+        if size != len(piece):
+            piece = piece[start : self._at]
+        self._read = size
+        self._events = self._parser.feed(piece)
+        return True
 
     def _handle_parsed(self) -> None:
         events, self._events = self._events, []
