@@ -6,8 +6,8 @@
 The same work for all, from one load generator, one server after the other, `--turns`
 times round; the least of the turns counts, since other work can only add to it. A
 message has 128 bytes. The servers are in benchmarks/peers/, installed by its `install`;
-one that cannot be started is left out, by name. Each client comes from an address of its
-own (127.0.x.y), as clients do: ours shares each turn of its event loop among addresses.
+one that cannot be started is left out, by name. Each client has an address of its own
+(127.0.x.y), as clients do: ours shares each turn of its event loop among addresses.
 
 * echo: 100 clients send, and again when they have had that back.
 * paced: the same clients send 2,000 messages a second, however late the answers are;
