@@ -530,7 +530,7 @@ class ClientConnection:
         except Exception as error:
             self._end_on_error(error)
         else:
-            if self._session.waits or self._gate.closed:
+            if self._session.busy or self._gate.closed:
                 self._resume()
 
     @_ends_on_error

@@ -336,11 +336,6 @@ class Session:
             self._port.ping()
         self._plan()
 
-    @property
-    def waits(self) -> bool:
-        """`resume` has something to do: a command waits, or the end."""
-        return bool(self._queue.backlog) or self._leaving
-
     def resume(self, now: float) -> None:
         """Take up commands that waited for an outcome."""
         if self._queue.backlog and self._state is not _CLOSED:
@@ -623,7 +618,7 @@ class Session:
         command, method, request = taken
         try:
             if self._state is not _CONNECTED:
-                self._handle_early(command, request, now)
+                self._connect_first(command, request, now)
             elif self._queue.allows(command, method, now):
                 kind = type(request)
                 handler = _HANDLERS.get(kind)
@@ -642,20 +637,16 @@ class Session:
         except CloseError as end:
             self.disconnect(end.close)
 
-    def _handle_early(self, command: int, request: Request, now: float) -> None:
-        """Handle what comes before the connection has connected."""
-        if (
-            self._state is _State.NEW
-            and isinstance(request, ConnectRequest)
-            and command
-        ):
-            self._go_to(_State.CONNECTING)
-            self._queue.blocked = True
-            self._queue.under_way += 1
-            self._connected_at = now
-            self._require_connecting().begin(command, request, now)
-        else:
+    def _connect_first(self, command: int, request: Request, now: float) -> None:
+        if not (self._state is _State.NEW and command):
             raise CloseError(CLOSE_BAD_REQUEST)
+        if not isinstance(request, ConnectRequest):
+            raise CloseError(CLOSE_BAD_REQUEST)
+        self._go_to(_State.CONNECTING)
+        self._queue.blocked = True
+        self._queue.under_way += 1
+        self._connected_at = now
+        self._require_connecting().begin(command, request, now)
 
     def _pong(self, now: float) -> None:
         if not self._pongs:
