@@ -1,8 +1,8 @@
 """The `Sessions` port on a table: the connections whose sockets end at the gateway.
 
     N#<node>     C#<client>   a socket that has arrived: rec, at, ttl. Once its client
-                              was admitted, its connection (`registry.records`), with
-                              its terms: end, jti, iat
+                              is being admitted, its connection (`registry.records`),
+                              with its terms: end, jti, iat
     N#<node>     E#<client>   a notice of its eviction
     C#<client>   SESSION      its session: rec, refresh, ttl
     C#<client>   S#<channel>  the session's record of a channel (`subscribers`)
@@ -11,7 +11,10 @@ The node is one of 64 that no process is (`registry.records.gateway_node`).
 
 Whatever ends is deleted in an order in which a process may die between any two steps:
 first the rows, then the session, last the record by which the sweeper finds it again.
-A connect writes in the opposite order: arrival, slot, session.
+A connect writes in the opposite order: arrival, the record in its place, slot, session.
+A record may stand without its slot (`registry.connections` has the rules), or with its
+slot and without a session, if a process has died: the sweeper ends it. What is found of
+a socket is deleted only as it was read: a client may connect while its socket ends.
 
 Sessions carry the table's id as ``table``. In a table that was restored from a backup
 they are those of connections whose deliveries may have been lost with the newest HEADs:
@@ -273,13 +276,16 @@ class DynamodbSessions:
         )
         if found:
             await self._delete(key(f"C#{client}", _SESSION))
-        record = await self._get(_connection(client))
-        if record is not None:
+        while (record := await self._get(_connection(client))) is not None:
             found = True
             if is_admitted(record):
                 await self._connections.leave(decode_connection(record))
-            else:
-                await self._delete(_connection(client))
+                break
+            try:
+                await self._delete(_connection(client), "attribute_not_exists(book)")
+            except ConditionFailed:
+                continue  # its client is being admitted
+            break
         return found
 
     async def of_user(self, user: UserId) -> list[ClientId]:
@@ -354,10 +360,11 @@ class DynamodbSessions:
             request["ExpressionAttributeValues"] = {":refresh": number(refresh)}
         await self._client.call("put_item", request)
 
-    async def _delete(self, item_key: Item) -> None:
-        await self._client.call(
-            "delete_item", {"TableName": self._client.table, "Key": item_key}
-        )
+    async def _delete(self, item_key: Item, condition: str = "") -> None:
+        request: dict[str, Any] = {"TableName": self._client.table, "Key": item_key}
+        if condition:
+            request["ConditionExpression"] = condition
+        await self._client.call("delete_item", request)
 
     def _now(self) -> int:
         return int(self._clock.wall() * 1000)

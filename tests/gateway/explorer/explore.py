@@ -18,6 +18,7 @@ from unittest.mock import patch
 import structlog
 
 from service.gateway import rounds, subscribing
+from tests.gateway.explorer.admissions import AdmissionBounds, AdmissionWorld
 from tests.gateway.explorer.invocations import InvocationWorld, patched
 from tests.gateway.explorer.loop import StepLoop
 from tests.gateway.explorer.world import Bounds, Choice, Crash, Violation, World
@@ -47,7 +48,7 @@ class Found(NamedTuple):
 
 
 @contextlib.contextmanager
-def _running(bounds: Bounds) -> Iterator[StepLoop]:
+def _running(bounds: Bounds | AdmissionBounds) -> Iterator[StepLoop]:
     """Run a loop of steps, and log nothing: actors die in thousands."""
     before = structlog.get_config()
     loop = StepLoop()
@@ -77,12 +78,14 @@ def _note(loop: StepLoop, _: object, __: str, event: dict[str, Any]) -> NoReturn
     raise structlog.DropEvent
 
 
-def _world(bounds: Bounds, loop: StepLoop) -> World:
+def _world(bounds: Bounds | AdmissionBounds, loop: StepLoop) -> World | AdmissionWorld:
     loop.errors.clear()
+    if isinstance(bounds, AdmissionBounds):
+        return AdmissionWorld(bounds, loop)
     return InvocationWorld(bounds, loop) if bounds.whole else World(bounds, loop)
 
 
-def explore(bounds: Bounds, limit: int = 1_000_000) -> Found:
+def explore(bounds: Bounds | AdmissionBounds, limit: int = 1_000_000) -> Found:
     """Take every path, the shortest last; stop at *limit* states."""
     with _running(bounds) as loop:
         try:
@@ -92,7 +95,7 @@ def explore(bounds: Bounds, limit: int = 1_000_000) -> Found:
         return _explore(bounds, limit, loop)
 
 
-def _explore(bounds: Bounds, limit: int, loop: StepLoop) -> Found:
+def _explore(bounds: Bounds | AdmissionBounds, limit: int, loop: StepLoop) -> Found:
     seen: set[int] = set()
     left: list[tuple[int, ...]] = [()]
     while left:
@@ -126,7 +129,7 @@ def _explore(bounds: Bounds, limit: int, loop: StepLoop) -> Found:
     return Found(len(seen))
 
 
-def walk(bounds: Bounds, seed: int, walks: int) -> Found:
+def walk(bounds: Bounds | AdmissionBounds, seed: int, walks: int) -> Found:
     """Take random paths; faults are as likely as other steps."""
     with _running(bounds) as loop:
         try:
@@ -136,7 +139,9 @@ def walk(bounds: Bounds, seed: int, walks: int) -> Found:
         return _walk(bounds, random.Random(seed), walks, loop)
 
 
-def _walk(bounds: Bounds, rng: random.Random, walks: int, loop: StepLoop) -> Found:
+def _walk(
+    bounds: Bounds | AdmissionBounds, rng: random.Random, walks: int, loop: StepLoop
+) -> Found:
     steps = 0
     for _ in range(walks):
         world = _world(bounds, loop)
@@ -159,7 +164,7 @@ def _walk(bounds: Bounds, rng: random.Random, walks: int, loop: StepLoop) -> Fou
     return Found(steps, is_whole=False)
 
 
-def _take(world: World, choice: Choice, trace: list[str]) -> None:
+def _take(world: World | AdmissionWorld, choice: Choice, trace: list[str]) -> None:
     trace.append(choice.label)
     world.take(choice)
     if world.loop.errors:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import sys
 
+from tests.gateway.explorer.admissions import AdmissionBounds
 from tests.gateway.explorer.explore import explore, walk
 from tests.gateway.explorer.world import Bounds
 
 __all__ = ["BUGS"]
 
-BUGS = {
+BUGS: dict[str, Bounds | AdmissionBounds] = {
     "released-while-a-row-is-pending": Bounds("d"),
     "an-unknown-post-is-taken-for-done": Bounds("d", is_warm=True, unknown=1),
     "a-kill-ends-with-its-push": Bounds("d", is_warm=True, unknown=2, is_late=True),
@@ -45,6 +46,25 @@ BUGS = {
     "an-invocation-leaves-its-deliveries": Bounds("d", is_warm=True, whole=True),
     "an-evicted-client-stays": Bounds("d", clients=2, limit=1, whole=True),
     "an-acknowledgement-waits-for-its-delivery": Bounds("a", is_warm=True, whole=True),
+    # And these in admissions.
+    "an-end-is-not-fenced": AdmissionBounds(("connect a u", "sweep")),
+    "a-slot-is-claimed-once": AdmissionBounds(("connect a u", "sweep")),
+    "a-note-is-deleted-as-it-was-read": AdmissionBounds(("connect a u", "leave a")),
+    "a-claim-is-deleted-as-it-is": AdmissionBounds(
+        ("connect a u", "connect b u", "sweep")
+    ),
+    "a-claim-takes-the-place-of-another": AdmissionBounds(
+        ("connect a u", "connect a v")
+    ),
+    "a-slot-is-given-back-in-any-shard": AdmissionBounds(
+        ("connect a u", "connect b u", "sweep")
+    ),
+    "the-last-entry-goes-with-its-item": AdmissionBounds(
+        ("connect a u", "pass b u"), late=1
+    ),
+    "an-eviction-leaves-no-notice": AdmissionBounds(
+        ("connect b u",), before=("connect a u",), limit=1, crash=1
+    ),
 }
 
 if __name__ == "__main__":

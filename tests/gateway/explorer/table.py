@@ -52,6 +52,11 @@ class MemoryTable:
         item = self.items.get(_key(request["Key"]))
         return {} if item is None else {"Item": dict(item)}
 
+    def _batch_get_item(self, request: dict[str, Any]) -> dict[str, Any]:
+        [(table, wanted)] = request["RequestItems"].items()
+        found = [self.items.get(_key(each)) for each in wanted["Keys"]]
+        return {"Responses": {table: [dict(item) for item in found if item]}}
+
     def _query(self, request: dict[str, Any]) -> dict[str, Any]:
         values = request["ExpressionAttributeValues"]
         partition = values[":pk"]["S"]
@@ -239,7 +244,11 @@ def _one(tokens: list[str]) -> _Check:
 
 
 def _get(token: str, item: Item, names: dict[str, str], values: dict[str, Any]) -> Any:
-    return values[token] if token[0] == ":" else item.get(_named(token, names))
+    if token[0] == ":":
+        return values[token]
+    for part in token.split("."):
+        item = item.get("M", item).get(_named(part, names), {})
+    return item or None
 
 
 def _number(value: dict[str, Any]) -> int:

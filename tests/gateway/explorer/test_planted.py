@@ -12,7 +12,7 @@ from tests.requirements.prove import Copy
 PATCHES = Path(__file__).with_name("bugs")
 VIOLATIONS = {
     *("STUCK", "DOUBLE", "GAP", "EPOCH", "TWICE"),
-    *("LEFT", "LATE", "DEAF", "ORDER", "LIMIT"),
+    *("LEFT", "LATE", "DEAF", "ORDER", "LIMIT", "COUNT", "RECORD"),
 }
 
 

@@ -70,6 +70,7 @@ __all__ = [
     "Tools",
     "Violation",
     "World",
+    "act_as",
     "acting",
 ]
 
@@ -87,6 +88,11 @@ _actor: ContextVar[Actor] = ContextVar("actor")
 def acting() -> Actor:
     """Return whose step this is."""
     return _actor.get()
+
+
+def act_as(actor: Actor) -> None:
+    """Let what follows in this task be steps of *actor*."""
+    _actor.set(actor)
 
 
 class Violation(AssertionError):

@@ -4,33 +4,51 @@ Whatever limits is written in one transaction, so that a process may die between
 two calls:
 
     admit   the owner's item, if it is as it was read: the new connection in, evicted
-            ones out; the new connection's record; and either one more in the counter or
-            the shard of an evicted connection, whose record is deleted and whose node
-            gets a notice
-    leave   the connection's record, if it exists, is deleted, the counter lowered, and
-            the entry in the owner's item removed
+            ones out; and either one more in the counter or the shard of an evicted
+            connection, whose record is deleted and whose node gets a notice
+    leave   the entry in the owner's item removed, if it is there, and the counter
+            lowered
 
-An owner is a user, or the address of connections without a user.
+An owner is a user, or the address of connections without a user. The record of a
+connection is what its node, or the sweeper, finds it by. That of a server's connection
+is written and deleted in the same transactions. That of a connection at the gateway
+is outside of them, which saves a unit each time: it is written before, as a claim, in
+the place of the note of its handshake, and deleted after.
 
-Invariants, after each transaction:
+Invariants, after each call:
 
 * an owner's item has at most `limit` entries that have not expired, and the next
   admission removes the expired ones;
-* the count of a shard is the number of records that name it;
+* the count of a shard is the number of servers' records that name it, and of entries
+  of the gateway;
+* each entry has its record, so that it will be found if nobody ends it. A record of
+  the gateway without an entry counts nowhere, and is found in the same way;
 * each evicted connection has a notice until its node has acted on it.
 
+The third, for the gateway. An admission reads the owner's item, claims, and writes the
+item if it is still as it was read; each of its attempts claims anew, and every claim is
+marked with another text. Whoever ends a connection reads its record, removes its entry,
+or changes the version of the owner's item if there is no entry (`_fence`), and deletes
+the record if it is as it was read. So an admission whose entry comes after that has
+read the item after it, has claimed after that, and its claim is not the record that is
+deleted. An owner's item without entries stays for an hour, or the absence that an
+admission has read could come back while its transaction is under way.
+
 Expired entries do not count, wherever they still are: those of owners are compared with
-the clock here, records by `maintenance`.
+the clock here, records by `maintenance`. The admission that removes an expired entry of
+the gateway takes its shard, or lowers the counter; its record is without an entry then.
 
 The least recently active connection is evicted. Activity of connections on other nodes
 is up to a minute old (`touch`); this node's is known and written with the owner's item.
 
 Interleavings, each of which has a test: two admissions of one owner read the same item
 (one of them reads again); an admission and the leave of the connection that it evicts
-(its record is gone, so the admission reads again); two leaves (the second finds no
-record); a lost answer (the token makes the repeat the same transaction); an admission
-that arrives after its caller gave up (no node claims the record: `maintenance` removes
-it).
+(the item has changed, so the admission reads again); two leaves (the second finds
+neither record nor entry); a lost answer (the token makes the repeat the same
+transaction); an admission that arrives after its caller gave up (of a server: no node
+claims the record, and `maintenance` removes it; of the gateway: it is fenced off, or
+has its record); a crash between claim, transaction, session and all steps of an end,
+in every order with another admission (`tests/gateway/explorer/admissions`).
 
 Within one process, calls for one owner run one after the other. Otherwise fifty
 connects of one user would each read and lose forty-nine times. An admission whose turn
@@ -46,24 +64,26 @@ from __future__ import annotations
 import asyncio
 import heapq
 import random
-import uuid
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from contextlib import suppress
+from typing import Literal, NamedTuple
 
 from service.core.errors import StoreBusy
 from service.core.keyed_lock import KeyedLock
 from service.core.model import ClientId
 from service.core.ports import Clock
-from service.stores.dynamodb.client import Client
+from service.stores.dynamodb.client import Client, gather_limited
 from service.stores.dynamodb.errors import (
     ConditionFailed,
     Item,
     TransactionCancelled,
 )
+from service.stores.dynamodb.registry import writes
 from service.stores.dynamodb.registry.counter import ConnectionCounter
 from service.stores.dynamodb.registry.records import (
     CLIENT,
+    GATEWAY_NODES,
     ConnectionRecord,
     OwnerItem,
     connection_key,
@@ -77,6 +97,7 @@ from service.stores.dynamodb.registry.records import (
     number,
     owner_key,
 )
+from service.stores.dynamodb.registry.writes import Action
 
 __all__ = ["AdmissionLimits", "Connections", "OverLimit"]
 
@@ -89,7 +110,8 @@ when a limit was lowered; the next admissions evict them."""
 TOGETHER = 25
 """Admissions in one transaction at most (count): it has two actions more."""
 
-Action = dict[str, Any]  # of a transaction
+MARK = 8
+"""Characters that mark a claim: another one of the same client has others."""
 
 
 class OverLimit(Exception):
@@ -132,16 +154,18 @@ class _Request:
         client: Its id.
         node: The node that has it.
         more: Attributes of its item besides its record's.
+        claim: The mark of its record, if it was claimed.
         admitted: The outcome.
         refused: The owner has as many connections as it may have.
     """
 
-    __slots__ = ("admitted", "client", "more", "node", "refused")
+    __slots__ = ("admitted", "claim", "client", "more", "node", "refused")
 
     def __init__(self, client: ClientId, node: str, more: Item) -> None:
         self.client = client
         self.node = node
         self.more = more
+        self.claim = ""
         self.admitted: Admitted | None = None
         self.refused = False
 
@@ -152,8 +176,14 @@ class _AdmitTransaction(NamedTuple):
     actions: list[Action]
     records: list[ConnectionRecord]
     evicted: list[ConnectionRecord]
+    claims: list[tuple[_Request, Item]]  # records that are written before
     increment: int | None  # index of the action on the counter
-    entry: int  # index of the first action that writes a record; the owner's is last
+    entry: int | None  # index of the first action that writes a record
+
+    @property
+    def owner(self) -> int:
+        """Index of the action that writes the owner's item."""
+        return len(self.actions) - 1
 
 
 class Connections:
@@ -279,13 +309,25 @@ class Connections:
                     "ExpressionAttributeNames": {"#client": record.client},
                     "ExpressionAttributeValues": {
                         ":active": number(active),
-                        ":ver": {"S": _new_version()},
+                        ":ver": {"S": writes.new_version()},
                     },
                 },
             )
         except ConditionFailed:
             return False
         return True
+
+    async def is_listed(self, record: ConnectionRecord) -> bool:
+        """Return whether a connection's owner has its entry.
+
+        Raises:
+            StoreError: It could not be read.
+        """
+        owner = decode_owner(
+            record.owner, await self._get(owner_key(record.owner), None)
+        )
+        found = owner.records.get(record.client)
+        return found is not None and found.node == record.node
 
     # Admission
 
@@ -321,18 +363,45 @@ class Connections:
                         request.refused = True
                         _drop(waiting, request)
                 return
-            try:
-                await self._transact(admission.actions, deadline)
-            except TransactionCancelled as cancelled:
-                if len(admission.records) == 1:
-                    await self._resolve(admission, cancelled, deadline)
+            if await self._claim(admission, deadline):
+                try:
+                    await self._transact(admission.actions, deadline)
+                except TransactionCancelled as cancelled:
+                    if len(admission.records) == 1:
+                        await self._resolve(admission, cancelled, deadline)
+                    else:
+                        # If not the owner has changed, somebody's part is impossible.
+                        alone = not cancelled.failed(admission.owner)
                 else:
-                    # If not the owner has changed, somebody's part is impossible.
-                    alone = not cancelled.failed(len(admission.actions) - 1)
-            else:
-                self._admitted(admission, requests, waiting)
-                return
+                    self._admitted(admission, requests, waiting)
+                    return
             await self._pause(deadline)
+
+    async def _claim(self, admission: _AdmitTransaction, deadline: float) -> bool:
+        """Write the records that are not in the transaction; False if one could not be.
+
+        Raises:
+            StoreError: Some may be written; nobody is admitted.
+        """
+        written = await gather_limited(
+            self._claim_one(request, item, deadline)
+            for request, item in admission.claims
+        )
+        return all(written)
+
+    async def _claim_one(self, claimer: _Request, item: Item, deadline: float) -> bool:
+        request = writes.claim(self._client.table, item, claimer.claim)
+        claimer.claim = ""
+        try:
+            await self._client.call("put_item", request, deadline=deadline)
+        except ConditionFailed as failed:
+            if not failed.repeated or failed.item != item:
+                found = failed.item
+                if found and is_admitted(found):  # for another frame of the client
+                    await self._leave(decode_connection(found), deadline)
+                return False
+        claimer.claim = item["claim"]["S"]
+        return True
 
     @staticmethod
     def _admitted(
@@ -351,16 +420,22 @@ class Connections:
         self, owner: OwnerItem, requests: Sequence[_Request]
     ) -> _AdmitTransaction:
         table = self._client.table
-        now = int(self._clock.wall() * 1000)
+        version, now = writes.new_version(), self._now()
         kept = [
             one._replace(active=max(one.active, self._active(one.client) or 0))
             for one in self._alive(owner)
         ]
         evicted = self._choose_evicted(owner.name, kept)
+        expired = [
+            one
+            for one in owner.records.values()
+            if one.expires <= now and one.node in GATEWAY_NODES
+        ]
+        out = [*evicted, *expired[:EVICTED]]
         actions: list[Action] = []
         increment = None
-        if evicted:
-            shard = evicted[0].shard  # one in, one out: the count stays
+        if out:
+            shard = out[0].shard  # one in, one out: the count stays
             entering = [requests[0]]
         else:
             shard = self._counter.choose_shard()
@@ -375,25 +450,31 @@ class Connections:
             increment = len(actions)
             actions.append(self._counter.increment(shard, len(entering)))
         for one in evicted:
-            actions.append(_delete_record(table, one))
+            actions.append(writes.delete_record(table, one))
             notice = encode_notice(one, now)
             actions.append({"Put": {"TableName": table, "Item": notice}})
-        surplus = Counter(one.shard for one in evicted[1:])
+        surplus = Counter(one.shard for one in out[1:])
         actions += [self._counter.decrement(s, count) for s, count in surplus.items()]
         expires = now + round(self._limits.age * 1000)
-        entry = len(actions)
+        entry = None
+        claims = []
         records = []
         for it in entering:
+            claim = version[-MARK:] if it.node in GATEWAY_NODES else ""
             record = ConnectionRecord(
-                owner.name, it.client, it.node, shard, now, expires
+                owner.name, it.client, it.node, shard, now, expires, claim
             )
             records.append(record)
             item = encode_connection(record, it.more)
-            actions.append(_put_new(table, item, "attribute_not_exists(book)"))
+            if claim:
+                claims.append((it, item))
+                continue
+            entry = len(actions) if entry is None else entry
+            actions.append(writes.put_record(table, item))
         stay = [record for record in kept if record not in evicted]
-        item = encode_owner(_new_version(), [*stay, *records])
-        actions.append(_put_owner(table, item, owner.version))
-        return _AdmitTransaction(actions, records, evicted, increment, entry)
+        item = encode_owner(version, [*stay, *expired[EVICTED:], *records])
+        actions.append(writes.put_owner(table, item, owner.version))
+        return _AdmitTransaction(actions, records, evicted, claims, increment, entry)
 
     def _limit(self, owner: str) -> int:
         limits = self._limits
@@ -437,7 +518,11 @@ class Connections:
         [record] = admission.records
         if increment is not None and cancelled.failed(increment):
             await self._counter.note_full(record.shard, deadline)
-        if cancelled.failed(entry) and not cancelled.failed(entry + 1):
+        if (
+            entry is not None
+            and cancelled.failed(entry)
+            and not cancelled.failed(admission.owner)
+        ):
             # The record exists, and its owner does not list it: it has expired there.
             item = await self._get(connection_key(record), deadline)
             if item is not None and is_admitted(item):
@@ -446,38 +531,71 @@ class Connections:
     # Leaving
 
     async def _leave(self, record: ConnectionRecord, deadline: float) -> bool:
-        table = self._client.table
-        actions = [
-            _delete_record(table, record),
-            self._counter.decrement(record.shard),
-        ]
-        # Most users have one connection, so that the owner's item is deleted with it.
-        entry: Action | None = _delete_owner(table, record)
+        table, shard = self._client.table, record.shard
+        claimed = record.node in GATEWAY_NODES
+        # Most users have one connection.
+        entry: Action | None = writes.remove_entry(
+            table, record, shard, empty_at=self._now()
+        )
         while True:
+            actions = [] if claimed else [writes.delete_record(table, record)]
+            actions.append(self._counter.decrement(shard))
+            if entry is not None:
+                actions.append(entry)
             try:
-                await self._transact(
-                    actions if entry is None else [*actions, entry], deadline
-                )
+                await self._transact(actions, deadline)
             except TransactionCancelled as cancelled:
-                if cancelled.failed(0):
+                if not claimed and cancelled.failed(0):
                     return False
-                owner = decode_owner(record.owner, cancelled.reasons[2].item)
-                if record.client not in owner.records:
+                owner = decode_owner(record.owner, cancelled.reasons[-1].item)
+                found = owner.records.get(record.client)
+                if found is not None and found.node == record.node:
+                    shard = found.shard
+                    empty_at = self._now() if len(owner.records) == 1 else None
+                    entry = writes.remove_entry(table, record, shard, empty_at=empty_at)
+                elif not claimed:
                     entry = None
-                elif len(owner.records) > 1:
-                    entry = _remove_from_owner(table, record)
-                else:
-                    entry = _delete_owner(table, record)
+                elif await self._fence(owner, deadline):
+                    await self._delete_claim(record, deadline)
+                    return False
             else:
+                if claimed:
+                    await self._delete_claim(record, deadline)
                 self._counter.note_freed()
                 return True
             await self._pause(deadline)
 
+    async def _fence(self, owner: OwnerItem, deadline: float) -> bool:
+        """Change the version of an owner's item; False if it is not as it was read.
+
+        Raises:
+            StoreError: It may be changed.
+        """
+        operation, request = writes.fence(self._client.table, owner, self._now())
+        try:
+            await self._client.call(operation, request, deadline=deadline)
+        except ConditionFailed:
+            return False
+        return True
+
+    async def _delete_claim(self, record: ConnectionRecord, deadline: float) -> None:
+        """Delete the record of a connection at the gateway if it is as it was read.
+
+        Raises:
+            StoreError: It may still be there.
+        """
+        request = writes.delete_claim(self._client.table, record)
+        with suppress(ConditionFailed):  # claimed anew, or deleted
+            await self._client.call("delete_item", request, deadline=deadline)
+
     # Calls
 
     def _alive(self, owner: OwnerItem) -> list[ConnectionRecord]:
-        now = self._clock.wall() * 1000
+        now = self._now()
         return [record for record in owner.records.values() if record.expires > now]
+
+    def _now(self) -> int:
+        return int(self._clock.wall() * 1000)
 
     async def _get(
         self, item_key: Item, deadline: float | None, *, consistent: bool = True
@@ -510,81 +628,3 @@ def _drop(waiting: list[_Request], request: _Request) -> None:
     """Let a request wait no more; it may have been given up before."""
     if request in waiting:
         waiting.remove(request)
-
-
-# Actions
-
-
-def _new_version() -> str:
-    """Return a version that no owner's item ever had."""
-    # Random, not counted: an item that was deleted and written anew never has a
-    # version of its predecessor.
-    return uuid.uuid4().hex
-
-
-def _put_new(
-    table: str, item: Item, condition: str = "attribute_not_exists(pk)"
-) -> Action:
-    """Return the action that writes an item where none exists."""
-    return {"Put": {"TableName": table, "Item": item, "ConditionExpression": condition}}
-
-
-def _put_owner(table: str, item: Item, version: str | None) -> Action:
-    """Return the action that writes an owner's item if it still has *version*."""
-    if version is None:
-        return _put_new(table, item)
-    return {
-        "Put": {
-            "TableName": table,
-            "Item": item,
-            "ConditionExpression": "ver = :seen",
-            "ExpressionAttributeValues": {":seen": {"S": version}},
-        }
-    }
-
-
-def _delete_record(table: str, record: ConnectionRecord) -> Action:
-    """Return the action that deletes a connection's record if it exists."""
-    return {
-        "Delete": {
-            "TableName": table,
-            "Key": connection_key(record),
-            "ConditionExpression": "attribute_exists(pk)",
-        }
-    }
-
-
-def _delete_owner(table: str, record: ConnectionRecord) -> Action:
-    """Return the action that deletes an owner's item with this one entry."""
-    return {
-        "Delete": {
-            "TableName": table,
-            "Key": owner_key(record.owner),
-            "ConditionExpression": (
-                "attribute_exists(conns.#client) AND size(conns) = :one"
-            ),
-            "ExpressionAttributeNames": {"#client": record.client},
-            "ExpressionAttributeValues": {":one": number(1)},
-            "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
-        }
-    }
-
-
-def _remove_from_owner(table: str, record: ConnectionRecord) -> Action:
-    """Return the action that removes this entry from an owner's item with several."""
-    return {
-        "Update": {
-            "TableName": table,
-            "Key": owner_key(record.owner),
-            "UpdateExpression": "REMOVE conns.#client SET ver = :ver",
-            "ConditionExpression": (
-                "attribute_exists(conns.#client) AND size(conns) > :one"
-            ),
-            "ExpressionAttributeNames": {"#client": record.client},
-            "ExpressionAttributeValues": {
-                ":ver": {"S": _new_version()},
-                ":one": number(1),
-            },
-            "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
-        }
-    }

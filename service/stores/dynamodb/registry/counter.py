@@ -8,8 +8,9 @@ refused: `CounterFull` means that at that moment no shard had room.
 
 Invariants:
 
-* A shard's count is the number of connection records that name it. Both change in one
-  transaction (`connections`), on every path.
+* A shard's count is the number of connections that name it: in their records, or those
+  of the gateway in their owners' items. Both change in one transaction (`connections`),
+  on every path.
 * A shard's version changes with its count. So if the version was the same before and
   after the records were read, the count must equal their number (`maintenance`).
 

@@ -198,6 +198,8 @@ class Maintenance:
         names = [node.name for node in await nodes.read()]
         for name in (*names, *self._pseudo_nodes):
             found.update(record.shard for record in await self._records(name))
+        if any(found[shard] > count.number for shard, count in enumerate(before)):
+            found -= await self._unlisted()
         after = await counter.read()
         wrong = [
             count.number - found[shard]
@@ -238,6 +240,24 @@ class Maintenance:
         except ConditionFailed:
             return 0
         return await self.recount()
+
+    async def _unlisted(self) -> Counter[int]:
+        """Return how many records of the gateway count nowhere, by shard.
+
+        Their clients are being admitted, or whoever admitted them has died.
+
+        Raises:
+            StoreError: They cannot be read.
+        """
+        found: Counter[int] = Counter()
+        for name in self._pseudo_nodes:
+            records = await self._records(name)
+            listed = await gather_limited(
+                self.directory.connections.is_listed(record) for record in records
+            )
+            pairs = zip(records, listed, strict=True)
+            found.update(record.shard for record, there in pairs if not there)
+        return found
 
     async def _records(self, node: str) -> list[ConnectionRecord]:
         return [

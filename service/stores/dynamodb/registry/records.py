@@ -3,12 +3,13 @@
     pk            sk          content
     U#<user>      CONNS       an owner: ver, conns {client: {node, shard, active,
                               expires}}: all connections of a user, in one item, so that
-                              their limit is a condition of one write
+                              their limit is a condition of one write; without any, ttl
     A#<address>   CONNS       the same for the connections of an address without a user
-    N#<node>      C#<client>  a connection: book (its owner's pk), shard, at, expires.
-                              It counts one in its shard as long as it exists. Without
-                              a book it is a socket of the gateway whose client has not
-                              connected, and counts nowhere (`sessions`)
+    N#<node>      C#<client>  a connection: book (its owner's pk), shard, at, expires,
+                              [claim]. It counts one in its shard as long as it exists;
+                              one of the gateway, as long as its owner has its entry.
+                              Without a book it is a socket of the gateway whose client
+                              has not connected, and counts nowhere (`sessions`)
     N#<node>      E#<client>  a notice: at. The connection was evicted; its node has to
                               close it
     NODES         <node>      a node (a server process): until, dead, figures, feed
@@ -28,9 +29,10 @@ pseudo-nodes (`gateway_node`), so that no partition takes the writes of all conn
 They have no row in NODES, and never die.
 
 ``active``, ``expires``, ``until``, ``dead``, ``lost`` and ``at`` are Unix milliseconds;
-``ttl`` is in seconds. Subscribers, notices and answers have one, and sockets whose
-clients have not connected. DynamoDB must not delete a connection: the counter would
-keep counting it. Nor a node: nobody would find its connections.
+``ttl`` is in seconds. Subscribers, notices and answers have one, sockets whose clients
+have not connected, and owners without connections. DynamoDB must not delete a
+connection: the counter would keep counting it. Nor a node: nobody would find its
+connections.
 """
 
 from __future__ import annotations
@@ -95,6 +97,8 @@ class ConnectionRecord(NamedTuple):
         active: When its peer was last heard of, Unix milliseconds: from an owner's
             item, as last written there; from its own item, when it was admitted.
         expires: When it stops to count, Unix milliseconds.
+        claim: Marks a record of the gateway, as read from its own item, among those
+            that its client has had.
     """
 
     owner: str
@@ -103,6 +107,7 @@ class ConnectionRecord(NamedTuple):
     shard: int
     active: int
     expires: int
+    claim: str = ""
 
 
 class OwnerItem(NamedTuple):
@@ -192,6 +197,7 @@ def decode_connection(item: Item) -> ConnectionRecord:
         int(item["shard"]["N"]),
         int(item["at"]["N"]),
         int(item["expires"]["N"]),
+        item["claim"]["S"] if "claim" in item else "",
     )
 
 
@@ -202,9 +208,11 @@ def is_admitted(item: Item | None) -> bool:
 
 def encode_connection(record: ConnectionRecord, more: Item) -> Item:
     """Return a connection's item, with *more* attributes."""
+    claim = {"claim": {"S": record.claim}} if record.claim else {}
     return {
         **connection_key(record),
         **more,
+        **claim,
         "book": {"S": record.owner},
         "shard": number(record.shard),
         "at": number(record.active),

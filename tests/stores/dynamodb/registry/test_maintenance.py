@@ -6,10 +6,16 @@ import asyncio
 import threading
 
 import pytest
+from botocore.exceptions import ClientError
 from structlog.testing import capture_logs
 
 from service.stores.dynamodb.registry.maintenance import Maintenance
-from service.stores.dynamodb.registry.records import GATEWAY_NODES, gateway_node
+from service.stores.dynamodb.registry.records import (
+    GATEWAY_NODES,
+    gateway_node,
+    owner_key,
+)
+from tests.stores.dynamodb.mishaps import Death
 from tests.stores.dynamodb.registry.fleet import (
     Process,
     admit,
@@ -65,6 +71,9 @@ async def test_an_admission_that_arrives_after_its_leave_is_removed(make_fleet, 
     await one.leave("a")
     await admit(other, "v", "b")
     del late["ClientRequestToken"]
+    with pytest.raises(ClientError):  # another one has written the item meanwhile
+        fleet.boto.transact_write_items(**late)
+    fleet.write("delete_item", Key=owner_key("U#u"))  # as after an hour
     fleet.boto.transact_write_items(**late)
     assert await one.maintenance.drop_orphans() == 0
     assert sorted(fleet.check().records) == ["a", "b"]  # it may be under way
@@ -119,6 +128,34 @@ async def test_a_recount_includes_the_connections_of_the_gateway(make_fleet):
     knowing = Maintenance(client, one, fleet.clock, 40.0, pseudo_nodes=GATEWAY_NODES)
     assert await knowing.recount() == 0
     await client.close()
+
+
+async def test_a_claim_whose_admission_has_died_counts_nowhere(make_fleet):
+    fleet = await make_fleet()
+    faults = Faults()
+    one, two = await fleet.process(faults), await fleet.process()
+    owner, node = "U#u", gateway_node("c")
+    sent = []
+
+    def die(operation):
+        if operation == "TransactWriteItems":
+            sent.append(faults.requests[-1][1])
+            raise Death
+
+    faults.before.append(die)
+    with pytest.raises(Death):
+        await one.connections.admit(owner, "c", node)
+    faults.before.clear()
+    assert fleet.contents().records.keys() == {"c"}
+    client = client_for(fleet.settings, fleet.clock)
+    await client.start()
+    knowing = Maintenance(client, two, fleet.clock, 40.0, pseudo_nodes=GATEWAY_NODES)
+    assert await knowing.recount() == 0
+    await client.close()
+    assert not await two.connections.withdraw(owner, "c", node)
+    with pytest.raises(ClientError):  # what the dead one had sent comes too late
+        fleet.boto.transact_write_items(**sent[0])
+    assert nothing(fleet.check())
 
 
 async def test_a_recount_leaves_out_what_changes_meanwhile(make_fleet):
