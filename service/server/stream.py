@@ -8,7 +8,7 @@ go through Hypercorn's stream multiplexing.
 from __future__ import annotations
 
 from asyncio import Queue, QueueEmpty
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 from time import time
 from typing import Any, Final, Protocol
@@ -22,14 +22,14 @@ from hypercorn.protocol.events import (
     Response,
     StreamClosed,
 )
-from hypercorn.protocol.ws_stream import ASGIWebsocketState, WSStream
+from hypercorn.protocol.ws_stream import ASGIWebsocketState, Handshake, WSStream
 from hypercorn.typing import ASGISendEvent, WebsocketAcceptEvent
 from wsproto.connection import Connection, ConnectionState, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, Ping, Pong, TextMessage
 from wsproto.events import Event as FrameEvent
 from wsproto.extensions import Extension
 from wsproto.handshake import server_extensions_handshake
-from wsproto.utilities import LocalProtocolError
+from wsproto.utilities import LocalProtocolError, generate_accept_token
 
 from _speedups import SocketWriter, build_frame
 from service.core.errors import SHUTDOWN
@@ -402,11 +402,10 @@ class WebSocketStream(WSStream):
         await self._send_frame(event)
 
     async def _accept(self, message: WebsocketAcceptEvent) -> None:
-        offers, self.handshake.extensions = self.handshake.extensions, None
-        status_code, headers, _ = self.handshake.accept(
-            message.get("subprotocol"), message.get("headers", [])
+        status_code, headers = _acceptance(
+            self.handshake, message.get("subprotocol"), message.get("headers", [])
         )
-        headers.extend(self._negotiate(offers))
+        headers.extend(self._negotiate(self.handshake.extensions))
         self.state = ASGIWebsocketState.CONNECTED
         await self.send(
             Response(stream_id=self.stream_id, status_code=status_code, headers=headers)
@@ -437,6 +436,30 @@ class WebSocketStream(WSStream):
     def _opened(self) -> None:
         """Begin: the handshake is written, and the connection is this stream's."""
         self._direct = self._plain
+
+
+def _acceptance(
+    handshake: Handshake, subprotocol: str | None, more: Iterable[tuple[bytes, bytes]]
+) -> tuple[int, list[tuple[bytes, bytes]]]:
+    """Return status and headers, as Hypercorn's, but without extensions and parser."""
+    headers = []
+    if subprotocol is not None:
+        if subprotocol not in (handshake.subprotocols or ()):
+            raise ValueError("the client has not offered this subprotocol")
+        headers.append((b"sec-websocket-protocol", subprotocol.encode()))
+    if handshake.key is not None:
+        accept = generate_accept_token(handshake.key)
+        headers.append((b"sec-websocket-accept", accept))
+    status = 200
+    if handshake.http_version == "1.1":
+        headers += [(b"upgrade", b"WebSocket"), (b"connection", b"Upgrade")]
+        status = 101
+    for name, value in more:
+        if name == b"sec-websocket-protocol" or name.startswith(b":"):
+            raise ValueError(f"an application may not send {name.decode()}")
+        headers.append((name, value))
+    handshake.accepted = True
+    return status, headers
 
 
 def _handshake(offers: list[str], deflate: BoundedDeflate) -> bytes | None:

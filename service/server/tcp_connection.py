@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import enum
-import socket
-import sys
 from collections.abc import Awaitable
 from contextlib import suppress
 from typing import Any, cast
@@ -18,12 +16,16 @@ from hypercorn.protocol import ProtocolWrapper
 from hypercorn.protocol.h2 import H2Protocol
 from hypercorn.protocol.h11 import H11Protocol
 from hypercorn.typing import ConnectionState
-from hypercorn.utils import parse_socket_addr
 
 from _speedups import SocketWriter
+from service.core.address_shares import SHARE
 from service.core.client_address import key_of
 from service.core.errors import describe
+from service.server.accepted_socket import prepare
+from service.server.diversion import DISCARD, Diversion
+from service.server.http1 import REQUESTS
 from service.server.kernel_buffers import undelivered, unread
+from service.server.plain_handshake import PlainHandshake, plain_head
 from service.server.stream import DirectReader, WebSocketStream
 from service.server.tracker import ConnectionTracker
 from service.settings import ServerSettings
@@ -41,10 +43,6 @@ _LAST_POLL = 1.0
 
 _READ = 4096  # bytes of one read: 700 of the smallest frames take some 5 ms
 
-# Bytes that are read and thrown away after our close, so that it reaches the peer; from
-# one that sends more, nothing is read until its time is over. A message, and to spare.
-_DISCARD = 256 * 1024
-
 _HEAD = 5.0  # s for the whole head of a request
 _BODY = 5.0  # s between two looks at how fast a body arrives
 _BODY_RATE = 1024  # bytes a second, the least
@@ -61,73 +59,6 @@ class _State(dict[str, Any]):
     __slots__ = ("connection",)
 
     connection: TcpConnection
-
-
-class _Diversion(asyncio.Protocol):
-    """The transport's protocol while it calls a stream; the rest is Hypercorn's."""
-
-    __slots__ = ("_discarded", "_discards", "_kept_eof", "_tcp", "reader", "target")
-
-    def __init__(
-        self, target: DirectReader, reader: asyncio.Protocol, tcp: TcpConnection
-    ) -> None:
-        self._tcp = tcp
-        self._kept_eof = False
-        self._discards = False
-        self._discarded = 0  # bytes
-        self.target = target
-        self.reader = reader
-
-    def data_received(self, data: bytes) -> None:
-        if not self._discards:
-            self.target.data_received(data)
-            return
-        # Unread data would make closing destroy what we wrote.
-        self._discarded += len(data)
-        if self._discarded > _DISCARD:
-            self._tcp.pause_reading()
-
-    def eof_received(self) -> bool | None:
-        self._kept_eof = not self._discards and not self.target.eof_received()
-        return True if self._kept_eof else self._pass_eof()
-
-    def pass_eof(self) -> None:
-        if self._kept_eof:
-            self._pass_eof()
-
-    def _pass_eof(self) -> bool | None:
-        self._kept_eof = False
-        stays = self.reader.eof_received()
-        self._tcp.peer_ended()
-        return stays
-
-    def discard(self) -> None:
-        """Throw away what comes from here on."""
-        self._discards = True
-        if self._kept_eof:
-            self._tcp.loop.call_soon(self.pass_eof)
-
-    def forget_task(self) -> None:
-        """Let go of what asyncio's protocol keeps of the task that has served it.
-
-        It has no public name (docs/decisions, 94).
-        """
-        kept: Any = self.reader
-        if hasattr(kept, "_drain_waiters"):
-            kept._task = None
-            # A deque takes 760 bytes, and one waits at most: the flusher, or a pong.
-            kept._drain_waiters = list(kept._drain_waiters)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._tcp.socket.direct = False  # the descriptor is closed after this
-        self.reader.connection_lost(exc)
-        self._tcp.lost()
-
-    def pause_writing(self) -> None:
-        self.reader.pause_writing()
-
-    def resume_writing(self) -> None:
-        self.reader.resume_writing()
 
 
 class _Phase(enum.Enum):
@@ -168,6 +99,7 @@ class TcpConnection(TCPServer):
 
     __slots__ = (
         "_body_until",
+        "_calling",
         "_counted",
         "_deadline",
         "_detached",
@@ -175,6 +107,7 @@ class TcpConnection(TCPServer):
         "_finishing",
         "_flushed",
         "_handling",
+        "_left",
         "_passed",
         "_peer_ended",
         "_phase",
@@ -216,6 +149,7 @@ class TcpConnection(TCPServer):
         self.trusted = tracker.proxies.trusts(host)
         self.reserved = False
         self.stream: WebSocketStream | None = None
+        self.protocol: Any = None  # nothing was read
         self._phase = _Phase.HEAD
         self._requests: dict[object, bool] = {}  # by stream: is the body there?
         self._streams: dict[object, None] = {}  # of those requests
@@ -226,10 +160,12 @@ class TcpConnection(TCPServer):
         self._body_until = 0.0
         self._tracker = tracker
         self._transport = cast(asyncio.Transport, writer.transport)
-        self._diversion: _Diversion | None = None
+        self._diversion: Diversion | None = None
         raw = writer.get_extra_info("socket")
         self.socket = SocketWriter(self._transport, raw.fileno())
-        self._reading = False  # the task waits for data
+        self._reading = False  # a task waits for data
+        self._calling = False  # the task calls the application
+        self._left = False  # which has asked meanwhile that it ends
         self._detached = False  # there is no task, or it ends
         self._peer_ended = False  # and the stream was told
         self._finishing = False
@@ -264,17 +200,30 @@ class TcpConnection(TCPServer):
             self.state.clear()
             self._requests.clear()
             self._streams.clear()
-            with suppress(AttributeError):
-                del self.protocol
+            self.protocol = None
             if self._detached and self._diversion is not None:
                 self._diversion.forget_task()
 
     async def _serve(self) -> None:
-        raw = self.writer.get_extra_info("socket")
-        self._set_options(raw)
-        client = parse_socket_addr(raw.family, raw.getpeername())
-        server = parse_socket_addr(raw.family, raw.getsockname())
+        client, server = prepare(
+            self.writer.get_extra_info("socket"), self._tracker.settings
+        )
         tls = self.writer.get_extra_info("ssl_object")
+        alpn = tls.selected_alpn_protocol() if tls is not None else "http/1.1"
+        if self.reserved and alpn == "h2":
+            self.abort()  # its requests have no target that we could see
+        self._enter(_Phase.HEAD)
+        data = b""
+        if alpn != "h2":
+            data = await self._read()
+            head = self._plain_head(data)
+            if head is not None:
+                ends = ConnectionState(self.state), tls is not None, client, server
+                handshake = PlainHandshake(data, self, self.app, self.context, ends)
+                self._received = len(data)
+                await self._shake_hands(handshake, *head)
+                await self._end()
+                return
         async with TaskGroup(self.loop) as task_group:
             self.protocol = ProtocolWrapper(
                 self.app,
@@ -286,18 +235,71 @@ class TcpConnection(TCPServer):
                 client,
                 server,
                 self.protocol_send,
-                tls.selected_alpn_protocol() if tls is not None else "http/1.1",
+                alpn,
             )
-            if self.reserved and isinstance(self.protocol.protocol, H2Protocol):
-                self.abort()  # its requests have no target that we could see
             await self.protocol.initiate()
-            self._enter(_Phase.HEAD)
-            await self._read_data()
-            if self._detached:
-                return
+            await self._handle_data(data or await self._read())
+            await self._end()
+
+    async def _end(self) -> None:
+        """End the connection, unless it goes on without this task."""
+        if not self._detached:
             # The descriptor does not wait for the application to end.
             self.finish(self._tracker.settings.abort_timeout)
             self.writer.close()
+
+    def _plain_head(
+        self, data: bytes
+    ) -> tuple[bytes, list[tuple[bytes, bytes]]] | None:
+        # At `_READ` bytes there may be more; and pings would need a task.
+        pings = self.config.websocket_ping_interval is not None
+        if self.reserved or len(data) == _READ or pings:
+            return None
+        return plain_head(data)
+
+    async def _shake_hands(self, handshake: PlainHandshake, *head: Any) -> None:
+        """Serve a WebSocket with a plain handshake until it is over, or detached.
+
+        This task calls the application. Only where that call does not end in this turn
+        does another task read meanwhile. So what was read is all that has come, and a
+        connection that is handed over within the turn is detached at once.
+        """
+        self.protocol = handshake
+        self._handling = True
+        later = self.turn(SHARE // REQUESTS)
+        if later is not None:
+            await later
+        reading: asyncio.Task[None] | None = None
+
+        def read() -> None:
+            nonlocal reading
+            reading = group.create_task(self._read_on())
+
+        async with asyncio.TaskGroup() as group:
+            soon = self.loop.call_soon(read)
+            self._calling = True
+            try:
+                await handshake.begin(*head)
+                self._handling = False
+                await handshake.call()
+            finally:
+                self._calling = False
+                soon.cancel()
+            if self._left and reading is None and later is None and not self._ends:
+                self._detached = True
+                return
+            if self._left:
+                self._detach()
+            if reading is None:
+                await self._read_on()
+
+    async def _read_on(self) -> None:
+        await self._handle_data(await self._read())
+
+    @property
+    def _http(self) -> Any:
+        """What reads requests; None while nothing was read, or h11 is not needed."""
+        return self.protocol.protocol if self.protocol is not None else None
 
     @property
     def settings(self) -> ServerSettings:
@@ -323,50 +325,38 @@ class TcpConnection(TCPServer):
         """
         return None if self.trusted else self._tracker.shares.turn(self.peer, size)
 
-    def _set_options(self, raw: socket.socket) -> None:
-        if raw.family not in (socket.AF_INET, socket.AF_INET6):
-            return
-        settings = self._tracker.settings
-        raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        # By default the kernel takes some 3.8 MB before a write blocks.
-        raw.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, settings.send_buffer)
-        if sys.platform == "linux":
-            # This also ends a connection whose peer keeps its window at zero.
-            milliseconds = max(1, round(settings.abort_timeout * 1000))
-            raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
-
-    async def _read_data(self) -> None:
-        read = self.reader.read
-        discarded = 0
+    async def _read(self) -> bytes:
+        """Return what comes next; nothing at the end, or when the peer is lost."""
         timeout = self.config.read_timeout
-        while True:
-            size = _DISCARD if self._finishing else _READ
-            self._reading = True  # it is false again before anything else runs
-            try:
-                if timeout is None:
-                    data = await read(size)
-                else:
-                    data = await asyncio.wait_for(read(size), timeout)
-            except (OSError, TimeoutError):
-                break
-            finally:
-                self._reading = False
-            if not data:
-                break
+        size = DISCARD if self._finishing else _READ
+        self._reading = True  # it is false again before anything else runs
+        try:
+            if timeout is None:
+                return await self.reader.read(size)
+            return await asyncio.wait_for(self.reader.read(size), timeout)
+        except (OSError, TimeoutError):
+            return b""
+        finally:
+            self._reading = False
+
+    async def _handle_data(self, data: bytes) -> None:
+        """Handle *data*, and all that comes after it."""
+        discarded = 0
+        while data:
             if self._finishing:
                 # Unread data would make closing destroy what we wrote.
                 discarded += len(data)
-                if discarded > _DISCARD:
+                if discarded > DISCARD:
                     await self._ignore()
                     break
-                continue
-            if self.stream is not None:
+            elif self.stream is not None:
                 await self.stream.receive(data)
             else:
                 await self._handle_http(data)
             if len(data) == _READ:
                 # There is more. A flood of tiny frames must not hold the event loop.
                 await asyncio.sleep(0)
+            data = await self._read()
         if not self._detached:
             await self.protocol.handle(Closed())
 
@@ -552,7 +542,7 @@ class TcpConnection(TCPServer):
         self._timer = self.loop.call_later(_BODY, self._check_body)
 
     def _check_answer(self) -> None:
-        http = self.protocol.protocol
+        http = self._http
         if isinstance(http, H2Protocol) and any(
             isinstance(stream, WebSocketStream) and stream.is_connected
             for stream in http.streams.values()
@@ -570,8 +560,8 @@ class TcpConnection(TCPServer):
 
     def _time_out(self) -> None:
         """Give a request up that did not arrive in time."""
-        http = self.protocol.protocol
-        if (
+        http = self._http
+        if isinstance(self.protocol, PlainHandshake) or (
             self._received
             and isinstance(http, H11Protocol)
             and http.connection.our_state in (h11.IDLE, h11.SEND_RESPONSE)
@@ -601,7 +591,7 @@ class TcpConnection(TCPServer):
             self._stop_timer()
             self._timer = self.loop.call_later(_HEAD, self.close)
             return
-        http = self.protocol.protocol
+        http = self._http
         if isinstance(http, H2Protocol):
             http.connection.close_connection()
             self.write(http.connection.data_to_send())
@@ -619,7 +609,7 @@ class TcpConnection(TCPServer):
     def divert(self, target: DirectReader) -> None:
         """Let the transport itself call *target*, until the connection ends."""
         reader = cast(asyncio.Protocol, self._transport.get_protocol())
-        self._diversion = _Diversion(target, reader, self)
+        self._diversion = Diversion(target, reader, self)
         self._transport.set_protocol(self._diversion)
         # TLS encrypts in the transport.
         self.socket.direct = self.writer.get_extra_info("ssl_object") is None
@@ -627,13 +617,23 @@ class TcpConnection(TCPServer):
     def detach(self) -> None:
         """Go on without the task; the application's call is about to end."""
         # It may have something to do in this turn.
-        self.loop.call_soon(self._detach)
+        if self._calling:
+            self._left = True
+        else:
+            self.loop.call_soon(self._detach)
+
+    @property
+    def _ends(self) -> bool:
+        """Whether the end is the task's, or `lost` was or will be called for it."""
+        return (
+            self._finishing
+            or self.reader.at_eof()
+            or bool(self._transport.is_closing())
+        )
 
     def _detach(self) -> None:
-        if self._finishing or self._detached or self.reader.at_eof():
-            return  # the end is the task's
-        if self._transport.is_closing():
-            return  # so is a loss that `lost` has been, or will be, called for
+        if self._detached or self._ends:
+            return
         if self._reading:
             self._detached = True
             self.reader.feed_eof()  # which the task waits for
