@@ -179,7 +179,7 @@ class OpenedByScope(Generic[_Served]):
             return
         first = self._starting is None
         try:
-            served = await self.start()
+            served = self.opened or await self.start()
         except Exception as error:
             if first:
                 log.error("cannot start", reason=str(error), **describe(error))

@@ -22,13 +22,14 @@ def prepare(raw: socket.socket, settings: ServerSettings) -> tuple[_Address, _Ad
     Raises:
         OSError: The peer has reset the connection.
     """
-    found = socket.socket(raw.family, raw.type, raw.proto, fileno=raw.fileno())
+    family = raw.family
+    found = socket.socket(family, socket.SOCK_STREAM, fileno=raw.fileno())
     try:
-        if raw.family in (socket.AF_INET, socket.AF_INET6):
+        if family in (socket.AF_INET, socket.AF_INET6):
             _set_options(found, settings)
         return (
-            parse_socket_addr(raw.family, found.getpeername()),
-            parse_socket_addr(raw.family, found.getsockname()),
+            parse_socket_addr(family, found.getpeername()),
+            parse_socket_addr(family, found.getsockname()),
         )
     finally:
         found.detach()  # it is the transport's

@@ -32,7 +32,8 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Awaitable, Callable, Coroutine
-from functools import partial
+from functools import lru_cache, partial
+from time import time
 from typing import Any, Final, Protocol, cast
 
 import h11
@@ -230,9 +231,7 @@ class PlainHandshake:
             if name not in _OWN or _VALUE.fullmatch(value) is None:
                 return None
             lines.append(b"%b: %b\r\n" % (name, value))
-        for pair in self._tcp.config.response_headers("h11"):
-            lines.append(b"%b: %b\r\n" % pair)
-        lines.append(b"\r\n")
+        lines.append(_last_lines(self._tcp.config, int(time())))
         return b"".join(lines)
 
     def _other_path(self) -> Http1Protocol:
@@ -247,6 +246,18 @@ class PlainHandshake:
         protocol.stream = self._stream
         protocol.keep_alive_requests = 1
         return protocol
+
+
+@lru_cache(maxsize=4)
+def _last_lines(config: Any, second: int) -> bytes:
+    """Return the lines that Hypercorn adds to each answer, and the end of its head.
+
+    Args:
+        config: Hypercorn's.
+        second: Of now, which is in one of the lines.
+    """
+    lines = [b"%b: %b\r\n" % pair for pair in config.response_headers("h11")]
+    return b"".join([*lines, b"\r\n"])
 
 
 def _none(*_: object) -> None:

@@ -189,7 +189,6 @@ class WebSocketStream(WSStream):
         """Take an event from the HTTP protocol below."""
         if isinstance(event, Request):
             self._watcher = event.state.connection  # type: ignore[attr-defined]  # put there by TcpConnection
-            self._watcher.request_begun(self)
             self._watcher.request_complete(self)
             if event.http_version == "2":
                 event = replace(event, headers=joined(event.headers))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import socket
 from collections.abc import Awaitable
 from contextlib import suppress
 from typing import Any, cast
@@ -112,6 +113,7 @@ class TcpConnection(TCPServer):
         "_peer_ended",
         "_phase",
         "_poll",
+        "_raw",
         "_reading",
         "_received",
         "_requests",
@@ -141,8 +143,10 @@ class TcpConnection(TCPServer):
         shared["steadwire.abort"] = self.abort
         shared["steadwire.progress"] = self.progress
         shared.connection = self
-        super().__init__(app, loop, config, context, shared, reader, writer)
-        del self.send_lock, self.idle_task  # of methods that are not used here
+        # Instead of Hypercorn's, which makes a lock and a task for methods of its own.
+        self.app, self.config, self.context, self.loop = app, config, context, loop
+        self.state = cast(Any, shared)
+        self.reader, self.writer = reader, writer
         name = writer.get_extra_info("peername")
         host = name[0] if isinstance(name, tuple) else None
         self.peer = key_of(host)
@@ -161,8 +165,8 @@ class TcpConnection(TCPServer):
         self._tracker = tracker
         self._transport = cast(asyncio.Transport, writer.transport)
         self._diversion: Diversion | None = None
-        raw = writer.get_extra_info("socket")
-        self.socket = SocketWriter(self._transport, raw.fileno())
+        self._raw: socket.socket = writer.get_extra_info("socket")
+        self.socket = SocketWriter(self._transport, self._raw.fileno())
         self._reading = False  # a task waits for data
         self._calling = False  # the task calls the application
         self._left = False  # which has asked meanwhile that it ends
@@ -176,8 +180,7 @@ class TcpConnection(TCPServer):
 
     async def run(self) -> None:
         """Serve the connection; return when its socket is closed."""
-        raw = self.writer.get_extra_info("socket")
-        if not self._tracker.accept(self, raw.fileno()):
+        if not self._tracker.accept(self, self._raw.fileno()):
             self.abort()
             return
         try:
@@ -205,9 +208,7 @@ class TcpConnection(TCPServer):
                 self._diversion.forget_task()
 
     async def _serve(self) -> None:
-        client, server = prepare(
-            self.writer.get_extra_info("socket"), self._tracker.settings
-        )
+        client, server = prepare(self._raw, self._tracker.settings)
         tls = self.writer.get_extra_info("ssl_object")
         alpn = tls.selected_alpn_protocol() if tls is not None else "http/1.1"
         if self.reserved and alpn == "h2":
@@ -453,7 +454,7 @@ class TcpConnection(TCPServer):
 
     def _undelivered(self) -> int:
         waiting: int = self._transport.get_write_buffer_size()
-        return waiting + undelivered(self.writer.get_extra_info("socket"))
+        return waiting + undelivered(self._raw)
 
     def abort(self) -> None:
         """Free the socket at once, and drop what was not sent."""
@@ -599,7 +600,7 @@ class TcpConnection(TCPServer):
 
     def has_unread(self) -> bool:
         """Return whether the kernel has bytes of the peer that were not read."""
-        return unread(self.writer.get_extra_info("socket"))
+        return unread(self._raw)
 
     def take_over(self, stream: WebSocketStream) -> None:
         """Give *stream* the bytes that are read from here on."""
@@ -648,7 +649,13 @@ class TcpConnection(TCPServer):
         assert self._diversion is not None
         self._diversion.target.peer_gone()
         # The descriptor does not wait for the application to end.
-        self.finish(self._tracker.settings.abort_timeout)
+        if self._finishing or self._transport.is_closing() or self._undelivered():
+            self.finish(self._tracker.settings.abort_timeout)
+        else:  # there is nothing to deliver
+            self._finishing = True
+            self.socket.open = self.socket.direct = False
+            self._stop_timer()
+            self._diversion.discard()
         self.writer.close()
 
     def lost(self) -> None:
