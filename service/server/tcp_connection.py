@@ -84,8 +84,8 @@ class TcpConnection(TCPServer):
     here either (`detach`): then the transport's own calls end the connection, in the
     same order: the stream is told, what was written is delivered within its time, the
     transport is closed, and only what is lost is removed from the tracker. `_detached`
-    is set once, in a turn in which the task waits for data and has none: what was read
-    before a stream took the connection over has been given to it.
+    is set once, in a turn in which all that was read has been given to the stream: the
+    task waits for data, or has read a plain handshake alone (`_shake_hands`).
 
     Over HTTP/2 a connection with several requests is in the phase of the furthest; with
     a stream among them, it is bounded as the stream is: by `_SILENCE`.
@@ -290,7 +290,7 @@ class TcpConnection(TCPServer):
                 self._detached = True
                 return
             if self._left:
-                self._detach()
+                self.loop.call_soon(self._detach)
             if reading is None:
                 await self._read_on()
 

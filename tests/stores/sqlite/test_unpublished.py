@@ -168,7 +168,7 @@ async def test_every_answer_is_the_one_of_the_file(opened, factory, tmp_path):
     names = [f"c{number}" for number in range(6)]
     names += [neighbour(name) for name in names[:4]]
     told: dict[str, Position] = {}
-    for _ in range(300):
+    for _ in range(120):
         name = rng.choice(names)
         step = rng.random()
         if step < 0.25:
