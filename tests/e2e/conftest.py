@@ -1,13 +1,10 @@
 """The end-to-end suite elsewhere: behind a gateway, and on two processes.
 
 The modules of `AT_GATEWAYS` run in ``make test-slow`` once more behind a gateway with a
-DynamoDB table, with HTTP_PROXY integrations and with a Lambda function;
-tests/e2e/test_sdk.py names its stores itself. The tests named with a module stay out,
-for what docs/serverless.md lists; tests/e2e/test_gateway.py shows what happens instead.
-Modules that are not named are about a process that holds its sockets, the files or the
-command line of one, or the HTTP API alone, which a gateway does not touch. So is
-test_joins_together: a gateway tells each join by itself, never to the client that has
-joined, and has no clients that speak protobuf.
+DynamoDB table, with HTTP_PROXY integrations and with a Lambda function. The tests named
+with a module stay out, for what docs/serverless.md lists; tests/e2e/test_gateway.py
+shows what happens instead. `NOT_AT_GATEWAYS` says of each other module what it is about
+that a gateway does not have, or does not touch.
 """
 
 from __future__ import annotations
@@ -15,9 +12,36 @@ from __future__ import annotations
 import pytest
 
 AT_GATEWAYS: dict[str, tuple[str, ...]] = {
+    "test_attacks": (
+        # There are no turns of an event loop that a client could take from others.
+        "test_the_last_byte_of_a_large_message_costs_its_address_the_whole",
+    ),
+    "test_bad_input": (
+        # There are no pongs, so that one is no error.
+        "test_a_pong_without_a_ping_closes",
+        "test_ten_thousand_pongs_in_a_frame",
+        # A second subscribe begins anew.
+        "test_subscribing_twice_and_one_channel_too_many",
+        # Frames end at the gateway, which closes what is binary or too large.
+        "test_a_binary_frame_closes",
+        "test_a_frame_against_rfc_6455_closes_with_1002",
+        "test_a_message_of_megabytes_is_refused_by_its_head",
+        "test_a_message_over_the_limit_in_fragments",
+        "test_ten_thousand_commands_in_a_frame",
+        "test_ten_thousand_publishes_in_a_frame",
+        # The gateway writes 128 KiB at most.
+        "test_a_publication_of_the_server_api_at_and_over_its_limit",
+    ),
+    "test_batch_window": (
+        # The end of a server closes no connection.
+        "test_what_waits_is_written_before_the_server_ends",
+        # Without history a publication goes to the rows that there are by then.
+        "test_what_waits_comes_before_the_reply_to_an_unsubscribe",
+    ),
     "test_cent": (),
     # The list of channels and its counts are those of a process.
     "test_cent_users": ("test_channels_and_info",),
+    "test_channel_quota": (),
     "test_credentials": (
         # A token is in no list: its connections end with the next sweep.
         "test_a_revoked_token_is_out_at_once_and_another_is_in",
@@ -31,6 +55,12 @@ AT_GATEWAYS: dict[str, tuple[str, ...]] = {
     "test_hooks_python": (
         # A publication without history waits for no lease, and overtakes others.
         "test_publish",
+    ),
+    "test_http_api": (
+        # Without history a publication goes to the rows that there are by then.
+        "test_publish_skipping_history",
+        # The gateway writes 128 KiB at most.
+        "test_publish_at_and_over_the_payload_limit",
     ),
     "test_http_api_sdk": (),
     "test_http_api_users": (
@@ -55,7 +85,9 @@ AT_GATEWAYS: dict[str, tuple[str, ...]] = {
         "test_an_sdk_that_is_refused_comes_back_until_there_is_room",
     ),
     "test_one_token": (),
+    "test_private_authority": (),
     "test_publishers": (),
+    "test_reconnect_storm": (),
     "test_refused_credentials": (
         # The address is the one that the gateway saw.
         "test_a_valid_token_is_admitted_where_twenty_bad_ones_came_from",
@@ -84,10 +116,6 @@ AT_GATEWAYS: dict[str, tuple[str, ...]] = {
         "test_typing_reaches_the_other_members_and_ends_with_the_connection",
         "test_typing_stops_by_itself_and_a_live_run_is_never_silent",
         "test_a_member_cancels_a_run_and_a_stranger_does_not",
-        # Its SDKs connect all at once; test_token_refresh has the same in turns.
-        "test_fifty_users_with_three_sockets_see_their_own_runs_alone",
-        # From each position, 300 connects.
-        "test_a_socket_that_is_cut_between_each_two_events_misses_nothing",
     ),
     "test_token_subs": (),
     "test_tokens_anonymous": (
@@ -97,7 +125,75 @@ AT_GATEWAYS: dict[str, tuple[str, ...]] = {
     "test_tokens_sdk": (),
 }
 
+OWN = "it names its doors itself"
+FILES = "the files, or the command line, of a process"
+SOCKETS = "a process that holds its sockets"
+HTTP = "HTTP alone, which a gateway does not touch"
+SERVERS = "several processes that hold their sockets"
+
+NOT_AT_GATEWAYS = {
+    "test_agent_examples": HTTP,
+    "test_api_address": HTTP,
+    "test_backup": FILES,
+    "test_connect_together": SOCKETS,
+    "test_counters": SOCKETS,
+    "test_deflate": SOCKETS,
+    "test_deltas": "deltas, which are not made there",
+    "test_drain": SOCKETS,
+    "test_dynamodb_down": SOCKETS,
+    "test_examples": FILES,
+    "test_failing_sends": SOCKETS,
+    "test_faults": FILES,
+    "test_faults_start": FILES,
+    "test_faults_store": FILES,
+    "test_frames": SOCKETS,
+    "test_full_queue": SOCKETS,
+    "test_full_store": FILES,
+    "test_gateway": OWN,
+    "test_health": HTTP,
+    "test_http_api_calls": HTTP,
+    "test_http_api_guesses": HTTP,
+    "test_http_api_keys": HTTP,
+    "test_http_api_schema": HTTP,
+    "test_hypercorn": FILES,
+    "test_ingest": HTTP,
+    # Nor does a client there hear its own join, or speak protobuf.
+    "test_joins_together": "joins and leaves that go out together, not one by one",
+    "test_liveness": SOCKETS,
+    "test_logs": SOCKETS,
+    "test_metrics": SOCKETS,
+    "test_overload": SOCKETS,
+    "test_people_two_servers": SERVERS,
+    "test_permissions": FILES,
+    "test_protobuf_raw": "protobuf, which is refused there",
+    "test_protobuf_sdk": "protobuf, which is refused there",
+    "test_real_agents": HTTP,
+    "test_relay": HTTP,
+    "test_restart_storm": SOCKETS,
+    "test_revoked_waiting": SOCKETS,
+    "test_rolling_restart": SERVERS,
+    "test_runs_schema": HTTP,
+    "test_runs_two_servers": HTTP,
+    "test_sdk": OWN,
+    "test_settings": FILES,
+    "test_slow_client": SOCKETS,
+    "test_slow_consumers": SOCKETS,
+    "test_slow_link": SOCKETS,
+    "test_slow_link_sdk": SOCKETS,
+    "test_thread_access": HTTP,
+    "test_thread_events": HTTP,
+    "test_thread_http2": HTTP,
+    "test_two_nodes": SERVERS,
+    "test_two_servers": SERVERS,
+    "test_user_ids": OWN,
+}
+"""What each other module is about."""
+
 NOT_LAMBDA: dict[str, tuple[str, ...]] = {
+    "test_channel_quota": (
+        # Rates are counted in each process.
+        "test_a_user_creates_few_channels_and_publishes_to_any_number",
+    ),
     "test_credentials": (
         # Each environment reads the revocations when its last look is 2 s old.
         "test_a_users_tokens_are_revoked_by_their_time",

@@ -8,10 +8,12 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.e2e.conftest import AT_GATEWAYS, NOT_AT_GATEWAYS
 from tests.harness.agents import said
 from tests.harness.api import Api, ApiError
 from tests.harness.backends import GATEWAYS, Backend
@@ -62,6 +64,12 @@ def backend(request: pytest.FixtureRequest) -> Backend:
     return GATEWAYS[request.param]
 
 
+def test_each_module_of_the_suite_runs_here_or_is_about_something_else() -> None:
+    modules = {path.stem for path in Path(__file__).parent.glob("test_*.py")}
+    assert modules == AT_GATEWAYS.keys() | NOT_AT_GATEWAYS.keys()
+    assert not AT_GATEWAYS.keys() & NOT_AT_GATEWAYS.keys()
+
+
 async def test_a_frame_over_32_kib_closes_with_1009(
     server: Server, channel: str
 ) -> None:
@@ -97,6 +105,22 @@ async def test_protobuf_is_refused_before_the_socket_is_open(server: Server) -> 
     assert refused.value.status == 400
 
 
+async def test_extensions_are_declined(server: Server) -> None:
+    offer = {"Sec-WebSocket-Extensions": "permessage-deflate"}
+    async with await server.raw(headers=offer) as client:
+        assert "sec-websocket-extensions" not in client.headers
+
+
+async def test_the_log_has_no_steps_of_connections(server: Server) -> None:
+    async with await server.raw(connected=False) as client:
+        name = (await client.connect())["client"]
+        await client.send_text("no command")
+        await client.closed()
+    await server.logged(name)
+    found = [line["event"] for line in server.log() if name in line.values()]
+    assert found == ["authentication"]
+
+
 async def test_there_are_no_pongs(server: Server) -> None:
     async with await server.raw(connected=False) as client:
         reply = await client.request(connect={})
@@ -115,6 +139,16 @@ async def test_a_close_is_a_push_and_then_1000(server: Server) -> None:
             "push": {"disconnect": {"code": 3501, "reason": "bad request"}}
         }
         assert (await client.closed()).code == 1000
+
+
+async def test_a_client_hears_its_own_publication_after_the_reply(
+    server: Server, channel: str
+) -> None:
+    async with await server.raw() as client:
+        await client.subscribe(channel)
+        await client.send({"id": 9, "publish": {"channel": channel, "data": 1}})
+        assert await client.message() == {"id": 9, "publish": {}}
+        assert "pub" in (await client.message())["push"]
 
 
 async def test_pipelined_publishes_are_dense_in_any_order(

@@ -15,7 +15,8 @@ CLIENTS = 500
 async def test_five_hundred_clients_recover_at_once(
     server: Server, channel: str
 ) -> None:
-    clients = await asyncio.gather(*(server.join(channel) for _ in range(CLIENTS)))
+    count = int(CLIENTS * server.load)
+    clients = await asyncio.gather(*(server.join(channel) for _ in range(count)))
     async with server.api() as api:
         for n in range(1, 21):
             assert await api.publish(channel, {"n": n}) == n
@@ -33,7 +34,7 @@ async def test_five_hundred_clients_recover_at_once(
         position = {"recover": True, "offset": 20, "epoch": epoch}
         async with asyncio.timeout(30.0):
             clients = await asyncio.gather(
-                *(server.join(channel, **position) for _ in range(CLIENTS))
+                *(server.join(channel, **position) for _ in range(count))
             )
         for n in range(51, 54):
             assert await api.publish(channel, {"n": n}) == n

@@ -15,7 +15,7 @@ from tests.harness.tokens import connection
 from tests.harness.tokens import settings as token_settings
 
 # A function has no log of its own that could be waited for.
-backend = backends(*BACKENDS, slow=("http_proxy",))
+backend = backends(*BACKENDS, slow=("http_proxy", "lambda"))
 server = server_with(token_settings())
 hooked = server_with(app="tests.http.hooked:app")
 
