@@ -290,7 +290,9 @@ async def test_what_connections_answers(application: Application) -> None:
 async def test_a_client_that_does_not_read_is_429(application: Application) -> None:
     async with Gateway(application, VirtualClock()).run() as gateway:
         posts = client(gateway)
-        async with opened(gateway, application, max_queue=1) as (_, name):
+        # Its close is not heard of either.
+        options = {"max_queue": 1, "close_timeout": 0.1}
+        async with opened(gateway, application, **options) as (_, name):
             data = b"x" * (128 * 1024)
             with pytest.raises(posts.exceptions.LimitExceededException):
                 for _ in range(200):

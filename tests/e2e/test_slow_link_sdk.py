@@ -48,6 +48,7 @@ async def test_60_publications_over_a_slow_link(
     await recover_all(server, await start_host(sdk), names, 60 // channels, rate)
 
 
+@pytest.mark.slow
 async def test_18_publications_over_a_slow_link(
     server: Server, start_host: Callable[..., Any], channel: str
 ) -> None:

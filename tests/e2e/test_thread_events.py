@@ -96,6 +96,7 @@ def rich(thread: str, run: str) -> list[dict[str, Any]]:
     return events
 
 
+@pytest.mark.slow
 @pytest.mark.requirement("L1")
 async def test_a_viewer_that_is_cut_between_each_two_events_misses_and_doubles_nothing(
     agent: Agent, server: Server, thread: str

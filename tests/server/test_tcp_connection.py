@@ -235,22 +235,21 @@ async def test_a_refused_handshake(server: Any) -> None:
     await server.freed()
 
 
-@pytest.mark.parametrize(
-    "request_bytes",
-    [
+async def test_handshakes_that_are_none(server: Any) -> None:
+    """Each is answered 400, and freed although the peer keeps its side open."""
+    requests = [
         UPGRADE.replace(b": 13", b": 12"),
         UPGRADE.replace(b"Sec-WebSocket-Key", b"X-Key"),
         UPGRADE.replace(b"/echo", b"/silent") + b"\x81\x80aaaa",
         UPGRADE.replace(b"/echo", b"/\xff"),
         b"not HTTP at all\r\n\r\n",
-    ],
-    ids=["version", "key", "frames before the answer", "not ASCII", "no HTTP"],
-)
-async def test_a_handshake_that_is_none(server: Any, request_bytes: bytes) -> None:
-    """Answered 400, and freed although the peer keeps its side open."""
-    with contextlib.closing(await TcpClient.connect(server.port)) as tcp:
-        await tcp.send(request_bytes)
-        assert (await tcp.read_until(b"\r\n")).startswith(b"HTTP/1.1 400")
+    ]
+    with contextlib.ExitStack() as open_sides:
+        for request in requests:
+            tcp = await TcpClient.connect(server.port)
+            open_sides.enter_context(contextlib.closing(tcp))
+            await tcp.send(request)
+            assert (await tcp.read_until(b"\r\n")).startswith(b"HTTP/1.1 400"), request
         await server.freed()
     assert (await server.state())["open"] == 0
 

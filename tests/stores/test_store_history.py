@@ -89,9 +89,15 @@ async def test_what_a_reader_does_to_its_page_does_not_show_in_others(bench):
     assert await bench.offsets("a") == [1, 2, 3, 4, 5]
 
 
-@pytest.mark.parametrize("name", FACTORIES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        # ministack fails at it, and so is asked again until the deadline.
+        pytest.param(each, marks=[pytest.mark.slow] if each == "ministack" else [])
+        for each in FACTORIES
+    ],
+)
 async def test_a_channel_name_that_is_not_text_fails_alone(tmp_path, clock, name):
-    # ministack fails at it, and so is asked again until the deadline.
     deadline = {"timeout": 4.0} if name == "ministack" else {}
     store = FACTORIES[name](tmp_path, clock, **deadline)
     bench = await Bench(store, clock).start()
