@@ -76,11 +76,13 @@ async def test_the_reply_comes_before_the_ping_of_a_probe(
             await client.send({"id": 1, "connect": {"token": token}})
     known = asyncio.Barrier(len(clients))
     codes = await asyncio.gather(*(first_of(client, known) for client in clients))
-    assert codes == [0] * LIMIT + [code] * 3
+    # In which order the server finds them is the kernel's.
+    assert sorted(codes) == [0] * LIMIT + [code] * 3
     # And they are still there.
-    for client in clients[:LIMIT]:
-        assert (await client.request(rpc={}))["error"]["code"] == 108
-        client.tcp.close()
+    for client, outcome in zip(clients, codes, strict=True):
+        if not outcome:
+            assert (await client.request(rpc={}))["error"]["code"] == 108
+            client.tcp.close()
 
 
 async def first_of(client: RawClient, known: asyncio.Barrier) -> int:
