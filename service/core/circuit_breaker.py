@@ -18,6 +18,9 @@ failure.
 the caller gives back what only works while the remote service answers. Each timer
 checks the state again, so a timer that raced with a recovery does nothing.
 
+A process may be frozen, and its timers with it. Once it is thawed, `catch_up` lets the
+next call be the probe, if the time of the probe has come meanwhile.
+
 Interleavings: a late failure of an older call while it is open puts off no probe; a
 late success while a probe is under way closes it, and the end of that probe is one more
 report; a probe that cannot even begin counts as one that failed, or the breaker would
@@ -89,6 +92,7 @@ class Breaker:
         self._failures = 0  # in a row
         self._probes = 0  # since it opened
         self._probe_timer: Timer | None = None
+        self._probe_due = 0.0  # Unix seconds
         self._cleanup_timer: Timer | None = None
         self._ended = False
 
@@ -101,6 +105,7 @@ class Breaker:
         """Report that the remote service answered."""
         self._failures = 0
         if self.state == "closed":
+            self._probes = 0
             return
         self.reason = ""
         self._probes = 0
@@ -124,6 +129,22 @@ class Breaker:
             self._wait()
             self._tell(opened=True)
 
+    def catch_up(self) -> None:
+        """Close it, until the next failure, if the probe is late by the wall clock.
+
+        For a process that has stood still, and its timers with it.
+        """
+        if self.closed or self._ended or self._clock.wall() < self._probe_due:
+            return
+        if self._cleanup_timer is not None:
+            self._clean_up()
+        self._cancel()
+        self._failures = FAILURES - 1
+        self.recoveries += 1
+        self._enter("closed")
+        self.reason = ""
+        self._tell(opened=False)
+
     def close(self) -> None:
         """Cancel the timers: no probe and no cleanup is called any more."""
         self._ended = True
@@ -134,6 +155,7 @@ class Breaker:
         delay = backoff(self._probes, self._rng.random(), COOL_DOWN, cap=COOL_DOWN_CAP)
         self._probes += 1
         self._probe_timer = self._clock.call_at(self._clock.now() + delay, self._probe)
+        self._probe_due = self._clock.wall() + delay
         self._enter("open")
 
     def _probe(self) -> None:

@@ -293,3 +293,34 @@ def test_timers_that_raced_with_the_end_do_nothing(end):
         timer()
     assert len(clock.timers) == 2
     assert calls == []
+
+
+def test_a_process_that_stood_still_calls_when_the_probe_is_late(around):
+    breaker, clock = around.breaker, around.clock
+    around.fail(3)
+    breaker.catch_up()  # it was not frozen for long
+    assert breaker.state == "open"
+    clock.jump(60.0)  # the timers have not run
+    breaker.catch_up()
+    assert breaker.closed
+    assert around.cleanups == [0.0]  # its connections are as old
+    around.fail()
+    assert breaker.state == "open"  # one failure is enough
+    assert breaker.openings == 2
+    clock.jump(60.0)
+    breaker.catch_up()
+    breaker.succeeded()
+    around.fail(2)
+    assert breaker.closed
+    assert around.probes == []
+
+
+def test_a_process_that_stood_still_during_its_probe_calls_too(around):
+    breaker, clock = around.breaker, around.clock
+    around.fail(3)
+    clock.advance(0.7)
+    assert breaker.state == "half-open"
+    breaker.catch_up()
+    assert breaker.closed
+    around.fail()  # the end of the probe
+    assert breaker.state == "open"

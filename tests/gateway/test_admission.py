@@ -164,6 +164,22 @@ class AheadClock(SystemClock):
         return super().wall() + self.ahead
 
 
+async def test_a_thawed_process_calls_a_table_that_had_failed_before(
+    environments: Environments,
+) -> None:
+    clock = AheadClock()
+    one = await environments.open(clock)
+    store: Any = one.base.store
+    breaker = store.client.breaker
+    for _ in range(3):
+        breaker.failed("gone")
+    one.runtime.thawed()
+    assert not breaker.closed  # it stood still for too short a time
+    clock.ahead = 60
+    one.runtime.thawed()
+    assert (await one.handle(Kind.CONNECT, "a")).status == 200
+
+
 async def test_a_refresh_shows_what_the_token_says(
     strict: list[Environment], environments: Environments
 ) -> None:

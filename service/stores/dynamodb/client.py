@@ -395,7 +395,9 @@ class Client:
         self._boto.close()
 
     def _changed(self, state: BreakerState, reason: str) -> None:
-        if state == "closed":
+        if state == "closed" and reason:
+            _log.info("DynamoDB is called again, to see whether it answers")
+        elif state == "closed":
             _log.info("DynamoDB answers again")
         elif state == "open":
             _log.warning("DynamoDB is not called for a while", reason=reason)

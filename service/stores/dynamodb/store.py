@@ -422,8 +422,9 @@ class DynamodbStore:
         return await self._cache.read_fresh(channel, request)
 
     def distrust(self) -> None:
-        """Answer nothing from memory that was valid before now."""
+        """Answer nothing from memory that was valid before now: this may be a thaw."""
         self._cache.distrust()
+        self.client.breaker.catch_up()
 
     # Removing and erasing
 
