@@ -79,6 +79,7 @@ class Foundation:
         revocations: Revoked tokens.
         people: Closes the connections of what is revoked; set when there are any.
         rng: Spreads what many would do at once.
+        last: Closes what the store and background tasks use until their end.
         spawn: Runs a coroutine in the background, and logs what it raises.
     """
 
@@ -92,6 +93,8 @@ class Foundation:
         *,
         resident: bool = False,
     ) -> None:
+        self.last = AsyncExitStack()
+        stack.push_async_callback(self.last.aclose)
         tasks = _Tasks()
         stack.push_async_callback(tasks.close)
         self.spawn = tasks.spawn

@@ -125,6 +125,8 @@ class GatewayRuntime:
             local=local,
         )
         store.holder = self.delivery
+        for each in self._calls:
+            base.last.push_async_callback(each.close)
         self._context = context = GatewayContext(
             client=_client_settings(settings),
             insecure=settings.insecure,

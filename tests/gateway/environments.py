@@ -105,13 +105,21 @@ class Environment:
     """
 
     def __init__(
-        self, settings: Settings, sockets: Sockets, clock: Clock, handlers: Handlers
+        self,
+        settings: Settings,
+        sockets: Sockets,
+        clock: Clock,
+        handlers: Handlers,
+        *,
+        posts: bool = False,
     ) -> None:
         self._stack = AsyncExitStack()
         self.base = Foundation(settings, handlers, clock, self._stack)
         self.refusals = RefusalLog()
         refused = RefusedCredentials(settings.effective_limits, clock, self.refusals)
-        self.runtime = GatewayRuntime(self.base, refused, posts=sockets)
+        self.runtime = GatewayRuntime(
+            self.base, refused, posts=None if posts else sockets
+        )
         self.sockets = sockets
         self._commands = 0
 
@@ -185,9 +193,14 @@ class Environments:
         return self
 
     async def open(
-        self, clock: Clock, handlers: Handlers | None = None, **settings: str
+        self,
+        clock: Clock,
+        handlers: Handlers | None = None,
+        *,
+        posts: bool = False,
+        **settings: str,
     ) -> Environment:
-        """Open one more."""
+        """Open one more; one that *posts* does so to the endpoint of its settings."""
         environ = {
             "STEADWIRE_STORE_BACKEND": "dynamodb",
             "STEADWIRE_DYNAMODB_TABLE": self.table.table,
@@ -199,7 +212,9 @@ class Environments:
             **settings,
         }
         loaded = load(environ, {})
-        made = Environment(loaded, self.sockets, clock, handlers or Handlers())
+        made = Environment(
+            loaded, self.sockets, clock, handlers or Handlers(), posts=posts
+        )
         self._opened.append(made)
         return await made.open()
 

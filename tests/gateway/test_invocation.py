@@ -237,6 +237,39 @@ async def test_a_disconnect_leaves_nothing(
     assert await _kept(environments) == set()
 
 
+async def test_connections_to_the_gateway_are_closed_with_the_process(
+    environments: Environments, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "own")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "own")
+    asked, closed = asyncio.Event(), asyncio.Event()
+
+    async def accept(
+        reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        while await reader.readline() not in (b"\r\n", b""):
+            pass
+        writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+        asked.set()
+        await reader.read()
+        closed.set()
+        writer.close()
+
+    server = await asyncio.start_server(accept, "127.0.0.1")
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        one = await environments.open(
+            SystemClock(),
+            posts=True,
+            STEADWIRE_GATEWAY_ENDPOINT=f"http://127.0.0.1:{port}/prod",
+        )
+        await one.runtime.posts.delete(ClientId("a"))
+        assert asked.is_set() and not closed.is_set()
+        await one.close()
+        async with asyncio.timeout(10):
+            await closed.wait()
+
+
 async def test_a_frame_that_is_not_json_closes(one: Environment) -> None:
     await one.connect("a")
     await one.handle(Kind.MESSAGE, "a", "hello")
