@@ -92,7 +92,13 @@ class _Function:
         )
         self._routes: Any = None
         self._loop = asyncio.new_event_loop()
-        self._base, self._gateway = self._loop.run_until_complete(self._open())
+        try:
+            self._base, self._gateway = self._loop.run_until_complete(self._open())
+        except BaseException:
+            self._loop.run_until_complete(self._stack.aclose())
+            self._loop.run_until_complete(self._loop.shutdown_default_executor())
+            self._loop.close()
+            raise
 
     async def _open(self) -> tuple[Foundation, GatewayRuntime]:
         settings, handlers, stack = self._settings, self._handlers, self._stack

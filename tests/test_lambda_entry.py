@@ -199,6 +199,24 @@ def test_a_connect_is_answered_with_status_and_subprotocol(
     ]
 
 
+def test_an_opening_that_fails_leaves_nothing_open(variables: dict[str, str]) -> None:
+    code = (
+        "import asyncio, gc, os, threading\n"
+        "from service.core.errors import StartupError\n"
+        "from service.core.hooks import Handlers\n"
+        "from service.lambda_entry import make_handler\n"
+        "try: make_handler(Handlers(), os.environ)\n"
+        "except StartupError as error: print(error)\n"
+        "every = gc.get_objects()\n"
+        "loops = [o for o in every if isinstance(o, asyncio.AbstractEventLoop)]\n"
+        "names = sorted(each.name for each in threading.enumerate())\n"
+        "print(all(o.is_closed() for o in loops), *names)"
+    )
+    done = _python(code, **{**variables, "STEADWIRE_DYNAMODB_TABLE": "absent"})
+    assert "absent does not exist" in done.stdout, done.stderr
+    assert done.stdout.splitlines()[-1] == "True MainThread log"
+
+
 def test_hooks_in_python_decide(variables: dict[str, str], tmp_path: Any) -> None:
     (tmp_path / "own.py").write_text(
         "import os\n"
