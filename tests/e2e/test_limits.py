@@ -36,9 +36,21 @@ rejecting = server_with(
 unlimited = server_with(settings(STEADWIRE_CONNECTIONS_USER_LIMIT="0"))
 
 
+class Temporary(Exception):
+    """A connect failed with an error for which clients come again."""
+
+
 async def enter(server: Server, user: str) -> tuple[RawClient, int | None]:
-    """Connect as *user*; return the code of the close if that was the answer."""
-    return await ask(await server.raw(connected=False, within=60.0), user)
+    """Connect as *user*; return the code of the close if that was the answer.
+
+    Where it did not get its turn in the time of a call it comes again, as SDKs do.
+    """
+    while True:
+        client = await server.raw(connected=False, within=60.0)
+        try:
+            return await ask(client, user)
+        except Temporary:
+            client.reset()
 
 
 async def ask(client: RawClient, user: str) -> tuple[RawClient, int | None]:
@@ -47,6 +59,9 @@ async def ask(client: RawClient, user: str) -> tuple[RawClient, int | None]:
         reply = await client.message(60.0)
     except Closed as closed:
         return client, closed.code
+    if "error" in reply:
+        assert reply["error"]["temporary"], reply
+        raise Temporary
     assert reply["connect"]["client"]
     return client, None
 
