@@ -8,12 +8,10 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.e2e.conftest import AT_GATEWAYS, NOT_AT_GATEWAYS
 from tests.harness.agents import said
 from tests.harness.api import Api, ApiError
 from tests.harness.backends import GATEWAYS, Backend
@@ -62,12 +60,6 @@ members = server_with(
 )
 def backend(request: pytest.FixtureRequest) -> Backend:
     return GATEWAYS[request.param]
-
-
-def test_each_module_of_the_suite_runs_here_or_is_about_something_else() -> None:
-    modules = {path.stem for path in Path(__file__).parent.glob("test_*.py")}
-    assert modules == AT_GATEWAYS.keys() | NOT_AT_GATEWAYS.keys()
-    assert not AT_GATEWAYS.keys() & NOT_AT_GATEWAYS.keys()
 
 
 async def test_a_frame_over_32_kib_closes_with_1009(
