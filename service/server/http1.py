@@ -5,6 +5,9 @@ rules of the proxy could be got round. HTTP/2 without TLS is off unless
 ``server.cleartext_http2`` asks for it: ``Upgrade: h2c`` is ignored and the preface of
 HTTP/2 answered with 505.
 
+A WebSocket's handshake of the usual form is not read here, but by `plain_handshake`; it
+comes here when it is refused.
+
 In a turn of the event loop `REQUESTS` requests of one address are begun, however many
 connections they come on. The others wait for a turn to come, in their order.
 """

@@ -47,7 +47,7 @@ from hypercorn.protocol.ws_stream import WSStream
 
 from service.server.http1 import Http1Protocol
 
-__all__ = ["PlainHandshake", "plain_head"]
+__all__ = ["PlainHandshake", "fits", "plain_head"]
 
 _HEAD: Final = re.compile(
     rb"GET (/[A-Za-z0-9/._~!$&'()*+,;=:@%?-]*+) HTTP/1\.1\r\n"
@@ -84,6 +84,13 @@ _OWN: Final = frozenset(
 )
 
 _Headers = list[tuple[bytes, bytes]]
+
+
+def fits(config: Any) -> bool:
+    """Return whether Hypercorn's configuration asks for nothing that is not here."""
+    # Pings need a task, and raw headers h11.
+    pings: float | None = config.websocket_ping_interval
+    return pings is None and not config.h11_pass_raw_headers
 
 
 def plain_head(data: bytes) -> tuple[bytes, _Headers] | None:

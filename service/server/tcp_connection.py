@@ -26,7 +26,7 @@ from service.server.accepted_socket import prepare
 from service.server.diversion import DISCARD, Diversion
 from service.server.http1 import REQUESTS
 from service.server.kernel_buffers import undelivered, unread
-from service.server.plain_handshake import PlainHandshake, plain_head
+from service.server.plain_handshake import PlainHandshake, fits, plain_head
 from service.server.stream import DirectReader, WebSocketStream
 from service.server.tracker import ConnectionTracker
 from service.settings import ServerSettings
@@ -252,9 +252,8 @@ class TcpConnection(TCPServer):
     def _plain_head(
         self, data: bytes
     ) -> tuple[bytes, list[tuple[bytes, bytes]]] | None:
-        # At `_READ` bytes there may be more; and pings would need a task.
-        pings = self.config.websocket_ping_interval is not None
-        if self.reserved or len(data) == _READ or pings:
+        # At `_READ` bytes there may be more.
+        if self.reserved or len(data) == _READ or not fits(self.config):
             return None
         return plain_head(data)
 

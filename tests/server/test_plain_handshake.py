@@ -160,12 +160,14 @@ class Server:
     Attributes:
         scopes: That the application was called with.
         got: What it received, in order.
+        config: Hypercorn's.
     """
 
     def __init__(self) -> None:
         self.scopes: list[dict[str, Any]] = []
         self.got: list[dict[str, Any]] = []
         self.app: App = self.accept
+        self.config = Config()
         self.goes_on = asyncio.Event()
         self.suspended = asyncio.Event()
 
@@ -229,7 +231,7 @@ async def server(request: pytest.FixtureRequest) -> AsyncIterator[Server]:
     loop = asyncio.get_running_loop()
     settings = load({}, {"server": {"wsproto": request.param}})
     tracker = install(settings, RefusalLog())
-    config, context = Config(), WorkerContext(None)
+    config, context = found.config, WorkerContext(None)
     config.errorlog = None  # an application of these fails
     config.websocket_ping_interval = None
 
@@ -302,6 +304,25 @@ async def test_a_head_in_two_pieces_is_h11s(server: Server, heads: Heads) -> Non
         assert (await reader.readuntil(b"\r\n\r\n")).startswith(ACCEPTED)
     writer.close()
     await writer.wait_closed()
+    assert heads.plain == 0
+
+
+@pytest.mark.parametrize(
+    "setting", [{"websocket_ping_interval": 60.0}, {"h11_pass_raw_headers": True}]
+)
+async def test_what_only_the_other_path_can_do(
+    server: Server, heads: Heads, setting: dict[str, Any]
+) -> None:
+    for name, value in setting.items():
+        setattr(server.config, name, value)
+    assert (await server.ask(head(), end=False)).startswith(ACCEPTED)
+    assert heads.asked == 0
+
+
+async def test_a_long_head_is_h11s(server: Server, heads: Heads) -> None:
+    """There may be more of what was read."""
+    fields = {**FIELDS, b"Cookie": b"a" * 5000}
+    assert (await server.ask(head(fields), end=False)).startswith(ACCEPTED)
     assert heads.plain == 0
 
 
