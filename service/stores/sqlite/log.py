@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+from bisect import bisect_left
 from collections.abc import Sequence
 
 from service.core.model import Appended, Channel, Draft, Position, Publication
@@ -38,9 +39,12 @@ IDEMPOTENCY_TTL = 300_000  # ms; what the server API documents
 
 TRIMMED_ROWS = 1024  # count per transaction and channel
 
-# Inserts of fewer rows have a statement each, others are put together: a prepared
-# statement is kept for each size, and one of 256 rows takes 200 KB.
+# Inserts of fewer rows have a statement each. The others take the next of `_SIZES`,
+# whose last rows are NULL then: a prepared statement is kept for each size, and one of
+# 256 rows takes 200 KB.
 _EXACT = 32  # count
+_SIZES = (*range(32, 64, 8), *range(64, 128, 16), *range(128, 257, 32))
+_MOST = _SIZES[-1]  # rows of one statement
 # What is refused undoes the transaction, and not the statement alone: to be able to
 # undo that, SQLite would copy each page before it changes it, into a temporary file.
 _INSERT = "INSERT OR ROLLBACK"
@@ -48,6 +52,10 @@ _ROW = "(?,?,?,?,?,?,?)"
 _KEY = "(?,?,?,?,?)"
 _NO_POSITION = Position(0, "")
 _NOT_STORED = Appended(_NO_POSITION, True)
+
+
+def _rows(count: int) -> str:
+    return "VALUES " + ",".join([_ROW] * count)
 
 
 class _Batch:
@@ -93,9 +101,14 @@ class Log:
     def __init__(self, channels: ChannelStateCache) -> None:
         self._channels = channels
         self._inserts = {
-            count: f"{_INSERT} INTO publications VALUES " + ",".join([_ROW] * count)
-            for count in (*range(1, _EXACT), 32, 64, 128, 256)
+            count: f"{_INSERT} INTO publications {_rows(count)}"
+            for count in range(1, _EXACT)
         }
+        for size in _SIZES:
+            self._inserts[size] = (
+                f"{_INSERT} INTO publications"
+                f" SELECT * FROM ({_rows(size)}) WHERE column1 IS NOT NULL"
+            )
 
     def commit(self, appends: Sequence[QueuedAppend], now: int) -> BatchResult:
         """Store a batch in its order, at *now* (Unix ms).
@@ -281,7 +294,7 @@ class Log:
                 self._channels.commit()
             return True
         batch.result.stored = True
-        single = count in self._inserts and not (batch.keys or changed or trims)
+        single = 0 < count <= _MOST and not (batch.keys or changed or trims)
         if not (single or locked):
             self._channels.execute("BEGIN IMMEDIATE")
         self._insert(batch.publications, count)
@@ -301,15 +314,13 @@ class Log:
         return True
 
     def _insert(self, rows: list[object], count: int) -> None:
-        done = 0
-        while done < count:
-            part = count - done
-            if part >= _EXACT:
-                part = min(1 << part.bit_length() - 1, 256)
-            self._channels.execute(
-                self._inserts[part], rows[7 * done : 7 * (done + part)]
-            )
-            done += part
+        for done in range(0, count, _MOST):
+            part = rows[7 * done : 7 * (done + _MOST)]
+            size = len(part) // 7
+            if size >= _EXACT:
+                size = _SIZES[bisect_left(_SIZES, size)]
+                part += [None] * (7 * size - len(part))
+            self._channels.execute(self._inserts[size], part)
 
     def _insert_keys(self, keys: list[object], *, replace: bool) -> bool:
         # One statement for each size below 8, so that the cache of prepared ones

@@ -66,7 +66,7 @@ VERSION = 4  # of the schema; the number of _MIGRATIONS
 # some 0.1 s, and a start-up must not take minutes.
 CHECKED_SIZE = 64 * 1024 * 1024  # bytes
 
-# Enough for every statement the log uses: inserts of 1 to 31 rows and of 32 to 256.
+# Enough for every statement the log uses: its inserts alone have 44 sizes.
 CACHED_STATEMENTS = 256
 
 _log = structlog.get_logger(__name__)
