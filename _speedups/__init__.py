@@ -58,6 +58,7 @@ encode_publication_push = _json.encode_publication_push
 encode_push = _json.encode_push
 fossil_delta = _delta.fossil_delta
 quote = _json.quote
+receive_now = _frames.receive_now
 scan_array = _json.scan_array
 scan_commands = _json.scan_commands
 scan_object = _json.scan_object

@@ -50,6 +50,7 @@ __all__ = [
     "build_close",
     "build_deflated",
     "build_frame",
+    "receive_now",
 ]
 
 FAILED = -1
@@ -433,6 +434,16 @@ class SharedFrame:
                 self._frame = build_frame(opcode, message)
             self._message = message
         return self._frame
+
+
+def receive_now(descriptor: int) -> bytes | None:
+    """Read what a socket has."""
+    try:
+        return os.read(descriptor, 65536)
+    except BlockingIOError:
+        return None
+    except OSError:
+        return b""
 
 
 class SocketWriter:

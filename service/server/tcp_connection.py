@@ -607,12 +607,12 @@ class TcpConnection(TCPServer):
         self._enter(_Phase.WEBSOCKET)
 
     def divert(self, target: DirectReader) -> None:
-        """Let the transport itself call *target*, until the connection ends."""
-        reader = cast(asyncio.Protocol, self._transport.get_protocol())
-        self._diversion = Diversion(target, reader, self)
-        self._transport.set_protocol(self._diversion)
+        """Give *target* what is read, without a task, until the connection ends."""
         # TLS encrypts in the transport.
-        self.socket.direct = self.writer.get_extra_info("ssl_object") is None
+        direct = self.writer.get_extra_info("ssl_object") is None
+        self.socket.direct = direct
+        reads = self._tracker.reads if direct else None
+        self._diversion = Diversion(target, self, self._transport, reads)
 
     def detach(self) -> None:
         """Go on without the task; the application's call is about to end."""
@@ -670,22 +670,23 @@ class TcpConnection(TCPServer):
         if self._diversion is not None and self._detached:
             self.socket.direct = False
             self._diversion.discard()
-            self.resume_reading()
         elif self._diversion is not None:
             self.socket.direct = False
-            self._transport.set_protocol(self._diversion.reader)
-            self._diversion.pass_eof()
-            self._diversion = None
-            self._transport.resume_reading()
+            diversion, self._diversion = self._diversion, None
+            diversion.end()
 
     def pause_reading(self) -> None:
         """Read nothing; harmless when it is so."""
-        if not self._transport.is_closing():
+        if self._diversion is not None:
+            self._diversion.pause_reading()
+        elif not self._transport.is_closing():
             self._transport.pause_reading()
 
     def resume_reading(self) -> None:
         """Read again; harmless when it is so."""
-        if not self._transport.is_closing():
+        if self._diversion is not None:
+            self._diversion.resume_reading()
+        elif not self._transport.is_closing():
             self._transport.resume_reading()
 
     def pass_eof(self) -> None:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import resource
+import select
 import sys
 from collections import Counter
 from typing import Any, Final, Protocol
@@ -24,6 +25,7 @@ from typing import Any, Final, Protocol
 from service.core.address_shares import AddressShares
 from service.core.client_address import Proxies
 from service.core.refusal_log import RefusalLog
+from service.server.shared_reads import SharedReads
 from service.settings import Settings
 
 __all__ = ["RESERVE", "ConnectionTracker"]
@@ -80,6 +82,7 @@ class ConnectionTracker:
         settings: Those of the listener.
         proxies: The trusted ones; the limits of an address do not hold for them.
         shares: Of each turn of the event loop, for requests and for HTTP/2.
+        reads: Reads WebSockets without TLS; None where the transports do.
         connections: The connections that are open.
         draining: True once new connections are turned away.
     """
@@ -94,6 +97,7 @@ class ConnectionTracker:
         "connections",
         "draining",
         "proxies",
+        "reads",
         "settings",
         "shares",
     )
@@ -104,6 +108,9 @@ class ConnectionTracker:
         self._per_address = settings.effective_limits.sockets_per_address or 0
         self._refusals = refusals
         self.shares = AddressShares(asyncio.get_running_loop)
+        # Only Linux has epoll.
+        epoll = hasattr(select, "epoll")
+        self.reads = SharedReads(asyncio.get_running_loop) if epoll else None
         self.connections: set[TrackedConnection] = set()
         self.draining = False
         self._emptied: asyncio.Future[None] | None = None
@@ -180,6 +187,8 @@ class ConnectionTracker:
         self.works(connection)
         self._reserve.pop(connection, None)
         self.connections.discard(connection)
+        if self.reads is not None and not self.connections:
+            self.reads.close()
         if self._emptied is not None and not self.connections:
             self._emptied.set_result(None)
             self._emptied = None

@@ -152,3 +152,22 @@ def test_half_a_surrogate_pair_has_no_frame(bench):
         bench.writer.write("\ud800")
     bench.writer.write("x")
     assert bench.transport.given == [b"\x81\x01x"]
+
+
+@pytest.mark.parametrize("side", FRAMES)
+def test_what_a_socket_has_is_received(side):
+    near, far = socket.socketpair()
+    with near, far:
+        near.setblocking(False)
+        assert side.receive_now(near.fileno()) is None
+        far.send(b"\0one")
+        assert side.receive_now(near.fileno()) == b"\0one"
+        far.setblocking(False)
+        data = os.urandom(100_000)
+        assert far.send(data) == len(data)
+        pieces = [side.receive_now(near.fileno()) for _ in range(2)]
+        assert b"".join(pieces) == data
+        assert len(pieces[0]) == 65536
+        far.close()
+        assert side.receive_now(near.fileno()) == b""
+    assert side.receive_now(-1) == b""  # an error is the transport's to tell
