@@ -9,11 +9,14 @@ from _speedups import SocketWriter
 from service.server.shared_reads import SharedReads
 from service.server.stream import DirectReader
 
-__all__ = ["Diversion"]
+__all__ = ["DISCARD", "Diversion"]
 
-# Bytes that are read and thrown away after our close, so that it reaches the peer; from
-# one that sends more, nothing is read until its time is over. A message, and to spare.
 DISCARD = 256 * 1024
+"""Bytes that are read and thrown away after our close, so that it reaches the peer.
+
+From one that sends more, nothing is read until its time is over. It is a message, and
+to spare.
+"""
 
 
 class Diverted(Protocol):

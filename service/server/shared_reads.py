@@ -32,12 +32,12 @@ from typing import Protocol
 from _speedups import receive_now
 from service.server.stream import DirectReader
 
-__all__ = ["SharedReader", "SharedReads"]
+__all__ = ["SharedReads"]
 
 _MOST = 256  # sockets read in a call: some 5 ms of small messages
 
 
-class SharedReader(Protocol):
+class _Reader(Protocol):
     """Who has a socket in the epoll.
 
     Attributes:
@@ -61,10 +61,10 @@ class SharedReads:
 
     def __init__(self, loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
         self._loop = loop
-        self._readers: dict[int, SharedReader] = {}
+        self._readers: dict[int, _Reader] = {}
         self._epoll: select.epoll | None = None
 
-    def add(self, descriptor: int, reader: SharedReader) -> None:
+    def add(self, descriptor: int, reader: _Reader) -> None:
         """Read from *descriptor* for *reader*; harmless when that is so."""
         if descriptor in self._readers:
             return
@@ -80,13 +80,6 @@ class SharedReads:
             assert self._epoll is not None
             with suppress(OSError):  # it was closed all the same
                 self._epoll.unregister(descriptor)
-
-    def close(self) -> None:
-        """Forget the epoll while there is nothing to read; `add` makes another."""
-        if self._epoll is not None and not self._readers:
-            self._loop().remove_reader(self._epoll.fileno())
-            self._epoll.close()
-            self._epoll = None
 
     def _read(self) -> None:
         assert self._epoll is not None

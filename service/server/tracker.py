@@ -187,8 +187,6 @@ class ConnectionTracker:
         self.works(connection)
         self._reserve.pop(connection, None)
         self.connections.discard(connection)
-        if self.reads is not None and not self.connections:
-            self.reads.close()
         if self._emptied is not None and not self.connections:
             self._emptied.set_result(None)
             self._emptied = None

@@ -64,7 +64,6 @@ async def bench() -> AsyncIterator[Bench]:
     yield made
     for reader in made.readers:
         reader.remove()
-    made.reads.close()
     for each in made.sockets:
         each.close()
 
@@ -202,19 +201,6 @@ async def test_a_call_reads_each_once_and_256_at_most(bench: Bench) -> None:
     await until(lambda: bool(counts))
     assert sorted(counts[0]) == [0] * (MANY - 256) + [1] * 256
     await until(lambda: all(len(b"".join(r.given)) == 100_000 for r in bench.readers))
-
-
-async def test_it_goes_on_after_it_was_closed(bench: Bench) -> None:
-    reader, far = bench.pair()
-    bench.reads.close()  # nothing happens: there is a reader
-    far.send(b"1")
-    await until(lambda: reader.given == [b"1"])
-    reader.remove()
-    bench.reads.close()
-    bench.reads.close()
-    far.send(b"2")
-    reader.add()
-    await until(lambda: reader.given == [b"1", b"2"])
 
 
 async def test_a_descriptor_that_was_closed_is_taken_out_all_the_same(
