@@ -362,8 +362,7 @@ class TcpConnection(TCPServer):
 
     async def _ignore(self) -> None:
         """Read nothing more; return when the connection is closed."""
-        if not self._transport.is_closing():
-            self._transport.pause_reading()
+        self.pause_reading()
         with suppress(OSError):
             await self.writer.wait_closed()
 
@@ -609,9 +608,8 @@ class TcpConnection(TCPServer):
     def divert(self, target: DirectReader) -> None:
         """Give *target* what is read, without a task, until the connection ends."""
         # TLS encrypts in the transport.
-        direct = self.writer.get_extra_info("ssl_object") is None
-        self.socket.direct = direct
-        reads = self._tracker.reads if direct else None
+        plain = self.socket.direct = self.writer.get_extra_info("ssl_object") is None
+        reads = self._tracker.reads if plain else None
         self._diversion = Diversion(target, self, self._transport, reads)
 
     def detach(self) -> None:
