@@ -36,6 +36,7 @@ from hypercorn.utils import LifespanFailureError, LifespanTimeoutError
 from service.core.errors import StartupError, SteadwireError, describe
 from service.core.refusal_log import RefusalLog
 from service.server.install import install
+from service.server.shared_reads import SharedReads
 from service.server.tracker import ConnectionTracker
 from service.settings import Settings
 
@@ -169,7 +170,10 @@ async def serve(
         shutdown.drain()
 
     shutdown.listen()
-    asyncio.get_running_loop().set_exception_handler(tracker.handle_loop_error)
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(tracker.handle_loop_error)
+    if hasattr(select, "epoll"):  # on Linux alone
+        tracker.reads = SharedReads(loop)
     try:
         await hypercorn.asyncio.serve(
             lifespan,  # type: ignore[arg-type]  # typed by its own typed dicts
@@ -186,6 +190,8 @@ async def serve(
     finally:
         for listener in listeners:
             listener.close()
+        if tracker.reads is not None:
+            tracker.reads.close()
     if lifespan.failure is not None and not shutdown.requested.is_set():
         raise _startup_error(app.startup_error, lifespan.failure)
     shutdown.result()

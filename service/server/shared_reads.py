@@ -25,7 +25,6 @@ from __future__ import annotations
 
 import asyncio
 import select
-from collections.abc import Callable
 from contextlib import suppress
 from typing import Protocol
 
@@ -54,37 +53,39 @@ class SharedReads:
     """The sockets of one event loop that are read together.
 
     Args:
-        loop: Returns the running event loop.
+        loop: The event loop.
     """
 
     __slots__ = ("_epoll", "_loop", "_readers")
 
-    def __init__(self, loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._readers: dict[int, _Reader] = {}
-        self._epoll: select.epoll | None = None
+        self._epoll = select.epoll()
+        loop.add_reader(self._epoll.fileno(), self._read)
+
+    def close(self) -> None:
+        """Read nothing more; safe to call twice."""
+        if not self._epoll.closed:
+            self._readers.clear()
+            self._loop.remove_reader(self._epoll.fileno())
+            self._epoll.close()
 
     def add(self, descriptor: int, reader: _Reader) -> None:
         """Read from *descriptor* for *reader*; harmless when that is so."""
-        if descriptor in self._readers:
-            return
-        if self._epoll is None:
-            self._epoll = select.epoll()
-            self._loop().add_reader(self._epoll.fileno(), self._read)
-        self._readers[descriptor] = reader
-        self._epoll.register(descriptor, select.EPOLLIN)
+        if descriptor not in self._readers and not self._epoll.closed:
+            self._readers[descriptor] = reader
+            self._epoll.register(descriptor, select.EPOLLIN)
 
     def remove(self, descriptor: int) -> None:
         """Read no more from *descriptor*; harmless when that is so."""
         if self._readers.pop(descriptor, None) is not None:
-            assert self._epoll is not None
             with suppress(OSError):  # it was closed all the same
                 self._epoll.unregister(descriptor)
 
     def _read(self) -> None:
-        assert self._epoll is not None
-        readers, epoll = self._readers, self._epoll
-        for descriptor, events in epoll.poll(0, _MOST):
+        readers = self._readers
+        for descriptor, events in self._epoll.poll(0, _MOST):
             reader = readers.get(descriptor)
             if reader is None:
                 continue  # one before it has taken it out
@@ -98,4 +99,4 @@ class SharedReads:
                 reader.target.data_received(data)
             except Exception as error:
                 context = {"message": "what was read failed", "exception": error}
-                self._loop().call_exception_handler(context)
+                self._loop.call_exception_handler(context)

@@ -17,7 +17,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import resource
-import select
 import sys
 from collections import Counter
 from typing import Any, Final, Protocol
@@ -108,9 +107,7 @@ class ConnectionTracker:
         self._per_address = settings.effective_limits.sockets_per_address or 0
         self._refusals = refusals
         self.shares = AddressShares(asyncio.get_running_loop)
-        # Only Linux has epoll.
-        epoll = hasattr(select, "epoll")
-        self.reads = SharedReads(asyncio.get_running_loop) if epoll else None
+        self.reads: SharedReads | None = None
         self.connections: set[TrackedConnection] = set()
         self.draining = False
         self._emptied: asyncio.Future[None] | None = None

@@ -44,7 +44,7 @@ class Reader:
 
 class Bench:
     def __init__(self) -> None:
-        self.reads = SharedReads(asyncio.get_running_loop)
+        self.reads = SharedReads(asyncio.get_running_loop())
         self.readers: list[Reader] = []
         self.sockets: list[socket.socket] = []
 
@@ -64,6 +64,8 @@ async def bench() -> AsyncIterator[Bench]:
     yield made
     for reader in made.readers:
         reader.remove()
+    made.reads.close()
+    made.reads.close()  # harmless
     for each in made.sockets:
         each.close()
 
