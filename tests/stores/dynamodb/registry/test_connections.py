@@ -11,7 +11,7 @@ from service.core.errors import (
     StoreError,
 )
 from service.core.model import ClientId, UserId
-from service.stores.dynamodb.registry.records import owner_key, owner_of
+from service.stores.dynamodb.registry.records import gateway_node, owner_key, owner_of
 from tests.stores.dynamodb.registry.fleet import admit, nothing
 from tests.stores.dynamodb.support import Faults, lost, refusal, served, timed_out
 
@@ -221,6 +221,48 @@ async def test_a_shard_that_filled_meanwhile_is_not_the_end(make_fleet):
         fleet.check()
         await asyncio.gather(*[p.leave(f"c{n}") for n, p in enumerate(processes)])
         assert nothing(fleet.check())
+
+
+# Connections at the gateway, whose records are outside the transactions.
+
+
+async def test_expired_entries_of_the_gateway_count_no_more(make_fleet, clock):
+    fleet = await make_fleet(age=3600.0, user=2)
+    one = await fleet.process()
+    for client in ("a", "b"):
+        await one.connections.admit("U#u", ClientId(client), gateway_node(client))
+    assert fleet.check().books["U#u"].keys() == {"a", "b"}
+    clock.advance(3601)
+    await one.connections.admit("U#u", ClientId("c"), gateway_node("c"))
+    found = fleet.contents()
+    assert found.books["U#u"].keys() == {"c"}
+    assert sum(found.counts.values()) == 1
+    assert found.records.keys() == {"a", "b", "c"}  # the sweeper finds them
+    for client in ("a", "b"):
+        assert not await one.connections.withdraw(
+            "U#u", ClientId(client), gateway_node(client)
+        )
+    assert fleet.check().records.keys() == {"c"}
+
+
+async def test_connections_of_a_user_at_a_server_and_at_the_gateway(make_fleet, clock):
+    fleet = await make_fleet(user=1)
+    one = await fleet.process()
+    node = gateway_node("a")
+    await one.connections.admit("U#u", ClientId("a"), node)
+    clock.advance(1)
+    assert await admit(one, "u", "b") == ["a"]
+    found = fleet.check()
+    assert (found.records.keys(), found.rest) == ({"b"}, [(f"N#{node}", "E#a")])
+    assert not await one.connections.withdraw("U#u", ClientId("a"), node)
+    await one.nodes.delete_notice(node, ClientId("a"))
+    clock.advance(1)
+    admitted = await one.connections.admit("U#u", ClientId("a"), node)
+    assert [each.client for each in admitted.evicted] == ["b"]
+    assert await one.evictions() == ["b"]
+    await one.leave("b")
+    assert await one.connections.withdraw("U#u", ClientId("a"), node)
+    assert nothing(fleet.check())
 
 
 # Admissions that wait for each other are made together.
