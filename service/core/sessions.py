@@ -68,12 +68,12 @@ class Terms(NamedTuple):
 
 
 class Listed(NamedTuple):
-    """A connection that was admitted, or has arrived.
+    """A connection that was or is being admitted, or has arrived.
 
     Attributes:
         client: Its id.
         at: When, in Unix milliseconds.
-        terms: Those of one that was admitted.
+        terms: Those of one that has not just arrived.
     """
 
     client: ClientId
@@ -85,7 +85,7 @@ class Listing(NamedTuple):
     """The connections of one part.
 
     Attributes:
-        admitted: Connections of clients.
+        admitted: Connections of clients; one that is being admitted may have no slot.
         arrived: Sockets whose clients have not connected yet, or never will.
         evicted: Connections that lost their places to others and have to be closed.
     """
@@ -105,7 +105,7 @@ class Sessions(Protocol):
         """Note a socket that is about to be opened, and what its handshake said."""
 
     async def arrived(self, client: ClientId) -> str | None:
-        """Return what `arrive` was given; None once it was admitted, or has ended."""
+        """Return what `arrive` was given; None once its client connects, or it ends."""
 
     async def admit(
         self, client: ClientId, address: str, terms: Terms
