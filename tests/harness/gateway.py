@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import secrets
+import socket
 import threading
 from collections.abc import Coroutine, Mapping
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import Any, TypeVar
 
 from service.core.clock import SystemClock
 from service.dev_gateway.emulator import Answer, Gateway
@@ -79,7 +79,6 @@ class GatewayServer(Server):
         self._closed = False
         self.function: Lambda | None = None
         self._written = bytearray()  # by the function, in all lives of the server
-        self._ends: list[IO[bytes]] = []  # of the pipe that it writes to
         self._proxy: HttpProxy | None = None
         self._secret = secret
         self.gateway = Gateway(_unavailable, SystemClock(), faults=faults)
@@ -91,15 +90,15 @@ class GatewayServer(Server):
             self.settings["AWS_ENDPOINT_URL_LAMBDA"] = (
                 f"http://127.0.0.1:{self.gateway.port}"
             )
-            reading, writing = os.pipe()
-            self._ends = [os.fdopen(reading, "rb", 0), os.fdopen(writing, "wb", 0)]
+            # Packets, so that what two environments write at once stays whole.
+            self._ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             self._reader = self._pump("function", self._ends[0], self._written)
             self.port = free_port()
             self.function = Lambda(
                 FUNCTIONS[app],
                 environment({**self.settings, "PORT_OF_TESTS": str(self.port)}),
                 concurrency=environments,
-                output=writing,
+                output=self._ends[1].fileno(),
             )
             self.gateway.integration = self.function
 
@@ -130,13 +129,13 @@ class GatewayServer(Server):
             self._closed = True
             self.call(self._close_gateway())
             if self.function is not None:
-                self._close_pipe()
+                self._close_ends()
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
             self._loop.close()
         super().close()
 
-    def _close_pipe(self) -> None:
+    def _close_ends(self) -> None:
         reading, writing = self._ends
         writing.close()  # nobody else has it open, so the pump comes to the end
         self._reader.join()

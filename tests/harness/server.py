@@ -7,6 +7,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -290,10 +291,10 @@ class Server:
         return int(found[1]) if found else None
 
     def _pump(
-        self, name: str, stream: IO[bytes], output: bytearray
+        self, name: str, stream: IO[bytes] | socket.socket, output: bytearray
     ) -> threading.Thread:
         def pump() -> None:
-            while data := os.read(stream.fileno(), 65536):
+            while data := os.read(stream.fileno(), 1 << 17):
                 with self._changed:
                     output.extend(data)
                     self._changed.notify_all()
