@@ -350,10 +350,11 @@ class TcpConnection(TCPServer):
                     await self._ignore()
                     break
             elif self.stream is not None:
+                # Diverted, it takes all at once: what is read now comes after it.
                 await self.stream.receive(data)
             else:
                 await self._handle_http(data)
-            if len(data) == _READ:
+            if len(data) == _READ and self._diversion is None:
                 # There is more. A flood of tiny frames must not hold the event loop.
                 await asyncio.sleep(0)
             data = await self._read()

@@ -513,6 +513,42 @@ async def test_the_end_of_one_that_is_handed_over(
     assert heads.plain == 1
 
 
+async def test_what_was_read_before_the_answer_is_handled_before_what_came_after(
+    server: Server, heads: Heads
+) -> None:
+    """The application accepts when much has been read, which its task has not seen."""
+    receiver = Receiver()
+    texts = [f"{number} ".ljust(1000, "x") for number in range(1000)]
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        reader = scope["state"]["steadwire.abort"].__self__.reader
+        server.suspended.set()
+        while not reader._buffer:
+            await asyncio.sleep(0)
+        await send({"type": "websocket.accept"})
+        frames = scope["state"].get("steadwire.frames")
+        if frames is not None:
+            assert frames.hand_over(receiver)
+            return
+        while (message := await receive())["type"] != "websocket.disconnect":
+            receiver.receive(message["text"])
+        receiver.gone(message["code"])
+
+    server.app = app
+    _, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.write(head())
+    async with asyncio.timeout(30.0):
+        await server.suspended.wait()
+        for text in texts:
+            writer.write(b"\x81\xfe\x03\xe8\0\0\0\0" + text.encode())
+        writer.write(b"\x88\x82\0\0\0\0\x03\xe8")
+        await receiver.ended.wait()
+    writer.close()
+    await writer.wait_closed()
+    assert receiver.events == [*texts, 1000]
+    assert heads.plain == 1
+
+
 async def test_an_address_has_its_share_of_a_turn(server: Server, heads: Heads) -> None:
     """Those that come in one turn are begun `REQUESTS` at a time."""
     turn, turns = 0, []
