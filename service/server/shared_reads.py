@@ -14,7 +14,8 @@ S2 A socket is taken out before its descriptor is free for another: asyncio and 
 S3 A socket is read once in a call, and `_MOST` of them at most: the others have the
    calls to come, and so has everything else on the loop.
 S4 The end, and an error, are not handled here: the socket goes back to its transport,
-   which meets them itself. Nothing was read after them, so nothing is overtaken.
+   which meets them itself. Nothing was read after them, so nothing is overtaken. One
+   that the kernel does not let in stays with its transport, too.
 
 Interleavings that could break these, each a test in tests/server/test_shared_reads.py:
 a reader that takes itself or another one out while the ready ones are gone through; one
@@ -46,7 +47,7 @@ class _Reader(Protocol):
     target: DirectReader
 
     def ended(self) -> None:
-        """Give the socket back to its transport: it has ended, or failed."""
+        """Give the socket back to its transport, whatever cannot be done here."""
 
 
 class SharedReads:
@@ -75,7 +76,10 @@ class SharedReads:
         """Read from *descriptor* for *reader*; harmless when that is so."""
         if descriptor not in self._readers and not self._epoll.closed:
             self._readers[descriptor] = reader
-            self._epoll.register(descriptor, select.EPOLLIN)
+            try:
+                self._epoll.register(descriptor, select.EPOLLIN)
+            except OSError:  # the kernel has no room for one more
+                reader.ended()
 
     def remove(self, descriptor: int) -> None:
         """Read no more from *descriptor*; harmless when that is so."""

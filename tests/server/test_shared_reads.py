@@ -21,6 +21,7 @@ class Reader:
     def __init__(self, reads: SharedReads, near: socket.socket) -> None:
         near.setblocking(False)
         self.near = near
+        self.descriptor = near.fileno()
         self.reads = reads
         self.given: list[bytes] = []
         self.ends = 0
@@ -36,10 +37,10 @@ class Reader:
         self.remove()
 
     def add(self) -> None:
-        self.reads.add(self.near.fileno(), self)
+        self.reads.add(self.descriptor, self)
 
     def remove(self) -> None:
-        self.reads.remove(self.near.fileno())
+        self.reads.remove(self.descriptor)
 
 
 class Bench:
@@ -220,3 +221,18 @@ async def test_a_descriptor_that_was_closed_is_taken_out_all_the_same(
     peer.send(b"1")
     await until(lambda: other.given == [b"1"])
     assert reader.given == []
+
+
+async def test_one_that_the_kernel_does_not_let_in_is_left_to_the_transport(
+    bench: Bench,
+) -> None:
+    near, far = socket.socketpair()
+    reader = Reader(bench.reads, near)
+    near.close()
+    reader.add()
+    assert reader.ends == 1
+    far.close()
+    other, peer = bench.pair()  # has its number
+    assert other.descriptor == reader.descriptor
+    peer.send(b"1")
+    await until(lambda: other.given == [b"1"])
