@@ -45,8 +45,8 @@ from tests.gateway.explorer.world import (
     Choice,
     Crash,
     Violation,
-    act_as,
     acting,
+    let_act,
 )
 
 __all__ = ["AdmissionBounds", "AdmissionWorld"]
@@ -149,22 +149,13 @@ class AdmissionWorld:
         actor.tools = tools = _Client(self, actor)
         self.actors.append(actor)
 
-        async def run() -> None:
-            act_as(actor)
-            try:
-                await work(tools.sessions())
-            except StoreError as error:
-                actor.note(str(error))
-            except Crash:
-                pass
-            actor.has_ended = True
+        async def act() -> None:
+            await work(tools.sessions())
 
-        def ended(task: asyncio.Task[None]) -> None:
-            error = None if task.cancelled() else task.exception()
-            if error is not None and not isinstance(error, Crash):
-                self.failed = f"FAILED: {name} died: {error!r}"
+        def died(text: str) -> None:
+            self.failed = f"FAILED: {text}"
 
-        self.loop.create_task(run()).add_done_callback(ended)
+        let_act(self.loop, actor, act(), died)
 
     def _run(
         self, name: str, work: Callable[[DynamodbSessions], Awaitable[object]]

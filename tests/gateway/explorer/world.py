@@ -70,8 +70,8 @@ __all__ = [
     "Tools",
     "Violation",
     "World",
-    "act_as",
     "acting",
+    "let_act",
 ]
 
 NEWS = Channel("n")
@@ -90,9 +90,27 @@ def acting() -> Actor:
     return _actor.get()
 
 
-def act_as(actor: Actor) -> None:
-    """Let what follows in this task be steps of *actor*."""
-    _actor.set(actor)
+def let_act(
+    loop: StepLoop, actor: Actor, work: Awaitable[object], died: Callable[[str], None]
+) -> None:
+    """Let *actor* do its work, in a task; *died* is told of an error that ends it."""
+
+    async def run() -> None:
+        _actor.set(actor)
+        try:
+            await work
+        except StoreError as error:
+            actor.note(str(error))
+        except Crash:
+            pass
+        actor.has_ended = True
+
+    def ended(task: asyncio.Task[None]) -> None:
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not isinstance(error, Crash):
+            died(f"{actor.name} died: {error!r}")
+
+    loop.create_task(run()).add_done_callback(ended)
 
 
 class Violation(AssertionError):
@@ -371,23 +389,10 @@ class World:
         actor = Actor(name)
         self.actors.append(actor)
 
-        async def run() -> None:
-            _actor.set(actor)
-            try:
-                await work
-            except StoreError as error:
-                actor.note(str(error))
-            except Crash:
-                pass
-            actor.has_ended = True
+        def died(text: str) -> None:
+            self.failed = text
 
-        def ended(task: asyncio.Task[None]) -> None:
-            error = None if task.cancelled() else task.exception()
-            if error is not None and not isinstance(error, Crash):
-                self.failed = f"{name} died: {error!r}"
-
-        task = self.loop.create_task(run())
-        task.add_done_callback(ended)
+        let_act(self.loop, actor, work, died)
 
     async def step(
         self, label: str, act: Callable[[], Any], kind: str = "call", **more: Any
