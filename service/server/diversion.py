@@ -1,4 +1,4 @@
-"""What one TCP connection reads, given to a stream instead of to Hypercorn's reader."""
+"""The protocol that gives a stream what its TCP connection reads."""
 
 from __future__ import annotations
 

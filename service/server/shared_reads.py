@@ -38,7 +38,7 @@ _MOST = 256  # sockets read in a call: some 5 ms of small messages
 
 
 class _Reader(Protocol):
-    """Who has a socket in the epoll.
+    """The owner of a socket in the epoll.
 
     Attributes:
         target: Takes what is read.

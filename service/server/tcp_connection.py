@@ -298,7 +298,7 @@ class TcpConnection(TCPServer):
 
     @property
     def _http(self) -> Any:
-        """What reads requests; None while nothing was read, or h11 is not needed."""
+        """The reader of requests; None while nothing was read, or h11 is not needed."""
         return self.protocol.protocol if self.protocol is not None else None
 
     @property
@@ -623,7 +623,7 @@ class TcpConnection(TCPServer):
 
     @property
     def _ends(self) -> bool:
-        """Whether the end is the task's, or `lost` was or will be called for it."""
+        """True when the task ends the connection, or `lost` was or will be called."""
         return (
             self._finishing
             or self.reader.at_eof()

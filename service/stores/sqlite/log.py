@@ -45,8 +45,8 @@ TRIMMED_ROWS = 1024  # count per transaction and channel
 _EXACT = 32  # count
 _SIZES = (*range(32, 64, 8), *range(64, 128, 16), *range(128, 257, 32))
 _MOST = _SIZES[-1]  # rows of one statement
-# What is refused undoes the transaction, and not the statement alone: to be able to
-# undo that, SQLite would copy each page before it changes it, into a temporary file.
+# A row that is refused undoes the transaction, not the statement alone: to undo a
+# statement, SQLite copies each page before it changes it, into a temporary file.
 _INSERT = "INSERT OR ROLLBACK"
 _ROW = "(?,?,?,?,?,?,?)"
 _KEY = "(?,?,?,?,?)"
